@@ -1,0 +1,258 @@
+"""Read and set main.cf parameters, see postconf(1) and postconf(5)."""
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+__func_alias__ = {"set_": "set"}
+
+_SECONDS = 30
+
+
+def get(parameters=None, config_directory="/etc/postfix", defaults=False):
+    """
+    Read parameters.
+
+    parameters : None
+        A name or a list of names; None for all.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    defaults : False
+        Whether to give the default of a parameter that main.cf does not set.
+
+    Returns a dict: name to value, as main.cf has it, ``$name`` not expanded. A
+    parameter that main.cf does not set is there only with ``defaults``.
+
+    Raises SaltInvocationError for a name that is none, CommandExecutionError where
+    there is no Postfix or no main.cf.
+
+    Source: postconf(1) -n
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.get virtual_alias_maps
+    """
+    names = _names(parameters)
+    if parameters is not None and not names:
+        return {}
+    _need_main_cf(config_directory)
+    flags = [] if defaults else ["-n"]
+    values = {}
+    for line in _run(["postconf", "-c", config_directory, *flags, *names]).splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() in names or not names:
+            values[name.strip()] = value.strip()
+    return values
+
+
+def set_(parameters, config_directory="/etc/postfix", test=False):
+    """
+    Set parameters, many in one go, and only where they differ.
+
+    parameters
+        A dict: name to value. A list is joined by ``, ``, true and false become ``yes``
+        and ``no``.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict: name to ``{"old": …, "new": …}`` of what was changed; ``old`` is None for
+    a parameter that was not set. A running Postfix is not told: reload it.
+
+    Raises SaltInvocationError that lists all bad names and values, CommandExecutionError
+    where main.cf cannot be written; it is as before then.
+
+    Source: postconf(1) -e
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.set '{message_size_limit: 20480000}'
+    """
+    return _change(_values(parameters), config_directory, test)
+
+
+def unset(parameters, config_directory="/etc/postfix", test=False):
+    """
+    Take parameters out of main.cf, so that Postfix takes their defaults.
+
+    parameters
+        A name or a list of names.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict: name to ``{"old": …, "new": None}`` of what was taken out.
+
+    Raises SaltInvocationError for a name that is none, CommandExecutionError where
+    main.cf cannot be written; it is as before then.
+
+    Source: postconf(1) -X
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.unset '[virtual_alias_domains]'
+    """
+    return _change(dict.fromkeys(_names(parameters)), config_directory, test)
+
+
+def edited(parameters, config_directory="/etc/postfix"):
+    """
+    Tell what main.cf would be with other parameters, by a postconf that works on a copy.
+
+    parameters
+        A dict: name to value, None to take the parameter out.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    Returns a dict as ``postfix_files.replace`` takes it: path, content, owner and mode of
+    main.cf, what it must still hold, and that it needs postconf's lock.
+
+    Raises SaltInvocationError for a bad name or value, CommandExecutionError where main.cf
+    cannot be read.
+
+    Source: postconf(1) -e, -X
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.edited '{message_size_limit: 20480000}'
+    """
+    parameters = _values(parameters)
+    _need_main_cf(config_directory)
+    file = __salt__["postfix_files.read"](os.path.join(config_directory, "main.cf"))
+    content = file["content"]
+    if content and not content.endswith(b"\n"):
+        # postconf 3.7 would glue the new parameter to the last line.
+        content += b"\n"
+    edits = [f"{name}={value}" for name, value in parameters.items() if value is not None]
+    removals = [name for name, value in parameters.items() if value is None]
+    with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
+        copy = os.path.join(directory, "main.cf")
+        with open(copy, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(content)
+        for flag, arguments in (("-e", edits), ("-X", removals)):
+            if arguments:
+                # postconf waits on a main.cf younger than two seconds.
+                os.utime(copy, (time.time() - 5,) * 2)
+                _run(["postconf", "-c", directory, flag, *arguments])
+        with open(copy, "rb") as stream:
+            after = stream.read()
+    return {
+        "path": file["path"],
+        "content": after,
+        "expected": file["content"],
+        "uid": file["uid"],
+        "gid": file["gid"],
+        "mode": file["mode"],
+        "lock": True,
+    }
+
+
+def same(old, new):
+    """
+    Tell whether two values of a parameter are the same to Postfix.
+
+    old, new
+        Texts, None for a parameter that is not set.
+
+    Returns True or False: white space counts as one blank.
+
+    Raises nothing.
+
+    Source: postconf(5)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.same 'a, b' 'a,  b'
+    """
+    if old is None or new is None:
+        return old is new
+    return old.split() == new.split()
+
+
+def _change(parameters, config_directory, test):
+    current = get(list(parameters), config_directory)
+    changes = {
+        name: {"old": current.get(name), "new": value}
+        for name, value in parameters.items()
+        if not same(current.get(name), value)
+    }
+    if changes and not test:
+        file = edited({name: change["new"] for name, change in changes.items()}, config_directory)
+        __salt__["postfix_files.replace"]([file])
+    return changes
+
+
+def _names(parameters):
+    if parameters is None:
+        return []
+    names = [parameters] if isinstance(parameters, str) else list(parameters)
+    bad = [str(name) for name in names if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)) or str(name)[0] == "-"]
+    if bad:
+        raise SaltInvocationError(f"not the name of a parameter: {', '.join(map(repr, bad))}")
+    return names
+
+
+def _values(parameters):
+    if not isinstance(parameters, dict):
+        raise SaltInvocationError("the parameters must be a mapping of names to values")
+    values, faults = {}, []
+    for name in _names(parameters):
+        value = parameters[name]
+        if isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, (int, float)):
+            value = str(value)
+        if isinstance(value, str) and re.search(r"[\n\0]", value):
+            faults.append(f"{name}: has a newline or NUL character, which main.cf cannot hold: take it out")
+        elif value is not None and not isinstance(value, str):
+            faults.append(f"{name}: must be a text, a number, a list, true or false")
+        else:
+            values[name] = value.strip() if value else value
+    if faults:
+        raise SaltInvocationError("; ".join(faults))
+    return values
+
+
+def _need_main_cf(config_directory):
+    path = os.path.join(config_directory, "main.cf")
+    if not os.path.isfile(path):
+        raise CommandExecutionError(f"there is no {path}: is Postfix installed and configured there?")
+
+
+def _run(command):
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError as err:
+        raise CommandExecutionError("postconf is not there: install the package postfix") from err
+    except subprocess.TimeoutExpired as err:
+        raise CommandExecutionError(f"postconf did not end within {_SECONDS} s") from err
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise CommandExecutionError(f"postconf failed: {said[-1] if said else done.returncode}")
+    return done.stdout.decode("utf-8", "surrogateescape")

@@ -1,0 +1,653 @@
+"""Read, ask, apply and remove the SQL lookup maps of one Postfix instance.
+
+A *map* is what a main.cf parameter points at, its *table file* says how to ask the
+database. All functions read pillar themselves: no secret is ever an argument.
+"""
+
+import contextlib
+import fcntl
+import grp
+import os
+import pwd
+import re
+import time
+import urllib.parse
+
+import salt.utils.data
+import salt.utils.sdb
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+VERSION = "0.1.0"
+
+# A table file holds a password, and proxymap(8) reads it as user postfix.
+_OWNER, _GROUP, _MODE = "root", "postfix", 0o640
+# How many new table files are held in memory at once: each takes a descriptor.
+_CHUNK = 64
+_LOCK_SECONDS = 60
+
+
+def version():
+    """
+    Tell the version of these modules, by which the formula knows whether to sync them.
+
+    Returns a text such as ``0.1.0``. Takes no arguments and raises nothing.
+
+    Source: CHANGELOG.md
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.version
+    """
+    return VERSION
+
+
+def read(pillar="ispmail"):
+    """
+    Read the maps that pillar names as they are on this server, without secrets.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a dict: name of the map to a dict of ``parameter``, ``table`` (``type:path`` as main.cf
+    has it), ``in_parameter`` (whether the parameter points at it), ``user``, ``group`` and ``mode`` of
+    the table file, and ``keys``, its content with ``***`` for secrets (None: no such file).
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where main.cf
+    or a file cannot be read.
+
+    Source: mysql_table(5), postconf(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.read
+    """
+    plan = _places(pillar)
+    maps = [place for place in plan["maps"] if place["wanted"]]
+    values = __salt__["postconf.get"](_parameters(maps), plan["config_directory"], defaults=True)
+    found = {}
+    for place in maps:
+        file = __salt__["postfix_files.read"](place["path"])
+        found[place["name"]] = {
+            "parameter": place["parameter"],
+            "table": _table(place),
+            "in_parameter": _table(place) in _split(values.get(place["parameter"], "")),
+            "keys": None,
+        }
+        if file["content"] is not None:
+            found[place["name"]].update(_ownership(file), keys=__salt__["postfix_table.redact"](_keys(file)))
+    return found
+
+
+def lookup(map, question, pillar="ispmail"):
+    """
+    Ask one map one question, as Postfix would.
+
+    map
+        The name of a map in pillar, or a table, ``type:path``.
+
+    question
+        The key to look up, one line.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a dict, within 10 seconds: ``result`` is ``answer``, with the text as ``answer``; ``no answer``; or
+    ``could not ask``, with ``reason`` and ``table``. ``warnings`` lists what was said beside it.
+
+    Raises SaltInvocationError for a map that pillar does not name, CommandExecutionError
+    where there is no postmap.
+
+    Source: postmap(1) -q
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.lookup virtual_alias_maps jack@example.org
+    """
+    plan = _places(pillar)
+    table = map if ":" in map else _table(_chosen(plan, [map])[0])
+    return __salt__["postmap.query"](question, table, plan["config_directory"])
+
+
+def apply(pillar="ispmail", test=False):
+    """
+    Bring the table files and main.cf of this server to what pillar says, all or nothing.
+
+    Each new table file is asked before it goes live; the answers that pillar expects are
+    compared before and after; main.cf and the files are replaced together; Postfix is
+    reloaded if it runs; and if anything fails, everything is put back.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done. New table files are asked all the same, from memory.
+
+    Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``),
+    ``maps`` (how many there are), ``warnings`` (a list of sentences) and ``reloaded``
+    (whether Postfix was, or would be, reloaded).
+
+    Raises SaltInvocationError that lists all faults of pillar, CommandExecutionError where
+    a map could not be asked or gave another answer, or where a file could not be
+    written; everything is as before then.
+
+    Source: mysql_table(5), postmap(1), postconf(1), postfix(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.apply test=True
+    """
+    plan = _plan(pillar)
+    directory = plan["config_directory"]
+    work = _work(plan)
+    if not work["changes"] and not _interrupted(directory):
+        return _result({}, plan["maps"], plan["warnings"], False)
+    if test:
+        return _checked(pillar, plan, work)
+    with _lock(directory) as journal:
+        work = _work(plan)
+        result = _checked(pillar, plan, work)
+        files = work["files"]
+        if work["parameters"]:
+            files = [*files, __salt__["postconf.edited"](work["parameters"], directory)]
+        with _all_or_nothing(journal, directory, work["old"]) as before:
+            before += __salt__["postfix_files.replace"](files)
+            if result["reloaded"]:
+                __salt__["postfix_instance.reload"](directory)
+            _ask_live(plan, work["changed"], result["reloaded"])
+        return result
+
+
+def remove(maps=None, pillar="ispmail", test=False):
+    """
+    Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
+
+    maps : None
+        A list of names of maps in pillar, null ones too; None for all.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict as ``apply`` does.
+
+    Raises SaltInvocationError for a map that pillar does not name, CommandExecutionError
+    where main.cf or a file cannot be written; everything is as before then.
+
+    Source: postconf(1), postfix(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
+    """
+    plan = _places(pillar)
+    gone = _chosen(plan, maps)
+    directory = plan["config_directory"]
+    values = __salt__["postconf.get"]([*_parameters(gone), "proxy_read_maps"], directory)
+    paths = {place["path"] for place in gone}
+    parameters = {}
+    for name, value in values.items():
+        kept = [token for token in _split(value) if _path(token) not in paths]
+        if len(kept) < len(_split(value)):
+            parameters[name] = ", ".join(kept) or None
+    files = [file for file in map(__salt__["postfix_files.read"], sorted(paths)) if file["content"] is not None]
+    changes = {
+        place["name"]: {"file": {"old": place["path"], "new": None}}
+        for place in gone
+        if any(file["path"] == os.path.realpath(place["path"]) for file in files)
+    }
+    if parameters:
+        changes["main.cf"] = {name: {"old": values[name], "new": new} for name, new in parameters.items()}
+    reload = bool(parameters) and __salt__["postfix_instance.running"](directory)
+    if changes and not test:
+        old = {name: values[name] for name in parameters}
+        with _lock(directory) as journal, _all_or_nothing(journal, directory, old) as before:
+            if parameters:
+                before += __salt__["postfix_files.replace"](
+                    [__salt__["postconf.edited"](parameters, directory)]
+                )
+            if reload:
+                __salt__["postfix_instance.reload"](directory)
+            before += __salt__["postfix_files.replace"]([dict(file, content=None) for file in files])
+    return _result(changes, gone, [], reload)
+
+
+def answers(pillar="ispmail"):
+    """
+    Ask the live maps what ``answers`` in pillar asks, and compare.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a list of sentences, one for each answer that is not as pillar expects; empty
+    where all are.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where there is
+    no postmap.
+
+    Source: postmap(1) -q
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.answers
+    """
+    plan = _plan(pillar)
+    return _wrong_answers(plan, {place["name"]: _table(place) for place in plan["maps"]})
+
+
+def _config(pillar):
+    config = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
+    if config is None:
+        broken = " (it could not be rendered: see the log of the master)" if "_errors" in __pillar__ else ""
+        raise SaltInvocationError(
+            f"pillar has no {pillar}{broken}: at least {pillar}:database:password is needed, see pillar.example"
+        )
+    return config
+
+
+def _places(pillar):
+    """Where the maps live, for what does not need the database."""
+    try:
+        plan = __salt__["ispmail_pillar.places"](_config(pillar))
+    except SaltInvocationError as err:
+        raise SaltInvocationError(f"{pillar}: {err}") from err
+    _refuse(pillar, plan["errors"])
+    return plan
+
+
+def _chosen(plan, names):
+    known = {place["name"]: place for place in plan["maps"]}
+    names = [place["name"] for place in plan["maps"]] if names is None else names
+    missing = [str(name) for name in names if name not in known]
+    if missing:
+        raise SaltInvocationError(
+            f"pillar names no map {', '.join(missing)}: it names {', '.join(known)}"
+        )
+    return [known[name] for name in names]
+
+
+def _plan(pillar):
+    """What pillar asks for, valid as far as its text can tell; each map with its text."""
+    errors = []
+    config = _resolved(_config(pillar), (), errors)
+    schemas = {
+        type_: list(__salt__["postfix_table.schema"](type_)) for type_ in ("mysql", "pgsql", "sqlite")
+    }
+    try:
+        plan = __salt__["ispmail_pillar.canonicalize"](config, schemas)
+    except SaltInvocationError as err:
+        raise SaltInvocationError(f"{pillar}: {err}") from err
+    plan["warnings"] = _validate(pillar, plan, errors + plan.pop("errors"))
+    for place in plan["maps"]:
+        place["text"] = __salt__["postfix_table.render"](place["type"], place["keys"])
+    return plan
+
+
+def _resolved(value, path, errors):
+    """Pillar with its sdb:// URIs looked up."""
+    if isinstance(value, dict):
+        return {key: _resolved(item, (*path, str(key)), errors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_resolved(item, (*path, str(at)), errors) for at, item in enumerate(value)]
+    if not isinstance(value, str) or not value.startswith("sdb://"):
+        return value
+    try:
+        found = salt.utils.sdb.sdb_get(value, __opts__, None, True)
+    except Exception as err:  # pylint: disable=broad-except
+        # Any driver, any error: its text may hold a secret.
+        errors.append([":".join(path), f"could not be read from sdb ({type(err).__name__}): check the sdb profile in the minion's configuration"])
+        return ""
+    if found is None or found == value:
+        errors.append([":".join(path), "is not there in sdb: store it under that name, or check the sdb profile"])
+        return ""
+    return found
+
+
+def _validate(pillar, plan, errors, **facts):
+    """All faults of all maps at once. Returns the warnings."""
+    warnings = []
+    for place in plan["maps"]:
+        found = __salt__["postfix_table.validate"](
+            place["type"], place["keys"], proxy=place["proxy"], parameter=place["parameter"], **facts
+        )
+        for kind, sentences in (("errors", errors), ("warnings", warnings)):
+            for key, sentence in found[kind]:
+                sentences.append([place["sources"].get(key, f"maps:{place['name']}:{key}"), sentence])
+    _refuse(pillar, errors)
+    return list(dict.fromkeys(f"{pillar}:{key} {sentence}" for key, sentence in warnings))
+
+
+def _refuse(pillar, errors):
+    lines = []
+    seen = set()
+    for key, sentence in errors:
+        # One fault of one key is told once, however many maps share it.
+        if key not in seen or not key.startswith("database:"):
+            lines.append(f"{pillar}:{key} {sentence}")
+        seen.add(key)
+    if lines:
+        raise SaltInvocationError(_listed("pillar is at fault, nothing was changed", dict.fromkeys(lines)))
+
+
+def _listed(head, lines):
+    return "\n- ".join([f"{head}:", *lines])
+
+
+def _work(plan):
+    """What differs between the plan and this server."""
+    directory = plan["config_directory"]
+    work = {"files": [], "changes": {}, "changed": set()}
+    for place in plan["maps"]:
+        file, changes = _file_work(place)
+        if changes:
+            work["files"].append(file)
+            work["changes"][place["name"]] = changes
+            work["changed"].add(place["name"])
+    values = __salt__["postconf.get"]([*_parameters(plan["maps"]), "proxy_read_maps"], directory, defaults=True)
+    parameters = {}
+    for parameter in _parameters(plan["maps"]):
+        ours = [place for place in plan["maps"] if place["parameter"] == parameter]
+        if _merged(values.get(parameter, ""), ours) != values.get(parameter):
+            parameters[parameter] = ours
+    explicit = __salt__["postconf.get"](list(parameters), directory)
+    work["unknown"] = [name for name in parameters if name not in values]
+    work["parameters"] = {name: _merged(explicit.get(name, ""), ours) for name, ours in parameters.items()}
+    work["changed"] |= {place["name"] for ours in parameters.values() for place in ours}
+    readable = _split(values["proxy_read_maps"])
+    missing = [
+        _table(place)
+        for place in plan["maps"]
+        if place["proxy"] and f"${place['parameter']}" not in readable and _table(place) not in readable
+    ]
+    if missing:
+        work["parameters"]["proxy_read_maps"] = " ".join([values["proxy_read_maps"], *missing])
+        explicit.update(__salt__["postconf.get"]("proxy_read_maps", directory))
+    work["old"] = {name: explicit.get(name) for name in work["parameters"]}
+    if work["parameters"]:
+        work["changes"]["main.cf"] = {
+            name: {"old": work["old"][name], "new": new} for name, new in work["parameters"].items()
+        }
+    return work
+
+
+def _file_work(place):
+    """The table file as it should be, and how the one on disk differs from that."""
+    try:
+        group = grp.getgrnam(_GROUP).gr_gid
+    except KeyError as err:
+        raise CommandExecutionError(f"there is no group {_GROUP}: install the package postfix") from err
+    old = __salt__["postfix_files.read"](place["path"])
+    new = {
+        "path": old["path"],
+        "content": place["text"].encode(),
+        "expected": old["content"],
+        "uid": pwd.getpwnam(_OWNER).pw_uid,
+        "gid": group,
+        "mode": _MODE,
+    }
+    if old["content"] is None:
+        keys = __salt__["postfix_table.diff"]({}, _keys(new))
+        return new, {"file": {"old": None, "new": place["path"]}, **keys}
+    changes = {
+        name: {"old": _ownership(old)[name], "new": value}
+        for name, value in _ownership(new).items()
+        if _ownership(old)[name] != value
+    }
+    if old["content"] != new["content"]:
+        # Where no key differs, its layout does.
+        changes.update(
+            __salt__["postfix_table.diff"](_keys(old), _keys(new)) or {"layout": {"old": "another", "new": "canonical"}}
+        )
+    return new, changes
+
+
+def _keys(file):
+    return __salt__["postfix_table.parse"](file["content"].decode("utf-8", "surrogateescape"))
+
+
+def _ownership(file):
+    names = {"mode": f"{file['mode']:04o}"}
+    for name, number, get in (("user", file["uid"], pwd.getpwuid), ("group", file["gid"], grp.getgrgid)):
+        try:
+            names[name] = get(number)[0]
+        except KeyError:
+            names[name] = str(number)
+    return names
+
+
+def _parameters(maps):
+    return list(dict.fromkeys(place["parameter"] for place in maps))
+
+
+def _table(place, proxied=True):
+    """How main.cf writes a map; without proxymap where none runs."""
+    return f"{'proxy:' * (place['proxy'] and proxied)}{place['type']}:{place['path']}"
+
+
+def _split(value):
+    """The words of a parameter's value; {…} stays together."""
+    return re.findall(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,{])+", value)
+
+
+def _path(token):
+    return token.rpartition(":")[2]
+
+
+def _merged(value, ours):
+    """A parameter's value with our maps in their order, and all else that it holds."""
+    wanted = [_table(place) for place in ours]
+    paths = {place["path"] for place in ours}
+    words = _split(value)
+    at = [number for number, word in enumerate(words) if _path(word) in paths]
+    if [words[number] for number in at] == wanted:
+        return value
+    others = [word for number, word in enumerate(words) if number not in at]
+    start = at[0] if at else len(words)
+    return ", ".join([*others[:start], *wanted, *others[start:]])
+
+
+def _checked(pillar, plan, work):
+    """Refuse what this server cannot do, ask each new table file, and say what would be done."""
+    directory = plan["config_directory"]
+    facts = __salt__["postfix_instance.facts"](directory)
+    errors = [
+        [f"maps:{place['name']}:type", f"is {place['type']}, which Postfix cannot open here: install postfix-{place['type']}"]
+        for place in plan["maps"]
+        if place["type"] not in facts["types"]
+    ]
+    errors += [
+        [f"maps:{place['name']}:file", "is in a directory that is not there: make it first"]
+        for place in plan["maps"]
+        if not os.path.isdir(os.path.dirname(place["path"]))
+    ]
+    warnings = _validate(pillar, plan, errors, version=facts["version"], chroot=facts["chroot"])
+    warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in work["unknown"]]
+    changed = [place for place in plan["maps"] if place["name"] in work["changed"]]
+    failures = []
+    for jailed in (False, True):
+        some = [place for place in changed if (facts["chroot"] and not place["proxy"]) == jailed]
+        for start in range(0, len(some), _CHUNK):
+            with _in_memory(some[start : start + _CHUNK]) as (tables, descriptors):
+                asked = _ask(tables, directory, jailed, descriptors)
+                failures += asked[0] or _wrong_answers(plan, tables, jailed, descriptors)
+                warnings += asked[1]
+    if failures:
+        raise CommandExecutionError(_listed("nothing was changed, Postfix answers as before", failures))
+    running = __salt__["postfix_instance.running"](directory)
+    changes = dict(work["changes"])
+    if _interrupted(directory):
+        work["changed"] |= {place["name"] for place in plan["maps"]}
+        changes["postfix"] = {"old": "an apply was interrupted", "new": "reloaded" if running else "checked"}
+    if not running:
+        warnings.append("Postfix does not run there, so there was nothing to reload")
+    return _result(changes, plan["maps"], warnings, running)
+
+
+def _result(changes, maps, warnings, reloaded):
+    return {"changes": changes, "maps": len(maps), "warnings": warnings, "reloaded": reloaded}
+
+
+@contextlib.contextmanager
+def _in_memory(places):
+    """New table files that postmap can read, without anything on disk."""
+    with contextlib.ExitStack() as stack:
+        tables, descriptors = {}, []
+        for place in places:
+            descriptor = os.memfd_create(os.path.basename(place["path"]))
+            stack.callback(os.close, descriptor)
+            os.fchmod(descriptor, 0o600)
+            with open(descriptor, "wb", closefd=False) as stream:
+                stream.write(place["text"].encode())
+            # Postfix waits on a file younger than two seconds.
+            os.utime(descriptor, (time.time() - 5,) * 2)
+            descriptors.append(descriptor)
+            tables[place["name"]] = f"{place['type']}:/proc/self/fd/{descriptor}"
+        yield tables, descriptors
+
+
+def _ask(tables, directory, jailed=False, descriptors=()):
+    """Which of the tables, by the names of their maps, cannot be asked, and the warnings."""
+    found = __salt__["postmap.probe"](list(tables.values()), directory, jailed=jailed, pass_fds=descriptors)
+    reasons, warnings = {}, {}
+    for name, table in tables.items():
+        if found[table]["reason"]:
+            reason = found[table]["reason"].replace(table, name)
+            reasons.setdefault(reason, []).append(name)
+        else:
+            for warning in found[table]["warnings"]:
+                warnings.setdefault(warning.replace(table, name), []).append(name)
+    return [
+        [f"{', '.join(names)}: {sentence}" for sentence, names in kind.items()] for kind in (reasons, warnings)
+    ]
+
+
+def _wrong_answers(plan, tables, jailed=False, descriptors=()):
+    """Sentences on the answers that are not as pillar expects, of the maps in tables."""
+    wrong = []
+    for expected in plan["answers"]:
+        table = tables.get(expected["map"])
+        if table is None:
+            continue
+        got = __salt__["postmap.query"](
+            expected["question"], table, plan["config_directory"], jailed=jailed, pass_fds=descriptors
+        )
+        wanted = {True: "any answer", False: "no answer"}.get(expected["answer"], repr(expected["answer"]))
+        if got["result"] == "could not ask":
+            told = f"could not ask: {got['reason'].replace(table, expected['map'])}"
+        elif _as_expected(got.get("answer"), expected["answer"]):
+            continue
+        else:
+            told = repr(got["answer"]) if "answer" in got else "no answer"
+        wrong.append(f"{expected['map']}: {expected['question']} should give {wanted}, but gives {told}")
+    return wrong
+
+
+def _as_expected(got, expected):
+    if isinstance(expected, bool):
+        return (got is not None) == expected
+    # The database may give several rows in any order.
+    return got is not None and sorted(got.split(",")) == sorted(expected.split(","))
+
+
+def _ask_live(plan, changed, running):
+    """Ask what Postfix now asks, through proxymap where that is how."""
+    tables = {place["name"]: _table(place, running) for place in plan["maps"]}
+    asked = {name: table for name, table in tables.items() if name in changed}
+    failures = _ask(asked, plan["config_directory"])[0] or _wrong_answers(plan, tables)
+    if failures:
+        raise CommandExecutionError(_listed("the live maps do not answer as they should", failures))
+
+
+def _journal(directory):
+    name = urllib.parse.quote(directory, safe="")
+    return os.path.join(__opts__["cachedir"], "postfix_map", name)
+
+
+def _interrupted(directory):
+    """Whether an apply was killed between its first write and its end."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.getsize(_journal(directory)) > 0
+    return False
+
+
+@contextlib.contextmanager
+def _lock(directory):
+    """One apply at a time; yields the journal, which is empty when all is well."""
+    os.makedirs(os.path.dirname(_journal(directory)), mode=0o700, exist_ok=True)
+    with open(_journal(directory), "a", encoding="ascii") as journal:
+        until = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as err:
+                if time.monotonic() > until:
+                    raise CommandExecutionError(
+                        f"another apply has been at work for {_LOCK_SECONDS} s, nothing was changed: see who holds {journal.name}"
+                    ) from err
+                time.sleep(0.1)
+        yield journal
+
+
+def _mark(journal, text):
+    journal.truncate(0)
+    journal.write(text)
+    journal.flush()
+    os.fsync(journal.fileno())
+
+
+@contextlib.contextmanager
+def _all_or_nothing(journal, directory, old):
+    """
+    Put everything back if what is done inside fails. Yields the list for what
+    postfix_files.replace returns; ``old`` are the parameters as they were.
+    """
+    before = []
+    _mark(journal, "at work\n")
+    try:
+        yield before
+    except BaseException as err:
+        said = _put_back(before, directory, old)
+        _mark(journal, "")
+        if not isinstance(err, Exception):
+            raise
+        # The text of an unforeseen error may hold anything.
+        why = err if isinstance(err, CommandExecutionError) else f"unforeseen {type(err).__name__}"
+        raise CommandExecutionError(f"{why}\n{said}") from (err if why is err else None)
+    _mark(journal, "")
+
+
+def _put_back(before, directory, old):
+    if not before:
+        return "Nothing was changed, Postfix answers as before."
+    try:
+        files = []
+        for file in reversed(before):
+            now = __salt__["postfix_files.read"](file["path"])["content"]
+            if file.get("lock") and now != file["expected"]:
+                # Somebody else has edited main.cf since: undo our parameters only.
+                file = __salt__["postconf.edited"](old, directory)
+            files.append(file)
+        __salt__["postfix_files.replace"](files)
+        if __salt__["postfix_instance.running"](directory):
+            __salt__["postfix_instance.reload"](directory)
+            return "Everything was put back as it was, and Postfix reloaded: it answers as before."
+        return "Everything was put back as it was."
+    except CommandExecutionError as err:
+        paths = ", ".join(file["path"] for file in before)
+        raise CommandExecutionError(
+            f"It could not be put back ({err}): mail may be affected, look at {paths} now"
+        ) from err

@@ -1,0 +1,230 @@
+"""Ask Postfix's lookup tables, see postmap(1): an answer, no answer, or could not ask."""
+
+import concurrent.futures
+import contextvars
+import os
+import re
+import socket
+import subprocess
+import time
+
+from salt.exceptions import CommandExecutionError
+
+ANSWER, NO_ANSWER, COULD_NOT_ASK = "answer", "no answer", "could not ask"
+
+# A question that fills every expansion (%1 to %9 too) and that nobody has an answer to.
+_PROBE = "probe@a.b.c.d.e.f.g.h.probe.invalid"
+_PORTS = {"mysql": 3306, "pgsql": 5432}
+
+# What each reason means to an admin, by what Postfix or the server says.
+_MENDS = (
+    ("Access denied .* to database", "the account may not read that database, or it is not there: check dbname and the grants"),
+    ("Access denied", "check user and password, and that the account is allowed from this host"),
+    ("Unknown database", "check dbname"),
+    (r"Table '.*' doesn't exist|no such table|relation .* does not exist", "check the query, or create the table"),
+    ("Unknown column|no such column|column .* does not exist", "check the query"),
+    ("command denied", "grant SELECT on that table"),
+    ("Plugin .* could not be loaded", "inside smtpd's chroot that plugin is not there: use mysql_native_password, or set proxy: true"),
+    ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
+    ("Too many connections", "raise the server's max_connections, or set proxy: true"),
+    ("unsupported dictionary type|not supported|is not configured", "install the package that brings this table type, such as postfix-mysql"),
+    ("not allowed to open|is not approved|proxy_read_maps", "add the table to proxy_read_maps"),
+)
+
+
+def query(question, tables, config_directory="/etc/postfix", timeout=10, jailed=False, pass_fds=()):
+    """
+    Ask lookup tables one question, one after the other, until one answers.
+
+    question
+        The key to look up, one line.
+
+    tables
+        A table or a list of tables, ``type:path``.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    timeout : 10
+        How many seconds to wait for all of it.
+
+    jailed : False
+        Whether to see only the client plugins that a chrooted smtpd sees: none.
+
+    pass_fds : ()
+        Open files that a table's path ``/proc/self/fd/N`` stands for.
+
+    Returns a dict: ``result``, one of ``answer``, ``no answer``, ``could not ask``; with an answer its
+    text as ``answer``; where it could not ask ``reason`` and ``table``, the one that failed (None
+    where that is not known); always ``warnings``, a list of what was said beside it.
+
+    Raises CommandExecutionError where there is no postmap.
+
+    Source: postmap(1) -q
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postmap.query jack@example.org mysql:/etc/postfix/mariadb-virtual-alias-maps.cf
+    """
+    tables = [tables] if isinstance(tables, str) else list(tables)
+    environment = dict(os.environ, LC_ALL="C")
+    if jailed:
+        environment["MARIADB_PLUGIN_DIR"] = "/nonexistent"
+    try:
+        done = subprocess.run(
+            # "-" would mean standard input.
+            ["postmap", "-c", config_directory, "-q", question, *tables],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            env=environment,
+            pass_fds=tuple(pass_fds),
+            check=False,
+        )
+    except FileNotFoundError as err:
+        raise CommandExecutionError("postmap is not there: install the package postfix") from err
+    except subprocess.TimeoutExpired:
+        table = tables[0] if len(tables) == 1 else None
+        return _failure(table, f"no answer within {timeout:g} s{_silent_hosts(table)}", [])
+    said = [
+        re.sub(r"^postmap: (fatal|warning|error|panic): ", r"\1: ", line)
+        for line in _without_secrets(done.stderr, tables).splitlines()
+    ]
+    warnings = [line.removeprefix("warning: ") for line in said if not line.startswith(("fatal: ", "panic: "))]
+    fatal = [line.partition(": ")[2] for line in said if line.startswith(("fatal: ", "panic: "))]
+    if done.returncode == 0:
+        answer = done.stdout.decode("utf-8", "replace").removesuffix("\n")
+        return {"result": ANSWER, "answer": answer, "warnings": warnings}
+    if fatal or done.returncode != 1:
+        table = next((table for table in tables if any(_names(line, table) for line in fatal)), None)
+        cause = [line for line in warnings if "connect to" in line or "query failed" in line]
+        return _failure(table, (cause or fatal or [f"postmap ended with {done.returncode}"])[-1], warnings)
+    return {"result": NO_ANSWER, "warnings": warnings}
+
+
+def probe(tables, config_directory="/etc/postfix", timeout=10, jailed=False, pass_fds=()):
+    """
+    Find out which tables can be asked, by a question that runs each one's query.
+
+    One postmap asks them all, with one database connection at a time; only where that
+    fails is each asked for itself.
+
+    tables
+        A list of tables, ``type:path``.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    timeout : 10
+        How many seconds to wait for one postmap. All takes twice that at the most.
+
+    jailed : False
+        As for ``query``.
+
+    pass_fds : ()
+        As for ``query``.
+
+    Returns a dict: table to a dict of ``reason`` (None: it can be asked) and ``warnings``.
+
+    Raises CommandExecutionError where there is no postmap.
+
+    Source: postmap(1) -q, mysql_table(5) "domain"
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postmap.probe '[mysql:/etc/postfix/mariadb-virtual-alias-maps.cf]'
+    """
+    until = time.monotonic() + 2 * timeout
+    results = {}
+    by_question = {}
+    for table in tables:
+        by_question.setdefault(_probe_question(table), []).append(table)
+
+    def ask(question, some):
+        left = min(timeout, until - time.monotonic())
+        if left <= 0:
+            return _failure(None, "not asked, the time for probes was used up by other tables", [])
+        return query(question, some, config_directory, left, jailed, pass_fds)
+
+    for question, some in by_question.items():
+        together = ask(question, some)
+        if together["result"] == NO_ANSWER or len(some) == 1:
+            results.update(dict.fromkeys(some, together))
+            continue
+        # An answer ended it early, or one failed: which, only each one's own can tell.
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            contexts = [contextvars.copy_context() for _ in some]
+            asked = pool.map(lambda context, table: context.run(ask, question, [table]), contexts, some)
+            results.update(zip(some, asked))
+    return {
+        table: {"reason": results[table].get("reason"), "warnings": results[table]["warnings"]}
+        for table in tables
+    }
+
+
+def _probe_question(table):
+    """A domain list stops all other questions: take a domain that is in it."""
+    items = re.split(r"[,\s]+", _keys(table).get("domain", ""))
+    plain = [item for item in items if item and not re.search(r"[:/!]", item)]
+    return f"probe@{plain[0]}" if plain else _PROBE
+
+
+def _keys(table):
+    """What the file of a table holds. It may hold secrets."""
+    file = __salt__["postfix_files.read"](table.rpartition(":")[2])
+    return __salt__["postfix_table.parse"]((file["content"] or b"").decode("utf-8", "surrogateescape"))
+
+
+def _silent_hosts(table):
+    """Which of a table's hosts do not speak, as the end of a sentence."""
+    if table is None:
+        return ""
+    type_ = table.split(":")[-2]
+    found = []
+    for host in re.split(r"[,\s]+", _keys(table).get("hosts", "")):
+        if type_ not in _PORTS or not host or host.startswith("unix:"):
+            continue
+        name, _, port = host.removeprefix("inet:").partition(":")
+        port = int(port or _PORTS[type_])
+        try:
+            with socket.create_connection((name, port), timeout=2) as connection:
+                if type_ == "mysql" and not connection.recv(1):
+                    found.append(f"{name}:{port} closes the connection")
+        except TimeoutError:
+            found.append(f"{name}:{port} does not speak")
+        except OSError as err:
+            found.append(f"{name}:{port}: {err.strerror}")
+    return f": {', '.join(found)} (check hosts, and the database there)" if found else ""
+
+
+def _names(line, table):
+    path = re.escape(table.rpartition(":")[2])
+    return re.search(rf"{path}(?![0-9])", line) is not None
+
+
+def _without_secrets(said, tables):
+    """What postmap said, without a secret that a table file holds."""
+    if not said:
+        return ""
+    said = said.decode("utf-8", "surrogateescape")
+    for table in tables:
+        keys = _keys(table)
+        shown = __salt__["postfix_table.redact"](keys)
+        for key, value in keys.items():
+            if value and shown[key] != value:
+                said = said.replace(value, shown[key])
+    return said.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _failure(table, reason, warnings):
+    mend = next((mend for pattern, mend in _MENDS if re.search(pattern, reason)), None)
+    return {
+        "result": COULD_NOT_ASK,
+        "table": table,
+        "reason": f"{reason} ({mend})" if mend else reason,
+        "warnings": warnings,
+    }

@@ -1,0 +1,37 @@
+# Postfix, a package for each table type in use, and PyMySQL for Salt's own Python.
+{%- set ispmail = salt['pillar.get']('ispmail') or {} %}
+{%- if ispmail is mapping and ispmail.get('packages', True) %}
+{%- set types = ['mysql'] %}
+{%- for map in (ispmail.get('maps') or {}).values() if map %}
+{%- do types.append(map.get('type', 'mysql')) %}
+{%- endfor %}
+{%- set system_python = grains['pythonexecutable'].startswith('/usr/bin/') %}
+{%- set packages = ['postfix'] %}
+{%- for type in types | unique %}
+{%- do packages.append('postfix-' ~ type) %}
+{%- endfor %}
+{%- if system_python %}
+{%- do packages.append('python3-pymysql') %}
+{%- endif %}
+
+Postfix and its table types are installed:
+  pkg.installed:
+    - pkgs: {{ packages | json }}
+    - reload_modules: {{ system_python | json }}
+    - require_in:
+      - postfix_map: Postfix asks the maps that pillar names
+{%- if not system_python %}
+{%- set found = [] %}
+{%- for path in grains['pythonpath'] if salt['file.directory_exists'](path ~ '/pymysql') %}
+{%- do found.append(path) %}
+{%- endfor %}
+{%- if not found %}
+
+PyMySQL is installed for Salt's Python:
+  pip.installed:
+    - name: PyMySQL>=1.1,<2
+    - bin_env: {{ grains['pythonexecutable'] | json }}
+    - reload_modules: True
+{%- endif %}
+{%- endif %}
+{%- endif %}
