@@ -154,7 +154,7 @@ def _place(name, entry, directory):
         faults.append([f"{key}:proxy", "must be true or false"])
     file = fields.get("file", f"{_TYPES[type_]}-{str(name).replace('_', '-')}.cf")
     if not isinstance(file, str) or not re.fullmatch(r"[^\s,{}$:]+", file):
-        faults.append([f"{key}:file", "must be a file name or absolute path without blanks, commas, colons, $ or braces"])
+        faults.append([f"{key}:file", "must be a file name or an absolute path, without blanks or any of , : $ { }"])
         file = "none"
     path = os.path.normpath(os.path.join(directory, file))
     if os.path.basename(path) in _POSTFIX_FILES:
@@ -174,7 +174,9 @@ def _clashes(maps):
     seen, faults = {}, []
     for place in maps:
         if place["wanted"] and seen.setdefault(place["path"], place["name"]) != place["name"]:
-            faults.append([f"maps:{place['name']}:file", f"is the file of {seen[place['path']]} too: each map needs its own"])
+            faults.append(
+                [f"maps:{place['name']}:file", f"is the file of {seen[place['path']]} too: each map needs its own"]
+            )
     return faults
 
 

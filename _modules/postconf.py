@@ -193,6 +193,63 @@ def same(old, new):
     return old.split() == new.split()
 
 
+def words(value):
+    """
+    Split a parameter's value into its words; what stands in braces stays together.
+
+    value
+        A text, as main.cf has it.
+
+    Returns a list of texts, without the commas and blanks between them.
+
+    Raises nothing.
+
+    Source: postconf(5)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.words 'hash:/etc/aliases, inline:{{a = b}}'
+    """
+    return re.findall(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,{])+", value)
+
+
+def with_tables(value, tables, paths):
+    """
+    Tell a parameter's value with some tables in it, and all else that it holds.
+
+    value
+        The value, as main.cf has it.
+
+    tables
+        A list of tables, ``type:path`` or ``proxy:type:path``, in their order.
+
+    paths
+        The paths of all tables that are ours: others of these are taken out.
+
+    Returns the value as it is where the tables stand in it in this order, else with them
+    where the first of them stood, or at the end.
+
+    Raises nothing.
+
+    Source: postconf(5), DATABASE_README
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.with_tables 'hash:/etc/aliases' '[mysql:/etc/postfix/a.cf]' '[/etc/postfix/a.cf]'
+    """
+    found = words(value)
+    at = [number for number, word in enumerate(found) if word.rpartition(":")[2] in paths]
+    if [found[number] for number in at] == tables:
+        return value
+    others = [word for number, word in enumerate(found) if number not in at]
+    start = at[0] if at else len(others)
+    return ", ".join([*others[:start], *tables, *others[start:]])
+
+
 def _change(parameters, config_directory, test):
     current = get(list(parameters), config_directory)
     changes = {

@@ -183,7 +183,7 @@ def _postconf_lock(path):
         descriptor = None
         if time.monotonic() > until:
             raise CommandExecutionError(
-                f"another postconf has held {lock} for {_LOCK_SECONDS} s, nothing was written: look for it with fuser {lock}"
+                f"another postconf has held {lock} for {_LOCK_SECONDS} s, nothing was written: look with fuser {lock}"
             )
         time.sleep(0.05)
     try:

@@ -5,13 +5,10 @@ database. All functions read pillar themselves: no secret is ever an argument.
 """
 
 import contextlib
-import fcntl
 import grp
 import os
 import pwd
-import re
 import time
-import urllib.parse
 
 import salt.utils.data
 import salt.utils.sdb
@@ -23,7 +20,6 @@ VERSION = "0.1.0"
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
 # How many new table files are held in memory at once: each takes a descriptor.
 _CHUNK = 64
-_LOCK_SECONDS = 60
 
 
 def version():
@@ -74,7 +70,7 @@ def read(pillar="ispmail"):
         found[place["name"]] = {
             "parameter": place["parameter"],
             "table": _table(place),
-            "in_parameter": _table(place) in _split(values.get(place["parameter"], "")),
+            "in_parameter": _table(place) in __salt__["postconf.words"](values.get(place["parameter"], "")),
             "keys": None,
         }
         if file["content"] is not None:
@@ -147,22 +143,14 @@ def apply(pillar="ispmail", test=False):
     plan = _plan(pillar)
     directory = plan["config_directory"]
     work = _work(plan)
-    if not work["changes"] and not _interrupted(directory):
+    if not work["changes"] and not __salt__["postfix_change.interrupted"](directory):
         return _result({}, plan["maps"], plan["warnings"], False)
-    if test:
-        return _checked(pillar, plan, work)
-    with _lock(directory) as journal:
-        work = _work(plan)
-        result = _checked(pillar, plan, work)
-        files = work["files"]
-        if work["parameters"]:
-            files = [*files, __salt__["postconf.edited"](work["parameters"], directory)]
-        with _all_or_nothing(journal, directory, work["old"]) as before:
-            before += __salt__["postfix_files.replace"](files)
-            if result["reloaded"]:
-                __salt__["postfix_instance.reload"](directory)
-            _ask_live(plan, work["changed"], result["reloaded"])
-        return result
+    result = _checked(pillar, plan, work)
+    if not test:
+        __salt__["postfix_change.make"](
+            directory, work["files"], work["parameters"], lambda running: _ask_live(plan, work["changed"], running)
+        )
+    return result
 
 
 def remove(maps=None, pillar="ispmail", test=False):
@@ -192,35 +180,30 @@ def remove(maps=None, pillar="ispmail", test=False):
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
     plan = _places(pillar)
-    gone = _chosen(plan, maps)
+    chosen = _chosen(plan, maps)
     directory = plan["config_directory"]
-    values = __salt__["postconf.get"]([*_parameters(gone), "proxy_read_maps"], directory)
-    paths = {place["path"] for place in gone}
+    values = __salt__["postconf.get"]([*_parameters(chosen), "proxy_read_maps"], directory)
+    paths = {place["path"] for place in chosen}
     parameters = {}
     for name, value in values.items():
-        kept = [token for token in _split(value) if _path(token) not in paths]
-        if len(kept) < len(_split(value)):
-            parameters[name] = ", ".join(kept) or None
+        kept = __salt__["postconf.with_tables"](value, [], paths)
+        if kept != value:
+            parameters[name] = kept or None
     files = [file for file in map(__salt__["postfix_files.read"], sorted(paths)) if file["content"] is not None]
     changes = {
         place["name"]: {"file": {"old": place["path"], "new": None}}
-        for place in gone
+        for place in chosen
         if any(file["path"] == os.path.realpath(place["path"]) for file in files)
     }
     if parameters:
         changes["main.cf"] = {name: {"old": values[name], "new": new} for name, new in parameters.items()}
     reload = bool(parameters) and __salt__["postfix_instance.running"](directory)
-    if changes and not test:
-        old = {name: values[name] for name in parameters}
-        with _lock(directory) as journal, _all_or_nothing(journal, directory, old) as before:
-            if parameters:
-                before += __salt__["postfix_files.replace"](
-                    [__salt__["postconf.edited"](parameters, directory)]
-                )
-            if reload:
-                __salt__["postfix_instance.reload"](directory)
-            before += __salt__["postfix_files.replace"]([dict(file, content=None) for file in files])
-    return _result(changes, gone, [], reload)
+    if parameters and not test:
+        __salt__["postfix_change.make"](directory, [], parameters)
+    if files and not test:
+        gone = [dict(file, content=None, expected=file["content"]) for file in files]
+        __salt__["postfix_change.make"](directory, gone)
+    return _result(changes, chosen, [], reload)
 
 
 def answers(pillar="ispmail"):
@@ -273,9 +256,7 @@ def _chosen(plan, names):
     names = [place["name"] for place in plan["maps"]] if names is None else names
     missing = [str(name) for name in names if name not in known]
     if missing:
-        raise SaltInvocationError(
-            f"pillar names no map {', '.join(missing)}: it names {', '.join(known)}"
-        )
+        raise SaltInvocationError(f"pillar names no map {', '.join(missing)}: it names {', '.join(known)}")
     return [known[name] for name in names]
 
 
@@ -283,9 +264,7 @@ def _plan(pillar):
     """What pillar asks for, valid as far as its text can tell; each map with its text."""
     errors = []
     config = _resolved(_config(pillar), (), errors)
-    schemas = {
-        type_: list(__salt__["postfix_table.schema"](type_)) for type_ in ("mysql", "pgsql", "sqlite")
-    }
+    schemas = {type_: list(__salt__["postfix_table.schema"](type_)) for type_ in ("mysql", "pgsql", "sqlite")}
     try:
         plan = __salt__["ispmail_pillar.canonicalize"](config, schemas)
     except SaltInvocationError as err:
@@ -308,7 +287,8 @@ def _resolved(value, path, errors):
         found = salt.utils.sdb.sdb_get(value, __opts__, None, True)
     except Exception as err:  # pylint: disable=broad-except
         # Any driver, any error: its text may hold a secret.
-        errors.append([":".join(path), f"could not be read from sdb ({type(err).__name__}): check the sdb profile in the minion's configuration"])
+        reason = f"could not be read from sdb ({type(err).__name__}): check the sdb profile of the minion"
+        errors.append([":".join(path), reason])
         return ""
     if found is None or found == value:
         errors.append([":".join(path), "is not there in sdb: store it under that name, or check the sdb profile"])
@@ -339,7 +319,7 @@ def _refuse(pillar, errors):
             lines.append(f"{pillar}:{key} {sentence}")
         seen.add(key)
     if lines:
-        raise SaltInvocationError(_listed("pillar is at fault, nothing was changed", dict.fromkeys(lines)))
+        raise SaltInvocationError(_listed("Pillar is at fault, nothing was changed", dict.fromkeys(lines)))
 
 
 def _listed(head, lines):
@@ -360,13 +340,13 @@ def _work(plan):
     parameters = {}
     for parameter in _parameters(plan["maps"]):
         ours = [place for place in plan["maps"] if place["parameter"] == parameter]
-        if _merged(values.get(parameter, ""), ours) != values.get(parameter):
+        if _pointing(values.get(parameter, ""), ours) != values.get(parameter):
             parameters[parameter] = ours
     explicit = __salt__["postconf.get"](list(parameters), directory)
     work["unknown"] = [name for name in parameters if name not in values]
-    work["parameters"] = {name: _merged(explicit.get(name, ""), ours) for name, ours in parameters.items()}
+    work["parameters"] = {name: _pointing(explicit.get(name, ""), ours) for name, ours in parameters.items()}
     work["changed"] |= {place["name"] for ours in parameters.values() for place in ours}
-    readable = _split(values["proxy_read_maps"])
+    readable = __salt__["postconf.words"](values["proxy_read_maps"])
     missing = [
         _table(place)
         for place in plan["maps"]
@@ -375,10 +355,9 @@ def _work(plan):
     if missing:
         work["parameters"]["proxy_read_maps"] = " ".join([values["proxy_read_maps"], *missing])
         explicit.update(__salt__["postconf.get"]("proxy_read_maps", directory))
-    work["old"] = {name: explicit.get(name) for name in work["parameters"]}
     if work["parameters"]:
         work["changes"]["main.cf"] = {
-            name: {"old": work["old"][name], "new": new} for name, new in work["parameters"].items()
+            name: {"old": explicit.get(name), "new": new} for name, new in work["parameters"].items()
         }
     return work
 
@@ -437,26 +416,9 @@ def _table(place, proxied=True):
     return f"{'proxy:' * (place['proxy'] and proxied)}{place['type']}:{place['path']}"
 
 
-def _split(value):
-    """The words of a parameter's value; {…} stays together."""
-    return re.findall(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,{])+", value)
-
-
-def _path(token):
-    return token.rpartition(":")[2]
-
-
-def _merged(value, ours):
+def _pointing(value, ours):
     """A parameter's value with our maps in their order, and all else that it holds."""
-    wanted = [_table(place) for place in ours]
-    paths = {place["path"] for place in ours}
-    words = _split(value)
-    at = [number for number, word in enumerate(words) if _path(word) in paths]
-    if [words[number] for number in at] == wanted:
-        return value
-    others = [word for number, word in enumerate(words) if number not in at]
-    start = at[0] if at else len(words)
-    return ", ".join([*others[:start], *wanted, *others[start:]])
+    return __salt__["postconf.with_tables"](value, [_table(place) for place in ours], {place["path"] for place in ours})
 
 
 def _checked(pillar, plan, work):
@@ -464,7 +426,7 @@ def _checked(pillar, plan, work):
     directory = plan["config_directory"]
     facts = __salt__["postfix_instance.facts"](directory)
     errors = [
-        [f"maps:{place['name']}:type", f"is {place['type']}, which Postfix cannot open here: install postfix-{place['type']}"]
+        [f"maps:{place['name']}:type", f"cannot be opened by this Postfix: install postfix-{place['type']}"]
         for place in plan["maps"]
         if place["type"] not in facts["types"]
     ]
@@ -485,10 +447,10 @@ def _checked(pillar, plan, work):
                 failures += asked[0] or _wrong_answers(plan, tables, jailed, descriptors)
                 warnings += asked[1]
     if failures:
-        raise CommandExecutionError(_listed("nothing was changed, Postfix answers as before", failures))
+        raise CommandExecutionError(_listed("Nothing was changed, Postfix answers as before", failures))
     running = __salt__["postfix_instance.running"](directory)
     changes = dict(work["changes"])
-    if _interrupted(directory):
+    if __salt__["postfix_change.interrupted"](directory):
         work["changed"] |= {place["name"] for place in plan["maps"]}
         changes["postfix"] = {"old": "an apply was interrupted", "new": "reloaded" if running else "checked"}
     if not running:
@@ -529,9 +491,7 @@ def _ask(tables, directory, jailed=False, descriptors=()):
         else:
             for warning in found[table]["warnings"]:
                 warnings.setdefault(warning.replace(table, name), []).append(name)
-    return [
-        [f"{', '.join(names)}: {sentence}" for sentence, names in kind.items()] for kind in (reasons, warnings)
-    ]
+    return [[f"{', '.join(names)}: {sentence}" for sentence, names in kind.items()] for kind in (reasons, warnings)]
 
 
 def _wrong_answers(plan, tables, jailed=False, descriptors=()):
@@ -568,86 +528,4 @@ def _ask_live(plan, changed, running):
     asked = {name: table for name, table in tables.items() if name in changed}
     failures = _ask(asked, plan["config_directory"])[0] or _wrong_answers(plan, tables)
     if failures:
-        raise CommandExecutionError(_listed("the live maps do not answer as they should", failures))
-
-
-def _journal(directory):
-    name = urllib.parse.quote(directory, safe="")
-    return os.path.join(__opts__["cachedir"], "postfix_map", name)
-
-
-def _interrupted(directory):
-    """Whether an apply was killed between its first write and its end."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.getsize(_journal(directory)) > 0
-    return False
-
-
-@contextlib.contextmanager
-def _lock(directory):
-    """One apply at a time; yields the journal, which is empty when all is well."""
-    os.makedirs(os.path.dirname(_journal(directory)), mode=0o700, exist_ok=True)
-    with open(_journal(directory), "a", encoding="ascii") as journal:
-        until = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as err:
-                if time.monotonic() > until:
-                    raise CommandExecutionError(
-                        f"another apply has been at work for {_LOCK_SECONDS} s, nothing was changed: see who holds {journal.name}"
-                    ) from err
-                time.sleep(0.1)
-        yield journal
-
-
-def _mark(journal, text):
-    journal.truncate(0)
-    journal.write(text)
-    journal.flush()
-    os.fsync(journal.fileno())
-
-
-@contextlib.contextmanager
-def _all_or_nothing(journal, directory, old):
-    """
-    Put everything back if what is done inside fails. Yields the list for what
-    postfix_files.replace returns; ``old`` are the parameters as they were.
-    """
-    before = []
-    _mark(journal, "at work\n")
-    try:
-        yield before
-    except BaseException as err:
-        said = _put_back(before, directory, old)
-        _mark(journal, "")
-        if not isinstance(err, Exception):
-            raise
-        # The text of an unforeseen error may hold anything.
-        why = err if isinstance(err, CommandExecutionError) else f"unforeseen {type(err).__name__}"
-        raise CommandExecutionError(f"{why}\n{said}") from (err if why is err else None)
-    _mark(journal, "")
-
-
-def _put_back(before, directory, old):
-    if not before:
-        return "Nothing was changed, Postfix answers as before."
-    try:
-        files = []
-        for file in reversed(before):
-            now = __salt__["postfix_files.read"](file["path"])["content"]
-            if file.get("lock") and now != file["expected"]:
-                # Somebody else has edited main.cf since: undo our parameters only.
-                file = __salt__["postconf.edited"](old, directory)
-            files.append(file)
-        __salt__["postfix_files.replace"](files)
-        if __salt__["postfix_instance.running"](directory):
-            __salt__["postfix_instance.reload"](directory)
-            return "Everything was put back as it was, and Postfix reloaded: it answers as before."
-        return "Everything was put back as it was."
-    except CommandExecutionError as err:
-        paths = ", ".join(file["path"] for file in before)
-        raise CommandExecutionError(
-            f"It could not be put back ({err}): mail may be affected, look at {paths} now"
-        ) from err
+        raise CommandExecutionError(_listed("The live maps do not answer as they should", failures))

@@ -10,13 +10,18 @@ import re
 from salt.exceptions import SaltInvocationError
 
 TYPES = ("mysql", "pgsql", "sqlite")
-SECRET = "***"
+SECRET = "***"  # noqa: S105
 
 # What Salt 3008 puts in place of a pillar value that it masks: never a real value.
 _SALT_MASK = "*" * 10
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 _BLANKS = " \t\n\v\f\r"
 _EXPANSIONS = "sudSUD123456789"
+_NO_EXPANSION = "has a % that is no expansion, which is fatal to Postfix: write %% for a percent sign"
+_SOCKET = (
+    "is reached by a unix socket, which is not there in the chroot that smtpd runs in: "
+    "write 127.0.0.1, or set proxy: true"
+)
 
 _SERVERS = ("mysql", "pgsql")
 _MYSQL = ("mysql",)
@@ -124,11 +129,7 @@ def canonicalize(type, keys):
     errors = validate(type, keys)["errors"]
     if errors:
         raise SaltInvocationError("; ".join(f"{key}: {reason}" for key, reason in errors))
-    return {
-        key: _text(entry["kind"], keys[key])
-        for key, entry in _SCHEMA.items()
-        if keys.get(key) is not None
-    }
+    return {key: _text(entry["kind"], keys[key]) for key, entry in _SCHEMA.items() if keys.get(key) is not None}
 
 
 def validate(type, keys, version=None, chroot=None, proxy=False, parameter=None):
@@ -186,9 +187,7 @@ def validate(type, keys, version=None, chroot=None, proxy=False, parameter=None)
         if entry["required"] and keys.get(key) is None and key not in broken:
             errors.append([key, f"is missing: a {type} table does not open without it"])
     texts = {
-        key: _text(known[key]["kind"], value)
-        for key, value in keys.items()
-        if key not in broken and value is not None
+        key: _text(known[key]["kind"], value) for key, value in keys.items() if key not in broken and value is not None
     }
     for rule in (_query_rules, _format_rules, _hosts_rules, _domain_rules, _doubts):
         found = rule(texts, type=type, jailed=bool(chroot) and not proxy, parameter=parameter)
@@ -219,9 +218,7 @@ def render(type, keys):
 
         salt '*' postfix_table.render sqlite '{dbpath: /srv/mail.db, query: "SELECT 1 FROM d WHERE n=''%s''"}'
     """
-    return "".join(
-        f"{key} = {value}".rstrip(" ") + "\n" for key, value in canonicalize(type, keys).items()
-    )
+    return "".join(f"{key} = {value}".rstrip(" ") + "\n" for key, value in canonicalize(type, keys).items())
 
 
 def parse(text):
@@ -331,10 +328,11 @@ def _key_fault(type_, key, version):
         return f"is not a key of {type_}_table(5), Postfix would ignore it: {mend}"
     entry = _SCHEMA[key]
     if type_ not in entry["types"]:
-        return f"is a key of {' and '.join(entry['types'])} tables, Postfix ignores it in a {type_} table: take it out"
+        owners = " and ".join(entry["types"])
+        return f"is a key of {owners} tables, Postfix ignores it in a {type_} table: take it out"
     since = entry.get("since")
     if version and since and _release(version) < _release(since):
-        return f"is read by Postfix {since} and later only, {version} is installed and ignores it: take it out or upgrade"
+        return f"is read from Postfix {since} on, but {version} is installed and ignores it: take it out or upgrade"
     return None
 
 
@@ -367,7 +365,9 @@ def _text_fault(value):
     if not isinstance(value, str):
         return "is not a text in YAML (a number, a date, yes and no are not): put it in quotes"
     if "\n" in value:
-        return "has a newline, which would start a line of its own in the table file: take it out (in YAML use >- for a long text)"
+        return (
+            "has a newline, which would start a line of its own in the table file: take it out (in YAML, >- folds text)"
+        )
     if "\0" in value:
         return "has a NUL character, Postfix would read only what is before it: take it out"
     if value != value.strip(_BLANKS):
@@ -455,9 +455,7 @@ def _query_rules(texts, type, **_):
     scanned = _scan(query, type)
     places = {where for what, where in scanned if len(what) == 2 and what[0] == "%"}
     if any(what == "%" for what, _ in scanned):
-        errors.append(
-            "has a % that is no expansion, which is fatal to Postfix: write %% for a percent sign"
-        )
+        errors.append(_NO_EXPANSION)
     if not places:
         errors.append("has no expansion, so it answers every question alike: use '%s'")
     if places & {"code", "`"}:
@@ -469,9 +467,7 @@ def _query_rules(texts, type, **_):
     if '"' in places and type == "pgsql":
         errors.append("has an expansion in double quotes, which name a column: write '%s'")
     if '"' in places and type != "pgsql":
-        warnings.append(
-            "has an expansion in double quotes, which fails where ANSI_QUOTES is set: write '%s'"
-        )
+        warnings.append("has an expansion in double quotes, which fails where ANSI_QUOTES is set: write '%s'")
     reasons = {
         "\\": "has a backslash before an expansion, which undoes its quoting: take it out",
         ";": "has a second statement after a semicolon, which the server rejects: take it out",
@@ -487,7 +483,7 @@ def _format_rules(texts, **_):
     value = texts.get("result_format", "%s")
     errors = []
     if re.sub(f"%[%{_EXPANSIONS}]", "", value).count("%"):
-        errors.append("has a % that is no expansion, which is fatal to Postfix: write %% for a percent sign")
+        errors.append(_NO_EXPANSION)
     if not value:
         errors.append("is empty, so every answer is empty, which means not found: take it out")
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
@@ -499,20 +495,17 @@ def _hosts_rules(texts, type, jailed, **_):
     if type == "sqlite":
         return _found()
     errors, warnings = [], []
-    socket = "is reached by a unix socket, which is not there in the chroot that smtpd runs in: write 127.0.0.1, or set proxy: true"
     hosts = texts.get("hosts", "localhost").split(" ")
     for host in hosts:
         reason = _host_fault(host, type)
         if reason:
             errors.append(reason)
         elif jailed and (host.startswith("unix:") or (type == "mysql" and _name(host) == "localhost")):
-            errors.append(socket)
+            errors.append(_SOCKET)
     remote = [host for host in hosts if not re.match(r"(unix:|(inet:)?(127\.|localhost\b)|postgres)", host)]
     if type == "mysql" and remote and not any(key.startswith("tls_") for key in texts):
         warnings.append("goes over the network without TLS: set tls_CAfile, or be sure of that network")
-    return _found(
-        (["hosts", text] for text in dict.fromkeys(errors)), (["hosts", text] for text in warnings)
-    )
+    return _found((["hosts", text] for text in dict.fromkeys(errors)), (["hosts", text] for text in warnings))
 
 
 def _name(host):
@@ -544,9 +537,7 @@ def _domain_rules(texts, parameter, **_):
     if "domain" not in texts:
         return _found()
     if parameter in _DOMAIN_PARAMETERS:
-        return _found(
-            [["domain", f"stops every question of {parameter}, which are bare domains: take it out"]]
-        )
+        return _found([["domain", f"stops every question of {parameter}, which are bare domains: take it out"]])
     return _found(
         warnings=[["domain", "means that bare domains and @domain catch-alls are never asked: is that meant?"]]
     )
@@ -556,7 +547,11 @@ def _doubts(texts, jailed, **_):
     errors, warnings = [], []
     if jailed and "option_file" in texts:
         errors.append(
-            ["option_file", "is not there in the chroot that smtpd runs in, and ignored without a word: use the table's own keys, or set proxy: true"]
+            [
+                "option_file",
+                "is not there in the chroot that smtpd runs in, and ignored without a word: "
+                "use the table's own keys, or set proxy: true",
+            ]
         )
     if texts.get("password") == "":
         warnings.append(["password", "is empty: is that meant?"])

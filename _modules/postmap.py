@@ -18,16 +18,25 @@ _PORTS = {"mysql": 3306, "pgsql": 5432}
 
 # What each reason means to an admin, by what Postfix or the server says.
 _MENDS = (
-    ("Access denied .* to database", "the account may not read that database, or it is not there: check dbname and the grants"),
+    (
+        "Access denied .* to database",
+        "that database is not there, or not for this account: check dbname and the grants",
+    ),
     ("Access denied", "check user and password, and that the account is allowed from this host"),
     ("Unknown database", "check dbname"),
     (r"Table '.*' doesn't exist|no such table|relation .* does not exist", "check the query, or create the table"),
     ("Unknown column|no such column|column .* does not exist", "check the query"),
     ("command denied", "grant SELECT on that table"),
-    ("Plugin .* could not be loaded", "inside smtpd's chroot that plugin is not there: use mysql_native_password, or set proxy: true"),
+    (
+        "Plugin .* could not be loaded",
+        "smtpd's chroot has no such plugin: use mysql_native_password, or set proxy: true",
+    ),
     ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
     ("Too many connections", "raise the server's max_connections, or set proxy: true"),
-    ("unsupported dictionary type|not supported|is not configured", "install the package that brings this table type, such as postfix-mysql"),
+    (
+        "unsupported dictionary type|not supported|is not configured",
+        "install the package of this table type, such as postfix-mysql",
+    ),
     ("not allowed to open|is not approved|proxy_read_maps", "add the table to proxy_read_maps"),
 )
 
@@ -158,12 +167,9 @@ def probe(tables, config_directory="/etc/postfix", timeout=10, jailed=False, pas
         # An answer ended it early, or one failed: which, only each one's own can tell.
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             contexts = [contextvars.copy_context() for _ in some]
-            asked = pool.map(lambda context, table: context.run(ask, question, [table]), contexts, some)
+            asked = pool.map(contextvars.Context.run, contexts, [ask] * len(some), [question] * len(some), zip(some))
             results.update(zip(some, asked))
-    return {
-        table: {"reason": results[table].get("reason"), "warnings": results[table]["warnings"]}
-        for table in tables
-    }
+    return {table: {"reason": results[table].get("reason"), "warnings": results[table]["warnings"]} for table in tables}
 
 
 def _probe_question(table):
