@@ -1,0 +1,80 @@
+"""Private, throw-away real servers on loopback, for the demo, the tests and the benchmarks.
+
+Nothing here touches the machine's own Postfix or MariaDB: each server gets its own directory, its own free port on
+127.0.0.1, and ends with the process that started it.
+
+    with lab.scratch() as base, MariaDB(base / "db") as db, Postfix(base / "mail") as mail: …
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def scratch(prefix: str = "lab-") -> Iterator[Path]:
+    """A short, empty directory that every user may enter, removed at the end.
+
+    pytest's tmp_path is neither: a socket's path has to stay under 100 characters, and Postfix's daemons are not root.
+    """
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A TCP port that nothing on this machine uses.
+
+    It is below the range from which the kernel takes the ports of outgoing connections: a client under load could
+    otherwise sit on a server's port while that server restarts.
+    """
+    for port in random.SystemRandom().sample(range(20000, 32000), 200):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise RuntimeError("no free TCP port between 20000 and 32000")
+
+
+def is_free(port: int) -> bool:
+    """Whether no server listens on this TCP port; connections of an earlier one may still be fading out."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+        return True
+    return False
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Ask until the condition holds; False if it does not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def tail(path: Path, lines: int = 20) -> str:
+    """The last lines of a log, for an error message; empty if there is none."""
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return ""
+
+
+def program(name: str, package: str) -> str:
+    """Where a program is, also if /usr/sbin is not in PATH; RuntimeError naming the Debian package to install."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin:/bin")
+    if not found:
+        raise RuntimeError(f"{name} is not installed: bin/setup, or apt-get install {package}")
+    return found

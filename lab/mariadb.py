@@ -1,0 +1,225 @@
+"""A private MariaDB on loopback that ends with the process that started it, see mariadbd(8)."""
+
+import atexit
+import contextlib
+import hashlib
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pymysql
+
+from lab import HOST, free_port, program, tail, wait_until
+
+FILES = ("--innodb-log-file-size=8M", "--innodb-data-file-path=ibdata1:12M:autoextend")
+SMALL_AND_FAST = (
+    "--skip-name-resolve",  # so that 'u'@'127.0.0.1' is who comes from there, not 'u'@'localhost'
+    "--skip-log-bin",
+    "--innodb-buffer-pool-size=32M",
+    "--innodb-flush-log-at-trx-commit=2",
+    "--innodb-fast-shutdown=1",
+    "--innodb-buffer-pool-dump-at-shutdown=OFF",
+    "--innodb-buffer-pool-load-at-startup=OFF",
+    "--aria-pagecache-buffer-size=8M",
+    "--key-buffer-size=1M",
+    "--performance-schema=OFF",
+)
+
+
+class MariaDB:
+    """One server with its data, socket and log in `directory`, listening on 127.0.0.1:`port` and on `socket`."""
+
+    host = HOST
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int | None = None,
+        general_log: Path | None = None,
+        options: Sequence[str] = (),
+    ):
+        """Nothing is started yet. `general_log`: where to log statements. `options`: more for mariadbd, they win."""
+        self.directory = Path(directory).absolute()
+        self.port = port or free_port()
+        self.socket = str(self.directory / "sock")
+        self.general_log = general_log
+        self.options = list(options)
+        self.error_log = self.directory / "error.log"
+        self._process: subprocess.Popen | None = None
+        if len(os.fsencode(self.socket)) >= 100:
+            raise RuntimeError(f"the path of the socket is too long for one, use lab.scratch(): {self.socket}")
+
+    def __enter__(self) -> "MariaDB":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, None when stopped."""
+        return self._process.pid if self._process and self.running else None
+
+    def start(self) -> "MariaDB":
+        """Start it and wait until it answers; RuntimeError with the end of its log if it does not within 30 s."""
+        if self.running:
+            return self
+        data = self.directory / "data"
+        if not data.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-a", _template(), data], check=True)
+        atexit.register(self.stop)
+        with self.error_log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(data), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        if not wait_until(lambda: self._answers() or not self.running, 30) or not self.running:
+            self.stop()
+            raise RuntimeError(f"MariaDB on port {self.port} does not answer:\n{tail(self.error_log, 8)}")
+        return self
+
+    def stop(self, patience: float = 15) -> None:
+        """End it: politely first, after `patience` seconds by force. Its data stay."""
+        atexit.unregister(self.stop)
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def restart(self) -> "MariaDB":
+        """Stop it and start it again, with the same data on the same port."""
+        self.stop()
+        return self.start()
+
+    def sql(self, statement: str, *args: object) -> tuple[tuple, ...]:
+        """Run one statement as root over the socket, autocommitted; `args` fill its %s. Its rows, () if it has none."""
+        with contextlib.closing(self._connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, args or None)
+            return tuple(cursor.fetchall())
+
+    def _connect(self) -> pymysql.Connection:
+        """A connection as the account which the socket lets in without a password: our own user's."""
+        return pymysql.connect(unix_socket=self.socket, user=_whoami(), autocommit=True, charset="utf8mb4")
+
+    def _answers(self) -> bool:
+        """Whether it takes log-ins on the socket, and connections on the port."""
+        with contextlib.suppress(pymysql.Error, OSError):
+            self.sql("SELECT 1")
+            socket.create_connection((self.host, self.port), timeout=2).close()
+            return True
+        return False
+
+    def _command(self, data: Path) -> list[str]:
+        """The command line of the server."""
+        command = [program("mariadbd", "mariadb-server-core"), "--no-defaults", f"--user={_whoami()}"]
+        command += [f"--datadir={data}", f"--socket={self.socket}", f"--pid-file={self.directory / 'pid'}"]
+        command += [f"--bind-address={self.host}", f"--port={self.port}", *FILES, *SMALL_AND_FAST]
+        if self.general_log:
+            command += ["--general-log=ON", f"--general-log-file={Path(self.general_log).absolute()}"]
+        return command + self.options
+
+
+def native_hash(password: str) -> str:
+    """What mysql_native_password keeps of a password: '*' and SHA1(SHA1(password)), so that no log ever sees it."""
+    return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()
+
+
+def schema(server: MariaDB, password: str, user: str = "mailserver", dbname: str = "mailserver") -> None:
+    """Make the ISPmail database with one domain, one alias and one mailbox, and the account that may read it.
+
+    Existing tables and rows are kept. jack@example.org is an alias of the mailbox john@example.org.
+    """
+    db = _identifier(dbname)
+    for statement in (
+        f"CREATE DATABASE IF NOT EXISTS {db} CHARACTER SET utf8mb4",
+        f"""CREATE TABLE IF NOT EXISTS {db}.virtual_domains (
+            id INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+            name VARCHAR(255) NOT NULL UNIQUE)""",
+        f"""CREATE TABLE IF NOT EXISTS {db}.virtual_users (
+            id INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+            domain_id INT NOT NULL,
+            email VARCHAR(255) NOT NULL UNIQUE,
+            password VARCHAR(150) NOT NULL,
+            quota BIGINT NOT NULL DEFAULT 0,
+            FOREIGN KEY (domain_id) REFERENCES virtual_domains (id) ON DELETE CASCADE)""",
+        f"""CREATE TABLE IF NOT EXISTS {db}.virtual_aliases (
+            id INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+            domain_id INT NOT NULL,
+            source VARCHAR(255) NOT NULL,
+            destination VARCHAR(255) NOT NULL,
+            INDEX (source),
+            UNIQUE (source, destination),
+            FOREIGN KEY (domain_id) REFERENCES virtual_domains (id) ON DELETE CASCADE)""",
+        f"INSERT IGNORE INTO {db}.virtual_domains (name) VALUES ('example.org')",
+        f"""INSERT IGNORE INTO {db}.virtual_users (domain_id, email, password)
+            SELECT id, 'john@example.org', '!' FROM {db}.virtual_domains WHERE name = 'example.org'""",
+        f"""INSERT IGNORE INTO {db}.virtual_aliases (domain_id, source, destination)
+            SELECT id, 'jack@example.org', 'john@example.org' FROM {db}.virtual_domains WHERE name = 'example.org'""",
+    ):
+        server.sql(statement)
+    identified = "IDENTIFIED VIA mysql_native_password USING %s"
+    server.sql(f"CREATE OR REPLACE USER %s@'127.0.0.1' {identified}", user, native_hash(password))
+    server.sql(f"GRANT SELECT ON {db}.* TO %s@'127.0.0.1'", user)
+
+
+def set_password(server: MariaDB, password: str, user: str = "mailserver") -> None:
+    """Give the account this password, and only this one."""
+    statement = "ALTER USER %s@'127.0.0.1' IDENTIFIED VIA mysql_native_password USING %s"
+    server.sql(statement, user, native_hash(password))
+
+
+def _identifier(name: str) -> str:
+    """A name quoted for SQL."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _whoami() -> str:
+    """The name of the user we run as."""
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _template() -> Path:
+    """An initialised data directory to copy from, made once per version and user, in the user's cache."""
+    mariadbd = program("mariadbd", "mariadb-server-core")
+    text = subprocess.run([mariadbd, "--no-defaults", "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"Ver (\S+)", text)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salt-ispmail"
+    template = cache / f"mariadb-{version[1] if version else 'unknown'}-{_whoami()}"
+    if template.is_dir():
+        return template
+    cache.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix="mariadb-new-", dir=cache))
+    try:
+        _initialise(aside / "data")
+        with contextlib.suppress(OSError):  # another process was first: its template is as good
+            (aside / "data").rename(template)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return template
+
+
+def _initialise(data: Path) -> None:
+    """Make a data directory in which our own user logs in over the socket, and nobody else does at all."""
+    me = _whoami()
+    command = [program("mariadb-install-db", "mariadb-server-core"), "--no-defaults", "--skip-test-db", *FILES]
+    command += [f"--datadir={data}", f"--user={me}"]
+    command += ["--auth-root-authentication-method=socket", f"--auth-root-socket-user={me}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise RuntimeError(f"mariadb-install-db failed:\n{(done.stdout + done.stderr)[-3000:]}")

@@ -1,0 +1,261 @@
+"""Ask a mail server over SMTP which recipients it takes: once, or as a steady load. No mail is ever sent.
+
+    python -m lab.smtp 127.0.0.1:25 --seconds 10 jack@example.org=250 nobody@example.org=550
+
+prints one line of JSON; exit code 1 if a reply was not the expected one.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import signal
+import smtplib
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import NamedTuple
+
+HOST = "127.0.0.1"
+SENDER = "test@sender.test"
+PER_CONNECTION = 20
+
+
+def rcpt(port: int, address: str, host: str = HOST, timeout: float = 10) -> tuple[int, str]:
+    """Ask once, in a connection of its own, and give the server's reply to RCPT TO: its code and its text.
+
+    A server that refuses already at the greeting, EHLO or MAIL answers with that. No connection is an OSError, a
+    connection that breaks off an smtplib.SMTPServerDisconnected.
+    """
+    client = None
+    try:
+        client = _connect(host, port, timeout)
+        return _ask(client, address)
+    except smtplib.SMTPResponseException as refused:
+        return refused.smtp_code, _text(refused.smtp_error)
+    finally:
+        _leave(client)
+
+
+class Record(NamedTuple):
+    """One RCPT: when (time.monotonic()), how long MAIL and RCPT took, what came back. Code 0: no answer at all."""
+
+    at: float
+    seconds: float
+    address: str
+    code: int
+    expected: int
+    text: str
+
+
+@dataclass
+class Report:
+    """What a load has seen."""
+
+    seconds: float
+    records: list[Record] = field(repr=False)
+    longest_connect: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many RCPTs were tried."""
+        return len(self.records)
+
+    @property
+    def failures(self) -> list[Record]:
+        """Those with another reply than expected, or none."""
+        return [record for record in self.records if record.code != record.expected]
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return len(self.failures)
+
+    @property
+    def longest(self) -> float:
+        """The longest wait for the answers to MAIL and RCPT, in seconds."""
+        return max((record.seconds for record in self.records), default=0.0)
+
+    @property
+    def longest_gap(self) -> float:
+        """The longest time without one single RCPT answered, in seconds: 0 if there were fewer than two."""
+        ends = sorted(record.at + record.seconds for record in self.records if record.code)
+        return max((after - before for before, after in itertools.pairwise(ends)), default=0.0)
+
+    @property
+    def examples(self) -> list[str]:
+        """One line for each kind of failure, the most frequent first."""
+        kinds = Counter((r.address, r.expected, r.code, r.text) for r in self.failures)
+        return [
+            f"{number}x {address}: expected {expected}, got {code or 'no answer'} {text}"
+            for (address, expected, code, text), number in kinds.most_common(10)
+        ]
+
+    def as_dict(self) -> dict[str, object]:
+        """The report without its records, for JSON."""
+        return {
+            "count": self.count,
+            "failed": self.failed,
+            "seconds": round(self.seconds, 3),
+            "longest": round(self.longest, 4),
+            "longest_connect": round(self.longest_connect, 4),
+            "longest_gap": round(self.longest_gap, 4),
+            "examples": self.examples,
+        }
+
+    def __str__(self) -> str:
+        line = f"{self.count:,} RCPTs in {self.seconds:.1f} s, {self.failed:,} failed, longest {self.longest:.3f} s"
+        return line + "".join(f"; {example}" for example in self.examples[:1])
+
+
+class Load:
+    """A steady stream of RCPTs from several sessions at once, evenly spaced, until stopped.
+
+    Each session reconnects after 20 RCPTs: new and long-lived server processes are both asked. A session that was kept
+    waiting does not catch up afterwards.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        addresses: dict[str, int],
+        host: str = HOST,
+        sessions: int = 4,
+        rate: float | None = 100,
+        timeout: float = 30,
+    ):
+        """`addresses`: the expected reply code of each. `rate`: RCPTs per second, all together; None: flat out."""
+        self.port, self.host, self.timeout = port, host, timeout
+        self.addresses = list(addresses.items())
+        self.interval = sessions / rate if rate else 0.0
+        self._stop = threading.Event()
+        self._begin = self._seconds = self._longest_connect = 0.0
+        self._records: list[Record] = []
+        self._threads = [
+            threading.Thread(target=self._session, args=(number, sessions), daemon=True) for number in range(sessions)
+        ]
+
+    def __enter__(self) -> "Load":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> "Load":
+        """Start asking."""
+        self._begin = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def stop(self) -> Report:
+        """Let each session finish its RCPT, and report. May be called again: it reports the same."""
+        if not self._stop.is_set():
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+            self._seconds = time.monotonic() - self._begin
+        return Report(self._seconds, sorted(self._records), self._longest_connect)
+
+    def _session(self, number: int, sessions: int) -> None:
+        """One client: connect, ask up to 20 times, leave, again."""
+        client, asked = None, 0
+        due = self._begin + self.interval * number / sessions
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            due = max(due + self.interval, time.monotonic())
+            address, expected = self.addresses[(number + asked) % len(self.addresses)]
+            if asked % PER_CONNECTION == 0:
+                client = _leave(client)
+            asked += 1
+            began = time.monotonic()
+            try:
+                if client is None:
+                    client = self._timed_connect()
+                    began = time.monotonic()
+                code, text = _ask(client, address)
+                if code == 421:  # it hangs up
+                    client = _leave(client)
+            except (OSError, smtplib.SMTPException) as error:
+                code, text = getattr(error, "smtp_code", 0), _text(getattr(error, "smtp_error", "") or repr(error))
+                client = _leave(client)
+            self._records.append(Record(began, time.monotonic() - began, address, code, expected, text))
+        _leave(client)
+
+    def _timed_connect(self) -> smtplib.SMTP:
+        """Connect, and remember how long the slowest greeting has taken."""
+        began = time.monotonic()
+        try:
+            return _connect(self.host, self.port, self.timeout)
+        finally:
+            self._longest_connect = max(self._longest_connect, time.monotonic() - began)
+
+
+def _connect(host: str, port: int, timeout: float) -> smtplib.SMTP:
+    """Connect, read the greeting, say EHLO."""
+    client = smtplib.SMTP(local_hostname="client.test", timeout=timeout)  # named: else it asks the DNS for ours
+    try:
+        greeting = client.connect(host, port)
+        if greeting[0] != 220:
+            raise smtplib.SMTPConnectError(*greeting)
+        client.ehlo_or_helo_if_needed()
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _ask(client: smtplib.SMTP, address: str) -> tuple[int, str]:
+    """One MAIL and one RCPT; RSET first if there was another before."""
+    if getattr(client, "asked", False):
+        client.rset()
+    client.asked = True  # type: ignore[attr-defined]
+    code, text = client.docmd(f"MAIL FROM:<{SENDER}>")
+    if code == 250:
+        code, text = client.docmd(f"RCPT TO:<{address}>")
+    return code, _text(text)
+
+
+def _leave(client: smtplib.SMTP | None) -> None:
+    """QUIT, whatever state the connection is in."""
+    if client is not None:
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            client.quit()
+        client.close()
+
+
+def _text(reply: bytes | str) -> str:
+    """A reply as text."""
+    return reply.decode(errors="replace") if isinstance(reply, bytes) else reply
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a load from the command line, for so many seconds or until SIGTERM or SIGINT, and print its report."""
+    parser = argparse.ArgumentParser(prog="python -m lab.smtp", description="A steady load of RCPTs; one line of JSON.")
+    parser.add_argument("server", metavar="HOST:PORT")
+    parser.add_argument("addresses", metavar="ADDRESS=CODE", nargs="+", help="whom to ask for, and the expected reply")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--sessions", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=100, help="RCPTs per second, all together; 0: flat out")
+    options = parser.parse_args(arguments)
+    host, _, port = options.server.rpartition(":")
+    addresses = {address: int(code) for address, _, code in (pair.rpartition("=") for pair in options.addresses)}
+    load = Load(int(port), addresses, host or HOST, options.sessions, options.rate or None)
+    done = threading.Event()
+
+    def finish(_signal: int, _frame: FrameType | None) -> None:
+        done.set()
+
+    signal.signal(signal.SIGTERM, finish)
+    signal.signal(signal.SIGINT, finish)
+    load.start()
+    done.wait(options.seconds)
+    report = load.stop()
+    print(json.dumps(report.as_dict()), flush=True)
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
