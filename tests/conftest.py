@@ -1,0 +1,54 @@
+"""Real servers for the tests: a private MariaDB and Postfix on loopback, see lab/."""
+
+import pytest
+
+from lab import scratch
+from lab.mariadb import MariaDB, schema
+from lab.minion import Minion
+from lab.postfix import Postfix
+
+# Looks like nothing else: a search for it anywhere finds nothing but the password.
+PASSWORD = "pw-Zq8#x7%;=$'\"\\w{}-Kv3"  # noqa: S105
+
+
+@pytest.fixture(scope="session")
+def mariadb():
+    """A MariaDB with the tables and a few rows; the account mailserver has PASSWORD."""
+    with scratch() as directory, MariaDB(directory / "db") as server:
+        schema(server, PASSWORD)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def scratch_directory():
+    """A short, empty directory that every user may enter."""
+    with scratch() as directory:
+        yield directory
+
+
+@pytest.fixture
+def postfix():
+    """A running Postfix in Debian's chroot, without any map."""
+    with scratch() as directory, Postfix(directory / "mail") as instance:
+        yield instance
+
+
+def pillar_for(postfix, mariadb, **sections):
+    """The least pillar for these two servers, and more sections, those of the database merged."""
+    database = {"password": PASSWORD, "hosts": f"127.0.0.1:{mariadb.port}", **sections.pop("database", {})}
+    return {
+        "ispmail": {"database": database, "postfix": {"config_directory": str(postfix.config_directory)}, **sections}
+    }
+
+
+@pytest.fixture
+def pillar(postfix, mariadb):
+    """A function that gives the pillar for these servers, with more sections."""
+    return lambda **sections: pillar_for(postfix, mariadb, **sections)
+
+
+@pytest.fixture
+def minion(pillar):
+    """A masterless minion whose pillar is the least one for the servers."""
+    with scratch() as directory:
+        yield Minion(directory, pillar())

@@ -1,0 +1,41 @@
+"""What a call runs and writes, as Python itself reports it."""
+
+import contextlib
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+_listeners = []
+
+
+def _hook(event, arguments):
+    for seen in _listeners:
+        if event == "subprocess.Popen":
+            seen.commands.append([os.fsdecode(part) for part in arguments[1]])
+        elif event == "open":
+            path, _, flags = arguments
+            if isinstance(path, (str, bytes)) and (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                seen.written.append(os.fsdecode(path))
+        elif event in ("os.rename", "os.remove", "os.mkdir", "os.utime", "os.chmod", "os.chown"):
+            seen.written.append(str(arguments[0]))
+
+
+sys.addaudithook(_hook)
+
+
+@pytest.fixture
+def audit():
+    """A context manager: the commands run, and the files written, renamed, removed or changed inside it."""
+
+    @contextlib.contextmanager
+    def listen():
+        seen = SimpleNamespace(commands=[], written=[])
+        _listeners.append(seen)
+        try:
+            yield seen
+        finally:
+            _listeners.remove(seen)
+
+    return listen

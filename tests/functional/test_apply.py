@@ -1,0 +1,269 @@
+"""postfix_map.managed on a real Postfix and a real MariaDB: what an apply does, and what it refuses."""
+
+import socket
+
+import pytest
+
+from lab.smtp import Load, rcpt
+
+from ..conftest import PASSWORD
+
+ANSWERED = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550, "joe@elsewhere.test": 554}
+
+
+def managed(minion, **options):
+    """What the state postfix_map.managed returned."""
+    return minion.apply(**options)["postfix_map.managed"]
+
+
+def everything(postfix):
+    """All that an apply could change: path to inode, modification time, mode, owner and bytes."""
+    found = {}
+    for path in sorted(postfix.config_directory.rglob("*")):
+        status = path.lstat()
+        found[str(path)] = (
+            status.st_ino,
+            status.st_mtime_ns,
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+            path.read_bytes() if path.is_file() else None,
+        )
+    return found
+
+
+def contents(postfix):
+    return {path: facts[2:] for path, facts in everything(postfix).items()}
+
+
+def replies(postfix):
+    return {address: rcpt(postfix.port, address)[0] for address in ANSWERED}
+
+
+def test_a_password_is_enough(minion, postfix, mariadb):
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    head = f"user = mailserver\npassword = {PASSWORD}\nhosts = 127.0.0.1:{mariadb.port}\ndbname = mailserver\nquery = "
+    for name, query in {
+        "virtual-mailbox-domains": "SELECT 1 FROM virtual_domains WHERE name='%s'",
+        "virtual-alias-maps": "SELECT destination FROM virtual_aliases WHERE source='%s'",
+        "virtual-mailbox-maps": "SELECT 1 FROM virtual_users WHERE email='%s'",
+    }.items():
+        file = postfix.config_directory / f"mariadb-{name}.cf"
+        assert file.read_text() == f"{head}{query}\n"
+        assert (file.owner(), file.group(), file.stat().st_mode & 0o7777) == ("root", "postfix", 0o640)
+        assert postfix.postconf(name.replace("-", "_")) == {name.replace("-", "_"): f"mysql:{file}"}
+    assert replies(postfix) == ANSWERED
+
+
+def test_second_apply_changes_nothing(minion, postfix, audit):
+    managed(minion)
+    before = everything(postfix)
+    with audit() as seen:
+        result = managed(minion)
+    assert (result["result"], result["changes"]) == (True, {})
+    assert "correct state" in result["comment"]
+    assert everything(postfix) == before
+    ours = [command for command in seen.commands if command[0].startswith("post")]
+    assert len(ours) == 1, ours
+    assert not [path for path in seen.written if str(postfix.directory) in path]
+
+
+def test_dry_run_tells_all_and_writes_nothing(minion, postfix, audit):
+    before = everything(postfix)
+    with audit() as seen:
+        would = managed(minion, test=True)
+    assert would["result"] is None
+    assert "would be applied" in would["comment"] and "would be reloaded" in would["comment"]
+    assert everything(postfix) == before
+    assert not [path for path in seen.written if str(postfix.directory) in path]
+    assert any(command[0] == "postmap" for command in seen.commands), "the dry run did not probe"
+    assert would["changes"] == managed(minion)["changes"]
+
+
+def test_dry_run_refuses_what_an_apply_would(minion, postfix, pillar):
+    minion.pillar = pillar(database={"password": "wrong"})
+    result = managed(minion, test=True)
+    assert result["result"] is False
+    assert "Access denied" in result["comment"]
+
+
+@pytest.fixture
+def silent_port():
+    """A server that accepts connections and never speaks."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture(params=["first set-up", "change"])
+def moment(request, minion, postfix):
+    """A failure must leave no trace on the first set-up, and on a server that has been in use."""
+    if request.param == "change":
+        assert managed(minion)["result"] is True
+        return ANSWERED
+    return dict.fromkeys(ANSWERED, 554)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"password": "wrong"}, "Access denied"),
+        ({"user": "nobody"}, "Access denied"),
+        ({"dbname": "nowhere"}, "nowhere"),
+        ({"hosts": "127.0.0.1:{closed}"}, "127.0.0.1:{closed}"),
+        ({"hosts": "127.0.0.1:{silent}"}, "127.0.0.1:{silent} does not speak"),
+        ({"query": "SELECT 1 FROM no_such_table WHERE a='%s'"}, "no_such_table"),
+        ({"query": "SELECT no_such_column FROM virtual_users WHERE email='%s'"}, "no_such_column"),
+    ],
+    ids=["password", "user", "database", "down", "silent", "table", "column"],
+)
+def test_what_cannot_be_asked_never_goes_live(minion, postfix, pillar, silent_port, moment, fault, said):
+    """A wrong value that reaches a live server answers 451 until somebody finds it."""
+    ports = {"closed": 9, "silent": silent_port}
+    fault = {key: value.format(**ports) if key == "hosts" else value for key, value in fault.items()}
+    maps = {"virtual_alias_maps": {"query": fault.pop("query")}} if "query" in fault else {}
+    minion.pillar = pillar(database=fault, maps=maps)
+    before = everything(postfix)
+    with Load(postfix.port, moment, rate=50) as load:
+        result = managed(minion)
+    report = load.stop()
+    assert result["result"] is False
+    assert result["changes"] == {}
+    assert said.format(**ports) in result["comment"]
+    assert "Nothing was changed" in result["comment"]
+    assert result["duration"] < 30_000
+    assert everything(postfix) == before
+    assert report.count > 20 and report.failed == 0, str(report)
+
+
+def test_a_wrong_answer_never_goes_live(minion, postfix, pillar):
+    managed(minion)
+    before = everything(postfix)
+    question = {"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "john@example.org"}
+    other = {"virtual_alias_maps": {"query": "SELECT 'else@example.org' FROM virtual_aliases WHERE source='%s'"}}
+    minion.pillar = pillar(maps=other, answers=[question])
+    result = managed(minion)
+    assert result["result"] is False
+    assert "virtual_alias_maps: jack@example.org should give 'john@example.org', but gives 'else@example.org'" in (
+        result["comment"]
+    )
+    assert everything(postfix) == before
+    assert replies(postfix) == ANSWERED
+
+
+def test_what_fails_live_is_undone(minion, postfix, pillar):
+    """Asked by root from memory the new table answers; proxymap, as user postfix, cannot enter its directory."""
+    managed(minion)
+    hidden = postfix.directory / "hidden"
+    hidden.mkdir(mode=0o700)
+    before = contents(postfix)
+    parameters = postfix.postconf()
+    minion.pillar = pillar(
+        maps={
+            "virtual_mailbox_maps": {"query": "SELECT email FROM virtual_users WHERE email='%s'"},
+            "virtual_alias_maps": {"proxy": True, "file": str(hidden / "aliases.cf")},
+        }
+    )
+    with Load(postfix.port, ANSWERED, rate=50) as load:
+        result = managed(minion)
+    load.stop()
+    assert result["result"] is False
+    assert result["changes"] == {}
+    assert "The live maps do not answer as they should" in result["comment"]
+    assert "Everything was put back as it was, and Postfix reloaded" in result["comment"]
+    assert contents(postfix) == before
+    assert list(hidden.iterdir()) == []
+    assert postfix.postconf() == parameters
+    assert replies(postfix) == ANSWERED
+    assert managed(minion, test=True)["result"] is False
+    minion.pillar = pillar()
+    assert managed(minion)["changes"] == {}
+
+
+def test_faults_of_pillar_are_listed_at_once(minion, postfix, pillar):
+    before = everything(postfix)
+    minion.pillar = pillar(
+        database={"password": "x\nhosts = evil:1", "hosts": "localhost", "pasword": "TopSecretTypo"},
+        maps={"virtual_alias_maps": {"query": "SELECT 1 FROM a WHERE b=%s", "charset": "utf8mb4", "proxy": "maybe"}},
+    )
+    result = managed(minion)
+    assert result["result"] is False
+    for key in (
+        "ispmail:database:password has a newline",
+        "ispmail:database:pasword is not a key",
+        "ispmail:maps:virtual_alias_maps:query has an expansion outside quotes",
+        "ispmail:maps:virtual_alias_maps:proxy must be true or false",
+    ):
+        assert key in result["comment"]
+    assert "evil" not in result["comment"] and "TopSecretTypo" not in result["comment"]
+    assert everything(postfix) == before
+
+
+def test_a_socket_in_the_chroot_is_refused(minion, postfix, pillar, mariadb):
+    """postmap reaches the socket, smtpd in its chroot does not: every RCPT would be 451."""
+    minion.pillar = pillar(database={"hosts": f"unix:{mariadb.socket}"})
+    result = managed(minion)
+    assert result["result"] is False
+    assert "ispmail:database:hosts is reached by a unix socket" in result["comment"]
+
+
+def test_owner_and_mode_are_enforced(minion, postfix):
+    managed(minion)
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    file.chmod(0o644)
+    result = managed(minion)
+    assert result["changes"] == {"virtual_alias_maps": {"mode": {"old": "0644", "new": "0640"}}}
+    assert file.stat().st_mode & 0o7777 == 0o640
+
+
+def test_a_new_password_is_taken_and_hidden(minion, postfix, pillar, mariadb):
+    managed(minion)
+    mariadb.sql("CREATE USER IF NOT EXISTS other@127.0.0.1 IDENTIFIED BY 'other-secret-1'")
+    mariadb.sql("GRANT SELECT ON mailserver.* TO other@127.0.0.1")
+    minion.pillar = pillar(database={"user": "other", "password": "other-secret-1"})
+    result = managed(minion)
+    assert result["changes"]["virtual_alias_maps"] == {
+        "user": {"old": "mailserver", "new": "other"},
+        "password": {"old": "***", "new": "***"},
+    }
+    assert "Postfix has been reloaded" in result["comment"]
+    assert replies(postfix) == ANSWERED
+
+
+def test_a_map_of_many_hosts_works_with_one_down(minion, postfix, pillar, mariadb):
+    minion.pillar = pillar(database={"hosts": ["127.0.0.1:9", f"127.0.0.1:{mariadb.port}"]})
+    assert managed(minion)["result"] is True
+    text = (postfix.config_directory / "mariadb-virtual-alias-maps.cf").read_text()
+    assert f"hosts = 127.0.0.1:9 127.0.0.1:{mariadb.port}\n" in text
+
+
+def test_postfix_that_does_not_run_is_set_up_too(minion, postfix):
+    postfix.stop()
+    result = managed(minion)
+    assert result["result"] is True
+    assert "Postfix does not run" in result["comment"]
+    assert not postfix.running
+    postfix.start()
+    assert replies(postfix) == ANSWERED
+
+
+def test_an_interrupted_apply_is_finished_by_the_next(minion, postfix):
+    """Killed between the rename and the reload, nothing differs on disk, yet Postfix still runs on the old table."""
+    managed(minion)
+    journal = next((minion.cache / "postfix_change").iterdir())
+    journal.write_text("at work\n")
+    assert managed(minion, test=True)["changes"] == {
+        "postfix": {"old": "an apply was interrupted", "new": "reloaded"}
+    }
+    result = managed(minion)
+    assert result["result"] is True
+    assert result["changes"] == {"postfix": {"old": "an apply was interrupted", "new": "reloaded"}}
+    assert "refresh" in postfix.log or "reload" in postfix.log
+    assert managed(minion)["changes"] == {}
+
+
+def test_pillar_without_ispmail_says_so(minion):
+    minion.pillar = {}
+    result = managed(minion)
+    assert result["result"] is False
+    assert "ispmail:database:password" in result["comment"]
