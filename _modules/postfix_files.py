@@ -40,17 +40,16 @@ def read(path):
 
         salt '*' postfix_files.read /etc/postfix/main.cf
     """
-    path = os.path.realpath(path)
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             content = file.read()
     except FileNotFoundError:
-        return {"path": path, "content": None}
+        return {"path": os.path.realpath(path), "content": None}
     except OSError as err:
         raise CommandExecutionError(f"{path} cannot be read: {err.strerror}") from err
     return {
-        "path": path,
+        "path": os.path.realpath(path),
         "content": content,
         "uid": status.st_uid,
         "gid": status.st_gid,

@@ -96,7 +96,7 @@ def query(question, tables, config_directory="/etc/postfix", timeout=10, jailed=
         raise CommandExecutionError("postmap is not there: install the package postfix") from err
     except subprocess.TimeoutExpired:
         table = tables[0] if len(tables) == 1 else None
-        return _failure(table, f"no answer within {timeout:g} s{_silent_hosts(table)}", [])
+        return _failure(table, f"no answer within {timeout:.0f} s{_silent_hosts(table)}", [])
     said = [
         re.sub(r"^postmap: (fatal|warning|error|panic): ", r"\1: ", line)
         for line in _without_secrets(done.stderr, tables).splitlines()
@@ -113,7 +113,7 @@ def query(question, tables, config_directory="/etc/postfix", timeout=10, jailed=
     return {"result": NO_ANSWER, "warnings": warnings}
 
 
-def probe(tables, config_directory="/etc/postfix", timeout=10, jailed=False, pass_fds=()):
+def probe(tables, config_directory="/etc/postfix", timeout=8, jailed=False, pass_fds=()):
     """
     Find out which tables can be asked, by a question that runs each one's query.
 
@@ -126,8 +126,9 @@ def probe(tables, config_directory="/etc/postfix", timeout=10, jailed=False, pas
     config_directory : /etc/postfix
         The directory of main.cf.
 
-    timeout : 10
-        How many seconds to wait for one postmap. All takes twice that at the most.
+    timeout : 8
+        How many seconds to wait for all tables together. Where that is not enough, half as
+        long again for finding out which of them, and which host, does not speak.
 
     jailed : False
         As for ``query``.
@@ -147,14 +148,14 @@ def probe(tables, config_directory="/etc/postfix", timeout=10, jailed=False, pas
 
         salt '*' postmap.probe '[mysql:/etc/postfix/mariadb-virtual-alias-maps.cf]'
     """
-    until = time.monotonic() + 2 * timeout
+    until = time.monotonic() + timeout * 1.5
     results = {}
     by_question = {}
     for table in tables:
         by_question.setdefault(_probe_question(table), []).append(table)
 
     def ask(question, some):
-        left = min(timeout, until - time.monotonic())
+        left = min(timeout if len(some) > 1 else timeout / 2, until - time.monotonic())
         if left <= 0:
             return _failure(None, "not asked, the time for probes was used up by other tables", [])
         return query(question, some, config_directory, left, jailed, pass_fds)

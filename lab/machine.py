@@ -466,7 +466,7 @@ class Machine:
         self,
         command: list,
         check: bool = True,
-        input: str | bytes | None = None,  # noqa: A002  (the name subprocess.run has)
+        input: str | bytes | None = None,
         timeout: float = 120,
         env: dict | None = None,
         **options,
@@ -555,7 +555,7 @@ class Machine:
 # --- below: processes, control groups, removal ---------------------------------------------------------------
 
 
-def _run(command: list, check=True, input=None, timeout=120, shown=None, **options):  # noqa: A002
+def _run(command: list, check=True, input=None, timeout=120, shown=None, **options):
     """subprocess.run, but what is killed at the end of the time is the whole process group: nsenter forks."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     if isinstance(input, bytes):

@@ -61,7 +61,7 @@ class Minion:
         return salt.client.Caller(mopts=opts).cmd(function, *args, **kwargs)
 
     def apply(self, sls: str = "ispmail.maps", test: bool = False) -> dict:
-        """Apply an SLS: a dict, `module.function` of each state to what it returned. AssertionError if it did not render."""
+        """Apply an SLS: `module.function` of each state to what it returned. AssertionError if it did not render."""
         done = self.call("state.apply", sls, test=test)
         assert isinstance(done, dict), done
         states = {}
@@ -74,4 +74,4 @@ class Minion:
         """Run salt-call --local as a process of its own, as an admin would; what it says is captured."""
         salt_call = Path(sys.executable).parent / "salt-call"
         command = [str(salt_call), "--local", "-c", str(self.directory), *arguments]
-        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)
+        return subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)

@@ -1,0 +1,420 @@
+"""The main job on private servers, each step checked, for people to read: run it by bin/demo."""
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import shutil
+import signal
+import smtplib
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pymysql
+import salt.version
+
+from lab import is_free, scratch
+from lab.mariadb import MariaDB, schema
+from lab.minion import REPOSITORY, Minion
+from lab.postfix import Postfix
+from lab.smtp import Load, rcpt
+
+WIDTH = 98
+INDENT = "   "
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+THE_MACHINES = Path("/etc/postfix")  # what we never touch
+
+# What the ISPmail guide asks for: parameter, table file, query.
+MAPS = {
+    "virtual_mailbox_domains": ("mariadb-virtual-mailbox-domains.cf", "SELECT 1 FROM virtual_domains WHERE name='%s'"),
+    "virtual_alias_maps": (
+        "mariadb-virtual-alias-maps.cf",
+        "SELECT destination FROM virtual_aliases WHERE source='%s'",
+    ),
+    "virtual_mailbox_maps": ("mariadb-virtual-mailbox-maps.cf", "SELECT 1 FROM virtual_users WHERE email='%s'"),
+}
+# Its questions: to the map of which parameter, which key, and the answer.
+QUESTIONS = (
+    ("virtual_mailbox_domains", "example.org", "1"),
+    ("virtual_mailbox_domains", "example.com", None),
+    ("virtual_alias_maps", "jack@example.org", "john@example.org"),
+    ("virtual_alias_maps", "john@example.org", None),
+    ("virtual_mailbox_maps", "john@example.org", "1"),
+    ("virtual_mailbox_maps", "nobody@example.org", None),
+)
+# Whom a mail client asks for, the code of the reply, and why.
+RECIPIENTS = {
+    "john@example.org": (250, "a mailbox"),
+    "jack@example.org": (250, "an alias"),
+    "nobody@example.org": (550, "neither, in our domain"),
+    "john@example.com": (554, "not our domain"),
+}
+SYNCED = "The modules for Postfix maps are synced"
+INSTALLED = "Postfix and its table types are installed"
+MANAGED = "Postfix asks the maps that pillar names"
+
+
+class Failed(Exception):
+    """A step gave something else than was expected."""
+
+    def __init__(self, what: str, expected: object, got: object):
+        super().__init__(what)
+        self.what, self.expected, self.got = what, str(expected), str(got)
+
+
+class Screen:
+    """What people read: headed steps, checks, quotes. Colours and signs only where they can be shown."""
+
+    def __init__(self) -> None:
+        tty = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._colour = tty and not os.environ.get("NO_COLOR")
+        try:
+            "✓✗→│".encode(sys.stdout.encoding)
+            self._signs = {}
+        except UnicodeEncodeError:
+            self._signs = str.maketrans({"✓": "+", "✗": "!", "→": "->", "│": "|"})
+            sys.stdout.reconfigure(errors="replace")
+        self._steps = itertools.count(1)
+        self._label = 0
+        self.checks = 0
+
+    def step(self, title: str, label: int) -> None:
+        """Begin a step, in which what is checked takes so many columns."""
+        self._label = label
+        self._line("\n" + self._in("1", f"{next(self._steps)}. {title}"))
+
+    def command(self, text: str) -> None:
+        """A command, as an admin would type it."""
+        self._line(INDENT + self._in("36", f"$ {text}"))
+
+    def quote(self, text: str) -> None:
+        """What a file or a program says."""
+        for line in text.splitlines():
+            for part in textwrap.wrap(line, WIDTH - 7, subsequent_indent="  ", drop_whitespace=True) or [""]:
+                self._line(INDENT + self._in("2", f"│ {part}"))
+
+    def note(self, text: str) -> None:
+        """A remark."""
+        for line in text.splitlines():
+            self._line(INDENT + line)
+
+    def check(self, what: str, got: object, expected: object, shown: str | None = None) -> None:
+        """Compare and show; Failed where it differs. `shown`: how to put what was got."""
+        if got != expected:
+            raise Failed(what, expected, got if shown is None or str(got) in shown else f"{got} ({shown})")
+        self.checks += 1
+        line = f"{what:{self._label}}  {got if shown is None else shown}"
+        self._line(f"{INDENT}{self._in('32', '✓')} {line[: WIDTH - 5].rstrip()}")
+
+    def failed(self, what: str, expected: str, got: str) -> None:
+        """What was expected, and what came."""
+        self._line(f"{INDENT}{self._in('31', '✗')} {what}")
+        for label, text in (("expected", expected), ("got", got)):
+            lines = text.strip().splitlines() or ["nothing"]
+            for number, line in enumerate(lines):
+                self._line(f"{INDENT}    {label if number == 0 else '':9} {line}")
+
+    def end(self, text: str) -> None:
+        """The last words."""
+        self._line("\n" + text)
+
+    def _line(self, text: str) -> None:
+        print(text.translate(self._signs), flush=True)
+
+    def _in(self, colour: str, text: str) -> str:
+        return f"\033[{colour}m{text}\033[0m" if self._colour else text
+
+
+class Demo:
+    """The servers, the minion, and the steps in their order."""
+
+    def __init__(self, screen: Screen, directory: Path):
+        """Nothing is started yet."""
+        self.screen = screen
+        self.directory = directory
+        self.token = secrets.token_hex(8)  # in each password, and so in each trace of one
+        self.password = f"it's 100% {self.token} \\ #1;"
+        self.db = MariaDB(directory / "db")
+        self.mail: Postfix | None = None
+        self.minion = Minion(directory / "minion", enable_fqdns_grains=False)
+
+    def stop(self) -> None:
+        """End the servers."""
+        if self.mail:
+            self.mail.stop()
+        self.db.stop()
+
+    def run(self) -> None:
+        """All steps; Failed at the first that does not give what it should."""
+        self.servers()
+        self.pillar()
+        self.main_job()
+        self.questions()
+        self.recipients()
+        self.again()
+        self.wrong_password()
+        self.new_account()
+
+    def servers(self) -> None:
+        """Start them, without any map."""
+        self.screen.step("A private MariaDB with the tables of the ISPmail guide, a private Postfix without maps", 22)
+        self.db.start()
+        schema(self.db, self.password)
+        version = self.db.sql("SELECT VERSION()")[0][0].partition("-")[0]
+        rows = self.db.sql("SELECT source, destination FROM mailserver.virtual_aliases")
+        self.screen.check(f"MariaDB {version}", rows, (("jack@example.org", "john@example.org"),), self._at(self.db))
+        self.mail = Postfix(self.directory / "mail")
+        self.mail.start()
+        version = self.mail.command("postconf", "-d", "-h", "mail_version").strip()
+        where = f"{self._at(self.mail)}, smtpd in Debian's chroot"
+        self.screen.check(f"Postfix {version}", sorted(set(self.mail.postconf()) & set(MAPS)), [], where)
+        self._ask_for("john@example.org", 554, "john@example.org")
+
+    def pillar(self) -> None:
+        """Show what Salt is told."""
+        self.screen.step("What Salt is told: the pillar", 0)
+        self._tell(self.password)
+        told = self.minion.pillar["ispmail"]
+        self.screen.quote(
+            "ispmail:\n"
+            "  database:\n"
+            "    password: ********   # random here; quotes, blanks, %, # and ; are fine\n"
+            f"    hosts: {told['database']['hosts']}\n"
+            "  postfix:\n"
+            f"    config_directory: {told['postfix']['config_directory']}"
+        )
+        self.screen.note(
+            "Your server needs only the password: the rest is there because these servers are private.\n"
+            "Below, that directory is written /etc/postfix, as it would be on yours."
+        )
+
+    def main_job(self) -> None:
+        """The first apply, and what it has made."""
+        self.screen.step(f"The main job, with Salt {salt.version.__version__}", 41)
+        code, states = self._apply()
+        synced = states.get(SYNCED, {"changes": {}})["changes"]
+        modules = {f"{path.parent.name[1:]}.{path.stem}" for path in REPOSITORY.glob("_[ms][ot]*/*.py")}
+        names = {name for names in synced.values() for name in names}
+        self.screen.check(SYNCED, names & modules, modules, f"{len(names)} of them")
+        self._check_state(states, INSTALLED, set())
+        self._check_state(states, MANAGED, {"main.cf", *MAPS})
+        self._check(code, 0)
+        self.screen.command(f"postconf -n {' '.join(MAPS)}")
+        live = self.mail.postconf(*MAPS)
+        for parameter in MAPS:
+            table = f"mysql:{self._file(parameter)}"
+            self.screen.check(parameter, live.get(parameter), table, self._as_yours(f"= {table}"))
+        self.screen.command("cat /etc/postfix/mariadb-virtual-alias-maps.cf")
+        self.screen.quote(self._table_file("virtual_alias_maps").replace(self.password, "********"))
+        for parameter in MAPS:
+            text = self._file(parameter).read_text()
+            self._check(text, self._table_file(parameter), f"what is in {self._file(parameter)}")
+        owned = {f"{path.owner()}:{path.group()} {path.stat().st_mode & 0o7777:04o}" for path in self._files()}
+        self.screen.check("the three table files", owned, {"root:postfix 0640"}, "root:postfix 0640, to the byte as above")
+
+    def questions(self) -> None:
+        """Ask each map, by postmap."""
+        self.screen.step("The questions Postfix asks its maps", 52)
+        for parameter, some in itertools.groupby(QUESTIONS, lambda question: question[0]):
+            table = self.mail.postconf(parameter)[parameter]
+            for _, key, answer in some:
+                command = f"postmap -q {key} {table.replace('mariadb-virtual-', '…')}"
+                got = self.mail.postmap(key, table)
+                self.screen.check(self._as_yours(command), got, answer, f"→ {got or 'no answer'}")
+
+    def recipients(self) -> None:
+        """Ask the server, as a mail client does."""
+        self.screen.step("The answers a mail client gets", 31)
+        for address, (code, why) in RECIPIENTS.items():
+            self._ask_for(address, code, f"RCPT TO:<{address}>", why)
+
+    def again(self) -> None:
+        """The second apply changes nothing."""
+        self.screen.step("The same again: nothing changes", 41)
+        before = self._state()
+        code, states = self._apply()
+        for name in states:
+            self._check_state(states, name, set())
+        self._check(code, 0)
+        self.screen.check("What is on disk", self._differences(before), [], "no file written, Postfix not reloaded")
+
+    def wrong_password(self) -> None:
+        """A wrong password does not get to the live server."""
+        self.screen.step("A wrong password in pillar, while mail comes in", 22)
+        before = self._state()
+        self._tell(f"wrong {self.token}")
+        with self._load() as load:
+            code, states = self._apply()
+            report = load.stop()
+        refused = states[MANAGED]
+        self.screen.quote(refused["comment"])
+        self.screen.check("the apply", refused["result"], False, f"refused, exit code {code}")
+        self._check(code, 1, "salt-call's exit code")
+        self._check("Access denied for user 'mailserver'" in refused["comment"], True, "the comment says why")
+        self.screen.check("the live files", self._differences(before), [], "not touched, Postfix not reloaded")
+        self._check_load(report)
+
+    def new_account(self) -> None:
+        """Another account with another password, without a failed answer."""
+        self.screen.step("A new account with a new password, while mail comes in", 22)
+        self.password = f"{self.token} is new"
+        self._tell(self.password, user="mailserver2")
+        with self._load() as load:
+            self.screen.command("mariadb -e \"CREATE USER mailserver2@127.0.0.1 …; GRANT SELECT ON mailserver.* TO …\"")
+            schema(self.db, self.password, user="mailserver2")
+            code, states = self._apply()
+            time.sleep(0.3)  # some more answers after the reload
+            report = load.stop()
+        self._check_state(states, MANAGED, set(MAPS), "the apply")
+        self._check(code, 0)
+        expected = {"user": {"old": "mailserver", "new": "mailserver2"}, "password": {"old": "***", "new": "***"}}
+        changes = states[MANAGED]["changes"]
+        shown = "user mailserver → mailserver2, password *** → ***"
+        self.screen.check("each table file", changes, dict.fromkeys(MAPS, expected), shown)
+        self._check_load(report)
+        self.screen.command('mariadb -e "DROP USER mailserver@127.0.0.1"')
+        self.db.sql("DROP USER mailserver@'127.0.0.1'")
+        self._ask_for("john@example.org", 250, "john@example.org")
+        self.screen.check("the passwords", self._traces(), [], "in pillar and the table files only: in no output, log or cache")
+
+    def _tell(self, password: str, **database: str) -> None:
+        """Put into pillar what these servers need."""
+        database = {"password": password, "hosts": self._at(self.db), **database}
+        postfix = {"config_directory": str(self.mail.config_directory)}
+        self.minion.pillar = {"ispmail": {"database": database, "postfix": postfix}}
+
+    def _apply(self) -> tuple[int, dict[str, dict]]:
+        """The exit code of a real salt-call, and what each state returned."""
+        self.screen.command("salt-call --local state.apply ispmail")
+        done = self.minion.command("--out=json", "state.apply", "ispmail", timeout=120)
+        said = done.stdout + done.stderr
+        self._check(self.token in said, False, "a password is in the output of salt-call")
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            return done.returncode, {state["__id__"]: state for state in json.loads(done.stdout)["local"].values()}
+        raise Failed("salt-call --local state.apply ispmail", "a result for each state", f"exit code {done.returncode}\n{said}")
+
+    def _check(self, got: object, expected: object, what: str = "salt-call's exit code") -> None:
+        """A check that is not shown where it holds."""
+        if got != expected:
+            raise Failed(what, expected, got)
+        self.screen.checks += 1
+
+    def _check_state(self, states: dict[str, dict], name: str, changes: set[str], what: str = "") -> None:
+        """A state went well, and changed what it should."""
+        state = states.get(name, {"result": None, "changes": {}, "comment": f"not run, only {', '.join(states)}"})
+        self._check(state["result"], True, f"{name}: {state['comment']}")
+        self.screen.check(what or name, set(state["changes"]), changes, state["comment"].replace("\n", ", "))
+
+    def _ask_for(self, address: str, code: int, what: str, why: str = "") -> None:
+        """One RCPT in a connection of its own."""
+        got, text = rcpt(self.mail.port, address)
+        text = text.replace(f"<{address}>: ", "").partition(";")[0]
+        self.screen.check(what, got, code, f"{got} {text}" + f"  ({why})" * bool(why))
+
+    def _load(self) -> Load:
+        """A steady load of RCPTs, with what each has to be answered."""
+        return Load(self.mail.port, {address: code for address, (code, _) in RECIPIENTS.items()}, timeout=10)
+
+    def _check_load(self, report) -> None:
+        """Not one of its answers was another."""
+        said = f"{report.count} RCPTs in {report.seconds:.1f} s, {report.failed} failed"
+        shown = "\n".join([f"{said}, longest wait {report.longest:.2f} s", *report.examples])
+        self._check(report.count >= 20, True, "at least 20 RCPTs were answered meanwhile")
+        self.screen.check("mail meanwhile", f"{report.failed} failed", "0 failed", shown)
+
+    def _file(self, parameter: str) -> Path:
+        return self.mail.config_directory / MAPS[parameter][0]
+
+    def _files(self) -> list[Path]:
+        return [self._file(parameter) for parameter in MAPS]
+
+    def _table_file(self, parameter: str) -> str:
+        """What the guide has in it, to the byte."""
+        return (
+            f"user = mailserver\npassword = {self.password}\nhosts = {self._at(self.db)}\n"
+            f"dbname = mailserver\nquery = {MAPS[parameter][1]}\n"
+        )
+
+    def _state(self) -> dict[str, object]:
+        """All that tells whether the live Postfix was touched."""
+        state: dict[str, object] = {"reloads": self.mail.log.count("reload -- version")}
+        return state | _files_in(self.mail.config_directory)
+
+    def _differences(self, before: dict[str, object]) -> list[str]:
+        """Names of what is another than before."""
+        now = self._state()
+        return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+    def _traces(self) -> list[str]:
+        """Files with a password in them, of those where none belongs."""
+        belongs = {self.minion.pillar_file, *self._files()}
+        files = (path for path in self.directory.rglob("*") if path.is_file() and not path.is_symlink())
+        some = (path for path in files if path not in belongs and self.db.directory not in path.parents)
+        return sorted(str(path) for path in some if self.token.encode() in path.read_bytes())
+
+    def _as_yours(self, text: str) -> str:
+        return text.replace(str(self.mail.config_directory), "/etc/postfix")
+
+    @staticmethod
+    def _at(server: MariaDB | Postfix) -> str:
+        return f"{server.host}:{server.port}"
+
+
+def _files_in(directory: Path) -> dict[str, object]:
+    """All that tells whether a file in a directory was touched."""
+    state: dict[str, object] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            status = path.stat()
+            owned = (status.st_mode, status.st_uid, status.st_gid)
+            state[str(path.relative_to(directory))] = (path.read_bytes(), status.st_ino, status.st_mtime_ns, owned)
+    return state
+
+
+def _deaf() -> None:
+    """From here on no signal stops us: what was started is being ended."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupted(number: int, _frame: FrameType | None) -> None:
+    _deaf()
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _cleaned_up(screen: Screen) -> Iterator[Demo]:
+    """A demo of which nothing is left afterwards, however it ends; where it went well, that is checked and shown."""
+    machines = _files_in(THE_MACHINES)
+    with contextlib.ExitStack() as stack:
+        demo = Demo(screen, stack.enter_context(scratch("demo-")))
+        stack.callback(demo.stop)
+        stack.callback(_deaf)
+        yield demo
+    screen.step("Nothing is left", 22)
+    screen.check("processes", demo.mail.processes() + demo.db.running * ["MariaDB"], [], "none")
+    screen.check("ports", [port for port in (demo.db.port, demo.mail.port) if not is_free(port)], [], "none listens")
+    screen.check("files", demo.directory.exists(), False, f"{demo.directory} is gone")
+    screen.check("/etc/postfix", _files_in(THE_MACHINES) == machines, True, "of this machine: not touched")
+
+
+def main() -> int:
+    """The exit code: 0 where every step gave what was expected."""
+    for number in SIGNALS:
+        signal.signal(number, _interrupted)
+    began = time.monotonic()
+    screen = Screen()
+    try:
+        with _cleaned_up(screen) as demo:
+            try:
+                demo.run()
+            except Failed as failed:
+                screen.failed(failed.what, failed.expected, failed.got, demo.mail)
+                raise
+    ...

@@ -1,0 +1,166 @@
+"""Where a database password is, and that it is nowhere else, while and after a fleet is applied."""
+
+import contextlib
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import salt.utils.event
+
+from .conftest import CODES, CORE, OTHER_SECRET, WRONG_SECRET
+
+NEEDLE = CORE.encode()
+
+
+class Sampler(threading.Thread):
+    """Reads the command line and the environment of every process on this machine, over and over."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.seen: set[bytes] = set()
+        self._done = threading.Event()
+
+    def run(self):
+        while not self._done.wait(0.01):
+            for entry in Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ"):
+                    with contextlib.suppress(OSError):
+                        self.seen.add((entry / name).read_bytes())
+
+    def stop(self) -> set[bytes]:
+        self._done.set()
+        self.join()
+        return self.seen
+
+
+class Bus(threading.Thread):
+    """Takes down every event on the master's bus."""
+
+    def __init__(self, config):
+        super().__init__(daemon=True)
+        self.events: list[tuple[str, str]] = []
+        self._done = threading.Event()
+        self._listening = threading.Event()
+        self._config = config
+
+    def start(self):
+        super().start()
+        assert self._listening.wait(10)
+
+    def run(self):
+        opts = dict(self._config)
+        with salt.utils.event.get_event("master", opts=opts, sock_dir=opts["sock_dir"], listen=True) as bus:
+            bus.connect_pub()
+            self._listening.set()
+            while not self._done.is_set():
+                event = bus.get_event(wait=0.2, full=True)
+                if event:
+                    self.events.append((event["tag"], repr(event["data"])))
+
+    def stop(self) -> list[tuple[str, str]]:
+        time.sleep(0.3)
+        self._done.set()
+        self.join()
+        return self.events
+
+
+@pytest.fixture(scope="module")
+def watched(first_contact):
+    """Everything that can happen to a password, watched: dry run, apply, wrong one, faulty one, new one, clean."""
+    fleet = first_contact
+    for _, server in fleet:
+        server.wipe()
+    sampler, bus = Sampler(), Bus(fleet.master.config)
+    sampler.start()
+    bus.start()
+    told = []
+    try:
+        told.append(fleet.apply(test=True))
+        told.append(fleet.apply())
+        fleet["m1"].write_pillar(database={"user": "second", "password": OTHER_SECRET, "dbname": "second"})
+        fleet["m2"].write_pillar(database={"password": WRONG_SECRET})
+        told.append(fleet.apply())
+        fleet["m1"].write_pillar(database={"password": f"{WRONG_SECRET}\nhosts = evil.example"})
+        fleet["m2"].write_pillar(database={"pasword": WRONG_SECRET})
+        told.append(fleet.apply())
+        told.append(fleet.run("postfix_map.read"))
+        told.append(fleet.run("postfix_map.lookup", "virtual_alias_maps", "jack@example.org"))
+        told.append(fleet.run("state.show_sls", "ispmail"))
+        told.append({name: server.replies() for name, server in fleet})
+    finally:
+        seen, events = sampler.stop(), bus.stop()
+    return fleet, told, seen, events
+
+
+def test_what_was_watched_did_happen(watched):
+    """Nothing found means something only where there was something to find."""
+    _, (would, done, new, faulty, *_, replies), _, _ = watched
+
+    def result(told):
+        return {name: states["postfix_map.managed"]["result"] for name, states in told.items()}
+
+    assert [result(told) for told in (would, done, new, faulty)] == [
+        {"m1": None, "m2": None},
+        {"m1": True, "m2": True},
+        {"m1": True, "m2": False},
+        {"m1": False, "m2": False},
+    ]
+    changes = new["m1"]["postfix_map.managed"]["changes"]
+    assert changes["virtual_alias_maps"]["password"] == {"old": "***", "new": "***"}
+    assert replies == {"m1": CODES["m2"], "m2": CODES["m2"]}
+
+
+def test_no_password_in_what_salt_tells(watched):
+    _, told, _, _ = watched
+    assert CORE not in json.dumps(told)
+
+
+def test_no_password_on_the_event_bus(watched):
+    _, _, _, events = watched
+    returns = [data for tag, data in events if "/ret/" in tag and "'state.apply'" in data]
+    assert len(returns) == 8
+    assert all("virtual_alias_maps" in data for data in returns[:4])
+    assert [tag for tag, data in events if CORE in data] == []
+
+
+def test_no_password_on_a_command_line_or_in_an_environment(watched):
+    _, _, seen, _ = watched
+    assert any(line.startswith(b"postmap\0") for line in seen), "nothing was sampled"
+    assert any(b"salt-minion" in line or b"cli_salt_minion" in line for line in seen)
+    assert [line for line in seen if NEEDLE in line] == []
+
+
+def test_no_password_in_any_file_of_salt(watched):
+    """Logs at level debug, the job cache, minion caches: pillar's source and the master's pillar cache alone have it."""
+    fleet, *_ = watched
+    allowed = {fleet["m1"].pillar_file, fleet["m2"].pillar_file}
+    postfixes = [server.postfix.directory for _, server in fleet]
+    pillar_cache = Path(fleet.master.config["cachedir"]) / "pillar"
+    holding, cached = set(), set()
+    for path in fleet.root.rglob("*"):
+        if path.is_file() and not any(path.is_relative_to(directory) for directory in postfixes):
+            if NEEDLE in path.read_bytes():
+                (cached if path.is_relative_to(pillar_cache) else holding).add(path)
+    assert holding == allowed
+    assert {path.stat().st_mode & 0o077 for path in cached} <= {0}, cached
+
+
+def test_no_password_in_postfix_but_in_the_tables(watched):
+    fleet, *_ = watched
+    for _, server in fleet:
+        holding = [
+            path for path in server.postfix.directory.rglob("*") if path.is_file() and NEEDLE in path.read_bytes()
+        ]
+        assert sorted(holding) == sorted(server.postfix.config_directory.glob("mariadb-*.cf"))
+
+
+def test_the_logs_and_the_job_cache_were_there_to_be_searched(watched):
+    fleet, *_ = watched
+    for _, server in fleet:
+        log = Path(server.minion.config["log_file"]).read_text()
+        assert "[DEBUG" in log and "postfix_map.managed" in log
+    assert "[DEBUG" in Path(fleet.master.config["log_file"]).read_text()
+    jobs = [path for path in (Path(fleet.master.config["cachedir"]) / "jobs").rglob("return.p")]
+    assert any(b"virtual_alias_maps" in path.read_bytes() for path in jobs)

@@ -1,0 +1,8 @@
+"""Settings of the properties: the machine may be busy, so no deadline."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "unit", deadline=None, database=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unit")
