@@ -10,6 +10,8 @@ import salt.client
 import salt.config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# As README has it.
+FILE_ROOTS = [str(REPOSITORY / "salt"), str(REPOSITORY)]
 
 
 class Minion:
@@ -32,7 +34,7 @@ class Minion:
             "file_client": "local",
             "root_dir": str(self.directory),
             "cachedir": str(self.cache),
-            "file_roots": {"base": [str(REPOSITORY / "salt"), str(REPOSITORY)]},
+            "file_roots": {"base": FILE_ROOTS},
             "pillar_roots": {"base": [str(self.pillar_file.parent)]},
             "log_file": str(self.log_file),
             "log_level_logfile": "debug",

@@ -1,0 +1,145 @@
+"""What an apply costs, next to an empty one, and what mail notices of it. Real servers, one run, ratios.
+
+    python -m bench.apply [--maps 300] [--rounds 5]
+
+1. Processor and wall time of `salt-call --local state.apply` with nothing to do at all (empty), with the three maps in
+   the correct state (converged), for the first set-up of three maps, and for the first set-up of many.
+2. The longest RCPT under a steady load while applies change a table file and main.cf, next to what `postconf -e`
+   and a plain write of the table file do to it (naive), both with a reload. Postfix replaces its processes after
+   ten clients, so that many read their configuration in those moments.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+
+from lab import scratch
+from lab.mariadb import MariaDB, schema
+from lab.minion import FILE_ROOTS, Minion
+from lab.postfix import Postfix
+from lab.smtp import Load
+
+PASSWORD = "bench-secret"
+ANSWERED = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
+QUERY = "SELECT destination FROM virtual_aliases WHERE source='%s'"
+
+
+def pillar(database: MariaDB, postfix: Postfix, **sections: object) -> dict:
+    """The least pillar for these two servers."""
+    return {
+        "ispmail": {
+            "packages": False,
+            "database": {"password": PASSWORD, "hosts": f"127.0.0.1:{database.port}"},
+            "postfix": {"config_directory": str(postfix.config_directory)},
+            **sections,
+        }
+    }
+
+
+def timed(minion: Minion, sls: str) -> tuple[float, float]:
+    """Processor and wall seconds of one apply, its children's included."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = minion.command("--retcode-passthrough", "state.apply", sls)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"state.apply {sls} failed:\n{done.stdout}{done.stderr}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+def fresh(postfix: Postfix) -> None:
+    """The instance as it was before the first set-up."""
+    for file in postfix.config_directory.glob("*.cf"):
+        if file.name not in ("main.cf", "master.cf"):
+            file.unlink()
+    postfix.write_main_cf()
+    postfix.reload()
+
+
+def costs(database: MariaDB, postfix: Postfix, minion: Minion, many: int, rounds: int) -> None:
+    """Print the table of costs, in an order that gives every line the same luck with the machine."""
+    maps = {f"bench_{number}": {"parameter": f"bench_{number}_maps", "query": QUERY} for number in range(many)}
+    minion.command("saltutil.sync_all")
+    lines: dict[str, list[tuple[float, float]]] = {}
+
+    def measure(name: str, sls: str) -> None:
+        lines.setdefault(name, []).append(timed(minion, sls))
+
+    for _ in range(rounds):
+        minion.pillar = pillar(database, postfix)
+        measure("empty", "empty")
+        fresh(postfix)
+        measure("first set-up, 3 maps", "ispmail")
+        measure("converged, 3 maps", "ispmail")
+        minion.pillar = pillar(database, postfix, maps=maps)
+        measure(f"first set-up, {many} more maps", "ispmail")
+        measure(f"converged, {many + 3} maps", "ispmail")
+    base = [statistics.median(column) for column in zip(*lines["empty"])]
+    print(f"{'median of ' + str(rounds):28}{'CPU s':>8}{'ratio':>8}{'wall s':>8}{'ratio':>8}")
+    for name, values in lines.items():
+        cpu, wall = (statistics.median(column) for column in zip(*values))
+        print(f"{name:28}{cpu:8.2f}{cpu / base[0]:8.2f}{wall:8.2f}{wall / base[1]:8.2f}")
+
+
+def naive(postfix: Postfix, number: int) -> None:
+    """What a script does: write the table file, set the parameter, reload."""
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    text = file.read_text().splitlines()[:-1]
+    file.write_text("\n".join([*text, f"query = {query(number)}", ""]))
+    postfix.command("postconf", "-e", f"virtual_alias_maps=mysql:{file}")
+    postfix.reload()
+
+
+def query(number: int) -> str:
+    """The same answer by another text, so that there is something to change."""
+    return f"{QUERY} AND {number} = {number}"
+
+
+def stalls(database: MariaDB, postfix: Postfix, minion: Minion, rounds: int) -> None:
+    """Print what a steady load noticed of applies, and of the naive way."""
+    fresh(postfix)
+    minion.pillar = pillar(database, postfix)
+    timed(minion, "ispmail")
+    minion.call("test.ping")
+
+    def apply(number: int) -> None:
+        maps = {"virtual_alias_maps": {"query": query(number)}, f"more_{number}": {"query": QUERY}}
+        minion.pillar = pillar(database, postfix, maps=maps)
+        result = minion.apply()["postfix_map.managed"]
+        if not result["result"] or "main.cf" not in result["changes"]:
+            raise SystemExit(f"the apply did not do its work: {result['comment']}")
+
+    for name, change in (("apply", apply), ("naive", lambda number: naive(postfix, number))):
+        with Load(postfix.port, ANSWERED, rate=100) as load:
+            for number in range(rounds):
+                time.sleep(1.5)
+                change(number)
+            time.sleep(1.5)
+        report = load.stop()
+        print(
+            f"{name}: {rounds} changes of table file and main.cf; {report}; longest connect {report.longest_connect:.3f} s"
+        )
+
+
+def main() -> None:
+    """Run both parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maps", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with (
+        scratch() as directory,
+        MariaDB(directory / "db") as database,
+        Postfix(directory / "mail", max_use="10") as postfix,
+    ):
+        schema(database, PASSWORD)
+        roots = [str(directory / "sls"), *FILE_ROOTS]
+        (directory / "sls").mkdir()
+        (directory / "sls" / "empty.sls").write_text("nothing: test.nop\n")
+        minion = Minion(directory / "minion", file_roots={"base": roots})
+        costs(database, postfix, minion, options.maps, options.rounds)
+        stalls(database, postfix, minion, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
