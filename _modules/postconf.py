@@ -50,7 +50,39 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
         name, _, value = line.partition("=")
         if name.strip() in names or not names:
             values[name.strip()] = value.strip()
+    if set(names) - set(values):
+        # postconf keeps silent on a parameter of the admin's own until another one uses it.
+        file = __salt__["postfix_files.read"](os.path.join(config_directory, "main.cf"))
+        own = __salt__["postfix_table.parse"]((file["content"] or b"").decode("utf-8", "surrogateescape"))
+        values.update({name: " ".join(own[name].split()) for name in names if name in own and name not in values})
     return values
+
+
+def default(parameter, config_directory="/etc/postfix"):
+    """
+    Tell the default of a parameter, whatever main.cf sets.
+
+    parameter
+        A name.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    Returns a text, ``$name`` not expanded; None for a parameter that Postfix does not know.
+
+    Raises SaltInvocationError for a name that is none, CommandExecutionError where
+    there is no Postfix.
+
+    Source: postconf(1) -d
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.default proxy_read_maps
+    """
+    said = _run(["postconf", "-c", config_directory, "-d", *_names([parameter])])
+    return said.partition("=")[2].strip() if said else None
 
 
 def set_(parameters, config_directory="/etc/postfix", test=False):
@@ -247,7 +279,8 @@ def with_tables(value, tables, paths):
         return value
     others = [word for number, word in enumerate(found) if number not in at]
     start = at[0] if at else len(others)
-    return ", ".join([*others[:start], *tables, *others[start:]])
+    between = " " if len(others) > 1 and "," not in value else ", "
+    return between.join([*others[:start], *tables, *others[start:]])
 
 
 def _change(parameters, config_directory, test):

@@ -29,7 +29,8 @@ def make(config_directory, files, parameters=None, check=None):
         A function that is called last, with whether Postfix runs. It raises
         CommandExecutionError to have everything put back.
 
-    Returns True.
+    Returns a list of the processes that still ask with what they have read before, as
+    ``postfix_instance.reload`` does.
 
     Raises CommandExecutionError with the reason, and whether everything was put back.
 
@@ -47,13 +48,13 @@ def make(config_directory, files, parameters=None, check=None):
         if parameters:
             old.update(__salt__["postconf.get"](names, config_directory))
             files = [*files, __salt__["postconf.edited"](parameters, config_directory)]
-        before = []
+        before, old_processes = [], []
         _mark(journal, "at work\n")
         try:
             before = __salt__["postfix_files.replace"](files)
             running = __salt__["postfix_instance.running"](config_directory)
             if running:
-                __salt__["postfix_instance.reload"](config_directory)
+                old_processes = __salt__["postfix_instance.reload"](config_directory)
             if check:
                 check(running)
         except BaseException as err:
@@ -65,7 +66,7 @@ def make(config_directory, files, parameters=None, check=None):
             why = err if isinstance(err, CommandExecutionError) else f"unforeseen {type(err).__name__}"
             raise CommandExecutionError(f"{why}\n{said}") from (err if why is err else None)
         _mark(journal, "")
-    return True
+    return old_processes
 
 
 def interrupted(config_directory="/etc/postfix"):

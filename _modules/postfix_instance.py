@@ -1,12 +1,18 @@
 """Ask and reload one Postfix instance, see postfix(1) and master(5)."""
 
+import contextlib
+import os
+import smtplib
+import socket
 import subprocess
+import time
 
 from salt.exceptions import CommandExecutionError
 
 _SECONDS = 30
 # The programs that open lookup tables, and run in Debian's default chroot.
 _READERS = ("smtpd", "cleanup", "trivial-rewrite")
+_PROXIES = ("proxymap",)
 
 
 def facts(config_directory="/etc/postfix"):
@@ -75,27 +81,121 @@ def running(config_directory="/etc/postfix"):
     return _done(["postfix", "-c", config_directory, "status"]).returncode == 0
 
 
-def reload(config_directory="/etc/postfix"):
+def reload(config_directory="/etc/postfix", drain=2):
     """
-    Make a running instance read its configuration anew. No mail is refused for it.
+    Make a running instance read its configuration anew. No mail is refused for it: a
+    process that is busy ends its session first, an idle one is gone within a second.
 
     config_directory : /etc/postfix
         The directory of main.cf.
 
-    Returns True.
+    drain : 2
+        How many seconds to wait for the processes that have read the old table files.
+
+    Returns a list of those that are left, such as ``smtpd 4711``: they still ask with
+    what they have read before.
 
     Raises CommandExecutionError with what Postfix said where it refused.
 
-    Source: postfix(1) reload
+    Source: postfix(1) reload, master(8)
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' postfix_instance.reload
+        salt '*' postfix_instance.reload drain=30
     """
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)
     _run(["postfix", "-c", config_directory, "reload"])
-    return True
+    queue = _run(["postconf", "-c", config_directory, "-h", "queue_directory"]).strip()
+    until = time.monotonic() + drain
+    while True:
+        old = _older_than(began, queue)
+        if not old or time.monotonic() > until:
+            return old
+        time.sleep(0.02)
+
+
+def rcpt(recipient, config_directory="/etc/postfix", timeout=10):
+    """
+    Ask an instance's own smtpd whether it takes mail for a recipient. No mail is sent.
+
+    recipient
+        An address.
+
+    config_directory : /etc/postfix
+        The directory of main.cf and master.cf.
+
+    timeout : 10
+        How many seconds to wait for each reply.
+
+    Returns a dict: ``server`` (``host:port``, None where no smtpd listens without TLS), ``code`` (of the
+    reply, None where there was none) and ``text``, the reply or why there is none.
+
+    Raises CommandExecutionError where postconf cannot tell where smtpd listens.
+
+    Source: smtpd(8), RFC 5321
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_instance.rcpt jack@example.org
+    """
+    server = _smtpd(config_directory)
+    if server is None:
+        return {"server": None, "code": None, "text": "no smtpd listens without TLS"}
+    host, _, port = server.rpartition(":")
+    try:
+        with smtplib.SMTP(host, int(port), local_hostname="localhost", timeout=timeout) as client:
+            client.ehlo_or_helo_if_needed()
+            code, text = client.docmd("MAIL FROM:<>")
+            if code == 250:
+                code, text = client.docmd(f"RCPT TO:<{recipient}>")
+    except smtplib.SMTPResponseException as err:
+        code, text = err.smtp_code, err.smtp_error
+    except (OSError, smtplib.SMTPException) as err:
+        return {"server": server, "code": None, "text": getattr(err, "strerror", None) or type(err).__name__}
+    return {"server": server, "code": code, "text": text.decode(errors="replace") if isinstance(text, bytes) else text}
+
+
+def _smtpd(config_directory):
+    """Where an smtpd listens that speaks first and without TLS, as host:port."""
+    base = ["postconf", "-c", config_directory]
+    for line in _run([*base, "-M"]).splitlines():
+        fields = line.split(None, 7)
+        if len(fields) == 8 and fields[1] == "inet" and fields[7].split()[0] == "smtpd" and "wrappermode" not in line:
+            host, _, port = fields[0].rpartition(":")
+            break
+    else:
+        return None
+    if not host:
+        host = _run([*base, "-hx", "inet_interfaces"]).replace(",", " ").split()[0].strip("[]")
+        host = {"all": "127.0.0.1", "loopback-only": "127.0.0.1"}.get(host, host)
+    if not port.isdigit():
+        try:
+            port = socket.getservbyname(port, "tcp")
+        except OSError:
+            return None
+    return f"{host.strip('[]')}:{port}"
+
+
+def _older_than(began, queue_directory):
+    """The processes of an instance that opened their table files before that moment since boot."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(queue_directory, "pid", "master.pid")) as file:
+        master = int(file.read())
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
+                name, _, rest = stat.read().partition("(")[2].rpartition(")")
+                fields = rest.split()
+                # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
+                ours = int(fields[1]) == master
+                if ours and name in _READERS + _PROXIES and int(fields[19]) / ticks < began:
+                    found.append(f"{name} {pid}")
+        return found
+    return []
 
 
 def _done(command):

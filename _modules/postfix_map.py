@@ -21,6 +21,7 @@ VERSION = "0.1.0"
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
 # How many new table files are held in memory at once: each takes a descriptor.
 _CHUNK = 64
+_JAILED = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
 # How long to go on looking for more that cannot be asked, after the first.
 _PROBES_SECONDS = 15
 
@@ -150,9 +151,16 @@ def apply(pillar="ispmail", test=False):
         return _result({}, plan["maps"], plan["warnings"], False)
     result = _checked(pillar, plan, work)
     if not test:
-        __salt__["postfix_change.make"](
-            directory, work["files"], work["parameters"], lambda running: _ask_live(plan, work["changed"], running)
-        )
+        before = _ask_smtpd(directory) if result["reloaded"] else None
+
+        def check(running):
+            _ask_live(plan, work["changed"], running)
+            if running:
+                _compare(before, _ask_smtpd(directory))
+
+        old = __salt__["postfix_change.make"](directory, work["files"], work["parameters"], check)
+        if old:
+            result["warnings"].append(f"busy processes end their sessions with the old maps: {', '.join(old)}")
     return result
 
 
@@ -191,7 +199,8 @@ def remove(maps=None, pillar="ispmail", test=False):
     for name, value in values.items():
         kept = __salt__["postconf.with_tables"](value, [], paths)
         if kept != value:
-            parameters[name] = kept or None
+            whole = name == "proxy_read_maps" and kept == __salt__["postconf.default"](name, directory)
+            parameters[name] = None if whole else kept or None
     files = [file for file in map(__salt__["postfix_files.read"], sorted(paths)) if file["content"] is not None]
     changes = {
         place["name"]: {"file": {"old": place["path"], "new": None}}
@@ -357,7 +366,9 @@ def _work(plan):
         if place["proxy"] and f"${place['parameter']}" not in readable and _table(place) not in readable
     ]
     if missing:
-        work["parameters"]["proxy_read_maps"] = " ".join([values["proxy_read_maps"], *missing])
+        work["parameters"]["proxy_read_maps"] = __salt__["postconf.with_tables"](
+            values["proxy_read_maps"], missing, {place["path"] for place in plan["maps"] if _table(place) in missing}
+        )
         explicit.update(__salt__["postconf.get"]("proxy_read_maps", directory))
     if work["parameters"]:
         work["changes"]["main.cf"] = {
@@ -450,6 +461,9 @@ def _checked(pillar, plan, work):
         for place in plan["maps"]
         if not os.path.isdir(os.path.dirname(place["path"]))
     ]
+    for place in plan["maps"]:
+        if facts["chroot"] and not place["proxy"]:
+            errors += _not_in_jail(place, facts["queue_directory"])
     warnings = _validate(pillar, plan, errors, version=facts["version"], chroot=facts["chroot"])
     warnings += [warning for warning in plan["warnings"] if warning not in warnings]
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in work["unknown"]]
@@ -475,6 +489,15 @@ def _checked(pillar, plan, work):
     if not running:
         warnings.append("Postfix does not run there, so there was nothing to reload")
     return _result(changes, plan["maps"], warnings, running)
+
+
+def _not_in_jail(place, jail):
+    """TLS files are read when a process connects, which is inside its chroot: postmap finds them, smtpd does not."""
+    return [
+        [place["sources"][key], f"is read inside smtpd's chroot: copy it to {jail}{value}, or set proxy: true"]
+        for key, value in place["keys"].items()
+        if key in _JAILED and value and not os.path.exists(f"{jail}{value}")
+    ]
 
 
 def _result(changes, maps, warnings, reloaded):
@@ -541,6 +564,22 @@ def _as_expected(got, expected):
         return (got is not None) == expected
     # The database may give several rows in any order.
     return got is not None and sorted(got.split(",")) == sorted(expected.split(","))
+
+
+def _ask_smtpd(directory):
+    """One recipient of a domain that nobody has: smtpd and its helpers, in their chroot, ask the maps for it."""
+    return __salt__["postfix_instance.rcpt"]("probe@probe.invalid", directory)
+
+
+def _compare(before, after):
+    """Refuse what postmap cannot see: smtpd answered, and now it does not, or cannot ask its maps."""
+    text = after["text"]
+    broken = after["code"] == 451 and ("lookup failure" in text or "configuration error" in text)
+    if broken or (after["code"] is None and before["code"] is not None):
+        said = f"{after['code'] or ''} {text}".strip()
+        raise CommandExecutionError(
+            f"smtpd on {after['server']} can no longer ask its maps, though postmap can ({said}): see the mail log"
+        )
 
 
 def _ask_live(plan, changed, running):

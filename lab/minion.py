@@ -46,7 +46,7 @@ class Minion:
     @property
     def pillar(self) -> dict:
         """What its pillar holds."""
-        return json.loads(self.pillar_file.read_text())
+        return json.loads(self.pillar_file.read_text().removeprefix("#!json\n"))
 
     @pillar.setter
     def pillar(self, pillar: dict) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -39,3 +40,10 @@ def audit():
             _listeners.remove(seen)
 
     return listen
+
+
+@pytest.fixture
+def silent_port():
+    """A server that accepts connections and never speaks."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield server.getsockname()[1]

@@ -1,9 +1,8 @@
 """postfix_map.managed on a real Postfix and a real MariaDB: what an apply does, and what it refuses."""
 
-import socket
-
 import pytest
 
+from lab.postfix import write_cold
 from lab.smtp import Load, rcpt
 
 from ..conftest import PASSWORD
@@ -86,13 +85,6 @@ def test_dry_run_refuses_what_an_apply_would(minion, postfix, pillar):
     result = managed(minion, test=True)
     assert result["result"] is False
     assert "Access denied" in result["comment"]
-
-
-@pytest.fixture
-def silent_port():
-    """A server that accepts connections and never speaks."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
-        yield server.getsockname()[1]
 
 
 @pytest.fixture(params=["first set-up", "change"])
@@ -240,6 +232,9 @@ def test_a_map_of_many_hosts_works_with_one_down(minion, postfix, pillar, mariad
 def test_what_else_a_parameter_holds_is_kept_in_order(minion, postfix, pillar):
     """Two of our maps for one parameter, between an admin's own; a leftover SQL table is told of, not removed."""
     other = f"mysql:{postfix.config_directory}/left-over.cf"
+    managed(minion)
+    written = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    write_cold(postfix.config_directory / "left-over.cf", written.read_text(), 0o640, "postfix")
     postfix.write_main_cf(virtual_alias_maps=f"inline:{{{{a@x.test = b@x.test}}}}, {other}")
     maps = {
         "virtual_alias_maps": {},
@@ -249,7 +244,6 @@ def test_what_else_a_parameter_holds_is_kept_in_order(minion, postfix, pillar):
         },
     }
     minion.pillar = pillar(maps=maps)
-    postfix.config_directory.joinpath("left-over.cf").write_text("")
     result = managed(minion)
     assert result["result"] is True, result["comment"]
     assert f"virtual_alias_maps also asks {other}, which pillar does not name" in result["comment"]

@@ -1,0 +1,95 @@
+"""What postmap sees and a chrooted smtpd does not: an apply must not be fooled by it."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from lab import scratch
+from lab.mariadb import MariaDB, schema
+from lab.minion import Minion
+
+from ..conftest import PASSWORD, pillar_for
+from .test_apply import ANSWERED, contents, managed, replies
+
+
+def openssl(directory, *arguments):
+    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates():
+    """A CA, and a certificate of 127.0.0.1 by it; and another CA that has nothing to do with either."""
+    with scratch() as directory:
+        for name in ("ca", "other"):
+            subject = f"/CN={name}"
+            new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3")
+            openssl(directory, *new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", subject)
+        openssl(
+            directory, "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "db.key", "-out", "db.csr", "-subj", "/CN=db"
+        )
+        (directory / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
+        sign = ("x509", "-req", "-in", "db.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "3")
+        openssl(directory, *sign, "-out", "db.pem", "-extfile", "extensions")
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def tls_mariadb(certificates):
+    """A MariaDB that lets the account in over TLS only."""
+    options = [
+        f"--ssl-{key}={certificates}/{file}" for key, file in (("ca", "ca.pem"), ("cert", "db.pem"), ("key", "db.key"))
+    ]
+    with scratch() as directory, MariaDB(directory / "db", options=options) as server:
+        schema(server, PASSWORD)
+        server.sql("ALTER USER mailserver@'127.0.0.1' REQUIRE SSL")
+        yield server
+
+
+@pytest.fixture
+def tls_minion(postfix, tls_mariadb, certificates):
+    database = {"tls_CAfile": str(certificates / "ca.pem"), "tls_verify_cert": True}
+    with scratch() as directory:
+        yield Minion(directory, pillar_for(postfix, tls_mariadb, database=database))
+
+
+def in_jail(postfix, path):
+    return postfix.queue_directory / path.relative_to("/")
+
+
+def test_a_ca_file_outside_the_jail_is_refused(tls_minion, postfix, certificates):
+    """smtpd reads it when it connects, in its chroot: postmap answers, and every RCPT is a 451."""
+    before = contents(postfix)
+    result = managed(tls_minion)
+    assert result["result"] is False
+    jailed = in_jail(postfix, certificates / "ca.pem")
+    assert f"ispmail:database:tls_CAfile is read inside smtpd's chroot: copy it to {jailed}" in result["comment"]
+    assert contents(postfix) == before
+    jailed.parent.mkdir(parents=True)
+    shutil.copy(certificates / "ca.pem", jailed)
+    assert managed(tls_minion)["result"] is True
+    assert replies(postfix) == ANSWERED
+
+
+def test_proxymap_needs_nothing_in_the_jail(tls_minion, postfix):
+    maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    pillar = tls_minion.pillar
+    pillar["ispmail"]["maps"] = {name: {"proxy": True} for name in maps}
+    tls_minion.pillar = pillar
+    result = managed(tls_minion)
+    assert result["result"] is True, result["comment"]
+    assert replies(postfix) == ANSWERED
+
+
+def test_what_only_smtpd_cannot_ask_is_undone(tls_minion, postfix, certificates):
+    """The jail's CA file is another: postmap answers, smtpd does not, and only smtpd's own reply tells."""
+    jailed = in_jail(postfix, certificates / "ca.pem")
+    jailed.parent.mkdir(parents=True)
+    shutil.copy(certificates / "other.pem", jailed)
+    before = contents(postfix)
+    result = managed(tls_minion)
+    assert result["result"] is False
+    assert f"smtpd on 127.0.0.1:{postfix.port} can no longer ask its maps, though postmap can (451" in result["comment"]
+    assert "Everything was put back as it was" in result["comment"]
+    assert contents(postfix) == before
+    assert replies(postfix) == dict.fromkeys(ANSWERED, 554)
