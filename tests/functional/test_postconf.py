@@ -1,0 +1,157 @@
+"""postconf on real main.cf files, with the traps of postconf(1)."""
+
+import os
+import subprocess
+import time
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from lab import scratch
+from lab.minion import Minion
+
+
+@pytest.fixture
+def directory():
+    """A configuration directory that no Postfix runs on."""
+    with scratch() as path:
+        (path / "main.cf").write_text("# ours\ncompatibility_level = 3.6\nmyhostname = a.test\n")
+        os.utime(path / "main.cf", (time.time() - 60,) * 2)
+        (path / "master.cf").write_text("")
+        yield path
+
+
+def facts(path):
+    """What an edit would change: not the time of the last reading."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_mode, status.st_uid, status.st_gid
+
+
+@pytest.fixture(scope="module")
+def call():
+    with scratch() as path:
+        yield Minion(path).call
+
+
+def test_get(call, directory):
+    assert call("postconf.get", config_directory=str(directory))["myhostname"] == "a.test"
+    assert call("postconf.get", "myhostname", str(directory)) == {"myhostname": "a.test"}
+    assert call("postconf.get", ["relay_domains", "myhostname"], str(directory)) == {"myhostname": "a.test"}
+    both = call("postconf.get", ["relay_domains", "myhostname"], str(directory), defaults=True)
+    assert list(both) == ["relay_domains", "myhostname"]
+    assert call("postconf.get", [], str(directory)) == {}
+
+
+def test_get_reads_an_unused_parameter_of_the_admins_own(call, directory):
+    """postconf -n is silent on it, so each apply would have set it again."""
+    call("postconf.set", {"my_class": "check_x\n  y".replace("\n", "")}, str(directory))
+    assert call("postconf.get", "my_class", str(directory)) == {"my_class": "check_x y"}
+    assert call("postconf.set", {"my_class": "check_x y"}, str(directory)) == {}
+
+
+def test_set_is_one_truthful_edit(call, directory, audit):
+    main_cf = directory / "main.cf"
+    wanted = {"myhostname": "b.test", "biff": False, "message_size_limit": 5, "relay_domains": ["a.test", "b.test"]}
+    before = facts(main_cf)
+    would = call("postconf.set", wanted, str(directory), test=True)
+    assert facts(main_cf) == before
+    with audit() as seen:
+        assert call("postconf.set", wanted, str(directory)) == would
+    assert would == {
+        "myhostname": {"old": "a.test", "new": "b.test"},
+        "biff": {"old": None, "new": "no"},
+        "message_size_limit": {"old": None, "new": "5"},
+        "relay_domains": {"old": None, "new": "a.test, b.test"},
+    }
+    assert len([command for command in seen.commands if "-e" in command]) == 1
+    after = facts(main_cf)
+    with audit() as seen:
+        assert call("postconf.set", wanted, str(directory)) == {}
+    assert facts(main_cf) == after
+    assert len([command for command in seen.commands if command[0] == "postconf"]) == 1
+    assert main_cf.read_text().startswith("# ours\ncompatibility_level = 3.6\nmyhostname = b.test\n")
+
+
+def test_unset(call, directory):
+    assert call("postconf.unset", ["myhostname", "biff"], str(directory)) == {
+        "myhostname": {"old": "a.test", "new": None}
+    }
+    assert call("postconf.get", "myhostname", str(directory)) == {}
+    assert call("postconf.unset", "myhostname", str(directory)) == {}
+
+
+def test_main_cf_is_never_hot(call, directory):
+    """Each Postfix program waits on a main.cf younger than two seconds: RCPTs stood still for 1.6 s."""
+    call("postconf.set", {"biff": "no"}, str(directory))
+    assert time.time() - (directory / "main.cf").stat().st_mtime > 2
+
+
+def test_no_final_newline(call, directory):
+    """postconf 3.7 glues the new parameter to the last line, and says all is well."""
+    (directory / "main.cf").write_text("compatibility_level = 3.6\nmyhostname = a.test")
+    call("postconf.set", {"biff": "no"}, str(directory))
+    assert call("postconf.get", ["myhostname", "biff"], str(directory)) == {"myhostname": "a.test", "biff": "no"}
+
+
+def test_mode_owner_and_link_are_kept(call, directory):
+    """postconf -e makes it 0644 root:root, and a file of its own where there was a link."""
+    real = directory / "real.cf"
+    (directory / "main.cf").rename(real)
+    (directory / "main.cf").symlink_to("real.cf")
+    real.chmod(0o640)
+    os.chown(real, 1, 1)
+    call("postconf.set", {"biff": "no"}, str(directory))
+    assert (directory / "main.cf").is_symlink()
+    status = real.stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o640, 1, 1)
+    assert "biff = no" in real.read_text()
+
+
+def test_faults_are_listed_at_once_and_change_nothing(call, directory):
+    before = facts(directory / "main.cf")
+    with pytest.raises(SaltInvocationError, match=r"biff: has a newline.*myhostname: must be a text"):
+        call("postconf.set", {"biff": "a\nb", "myhostname": {"a": 1}, "relay_domains": "x"}, str(directory))
+    with pytest.raises(SaltInvocationError, match="not the name of a parameter: '-e', 'a b'"):
+        call("postconf.set", {"-e": "1", "a b": "2"}, str(directory))
+    with pytest.raises(CommandExecutionError, match=r"there is no /nowhere/main\.cf"):
+        call("postconf.set", {"biff": "no"}, "/nowhere")
+    assert facts(directory / "main.cf") == before
+
+
+def test_an_edit_waits_for_postconfs_lock_and_loses_nothing(call, directory):
+    """Twenty edits by postconf -e and twenty by us, at once: none is lost."""
+    script = 'for n in $(seq 20); do postconf -c "$0" -e "theirs_$n=1"; touch -d "1 minute ago" "$0/main.cf"; done'
+    other = subprocess.Popen(["sh", "-c", script, str(directory)])
+    done = 0
+    until = time.monotonic() + 60
+    while done < 20 and time.monotonic() < until:
+        try:
+            call("postconf.set", {f"ours_{done}": "1"}, str(directory))
+            done += 1
+        except CommandExecutionError as err:
+            # Told, not overwritten.
+            assert "changed by somebody else" in str(err)
+    assert other.wait(60) == 0
+    text = (directory / "main.cf").read_text()
+    missing = [
+        name
+        for number in range(20)
+        for name in (f"theirs_{number + 1} = 1\n", f"ours_{number} = 1\n")
+        if name not in text
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_states(call, directory, test):
+    arguments = {"name": "x", "config_directory": str(directory)}
+    result = call("state.single", "postconf.managed", parameters={"biff": False}, test=test, **arguments)
+    (state,) = result.values()
+    assert state["changes"] == {"biff": {"old": None, "new": "no"}}
+    assert state["result"] is (None if test else True)
+    assert state["comment"] == f"biff {'would be' if test else 'has been'} set"
+    (state,) = call("state.single", "postconf.absent", parameters=["myhostname"], test=test, **arguments).values()
+    assert state["changes"] == {"myhostname": {"old": "a.test", "new": None}}
+    assert ("myhostname" in (directory / "main.cf").read_text()) is test
+    (state,) = call("state.single", "postconf.absent", parameters=["no such"], test=test, **arguments).values()
+    assert (state["result"], state["changes"]) == (False, {})

@@ -1,0 +1,81 @@
+"""The password is in the table files and pillar, and nowhere else."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ..conftest import PASSWORD
+from .test_apply import managed
+
+# The password as Python, JSON or YAML would print it too.
+FORMS = {PASSWORD, repr(PASSWORD)[1:-1], PASSWORD.replace("\\", "\\\\").replace('"', '\\"'), PASSWORD[:12]}
+
+
+def holds(data: bytes) -> bool:
+    return any(form.encode() in data for form in FORMS)
+
+
+class Watch:
+    """Looks at the command line and environment of every process, as long as it is on."""
+
+    def __init__(self):
+        self.seen, self.looks = set(), 0
+        self._on = True
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._on = False
+        self._thread.join()
+
+    def _look(self):
+        while self._on:
+            for process in Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ"):
+                    try:
+                        if holds((process / name).read_bytes()):
+                            self.seen.add((process / name).as_posix())
+                    except OSError:
+                        pass
+            self.looks += 1
+
+
+@pytest.mark.parametrize("case", ["first set-up", "refused", "fault in pillar", "changed", "dry run"])
+def test_the_password_is_nowhere_else(minion, postfix, pillar, mariadb, case):
+    """As an admin runs it, with all that -l debug tells."""
+    if case == "refused":
+        minion.pillar = pillar(database={"dbname": "nowhere"})
+    elif case == "fault in pillar":
+        minion.pillar = pillar(database={"hosts": "localhost:1", "pasword": PASSWORD, "tls_verify_cert": PASSWORD})
+    elif case == "changed":
+        managed(minion)
+        minion.pillar = pillar(database={"hosts": [f"127.0.0.1:{mariadb.port}", f"127.0.0.1:{mariadb.port}"]})
+    arguments = ["-l", "debug", "state.apply", "ispmail", *["test=True"] * (case == "dry run")]
+    minion.command("saltutil.sync_all")
+    with Watch() as watch:
+        done = minion.command(*arguments)
+    output = done.stdout + done.stderr
+    assert "Completed state [Postfix asks the maps that pillar names]" in output
+    assert watch.looks > 3 and not watch.seen
+    assert not holds(output.encode())
+    tables = set(postfix.config_directory.glob("mariadb-*.cf"))
+    for root in (minion.directory, postfix.directory):
+        for path in root.rglob("*"):
+            if path.is_file() and path != minion.pillar_file and path not in tables:
+                assert not holds(path.read_bytes()), path
+    for path in tables:
+        assert holds(path.read_bytes()) and path.stat().st_mode & 0o7777 == 0o640
+
+
+def test_this_search_finds_what_is_there(minion, postfix):
+    """A search that cannot fail proves nothing."""
+    managed(minion)
+    assert holds(minion.pillar_file.read_bytes())
+    assert all(holds(path.read_bytes()) for path in postfix.config_directory.glob("mariadb-*.cf"))
+    with Watch() as watch:
+        done = minion.command("test.arg", PASSWORD, "-l", "debug")
+    assert holds((done.stdout + done.stderr).encode()) and watch.seen
