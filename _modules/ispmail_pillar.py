@@ -63,7 +63,7 @@ def places(config):
         sections[section] = kind() if value is None else value
     errors += _unknown(sections["postfix"], ("config_directory",), "postfix:")
     directory = sections["postfix"].get("config_directory", CONFIG_DIRECTORY)
-    if not isinstance(directory, str) or not re.fullmatch(r"/[^\s,{}$]*", directory):
+    if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory):
         errors.append(["postfix:config_directory", "must be an absolute path without blanks"])
         directory = CONFIG_DIRECTORY
     maps = []
@@ -104,11 +104,12 @@ def canonicalize(config, schemas):
     plan = places(config)
     errors = plan["errors"]
     shared = config.get("database")
-    shared = dict(DATABASE, **shared) if isinstance(shared, dict) else dict(DATABASE)
+    shared = {**DATABASE, **(shared if isinstance(shared, dict) else {})}
     errors += _unknown(shared, list(dict.fromkeys(key for keys in schemas.values() for key in keys)), "database:")
     plan["maps"] = [place for place in plan["maps"] if place["wanted"]]
     for place in plan["maps"]:
-        own = (config.get("maps") or {}).get(place["name"]) or {}
+        own = config["maps"].get(place["name"]) if isinstance(config.get("maps"), dict) else None
+        own = own if isinstance(own, dict) else {}
         place["keys"], place["sources"] = {}, {}
         inherited = {key: value for key, value in shared.items() if key in schemas[place["type"]]}
         own = {key: value for key, value in own.items() if key not in _MAP_KEYS}
@@ -117,7 +118,8 @@ def canonicalize(config, schemas):
             place["keys"].update(keys)
             place["sources"].update({key: f"{source}:{key}" for key in keys})
     if not any(key == "database" for key, _ in errors) and any(
-        "password" in schemas[place["type"]] and not {"password", "option_file"} & set(place["keys"])
+        "password" in schemas[place["type"]]
+        and all(place["keys"].get(key) is None for key in ("password", "option_file"))
         for place in plan["maps"]
     ):
         errors.append(["database:password", "is missing: it has no default"])
@@ -139,23 +141,29 @@ def _place(name, entry, directory):
     if entry is not None and not isinstance(entry, dict):
         faults.append([key, "must be a mapping, or null to leave the map out"])
     fields = entry if isinstance(entry, dict) else {}
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(name)):
-        faults.append([key, "must be a name of letters, digits, _, . and -"])
-    parameter = fields.get("parameter", name)
+    stem = name
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        faults.append([key, "must be a text of letters, digits, _, . and -"])
+        stem = "unnamed"
+    parameter = fields.get("parameter", stem)
     if not isinstance(parameter, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
         faults.append([f"{key}:parameter", "must be the name of a main.cf parameter"])
         parameter = str(parameter)
     type_ = fields.get("type", "mysql")
-    if type_ not in _TYPES:
+    if type_ not in list(_TYPES):
         faults.append([f"{key}:type", f"must be one of {', '.join(_TYPES)}"])
         type_ = "mysql"
     proxy = fields.get("proxy", False)
     if not isinstance(proxy, bool):
         faults.append([f"{key}:proxy", "must be true or false"])
-    file = fields.get("file", f"{_TYPES[type_]}-{str(name).replace('_', '-')}.cf")
-    if not isinstance(file, str) or not re.fullmatch(r"[^\s,{}$:]+", file):
+    file = fields.get("file", f"{_TYPES[type_]}-{stem.replace('_', '-')}.cf")
+    if (
+        not isinstance(file, str)
+        or not re.fullmatch(r"[^\s\0,{}$:]*[^\s\0,{}$:/]", file)
+        or os.path.basename(file) in (".", "..")
+    ):
         faults.append([f"{key}:file", "must be a file name or an absolute path, without blanks or any of , : $ { }"])
-        file = "none"
+        file = f"none-{stem}"
     path = os.path.normpath(os.path.join(directory, file))
     if os.path.basename(path) in _POSTFIX_FILES:
         faults.append([f"{key}:file", "is a file of Postfix's own: choose another name"])
@@ -199,7 +207,7 @@ def _answers(answers, maps, errors):
         if not isinstance(question, str) or not question or re.search(r"[\n\0]", question) or question == "-":
             errors.append([f"{key}:question", "must be a text of one line"])
         answer = entry.get("answer", True)
-        if isinstance(answer, list):
+        if isinstance(answer, list) and all(type(item) in (str, int) and item != "" for item in answer):
             answer = ",".join(map(str, answer))
         elif isinstance(answer, int) and not isinstance(answer, bool):
             answer = str(answer)

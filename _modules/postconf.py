@@ -11,6 +11,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 __func_alias__ = {"set_": "set"}
 
 _SECONDS = 30
+# What separates the words of a value. Python's own split() takes Unicode's blanks too.
+_BLANKS = " \t\r\n"
 
 
 def get(parameters=None, config_directory="/etc/postfix", defaults=False):
@@ -46,15 +48,15 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
     _need_main_cf(config_directory)
     flags = [] if defaults else ["-n"]
     values = {}
-    for line in _run(["postconf", "-c", config_directory, *flags, *names]).splitlines():
-        name, _, value = line.partition("=")
-        if name.strip() in names or not names:
-            values[name.strip()] = value.strip()
+    for line in _run(["postconf", "-c", config_directory, *flags, *names]).split("\n"):
+        name, equals, value = line.partition("=")
+        if equals and (name.strip(_BLANKS) in names or not names):
+            values[name.strip(_BLANKS)] = value.strip(_BLANKS)
     if set(names) - set(values):
         # postconf keeps silent on a parameter of the admin's own until another one uses it.
         file = __salt__["postfix_files.read"](os.path.join(config_directory, "main.cf"))
         own = __salt__["postfix_table.parse"]((file["content"] or b"").decode("utf-8", "surrogateescape"))
-        values.update({name: " ".join(own[name].split()) for name in names if name in own and name not in values})
+        values.update({name: " ".join(_parts(own[name])) for name in names if name in own and name not in values})
     return values
 
 
@@ -82,7 +84,7 @@ def default(parameter, config_directory="/etc/postfix"):
         salt '*' postconf.default proxy_read_maps
     """
     said = _run(["postconf", "-c", config_directory, "-d", *_names([parameter])])
-    return said.partition("=")[2].strip() if said else None
+    return said.partition("=")[2].strip(_BLANKS) if said else None
 
 
 def set_(parameters, config_directory="/etc/postfix", test=False):
@@ -222,7 +224,7 @@ def same(old, new):
     """
     if old is None or new is None:
         return old is new
-    return old.split() == new.split()
+    return _parts(old) == _parts(new)
 
 
 def words(value):
@@ -244,7 +246,14 @@ def words(value):
 
         salt '*' postconf.words 'hash:/etc/aliases, inline:{{a = b}}'
     """
-    return re.findall(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,{])+", value)
+    found, depth = [""], 0
+    for char in value:
+        depth = max(0, depth + (char == "{") - (char == "}"))
+        if depth == 0 and char in "," + _BLANKS:
+            found.append("")
+        else:
+            found[-1] += char
+    return [word for word in found if word]
 
 
 def with_tables(value, tables, paths):
@@ -281,6 +290,10 @@ def with_tables(value, tables, paths):
     start = at[0] if at else len(others)
     between = " " if len(others) > 1 and "," not in value else ", "
     return between.join([*others[:start], *tables, *others[start:]])
+
+
+def _parts(value):
+    return re.split(f"[{_BLANKS}]+", value.strip(_BLANKS))
 
 
 def _change(parameters, config_directory, test):
@@ -323,7 +336,7 @@ def _values(parameters):
         elif value is not None and not isinstance(value, str):
             faults.append(f"{name}: must be a text, a number, a list, true or false")
         else:
-            values[name] = value.strip() if value else value
+            values[name] = value.strip(_BLANKS) if value else value
     if faults:
         raise SaltInvocationError("; ".join(faults))
     return values

@@ -17,12 +17,14 @@ _SALT_MASK = "*" * 10
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 _BLANKS = " \t\n\v\f\r"
 _EXPANSIONS = "sudSUD123456789"
+_EMPTY = "is empty, which is fatal to Postfix or no item of a list: take it out"
 _NO_EXPANSION = "has a % that is no expansion, which is fatal to Postfix: write %% for a percent sign"
 _SOCKET = (
     "is reached by a unix socket, which is not there in the chroot that smtpd runs in: "
     "write 127.0.0.1, or set proxy: true"
 )
 
+_PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/@\s]*:[^/@\s]*@|[?&](ssl)?password=")
 _SERVERS = ("mysql", "pgsql")
 _MYSQL = ("mysql",)
 _PGSQL = ("pgsql",)
@@ -34,17 +36,17 @@ _SCHEMA = {
     "user": {"kind": "text", "types": _SERVERS},
     "password": {"kind": "text", "types": _SERVERS, "secret": True},
     "hosts": {"kind": "hosts", "types": _SERVERS, "default": "localhost"},
-    "dbname": {"kind": "text", "types": _SERVERS, "required": True},
-    "dbpath": {"kind": "text", "types": _SQLITE, "required": True},
+    "dbname": {"kind": "text", "types": _SERVERS, "required": True, "least": 1},
+    "dbpath": {"kind": "text", "types": _SQLITE, "required": True, "least": 1},
     "query": {"kind": "query", "types": TYPES, "required": True},
     "result_format": {"kind": "format", "types": TYPES, "default": "%s"},
     "domain": {"kind": "list", "types": TYPES},
     "expansion_limit": {"kind": "integer", "types": TYPES, "default": "0"},
     "require_result_set": {"kind": "boolean", "types": _MYSQL, "since": "3.2", "default": "yes"},
-    "charset": {"kind": "text", "types": _MYSQL, "since": "3.9", "default": "utf8mb4"},
-    "encoding": {"kind": "text", "types": _PGSQL, "since": "3.8", "default": "UTF8"},
-    "idle_interval": {"kind": "integer", "types": _SERVERS, "since": "3.9", "default": "60"},
-    "retry_interval": {"kind": "integer", "types": _SERVERS, "since": "3.9", "default": "60"},
+    "charset": {"kind": "text", "types": _MYSQL, "since": "3.9", "default": "utf8mb4", "least": 1},
+    "encoding": {"kind": "text", "types": _PGSQL, "since": "3.8", "default": "UTF8", "least": 1},
+    "idle_interval": {"kind": "integer", "types": _SERVERS, "since": "3.9", "default": "60", "least": 1},
+    "retry_interval": {"kind": "integer", "types": _SERVERS, "since": "3.9", "default": "60", "least": 1},
     "option_file": {"kind": "text", "types": _MYSQL, "since": "2.11"},
     "option_group": {"kind": "text", "types": _MYSQL, "since": "2.11", "default": "client"},
     "tls_cert_file": {"kind": "text", "types": _MYSQL, "since": "2.11"},
@@ -172,13 +174,15 @@ def validate(type, keys, version=None, chroot=None, proxy=False, parameter=None)
     _check_type(type)
     if not isinstance(keys, dict):
         raise SaltInvocationError("the keys of a table must be a mapping")
+    if version is not None and not isinstance(version, str):
+        raise SaltInvocationError("the version must be a text, such as '3.10.13': put it in quotes")
     errors, warnings = [], []
     for key, value in keys.items():
         reason = _key_fault(type, key, version)
         if reason:
             errors.append([key, reason])
         elif value is not None:
-            reason = _value_fault(_SCHEMA[key]["kind"], value)
+            reason = _value_fault(_SCHEMA[key], value)
             if reason:
                 errors.append([key, reason])
     broken = {key for key, _ in errors}
@@ -245,15 +249,15 @@ def parse(text):
     for line in text.split("\n"):
         if not line.strip(_BLANKS) or line.lstrip(_BLANKS).startswith("#"):
             continue
-        if line[0] in _BLANKS and logical:
-            logical[-1] += line
-        else:
+        if line[0] not in _BLANKS:
             logical.append(line)
+        elif logical:
+            logical[-1] += line
     keys = {}
     for line in logical:
         key, equals, value = line.partition("=")
-        if equals:
-            key = key.strip(_BLANKS)
+        key = key.strip(_BLANKS)
+        if equals and re.fullmatch(rf"[^{_BLANKS}]+", key):
             keys.pop(key, None)
             keys[key] = value.strip(_BLANKS)
     return keys
@@ -279,7 +283,9 @@ def redact(keys):
 
         salt '*' postfix_table.redact '{dbpath: /srv/mail.db}'
     """
-    return {key: SECRET if _is_secret(key) else value for key, value in keys.items()}
+    return {
+        key: SECRET if _is_secret(key) or _PASSWORD_IN_URI.search(str(value)) else value for key, value in keys.items()
+    }
 
 
 def diff(old, new):
@@ -340,12 +346,13 @@ def _release(version):
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
-def _value_fault(kind, value):
+def _value_fault(entry, value):
     """Why this value cannot stand in a table file, or None."""
+    kind, least = entry["kind"], entry.get("least", 0)
     if kind in ("hosts", "list") and isinstance(value, (list, tuple)):
         if not value:
             return "is an empty list: give at least one, or null to leave the line out"
-        faults = [_value_fault("text", item) for item in value]
+        faults = [_text_fault(item) or _EMPTY * (not item) for item in value]
         faults += ["holds a blank or comma inside a list item: make it two items"] * any(
             isinstance(item, str) and re.search(rf"[,{_BLANKS}]", item) for item in value
         )
@@ -354,10 +361,12 @@ def _value_fault(kind, value):
         if not isinstance(value, str) or value.lower() not in ("yes", "no"):
             return "must be yes or no: anything else is fatal to Postfix"
     elif kind == "integer":
-        if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}", str(value)):
-            return "must be a whole number, 0 or more"
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 10**9:
+            return f"must be a whole number, {least} or more, of nine digits at the most"
     elif kind != "boolean":
-        return _text_fault(value)
+        return _text_fault(value) or _EMPTY * (value == "" and least)
     return None
 
 
@@ -386,7 +395,7 @@ def _text(kind, value):
         return "yes" if value else "no"
     if kind in ("hosts", "list"):
         items = value if isinstance(value, (list, tuple)) else re.split(rf"[,{_BLANKS}]+", value)
-        return " ".join(items)
+        return " ".join(filter(None, items))
     return value.lower() if kind == "boolean" else str(value)
 
 
@@ -407,9 +416,9 @@ def _scan(query, type_):
         char, pair = query[at], query[at : at + 2]
         step = 1
         if char == "%":
-            step = 2
+            valid = len(pair) == 2 and pair[1] in _EXPANSIONS
+            step = 2 if valid or pair == "%%" else 1
             if pair != "%%":
-                valid = len(pair) == 2 and pair[1] in _EXPANSIONS
                 found.append((pair if valid else "%", where))
         elif where == "code":
             if char in "'\"`":
@@ -426,10 +435,10 @@ def _scan(query, type_):
                 where, step = "code", 2
         elif where in "'\"`":
             if char == "\\" and where != "`" and type_ == "mysql":
-                step = 2
+                # Postfix expands first: a % behind it is read on its own.
+                step = 1 if pair[1:] == "%" else 2
                 if re.match(f"%[{_EXPANSIONS}]", query[at + 1 :]):
                     found.append(("\\", where))
-                    step = 1
             elif char == where:
                 step = 2 if pair == where * 2 else 1
                 where = where if step == 2 else "code"
@@ -502,7 +511,9 @@ def _hosts_rules(texts, type, jailed, **_):
             errors.append(reason)
         elif jailed and (host.startswith("unix:") or (type == "mysql" and _name(host) == "localhost")):
             errors.append(_SOCKET)
-    remote = [host for host in hosts if not re.match(r"(unix:|(inet:)?(127\.|localhost\b)|postgres)", host)]
+    remote = [
+        host for host in hosts if not re.match(r"unix:|(inet:)?(127\.[0-9.]+|localhost)(:|$)", host, re.IGNORECASE)
+    ]
     if type == "mysql" and remote and not any(key.startswith("tls_") for key in texts):
         warnings.append("goes over the network without TLS: set tls_CAfile, or be sure of that network")
     return _found((["hosts", text] for text in dict.fromkeys(errors)), (["hosts", text] for text in warnings))
@@ -516,8 +527,8 @@ def _host_fault(host, type_):
     if not host:
         return "names no host: give at least one, or null to leave the line out"
     if re.match(r"postgres(ql)?://", host) and type_ == "pgsql":
-        if re.search(r"//[^/@]*:[^/@]*@|[?&]password=", host):
-            return "holds a password in a URI: use the keys user and password"
+        if _PASSWORD_IN_URI.search(host):
+            return "holds a password in a URI: write host:port in place of the URI, and the keys user and password"
         return None
     if host.startswith("unix:"):
         return None if host.startswith("unix:/") else "has a unix: without an absolute path"

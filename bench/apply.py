@@ -116,9 +116,8 @@ def stalls(database: MariaDB, postfix: Postfix, minion: Minion, rounds: int) -> 
                 change(number)
             time.sleep(1.5)
         report = load.stop()
-        print(
-            f"{name}: {rounds} changes of table file and main.cf; {report}; longest connect {report.longest_connect:.3f} s"
-        )
+        connect = f"longest connect {report.longest_connect:.3f} s"
+        print(f"{name}: {rounds} changes of table file and main.cf; {report}; {connect}")
 
 
 def main() -> None:

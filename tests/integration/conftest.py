@@ -104,9 +104,11 @@ class Fleet:
 
     def run(self, function: str, *arguments: str, target: str = "*", **options: object) -> dict:
         """`salt TARGET FUNCTION …`: minion to what it returned."""
-        done = self.master.salt_cli().run(function, *arguments, minion_tgt=target, **options)
-        assert isinstance(done.data, dict), done
-        return done.data if target == "*" else {target: done.data}
+        done = self.master.salt_cli(timeout=60).run(function, *arguments, minion_tgt=target, **options)
+        assert done.data is not None, done
+        found = done.data if target == "*" else {target: done.data}
+        assert set(found) == (set(self.servers) if target == "*" else {target}), done
+        return found
 
     def apply(self, sls: str = "ispmail", target: str = "*", **options: object) -> dict:
         """`salt TARGET state.apply SLS …`: minion to `module.function` to what that state returned."""
@@ -138,14 +140,19 @@ def salt_root():
 
 
 @pytest.fixture(scope="session")
-def salt_factories_config(salt_root):
-    """pytest-salt-factories would otherwise put its scripts into /tmp itself."""
+def salt_factories_config(request, salt_root):
+    """pytest-salt-factories would otherwise put its scripts into /tmp itself, and thousands of lines into a failure."""
+    reports = request.config.pluginmanager.get_plugin("logging-plugin")
+    for handler in (reports.report_handler, reports.caplog_handler):
+        handler.setLevel(logging.ERROR)
     yield {"root_dir": salt_root, "cwd": salt_root, "log_server_level": "error"}
     # Salt's handler that keeps messages until logging is set up would write them at exit, to a stream closed by then.
     for handler in list(logging.root.handlers):
         if isinstance(handler, DeferredStreamHandler):
             logging.root.removeHandler(handler)
             handler.sync_with_handlers()
+    for handler in (reports.report_handler, reports.caplog_handler):
+        handler.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +189,7 @@ def _pillars(port: int) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="session")
-def untouched(salt_root, salt_factories, databases):
+def untouched(request, salt_root, salt_factories):
     """The fleet, up and running: no minion has ever seen a module of ours, no Postfix a map."""
     pillar_root = salt_root / "pillar"
     pillar_root.mkdir()
@@ -203,25 +210,22 @@ def untouched(salt_root, salt_factories, databases):
         },
     )
     servers, started = {}, [master]
-    try:
-        for name, pillar in _pillars(databases.port).items():
-            minion = master.salt_minion_daemon(
-                name,
-                overrides={"log_level_logfile": "debug", "multiprocessing": name != "m2"},
-            )
-            postfix = Postfix(salt_root / f"postfix-{name}")
-            started.append(postfix)
-            pillar["postfix"] = {"config_directory": str(postfix.config_directory)}
-            servers[name] = Server(minion, postfix, pillar_root / f"{name}.sls", pillar)
-            servers[name].write_pillar()
-        master.start()
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            for server in servers.values():
-                started.append(server.minion)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        try:
+            master_is_up = pool.submit(master.start)
+            for name, pillar in _pillars(request.getfixturevalue("databases").port).items():
+                minion = master.salt_minion_daemon(
+                    name, overrides={"log_level_logfile": "debug", "multiprocessing": name != "m2"}
+                )
+                postfix = Postfix(salt_root / f"postfix-{name}")
+                pillar["postfix"] = {"config_directory": str(postfix.config_directory)}
+                servers[name] = Server(minion, postfix, pillar_root / f"{name}.sls", pillar)
+                servers[name].write_pillar()
+                started += [postfix, minion]
+            master_is_up.result()
             list(pool.map(lambda what: what.start(), started[1:]))
-        yield Fleet(salt_root, master, servers)
-    finally:
-        with concurrent.futures.ThreadPoolExecutor() as pool:
+            yield Fleet(salt_root, master, servers)
+        finally:
             list(pool.map(lambda what: what.stop() if isinstance(what, Postfix) else what.terminate(), started[::-1]))
 
 

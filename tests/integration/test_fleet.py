@@ -144,23 +144,31 @@ def test_clean_takes_everything_back(applied):
     assert [changed(again) for again in applied.apply("ispmail.clean").values()] == [{}, {}]
 
 
-@pytest.mark.parametrize("name", ["m1", "m2"])
-def test_modules_of_another_version_are_replaced_and_used_at_once(fleet, name):
-    """m2 keeps its modules in memory (multiprocessing: False): there, too, the new ones do the work of this apply."""
-    server = fleet[name]
+@pytest.fixture(params=["m1", "m2"])
+def outdated(request, fleet):
+    """A minion whose modules are of an older version, in which postfix_map.apply is missing."""
+    server = fleet[request.param]
     synced = server.synced / "modules" / "postfix_map.py"
     ours = synced.read_text()
     old = ours.replace('VERSION = "', 'VERSION = "0.0.1-before-').replace("def apply(", "def apply_of_old(")
-    assert old != ours and "def apply_of_old(" in old
+    assert "def apply_of_old(" in old
     synced.write_text(old)
-    fleet.run("saltutil.refresh_modules", "async=False", target=name)
-    assert fleet.run("postfix_map.version", target=name)[name].startswith("0.0.1-before-")
-    states = fleet.apply(target=name)[name]
-    assert states[SYNC]["changes"] == {"modules": ["modules.postfix_map"]}
+    fleet.run("saltutil.refresh_modules", "async=False", target=request.param)
+    yield request.param
+    synced.write_text(ours)
+    fleet.run("saltutil.refresh_modules", "async=False", target=request.param)
+
+
+def test_modules_of_another_version_are_replaced_and_used_at_once(fleet, outdated):
+    """m2 keeps its modules in memory (multiprocessing: False): there, too, the new ones do the work of this apply."""
+    server = fleet[outdated]
+    assert fleet.run("postfix_map.version", target=outdated)[outdated].startswith("0.0.1-before-")
+    states = fleet.apply(target=outdated)[outdated]
     assert set(results(states).values()) == {True}, states
-    assert synced.read_text() == ours
-    assert server.replies() == CODES[name]
-    assert SYNC not in fleet.apply(target=name)[name]
+    assert states[SYNC]["changes"] == {"modules": ["modules.postfix_map"]}
+    assert server.replies() == CODES[outdated]
+    assert SYNC not in fleet.apply(target=outdated)[outdated]
+    assert not fleet.run("postfix_map.version", target=outdated)[outdated].startswith("0.0.1")
 
 
 def test_a_minion_cannot_fetch_the_git_directory(fleet):

@@ -46,11 +46,9 @@ def as_postfix_reads(data):
 
 
 # Texts of what has been misread somewhere once, mixed with any character there is.
-odd_texts = st.text(
-    st.sampled_from("'\"\\#;=%$*{},: \t\v\f\r\n\0\x01\x1b\x1c\x1f\x85\xa0\u2028\ufeffaé☃") | st.characters(),
-    max_size=12,
-)
-sound_texts = odd_texts.map(lambda text: re.sub(r"[\n\0]|[\ud800-\udfff]", "", text).strip(C_BLANKS))
+_ODD = st.sampled_from("'\"\\#;=%$*{},: \t\v\f\r\n\0\x01\x1b\x1c\x1f\x85\xa0\u2028\ufeff\ud800aé☃")
+odd_texts = st.text(_ODD, max_size=6) | st.text(_ODD | st.characters(), max_size=12) | st.just("*" * 10)
+sound_texts = odd_texts.map(lambda text: re.sub(r"[\n\0]|[\ud800-\udfff]|\*{10}", "", text).strip(C_BLANKS))
 plain_words = st.text("abcXYZ019.-_", min_size=1, max_size=8)
 
 

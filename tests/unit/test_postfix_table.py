@@ -4,12 +4,12 @@ import datetime
 import uuid
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import SaltInvocationError
-from table_files import C_BLANKS, GOOD, QUERY, TEXT_KEYS, as_postfix_reads, odd_texts, sound_tables, yaml
 
 from _modules import postfix_table
+from tests.unit.table_files import C_BLANKS, GOOD, QUERY, TEXT_KEYS, as_postfix_reads, odd_texts, sound_tables, yaml
 
 BOOKWORM, TRIXIE = "3.7.11", "3.10.13"
 TYPES = ("mysql", "pgsql", "sqlite")
@@ -198,16 +198,14 @@ ALLOWED = [
         for type_ in TYPES
         for query in (
             f"{WHERE}n='%s';",
-            f"{WHERE}n='%s'; ",
             f"{WHERE}n LIKE '%%%s%%'",
             f"{WHERE}n='a;--/*#''b' AND m='%s'",
             f"{WHERE}`a;b`=1 AND m='%s'",
             f"{WHERE}k %% 2 AND m=concat('x','%u')",
-            f"/* {'why'} */ {WHERE}n='%s'"[11:] if False else f"{WHERE}n='%s' /* why */",
-            f"(select 1 FROM t WHERE n='%s')",
+            f"{WHERE}n='%s' /* it's why */",
+            "(select 1 FROM t WHERE n='%s')",
             f"WITH a AS (SELECT 1) {WHERE}n='%s'",
         )
-        if not query.endswith(" ")
     ),
     ("mysql", {"query": f"{WHERE}n='%s' AND m='a\\'b\\\\'"}, {}),
     ("mysql", {"query": f"{WHERE}n='\\\\%s'"}, {}),
@@ -286,7 +284,7 @@ def test_no_warning_without_a_doubt(type_, changes):
 @pytest.mark.parametrize("type_, changes, facts, key, words", [*FAULTS, *WARNINGS])
 def test_no_sentence_holds_a_value(type_, changes, facts, key, words):
     """A sentence ends up in the job cache and in the master's log."""
-    token = f"secret{uuid.uuid4().hex}"
+    token = f"q{uuid.uuid4().hex}"
     keys = table(type_, {at: with_token(value, token) for at, value in changes.items()})
     sentences = postfix_table.validate(type_, keys, **facts)
     assert sentences["errors"] or sentences["warnings"]
@@ -522,10 +520,10 @@ def test_parse_reads_as_postfix_does(text, keys):
     assert as_postfix_reads(text.encode()) == {key.encode(): value.encode() for key, value in keys.items()}
 
 
-@pytest.mark.parametrize("line", ["a", "a b = c", "= c", " = "])
+@pytest.mark.parametrize("line", ["a", "a b = c", "= c", "="])
 def test_parse_passes_over_what_is_fatal_to_postfix(line):
     """It is said in parse's docstring; "a b = c" was read as a key "a b"."""
-    assert postfix_table.parse(f"x = 1\n{line}\ny = 2\n".replace("\n =", "\n=")) == {"x": "1", "y": "2"}
+    assert postfix_table.parse(f"x = 1\n{line}\ny = 2\n") == {"x": "1", "y": "2"}
 
 
 @given(st.text(st.sampled_from("ab=# \t\v\r\n\x1c\x85\u2028"), max_size=30))
@@ -554,6 +552,7 @@ def test_what_is_rendered_is_read_as_it_was_meant(type_, data):
             assert canonical[key] == value
 
 
+@settings(max_examples=500)
 @given(st.sampled_from(["mysql", "pgsql"]), st.data(), odd_texts)
 def test_refused_is_exactly_what_would_be_misread(type_, data, value):
     """Neither may a good password be refused, nor one be written that Postfix reads as another."""

@@ -1,0 +1,132 @@
+"""Every public function is documented, names clash with none of Salt's, versions agree."""
+
+import ast
+import inspect
+import pathlib
+import re
+
+import pytest
+import salt.modules
+import salt.states
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = sorted(file for room in ("_modules", "_states", "_beacons", "_runners") for file in ROOT.glob(f"{room}/*.py"))
+# What a minion calls by itself: there is no command for it.
+HOOKS = ("_beacons/validate", "_beacons/beacon")
+
+
+def trees():
+    return [(file, ast.parse(file.read_text(encoding="utf-8"))) for file in FILES]
+
+
+def constant(tree, name, default=None):
+    """What a module's NAME = … says, without importing it."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    return default
+
+
+def public_functions():
+    """Module, name as Salt knows it, and syntax tree of each function that Salt makes public."""
+    return [
+        pytest.param(
+            file,
+            constant(tree, "__func_alias__", {}).get(node.name, node.name),
+            node,
+            id=f"{file.parent.name}/{file.stem}.{node.name}",
+        )
+        for file, tree in trees()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+
+
+def arguments(node):
+    """Argument to its default as text, None where it has none."""
+    named = node.args.posonlyargs + node.args.args
+    given = [None] * (len(named) - len(node.args.defaults)) + node.args.defaults
+    pairs = [*zip(named, given), *zip(node.args.kwonlyargs, node.args.kw_defaults)]
+    return {argument.arg: default and str(ast.literal_eval(default)) for argument, default in pairs}
+
+
+def docstring(node):
+    return inspect.cleandoc(ast.get_docstring(node) or "")
+
+
+def test_there_are_functions_to_check():
+    """All below is one test a function: with none found, none would fail."""
+    names = {parameter.id for parameter in public_functions()}
+    assert {"_modules/postfix_map.apply", "_modules/postconf.set_", "_states/postfix_map.managed"} <= names
+    assert {file.stem for file in FILES} == {parameter.values[0].stem for parameter in public_functions()}
+
+
+@pytest.mark.parametrize("file, name, node", public_functions())
+def test_every_argument_is_explained(file, name, node):
+    text = docstring(node)
+    headings = re.findall(r"^(\w+(?:, \w+)*)(?: : (.+))?\n    \S", text, re.MULTILINE)
+    explained = {name: default or None for names, default in headings for name in names.split(", ")}
+    assert list(explained.items()) == list(arguments(node).items())
+
+
+@pytest.mark.parametrize("file, name, node", public_functions())
+@pytest.mark.parametrize(
+    "pattern", [r"^Returns \S", r"\b[Rr]aises \S", r"^Source: \S"], ids=["returns", "raises", "source"]
+)
+def test_what_it_returns_what_it_raises_and_its_source(pattern, file, name, node):
+    assert re.search(pattern, docstring(node), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "file, name, node",
+    [given for given in public_functions() if f"{given.values[0].parent.name}/{given.values[1]}" not in HOOKS],
+)
+def test_the_example_calls_the_function_itself(file, name, node):
+    example = docstring(node).partition("CLI Example:\n\n.. code-block:: bash\n\n")[2]
+    state = "state.single " if file.parent.name == "_states" else ""
+    command = "salt-run" if file.parent.name == "_runners" else r"salt '\*'"
+    assert re.match(rf"    {command} {state}{file.stem}\.{name}(\s|$)", example), example
+
+
+@pytest.mark.parametrize("file, tree", trees(), ids=[f"{file.parent.name}/{file.name}" for file in FILES])
+def test_every_module_says_what_it_is(file, tree):
+    first = (ast.get_docstring(tree) or "").partition("\n")[0]
+    assert re.fullmatch(r"[A-Z].{10,110}\.|[A-Z].{10,110}[a-z),]", first), first
+
+
+def names_of_salt(package):
+    """Names that Salt's own loader gives to its modules, __virtualname__ too."""
+    names = {"postfix"}
+    for file in pathlib.Path(package.__file__).parent.glob("*.py"):
+        names.add(file.stem)
+        names.update(re.findall(r"^__virtualname__ = [\"'](\w+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+    return names
+
+
+@pytest.mark.parametrize(
+    "room, package, known",
+    [("_modules", salt.modules, "cmdmod"), ("_states", salt.states, "file")],
+    ids=["modules", "states"],
+)
+def test_no_module_takes_the_place_of_one_of_salts(room, package, known):
+    """A synced module of a name that Salt has replaces it for every other state of the minion."""
+    taken = names_of_salt(package)
+    assert known in taken
+    ours = {file.stem for file in FILES if file.parent.name == room}
+    assert ours
+    assert ours & taken == set()
+
+
+VERSIONS = {
+    "pyproject.toml": lambda text: re.search(r'^version = "(.+?)"', text, re.MULTILINE)[1],
+    "salt/ispmail/modules.sls": lambda text: re.search(r"set version = '(.+?)'", text)[1],
+    "CHANGELOG.md": lambda text: re.search(r"^## \[?([0-9][0-9.]*)", text, re.MULTILINE)[1],
+}
+
+
+@pytest.mark.parametrize("file", VERSIONS)
+def test_all_versions_are_one(file):
+    """Where the formula wants another version than the modules say, it syncs at every run."""
+    tree = ast.parse((ROOT / "_modules/postfix_map.py").read_text(encoding="utf-8"))
+    version = constant(tree, "VERSION")
+    assert VERSIONS[file]((ROOT / file).read_text(encoding="utf-8")) == version

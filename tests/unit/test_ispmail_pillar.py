@@ -1,0 +1,390 @@
+"""The pillar of ispmail: the guide's set-up by default, every fault with its key."""
+
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from salt.exceptions import SaltInvocationError
+
+from _modules import ispmail_pillar, postfix_table
+from tests.unit.table_files import yaml
+
+SCHEMAS = {type_: list(postfix_table.schema(type_)) for type_ in postfix_table.TYPES}
+PASSWORD = {"database": {"password": "pw"}}
+SENDERS = {"parameter": "smtpd_sender_login_maps", "query": "SELECT email FROM virtual_users WHERE email='%s'"}
+
+
+def plan(config):
+    return ispmail_pillar.canonicalize({**PASSWORD, **config}, SCHEMAS)
+
+
+def errors(config):
+    return [tuple(pair) for pair in plan(config)["errors"]]
+
+
+def only(config):
+    (place,) = plan(config)["maps"]
+    return place
+
+
+# The guide's three maps, none of which is wanted: what else is there stands alone.
+NO_DEFAULTS = dict.fromkeys(ispmail_pillar.MAPS)
+
+
+def test_a_password_is_all_that_the_guides_set_up_needs():
+    """To the byte: order, names of files, keys in their order."""
+    result = plan({})
+    assert result["errors"] == []
+    assert result["answers"] == []
+    assert result["config_directory"] == "/etc/postfix"
+    assert [
+        (place["name"], place["parameter"], place["type"], place["proxy"], place["path"], place["wanted"])
+        for place in result["maps"]
+    ] == [
+        (name, name, "mysql", False, f"/etc/postfix/mariadb-{file}.cf", True)
+        for name, file in (
+            ("virtual_mailbox_domains", "virtual-mailbox-domains"),
+            ("virtual_alias_maps", "virtual-alias-maps"),
+            ("virtual_mailbox_maps", "virtual-mailbox-maps"),
+        )
+    ]
+    assert [postfix_table.render("mysql", place["keys"]) for place in result["maps"]] == [
+        f"user = mailserver\npassword = pw\nhosts = 127.0.0.1\ndbname = mailserver\nquery = {query}\n"
+        for query in (
+            "SELECT 1 FROM virtual_domains WHERE name='%s'",
+            "SELECT destination FROM virtual_aliases WHERE source='%s'",
+            "SELECT 1 FROM virtual_users WHERE email='%s'",
+        )
+    ]
+
+
+def test_the_source_of_each_key_is_the_one_to_mend():
+    place = plan({"maps": {"virtual_alias_maps": {"hosts": "10.0.0.1", "charset": "x"}}})["maps"][-1]
+    assert place["sources"] == {
+        "user": "database:user",
+        "password": "database:password",
+        "dbname": "database:dbname",
+        "hosts": "maps:virtual_alias_maps:hosts",
+        "charset": "maps:virtual_alias_maps:charset",
+        "query": "maps:virtual_alias_maps:query",
+    }
+    assert place["keys"]["hosts"] == "10.0.0.1"
+
+
+def test_null_leaves_a_default_map_out_but_tells_where_it_lives():
+    """remove needs the path also of a map that pillar no longer wants."""
+    config = {**PASSWORD, "maps": {"virtual_alias_maps": None}}
+    assert [(place["name"], place["wanted"]) for place in ispmail_pillar.places(config)["maps"]] == [
+        ("virtual_mailbox_domains", True),
+        ("virtual_mailbox_maps", True),
+        ("virtual_alias_maps", False),
+    ]
+    assert [place["name"] for place in plan(config)["maps"]] == ["virtual_mailbox_domains", "virtual_mailbox_maps"]
+
+
+ORDERS = [
+    ({"a": SENDERS, "b": SENDERS}, [*ispmail_pillar.MAPS, "a", "b"]),
+    ({"b": SENDERS, "a": SENDERS}, [*ispmail_pillar.MAPS, "b", "a"]),
+    (
+        {"z": SENDERS, "virtual_mailbox_maps": {}},
+        ["virtual_mailbox_domains", "virtual_alias_maps", "z", "virtual_mailbox_maps"],
+    ),
+]
+
+
+@pytest.mark.parametrize("maps, names", ORDERS)
+def test_maps_keep_pillars_order_behind_the_defaults(maps, names):
+    assert [place["name"] for place in plan({"maps": maps})["maps"]] == names
+
+
+PLACES = [
+    ({"parameter": "relay_domains"}, {"parameter": "relay_domains", "path": "/etc/postfix/mariadb-x-y.cf"}),
+    ({"type": "pgsql"}, {"type": "pgsql", "path": "/etc/postfix/pgsql-x-y.cf"}),
+    ({"type": "sqlite"}, {"type": "sqlite", "path": "/etc/postfix/sqlite-x-y.cf"}),
+    ({"proxy": True}, {"proxy": True}),
+    ({"file": "x.cf"}, {"path": "/etc/postfix/x.cf"}),
+    ({"file": "sub/../x.cf"}, {"path": "/etc/postfix/x.cf"}),
+    ({"file": "/srv//x.cf"}, {"path": "/srv/x.cf"}),
+]
+
+
+@pytest.mark.parametrize("entry, expected", PLACES)
+def test_where_a_map_lives(entry, expected):
+    place = only({"maps": {**NO_DEFAULTS, "x_y": entry}})
+    expected = {"name": "x_y", "parameter": "x_y", "proxy": False, **expected}
+    assert {key: place[key] for key in expected} == expected
+    assert set(place["keys"]).isdisjoint(entry)
+
+
+@pytest.mark.parametrize("directory", ["/etc/postfix-out", "/etc/postfix-out/", "/etc//postfix/../postfix-out"])
+def test_another_instance(directory):
+    result = plan({"postfix": {"config_directory": directory}})
+    assert result["config_directory"] == "/etc/postfix-out"
+    assert result["maps"][0]["path"] == "/etc/postfix-out/mariadb-virtual-mailbox-domains.cf"
+
+
+@pytest.mark.parametrize(
+    "type_, keys",
+    [
+        ("mysql", {"user", "password", "hosts", "dbname", "charset", "tls_CAfile"}),
+        ("pgsql", {"user", "password", "hosts", "dbname", "encoding"}),
+        ("sqlite", {"dbpath"}),
+    ],
+)
+def test_a_shared_key_goes_only_to_types_that_know_it(type_, keys):
+    """A password in a sqlite table is a fault that nobody wrote."""
+    shared = {"password": "pw", "charset": "utf8mb4", "encoding": "UTF8", "tls_CAfile": "/ca", "dbpath": "/srv/m.db"}
+    place = only({"database": shared, "maps": {**NO_DEFAULTS, "x": {"type": type_}}})
+    assert set(place["keys"]) == keys
+    assert plan({"database": shared})["errors"] == []
+
+
+def test_a_maps_own_key_wins():
+    shared = {"password": "pw", "user": "shared"}
+    config = {"database": shared, "maps": {"virtual_alias_maps": {"query": "SELECT own", "user": "own"}}}
+    keys = {place["name"]: place["keys"] for place in plan(config)["maps"]}
+    assert (keys["virtual_alias_maps"]["query"], keys["virtual_alias_maps"]["user"]) == ("SELECT own", "own")
+    assert keys["virtual_mailbox_maps"]["user"] == "shared"
+
+
+def test_a_maps_own_key_is_kept_although_its_type_does_not_know_it():
+    """So that postfix_table can say it: left out in silence, nobody would know."""
+    place = only({"maps": {**NO_DEFAULTS, "x": {"type": "sqlite", "password": "x"}}})
+    assert place["keys"] == {"password": "x"}
+
+
+# Pillar beside a password; the one fault: its key, words of its sentence.
+FAULTS = [
+    ({"databse": {}}, "databse", "is database meant?"),
+    ({"zzz": 1}, "zzz", "known are database, maps, answers, postfix, packages"),
+    ({5: 1}, "5", "not a key of ispmail"),
+    ({"database": "x"}, "database", "a mapping"),
+    ({"database": ["password"]}, "database", "a mapping"),
+    ({"maps": []}, "maps", "a mapping"),
+    ({"maps": ["virtual_alias_maps"]}, "maps", "a mapping"),
+    ({"maps": "virtual_alias_maps"}, "maps", "a mapping"),
+    ({"answers": {"map": "x"}}, "answers", "a list"),
+    ({"answers": "x"}, "answers", "a list"),
+    ({"postfix": "/etc/postfix"}, "postfix", "a mapping"),
+    ({"packages": "yes"}, "packages", "true or false"),
+    ({"packages": 1}, "packages", "true or false"),
+    ({"database": {"password": "x", "passwort": "y"}}, "database:passwort", "is password meant?"),
+    ({"database": {"password": "x", "pasword": "y"}}, "database:pasword", "is password meant?"),
+    ({"database": {"password": "x", 5: "y"}}, "database:5", "not a key"),
+    ({"database": {"password": "x", True: "y"}}, "database:True", "not a key"),
+    ({"database": {}}, "database:password", "is missing"),
+    ({"database": None}, "database:password", "is missing"),
+    ({"database": {"password": None}}, "database:password", "is missing"),
+    ({"database": {}, "maps": {**NO_DEFAULTS, "x": {"type": "pgsql"}}}, "database:password", "is missing"),
+    ({"postfix": {"config_dir": "/x"}}, "postfix:config_dir", "is config_directory meant?"),
+    *(
+        ({"postfix": {"config_directory": value}}, "postfix:config_directory", "absolute path")
+        for value in ("etc/postfix", "", "/a b", "/a,b", "/$x", "/{x}", "/a\n", "/a\0b", 5, ["/x"])
+    ),
+    *(({"maps": {"x": value}}, "maps:x", "must be a mapping, or null") for value in ("y", [], False, 0, ["y"], 5, "")),
+    *(
+        ({"maps": {value: SENDERS}}, f"maps:{value}", "letters, digits")
+        for value in ("a b", "", "a/b", "a:b", "ä", "a\n")
+    ),
+    ({"maps": {1: SENDERS}}, "maps:1", "must be"),
+    *(
+        ({"maps": {"x": {**SENDERS, "parameter": value}}}, "maps:x:parameter", "name of a main.cf parameter")
+        for value in ("", "a b", "$a", "a=b", "-x", "1a", "a\n", None, 5, ["a"], {})
+    ),
+    ({"maps": {"a-b": {}}}, "maps:a-b:parameter", "name of a main.cf parameter"),
+    *(
+        ({"maps": {"x": {**SENDERS, "type": value}}}, "maps:x:type", "must be one of mysql, pgsql, sqlite")
+        for value in ("MySQL", "ldap", "", None, 5, ["mysql"], {"mysql": 1})
+    ),
+    *(
+        ({"maps": {"x": {**SENDERS, "proxy": value}}}, "maps:x:proxy", "must be true or false")
+        for value in ("true", "yes", None, 1, 0, [])
+    ),
+    *(
+        ({"maps": {"x": {**SENDERS, "file": value}}}, "maps:x:file", "must be a file name")
+        for value in ("", "a b", "a,b", "a:b", "$a", "{a}", "a\n", "a\0b", None, 5, ["a"], "..", ".", "/", "a/")
+    ),
+    *(
+        ({"maps": {"x": {**SENDERS, "file": value}}}, "maps:x:file", "Postfix's own")
+        for value in ("main.cf", "master.cf", "/etc/postfix/main.cf", "a/../main.cf", "dynamicmaps.cf", "main.cf.proto")
+    ),
+    (
+        {"maps": {"x": {**SENDERS, "file": "mariadb-virtual-alias-maps.cf"}}},
+        "maps:x:file",
+        "is the file of virtual_alias_maps too",
+    ),
+    ({"maps": {"a": {**SENDERS, "file": "x"}, "b": {**SENDERS, "file": "./x"}}}, "maps:b:file", "is the file of a too"),
+    ({"maps": {"a_b": SENDERS, "a-b": SENDERS}}, "maps:a-b:file", "is the file of a_b too"),
+    *(({"answers": [value]}, "answers:0", "mapping of map") for value in (None, "x", [], 5)),
+    *(
+        ({"answers": [{"map": value, "question": "q", "answer": True}]}, "answers:0:map", "must be one of the maps")
+        for value in ("x", None, 5, ["virtual_alias_maps"], {})
+    ),
+    *(
+        (
+            {"answers": [{"map": "virtual_alias_maps", "question": value, "answer": True}]},
+            "answers:0:question",
+            "one line",
+        )
+        for value in ("", "-", "a\nb", "a\0", None, 5, True, ["q"])
+    ),
+    *(
+        (
+            {"answers": [{"map": "virtual_alias_maps", "question": "q", "answer": value}]},
+            "answers:0:answer",
+            "must be a text",
+        )
+        for value in ("", None, [], 1.5, {}, [None], [{}], [["a"]], [""])
+    ),
+    *(
+        (
+            {"answers": [{key: value for key, value in {**at, "answer": True}.items() if key != gone}]},
+            f"answers:0:{gone}",
+            "missing",
+        )
+        for at in [{"map": "virtual_alias_maps", "question": "q"}]
+        for gone in ("map", "question", "answer")
+    ),
+    (
+        {"answers": [{"map": "virtual_alias_maps", "question": "q", "answer": True, "anwser": 1}]},
+        "answers:0:anwser",
+        "is answer meant?",
+    ),
+    (
+        {
+            "maps": {"virtual_alias_maps": None},
+            "answers": [{"map": "virtual_alias_maps", "question": "q", "answer": False}],
+        },
+        "answers:0:map",
+        "must be one of the maps: virtual_mailbox_domains, virtual_mailbox_maps",
+    ),
+]
+
+
+@pytest.mark.parametrize("config, key, words", FAULTS)
+def test_each_fault_is_told_with_its_key(config, key, words):
+    found = errors(config)
+    assert [(at, words in sentence) for at, sentence in found] == [(key, True)], found
+
+
+ALLOWED = [
+    dict.fromkeys(("maps", "answers", "postfix", "packages")),
+    {"packages": False},
+    {"packages": True},
+    {"answers": []},
+    {"postfix": {}},
+    {"maps": {"virtual_alias_maps": {}}},
+    {"maps": NO_DEFAULTS, "database": {}},
+    {"maps": {**NO_DEFAULTS, "x": {"type": "sqlite"}}, "database": {}},
+    {"database": {"option_file": "/etc/mysql/my.cnf"}},
+    {"database": {}, "maps": {name: {"password": "x"} for name in ispmail_pillar.MAPS}},
+    {"database": {"password": ""}},
+    {"maps": {"virtual_alias_maps": None, "x": {**SENDERS, "file": "mariadb-virtual-alias-maps.cf"}}},
+    {"maps": {"x": {**SENDERS, "file": "my-main.cf"}}},
+]
+
+
+@pytest.mark.parametrize("config", ALLOWED)
+def test_what_is_no_fault(config):
+    assert errors(config) == []
+
+
+def test_a_bad_file_name_is_no_clash():
+    """Two of them became one name of ours, and each other's clash."""
+    found = errors({"maps": {"a": {**SENDERS, "file": "a b"}, "b": {**SENDERS, "file": "c d"}}})
+    assert [(key, "file name" in sentence) for key, sentence in found] == [("maps:a:file", True), ("maps:b:file", True)]
+
+
+def test_every_fault_is_told_at_once():
+    config = {
+        "zzz": 1,
+        "packages": "x",
+        "database": {"passwort": "x"},
+        "postfix": {"config_directory": "x"},
+        "maps": {"a": {"type": "x", "proxy": "x", "parameter": "-", "file": " "}, "b": 5},
+        "answers": [{"map": "x", "question": "", "answer": ""}, 5],
+    }
+    assert [key for key, _ in ispmail_pillar.canonicalize(config, SCHEMAS)["errors"]] == [
+        "zzz",
+        "packages",
+        "postfix:config_directory",
+        "maps:a:parameter",
+        "maps:a:type",
+        "maps:a:proxy",
+        "maps:a:file",
+        "maps:b",
+        "database:passwort",
+        "database:password",
+        "answers:0:map",
+        "answers:0:question",
+        "answers:0:answer",
+        "answers:1",
+    ]
+
+
+ANSWERS = [
+    ("a@example.org", "a@example.org"),
+    (True, True),
+    (False, False),
+    (1, "1"),
+    (0, "0"),
+    (["a", "b"], "a,b"),
+    (["a"], "a"),
+    ([1, 2], "1,2"),
+]
+
+
+@pytest.mark.parametrize("answer, expected", ANSWERS)
+def test_answers_of_all_kinds(answer, expected):
+    result = plan({"answers": [{"map": "virtual_alias_maps", "question": "q", "answer": answer}]})
+    assert result["errors"] == []
+    assert result["answers"] == [{"map": "virtual_alias_maps", "question": "q", "answer": expected}]
+    assert type(result["answers"][0]["answer"]) is type(expected)
+
+
+def test_a_good_answer_beside_a_bad_one_is_kept():
+    good = {"map": "virtual_alias_maps", "question": "q", "answer": True}
+    result = plan({"answers": [{**good, "question": ""}, good]})
+    assert result["answers"] == [good]
+    assert [key for key, _ in result["errors"]] == ["answers:0:question"]
+
+
+@pytest.mark.parametrize("config", [None, [], "text", 5, True])
+@pytest.mark.parametrize(
+    "function", [ispmail_pillar.places, lambda config: ispmail_pillar.canonicalize(config, SCHEMAS)]
+)
+def test_the_pillar_must_be_a_mapping(function, config):
+    with pytest.raises(SaltInvocationError, match="mapping"):
+        function(config)
+
+
+def test_places_needs_no_password():
+    """Maps can be read and removed also where the password is gone."""
+    result = ispmail_pillar.places({"database": None})
+    assert result["errors"] == []
+    assert len(result["maps"]) == 3
+
+
+def test_pillar_is_not_changed():
+    """__pillar__ lives as long as the minion."""
+    config = {**PASSWORD, "maps": {"x": {**SENDERS, "hosts": ["a"]}, "virtual_alias_maps": {"hosts": "b"}}}
+    before = copy.deepcopy([config, ispmail_pillar.MAPS, ispmail_pillar.DATABASE])
+    plan(config)["maps"][0]["keys"]["user"] = "other"
+    assert [config, ispmail_pillar.MAPS, ispmail_pillar.DATABASE] == before
+
+
+_NAMES = ["database", "maps", "answers", "postfix", "packages", "virtual_alias_maps", "x"]
+_KEYS = ["type", "file", "proxy", "parameter", "password", "map", "question", "answer", "config_directory"]
+_deep = st.recursive(
+    yaml(_KEYS), lambda inner: st.dictionaries(st.sampled_from(_NAMES + _KEYS), inner, max_size=5), max_leaves=6
+)
+
+
+@given(st.dictionaries(st.sampled_from(_NAMES[:5]), _deep | st.lists(_deep, max_size=3)))
+def test_no_structure_breaks_it(config):
+    """Pillar may hold anything: it is refused in a sentence, never with a traceback."""
+    for result in (ispmail_pillar.places(config), ispmail_pillar.canonicalize(config, SCHEMAS)):
+        assert {(type(key), type(sentence)) for key, sentence in result["errors"]} <= {(str, str)}
+        assert all(place["path"].startswith("/") for place in result["maps"])
+        assert {place["type"] for place in result["maps"]} <= set(SCHEMAS)
