@@ -20,7 +20,7 @@ from lab import is_free, scratch
 from lab.mariadb import MariaDB, schema
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix
-from lab.smtp import Load, rcpt
+from lab.smtp import Load, Report, rcpt
 
 WIDTH = 99
 INDENT = "   "
@@ -212,7 +212,7 @@ class Demo:
             table = f"mysql:{self._file(parameter)}"
             self.screen.check(parameter, live.get(parameter), table, self._as_yours(f"= {table}"))
         self.screen.command("cat /etc/postfix/mariadb-virtual-alias-maps.cf")
-        self.screen.quote(self._table_file("virtual_alias_maps").replace(self.password, "********"))
+        self.screen.quote(self._file("virtual_alias_maps").read_text().replace(self.password, "********"))
         for parameter in MAPS:
             text = self._file(parameter).read_text()
             self._check(text, self._table_file(parameter), f"what is in {self._file(parameter)}")
@@ -329,7 +329,7 @@ class Demo:
         """A steady load of RCPTs, with what each has to be answered."""
         return Load(self.mail.port, {address: code for address, (code, _) in RECIPIENTS.items()}, timeout=10)
 
-    def _check_load(self, report) -> None:
+    def _check_load(self, report: Report) -> None:
         """Not one of its answers was another."""
         said = f"{report.count} RCPTs in {report.seconds:.1f} s, {report.failed} failed"
         shown = "\n".join([f"{said}, longest wait {report.longest:.2f} s", *report.examples])
