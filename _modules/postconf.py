@@ -11,6 +11,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 __func_alias__ = {"set_": "set"}
 
 _SECONDS = 30
+# Postfix's programs are there also where PATH is that of a plain user.
+_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 # What separates the words of a value. Python's own split() takes Unicode's blanks too.
 _BLANKS = " \t\r\n"
 
@@ -85,6 +87,57 @@ def default(parameter, config_directory="/etc/postfix"):
     """
     said = _run(["postconf", "-c", config_directory, "-d", *_names([parameter])])
     return said.partition("=")[2].strip(_BLANKS) if said else None
+
+
+def services(config_directory="/etc/postfix"):
+    """
+    Read the services of master.cf.
+
+    config_directory : /etc/postfix
+        The directory of master.cf.
+
+    Returns a list of dicts, in the order of the file: ``name``, ``type``, ``private``, ``unprivileged``, ``chroot``,
+    ``wakeup``, ``process_limit`` and ``command``, texts as master.cf has them.
+
+    Raises CommandExecutionError where there is no Postfix, or no master.cf.
+
+    Source: postconf(1) -F, master(5)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.services
+    """
+    found = {}
+    for line in _run(["postconf", "-c", config_directory, "-F"]).split("\n"):
+        key, equals, value = line.partition("=")
+        if equals:
+            name, type_, field = key.strip(_BLANKS).rsplit("/", 2)
+            found.setdefault((name, type_), {"name": name, "type": type_})[field] = value.strip(_BLANKS)
+    return list(found.values())
+
+
+def types(config_directory="/etc/postfix"):
+    """
+    Tell which types of table this Postfix can open.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    Returns a list of names, such as ``mysql``.
+
+    Raises CommandExecutionError where there is no Postfix.
+
+    Source: postconf(1) -m
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postconf.types
+    """
+    return _run(["postconf", "-c", config_directory, "-m"]).split()
 
 
 def set_(parameters, config_directory="/etc/postfix", test=False):
@@ -350,7 +403,7 @@ def _need_main_cf(config_directory):
 
 def _run(command):
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, env=_ENVIRONMENT, check=False)
     except FileNotFoundError as err:
         raise CommandExecutionError("postconf is not there: install the package postfix") from err
     except subprocess.TimeoutExpired as err:

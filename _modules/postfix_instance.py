@@ -10,6 +10,8 @@ import time
 from salt.exceptions import CommandExecutionError
 
 _SECONDS = 30
+# Postfix's programs are there also where PATH is that of a plain user.
+_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 # The programs that open lookup tables, and run in Debian's default chroot.
 _READERS = ("smtpd", "cleanup", "trivial-rewrite")
 _PROXIES = ("proxymap",)
@@ -22,13 +24,12 @@ def facts(config_directory="/etc/postfix"):
     config_directory : /etc/postfix
         The directory of main.cf and master.cf.
 
-    Returns a dict: ``version`` (text), ``queue_directory`` (path), ``proxy_read_maps`` (text, not
-    expanded), ``chroot`` (whether smtpd, cleanup or trivial-rewrite run in one) and
-    ``types`` (a list of the table types that can be opened).
+    Returns a dict: ``version`` (text), ``queue_directory`` (path) and ``chroot`` (whether
+    smtpd, cleanup or trivial-rewrite run in one).
 
     Raises CommandExecutionError where postconf cannot tell.
 
-    Source: postconf(1) -F, -m, master(5)
+    Source: postconf(1), master(5)
 
     CLI Example:
 
@@ -36,26 +37,17 @@ def facts(config_directory="/etc/postfix"):
 
         salt '*' postfix_instance.facts
     """
-    base = ["postconf", "-c", config_directory]
-    asked = ["mail_version", "compatibility_level", "queue_directory", "proxy_read_maps"]
-    lines = _run(base + asked).splitlines()
-    values = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
-    fields = {}
-    for line in _run([*base, "-F"]).splitlines():
-        name, _, value = line.partition("=")
-        service, _, field = name.strip().rpartition("/")
-        fields.setdefault(service, {})[field] = value.strip()
+    asked = ["mail_version", "compatibility_level", "queue_directory"]
+    values = __salt__["postconf.get"](asked, config_directory, defaults=True)
     old = values["compatibility_level"].split(".")[0] == "0"
     in_chroot = ("y", "-") if old else ("y",)
     return {
         "version": values["mail_version"],
         "queue_directory": values["queue_directory"],
-        "proxy_read_maps": values["proxy_read_maps"],
         "chroot": any(
-            service.get("chroot") in in_chroot and service.get("command", "").split(" ")[0] in _READERS
-            for service in fields.values()
+            service["chroot"] in in_chroot and service["command"].split(" ")[0] in _READERS
+            for service in __salt__["postconf.services"](config_directory)
         ),
-        "types": _run([*base, "-m"]).split(),
     }
 
 
@@ -107,7 +99,7 @@ def reload(config_directory="/etc/postfix", drain=2):
     """
     began = time.clock_gettime(time.CLOCK_BOOTTIME)
     _run(["postfix", "-c", config_directory, "reload"])
-    queue = _run(["postconf", "-c", config_directory, "-h", "queue_directory"]).strip()
+    queue = __salt__["postconf.get"]("queue_directory", config_directory, defaults=True)["queue_directory"]
     until = time.monotonic() + drain
     while True:
         old = _older_than(began, queue)
@@ -161,17 +153,17 @@ def rcpt(recipient, config_directory="/etc/postfix", timeout=10):
 
 def _smtpd(config_directory):
     """Where an smtpd listens that speaks first and without TLS, as host:port."""
-    base = ["postconf", "-c", config_directory]
-    for line in _run([*base, "-M"]).splitlines():
-        fields = line.split(None, 7)
-        if len(fields) == 8 and fields[1] == "inet" and fields[7].split()[0] == "smtpd" and "wrappermode" not in line:
-            host, _, port = fields[0].rpartition(":")
+    for service in __salt__["postconf.services"](config_directory):
+        command = service["command"]
+        if service["type"] == "inet" and command.split(" ")[0] == "smtpd" and "wrappermode" not in command:
+            host, _, port = service["name"].rpartition(":")
             break
     else:
         return None
     if not host:
-        host = _run([*base, "-hx", "inet_interfaces"]).replace(",", " ").split()[0].strip("[]")
-        host = {"all": "127.0.0.1", "loopback-only": "127.0.0.1"}.get(host, host)
+        value = __salt__["postconf.get"]("inet_interfaces", config_directory, defaults=True)["inet_interfaces"]
+        host = next(iter(__salt__["postconf.words"](value)), "all")
+        host = {"all": "127.0.0.1", "loopback-only": "127.0.0.1", "$myhostname": "127.0.0.1"}.get(host, host)
     if not port.isdigit():
         try:
             port = socket.getservbyname(port, "tcp")
@@ -207,6 +199,7 @@ def _done(command):
             errors="replace",
             timeout=_SECONDS,
             check=False,
+            env=_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError as err:

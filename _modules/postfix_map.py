@@ -451,10 +451,11 @@ def _checked(pillar, plan, work):
     """Refuse what this server cannot do, ask each new table file, and say what would be done."""
     directory = plan["config_directory"]
     facts = __salt__["postfix_instance.facts"](directory)
+    types = __salt__["postconf.types"](directory)
     errors = [
         [f"maps:{place['name']}:type", f"cannot be opened by this Postfix: install postfix-{place['type']}"]
         for place in plan["maps"]
-        if place["type"] not in facts["types"]
+        if place["type"] not in types
     ]
     errors += [
         [f"maps:{place['name']}:file", "is in a directory that is not there: make it first"]

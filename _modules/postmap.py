@@ -12,8 +12,11 @@ from salt.exceptions import CommandExecutionError
 
 ANSWER, NO_ANSWER, COULD_NOT_ASK = "answer", "no answer", "could not ask"
 
+_NO_PLUGINS = {"MARIADB_PLUGIN_DIR": "/nonexistent"}
 # A question that fills every expansion (%1 to %9 too) and that nobody has an answer to.
 _PROBE = "probe@a.b.c.d.e.f.g.h.probe.invalid"
+# Postfix's programs are there also where PATH is that of a plain user.
+_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 _PORTS = {"mysql": 3306, "pgsql": 5432}
 
 # What each reason means to an admin, by what Postfix or the server says.
@@ -79,9 +82,6 @@ def query(question, tables, config_directory="/etc/postfix", timeout=10, jailed=
         salt '*' postmap.query jack@example.org mysql:/etc/postfix/mariadb-virtual-alias-maps.cf
     """
     tables = [tables] if isinstance(tables, str) else list(tables)
-    environment = dict(os.environ, LC_ALL="C")
-    if jailed:
-        environment["MARIADB_PLUGIN_DIR"] = "/nonexistent"
     try:
         done = subprocess.run(
             # "-" would mean standard input.
@@ -89,7 +89,7 @@ def query(question, tables, config_directory="/etc/postfix", timeout=10, jailed=
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=timeout,
-            env=environment,
+            env={**_ENVIRONMENT, **_NO_PLUGINS} if jailed else _ENVIRONMENT,
             pass_fds=tuple(pass_fds),
             check=False,
         )
