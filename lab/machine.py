@@ -1,6 +1,7 @@
 """Throw-away Debian machines with systemd as PID 1, by systemd-nspawn.
 
-No container engine is needed: root, and `apt-get install debootstrap systemd-container slirp4netns`.
+No container engine is needed: root, and `apt-get install debootstrap systemd-container iproute2`; an Outlet needs
+slirp4netns, too.
 
     with Network() as network, Machine("mx1", image("fleet", base(), FLEET_SCRIPT), network) as mx1:
         mx1.run(["postfix", "status"])
@@ -70,8 +71,14 @@ def lacking() -> str:
     """Why there can be no machines here, in words for whoever wants some; empty when there can be."""
     if os.geteuid():
         return "machines need root"
-    commands = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "slirp4netns": "slirp4netns",
-                "ip": "iproute2", "nsenter": "util-linux"}  # fmt: skip
+    if Path("/run/systemd/container").exists():
+        return "there are no machines inside such a machine"
+    commands = {
+        "debootstrap": "debootstrap",
+        "systemd-nspawn": "systemd-container",
+        "ip": "iproute2",
+        "nsenter": "util-linux",
+    }
     missing = [package for command, package in commands.items() if not shutil.which(command)]
     return f"machines need: apt-get install {' '.join(missing)}" if missing else ""
 
@@ -505,18 +512,8 @@ class Machine:
             return
         names = ["."]
         if (local / ".git").exists():
-            listing = [
-                "git",
-                "-c",
-                "safe.directory=*",
-                "-C",
-                str(local),
-                "ls-files",
-                "-z",
-                "--cached",
-                "--others",
-                "--exclude-standard",
-            ]
+            listing = ["git", "-c", "safe.directory=*", "-C", str(local)]
+            listing += ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
             listed = subprocess.run(listing, stdout=subprocess.PIPE, check=True, text=True).stdout.split("\0")
             names = [".git", *(name for name in dict.fromkeys(listed) if name and os.path.lexists(local / name))]
         pack = ["tar", "-C", str(local), "--owner=0", "--group=0", "--null", "-T", "-", "-cf", "-"]

@@ -32,7 +32,25 @@ SMALL_AND_FAST = (
 )
 
 
-class MariaDB:
+class Server:
+    """A running server that lets our own user in over its socket."""
+
+    def __init__(self, socket: str):
+        """`socket`: the path of its unix socket."""
+        self.socket = socket
+
+    def sql(self, statement: str, *args: object) -> tuple[tuple, ...]:
+        """Run one statement as root over the socket, autocommitted; `args` fill its %s. Its rows, () if it has none."""
+        with contextlib.closing(self._connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, args or None)
+            return tuple(cursor.fetchall())
+
+    def _connect(self) -> pymysql.Connection:
+        """A connection as the account which the socket lets in without a password: our own user's."""
+        return pymysql.connect(unix_socket=self.socket, user=_whoami(), autocommit=True, charset="utf8mb4")
+
+
+class MariaDB(Server):
     """One server with its data, socket and log in `directory`, listening on 127.0.0.1:`port` and on `socket`."""
 
     host = HOST
@@ -47,7 +65,7 @@ class MariaDB:
         """Nothing is started yet. `general_log`: where to log statements. `options`: more for mariadbd, they win."""
         self.directory = Path(directory).absolute()
         self.port = port or free_port()
-        self.socket = str(self.directory / "sock")
+        super().__init__(str(self.directory / "sock"))
         self.general_log = general_log
         self.options = list(options)
         self.error_log = self.directory / "error.log"
@@ -107,16 +125,6 @@ class MariaDB:
         self.stop()
         return self.start()
 
-    def sql(self, statement: str, *args: object) -> tuple[tuple, ...]:
-        """Run one statement as root over the socket, autocommitted; `args` fill its %s. Its rows, () if it has none."""
-        with contextlib.closing(self._connect()) as connection, connection.cursor() as cursor:
-            cursor.execute(statement, args or None)
-            return tuple(cursor.fetchall())
-
-    def _connect(self) -> pymysql.Connection:
-        """A connection as the account which the socket lets in without a password: our own user's."""
-        return pymysql.connect(unix_socket=self.socket, user=_whoami(), autocommit=True, charset="utf8mb4")
-
     def _answers(self) -> bool:
         """Whether it takes log-ins on the socket, and connections on the port."""
         with contextlib.suppress(pymysql.Error, OSError):
@@ -140,8 +148,10 @@ def native_hash(password: str) -> str:
     return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()
 
 
-def schema(server: MariaDB, password: str, user: str = "mailserver", dbname: str = "mailserver") -> None:
-    """Make the ISPmail database with one domain, one alias and one mailbox, and the account that may read it.
+def schema(
+    server: Server, password: str, user: str = "mailserver", dbname: str = "mailserver", host: str = HOST
+) -> None:
+    """Make the ISPmail database with one domain, one alias and one mailbox, and the account that reads it from `host`.
 
     Existing tables and rows are kept. jack@example.org is an alias of the mailbox john@example.org.
     """
@@ -174,11 +184,11 @@ def schema(server: MariaDB, password: str, user: str = "mailserver", dbname: str
     ):
         server.sql(statement)
     identified = "IDENTIFIED VIA mysql_native_password USING %s"
-    server.sql(f"CREATE OR REPLACE USER %s@'127.0.0.1' {identified}", user, native_hash(password))
-    server.sql(f"GRANT SELECT ON {db}.* TO %s@'127.0.0.1'", user)
+    server.sql(f"CREATE OR REPLACE USER %s@%s {identified}", user, host, native_hash(password))
+    server.sql(f"GRANT SELECT ON {db}.* TO %s@%s", user, host)
 
 
-def set_password(server: MariaDB, password: str, user: str = "mailserver") -> None:
+def set_password(server: Server, password: str, user: str = "mailserver") -> None:
     """Give the account this password, and only this one."""
     statement = "ALTER USER %s@'127.0.0.1' IDENTIFIED VIA mysql_native_password USING %s"
     server.sql(statement, user, native_hash(password))
