@@ -20,7 +20,16 @@ MAPS = {
     "virtual_mailbox_maps": {"query": "SELECT 1 FROM virtual_users WHERE email='%s'"},
 }
 
-_SECTIONS = {"database": dict, "maps": dict, "answers": list, "postfix": dict, "packages": bool}
+_SECTIONS = {
+    "database": dict,
+    "server": dict,
+    "maps": dict,
+    "answers": list,
+    "postfix": dict,
+    "packages": bool,
+    "instances": list,
+    "rotation": dict,
+}
 _MAP_KEYS = ("parameter", "file", "type", "proxy")
 _TYPES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
 # Files in a configuration directory that are Postfix's own.

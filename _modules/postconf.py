@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import tempfile
 import time
 
@@ -10,9 +9,6 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __func_alias__ = {"set_": "set"}
 
-_SECONDS = 30
-# Postfix's programs are there also where PATH is that of a plain user.
-_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 # What separates the words of a value. Python's own split() takes Unicode's blanks too.
 _BLANKS = " \t\r\n"
 
@@ -50,7 +46,7 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
     _need_main_cf(config_directory)
     flags = [] if defaults else ["-n"]
     values = {}
-    for line in _run(["postconf", "-c", config_directory, *flags, *names]).split("\n"):
+    for line in __salt__["postfix_command.output"]("postconf", ["-c", config_directory, *flags, *names]).split("\n"):
         name, equals, value = line.partition("=")
         if equals and (name.strip(_BLANKS) in names or not names):
             values[name.strip(_BLANKS)] = value.strip(_BLANKS)
@@ -85,7 +81,7 @@ def default(parameter, config_directory="/etc/postfix"):
 
         salt '*' postconf.default proxy_read_maps
     """
-    said = _run(["postconf", "-c", config_directory, "-d", *_names([parameter])])
+    said = __salt__["postfix_command.output"]("postconf", ["-c", config_directory, "-d", *_names([parameter])])
     return said.partition("=")[2].strip(_BLANKS) if said else None
 
 
@@ -110,7 +106,7 @@ def services(config_directory="/etc/postfix"):
         salt '*' postconf.services
     """
     found = {}
-    for line in _run(["postconf", "-c", config_directory, "-F"]).split("\n"):
+    for line in __salt__["postfix_command.output"]("postconf", ["-c", config_directory, "-F"]).split("\n"):
         key, equals, value = line.partition("=")
         if equals:
             name, type_, field = key.strip(_BLANKS).rsplit("/", 2)
@@ -137,7 +133,7 @@ def types(config_directory="/etc/postfix"):
 
         salt '*' postconf.types
     """
-    return _run(["postconf", "-c", config_directory, "-m"]).split()
+    return __salt__["postfix_command.output"]("postconf", ["-c", config_directory, "-m"]).split()
 
 
 def set_(parameters, config_directory="/etc/postfix", test=False):
@@ -233,18 +229,10 @@ def edited(parameters, config_directory="/etc/postfix"):
         content += b"\n"
     edits = [f"{name}={value}" for name, value in parameters.items() if value is not None]
     removals = [name for name, value in parameters.items() if value is None]
-    with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
-        copy = os.path.join(directory, "main.cf")
-        with open(copy, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(content)
-        for flag, arguments in (("-e", edits), ("-X", removals)):
-            if arguments:
-                # postconf waits on a main.cf younger than two seconds.
-                os.utime(copy, (time.time() - 5,) * 2)
-                _run(["postconf", "-c", directory, flag, *arguments])
-        with open(copy, "rb") as stream:
-            after = stream.read()
+    try:
+        after = _on_a_copy(content, edits, removals)
+    except OSError as err:
+        raise CommandExecutionError(f"{tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
     return {
         "path": file["path"],
         "content": after,
@@ -345,6 +333,22 @@ def with_tables(value, tables, paths):
     return between.join([*others[:start], *tables, *others[start:]])
 
 
+def _on_a_copy(content, edits, removals):
+    """What postconf makes of a main.cf."""
+    with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
+        copy = os.path.join(directory, "main.cf")
+        with open(copy, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(content)
+        for flag, arguments in (("-e", edits), ("-X", removals)):
+            if arguments:
+                # postconf waits on a main.cf younger than two seconds.
+                os.utime(copy, (time.time() - 5,) * 2)
+                __salt__["postfix_command.output"]("postconf", ["-c", directory, flag, *arguments])
+        with open(copy, "rb") as stream:
+            return stream.read()
+
+
 def _parts(value):
     return re.split(f"[{_BLANKS}]+", value.strip(_BLANKS))
 
@@ -399,16 +403,3 @@ def _need_main_cf(config_directory):
     path = os.path.join(config_directory, "main.cf")
     if not os.path.isfile(path):
         raise CommandExecutionError(f"there is no {path}: is Postfix installed and configured there?")
-
-
-def _run(command):
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, env=_ENVIRONMENT, check=False)
-    except FileNotFoundError as err:
-        raise CommandExecutionError("postconf is not there: install the package postfix") from err
-    except subprocess.TimeoutExpired as err:
-        raise CommandExecutionError(f"postconf did not end within {_SECONDS} s") from err
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise CommandExecutionError(f"postconf failed: {said[-1] if said else done.returncode}")
-    return done.stdout.decode("utf-8", "surrogateescape")

@@ -11,7 +11,7 @@ from salt.exceptions import CommandExecutionError
 _LOCK_SECONDS = 60
 
 
-def make(config_directory, files, parameters=None, check=None):
+def make(config_directory, files, parameters=None, check=None, expected=None):
     """
     Replace files and set parameters together, reload Postfix if it runs, check, and put
     everything back if any of it fails.
@@ -28,6 +28,10 @@ def make(config_directory, files, parameters=None, check=None):
     check : None
         A function that is called last, with whether Postfix runs. It raises
         CommandExecutionError to have everything put back.
+
+    expected : None
+        A dict: name of a parameter to the value, None for not set, that it must still
+        have for anything to be done.
 
     Returns a list of the processes that still ask with what they have read before, as
     ``postfix_instance.reload`` does.
@@ -47,9 +51,17 @@ def make(config_directory, files, parameters=None, check=None):
         old = dict.fromkeys(names, None)
         if parameters:
             old.update(__salt__["postconf.get"](names, config_directory))
+            for name, value in (expected or {}).items():
+                if not any(__salt__["postconf.same"](old.get(name), good) for good in (value, parameters[name])):
+                    raise CommandExecutionError(
+                        f"{name} in {config_directory}/main.cf was changed by somebody else meanwhile, "
+                        "nothing was written: try again"
+                    )
             files = [*files, __salt__["postconf.edited"](parameters, config_directory)]
         before, old_processes = [], []
-        _mark(journal, "at work\n")
+        journal.seek(0)
+        __salt__["postfix_files.tidy"](journal.read().splitlines())
+        _mark(journal, "".join(f"{file['path']}\n" for file in files) or "at work\n")
         try:
             before = __salt__["postfix_files.replace"](files)
             running = __salt__["postfix_instance.running"](config_directory)
@@ -59,7 +71,9 @@ def make(config_directory, files, parameters=None, check=None):
                 check(running)
         except BaseException as err:
             said = _put_back(before, config_directory, old)
-            _mark(journal, "")
+            if before or isinstance(err, Exception):
+                # Else a signal cut replace() off, perhaps after its renames: the next apply finishes it.
+                _mark(journal, "")
             if not isinstance(err, Exception):
                 raise
             # The text of an unforeseen error may hold anything.
@@ -104,7 +118,7 @@ def _lock(config_directory):
     """One change at a time; yields the journal, which is empty when all is well."""
     path = _journal(config_directory)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    with open(path, "a", encoding="ascii") as journal:
+    with open(path, "a+", encoding="utf-8", errors="surrogateescape") as journal:
         until = time.monotonic() + _LOCK_SECONDS
         while True:
             try:

@@ -19,7 +19,7 @@ _BACKDATED = 5
 _LOCK_SECONDS = 10
 
 
-def read(path):
+def read(path, **kwargs):
     """
     Read a file and what belongs to it.
 
@@ -30,7 +30,8 @@ def read(path):
     None where there is no such file), ``uid``, ``gid``, ``mode`` (of ``os.stat``, permission
     bits only) and ``mtime_ns``.
 
-    Raises CommandExecutionError where the file cannot be read.
+    Raises CommandExecutionError where the file cannot be read, SaltInvocationError where it is called as a job: what a
+    job returns is kept, and a table file holds a password. ``postfix_map.read`` shows it without.
 
     Source: stat(2)
 
@@ -38,8 +39,14 @@ def read(path):
 
     .. code-block:: bash
 
-        salt '*' postfix_files.read /etc/postfix/main.cf
+        salt '*' postfix_files.read /etc/postfix/main.cf    # refused: for other modules only
     """
+    if kwargs:
+        raise SaltInvocationError("this is not for the command line, as it would show secrets: use postfix_map.read")
+    return _read(path)
+
+
+def _read(path):
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -65,7 +72,7 @@ def replace(files):
     files
         A list of dicts: ``path``; ``content``, bytes, or None to remove the file; ``uid``, ``gid``
         and ``mode``; optionally ``mtime_ns`` (at the latest, and by default, five seconds ago), ``expected``, the
-        bytes that the file must still hold (None: no file) for anything to be done, and
+        bytes that the file must still hold if not the new ones (None: no file) for anything to be done, and
         ``lock``, True to take the lock that postconf(1) takes while it edits. Bytes
         cannot be given on a command line: this is for other modules.
 
@@ -90,19 +97,22 @@ def replace(files):
             for file in files:
                 if file.get("lock"):
                     stack.enter_context(_postconf_lock(file["path"]))
-            before = [read(file["path"]) for file in files]
-            for file, old in zip(files, before):
-                if "expected" in file and old["content"] != file["expected"]:
-                    raise CommandExecutionError(
-                        f"{file['path']} was changed by somebody else meanwhile, nothing was written: try again"
-                    )
             writes = [file for file in files if file["content"] is not None]
             staged = [_aside(file["path"]) for file in writes]
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 list(pool.map(_stage, writes))
+            # As late as can be: what somebody else writes from here on would be lost.
+            before = [_read(file["path"]) for file in files]
+            for file, old in zip(files, before):
+                if "expected" in file and old["content"] not in (file["expected"], file["content"]):
+                    raise CommandExecutionError(
+                        f"{file['path']} was changed by somebody else meanwhile, nothing was written: try again"
+                    )
             _go_live(files, before)
     except OSError as err:
-        raise CommandExecutionError(f"{err.filename} cannot be written: {err.strerror}") from err
+        # write(2) names no file, rename(2) two.
+        path = err.filename2 or err.filename or ", ".join(file["path"] for file in files)
+        raise CommandExecutionError(f"{path} cannot be written: {err.strerror}") from err
     finally:
         for path in staged:
             with contextlib.suppress(OSError):
@@ -110,6 +120,34 @@ def replace(files):
     for file, old in zip(files, before):
         old.update(expected=file["content"], lock=file.get("lock", False))
     return before
+
+
+def tidy(paths):
+    """
+    Remove what a ``replace`` that was killed has left beside these files: a secret may be in it.
+
+    paths
+        A list of paths.
+
+    Returns None.
+
+    Raises CommandExecutionError where one cannot be removed.
+
+    Source: unlink(2)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_files.tidy '[/etc/postfix/mariadb-virtual-alias-maps.cf]'
+    """
+    for path in paths:
+        try:
+            os.unlink(_aside(path))
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            raise CommandExecutionError(f"{err.filename} cannot be removed: {err.strerror}") from err
 
 
 def _go_live(files, before):
@@ -188,5 +226,6 @@ def _postconf_lock(path):
     try:
         yield
     finally:
-        os.unlink(lock)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
         os.close(descriptor)

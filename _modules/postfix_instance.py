@@ -4,14 +4,8 @@ import contextlib
 import os
 import smtplib
 import socket
-import subprocess
 import time
 
-from salt.exceptions import CommandExecutionError
-
-_SECONDS = 30
-# Postfix's programs are there also where PATH is that of a plain user.
-_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 # The programs that open lookup tables, and run in Debian's default chroot.
 _READERS = ("smtpd", "cleanup", "trivial-rewrite")
 _PROXIES = ("proxymap",)
@@ -60,7 +54,7 @@ def running(config_directory="/etc/postfix"):
 
     Returns True or False.
 
-    Raises CommandExecutionError where there is no postfix command, or it does not end.
+    Raises CommandExecutionError where there is no postfix command.
 
     Source: postfix(1) status
 
@@ -70,7 +64,7 @@ def running(config_directory="/etc/postfix"):
 
         salt '*' postfix_instance.running
     """
-    return _done(["postfix", "-c", config_directory, "status"]).returncode == 0
+    return __salt__["postfix_command.run"]("postfix", ["-c", config_directory, "status"])["retcode"] == 0
 
 
 def reload(config_directory="/etc/postfix", drain=2):
@@ -98,14 +92,44 @@ def reload(config_directory="/etc/postfix", drain=2):
         salt '*' postfix_instance.reload drain=30
     """
     began = time.clock_gettime(time.CLOCK_BOOTTIME)
-    _run(["postfix", "-c", config_directory, "reload"])
-    queue = __salt__["postconf.get"]("queue_directory", config_directory, defaults=True)["queue_directory"]
+    __salt__["postfix_command.output"]("postfix", ["-c", config_directory, "reload"])
+    queue = _queue_directory(config_directory)
     until = time.monotonic() + drain
     while True:
         old = _older_than(began, queue)
         if not old or time.monotonic() > until:
             return old
         time.sleep(0.02)
+
+
+def old_processes(files, config_directory="/etc/postfix"):
+    """
+    Tell which processes of an instance have begun before its table files were replaced.
+
+    files
+        A list of paths.
+
+    config_directory : /etc/postfix
+        The directory of main.cf.
+
+    Returns a list such as ``smtpd 4711``: they ask with what they have read before, and end with their sessions.
+
+    Raises CommandExecutionError where postconf cannot tell the queue directory.
+
+    Source: proc(5), stat(2)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_instance.old_processes '[/etc/postfix/mariadb-virtual-alias-maps.cf]'
+    """
+    # A rename sets the status change time; the modification time is set back.
+    changed = [os.stat(path).st_ctime for path in files if os.path.exists(path)]
+    if not changed:
+        return []
+    began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - max(changed))
+    return _older_than(began, _queue_directory(config_directory))
 
 
 def rcpt(recipient, config_directory="/etc/postfix", timeout=10):
@@ -142,6 +166,11 @@ def rcpt(recipient, config_directory="/etc/postfix", timeout=10):
         with smtplib.SMTP(host, int(port), local_hostname="localhost", timeout=timeout) as client:
             client.ehlo_or_helo_if_needed()
             code, text = client.docmd("MAIL FROM:<>")
+            if code == 530 and client.has_extn("starttls"):
+                # submission(s) with smtpd_tls_security_level=encrypt; whose certificate it is does not matter here.
+                client.starttls()
+                client.ehlo()
+                code, text = client.docmd("MAIL FROM:<>")
             if code == 250:
                 code, text = client.docmd(f"RCPT TO:<{recipient}>")
     except smtplib.SMTPResponseException as err:
@@ -172,6 +201,10 @@ def _smtpd(config_directory):
     return f"{host.strip('[]')}:{port}"
 
 
+def _queue_directory(config_directory):
+    return __salt__["postconf.get"]("queue_directory", config_directory, defaults=True)["queue_directory"]
+
+
 def _older_than(began, queue_directory):
     """The processes of an instance that opened their table files before that moment since boot."""
     ticks = os.sysconf("SC_CLK_TCK")
@@ -188,29 +221,3 @@ def _older_than(began, queue_directory):
                     found.append(f"{name} {pid}")
         return found
     return []
-
-
-def _done(command):
-    try:
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-            env=_ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-        )
-    except FileNotFoundError as err:
-        raise CommandExecutionError(f"{command[0]} is not there: install the package postfix") from err
-    except subprocess.TimeoutExpired as err:
-        raise CommandExecutionError(f"{' '.join(command)} did not end within {_SECONDS} s") from err
-
-
-def _run(command):
-    done = _done(command)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise CommandExecutionError(f"{' '.join(command)} failed: {said[-1] if said else done.returncode}")
-    return done.stdout

@@ -6,13 +6,13 @@ database. All functions read pillar themselves: no secret is ever an argument.
 
 import contextlib
 import grp
+import hashlib
 import os
 import pwd
 import re
 import time
 
 import salt.utils.data
-import salt.utils.sdb
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 VERSION = "0.1.0"
@@ -21,9 +21,12 @@ VERSION = "0.1.0"
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
 # How many new table files are held in memory at once: each takes a descriptor.
 _CHUNK = 64
+_NONCE = 16
+# A guess at the password behind a fingerprint takes 16 MiB and some 50 ms.
+_SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 16}
 _JAILED = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
 # How long to go on looking for more that cannot be asked, after the first.
-_PROBES_SECONDS = 15
+_PROBES_SECONDS = 10
 
 
 def version():
@@ -109,6 +112,9 @@ def lookup(map, question, pillar="ispmail"):
 
         salt '*' postfix_map.lookup virtual_alias_maps jack@example.org
     """
+    question = str(question)
+    if not question or re.search(r"[\n\0]", question):
+        raise SaltInvocationError("the question must be a text of one line")
     plan = _places(pillar)
     table = map if ":" in map else _table(_chosen(plan, [map])[0])
     return __salt__["postmap.query"](question, table, plan["config_directory"])
@@ -158,7 +164,11 @@ def apply(pillar="ispmail", test=False):
             if running:
                 _compare(before, _ask_smtpd(directory))
 
-        old = __salt__["postfix_change.make"](directory, work["files"], work["parameters"], check)
+        if before and before["code"] in (None, 421, 530):
+            result["warnings"].append(
+                f"smtpd itself was not asked ({before['text']}): send a mail to see whether its chroot lacks anything"
+            )
+        old = __salt__["postfix_change.make"](directory, work["files"], work["parameters"], check, work["explicit"])
         if old:
             result["warnings"].append(f"busy processes end their sessions with the old maps: {', '.join(old)}")
     return result
@@ -209,13 +219,37 @@ def remove(maps=None, pillar="ispmail", test=False):
     }
     if parameters:
         changes["main.cf"] = {name: {"old": values[name], "new": new} for name, new in parameters.items()}
+    if files:
+        _refuse_in_use(directory, paths, values)
     reload = bool(parameters) and __salt__["postfix_instance.running"](directory)
     if parameters and not test:
-        __salt__["postfix_change.make"](directory, [], parameters)
+        expected = {name: values[name] for name in parameters}
+        __salt__["postfix_change.make"](directory, [], parameters, expected=expected)
     if files and not test:
-        gone = [dict(file, content=None, expected=file["content"]) for file in files]
-        __salt__["postfix_change.make"](directory, gone)
+        __salt__["postfix_files.replace"]([dict(file, content=None, expected=file["content"]) for file in files])
     return _result(changes, chosen, [], reload)
+
+
+def _refuse_in_use(directory, paths, ours):
+    """A table file that is gone, and still asked for, answers every RCPT with 451."""
+
+    def asks(value):
+        return __salt__["postconf.with_tables"](value, [], paths) != value
+
+    users = [
+        name
+        for name, value in __salt__["postconf.get"](config_directory=directory).items()
+        if name not in ours and asks(value)
+    ]
+    users += [
+        f"{service['name']}/{service['type']} in master.cf"
+        for service in __salt__["postconf.services"](directory)
+        if asks(service["command"])
+    ]
+    if users:
+        raise CommandExecutionError(
+            f"Nothing was changed: the table files are asked by {', '.join(users)} too: take them out there first"
+        )
 
 
 def answers(pillar="ispmail"):
@@ -241,6 +275,83 @@ def answers(pillar="ispmail"):
     """
     plan = _plan(pillar)
     return _wrong_answers(plan, {place["name"]: _table(place) for place in plan["maps"]})
+
+
+def fingerprints(nonce, live=True, pillar="ispmail"):
+    """
+    Tell which password pillar and each live table file hold, without telling it: equal
+    fingerprints are equal passwords. A nonce is used once, so that none can be looked up.
+
+    nonce
+        A text of 16 characters or more, drawn at random by who compares.
+
+    live : True
+        Whether to read the live table files too; a database server has none.
+
+    pillar : ispmail
+        The pillar key that holds the configuration; the ``instances`` that it names are told too.
+
+    Returns a dict: ``pillar`` and, where asked for, ``live``, each name of a map (with the pillar key before it, for
+    another instance) to a fingerprint, None where there is no password.
+
+    Raises SaltInvocationError for a short nonce or faults in pillar, CommandExecutionError
+    where a table file cannot be read.
+
+    Source: RFC 7914 (scrypt)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.fingerprints 7f3a9c41d6e25b08
+    """
+    if not isinstance(nonce, str) or len(nonce) < _NONCE:
+        raise SaltInvocationError(f"nonce must be a text of {_NONCE} characters or more, in quotes")
+    known = {None: None}
+
+    def fingerprint(password):
+        if password not in known:
+            text = password.encode("utf-8", "surrogateescape")
+            known[password] = hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()
+        return known[password]
+
+    found = {"pillar": {}, "live": {}}
+    for key in [pillar, *(_config(pillar).get("instances") or [])]:
+        for place in _plan(key)["maps"]:
+            name = place["name"] if key == pillar else f"{key}:{place['name']}"
+            found["pillar"][name] = fingerprint(place["keys"].get("password"))
+            if live:
+                file = __salt__["postfix_files.read"](place["path"])
+                password = None if file["content"] is None else _keys(file).get("password")
+                found["live"][name] = fingerprint(password)
+    if not live:
+        del found["live"]
+    return found
+
+
+def old_processes(pillar="ispmail"):
+    """
+    Tell which processes of Postfix ask with older table files than the live ones.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a list such as ``smtpd 4711``; empty where all have read the live ones.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where postconf
+    cannot tell the queue directory.
+
+    Source: master(8), proc(5)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.old_processes
+    """
+    plan = _places(pillar)
+    paths = [place["path"] for place in plan["maps"] if place["wanted"]]
+    return __salt__["postfix_instance.old_processes"](paths, plan["config_directory"])
 
 
 def _config(pillar):
@@ -274,8 +385,7 @@ def _chosen(plan, names):
 
 def _plan(pillar):
     """What pillar asks for, valid as far as its text can tell; each map with its text."""
-    errors = []
-    config = _resolved(_config(pillar), (), errors)
+    config, errors = __salt__["ispmail.resolve"](_config(pillar))
     schemas = {type_: list(__salt__["postfix_table.schema"](type_)) for type_ in ("mysql", "pgsql", "sqlite")}
     try:
         plan = __salt__["ispmail_pillar.canonicalize"](config, schemas)
@@ -285,27 +395,6 @@ def _plan(pillar):
     for place in plan["maps"]:
         place["text"] = __salt__["postfix_table.render"](place["type"], place["keys"])
     return plan
-
-
-def _resolved(value, path, errors):
-    """Pillar with its sdb:// URIs looked up."""
-    if isinstance(value, dict):
-        return {key: _resolved(item, (*path, str(key)), errors) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_resolved(item, (*path, str(at)), errors) for at, item in enumerate(value)]
-    if not isinstance(value, str) or not value.startswith("sdb://"):
-        return value
-    try:
-        found = salt.utils.sdb.sdb_get(value, __opts__, None, True)
-    except Exception as err:  # pylint: disable=broad-except
-        # Any driver, any error: its text may hold a secret.
-        reason = f"could not be read from sdb ({type(err).__name__}): check the sdb profile of the minion"
-        errors.append([":".join(path), reason])
-        return ""
-    if found is None or found == value:
-        errors.append([":".join(path), "is not there in sdb: store it under that name, or check the sdb profile"])
-        return ""
-    return found
 
 
 def _validate(pillar, plan, errors, **facts):
@@ -348,14 +437,27 @@ def _work(plan):
             work["files"].append(file)
             work["changes"][place["name"]] = changes
             work["changed"].add(place["name"])
-    values = __salt__["postconf.get"]([*_parameters(plan["maps"]), "proxy_read_maps"], directory, defaults=True)
+    asked = dict.fromkeys([*_parameters(plan["maps"]), "virtual_mailbox_maps", "proxy_read_maps"])
+    values = __salt__["postconf.get"](list(asked), directory, defaults=True)
     parameters = {}
     for parameter in _parameters(plan["maps"]):
         ours = [place for place in plan["maps"] if place["parameter"] == parameter]
         if _pointing(values.get(parameter, ""), ours) != values.get(parameter):
             parameters[parameter] = ours
     explicit = __salt__["postconf.get"](list(parameters), directory)
+    named = _parameters(plan["maps"])
+    if (
+        "virtual_mailbox_domains" in named
+        and "virtual_mailbox_maps" not in named
+        and not values["virtual_mailbox_maps"]
+    ):
+        plan["warnings"].append("without virtual_mailbox_maps every address of the domains is taken: is that meant?")
     plan["warnings"] += _strangers(values, plan["maps"])
+    plan["warnings"] += [
+        f"{name} had its default, {values[name]}, which is not kept: set it in main.cf first if it is needed"
+        for name in parameters
+        if name not in explicit and values.get(name) and not values[name].startswith("$virtual_")
+    ]
     work["unknown"] = [name for name in parameters if name not in values]
     work["parameters"] = {name: _pointing(explicit.get(name, ""), ours) for name, ours in parameters.items()}
     work["changed"] |= {place["name"] for ours in parameters.values() for place in ours}
@@ -370,9 +472,10 @@ def _work(plan):
             values["proxy_read_maps"], missing, {place["path"] for place in plan["maps"] if _table(place) in missing}
         )
         explicit.update(__salt__["postconf.get"]("proxy_read_maps", directory))
+    work["explicit"] = {name: explicit.get(name) for name in work["parameters"]}
     if work["parameters"]:
         work["changes"]["main.cf"] = {
-            name: {"old": explicit.get(name), "new": new} for name, new in work["parameters"].items()
+            name: {"old": work["explicit"][name], "new": new} for name, new in work["parameters"].items()
         }
     return work
 
@@ -541,7 +644,11 @@ def _wrong_answers(plan, tables, jailed=False, descriptors=()):
     """Sentences on the answers that are not as pillar expects, of the maps in tables."""
     wrong = []
     silent = set()
+    until = time.monotonic() + _PROBES_SECONDS
     for expected in plan["answers"]:
+        if silent and time.monotonic() > until:
+            wrong.append("the other answers were not asked for: that took too long already")
+            break
         table = tables.get(expected["map"])
         if table is None or table in silent:
             continue
@@ -578,8 +685,11 @@ def _compare(before, after):
     broken = after["code"] == 451 and ("lookup failure" in text or "configuration error" in text)
     if broken or (after["code"] is None and before["code"] is not None):
         said = f"{after['code'] or ''} {text}".strip()
+        cannot = (
+            "could not ask its maps before, and cannot now" if before["text"] == text else "can no longer ask its maps"
+        )
         raise CommandExecutionError(
-            f"smtpd on {after['server']} can no longer ask its maps, though postmap can ({said}): see the mail log"
+            f"smtpd on {after['server']} {cannot}, though postmap can ({said}): see the mail log"
         )
 
 

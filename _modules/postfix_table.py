@@ -454,7 +454,7 @@ def _line_comment(query, at, type_):
     return query.startswith("--", at)
 
 
-def _query_rules(texts, type, **_):
+def _query_rules(texts, type, parameter, **_):
     query = texts.get("query")
     if query is None:
         return _found()
@@ -463,6 +463,9 @@ def _query_rules(texts, type, **_):
         errors.append("must be a query that reads, beginning with SELECT, without quotes around it")
     scanned = _scan(query, type)
     places = {where for what, where in scanned if len(what) == 2 and what[0] == "%"}
+    parts = sorted({what for what, _ in scanned if re.fullmatch("%[dD1-9]", what)})
+    if parts and parameter in _DOMAIN_PARAMETERS:
+        errors.append(f"has {', '.join(parts)}, for which Postfix never asks {parameter}'s bare domains: write '%s'")
     if any(what == "%" for what, _ in scanned):
         errors.append(_NO_EXPANSION)
     if not places:
@@ -509,7 +512,7 @@ def _hosts_rules(texts, type, jailed, **_):
         reason = _host_fault(host, type)
         if reason:
             errors.append(reason)
-        elif jailed and (host.startswith("unix:") or (type == "mysql" and _name(host) == "localhost")):
+        elif jailed and (host.startswith(("unix:", "/")) or (type == "mysql" and _name(host) == "localhost")):
             errors.append(_SOCKET)
     remote = [
         host for host in hosts if not re.match(r"unix:|(inet:)?(127\.[0-9.]+|localhost)(:|$)", host, re.IGNORECASE)
@@ -530,6 +533,8 @@ def _host_fault(host, type_):
         if _PASSWORD_IN_URI.search(host):
             return "holds a password in a URI: write host:port in place of the URI, and the keys user and password"
         return None
+    if host.startswith("/"):
+        return None if type_ == "pgsql" else "is a path: write unix: before it"
     if host.startswith("unix:"):
         return None if host.startswith("unix:/") else "has a unix: without an absolute path"
     name, colon, port = host.removeprefix("inet:").partition(":")

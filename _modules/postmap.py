@@ -2,21 +2,15 @@
 
 import concurrent.futures
 import contextvars
-import os
 import re
 import socket
-import subprocess
 import time
-
-from salt.exceptions import CommandExecutionError
 
 ANSWER, NO_ANSWER, COULD_NOT_ASK = "answer", "no answer", "could not ask"
 
 _NO_PLUGINS = {"MARIADB_PLUGIN_DIR": "/nonexistent"}
 # A question that fills every expansion (%1 to %9 too) and that nobody has an answer to.
 _PROBE = "probe@a.b.c.d.e.f.g.h.probe.invalid"
-# Postfix's programs are there also where PATH is that of a plain user.
-_ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 _PORTS = {"mysql": 3306, "pgsql": 5432}
 
 # What each reason means to an admin, by what Postfix or the server says.
@@ -82,35 +76,25 @@ def query(question, tables, config_directory="/etc/postfix", timeout=10, jailed=
         salt '*' postmap.query jack@example.org mysql:/etc/postfix/mariadb-virtual-alias-maps.cf
     """
     tables = [tables] if isinstance(tables, str) else list(tables)
-    try:
-        done = subprocess.run(
-            # "-" would mean standard input.
-            ["postmap", "-c", config_directory, "-q", question, *tables],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=timeout,
-            env={**_ENVIRONMENT, **_NO_PLUGINS} if jailed else _ENVIRONMENT,
-            pass_fds=tuple(pass_fds),
-            check=False,
-        )
-    except FileNotFoundError as err:
-        raise CommandExecutionError("postmap is not there: install the package postfix") from err
-    except subprocess.TimeoutExpired:
+    done = __salt__["postfix_command.run"](
+        "postmap", ["-c", config_directory, "-q", question, *tables], timeout, _NO_PLUGINS if jailed else None, pass_fds
+    )
+    if done["retcode"] is None:
         table = tables[0] if len(tables) == 1 else None
-        return _failure(table, f"no answer within {timeout:.0f} s{_silent_hosts(table)}", [])
+        return _failure(table, f"{done['stderr'].replace('end', 'answer')}{_silent_hosts(table)}", [])
     said = [
         re.sub(r"^postmap: (fatal|warning|error|panic): ", r"\1: ", line)
-        for line in _without_secrets(done.stderr, tables).splitlines()
+        for line in _without_secrets(done["stderr"], tables).splitlines()
     ]
     warnings = [line.removeprefix("warning: ") for line in said if not line.startswith(("fatal: ", "panic: "))]
     fatal = [line.partition(": ")[2] for line in said if line.startswith(("fatal: ", "panic: "))]
-    if done.returncode == 0:
-        answer = done.stdout.decode("utf-8", "replace").removesuffix("\n")
+    if done["retcode"] == 0:
+        answer = _readable(done["stdout"]).removesuffix("\n")
         return {"result": ANSWER, "answer": answer, "warnings": warnings}
-    if fatal or done.returncode != 1:
+    if fatal or done["retcode"] != 1:
         table = next((table for table in tables if any(_names(line, table) for line in fatal)), None)
         cause = [line for line in warnings if "connect to" in line or "query failed" in line]
-        return _failure(table, (cause or fatal or [f"postmap ended with {done.returncode}"])[-1], warnings)
+        return _failure(table, (cause or fatal or [f"postmap ended with {done['retcode']}"])[-1], warnings)
     return {"result": NO_ANSWER, "warnings": warnings}
 
 
@@ -192,21 +176,26 @@ def _silent_hosts(table):
     if table is None:
         return ""
     type_ = table.split(":")[-2]
-    found = []
-    for host in re.split(r"[,\s]+", _keys(table).get("hosts", "")):
-        if type_ not in _PORTS or not host or host.startswith("unix:"):
-            continue
-        name, _, port = host.removeprefix("inet:").partition(":")
-        port = int(port or _PORTS[type_])
-        try:
-            with socket.create_connection((name, port), timeout=2) as connection:
-                if type_ == "mysql" and not connection.recv(1):
-                    found.append(f"{name}:{port} closes the connection")
-        except TimeoutError:
-            found.append(f"{name}:{port} does not speak")
-        except OSError as err:
-            found.append(f"{name}:{port}: {err.strerror}")
+    hosts = re.split(r"[,\s]+", _keys(table).get("hosts", ""))
+    hosts = [host for host in hosts if type_ in _PORTS and host and not host.startswith("unix:")]
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        found = list(filter(None, pool.map(_silence, hosts, [type_] * len(hosts))))
     return f": {', '.join(found)} (check hosts, and the database there)" if found else ""
+
+
+def _silence(host, type_):
+    """Why a host does not speak, None where it does."""
+    name, _, port = host.removeprefix("inet:").partition(":")
+    port = int(port or _PORTS[type_])
+    try:
+        with socket.create_connection((name, port), timeout=2) as connection:
+            if type_ == "mysql" and not connection.recv(1):
+                return f"{name}:{port} closes the connection"
+    except TimeoutError:
+        return f"{name}:{port} does not speak"
+    except OSError as err:
+        return f"{name}:{port}: {err.strerror}"
+    return None
 
 
 def _names(line, table):
@@ -218,14 +207,18 @@ def _without_secrets(said, tables):
     """What postmap said, without a secret that a table file holds."""
     if not said:
         return ""
-    said = said.decode("utf-8", "surrogateescape")
     for table in tables:
         keys = _keys(table)
         shown = __salt__["postfix_table.redact"](keys)
         for key, value in keys.items():
             if value and shown[key] != value:
                 said = said.replace(value, shown[key])
-    return said.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _readable(said)
+
+
+def _readable(text):
+    """A text that can be shown and sent: what was no UTF-8 in it is replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _failure(table, reason, warnings):

@@ -3,6 +3,8 @@
 No secret is an argument here: the modules read pillar themselves.
 """
 
+import time
+
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 
@@ -114,4 +116,43 @@ def _act(name, done, function, **arguments):
         said.append(f"Postfix {'would be' if test else 'has been'} reloaded")
     said += [f"warning: {warning}" for warning in result["warnings"]]
     ret["comment"] = "\n".join(said)
+    return ret
+
+
+def drained(name, timeout=60, pillar="ispmail"):
+    """
+    No process of Postfix asks with an older table file any more.
+
+    name
+        A sentence, for people.
+
+    timeout : 60
+        How many seconds to wait for busy processes to end their sessions.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns the usual dict of a state; it never has changes.
+
+    Raises nothing: a failure names the processes in the comment.
+
+    Source: master(8)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' state.single postfix_map.drained 'no old processes' timeout=5
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "No process asks with an older table file"}
+    until = time.monotonic() + (0 if __opts__["test"] else timeout)
+    try:
+        while old := __salt__["postfix_map.old_processes"](pillar):
+            if time.monotonic() > until:
+                comment = f"After {timeout} s these still ask with an older table file: {', '.join(old)}"
+                ret.update(result=False, comment=f"{comment}. They end with their sessions: try again")
+                break
+            time.sleep(0.2)
+    except (CommandExecutionError, SaltInvocationError) as err:
+        ret.update(result=False, comment=str(err))
     return ret

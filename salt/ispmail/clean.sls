@@ -2,6 +2,9 @@
 # and the rest of main.cf stay.
 include:
   - ispmail.modules
+{%- for key in ['ispmail'] + (salt['pillar.get']('ispmail:instances') or []) %}
 
-Postfix asks none of the maps that pillar names:
-  postfix_map.absent
+Postfix asks none of the maps that pillar names{{ '' if key == 'ispmail' else ' in ' ~ key }}:
+  postfix_map.absent:
+    - pillar: {{ key | json }}
+{%- endfor %}

@@ -1,7 +1,15 @@
-# The table files and main.cf are as pillar says, all or nothing.
+# The table files and main.cf are as pillar says, all or nothing; for each instance of Postfix.
 include:
   - ispmail.modules
   - ispmail.packages
 
 Postfix asks the maps that pillar names:
   postfix_map.managed
+{%- for key in salt['pillar.get']('ispmail:instances') or [] %}
+
+Postfix asks the maps that pillar names in {{ key }}:
+  postfix_map.managed:
+    - pillar: {{ key | json }}
+    - require:
+      - postfix_map: Postfix asks the maps that pillar names
+{%- endfor %}

@@ -2,8 +2,9 @@
 {%- set ispmail = salt['pillar.get']('ispmail') or {} %}
 {%- if ispmail is mapping and ispmail.get('packages', True) %}
 {%- set types = ['mysql'] %}
-{%- for map in (ispmail.get('maps') or {}).values() if map %}
-{%- do types.append(map.get('type', 'mysql')) %}
+{%- set maps = ispmail.get('maps') %}
+{%- for map in (maps.values() if maps is mapping else []) if map is mapping and map.get('type') in ('mysql', 'pgsql', 'sqlite') %}
+{%- do types.append(map['type']) %}
 {%- endfor %}
 {%- set system_python = grains['pythonexecutable'].startswith('/usr/bin/') %}
 {%- set packages = ['postfix'] %}

@@ -267,19 +267,6 @@ def test_postfix_that_does_not_run_is_set_up_too(minion, postfix):
     assert replies(postfix) == ANSWERED
 
 
-def test_an_interrupted_apply_is_finished_by_the_next(minion, postfix):
-    """Killed between the rename and the reload, nothing differs on disk, yet Postfix still runs on the old table."""
-    managed(minion)
-    journal = next((minion.cache / "postfix_change").iterdir())
-    journal.write_text("at work\n")
-    assert managed(minion, test=True)["changes"] == {"postfix": {"old": "an apply was interrupted", "new": "reloaded"}}
-    result = managed(minion)
-    assert result["result"] is True
-    assert result["changes"] == {"postfix": {"old": "an apply was interrupted", "new": "reloaded"}}
-    assert "refresh" in postfix.log or "reload" in postfix.log
-    assert managed(minion)["changes"] == {}
-
-
 def test_pillar_without_ispmail_says_so(minion):
     minion.pillar = {}
     result = managed(minion)

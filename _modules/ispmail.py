@@ -1,0 +1,100 @@
+"""What ispmail asks of Salt itself: one apply for many events, and secrets from sdb."""
+
+import contextlib
+import fcntl
+import os
+
+import salt.utils.sdb
+
+# How many state runs may wait behind one that is under way.
+_QUEUE = 100
+
+
+def reapply(sls="ispmail"):
+    """
+    Apply an SLS with fresh pillar, once for however many ask at the same time: one run
+    is under way, one waits for it, and who finds one waiting returns. An apply that
+    begins after this was called is certain, and reads pillar as it is then.
+
+    sls : ispmail
+        The SLS.
+
+    Returns a dict: ``applied`` (False where another one does it), ``result`` (True, False, or None where
+    it was not applied) and ``comment``, what the failed states said.
+
+    Raises nothing: what fails is in the comment, and an event ``ispmail/apply/failed`` says so once.
+
+    Source: salt.modules.state.apply
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' ispmail.reapply
+    """
+    folder = os.path.join(__opts__["cachedir"], "ispmail")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(open(os.path.join(folder, "running"), "a", encoding="ascii"))
+        with open(os.path.join(folder, "waiting"), "a", encoding="ascii") as waiting:
+            try:
+                fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return {"applied": False, "result": None, "comment": "another apply is about to begin"}
+            fcntl.flock(running, fcntl.LOCK_EX)
+        # Nobody waits now: who asks from here on may not be served by the pillar read below.
+        if __opts__.get("file_client") == "remote":
+            __salt__["saltutil.refresh_pillar"](wait=True)
+        states = __salt__["state.apply"](sls, queue=_QUEUE)
+    if isinstance(states, dict):
+        failed = [state["comment"] for state in states.values() if state["result"] is False]
+    else:
+        failed = [str(line) for line in states]
+    if failed:
+        __context__["retcode"] = 2
+        __salt__["event.send"]("ispmail/apply/failed", {"sls": sls, "comment": "\n".join(failed)})
+    return {"applied": True, "result": not failed, "comment": "\n".join(failed)}
+
+
+def resolve(config):
+    """
+    Look up the sdb:// URIs in a configuration.
+
+    config
+        Any value; dicts and lists are looked through.
+
+    Returns a list of two: the value with each URI replaced by what it stands for (an empty text where it could not
+    be), and a list of faults, pairs ``[key, sentence]``.
+
+    Raises nothing: what fails is a fault.
+
+    Source: salt.utils.sdb
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' ispmail.resolve '{user: mailserver}'
+    """
+    faults = []
+    return [_resolved(config, (), faults), faults]
+
+
+def _resolved(value, path, faults):
+    if isinstance(value, dict):
+        return {key: _resolved(item, (*path, str(key)), faults) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_resolved(item, (*path, str(at)), faults) for at, item in enumerate(value)]
+    if not isinstance(value, str) or not value.startswith("sdb://"):
+        return value
+    try:
+        found = salt.utils.sdb.sdb_get(value, __opts__, None, True)
+    except Exception as err:  # pylint: disable=broad-except
+        # Any driver, any error: its text may hold a secret.
+        reason = f"could not be read from sdb ({type(err).__name__}): check the sdb profile of the minion"
+        faults.append([":".join(path), reason])
+        return ""
+    if found is None or found == value:
+        faults.append([":".join(path), "is not there in sdb: store it under that name, or check the sdb profile"])
+        return ""
+    return found

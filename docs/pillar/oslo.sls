@@ -1,0 +1,21 @@
+# Oslo has an older database with other names, and catch-alls.
+ispmail:
+  database:
+    user: postfix
+    password: 'sdb://mail/oslo'
+    hosts: 192.0.2.20
+    dbname: mail
+  server:
+    accounts_host: 192.0.2.%
+    create_tables: false
+  maps:
+    virtual_mailbox_domains:
+      query: SELECT 1 FROM domains WHERE domain='%s' AND active=1
+    virtual_mailbox_maps:
+      query: SELECT 1 FROM mailboxes WHERE address='%s' AND active=1
+    virtual_alias_maps:
+      query: SELECT goto FROM aliases WHERE address='%s'
+    # Asked after the aliases proper: what they answer comes first.
+    catch_all:
+      parameter: virtual_alias_maps
+      query: SELECT goto FROM aliases WHERE address='@%d'

@@ -1,0 +1,158 @@
+"""An apply that is cut off, at the worst moments: killed, terminated, out of disk, or beside somebody else."""
+
+import contextlib
+import os
+import subprocess
+import threading
+
+import pytest
+
+from lab import scratch
+from lab.minion import Minion
+from lab.smtp import Load
+
+from ..conftest import pillar_for
+from .test_apply import ANSWERED, contents, everything, managed, replies
+
+# Runs in the apply's own process: acts at one event of it, see sys.addaudithook.
+AT_EVENT = """
+import os, signal, subprocess, sys
+done = []
+
+def hook(event, arguments):
+    if done or not ({condition}):
+        return
+    done.append(True)
+    {act}
+
+sys.addaudithook(hook)
+"""
+MOMENTS = {
+    "a file is ready aside": "event == 'os.rename' and str(arguments[1]).endswith('alias-maps.cf')",
+    "the files are live, main.cf not": "event == 'os.rename' and str(arguments[1]).endswith('main.cf')",
+    "all is live, Postfix not reloaded": "event == 'subprocess.Popen' and 'reload' in arguments[1]",
+}
+OTHER = {"virtual_alias_maps": {"query": "SELECT destination FROM virtual_aliases WHERE '%s' = source"}, "more": {}}
+OTHER["more"] = {"parameter": "virtual_alias_maps", "query": "SELECT 'x@y.test' FROM virtual_users WHERE email='no%s'"}
+
+
+def reloads(postfix):
+    return postfix.log.count(": reload --")
+
+
+def apply_with(minion, condition, act):
+    """Apply in a process of its own that does `act` at that moment."""
+    with scratch() as site:
+        (site / "sitecustomize.py").write_text(AT_EVENT.format(condition=condition, act=act))
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return minion.command("state.apply", "ispmail.maps", env=environment)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
+def test_the_next_apply_finishes_or_it_was_undone(minion, postfix, pillar, moment, number):
+    """Nothing may differ on disk, while Postfix runs on the old tables; and no password may be left aside."""
+    managed(minion)
+    minion.command("saltutil.sync_all")
+    minion.pillar = pillar(maps=OTHER)
+    with Load(postfix.port, ANSWERED, rate=50) as load:
+        apply_with(minion, MOMENTS[moment], f"os.kill(os.getpid(), signal.{number})")
+        before = reloads(postfix)
+        result = managed(minion)
+        after = reloads(postfix)
+    report = load.stop()
+    assert result["result"] is True and result["changes"], result
+    assert after == before + 1
+    assert report.failed == 0, str(report)
+    assert replies(postfix) == ANSWERED
+    assert managed(minion)["changes"] == {}
+    assert not [path for path in postfix.config_directory.iterdir() if path.name.endswith(".new")]
+
+
+def test_an_edit_of_the_same_parameter_meanwhile_is_not_lost(minion, postfix, pillar):
+    """An admin writes into main.cf while the new tables are being asked."""
+    managed(minion)
+    minion.command("saltutil.sync_all")
+    minion.pillar = pillar(maps=OTHER)
+    edit = ["postconf", "-c", str(postfix.config_directory), "-e", "virtual_alias_maps=inline:{{a@b.test=c@d.test}}"]
+    done = apply_with(minion, "event == 'subprocess.Popen' and 'postmap' in arguments[1]", f"subprocess.run({edit!r})")
+    assert "virtual_alias_maps in " in done.stdout and "was changed by somebody else meanwhile" in done.stdout
+    assert postfix.postconf("virtual_alias_maps") == {"virtual_alias_maps": "inline:{{a@b.test=c@d.test}}"}
+    assert managed(minion)["result"] is True
+    assert postfix.postconf("virtual_alias_maps")["virtual_alias_maps"].startswith(
+        "inline:{{a@b.test=c@d.test}}, mysql:"
+    )
+
+
+def test_two_applies_at_once_both_succeed(minion, postfix):
+    results = []
+    threads = [
+        threading.Thread(
+            target=lambda: results.append(minion.command("state.apply", "ispmail.maps", "concurrent=True"))
+        )
+        for _ in range(2)
+    ]
+    minion.command("saltutil.sync_all")
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ["Failed:    0" in done.stdout for done in results] == [True, True], [done.stdout for done in results]
+    assert replies(postfix) == ANSWERED
+
+
+@pytest.fixture
+def full_disk(postfix):
+    """The configuration directory on a file system that has no room left."""
+    kept = {path.name: path.read_bytes() for path in postfix.config_directory.iterdir()}
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", str(postfix.config_directory)]
+    subprocess.run(mount, check=True)
+    try:
+        for name, data in kept.items():
+            (postfix.config_directory / name).write_bytes(data)
+            os.utime(postfix.config_directory / name, (1, 1))
+        with open(postfix.config_directory / "ballast", "wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(b"x" * 1024)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(postfix.config_directory)], check=True)
+
+
+def test_a_full_disk_changes_nothing(minion, postfix, full_disk):
+    before = contents(postfix)
+    result = managed(minion)
+    assert result["result"] is False
+    assert "No space left on device" in result["comment"] and "mariadb-virtual" in result["comment"]
+    assert "Nothing was changed" in result["comment"]
+    assert contents(postfix) == before
+
+
+def test_many_silent_hosts_are_told_of_in_time(postfix, pillar, silent_port, mariadb):
+    """Each host for itself would take 36 s."""
+    hosts = [f"127.0.0.{number}:{silent_port}" for number in range(1, 13)]
+    with scratch() as directory:
+        minion = Minion(directory, pillar_for(postfix, mariadb, database={"hosts": hosts}))
+        before = everything(postfix)
+        result = managed(minion)
+    assert result["result"] is False
+    assert result["duration"] < 30_000
+    assert everything(postfix) == before
+
+
+def test_a_table_file_that_is_asked_elsewhere_is_not_removed(minion, postfix):
+    """It would be a 451 for every RCPT."""
+    managed(minion)
+    table = f"mysql:{postfix.config_directory}/mariadb-virtual-alias-maps.cf"
+    postfix.command("postconf", "-e", f"smtpd_recipient_restrictions=check_recipient_access {table}")
+    before = contents(postfix)
+    result = minion.apply("ispmail.clean")["postfix_map.absent"]
+    assert result["result"] is False
+    assert "the table files are asked by smtpd_recipient_restrictions too" in result["comment"]
+    assert contents(postfix) == before
+
+
+def test_domains_alone_are_warned_of(minion, pillar):
+    """Without mailboxes every address of the domains is taken."""
+    minion.pillar = pillar(maps={"virtual_mailbox_maps": None})
+    assert "without virtual_mailbox_maps every address of the domains is taken" in managed(minion)["comment"]
