@@ -114,8 +114,8 @@ class Report:
 class Load:
     """A steady stream of RCPTs from several sessions at once, evenly spaced, until stopped.
 
-    Each session reconnects after 20 RCPTs: new and long-lived server processes are both asked. A session that was kept
-    waiting does not catch up afterwards.
+    Each session reconnects after `per_connection` RCPTs: new and long-lived server processes are both asked. A session
+    that was kept waiting does not catch up afterwards.
     """
 
     def __init__(
@@ -126,9 +126,10 @@ class Load:
         sessions: int = 4,
         rate: float | None = 100,
         timeout: float = 30,
+        per_connection: int = PER_CONNECTION,
     ):
         """`addresses`: the expected reply code of each. `rate`: RCPTs per second, all together; None: flat out."""
-        self.port, self.host, self.timeout = port, host, timeout
+        self.port, self.host, self.timeout, self.per_connection = port, host, timeout, per_connection
         self.addresses = list(addresses.items())
         self.interval = sessions / rate if rate else 0.0
         self._stop = threading.Event()
@@ -161,13 +162,13 @@ class Load:
         return Report(self._seconds, sorted(self._records), self._longest_connect)
 
     def _session(self, number: int, sessions: int) -> None:
-        """One client: connect, ask up to 20 times, leave, again."""
+        """One client: connect, ask some times, leave, again."""
         client, asked = None, 0
         due = self._begin + self.interval * number / sessions
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due + self.interval, time.monotonic())
             address, expected = self.addresses[(number + asked) % len(self.addresses)]
-            if asked % PER_CONNECTION == 0:
+            if asked % self.per_connection == 0:
                 client = _leave(client)
             asked += 1
             began = time.monotonic()
@@ -239,10 +240,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--sessions", type=int, default=4)
     parser.add_argument("--rate", type=float, default=100, help="RCPTs per second, all together; 0: flat out")
+    parser.add_argument("--per-connection", type=int, default=PER_CONNECTION, help="RCPTs before a session reconnects")
     options = parser.parse_args(arguments)
     host, _, port = options.server.rpartition(":")
     addresses = {address: int(code) for address, _, code in (pair.rpartition("=") for pair in options.addresses)}
-    load = Load(int(port), addresses, host or HOST, options.sessions, options.rate or None)
+    load = Load(
+        int(port),
+        addresses,
+        host or HOST,
+        options.sessions,
+        options.rate or None,
+        per_connection=options.per_connection,
+    )
     done = threading.Event()
 
     def finish(_signal: int, _frame: FrameType | None) -> None:

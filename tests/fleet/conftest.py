@@ -1,13 +1,29 @@
 """Real Debian machines: systemd, a Postfix of Debian's own in its chroot, a MariaDB, Salt."""
 
+import json
 import os
+import time
 
 import pytest
+import yaml
 
-from lab.machine import FLEET_SCRIPT, Machine, Network, base, image, lacking
+from lab import wait_until
+from lab.machine import FLEET_SCRIPT, Machine, Network, base, image, lacking, start_all
 from lab.minion import REPOSITORY
 
 CHECKOUT = "/srv/salt-ispmail"
+SOCKET = "/run/mysqld/mysqld.sock"
+GENERAL_LOG = "/var/lib/mysql/general.log"
+MAIL = ("mx1", "mx2", "mx3", "mx4")
+EVENT = "ispmail/credentials/changed"
+ANSWERED = {"jack@example.org": 250, "john@example.org": 250}
+
+
+ROWS = """
+INSERT INTO virtual_domains (name) VALUES ('example.org');
+INSERT INTO virtual_users (domain_id, email, password) VALUES (1, 'john@example.org', '!');
+INSERT INTO virtual_aliases (domain_id, source, destination) VALUES (1, 'jack@example.org', 'john@example.org');
+"""
 
 
 def pytest_collection_modifyitems(items):
@@ -37,3 +53,100 @@ def machine(root, network):
     with Machine("mx", root, network) as mx:
         mx.copy_in(REPOSITORY, CHECKOUT)
         yield mx
+
+
+def python(machine, code):
+    """Run Python of the checkout on a machine, as root, with Salt's own interpreter."""
+    return machine.run(["env", f"PYTHONPATH={CHECKOUT}", "/opt/salt/bin/python", "-c", code]).stdout
+
+
+class Fleet:
+    """A master, a database server and four mail servers, each a machine, in one network without a way out."""
+
+    def __init__(self, root, network):
+        self.network = network
+        self.machines = {name: Machine(name, root, network) for name in ("master", "db", *MAIL)}
+        self.master, self.db = self.machines["master"], self.machines["db"]
+        self.mail = [self.machines[name] for name in MAIL]
+        self._prepare()
+        start_all(*self.machines.values())
+        assert wait_until(lambda: set(self.salt("*", "test.ping")) == {"db", *MAIL}, 90), "not all minions came"
+
+    def _prepare(self):
+        """Write all configuration while the machines are off."""
+        with open(REPOSITORY / "docs" / "master.conf") as file:
+            config = yaml.safe_load(file)
+        config.update(auto_accept=True, pillar_roots={"base": ["/srv/pillar"]}, log_level_logfile="debug")
+        config["ispmail"]["rotation"]["batch"] = 2
+        self.master.copy_in(REPOSITORY, CHECKOUT)
+        self.master.write("/etc/salt/master", yaml.safe_dump(config))
+        self.write_pillar("first-Pw1")
+        unit = "[Unit]\nAfter=network.target lab-network.service\n[Service]\nExecStart=/usr/local/bin/salt-{0}\n"
+        unit += "Restart=on-failure\n[Install]\nWantedBy=multi-user.target\n"
+        self.master.unit("salt-master", unit.format("master"))
+        for name in ("db", *MAIL):
+            minion = self.machines[name]
+            settings = {"master": self.master.address, "id": name, "log_level_logfile": "debug"}
+            # A machine that comes back has to be heard of soon.
+            settings.update(acceptance_wait_time=1, auth_timeout=5, master_alive_interval=0, recon_max=2000)
+            minion.write("/etc/salt/minion", yaml.safe_dump(settings))
+            minion.unit("salt-minion", unit.format("minion"))
+        self.db.copy_in(REPOSITORY, CHECKOUT)
+        options = ("bind-address=0.0.0.0", "skip-name-resolve", "general_log=1", f"general_log_file={GENERAL_LOG}")
+        self.db.write("/etc/mysql/mariadb.conf.d/99-lab.cnf", "\n".join(["[mysqld]", *options, ""]))
+
+    def write_pillar(self, password, **pillar):
+        """What pillar has from now on; nobody is told."""
+        database = {"password": password, "hosts": self.db.address}
+        pillar = {"ispmail": {"database": database, "server": {"accounts_host": "198.18.%"}}, **pillar}
+        self.master.write("/srv/pillar/top.sls", "base: {'*': [ispmail]}\n")
+        self.master.write("/srv/pillar/ispmail.sls", "#!json\n" + json.dumps(pillar), 0o600)
+
+    def salt(self, target, function, *arguments, timeout=90):
+        """What `salt TARGET FUNCTION` returned: minion to result."""
+        command = ["salt", "--out=json", "--static", "-L" if "," in target else "-G" if ":" in target else "-E"]
+        pattern = target if target != "*" else ".*"
+        said = self.master.run([*command, pattern, function, *arguments], check=False, timeout=timeout).stdout
+        try:
+            return json.loads(said)
+        except ValueError:
+            return {}
+
+    def send(self):
+        """Say that the credentials have changed."""
+        self.master.run(["salt-run", "event.send", EVENT])
+
+    def logs_in(self, machine, password):
+        """Whether the database lets the account in with this password, from that machine."""
+        code = f"""
+import pymysql
+try:
+    pymysql.connect(host={self.db.address!r}, user='mailserver', password={password!r}, connect_timeout=5).close()
+    print('yes')
+except pymysql.err.OperationalError as err:
+    print(err.args[0])
+"""
+        return machine.run(["/opt/salt/bin/python", "-c", code]).stdout.strip() == "yes"
+
+    def wait_for_rotation(self, old, new, seconds=90):
+        """Until the database takes the new password and no other."""
+        began = time.monotonic()
+        done = wait_until(lambda: self.logs_in(self.mail[0], new) and not self.logs_in(self.mail[0], old), seconds)
+        assert done, f"the old password is still accepted after {seconds} s"
+        return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def fleet(root, network):
+    """A fleet whose mail servers answer from the database, by the first password."""
+    lab = Fleet(root, network)
+    said = lab.salt("db", "state.apply", "ispmail.database", timeout=180)
+    assert all(state["result"] for state in said["db"].values()), said
+    lab.db.run(["mariadb", "mailserver"], input=ROWS)
+    for mx in lab.mail:
+        # Nothing throttles a load, and processes come and go as on a busy server: what is measured is lookups.
+        mx.run(["postconf", "-e", "in_flow_delay=0s", "smtpd_peername_lookup=no", "max_use=2"])
+    said = lab.salt(",".join(MAIL), "state.apply", "ispmail", timeout=180)
+    assert set(said) == set(MAIL), said
+    assert all(state["result"] for states in said.values() for state in states.values()), said
+    yield lab

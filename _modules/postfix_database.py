@@ -1,0 +1,794 @@
+"""Prepare and check the MariaDB or MySQL that Postfix's maps read, and change its password, see mysql_table(5).
+
+Passwords reach the server as hashes that are computed here: its logs never hold one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+
+import salt.utils.data
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+# All in seconds. Building an index takes longer than any question.
+_CONNECT, _READ, _BUILD, _LOCK = 5, 10, 300, 5
+_NATIVE = "mysql_native_password"
+_SOCKET = "/run/mysqld/mysqld.sock"
+# Postfix itself keeps a connection for a minute.
+_IDLE = 60
+
+# What each of the server's errors means to an admin.
+_MENDS = {
+    1005: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
+    1040: "too many connections: raise its max_connections, or set proxy: true for the maps",
+    1044: "access to that database is denied: check dbname, and the account's grants",
+    1045: "access is denied: check user and password, and that the account is allowed from this host",
+    1049: "there is no such database: check dbname, or apply ispmail.database on the database server",
+    1054: "a column of the query is not there: check the query",
+    1064: "it does not understand the statement: check the query, and the server's version",
+    1129: "it blocks this host after too many errors: run FLUSH HOSTS there",
+    1142: "access to that table is denied: check the account's grants",
+    1146: "a table is not there: check the query, or apply ispmail.database on the database server",
+    1205: "somebody holds a lock on it: see SHOW PROCESSLIST there, and try again",
+    1227: "the admin's account may not do that: use one with all privileges",
+    1290: "it runs with read_only or strict_password_validation: use the primary, or switch that off meanwhile",
+    1524: "it has not loaded mysql_native_password: load that plugin, Postfix's chroot has no other",
+    1698: "access is denied: run Salt as root on the database server, or give server:user and server:password",
+    1820: "the admin's password has expired: set a new one",
+    1836: "it is a read-only replica: use the primary",
+    2002: "it cannot be reached: check the address, and that it runs",
+    2003: "it cannot be reached: check the address, and that it runs",
+    2013: "it did not answer in time, or closed the connection: check that it is well",
+    2059: "it wants a login plugin that is not there: use mysql_native_password",
+    3780: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
+}
+
+
+def read(pillar="ispmail"):
+    """
+    Read what there is on the database server, without secrets.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a dict: ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a
+    list of what it lacks, ``table`` for all of it), and ``accounts`` (``user@host``, all hosts of the maps' user, to a
+    dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, and ``locked``).
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server cannot be asked.
+
+    Source: SHOW GRANTS, information_schema, mysql.global_priv
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.read
+    """
+    plan = _plan(pillar)
+    with _admin(plan) as server:
+        lacking = __salt__["postfix_sql.lacks"](_tables(server, plan["dbname"]))
+        return {
+            "server": server.version,
+            "database": plan["dbname"] if _has_database(server, plan["dbname"]) else None,
+            "tables": {table: _told(parts) for table, parts in lacking.items()},
+            "accounts": {
+                f"{plan['user']}@{host}": {
+                    "managed": host in plan["hosts"],
+                    "grants": _shown(_grants(server, plan["user"], host)),
+                    "plugins": account["plugins"],
+                    "passwords": len(account["hashes"]),
+                    "locked": account["locked"],
+                }
+                for host, account in _accounts(server, plan["user"]).items()
+            },
+        }
+
+
+def tables(pillar="ispmail", test=False):
+    """
+    Make the database and the guide's tables, with the indexes that the maps need. What is there
+    gets only what it lacks, and keeps its data.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict: ``changes`` (``database``, or a table, to what is new) and ``warnings`` (a list of sentences).
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server refuses.
+
+    Source: CREATE TABLE, ALTER TABLE, the ISPmail guide
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.tables test=True
+    """
+    plan = _plan(pillar)
+    dbname = plan["dbname"]
+    changes, warnings, statements = {}, [], []
+    with _admin(plan, lock=not test) as server:
+        if not _has_database(server, dbname):
+            changes["database"] = {"old": None, "new": dbname}
+            statements.append(f"CREATE DATABASE {_quoted(dbname)} CHARACTER SET utf8mb4")
+        found = _tables(server, dbname)
+        lacks = __salt__["postfix_sql.lacks"](found)
+        if not plan["create_tables"]:
+            told = [f"{dbname}.{table} lacks {', '.join(_told(parts))}" for table, parts in lacks.items()]
+            return {"changes": {}, "warnings": [f"{text}, and create_tables is false: add it by hand" for text in told]}
+        for table, lacking in lacks.items():
+            parts, told = _possible(server, dbname, table, lacking, found)
+            warnings += told
+            for some in parts:
+                statements.append(__salt__["postfix_sql.mend"](dbname, table, some))
+                changes.setdefault(table, {"old": None, "new": []})["new"] += _told(some)
+        server.be_patient()
+        for statement in [] if test else statements:
+            server.ask(statement)
+    return {"changes": changes, "warnings": warnings}
+
+
+def account(pillar="ispmail", test=False):
+    """
+    Make the maps' account, with pillar's password, and have it SELECT on the database and
+    do nothing else. The password of an account that is there is not changed.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict: ``changes`` (``user@host`` to what changed, secrets as ``***``) and ``warnings`` (a list of
+    sentences).
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server refuses.
+
+    Source: CREATE USER, GRANT, REVOKE
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.account test=True
+    """
+    plan = _plan(pillar, password=True)
+    user, new = plan["user"], _hash(plan["password"])
+    changes, warnings, work = {}, [], []
+    with _admin(plan, lock=not test) as server:
+        found = _accounts(server, user)
+        for host in plan["hosts"]:
+            held = _grants(server, user, host) if host in found else []
+            every = _schema_privileges(server, user, host)
+            statements = __salt__["postfix_sql.regrant"](held, plan["dbname"], every)
+            change = {}
+            if host not in found:
+                statements = __salt__["postfix_sql.password"]("create", server.mariadb) + statements
+                change = {"account": {"old": None, "new": "made"}, "password": {"old": None, "new": "***"}}
+            elif new not in found[host]["hashes"]:
+                warnings.append(f"{user}@{host} does not accept pillar's password: see credential_accepted")
+            if statements:
+                select = [{"privileges": ["SELECT"], "object": _on(plan["dbname"]), "option": False}]
+                changes[f"{user}@{host}"] = {**change, "grants": {"old": _shown(held), "new": _shown(select)}}
+                work += [(statement, {"user": user, "host": host, "new": new}) for statement in statements]
+        for statement, arguments in [] if test else work:
+            server.ask(statement, arguments)
+    return {"changes": changes, "warnings": warnings + _strangers(plan, found)}
+
+
+def credential_accepted(pillar="ispmail", test=False):
+    """
+    Have the account accept pillar's password beside the one that it accepts now. Who uses
+    the old one notices nothing, and the old one itself need not be known.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict: ``changes`` (``user@host`` to ``password``, ``***``, and ``passwords``, how many are accepted) and
+    ``warnings`` (a list of sentences).
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the account is not there, accepts two
+    others already, or logs in by a plugin that smtpd's chroot lacks; nothing is changed then.
+
+    Source: ALTER USER … IDENTIFIED VIA … OR … (MariaDB), … RETAIN CURRENT PASSWORD (MySQL)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.credential_accepted test=True
+    """
+    return _credential(pillar, "accept", test)
+
+
+def credential_sole(pillar="ispmail", test=False):
+    """
+    Have the account accept pillar's password only, which it has to accept already.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict as ``credential_accepted`` does.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the account is not there, or does not
+    accept pillar's password: who uses the other one would be locked out.
+
+    Source: ALTER USER … IDENTIFIED VIA (MariaDB), … DISCARD OLD PASSWORD (MySQL)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.credential_sole test=True
+    """
+    return _credential(pillar, "sole", test)
+
+
+def doctor(pillar="ispmail"):
+    """
+    Look for all that is wrong, or will be, between Postfix on this server and its database.
+    Nothing is changed.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a list of dicts: ``check`` (what should hold), ``where``, ``result`` (``ok``, ``warning`` or ``fault``) and
+    ``mend`` (what was found instead, and what to do). The admin's account is used only where pillar has ``server``, or
+    the default socket is there.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where Postfix cannot be asked.
+
+    Source: mysql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.doctor
+    """
+    config = _config(pillar)
+    plan = __salt__["ispmail_pillar.places"](config)
+    _refuse(pillar, plan["errors"])
+    directory = plan["config_directory"]
+    rows, logins = [_agreement(pillar)], {}
+    for place in plan["maps"]:
+        file = __salt__["postfix_files.read"](place["path"]) if place["wanted"] else {}
+        if not file.get("content"):
+            continue
+        rows += _file_rows(place, file)
+        keys = __salt__["postfix_table.parse"](file["content"].decode("utf-8", "surrogateescape"))
+        if "option_file" in keys:
+            rows.append(
+                _doubt("the login works", place["name"], "it is in an option_file, which is not looked at here")
+            )
+            continue
+        for host in re.split(r"[,\s]+", keys.get("hosts", "localhost")) if place["type"] == "mysql" else ():
+            login = tuple((key, keys[key]) for key in _LOGIN_KEYS if key in keys)
+            logins.setdefault((host, login), []).append({**place, "keys": keys})
+    old = __salt__["postfix_instance.old_processes"](
+        [place["path"] for place in plan["maps"] if place["wanted"]], directory
+    )
+    stale = f"{', '.join(old)} read them before they changed: postfix reload" if old else ""
+    rows.append(_doubt("no process uses older table files", "this server", stale))
+    limit = __salt__["postconf.get"]("default_process_limit", directory, defaults=True)["default_process_limit"]
+    context = {
+        "chroot": __salt__["postfix_instance.facts"](directory)["chroot"],
+        "limit": int(limit) if limit.isdigit() else 100,
+        "hosts": _plan(pillar)["hosts"],
+        "answers": [entry for entry in config.get("answers") or () if isinstance(entry, dict)],
+    }
+    answers = {}
+    for (host, login), maps in logins.items():
+        rows += _login_rows(host, dict(login), maps, context, answers)
+    rows += _differences(answers)
+    if "server" in config or os.path.exists(_SOCKET):
+        rows += _admin_rows(pillar)
+    return rows
+
+
+_LOGIN_KEYS = ("user", "password", "dbname", "tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_ciphers")
+
+
+class _ClearText(Exception):
+    """A server asks for the password itself."""
+
+
+class _Withheld:
+    """What such a server gets: nothing."""
+
+    def __init__(self, connection):
+        pass
+
+    def authenticate(self, packet):
+        raise _ClearText
+
+    def prompt(self, echo, prompt):
+        raise _ClearText
+
+
+class _Server:
+    """One connection; what fails on it is told by number and in words of our own, never the server's."""
+
+    def __init__(self, where, login):
+        try:
+            import pymysql  # noqa: PLC0415  only who uses the database needs it
+            import pymysql.cursors  # noqa: PLC0415
+        except ImportError:
+            raise CommandExecutionError(
+                "Salt's Python has no PyMySQL: apply ispmail.database, or install python3-pymysql (salt-pip for onedir)"
+            ) from None
+        self.where = where
+        self._errors = (pymysql.Error, OSError, RuntimeError, _ClearText)
+        try:
+            self.connection = pymysql.connect(
+                charset="utf8mb4",
+                autocommit=True,
+                connect_timeout=_CONNECT,
+                read_timeout=_READ,
+                write_timeout=_READ,
+                cursorclass=pymysql.cursors.DictCursor,
+                auth_plugin_map={"mysql_clear_password": _Withheld, "dialog": _Withheld},
+                # PyMySQL would encode a text as latin1.
+                **{**login, "password": (login.get("password") or "").encode("utf-8", "surrogateescape")},
+            )
+        except self._errors as err:
+            raise self._failure(err) from None
+
+    def ask(self, statement, arguments=None):
+        """The rows, as dicts."""
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute(statement, arguments)
+                return list(cursor.fetchall())
+        except self._errors as err:
+            raise self._failure(err) from None
+
+    def be_patient(self):
+        """Wait for what takes longer than a question. PyMySQL sets this only when it connects."""
+        self.connection._read_timeout = _BUILD
+
+    def _failure(self, err):
+        number = err.args[0] if err.args and isinstance(err.args[0], int) else 0
+        if isinstance(err, _ClearText):
+            return CommandExecutionError(f"{self.where}: it asks for the clear-text password, which was not given")
+        # PyMySQL lacks a library for that plugin.
+        number = 2059 if isinstance(err, RuntimeError) and not number else number
+        reason = _MENDS.get(number, "see that number in the server's manual, and the server's log")
+        return CommandExecutionError(f"{self.where}: error {number or type(err).__name__}: {reason}")
+
+
+@contextlib.contextmanager
+def _admin(plan, lock=False):
+    """The database server as its admin; locked against others of us who change it."""
+    login = plan["login"]
+    where = login.get("unix_socket") or f"{login['host']}:{login.get('port', 3306)}"
+    server = _Server(f"the database server at {where}", login)
+    with contextlib.closing(server.connection):
+        server.version = server.ask("SELECT VERSION() AS version")[0]["version"]
+        server.mariadb = "MariaDB" in server.version
+        # Names in backticks, and no account made by GRANT; MySQL never makes one.
+        server.ask("SET SESSION sql_mode = %s", ["NO_AUTO_CREATE_USER" if server.mariadb else ""])
+        # Lookups would queue behind an ALTER that waits for a lock.
+        server.ask("SET SESSION lock_wait_timeout = %s", [_LOCK])
+        if lock and server.ask("SELECT GET_LOCK('ispmail', %s) AS got", [_LOCK])[0]["got"] != 1:
+            raise CommandExecutionError(f"{server.where}: another run is changing it: wait for its end, and try again")
+        yield server
+
+
+def _config(pillar):
+    config = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
+    if config is None:
+        raise SaltInvocationError(f"pillar has no {pillar}: see pillar.example")
+    return config
+
+
+def _plan(pillar, password=False):
+    """What pillar says of the database's side, valid; its sdb:// URIs looked up."""
+    config, errors = _config(pillar), []
+    if isinstance(config, dict):
+        config, errors = __salt__["ispmail.resolve"]({name: config.get(name) for name in ("database", "server")})
+    plan = __salt__["postfix_sql.canonicalize"](config)
+    errors += plan.pop("errors")
+    # What a table file cannot hold must not become the password.
+    keys = {key: plan[key] for key in ("user", "password", "dbname") if plan[key] is not None}
+    faults = __salt__["postfix_table.validate"]("mysql", keys)["errors"]
+    errors += [[f"database:{key}", reason] for key, reason in faults if key in keys]
+    if password and not plan["password"]:
+        errors.append(["database:password", "is missing or empty"])
+    _refuse(pillar, errors)
+    return plan
+
+
+def _refuse(pillar, errors):
+    lines = [f"{pillar}:{key} {reason}" for key, reason in errors]
+    if lines:
+        raise SaltInvocationError(_listed("Pillar is at fault, nothing was changed", lines))
+
+
+def _listed(head, lines):
+    return "\n- ".join([f"{head}:", *dict.fromkeys(lines)])
+
+
+def _hash(password):
+    """What mysql_native_password keeps of a password."""
+    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+
+
+def _quoted(name):
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _on(dbname):
+    return f"{_quoted(dbname)}.*"
+
+
+def _has_database(server, dbname):
+    return bool(server.ask("SELECT 1 AS a FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s", [dbname]))
+
+
+def _tables(server, dbname):
+    """What the tables of a database have, as postfix_sql.lacks takes it."""
+    found = {}
+    kinds = (
+        "SELECT TABLE_NAME AS t, TABLE_TYPE AS k, ENGINE AS e FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
+    )
+    for row in server.ask(kinds, [dbname]):
+        found[row["t"]] = {"view": row["k"] == "VIEW", "engine": row["e"], "columns": [], "indexes": [], "foreign": []}
+    columns = "SELECT TABLE_NAME AS t, COLUMN_NAME AS c FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s"
+    for row in server.ask(columns, [dbname]):
+        found[row["t"]]["columns"].append(row["c"])
+    indexes = (
+        "SELECT TABLE_NAME AS t, INDEX_NAME AS i, COLUMN_NAME AS c, NON_UNIQUE AS n FROM information_schema.STATISTICS"
+        " WHERE TABLE_SCHEMA = %s AND INDEX_TYPE IN ('BTREE', 'HASH') ORDER BY TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX"
+    )
+    names = {}
+    for row in server.ask(indexes, [dbname]):
+        key = (row["t"], row["i"])
+        if key not in names:
+            names[key] = {"columns": [], "unique": not int(row["n"])}
+            found[row["t"]]["indexes"].append(names[key])
+        names[key]["columns"].append(row["c"])
+    foreign = (
+        "SELECT TABLE_NAME AS t, COLUMN_NAME AS c FROM information_schema.KEY_COLUMN_USAGE"
+        " WHERE TABLE_SCHEMA = %s AND REFERENCED_TABLE_NAME IS NOT NULL"
+    )
+    for row in server.ask(foreign, [dbname]):
+        found[row["t"]]["foreign"].append(row["c"])
+    return found
+
+
+def _possible(server, dbname, table, lacking, found):
+    """What a table lacks, in the steps in which it can be given, and warnings of what it cannot."""
+    if "table" in lacking:
+        return [lacking], []
+    name = f"{dbname}.{table}"
+    if found[table]["view"]:
+        raise CommandExecutionError(f"{name} is a view, nothing was changed: set ispmail:server:create_tables to false")
+    place, parts, warnings = f"{_quoted(dbname)}.{_quoted(table)}", {**lacking, "foreign": [], "plain": []}, []
+    for column in lacking["indexes"]:
+        double = f"SELECT 1 AS a FROM {place} GROUP BY {column} HAVING COUNT({column}) > 1 LIMIT 1"  # noqa: S608
+        if column != "source" and column in found[table]["columns"] and server.ask(double):
+            warnings.append(
+                f"{name}.{column} has a value in several rows, so its index cannot be unique: remove doubles"
+            )
+            parts["plain"].append(column)
+    indexed = [index["columns"][0] for index in found[table]["indexes"]]
+    parts["indexes"] = [name for name in lacking["indexes"] if name not in parts["plain"] or name not in indexed]
+    steps = [parts] * bool(parts["columns"] or parts["indexes"])
+    if lacking["foreign"] and "domain_id" not in lacking["columns"]:
+        reason = _not_foreign(server, dbname, place, found.get("virtual_domains"), found[table])
+        if reason:
+            warnings.append(f"{name}.domain_id cannot become a foreign key: {reason}")
+        else:
+            steps.append({"columns": [], "indexes": [], "foreign": ["domain_id"]})
+    return steps, warnings
+
+
+def _not_foreign(server, dbname, place, parent, child):
+    if child["engine"] != "InnoDB" or (parent and parent["engine"] != "InnoDB"):
+        return "it needs InnoDB on both sides, see ALTER TABLE … ENGINE"
+    orphans = f"SELECT 1 AS a FROM {place} c"  # noqa: S608
+    if parent:
+        domains = f"{_quoted(dbname)}.virtual_domains"
+        orphans += f" LEFT JOIN {domains} p ON p.id = c.domain_id WHERE p.id IS NULL AND c.domain_id IS NOT NULL"
+    return "rows of it name a domain that is not there, remove them" if server.ask(f"{orphans} LIMIT 1") else None
+
+
+def _told(parts):
+    if "table" in parts:
+        return ["table"]
+    told = [f"column {column}" for column in parts["columns"]]
+    told += [f"index on {column}" for column in parts["indexes"]]
+    return told + [f"foreign key {column}" for column in parts["foreign"]]
+
+
+def _accounts(server, user):
+    """Host to how an account of this user logs in. It holds hashes."""
+    found = {}
+    if server.mariadb:
+        rows = server.ask("SELECT Host AS host, Priv AS priv FROM mysql.global_priv WHERE User = %s", [user])
+        for row in rows:
+            priv = json.loads(row["priv"])
+            if not priv.get("is_role"):
+                # An empty entry among the alternatives stands for the account's own; an empty password is left out.
+                methods = [entry or priv for entry in priv.get("auth_or") or [{}]]
+                pairs = [(entry.get("plugin"), entry.get("authentication_string", "")) for entry in methods]
+                found[row["host"]] = _account(pairs, priv.get("account_locked", False))
+        return found
+    rows = server.ask(
+        "SELECT Host AS host, plugin, CAST(authentication_string AS CHAR) AS hash, account_locked AS locked,"
+        " User_attributes->>'$.additional_password' AS second FROM mysql.user WHERE User = %s",
+        [user],
+    )
+    for row in rows:
+        hashes = [row["hash"] or "", *[row["second"]] * bool(row["second"])]
+        found[row["host"]] = _account([(row["plugin"], text) for text in hashes], row["locked"] == "Y")
+    return found
+
+
+def _account(methods, locked):
+    plugins = list(dict.fromkeys(plugin or _NATIVE for plugin, _ in methods))
+    hashes = [text.upper() for plugin, text in methods if (plugin or _NATIVE) == _NATIVE]
+    valid = [text for text in dict.fromkeys(hashes) if re.fullmatch(r"(\*[0-9A-F]{40})?", text)]
+    return {"plugins": plugins, "hashes": valid, "locked": bool(locked)}
+
+
+def _grants(server, user, host):
+    lines = [next(iter(row.values())) for row in server.ask("SHOW GRANTS FOR %s@%s", [user, host])]
+    return __salt__["postfix_sql.grants"](lines)
+
+
+def _schema_privileges(server, user, host):
+    """What ALL PRIVILEGES on a database means to this server, as far as this account holds them."""
+    statement = "SELECT DISTINCT PRIVILEGE_TYPE AS p FROM information_schema.SCHEMA_PRIVILEGES WHERE GRANTEE = %s"
+    return [row["p"] for row in server.ask(statement, [f"'{user}'@'{host}'"])]
+
+
+def _shown(held):
+    """Grants for people."""
+    return [
+        f"{', '.join(grant['privileges']) or 'USAGE'} ON {grant['object']}{' WITH GRANT OPTION' * grant['option']}"
+        if grant["object"]
+        else f"ROLE {grant['privileges'][0]}"
+        for grant in held
+    ]
+
+
+def _strangers(plan, found):
+    """Other accounts of this user: who logs in by one of them keeps its password."""
+    return [
+        f"{plan['user']}@{host} is there too, and left alone: drop it, or add it to server:accounts_host"
+        for host in found
+        if host not in plan["hosts"]
+    ]
+
+
+def _credential(pillar, action, test):
+    plan = _plan(pillar, password=True)
+    user, new = plan["user"], _hash(plan["password"])
+    faults, changes, work = [], {}, []
+    with _admin(plan, lock=not test) as server:
+        found = _accounts(server, user)
+        for host in plan["hosts"]:
+            hashes = found[host]["hashes"] if host in found else []
+            fault = _credential_fault(found.get(host), new, action)
+            if fault:
+                faults.append(f"{user}@{host} {fault}")
+            elif (new not in hashes) if action == "accept" else (hashes != [new]):
+                # Nothing is accepted by it yet: there is nothing to keep.
+                how = action if hashes else "sole"
+                numbers = {"old": len(hashes), "new": 2 if how == "accept" else 1}
+                changes[f"{user}@{host}"] = {"password": {"old": "***", "new": "***"}, "passwords": numbers}
+                arguments = {"user": user, "host": host, "old": next(iter(hashes), ""), "new": new}
+                work += [(text, arguments) for text in __salt__["postfix_sql.password"](how, server.mariadb)]
+        if faults:
+            raise CommandExecutionError(_listed("Nothing was changed", faults))
+        for statement, arguments in [] if test else work:
+            server.ask(statement, arguments)
+        if work and not test:
+            after = _accounts(server, user)
+            for name, change in changes.items():
+                hashes = after[name.removeprefix(f"{user}@")]["hashes"]
+                if new not in hashes or len(hashes) != change["passwords"]["new"]:
+                    raise CommandExecutionError(f"{name} does not accept what it was told to: run it again")
+    return {"changes": changes, "warnings": _strangers(plan, found)}
+
+
+def _credential_fault(account, new, action):
+    """Why an account's passwords cannot be changed, and what to do; None if they can."""
+    if account is None:
+        return "is not there: run postfix_database.account first"
+    others = [plugin for plugin in account["plugins"] if plugin != _NATIVE]
+    if others:
+        return (
+            f"logs in by {', '.join(others)}, which smtpd's chroot and PyMySQL have not: "
+            f"give it a password by {_NATIVE} alone (ALTER USER … IDENTIFIED VIA {_NATIVE} …)"
+        )
+    if new in account["hashes"]:
+        return None
+    if action == "sole":
+        return "does not accept pillar's password yet, others would be locked out: run credential_accepted first"
+    if len(account["hashes"]) > 1:
+        return (
+            "accepts two other passwords already, and one of them is in use: put that one into pillar, run "
+            "postfix_database.credential_sole, then start again"
+        )
+    return None
+
+
+def _row(check, where, mend="", result=None):
+    return {"check": check, "where": where, "result": result or ("fault" if mend else "ok"), "mend": mend}
+
+
+def _doubt(check, where, mend):
+    return _row(check, where, mend, "warning" if mend else "ok")
+
+
+def _agreement(pillar):
+    check = "files and main.cf are as pillar says"
+    try:
+        changes = __salt__["postfix_map.apply"](pillar, test=True)["changes"]
+    except (CommandExecutionError, SaltInvocationError) as err:
+        return _row(check, "this server", str(err))
+    return _doubt(check, "this server", f"{', '.join(changes)} would change: apply ispmail" if changes else "")
+
+
+def _file_rows(place, file):
+    """Who can read a table file."""
+    path = place["path"]
+    others = f"everybody can read the password in it: chmod 0640 {path}" if file["mode"] & 0o007 else ""
+    rows = [_row("the table file is private", place["name"], others)]
+    if place["proxy"]:
+        # proxymap(8) opens it as this user, with no other group than its own. Others open it as root.
+        reader = {"user": "postfix", "group": "postfix", "extra_groups": []}
+        done = subprocess.run(["test", "-r", path], check=False, timeout=_READ, **reader)
+        closed = f"proxymap cannot read {path}: chgrp postfix, chmod 0640, and let it enter the directories above"
+        rows.append(_row("its reader can read it", place["name"], closed if done.returncode else ""))
+    return rows
+
+
+def _login(host, keys):
+    """How PyMySQL logs in as Postfix does with this table file."""
+    login = {"user": keys.get("user", ""), "password": keys.get("password", ""), "database": keys.get("dbname")}
+    name, _, port = host.removeprefix("inet:").partition(":")
+    if host.startswith("unix:") or name == "localhost":
+        login["unix_socket"] = host[5:] if host.startswith("unix:") else _SOCKET
+    else:
+        login.update(host=name, port=int(port) if port.isdigit() else 3306)
+    names = {"tls_CAfile": "ca", "tls_CApath": "capath", "tls_cert_file": "cert", "tls_key_file": "key"}
+    tls = {ours: keys[name] for name, ours in names.items() if keys.get(name)}
+    if tls:
+        login["ssl"] = {**tls, "check_hostname": False}
+    return login
+
+
+def _login_rows(host, keys, maps, context, answers):
+    """All that one login with what table files hold can tell."""
+    where = f"{host} for {', '.join(place['name'] for place in maps)}"
+    rows = []
+    try:
+        server = _Server(host, _login(host, keys))
+        with contextlib.closing(server.connection):
+            rows.append(_row("the login works", where))
+            rows += [*_account_rows(server, host, keys, maps, context), *_limit_rows(server, host, maps, context)]
+            for place in maps:
+                rows += _query_rows(server, host, place, context, answers)
+    except CommandExecutionError as err:
+        rows.append(_row("the server answers" if rows else "the login works", where, str(err)))
+    return rows
+
+
+def _account_rows(server, host, keys, maps, context):
+    seen = server.ask("SELECT CURRENT_USER() AS account")[0]["account"]
+    user, _, from_host = seen.rpartition("@")
+    other = ""
+    if user != keys.get("user") or from_host not in context["hosts"]:
+        other = (
+            f"it is {seen} that logs in from here, which a rotation does not change: drop that account, or add it to "
+        )
+        other += "server:accounts_host"
+    lines = [next(iter(row.values())) for row in server.ask("SHOW GRANTS")]
+    held = __salt__["postfix_sql.grants"](lines)
+    more = [text for grant, text in zip(held, _shown(held)) if grant["privileges"] != ["SELECT"] or grant["option"]]
+    more += [text for text in _shown(held) if text.startswith("SELECT ON *.*")]
+    plugin = getattr(server.connection, "_auth_plugin_name", None) or _NATIVE
+    jailed = context["chroot"] and not all(place["proxy"] for place in maps)
+    missing = f"it logs in by {plugin}, which smtpd's chroot has not: use {_NATIVE}, or set proxy: true"
+    return [
+        _doubt("the account is the managed one", host, other),
+        _doubt("the account may only read", host, f"{seen} has {'; '.join(more)}: revoke that" if more else ""),
+        _row("smtpd's chroot has the login plugin", host, missing if jailed and plugin != _NATIVE else ""),
+    ]
+
+
+def _limit_rows(server, host, maps, context):
+    names = "@@global.wait_timeout AS idle, @@global.max_connections AS most, @@global.max_user_connections AS mine"
+    limits = {key: int(value) for key, value in server.ask(f"SELECT {names}")[0].items()}
+    idle = f"wait_timeout is {limits['idle']} s, Postfix keeps connections for {_IDLE} s: raise it"
+    direct = len([place for place in maps if not place["proxy"]])
+    possible, most = context["limit"] * direct, min(limits["most"], limits["mine"] or limits["most"])
+    few = (
+        f"{context['limit']} processes with {direct} maps each may make {possible} connections, it takes {most}: "
+        "set proxy: true, or raise max_connections"
+    )
+    return [
+        _row("idle connections are kept", host, idle if limits["idle"] < _IDLE else ""),
+        _doubt("there are connections enough", host, few if possible > most else ""),
+    ]
+
+
+def _query_rows(server, host, place, context, answers):
+    """Whether a map's query has its index; notes what hosts are compared by."""
+    query, check = place["keys"].get("query", ""), "the query has an index"
+    where = f"{place['name']} on {host}"
+    statement = __salt__["postfix_sql.fill"](query, "probe@a.b.c.d.e.f.g.h.probe.invalid")
+    try:
+        mends = __salt__["postfix_sql.scans"](query, server.ask(f"EXPLAIN {statement}"))
+        noted = answers.setdefault(place["name"], {}).setdefault(host, {})
+        for table in dict.fromkeys(re.findall(r"\b(?:FROM|JOIN)\s+`?(\w+)`?(?![\w`]*\s*\.)", query, re.IGNORECASE)):
+            noted[f"rows of {table}"] = server.ask(f"SELECT COUNT(*) AS n FROM {_quoted(table)}")[0]["n"]  # noqa: S608
+        for entry in context["answers"]:
+            if entry.get("map") == place["name"]:
+                asked = __salt__["postfix_sql.fill"](query, str(entry.get("question")))
+                rows = server.ask(asked) if asked else []
+                noted[f"the answer to {entry.get('question')}"] = sorted(str(list(row.values())) for row in rows)
+    except CommandExecutionError as err:
+        return [_row(check, where, str(err))]
+    return [_row(check, where, "; ".join(mends))]
+
+
+def _differences(answers):
+    """Hosts of one map that do not hold the same."""
+    rows = []
+    for name, hosts in answers.items():
+        if len(hosts) > 1:
+            first, *others = hosts
+            differ = [
+                f"{what} differ on {first} and {host}"
+                for host in others
+                for what in hosts[first]
+                if hosts[first][what] != hosts[host].get(what)
+            ]
+            mend = f"{'; '.join(differ)}: see whether replication works" if differ else ""
+            rows.append(_doubt("all hosts say the same", name, mend))
+    return rows
+
+
+def _admin_rows(pillar):
+    """What only the admin of the database sees."""
+    where, check = "the database server", "the database is as ispmail.database makes it"
+    try:
+        found, plan = read(pillar), _plan(pillar)
+    except (CommandExecutionError, SaltInvocationError) as err:
+        return [_doubt(check, where, f"could not be asked as its admin: {err}")]
+    lacks = [f"{table} lacks {', '.join(parts)}" for table, parts in found["tables"].items()]
+    rows = [_doubt(check, where, f"{'; '.join(lacks)}: apply ispmail.database" if lacks else "")]
+    for name, account in found["accounts"].items():
+        if account["managed"]:
+            others = [plugin for plugin in account["plugins"] if plugin != _NATIVE]
+            plugins = f"it logs in by {', '.join(others)}, which smtpd's chroot has not: use {_NATIVE} alone"
+            rows.append(_row("smtpd's chroot has the login plugin", name, plugins if others else ""))
+            rows.append(
+                _row("the account is not locked", name, "it is: ALTER USER … UNLOCK" if account["locked"] else "")
+            )
+            number = f"{account['passwords']} are: a rotation is under way, or has to be started again to end it"
+            rows.append(_doubt("one password is accepted", name, number if account["passwords"] != 1 else ""))
+    missing = [host for host in plan["hosts"] if f"{plan['user']}@{host}" not in found["accounts"]]
+    rows += [
+        _row("the account is there", f"{plan['user']}@{host}", "it is not: apply ispmail.database") for host in missing
+    ]
+    return rows

@@ -1,0 +1,807 @@
+"""postfix_database on a real MariaDB with its general log on: tables, account, passwords, and what doctor finds."""
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+
+import pymysql
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from lab import HOST, free_port, scratch
+from lab.mariadb import MariaDB, native_hash
+from lab.minion import Minion
+from lab.postfix import Postfix, write_cold
+from lab.smtp import rcpt
+
+# No quoting, escape or encoding hides these from a search.
+OLD, NEW, OTHER = "oldSecretJ4x8K2", "newSecretW7q3Z9", "otherSecretP5m1T6"
+ACCOUNT = "mailserver@'127.0.0.1'"
+NAME = "mailserver@127.0.0.1"
+SELECT = ["SELECT ON `mailserver`.*"]
+
+# To the letter what the guide has the reader type.
+GUIDE = """
+CREATE TABLE virtual_domains (id int NOT NULL auto_increment, name varchar(50) NOT NULL, PRIMARY KEY (id))
+    ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+CREATE TABLE virtual_users (id int NOT NULL auto_increment, domain_id int NOT NULL, email varchar(100) NOT NULL,
+    password varchar(150) NOT NULL, quota bigint(11) NOT NULL DEFAULT 0, PRIMARY KEY (id), UNIQUE KEY email (email),
+    FOREIGN KEY (domain_id) REFERENCES virtual_domains(id) ON DELETE CASCADE) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+CREATE TABLE virtual_aliases (id int NOT NULL auto_increment, domain_id int NOT NULL, source varchar(100) NOT NULL,
+    destination varchar(100) NOT NULL, PRIMARY KEY (id),
+    FOREIGN KEY (domain_id) REFERENCES virtual_domains(id) ON DELETE CASCADE) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4
+"""
+ROWS = """
+INSERT INTO virtual_domains (id, name) VALUES (1, 'example.org');
+INSERT INTO virtual_users (domain_id, email, password) VALUES (1, 'john@example.org', '!');
+INSERT INTO virtual_aliases (domain_id, source, destination) VALUES (1, 'jack@example.org', 'john@example.org'),
+    (1, 'jack@example.org', 'jane@example.org')
+"""
+INDEXED = {
+    "virtual_domains": {"old": None, "new": ["index on name"]},
+    "virtual_aliases": {"old": None, "new": ["index on source"]},
+}
+
+
+@pytest.fixture(scope="module")
+def directory():
+    with scratch() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def started(directory):
+    with MariaDB(directory / "db", general_log=directory / "general.log") as server:
+        yield server
+
+
+@pytest.fixture
+def server(started):
+    """A MariaDB as it is before anything of ours."""
+    started.sql("DROP DATABASE IF EXISTS mailserver")
+    for (host,) in started.sql("SELECT Host FROM mysql.global_priv WHERE User = 'mailserver'"):
+        started.sql("DROP USER mailserver@%s", host)
+    return started
+
+
+@pytest.fixture
+def minion(server):
+    with scratch() as path:
+        minion = Minion(path)
+        minion.pillar = pillar(server)
+        yield minion
+
+
+def pillar(server, password=OLD, **section):
+    database = {"password": password, "hosts": f"{HOST}:{server.port}"}
+    return {"ispmail": {"database": database, "server": {"unix_socket": server.socket, **section}}}
+
+
+def call(minion, function, **options):
+    return minion.call(f"postfix_database.{function}", **options)
+
+
+def run(server, text, dbname="mailserver"):
+    connection = pymysql.connect(unix_socket=server.socket, user="root", autocommit=True, database=dbname)
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        for statement in text.split(";"):
+            cursor.execute(statement)
+
+
+def guide(server, rows=ROWS):
+    server.sql("CREATE DATABASE mailserver")
+    run(server, GUIDE)
+    run(server, rows)
+
+
+def login(server, password, **options):
+    """Whether this password is accepted over TCP."""
+    password = password.encode()
+    with contextlib.suppress(pymysql.err.OperationalError):
+        pymysql.connect(host=HOST, port=server.port, user="mailserver", password=password, **options).close()
+        return True
+    return False
+
+
+def indexes(server, table):
+    """Column to whether its index is unique."""
+    rows = server.sql("SELECT COLUMN_NAME, NON_UNIQUE FROM information_schema.STATISTICS WHERE TABLE_NAME = %s", table)
+    return {column: not others for column, others in rows if column not in ("id", "domain_id")}
+
+
+def priv(server, host=HOST):
+    rows = server.sql("SELECT Priv FROM mysql.global_priv WHERE User = 'mailserver' AND Host = %s", host)
+    return rows[0][0] if rows else None
+
+
+def both_ways(minion, function):
+    """What a dry run tells is what the real one does and tells; and then there is nothing left to do."""
+    would = call(minion, function, test=True)
+    done = call(minion, function)
+    assert would == done
+    assert call(minion, function)["changes"] == {} == call(minion, function, test=True)["changes"]
+    return done
+
+
+def test_tables_from_nothing(minion, server):
+    would = call(minion, "tables", test=True)
+    assert server.sql("SHOW DATABASES LIKE 'mailserver'") == ()
+    assert would == both_ways(minion, "tables")
+    assert list(would["changes"]) == ["database", "virtual_domains", "virtual_users", "virtual_aliases"]
+    assert would["warnings"] == []
+    run(server, ROWS)
+    assert indexes(server, "virtual_domains") == {"name": True}
+    assert indexes(server, "virtual_users") == {"email": True}
+    assert indexes(server, "virtual_aliases") == {"source": False}
+    types = server.sql(
+        "SELECT CONCAT(TABLE_NAME, '.', COLUMN_NAME), COLUMN_TYPE, CHARACTER_SET_NAME FROM information_schema.COLUMNS"
+        " WHERE TABLE_SCHEMA = 'mailserver' AND COLUMN_NAME NOT LIKE '%%id'"
+    )
+    text = "utf8mb4"
+    assert {(name.removeprefix("virtual_"), type_.partition("(11)")[0], charset) for name, type_, charset in types} == {
+        ("domains.name", "varchar(50)", text),
+        ("users.email", "varchar(100)", text),
+        ("users.password", "varchar(150)", text),
+        ("users.quota", "bigint(20)", None),
+        ("aliases.source", "varchar(100)", text),
+        ("aliases.destination", "varchar(100)", text),
+    }
+    assert server.sql("SELECT quota FROM mailserver.virtual_users") == ((0,),)
+    server.sql("DELETE FROM mailserver.virtual_domains")
+    assert server.sql("SELECT 1 FROM mailserver.virtual_users UNION SELECT 1 FROM mailserver.virtual_aliases") == ()
+
+
+def test_tables_of_the_guide_get_the_indexes_that_they_lack(minion, server):
+    guide(server)
+    before = [server.sql(f"SELECT * FROM mailserver.{table}") for table in INDEXED]
+    call(minion, "tables", test=True)
+    assert indexes(server, "virtual_domains") == {}
+    assert both_ways(minion, "tables") == {"changes": INDEXED, "warnings": []}
+    assert indexes(server, "virtual_domains") == {"name": True}
+    assert indexes(server, "virtual_users") == {"email": True}
+    assert indexes(server, "virtual_aliases") == {"source": False}
+    assert [server.sql(f"SELECT * FROM mailserver.{table}") for table in INDEXED] == before
+
+
+def test_doubles_get_a_plain_index_and_a_warning(minion, server):
+    guide(server)
+    server.sql("INSERT INTO mailserver.virtual_domains (name) VALUES ('EXAMPLE.org')")
+    done = both_ways(minion, "tables")
+    assert done["changes"] == INDEXED
+    assert "virtual_domains.name has a value in several rows" in done["warnings"][0]
+    assert indexes(server, "virtual_domains") == {"name": False}
+    server.sql("DELETE FROM mailserver.virtual_domains WHERE id > 1")
+    assert both_ways(minion, "tables") == {
+        "changes": {"virtual_domains": {"old": None, "new": ["index on name"]}},
+        "warnings": [],
+    }
+    assert server.sql("SELECT COUNT(*) FROM mailserver.virtual_aliases") == ((2,),)
+
+
+def test_a_foreign_key_is_added_where_rows_allow(minion, server):
+    guide(server)
+    server.sql("ALTER TABLE mailserver.virtual_aliases DROP FOREIGN KEY virtual_aliases_ibfk_1")
+    server.sql("INSERT INTO mailserver.virtual_aliases (domain_id, source, destination) VALUES (9, 'x@y', 'z@y')")
+    done = both_ways(minion, "tables")
+    assert done["changes"] == INDEXED
+    assert "virtual_aliases.domain_id cannot become a foreign key: rows of it name a domain" in done["warnings"][0]
+    server.sql("DELETE FROM mailserver.virtual_aliases WHERE domain_id = 9")
+    new = {"virtual_aliases": {"old": None, "new": ["foreign key domain_id"]}}
+    assert both_ways(minion, "tables") == {"changes": new, "warnings": []}
+
+
+def test_a_column_with_a_default_is_added_others_are_refused(minion, server):
+    guide(server)
+    server.sql("ALTER TABLE mailserver.virtual_users DROP COLUMN quota")
+    assert both_ways(minion, "tables")["changes"]["virtual_users"]["new"] == ["column quota"]
+    server.sql("ALTER TABLE mailserver.virtual_users DROP COLUMN email")
+    server.sql("ALTER TABLE mailserver.virtual_aliases DROP INDEX source")
+    with pytest.raises(
+        SaltInvocationError, match=r"virtual_users is there without email, so it is not the guide's: add"
+    ):
+        call(minion, "tables")
+    assert indexes(server, "virtual_aliases") == {}
+
+
+@pytest.mark.parametrize("table", ["view", "no wish"])
+def test_what_is_not_ours_to_change(minion, server, table):
+    guide(server)
+    if table == "view":
+        run(server, "RENAME TABLE virtual_aliases TO a; CREATE VIEW virtual_aliases AS SELECT id, domain_id FROM a")
+        with pytest.raises(
+            CommandExecutionError, match="virtual_aliases is a view, nothing was changed: set ispmail:ser"
+        ):
+            call(minion, "tables")
+    else:
+        minion.pillar = pillar(server, create_tables=False)
+        done = call(minion, "tables")
+        said = "mailserver.virtual_domains lacks index on name, and create_tables is false: add it by hand"
+        assert done["changes"] == {} and said in done["warnings"]
+    assert indexes(server, "virtual_domains") == {}
+
+
+def test_an_index_does_not_queue_lookups_behind_a_lock(minion, server):
+    """An ALTER that waits for a lock stops all SELECTs behind it: a backup's transaction would stop the mail."""
+    guide(server)
+    connection = pymysql.connect(unix_socket=server.socket, user="root", database="mailserver")
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM virtual_domains")
+        cursor.execute("SET SESSION idle_transaction_timeout = 30")
+        began = time.monotonic()
+        with pytest.raises(CommandExecutionError, match="error 1205: somebody holds a lock"):
+            call(minion, "tables")
+        assert time.monotonic() - began < 9
+    assert call(minion, "tables")["changes"] == INDEXED
+
+
+def test_the_account_from_nothing(minion, server):
+    call(minion, "tables")
+    would = call(minion, "account", test=True)
+    assert priv(server) is None
+    assert would == both_ways(minion, "account")
+    assert would["changes"] == {
+        NAME: {
+            "account": {"old": None, "new": "made"},
+            "password": {"old": None, "new": "***"},
+            "grants": {"old": [], "new": SELECT},
+        }
+    }
+    assert login(server, OLD, database="mailserver") and not login(server, NEW)
+    assert call(minion, "read")["accounts"] == {
+        NAME: {
+            "managed": True,
+            "grants": SELECT,
+            "plugins": ["mysql_native_password"],
+            "passwords": 1,
+            "locked": False,
+        }
+    }
+
+
+def test_an_existing_account_keeps_its_password(minion, server):
+    call(minion, "account")
+    before = priv(server)
+    minion.pillar = pillar(server, NEW)
+    done = call(minion, "account")
+    assert done == {
+        "changes": {},
+        "warnings": [f"{NAME} does not accept pillar's password: see credential_accepted"],
+    }
+    assert priv(server) == before
+
+
+GRANTS = {
+    "none": "REVOKE SELECT ON mailserver.* FROM {}",
+    "all here": "GRANT ALL ON mailserver.* TO {} WITH GRANT OPTION",
+    "all everywhere": "GRANT ALL ON *.* TO {} WITH GRANT OPTION; REVOKE SELECT ON mailserver.* FROM {}",
+    "one more": "GRANT INSERT ON mailserver.* TO {}",
+    "may grant": "GRANT SELECT ON mailserver.* TO {} WITH GRANT OPTION",
+    "columns": "GRANT SELECT (id), UPDATE (id, name) ON mailserver.virtual_domains TO {}",
+    "elsewhere": "GRANT SELECT ON `mail%`.* TO {}; GRANT DELETE ON other.t TO {}",
+    "role": "GRANT lab_role TO {}; SET DEFAULT ROLE lab_role FOR {}",
+    "others": "GRANT FILE ON *.* TO {}; GRANT PROXY ON 'a'@'%' TO {}; GRANT EXECUTE ON PROCEDURE mailserver.p TO {}",
+}
+
+
+@pytest.mark.parametrize("case", GRANTS)
+def test_grants_become_exactly_select(minion, server, case):
+    """And no lookup fails meanwhile: SELECT is never taken away, not even to be given back."""
+    call(minion, "tables")
+    call(minion, "account")
+    server.sql("CREATE ROLE IF NOT EXISTS lab_role")
+    run(server, "CREATE PROCEDURE p() SELECT 1; CREATE TABLE IF NOT EXISTS test_other (a INT)")
+    run(server, "CREATE DATABASE IF NOT EXISTS other; CREATE TABLE IF NOT EXISTS other.t (a INT)")
+    before = priv(server)
+    run(server, GRANTS[case].replace("{}", ACCOUNT))
+    with lookups(server) as failed:
+        done = both_ways(minion, "account")
+    assert failed == [] or case == "none"
+    assert list(done["changes"][NAME]) == ["grants"]
+    assert done["changes"][NAME]["grants"]["new"] == SELECT
+    lines = [line for (line,) in server.sql(f"SHOW GRANTS FOR {ACCOUNT}") if not line.startswith("SET DEFAULT")]
+    assert [line.partition(" TO ")[0] for line in lines] == ["GRANT USAGE ON *.*", "GRANT SELECT ON `mailserver`.*"]
+    assert native_hash(OLD) in priv(server) and native_hash(OLD) in before
+    assert login(server, OLD, database="mailserver")
+
+
+@contextlib.contextmanager
+def lookups(server):
+    """Ask by a new connection each time, as fast as it goes; collects what fails."""
+    failed, on = [], threading.Event()
+
+    def ask():
+        while not on.is_set():
+            try:
+                options = {"host": HOST, "port": server.port, "user": "mailserver", "password": OLD}
+                with contextlib.closing(pymysql.connect(database="mailserver", **options)) as connection:
+                    connection.cursor().execute("SELECT name FROM virtual_domains")
+            except pymysql.Error as err:
+                failed.append(err.args[0])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield failed
+    finally:
+        on.set()
+        thread.join()
+
+
+def test_an_underscore_in_the_name_is_no_wildcard(minion, server):
+    """GRANT reads mail_server as a pattern: the account could read mailXserver too."""
+    new = pillar(server)
+    new["ispmail"]["database"]["dbname"] = "mail_server"
+    minion.pillar = new
+    server.sql(f"CREATE USER {ACCOUNT}")
+    server.sql(f"GRANT SELECT ON `mail_server`.* TO {ACCOUNT}")
+    both_ways(minion, "account")
+    assert r"GRANT SELECT ON `mail\_server`.* TO" in server.sql(f"SHOW GRANTS FOR {ACCOUNT}")[1][0]
+
+
+def test_accepted_then_sole(minion, server):
+    call(minion, "tables")
+    call(minion, "account")
+    server.sql(f"ALTER USER {ACCOUNT} WITH MAX_USER_CONNECTIONS 99")
+    grants = server.sql(f"SHOW GRANTS FOR {ACCOUNT}")[1:]
+    minion.pillar = pillar(server, NEW)
+    before = priv(server)
+    secret = {"old": "***", "new": "***"}
+    accepted = call(minion, "credential_accepted", test=True)
+    assert priv(server) == before
+    assert accepted == both_ways(minion, "credential_accepted")
+    assert accepted == {
+        "changes": {NAME: {"password": secret, "passwords": {"old": 1, "new": 2}}},
+        "warnings": [],
+    }
+    assert login(server, OLD, database="mailserver") and login(server, NEW, database="mailserver")
+    assert call(minion, "read")["accounts"][NAME]["passwords"] == 2
+    before = priv(server)
+    sole = call(minion, "credential_sole", test=True)
+    assert priv(server) == before
+    assert sole == both_ways(minion, "credential_sole")
+    assert sole["changes"] == {NAME: {"password": secret, "passwords": {"old": 2, "new": 1}}}
+    assert not login(server, OLD) and login(server, NEW, database="mailserver")
+    assert server.sql(f"SHOW GRANTS FOR {ACCOUNT}")[1:] == grants
+    assert '"max_user_connections":99' in priv(server)
+
+
+def test_going_back_while_both_are_accepted(minion, server):
+    call(minion, "account")
+    minion.pillar = pillar(server, NEW)
+    call(minion, "credential_accepted")
+    minion.pillar = pillar(server, OLD)
+    assert call(minion, "credential_accepted")["changes"] == {}
+    assert both_ways(minion, "credential_sole")["changes"]
+    assert login(server, OLD) and not login(server, NEW)
+
+
+def test_all_accounts_of_pillar_change_others_are_told_of(minion, server):
+    hosts = [HOST, "10.0.0.%"]
+    minion.pillar = pillar(server, accounts_host=hosts)
+    assert len(call(minion, "account")["changes"]) == 2
+    server.sql(
+        "CREATE USER mailserver@'198.51.100.7' IDENTIFIED VIA mysql_native_password USING %s", native_hash(OTHER)
+    )
+    stranger = priv(server, "198.51.100.7")
+    minion.pillar = pillar(server, NEW, accounts_host=hosts)
+    done = both_ways(minion, "credential_accepted")
+    assert list(done["changes"]) == [f"mailserver@{host}" for host in hosts]
+    assert "mailserver@198.51.100.7 is there too, and left alone" in done["warnings"][0]
+    for host in hosts:
+        assert native_hash(OLD) in priv(server, host) and native_hash(NEW) in priv(server, host)
+    assert priv(server, "198.51.100.7") == stranger
+
+
+@pytest.mark.parametrize("password", ["", "gr\u00fc\u00dfe-\u20ac'\"\\%s"])
+def test_any_password_can_be_the_old_one_and_the_new_one(minion, server, password):
+    """PyMySQL encodes a text as latin1, Postfix sends what the file holds: UTF-8. And none at all is one, too."""
+    server.sql(
+        f"CREATE USER {ACCOUNT} IDENTIFIED VIA mysql_native_password USING %s", password and native_hash(password)
+    )
+    minion.pillar = pillar(server, NEW)
+    both_ways(minion, "credential_accepted")
+    assert login(server, password) and login(server, NEW)
+    both_ways(minion, "credential_sole")
+    assert not login(server, password) and login(server, NEW)
+    if password:
+        minion.pillar = pillar(server, password)
+        both_ways(minion, "credential_accepted")
+        assert login(server, password) and login(server, NEW)
+
+
+def test_an_empty_password_beside_ours_is_seen_and_dropped(minion, server):
+    """MariaDB leaves it out of its own notes; overlooked, everybody could go on logging in without one."""
+    beside = f"{NATIVE} '{native_hash(OLD)}' OR mysql_native_password USING ''"
+    server.sql(f"CREATE USER {ACCOUNT} {beside}")
+    assert login(server, "")
+    assert call(minion, "read")["accounts"][NAME]["passwords"] == 2
+    assert both_ways(minion, "credential_sole")["changes"]
+    assert login(server, OLD) and not login(server, "")
+
+
+def test_an_account_that_accepts_nothing_gets_the_new_one(minion, server):
+    server.sql(f"CREATE USER {ACCOUNT} IDENTIFIED VIA mysql_native_password USING 'invalid'")
+    assert both_ways(minion, "credential_accepted")["changes"][NAME]["passwords"] == {"old": 0, "new": 1}
+    assert login(server, OLD)
+
+
+NATIVE = "IDENTIFIED VIA mysql_native_password USING"
+TWO = f"{NATIVE} '{native_hash(OTHER)}' OR mysql_native_password USING '{native_hash(OLD)}'"
+REFUSED = {
+    "no account": (None, "credential_accepted", r"is not there: run postfix_database\.account first"),
+    "two others": (TWO, "credential_accepted", "accepts two other passwords already, .* put that one into pillar"),
+    "socket beside": (
+        f"{NATIVE} '{native_hash(OLD)}' OR unix_socket",
+        "credential_accepted",
+        "logs in by unix_socket,",
+    ),
+    "socket": ("IDENTIFIED VIA unix_socket", "credential_sole", "logs in by unix_socket, .* give it a password"),
+    "ed25519": ("ed25519", "credential_accepted", "logs in by ed25519, which smtpd's chroot and PyMySQL have not"),
+    "not accepted": (f"{NATIVE} '{native_hash(OLD)}'", "credential_sole", "run credential_accepted first"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("test", [False, True], ids=["real", "dry run"])
+def test_what_would_lock_somebody_out_is_refused(minion, server, case, test):
+    how, function, said = REFUSED[case]
+    minion.pillar = pillar(server, NEW, accounts_host=["198.51.100.7", HOST])
+    server.sql(f"CREATE USER mailserver@'198.51.100.7' {NATIVE} %s", native_hash(OLD))
+    if how == "ed25519":
+        # Debian's core package lacks the plugin itself: as where it was uninstalled.
+        server.sql(f"CREATE USER {ACCOUNT}")
+        server.sql("UPDATE mysql.global_priv SET Priv = JSON_SET(Priv, '$.plugin', 'ed25519') WHERE Host = %s", HOST)
+    elif how:
+        server.sql(f"CREATE USER {ACCOUNT} {how}")
+    before = priv(server), priv(server, "198.51.100.7")
+    with pytest.raises(CommandExecutionError, match=said) as caught:
+        call(minion, function, test=test)
+    assert "Nothing was changed" in str(caught.value)
+    assert (priv(server), priv(server, "198.51.100.7")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"password": "a\nb"}, "ispmail:database:password has a newline"),
+        ({"password": ""}, "ispmail:database:password is missing or empty"),
+        ({"password": None}, "ispmail:database:password is missing or empty"),
+        ({"password": "*" * 10}, "ispmail:database:password is Salt's mask"),
+        ({"accounts_host": []}, "ispmail:server:accounts_host must be a text or a list"),
+        ({"port": "x"}, "ispmail:server:port must be a number"),
+        ({"unixsocket": "x"}, "ispmail:server:unixsocket is not a key"),
+        ({"host": "192.0.2.1"}, "ispmail:server:host is there beside unix_socket"),
+    ],
+)
+def test_faults_of_pillar_are_refused_before_anybody_is_asked(minion, server, change, said):
+    password = change.pop("password", OLD)
+    minion.pillar = pillar(server, password, **change)
+    for function in ("account", "credential_accepted", "credential_sole"):
+        with pytest.raises(SaltInvocationError, match="Pillar is at fault, nothing was changed") as caught:
+            call(minion, function)
+        assert said in str(caught.value)
+
+
+def test_a_server_that_cannot_be_asked(minion, server, silent_port):
+    """Bounded in time, and told in words of ours: the server's own may hold anything."""
+    for section, said in (
+        ({"unix_socket": "/nowhere"}, "the database server at /nowhere: error 2003: it cannot be reached"),
+        ({"user": "nobody"}, "error 1698: access is denied: run Salt as root on the database server"),
+        (
+            {"unix_socket": None, "host": HOST, "port": silent_port},
+            f"at {HOST}:{silent_port}: error 2013: it did not ans",
+        ),
+    ):
+        minion.pillar = pillar(server, **section)
+        began = time.monotonic()
+        with pytest.raises(CommandExecutionError) as caught:
+            call(minion, "tables")
+        assert said in str(caught.value)
+        assert time.monotonic() - began < 12
+
+
+def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, server):
+    """PyMySQL would send it in clear text to whoever answers at that address."""
+
+    def packet(number, payload):
+        return struct.pack("<I", len(payload))[:3] + bytes([number]) + payload
+
+    capabilities = struct.pack("<I", 0x200 | 0x8000 | 0x80000)
+    greeting = b"\x0a5.5.5-10.11-MariaDB\0" + bytes(4) + b"saltsalt\0" + capabilities[:2] + b"\x21\x02\0"
+    greeting += capabilities[2:] + b"\x15" + bytes(10) + b"saltsaltsalt\0mysql_native_password\0"
+    got = []
+    with socket.create_server((HOST, 0)) as listener:
+
+        def serve():
+            for plugin, question in ((b"mysql_clear_password", b""), (b"dialog", b"\x04Password: ")):
+                peer, _ = listener.accept()
+                with peer, contextlib.suppress(OSError):
+                    peer.settimeout(5)
+                    peer.sendall(packet(0, greeting))
+                    got.append(peer.recv(4096))
+                    peer.sendall(packet(2, b"\xfe" + plugin + b"\0" + question))
+                    got.append(peer.recv(4096))
+
+        listener.settimeout(20)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        options = {"host": HOST, "port": listener.getsockname()[1], "user": "admin", "password": OTHER}
+        minion.pillar = pillar(server, unix_socket=None, **options)
+        for _ in range(2):
+            with pytest.raises(CommandExecutionError, match="it asks for the clear-text password, which was not given"):
+                call(minion, "read")
+        thread.join()
+    assert b"admin" in got[0] and got[1] == b"" == got[3]
+    assert not any(OTHER.encode() in data for data in got)
+
+
+def test_two_at_once_do_not_mix(minion, server):
+    """Each reads the hashes, then writes them: in between the other's would be lost."""
+    connection = pymysql.connect(unix_socket=server.socket, user="root")
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK('ispmail', 1)")
+        assert call(minion, "account", test=True)["changes"]
+        with pytest.raises(CommandExecutionError, match="another run is changing it"):
+            call(minion, "account")
+    assert call(minion, "account")["changes"]
+
+
+def test_no_password_is_in_any_log_or_return(minion, server, directory):
+    """As an admin runs it, with all that -l debug tells, refusals included."""
+    said = []
+    minion.command("saltutil.sync_all")
+    for password, states in (
+        (OLD, ("tables", "account")),
+        (NEW, ("credential_sole", "credential_accepted", "account", "credential_sole")),
+        (OTHER, ("credential_accepted", "credential_sole")),
+    ):
+        minion.pillar = pillar(server, password)
+        for state in states:
+            done = minion.command("state.single", f"postfix_database.{state}", "x", "-l", "debug")
+            said.append(done.stdout + done.stderr)
+            assert "Completed state [x]" in said[-1]
+    minion.pillar = pillar(server, OTHER)
+    said.append(minion.command("postfix_database.read", "-l", "debug").stdout)
+    assert login(server, OTHER) and not login(server, NEW)
+    log = (directory / "general.log").read_text(errors="replace")
+    assert "ALTER USER" in log and native_hash(OTHER) in log, "the log is not that of this test"
+    hashes = [native_hash(password) for password in (OLD, NEW, OTHER)]
+    for text in [*said, *[path.read_text(errors="replace") for path in files(minion)]]:
+        assert not [secret for secret in (OLD, NEW, OTHER, *hashes) if secret in text]
+    for path in (directory / "general.log", server.error_log):
+        assert not [secret for secret in (OLD, NEW, OTHER) if secret in path.read_text(errors="replace")], path
+
+
+def files(minion):
+    return [path for path in minion.directory.rglob("*") if path.is_file() and path != minion.pillar_file]
+
+
+def test_the_states_tell_what_the_modules_do(minion, server):
+    would = minion.apply("ispmail.database", test=True)
+    assert {name: state["result"] for name, state in would.items()} == {
+        "postfix_database.tables": None,
+        "postfix_database.account": None,
+    }
+    assert "would be changed" in would["postfix_database.tables"]["comment"]
+    done = minion.apply("ispmail.database")
+    assert {state["result"] for state in done.values()} == {True}
+    assert {name: state["changes"] for name, state in done.items()} == {
+        name: state["changes"] for name, state in would.items()
+    }
+    assert login(server, OLD, database="mailserver")
+    again = minion.apply("ispmail.database")
+    assert {state["comment"] for state in again.values()} == {
+        "The database and its tables: in the correct state",
+        "The account of the maps: in the correct state",
+    }
+    minion.pillar = pillar(server, NEW)
+    state = minion.apply("ispmail.credential_sole")["postfix_database.credential_sole"]
+    assert (state["result"], state["changes"]) == (False, {})
+    assert "run credential_accepted first" in state["comment"]
+    for name in ("credential_accepted", "credential_sole"):
+        state = minion.apply(f"ispmail.{name}")[f"postfix_database.{name}"]
+        assert state["result"] is True and NAME in state["changes"]
+    assert login(server, NEW) and not login(server, OLD)
+
+
+# Doctor.
+
+
+@pytest.fixture
+def postfix():
+    with scratch() as path, Postfix(path / "mail") as instance:
+        yield instance
+
+
+@pytest.fixture
+def mail(minion, server, postfix):
+    """A minion whose Postfix asks the guide's own tables, and where all else is well."""
+    guide(server)
+    server.sql("SET GLOBAL max_connections = 1000")
+    server.sql("SET GLOBAL wait_timeout = 28800")
+    minion.pillar = mail_pillar(server, postfix)
+    call(minion, "account")
+    apply(minion)
+    yield minion
+    server.sql("SET GLOBAL max_connections = 151")
+    server.sql("SET GLOBAL wait_timeout = 28800")
+
+
+def mail_pillar(server, postfix, password=OLD, **sections):
+    found = pillar(server, password)
+    found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
+    found["ispmail"]["database"].update(sections.pop("database", {}))
+    found["ispmail"].update(sections)
+    return found
+
+
+def apply(minion):
+    result = minion.apply()["postfix_map.managed"]
+    assert result["result"] is True, result["comment"]
+
+
+def findings(minion):
+    """Check and place to result and mend, of all that is not well."""
+    rows = call(minion, "doctor")
+    assert {tuple(row) for row in rows} == {("check", "where", "result", "mend")}
+    assert all((row["result"] == "ok") == (row["mend"] == "") for row in rows)
+    return {(row["check"], row["where"]): (row["result"], row["mend"]) for row in rows if row["result"] != "ok"}
+
+
+INDEX = "the query has an index"
+
+
+def test_doctor_names_the_indexes_that_the_guide_lacks(mail, server):
+    where = f"{HOST}:{server.port}"
+    found = findings(mail)
+    for map_, table, column in (("domains", "domains", "name"), ("alias", "aliases", "source")):
+        name = "virtual_mailbox_domains" if map_ == "domains" else "virtual_alias_maps"
+        result, mend = found.pop((INDEX, f"{name} on {where}"))
+        assert result == "fault"
+        assert (
+            f"reads all of virtual_{table} for each question: ALTER TABLE virtual_{table} ADD INDEX ({column})" in mend
+        )
+    result, mend = found.pop(("the database is as ispmail.database makes it", "the database server"))
+    assert result == "warning" and "virtual_aliases lacks index on source" in mend
+    assert found == {}
+    call(mail, "tables")
+    assert findings(mail) == {}
+
+
+def test_doctor_without_the_admin_asks_with_what_the_files_hold(mail, server):
+    call(mail, "tables")
+    bare = mail.pillar
+    del bare["ispmail"]["server"]
+    mail.pillar = bare
+    assert findings(mail) == {}
+    server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
+    mend = findings(mail)["the account may only read", f"{HOST}:{server.port}"][1]
+    assert mend == f"{NAME} has SELECT, INSERT ON `mailserver`.*: revoke that"
+
+
+def with_fault(case, mail, server, postfix):
+    """Break one thing. Returns the check, the place, the result, and what the mend says."""
+    host = f"{HOST}:{server.port}"
+    every = f"{host} for virtual_mailbox_domains, virtual_alias_maps, virtual_mailbox_maps"
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    if case == "password":
+        server.sql(f"ALTER USER {ACCOUNT} {NATIVE} %s", native_hash(OTHER))
+        return "the login works", every, "fault", "error 1045: access is denied: check user and password"
+    if case == "other row":
+        server.sql(f"DROP USER {ACCOUNT}")
+        server.sql(f"CREATE USER mailserver@'127.%%' {NATIVE} %s", native_hash(OLD))
+        server.sql("GRANT SELECT ON mailserver.* TO mailserver@'127.%'")
+        return "the account is the managed one", host, "warning", "it is mailserver@127.% that logs in from here"
+    if case == "idle":
+        server.sql("SET GLOBAL wait_timeout = 30")
+        return "idle connections are kept", host, "fault", "wait_timeout is 30 s"
+    if case == "connections":
+        server.sql("SET GLOBAL max_connections = 151")
+        return (
+            "there are connections enough",
+            host,
+            "warning",
+            "100 processes with 3 maps each may make 300 connections",
+        )
+    if case == "mode":
+        file.chmod(0o644)
+        return "the table file is private", "virtual_alias_maps", "fault", f"chmod 0640 {file}"
+    if case == "pillar":
+        mail.pillar = mail_pillar(server, postfix, database={"hosts": [host, host]})
+        return (
+            "files and main.cf are as pillar says",
+            "this server",
+            "warning",
+            "virtual_alias_maps, virtual_mailbox_maps",
+        )
+    if case == "refused":
+        mail.pillar = mail_pillar(server, postfix, NEW)
+        return "files and main.cf are as pillar says", "this server", "fault", "Access denied"
+    if case == "two":
+        server.sql(f"ALTER USER {ACCOUNT} {TWO}")
+        return "one password is accepted", NAME, "warning", "2 are: a rotation is under way"
+    if case == "plugin":
+        server.sql(f"ALTER USER {ACCOUNT} {NATIVE} '{native_hash(OLD)}' OR unix_socket")
+        return "smtpd's chroot has the login plugin", NAME, "fault", "it logs in by unix_socket"
+    if case == "locked":
+        server.sql(f"ALTER USER {ACCOUNT} ACCOUNT LOCK")
+        return "the account is not locked", NAME, "fault", "UNLOCK"
+    if case == "older":
+        assert rcpt(postfix.port, "john@example.org")[0] == 250
+        write_cold(file, file.read_text(), 0o640, "postfix")
+        return "no process uses older table files", "this server", "warning", "smtpd "
+    assert case == "reader"
+    hidden = postfix.directory / "hidden"
+    hidden.mkdir()
+    maps = {"virtual_alias_maps": {"proxy": True, "file": str(hidden / "a.cf")}}
+    mail.pillar = mail_pillar(server, postfix, maps=maps)
+    apply(mail)
+    hidden.chmod(0o700)
+    return "its reader can read it", "virtual_alias_maps", "fault", f"proxymap cannot read {hidden}/a.cf"
+
+
+CASES = (
+    "password",
+    "other row",
+    "idle",
+    "connections",
+    "mode",
+    "pillar",
+    "refused",
+    "two",
+    "plugin",
+    "locked",
+    "older",
+)
+
+
+@pytest.mark.parametrize("case", [*CASES, "reader"])
+def test_doctor_names_one_fault(mail, server, postfix, case):
+    call(mail, "tables")
+    check, where, result, mend = with_fault(case, mail, server, postfix)
+    found = findings(mail)
+    assert found[check, where][0] == result
+    assert mend in found[check, where][1]
+    # What follows from the same fault; nothing else is found.
+    follows = {"other row": 2, "locked": 2, "password": 1, "reader": 1, "mode": 2}.get(case, 0)
+    assert len(found) <= 1 + follows, found
+    assert not [text for _, text in found.values() if OLD in text or OTHER in text or native_hash(OLD) in text]
+
+
+def test_doctor_follows_a_whole_rotation(mail, server, postfix):
+    """To a password that is not ASCII: Postfix logs in with the bytes of the file, and so must doctor."""
+    call(mail, "tables")
+    new = "gr\u00fc\u00dfe-\u20ac"
+    mail.pillar = mail_pillar(server, postfix, new)
+    assert set(findings(mail)) == {("files and main.cf are as pillar says", "this server")}
+    call(mail, "credential_accepted")
+    apply(mail)
+    assert set(findings(mail)) == {("one password is accepted", NAME)}
+    call(mail, "credential_sole")
+    assert findings(mail) == {}
+    assert rcpt(postfix.port, "john@example.org")[0] == 250
+
+
+def test_doctor_compares_hosts(mail, server, postfix, directory):
+    """A replica that lags answers otherwise, and Postfix takes hosts in random order."""
+    call(mail, "tables")
+    with MariaDB(directory / "replica", free_port()) as replica:
+        guide(replica)
+        second = mail_pillar(replica, postfix)
+        second["ispmail"]["server"] = {"unix_socket": replica.socket}
+        mail.pillar = second
+        call(mail, "tables")
+        call(mail, "account")
+        hosts = [f"{HOST}:{one.port}" for one in (server, replica)]
+        answers = [{"map": "virtual_mailbox_maps", "question": "john@example.org", "answer": True}]
+        mail.pillar = mail_pillar(server, postfix, database={"hosts": hosts}, answers=answers)
+        apply(mail)
+        assert [key for key in findings(mail) if key[0] == "all hosts say the same"] == []
+        run(replica, "UPDATE virtual_users SET email = 'jon@example.org'; DELETE FROM virtual_aliases LIMIT 1")
+        found = findings(mail)
+        differ = "all hosts say the same"
+        assert f"rows of virtual_aliases differ on {hosts[0]} and {hosts[1]}" in found[differ, "virtual_alias_maps"][1]
+        assert "the answer to john@example.org differ" in found[differ, "virtual_mailbox_maps"][1]
+        assert (differ, "virtual_mailbox_domains") not in found
