@@ -1,6 +1,7 @@
 """Notice that the database refuses the login that a live table file holds. It acts on nothing."""
 
-import hashlib
+import json
+import os
 import re
 
 try:
@@ -11,9 +12,6 @@ except ImportError:
 # ER_ACCESS_DENIED_ERROR of MariaDB and MySQL.
 _REFUSED = 1045
 _SECONDS = 2
-
-# What was told already, by map; a login that works again is forgotten.
-_told = {}
 
 
 def __virtual__():
@@ -65,20 +63,39 @@ def beacon(config):
     Source: mysql_table(5)
     """
     keys = next((item["pillar"] for item in config if "pillar" in item), ["ispmail"])
-    events = []
-    for (host, user, dbname, password), maps in _logins(keys).items():
-        login = (host, *maps)
-        told = hashlib.sha256("\0".join((host, user, dbname, password)).encode("utf-8", "surrogateescape")).digest()
-        if not _is_refused(host, user, dbname, password):
-            _told.pop(login, None)
-        elif _told.get(login) != told:
-            _told[login] = told
-            events.append({"tag": "refused", "maps": maps, "host": host, "user": user})
+    events, refused, told = [], {}, _told()
+    for (host, user, dbname, password), tables in _logins(keys).items():
+        if _is_refused(host, user, dbname, password):
+            maps = [name for name, _ in tables]
+            refused[f"{host} {maps}"] = max(changed for _, changed in tables)
+            if told.get(f"{host} {maps}") != refused[f"{host} {maps}"]:
+                events.append({"tag": "refused", "maps": maps, "host": host, "user": user})
+    if refused != told:
+        _tell(refused)
     return events
 
 
+def _memory():
+    return os.path.join(__opts__["cachedir"], "ispmail", "refused.json")
+
+
+def _told():
+    """What was told already: a login to when its newest table file changed. On disk: a refresh forgets all else."""
+    try:
+        with open(_memory(), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return {}
+
+
+def _tell(refused):
+    os.makedirs(os.path.dirname(_memory()), mode=0o700, exist_ok=True)
+    with open(_memory(), "w", encoding="utf-8") as file:
+        json.dump(refused, file)
+
+
 def _logins(pillars):
-    """Each login in the live table files, with the maps that use it."""
+    """Each login in the live table files, with the maps that use it and when their files changed."""
     logins = {}
     for pillar in pillars:
         for place in __salt__["ispmail_pillar.places"](__pillar__.get(pillar) or {})["maps"]:
@@ -88,7 +105,7 @@ def _logins(pillars):
             keys = __salt__["postfix_table.parse"](content.decode("utf-8", "surrogateescape"))
             for host in re.split(r"[,\s]+", keys.get("hosts", "localhost")):
                 login = (host, keys.get("user", ""), keys.get("dbname", ""), keys.get("password", ""))
-                logins.setdefault(login, []).append(place["name"])
+                logins.setdefault(login, []).append((place["name"], os.stat(place["path"]).st_ctime_ns))
     return logins
 
 

@@ -12,17 +12,18 @@ _QUEUE = 100
 
 def reapply(sls="ispmail"):
     """
-    Apply an SLS with fresh pillar, once for however many ask at the same time: one run
+    Apply an SLS with fresh pillar, and ask the live maps, once for however many ask at the same time: one run
     is under way, one waits for it, and who finds one waiting returns. An apply that
     begins after this was called is certain, and reads pillar as it is then.
 
     sls : ispmail
         The SLS.
 
-    Returns a dict: ``applied`` (False where another one does it), ``result`` (True, False, or None where
-    it was not applied) and ``comment``, what the failed states said.
+    Returns a dict: ``applied`` (False where another one does it), ``comment``, what the failed states said, and
+    where it was applied ``result``, True or False.
 
-    Raises nothing: what fails is in the comment, and an event ``ispmail/apply/failed`` says so once.
+    Raises nothing: what fails is in the comment, and an event ``ispmail/apply/failed`` says so, once as
+    long as it fails in the same way.
 
     Source: salt.modules.state.apply
 
@@ -40,7 +41,7 @@ def reapply(sls="ispmail"):
             try:
                 fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return {"applied": False, "result": None, "comment": "another apply is about to begin"}
+                return {"applied": False, "comment": "another apply is about to begin"}
             fcntl.flock(running, fcntl.LOCK_EX)
         # Nobody waits now: who asks from here on may not be served by the pillar read below.
         if __opts__.get("file_client") == "remote":
@@ -48,12 +49,23 @@ def reapply(sls="ispmail"):
         states = __salt__["state.apply"](sls, queue=_QUEUE)
     if isinstance(states, dict):
         failed = [state["comment"] for state in states.values() if state["result"] is False]
+        # Nothing to change is no proof: pillar may be as old as the table files.
+        refused = [] if failed else __salt__["postfix_map.probe"]()
+        failed += [f"Pillar has what the table files have, and {reason}" for reason in refused]
     else:
         failed = [str(line) for line in states]
+    comment = "\n".join(failed)
+    told = os.path.join(folder, "failed")
+    with open(told, "a+", encoding="utf-8") as last:
+        last.seek(0)
+        if last.read() != comment:
+            last.truncate(0)
+            last.write(comment)
+            if failed:
+                __salt__["event.send"]("ispmail/apply/failed", {"sls": sls, "comment": comment})
     if failed:
         __context__["retcode"] = 2
-        __salt__["event.send"]("ispmail/apply/failed", {"sls": sls, "comment": "\n".join(failed)})
-    return {"applied": True, "result": not failed, "comment": "\n".join(failed)}
+    return {"applied": True, "result": not failed, "comment": comment}
 
 
 def resolve(config):

@@ -277,6 +277,34 @@ def answers(pillar="ispmail"):
     return _wrong_answers(plan, {place["name"]: _table(place) for place in plan["maps"]})
 
 
+def probe(pillar="ispmail"):
+    """
+    Ask each live map a question that runs its query, whatever the answer.
+
+    pillar : ispmail
+        The pillar key that holds the configuration; the ``instances`` that it names are asked too.
+
+    Returns a list of sentences, one for each reason why maps cannot be asked; empty where all can.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where there is
+    no postmap.
+
+    Source: postmap(1) -q
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.probe
+    """
+    failures = []
+    for key in [pillar, *(_config(pillar).get("instances") or [])]:
+        plan = _places(key)
+        tables = {place["name"]: _table(place) for place in plan["maps"] if place["wanted"]}
+        failures += _ask(tables, plan["config_directory"])[0]
+    return failures
+
+
 def fingerprints(nonce, live=True, pillar="ispmail"):
     """
     Tell which password pillar and each live table file hold, without telling it: equal

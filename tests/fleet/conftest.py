@@ -16,6 +16,7 @@ SOCKET = "/run/mysqld/mysqld.sock"
 GENERAL_LOG = "/var/lib/mysql/general.log"
 MAIL = ("mx1", "mx2", "mx3", "mx4")
 EVENT = "ispmail/credentials/changed"
+INTERVAL = 5
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250}
 
 
@@ -98,7 +99,9 @@ class Fleet:
     def write_pillar(self, password, **pillar):
         """What pillar has from now on; nobody is told."""
         database = {"password": password, "hosts": self.db.address}
-        pillar = {"ispmail": {"database": database, "server": {"accounts_host": "198.18.%"}}, **pillar}
+        beacons = {"postfix_credential": [{"interval": INTERVAL}, {"disable_during_state_run": True}]}
+        ispmail = {"database": database, "server": {"accounts_host": "198.18.%"}}
+        pillar = {"ispmail": ispmail, "beacons": beacons, **pillar}
         self.master.write("/srv/pillar/top.sls", "base: {'*': [ispmail]}\n")
         self.master.write("/srv/pillar/ispmail.sls", "#!json\n" + json.dumps(pillar), 0o600)
 
@@ -127,6 +130,10 @@ except pymysql.err.OperationalError as err:
     print(err.args[0])
 """
         return machine.run(["/opt/salt/bin/python", "-c", code]).stdout.strip() == "yes"
+
+    def set_password(self, password):
+        """Change it at the database, behind everybody's back."""
+        self.db.run(["mariadb"], input=f"ALTER USER mailserver@'198.18.%' IDENTIFIED BY '{password}'")
 
     def wait_for_rotation(self, old, new, seconds=90):
         """Until the database takes the new password and no other."""
