@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import pymysql
 import salt.version
 
 from lab import is_free, scratch
-from lab.mariadb import MariaDB, schema
+from lab.mariadb import MariaDB, schema, set_password
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix
 from lab.smtp import Load, Report, rcpt
@@ -54,6 +55,10 @@ RECIPIENTS = {
 }
 SYNCED = "The modules for Postfix maps are synced"
 MANAGED = "Postfix asks the maps that pillar names"
+ACCEPTED = "The database accepts the password in pillar"
+DRAINED = "No process asks with an older table file"
+SOLE = "The database accepts only the password in pillar"
+MAX_USE = 10  # clients of one smtpd, then another one logs in to the database
 
 
 class Failed(Exception):
@@ -161,7 +166,7 @@ class Demo:
         self.recipients()
         self.again()
         self.wrong_password()
-        self.new_account()
+        self.naive(self.rotation())
 
     def servers(self) -> None:
         """Start them, without any map."""
@@ -172,7 +177,7 @@ class Demo:
         version = self.db.sql("SELECT VERSION()")[0][0].partition("-")[0]
         rows = self.db.sql("SELECT source, destination FROM mailserver.virtual_aliases")
         self.screen.check(f"MariaDB {version}", rows, (("jack@example.org", "john@example.org"),), self._at(self.db))
-        self.mail = Postfix(self.directory / "mail")
+        self.mail = Postfix(self.directory / "mail", max_use=str(MAX_USE))
         with _undisturbed():
             self.mail.start()
         version = self.mail.command("postconf", "-d", "-h", "mail_version").strip()
@@ -264,46 +269,71 @@ class Demo:
         self.screen.check("the apply", refused["result"], False, "refused, no file touched, Postfix not reloaded")
         self._check_load(report)
 
-    def new_account(self) -> None:
-        """Another account with another password, without a failed answer."""
-        self.screen.step("A new account with a new password, while mail comes in", 22)
-        self.password = f"{self.token} is new"
-        self._tell(self.password, user="mailserver2")
+    def rotation(self) -> Report:
+        """A new password in the order of salt/orch/rotate.sls, without a failed answer."""
+        self.screen.step("A new password, while mail comes in", 18)
+        self.screen.note(f"Each smtpd ends after {MAX_USE} clients here, so that new ones log in all the time.")
+        old, self.password = self.password, f"{self.token} is new"
+        self._check(self._logins(old), (True, False), "which passwords the database accepts, the old and the new one")
+        self._tell(self.password, server={"unix_socket": self.db.socket})
+        before = self._smtpds()
         with self._load() as load:
-            self.screen.command('mariadb -e "CREATE USER mailserver2@127.0.0.1 …; GRANT SELECT ON mailserver.* TO …"')
-            schema(self.db, self.password, user="mailserver2")
-            code, states = self._apply()
-            time.sleep(0.3)  # some more answers after the reload
+            self._credential("accepted", ACCEPTED, old, (True, True), "accepts the old password and the new one")
+            code, states = self._apply("ispmail.drained")
+            self._check_state(states, MANAGED, set(MAPS), "the table files")
+            secret = {"password": {"old": "***", "new": "***"}}
+            self._check(states[MANAGED]["changes"], dict.fromkeys(MAPS, secret), "what changed in the table files")
+            self._check_state(states, DRAINED, set(), "Postfix")
+            self._check(code, 0)
+            self._credential("sole", SOLE, old, (False, True), "refuses the old password, accepts the new one")
+            time.sleep(1)  # until each smtpd of now has been replaced
             report = load.stop()
-        self._check_state(states, MANAGED, set(MAPS), "the apply")
-        self._check(code, 0)
-        expected = {"user": {"old": "mailserver", "new": "mailserver2"}, "password": {"old": "***", "new": "***"}}
-        changes = states[MANAGED]["changes"]
-        shown = "user mailserver → mailserver2, password *** → ***"
-        self.screen.check("each table file", changes, dict.fromkeys(MAPS, expected), shown)
+        self._check(len(self._smtpds() - before) >= 5, True, "at least 5 new smtpd processes meanwhile")
         self._check_load(report)
-        self.db.sql("DROP USER mailserver@'127.0.0.1'")
-        self._ask_for("john@example.org", 250, "john@example.org", "the old account is dropped now")
         self.screen.check(
             "the passwords", self._traces(), [], "in pillar and the table files only: in no output, log or cache"
         )
+        return report
 
-    def _tell(self, password: str, **database: str) -> None:
+    def naive(self, ours: Report) -> None:
+        """The same by hand, as many do it, and what that costs."""
+        self.screen.step("The same by hand, to compare: the database, a second, the files, a reload", 18)
+        self.screen.command('mariadb -e "ALTER USER …"; sleep 1; sed -i … /etc/postfix/mariadb-*.cf; postfix reload')
+        old, self.password = self.password, f"{self.token} is newer"
+        with self._load() as load:
+            time.sleep(1)
+            set_password(self.db, self.password)
+            time.sleep(1)
+            for path in self._files():
+                path.write_text(path.read_text().replace(old, self.password))
+            self.mail.reload()
+            time.sleep(2)
+            report = load.stop()
+        self._check(self._logins(old), (False, True), "which passwords the database accepts, the old and the new one")
+        self._check(rcpt(self.mail.port, "john@example.org")[0], 250, "john@example.org afterwards")
+        for failure in report.failures[:1]:
+            self.screen.quote(f"{failure.code or 'no answer'} {failure.text}")
+        self._check_load(report, failed=report.failed)
+        lost = f"by Salt 0 failed of {ours.count}, by hand {report.failed} of {report.count}"
+        luck = "" if report.failed else " this time, by luck"
+        self.screen.check("side by side", ours.failed, 0, lost + luck)
+
+    def _tell(self, password: str, **sections: dict) -> None:
         """Put into pillar what these servers need."""
-        database = {"password": password, "hosts": self._at(self.db), **database}
+        database = {"password": password, "hosts": self._at(self.db)}
         postfix = {"config_directory": str(self.mail.config_directory)}
-        self.minion.pillar = {"ispmail": {"database": database, "postfix": postfix}}
+        self.minion.pillar = {"ispmail": {"database": database, "postfix": postfix, **sections}}
 
-    def _apply(self) -> tuple[int, dict[str, dict]]:
+    def _apply(self, sls: str = "ispmail") -> tuple[int, dict[str, dict]]:
         """The exit code of a real salt-call, and what each state returned."""
-        self.screen.command("salt-call --local state.apply ispmail")
-        done = self.minion.command("--out=json", "state.apply", "ispmail", timeout=120)
+        self.screen.command(f"salt-call --local state.apply {sls}")
+        done = self.minion.command("--out=json", "state.apply", sls, timeout=120)
         said = done.stdout + done.stderr
         self._check(self.token in said, False, "a password is in the output of salt-call")
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             return done.returncode, {state["__id__"]: state for state in json.loads(done.stdout)["local"].values()}
         raise Failed(
-            "salt-call --local state.apply ispmail", "a result for each state", f"exit code {done.returncode}\n{said}"
+            f"salt-call --local state.apply {sls}", "a result for each state", f"exit code {done.returncode}\n{said}"
         )
 
     def _check(self, got: object, expected: object, what: str = "salt-call's exit code") -> None:
@@ -314,10 +344,24 @@ class Demo:
 
     def _check_state(self, states: dict[str, dict], name: str, changes: set[str], what: str = "") -> None:
         """A state went well, and changed what it should."""
+        state = self._succeeded(states, name)
+        self.screen.check(what or name, set(state["changes"]), changes, state["comment"].replace("\n", ", "))
+
+    @staticmethod
+    def _succeeded(states: dict[str, dict], name: str) -> dict:
+        """What a state returned, if it went well."""
         state = states.get(name, {"result": None, "changes": {}, "comment": f"not run, only {', '.join(states)}"})
         if state["result"] is not True:
             raise Failed(name, "the state to succeed", state["comment"])
-        self.screen.check(what or name, set(state["changes"]), changes, state["comment"].replace("\n", ", "))
+        return state
+
+    def _credential(self, sls: str, name: str, old: str, accepted: tuple[bool, bool], shown: str) -> None:
+        """Apply ispmail.credential_…: which of the old password and the new one the database accepts then."""
+        code, states = self._apply(f"ispmail.credential_{sls}")
+        changes = self._succeeded(states, name)["changes"]
+        self._check(set(changes), {"mailserver@127.0.0.1"}, "the accounts that changed")
+        self._check(code, 0)
+        self.screen.check("the database", self._logins(old), accepted, shown)
 
     def _ask_for(self, address: str, code: int, what: str, why: str = "") -> None:
         """One RCPT in a connection of its own."""
@@ -325,16 +369,35 @@ class Demo:
         text = text.replace(f"<{address}>: ", "").replace("Recipient address rejected: ", "")
         self.screen.check(what, got, code, f"{got} {text}" + f"  ({why})" * bool(why))
 
-    def _load(self) -> Load:
-        """A steady load of RCPTs, with what each has to be answered."""
-        return Load(self.mail.port, {address: code for address, (code, _) in RECIPIENTS.items()}, timeout=10)
+    def _logins(self, old: str) -> tuple[bool, bool]:
+        """Whether the database lets the account in with an old password, and with that of now."""
+        return self._accepts(old), self._accepts(self.password)
 
-    def _check_load(self, report: Report) -> None:
-        """Not one of its answers was another."""
-        said = f"{report.count} RCPTs in {report.seconds:.1f} s, {report.failed} failed"
-        shown = "\n".join([f"{said}, longest wait {report.longest:.2f} s", *report.examples])
+    def _accepts(self, password: str) -> bool:
+        try:
+            pymysql.connect(host=self.db.host, port=self.db.port, user="mailserver", password=password).close()
+        except pymysql.OperationalError as error:
+            if error.args[0] != 1045:  # access denied
+                raise
+            return False
+        return True
+
+    def _smtpds(self) -> set[str]:
+        """The process ids of all smtpd that have had a client."""
+        return set(re.findall(r"/smtpd\[(\d+)\]: connect from", self.mail.log))
+
+    def _load(self) -> Load:
+        """A steady load of RCPTs in many short connections, with what each has to be answered."""
+        expected = {address: code for address, (code, _) in RECIPIENTS.items()}
+        return Load(self.mail.port, expected, timeout=10, per_connection=2)
+
+    def _check_load(self, report: Report, failed: int = 0) -> None:
+        """Not one of its answers was another; `failed`: so many were."""
+        longest = max(report.longest, report.longest_connect)
+        said = f"{report.count} RCPTs in {report.seconds:.1f} s, {report.failed} failed, longest wait {longest:.2f} s"
+        shown = "\n".join([said, *report.examples * (report.failed != failed)])
         self._check(report.count >= 20, True, "at least 20 RCPTs were answered meanwhile")
-        self.screen.check("mail meanwhile", f"{report.failed} failed", "0 failed", shown)
+        self.screen.check("mail meanwhile", f"{report.failed} failed", f"{failed} failed", shown)
 
     def _file(self, parameter: str) -> Path:
         return self.mail.config_directory / MAPS[parameter][0]
