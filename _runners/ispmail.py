@@ -9,6 +9,7 @@ import salt.client
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+_PING_SECONDS = 5
 _NEEDED = ("database", "mail", "canary")
 
 
@@ -92,7 +93,9 @@ def prove(timeout=60):
             expected = set(check.check_minions(rotation[target], kind)["minions"]) - left_out
             if not expected:
                 raise CommandExecutionError(f"ispmail:rotation:{target} matches no server")
-            said = client.cmd(sorted(expected), function, arguments, timeout=timeout, tgt_type="list")
+            # One that is down is waited for once, and shortly.
+            here = client.cmd(sorted(expected), "test.ping", timeout=_PING_SECONDS, tgt_type="list")
+            said = client.cmd(sorted(here), function, arguments, timeout=timeout, tgt_type="list") if here else {}
             return {server: said.get(server) for server in sorted(expected)}
 
         # A function that is called by itself sees pillar as it was at the last refresh.

