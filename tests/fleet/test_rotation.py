@@ -300,15 +300,15 @@ def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
 
 def test_a_stale_pillar_is_told_of_once(fleet, current):
     """The database has another password than pillar: one clear event from each server, and no loop."""
-    current.state["password"] = "stale-Pw1"
+    current.state["password"] = stale = password("stale")
     with events(fleet, "ispmail/apply/failed|salt/beacon/") as seen:
-        fleet.set_password("stale-Pw1")
+        fleet.set_password(stale)
         time.sleep(INTERVAL * 6)
     failed = [line for line in seen if line.startswith("ispmail/apply/failed")]
     beacons = [line for line in seen if line.startswith("salt/beacon/")]
     assert len(failed) == len(MAIL) and all("Access denied" in line for line in failed), failed
     assert len(beacons) == len(MAIL), beacons
-    fleet.write_pillar("stale-Pw1")
+    fleet.write_pillar(stale)
     fleet.master.run(["salt-run", "ispmail.reapply"])
     assert wait_until(lambda: fleet.salt("mx1", "postfix_map.answers") == {"mx1": []}, 60)
 
