@@ -9,6 +9,7 @@ import yaml
 
 from lab import wait_until
 from lab.machine import FLEET_SCRIPT, Machine, Network, base, image, lacking, start_all
+from lab.mariadb import native_hash
 from lab.minion import REPOSITORY
 
 CHECKOUT = "/srv/salt-ispmail"
@@ -134,7 +135,8 @@ except pymysql.err.OperationalError as err:
 
     def set_password(self, password):
         """Change it at the database, behind everybody's back."""
-        self.db.run(["mariadb"], input=f"ALTER USER mailserver@'198.18.%' IDENTIFIED BY '{password}'")
+        how = f"IDENTIFIED VIA mysql_native_password USING '{native_hash(password)}'"
+        self.db.run(["mariadb"], input=f"ALTER USER mailserver@'198.18.%' {how}")
 
     def wait_for_rotation(self, old, new, seconds=90):
         """Until the database takes the new password and no other."""
