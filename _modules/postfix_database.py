@@ -185,8 +185,8 @@ def account(pillar="ispmail", test=False):
 
 def credential_accepted(pillar="ispmail", test=False):
     """
-    Have the account accept pillar's password beside the one that it accepts now. Who uses
-    the old one notices nothing, and the old one itself need not be known.
+    Have the account accept pillar's password beside those that it accepts now. Who uses
+    an old one notices nothing, and the old one itself need not be known.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -197,8 +197,9 @@ def credential_accepted(pillar="ispmail", test=False):
     Returns a dict: ``changes`` (``user@host`` to ``password``, ``***``, and ``passwords``, how many are accepted) and
     ``warnings`` (a list of sentences).
 
-    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the account is not there, accepts two
-    others already, or logs in by a plugin that smtpd's chroot lacks; nothing is changed then.
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the account is not there, logs in by a
+    plugin that smtpd's chroot lacks, or, on a MySQL, which keeps one old password, accepts two others already; nothing
+    is changed then.
 
     Source: ALTER USER … IDENTIFIED VIA … OR … (MariaDB), … RETAIN CURRENT PASSWORD (MySQL)
 
@@ -585,16 +586,18 @@ def _credential(pillar, action, test):
         found = _accounts(server, user)
         for host in plan["hosts"]:
             hashes = found[host]["hashes"] if host in found else []
-            fault = _credential_fault(found.get(host), new, action)
+            fault = _credential_fault(found.get(host), new, action, server.mariadb)
             if fault:
                 faults.append(f"{user}@{host} {fault}")
             elif (new not in hashes) if action == "accept" else (hashes != [new]):
                 # Nothing is accepted by it yet: there is nothing to keep.
                 how = action if hashes else "sole"
-                numbers = {"old": len(hashes), "new": 2 if how == "accept" else 1}
+                numbers = {"old": len(hashes), "new": len(hashes) + 1 if how == "accept" else 1}
                 changes[f"{user}@{host}"] = {"password": {"old": "***", "new": "***"}, "passwords": numbers}
-                arguments = {"user": user, "host": host, "old": next(iter(hashes), ""), "new": new}
-                work += [(text, arguments) for text in __salt__["postfix_sql.password"](how, server.mariadb)]
+                arguments = {"user": user, "host": host, "new": new}
+                arguments.update({f"old{number}": text for number, text in enumerate(hashes)})
+                statements = __salt__["postfix_sql.password"](how, server.mariadb, len(hashes))
+                work += [(text, arguments) for text in statements]
         if faults:
             raise CommandExecutionError(_listed("Nothing was changed", faults))
         for statement, arguments in [] if test else work:
@@ -608,7 +611,7 @@ def _credential(pillar, action, test):
     return {"changes": changes, "warnings": _strangers(plan, found)}
 
 
-def _credential_fault(account, new, action):
+def _credential_fault(account, new, action, mariadb):
     """Why an account's passwords cannot be changed, and what to do; None if they can."""
     if account is None:
         return "is not there: run postfix_database.account first"
@@ -622,10 +625,10 @@ def _credential_fault(account, new, action):
         return None
     if action == "sole":
         return "does not accept pillar's password yet, others would be locked out: run credential_accepted first"
-    if len(account["hashes"]) > 1:
+    if len(account["hashes"]) > 1 and not mariadb:
         return (
-            "accepts two other passwords already, and one of them is in use: put that one into pillar, run "
-            "postfix_database.credential_sole, then start again"
+            "accepts two other passwords already, and a MySQL keeps no third: put the newer one of them back into "
+            "pillar, rotate, then start again"
         )
     return None
 

@@ -205,18 +205,22 @@ def mend(dbname, table, parts):
     return f"ALTER TABLE {place} {', '.join(f'ADD {line}' for line in lines)}"
 
 
-def password(action, mariadb=True):
+def password(action, mariadb=True, kept=1):
     """
     Write the statements that decide which passwords an account accepts.
 
     action
-        ``create`` the account with the new one, ``accept`` the new one beside the old one, or have the new one as the
+        ``create`` the account with the new one, ``accept`` the new one beside the old ones, or have the new one as the
         ``sole``.
 
     mariadb : True
         Whether the server is a MariaDB, not a MySQL.
 
-    Returns a list of texts with the placeholders ``%(user)s``, ``%(host)s``, and for hashes ``%(old)s``, ``%(new)s``.
+    kept : 1
+        How many old ones there are. A MySQL keeps one.
+
+    Returns a list of texts with the placeholders ``%(user)s``, ``%(host)s``, and for hashes ``%(new)s`` and, counted
+    from 0, ``%(old0)s``.
 
     Raises SaltInvocationError for another action.
 
@@ -230,7 +234,8 @@ def password(action, mariadb=True):
     """
     account = "USER %(user)s@%(host)s"
     new = f"IDENTIFIED VIA {_NATIVE} USING %(new)s" if mariadb else f"IDENTIFIED WITH {_NATIVE} AS %(new)s"
-    beside = f"IDENTIFIED VIA {_NATIVE} USING %(old)s OR {_NATIVE} USING %(new)s" if mariadb else None
+    old = [f"{_NATIVE} USING %(old{number})s" for number in range(kept)]
+    beside = f"IDENTIFIED VIA {' OR '.join([*old, f'{_NATIVE} USING %(new)s'])}" if mariadb else None
     statements = {
         "create": [f"CREATE {account} {new}"],
         "accept": [f"ALTER {account} {beside or new + ' RETAIN CURRENT PASSWORD'}"],

@@ -71,7 +71,7 @@ PASSWORDS = [
     (
         "accept",
         True,
-        [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(old)s OR mysql_native_password USING %(new)s"],
+        [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(old0)s OR mysql_native_password USING %(new)s"],
     ),
     ("sole", True, [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s"]),
     ("create", False, [f"CREATE {USER} IDENTIFIED WITH mysql_native_password AS %(new)s"]),
@@ -87,6 +87,13 @@ PASSWORDS = [
 @pytest.mark.parametrize(("action", "mariadb", "statements"), PASSWORDS)
 def test_the_statements_of_a_password(action, mariadb, statements):
     assert postfix_sql.password(action, mariadb) == statements
+
+
+def test_a_third_password_beside_two():
+    assert postfix_sql.password("accept", kept=2)[0].endswith(
+        " VIA mysql_native_password USING %(old0)s OR mysql_native_password USING %(old1)s"
+        " OR mysql_native_password USING %(new)s"
+    )
 
 
 def test_no_other_action():
@@ -121,6 +128,14 @@ def mysql_row(plugin="mysql_native_password", hash=OLD, second=None, locked="N")
 def test_accounts_of_mysql(row, plugins, hashes, locked):
     found = postfix_database._accounts(FakeServer(False, row), "u")
     assert found == {"%": {"plugins": plugins, "hashes": hashes, "locked": locked}}
+
+
+def test_a_mysql_keeps_no_third_password():
+    account = {"plugins": ["mysql_native_password"], "hashes": [OLD, NEW], "locked": False}
+    third = "*" + "3" * 40
+    said = postfix_database._credential_fault(account, third, "accept", mariadb=False)
+    assert "accepts two other passwords already" in said and "put the newer one of them back into pillar" in said
+    assert postfix_database._credential_fault(account, third, "accept", mariadb=True) is None
 
 
 NATIVE = '"plugin":"mysql_native_password","authentication_string"'
