@@ -46,8 +46,8 @@ def places(config):
 
     Returns a dict of ``config_directory``, ``maps`` (a list, in the order in which
     Postfix asks, of dicts of ``name``, ``parameter``, ``type``, ``proxy``, ``path`` and ``wanted``,
-    which is False for a map that pillar sets to null) and ``errors`` (a list of
-    pairs ``[pillar key, sentence]``).
+    which is False for a map that pillar sets to null), ``instances`` (a list of other pillar
+    keys) and ``errors`` (a list of pairs ``[pillar key, sentence]``).
 
     Raises SaltInvocationError where ``config`` is no dict.
 
@@ -71,6 +71,10 @@ def places(config):
             value = None
         sections[section] = kind() if value is None else value
     errors += _unknown(sections["postfix"], ("config_directory",), "postfix:")
+    errors += _rotation(sections["rotation"])
+    instances = [key for key in sections["instances"] if isinstance(key, str) and key]
+    if instances != sections["instances"]:
+        errors.append(["instances", "must be a list of other pillar keys: see pillar.example"])
     directory = sections["postfix"].get("config_directory", CONFIG_DIRECTORY)
     if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory):
         errors.append(["postfix:config_directory", "must be an absolute path without blanks"])
@@ -81,7 +85,12 @@ def places(config):
         maps.append(place)
         errors += faults
     errors += _clashes(maps)
-    return {"config_directory": os.path.normpath(directory), "maps": maps, "errors": errors}
+    return {
+        "config_directory": os.path.normpath(directory),
+        "maps": maps,
+        "instances": instances,
+        "errors": errors,
+    }
 
 
 def canonicalize(config, schemas):
@@ -134,6 +143,16 @@ def canonicalize(config, schemas):
         errors.append(["database:password", "is missing: it has no default"])
     plan["answers"] = _answers(config.get("answers"), plan["maps"], errors)
     return plan
+
+
+def _rotation(rotation):
+    faults = _unknown(rotation, ("batch", "drain"), "rotation:")
+    if not re.fullmatch(r"[1-9][0-9]*|[1-9][0-9]?%|100%", str(rotation.get("batch", "25%"))):
+        faults.append(["rotation:batch", "must be a number of servers, or a share such as 25%"])
+    drain = rotation.get("drain", 60)
+    if isinstance(drain, bool) or not isinstance(drain, int) or drain < 0:
+        faults.append(["rotation:drain", "must be a number of seconds"])
+    return faults
 
 
 def _ordered(maps):

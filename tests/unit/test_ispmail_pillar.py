@@ -178,6 +178,13 @@ FAULTS = [
     ({"database": {"password": None}}, "database:password", "is missing"),
     ({"database": {}, "maps": {**NO_DEFAULTS, "x": {"type": "pgsql"}}}, "database:password", "is missing"),
     ({"postfix": {"config_dir": "/x"}}, "postfix:config_dir", "is config_directory meant?"),
+    ({"rotation": {"bach": 1}}, "rotation:bach", "is batch meant?"),
+    *(
+        ({"rotation": {"batch": value}}, "rotation:batch", "a number of servers, or a share")
+        for value in (0, "0%", "101%", -1, "some", None, True, "25 %", 1.5)
+    ),
+    *(({"rotation": {"drain": value}}, "rotation:drain", "a number of seconds") for value in (-1, "60", True, None)),
+    *(({"instances": value}, "instances", "a list of other pillar keys") for value in ([5], [""], ["ispmail", None])),
     *(
         ({"postfix": {"config_directory": value}}, "postfix:config_directory", "absolute path")
         for value in ("etc/postfix", "", "/a b", "/a,b", "/$x", "/{x}", "/a\n", "/a\0b", 5, ["/x"])
@@ -272,6 +279,9 @@ ALLOWED = [
     dict.fromkeys(("maps", "answers", "postfix", "packages")),
     {"packages": False},
     {"packages": True},
+    {"instances": ["ispmail_submission"]},
+    *({"rotation": {"batch": value}} for value in (1, "1", "100%", "25%", 10)),
+    {"rotation": {"drain": 0}},
     {"answers": []},
     {"postfix": {}},
     {"maps": {"virtual_alias_maps": {}}},
