@@ -93,8 +93,9 @@ def query(question, tables, config_directory="/etc/postfix", timeout=10, jailed=
         return {"result": ANSWER, "answer": answer, "warnings": warnings}
     if fatal or done["retcode"] != 1:
         table = next((table for table in tables if any(_names(line, table) for line in fatal)), None)
-        cause = [line for line in warnings if "connect to" in line or "query failed" in line]
-        return _failure(table, (cause or fatal or [f"postmap ended with {done['retcode']}"])[-1], warnings)
+        # Of each host, in an order that does not change: Postfix takes them at random.
+        cause = "; ".join(sorted({line for line in warnings if "connect to" in line or "query failed" in line}))
+        return _failure(table, cause or [f"postmap ended with {done['retcode']}", *fatal][-1], warnings)
     return {"result": NO_ANSWER, "warnings": warnings}
 
 
