@@ -298,7 +298,7 @@ def probe(pillar="ispmail"):
         salt '*' postfix_map.probe
     """
     failures = []
-    for key in [pillar, *(_config(pillar).get("instances") or [])]:
+    for key in _keys_of(pillar):
         plan = _places(key)
         tables = {place["name"]: _table(place) for place in plan["maps"] if place["wanted"]}
         failures += _ask(tables, plan["config_directory"])[0]
@@ -320,7 +320,8 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
         The pillar key that holds the configuration; the ``instances`` that it names are told too.
 
     Returns a dict: ``pillar`` and, where asked for, ``live``, each name of a map (with the pillar key before it, for
-    another instance) to a fingerprint, None where there is no password.
+    another instance) that logs in to MySQL or MariaDB as the ``user`` of ``database`` to a fingerprint, None where
+    there is no password, or no table file. Maps of other accounts are left out.
 
     Raises SaltInvocationError for a short nonce or faults in pillar, CommandExecutionError
     where a table file cannot be read.
@@ -343,9 +344,13 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
             known[password] = hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()
         return known[password]
 
+    config = _config(pillar)
+    account = __salt__["postfix_sql.canonicalize"](__salt__["ispmail.resolve"](config)[0])["user"]
     found = {"pillar": {}, "live": {}}
-    for key in [pillar, *(_config(pillar).get("instances") or [])]:
+    for key in _keys_of(pillar):
         for place in _plan(key)["maps"]:
+            if place["type"] != "mysql" or place["keys"].get("user") != account:
+                continue
             name = place["name"] if key == pillar else f"{key}:{place['name']}"
             found["pillar"][name] = fingerprint(place["keys"].get("password"))
             if live:
@@ -362,7 +367,7 @@ def old_processes(pillar="ispmail"):
     Tell which processes of Postfix ask with older table files than the live ones.
 
     pillar : ispmail
-        The pillar key that holds the configuration.
+        The pillar key that holds the configuration; the ``instances`` that it names are told too.
 
     Returns a list such as ``smtpd 4711``; empty where all have read the live ones.
 
@@ -377,9 +382,12 @@ def old_processes(pillar="ispmail"):
 
         salt '*' postfix_map.old_processes
     """
-    plan = _places(pillar)
-    paths = [place["path"] for place in plan["maps"] if place["wanted"]]
-    return __salt__["postfix_instance.old_processes"](paths, plan["config_directory"])
+    found = []
+    for key in _keys_of(pillar):
+        plan = _places(key)
+        paths = [place["path"] for place in plan["maps"] if place["wanted"]]
+        found += __salt__["postfix_instance.old_processes"](paths, plan["config_directory"])
+    return found
 
 
 def _config(pillar):
@@ -390,6 +398,11 @@ def _config(pillar):
             f"pillar has no {pillar}{broken}: at least {pillar}:database:password is needed, see pillar.example"
         )
     return config
+
+
+def _keys_of(pillar):
+    """A pillar key, and those of the other instances that it names."""
+    return [pillar, *(_places(pillar)["instances"])]
 
 
 def _places(pillar):

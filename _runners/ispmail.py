@@ -2,25 +2,31 @@
 
 import contextlib
 import fcntl
+import math
 import os
+import re
 import secrets
 
 import salt.client
 import salt.utils.minions
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import SaltInvocationError
 
-_PING_SECONDS = 5
-_NEEDED = ("database", "mail", "canary")
+# How long a server may take to say that it is there, and to read its pillar anew. In seconds.
+_PING_SECONDS, _PILLAR_SECONDS = 5, 30
+_KEYS = ("database", "mail", "canary", "tgt_type", "without")
+_NEEDED = ("database", "mail")
+_FAILED = "ispmail/rotation/failed"
 
 
 def rotate():
     """
-    Rotate the password, once for however many ask at the same time: one rotation is
+    Rotate the password of every site, once for however many ask at the same time: one rotation is
     under way, one waits for it, and who finds one waiting returns.
 
-    Takes no arguments: ``ispmail:rotation`` in the master's configuration says who is who.
+    Takes no arguments: ``ispmail:sites`` in the master's configuration says who is who.
 
-    Returns what ``state.orchestrate orch.rotate`` returns, or a sentence where another one does it.
+    Returns what ``state.orchestrate orch.rotate`` returns, or a sentence where another one does it. Where it failed
+    the event ``ispmail/rotation/failed`` says so, with the reasons as ``comment``.
 
     Raises SaltInvocationError where the configuration lacks something.
 
@@ -32,17 +38,17 @@ def rotate():
 
         salt-run ispmail.rotate
     """
-    _rotation()
-    return _once("rotate", lambda: __salt__["state.orchestrate"]("orch.rotate"))
+    _sites()
+    return _once("rotate", _orchestrate)
 
 
 def reapply():
     """
     Have every mail server apply what pillar has now. They do it once for however many ask.
 
-    Takes no arguments: ``ispmail:rotation:mail`` in the master's configuration says who.
+    Takes no arguments: ``ispmail:sites`` in the master's configuration says who they are.
 
-    Returns the job id.
+    Returns a dict: site to the id of its job.
 
     Raises SaltInvocationError where the configuration lacks something.
 
@@ -54,98 +60,222 @@ def reapply():
 
         salt-run ispmail.reapply
     """
-    rotation = _rotation("mail")
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
-        return client.cmd_async(rotation["mail"], "ispmail.reapply", tgt_type=rotation.get("tgt_type", "glob"))
+        return {
+            site: client.cmd_async(who["mail"], "ispmail.reapply", tgt_type=who["tgt_type"])
+            for site, who in _sites().items()
+        }
 
 
-def prove(timeout=60):
+def sites(batch="25%"):
     """
-    Prove that every mail server uses the password that the database server's pillar has,
-    in every map, with no process left on another one.
+    Tell which servers a rotation would go to, and have those that are there read their pillar anew:
+    ``ispmail:sites`` in the master's configuration says who is who.
 
-    timeout : 60
-        How many seconds to wait for a server's answer.
+    batch : 25%
+        How many mail servers go at a time after the canary: a number or a share of them.
 
-    Returns a dict: server to the number of its maps. Where it cannot be proved a list of sentences that name every
-    server which is down, has another password in pillar or in a table file, or a process with an
-    older one; the run then counts as failed.
+    Returns a dict: site to a dict of ``database`` and ``canary`` (lists of servers that are there), ``batches`` (a list
+    of such lists, all other mail servers), ``down`` (a list of those that are not there) and ``faults``, a list of
+    sentences: why a rotation cannot begin.
 
-    Raises SaltInvocationError where the configuration lacks something, CommandExecutionError
-    where a target matches no server.
+    Raises SaltInvocationError where the configuration lacks something, or for another kind of batch.
 
-    Source: postfix_map.fingerprints
+    Source: salt.modules.saltutil.refresh_pillar
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-run ispmail.prove
+        salt-run ispmail.sites
     """
-    rotation = _rotation()
-    kind = rotation.get("tgt_type", "glob")
-    nonce = secrets.token_hex(16)
-    check = salt.utils.minions.CkMinions(__opts__)
-    left_out = set(rotation.get("without", []))
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
+        return {site: _who(client, site, who, batch) for site, who in _sites().items()}
 
-        def ask(target, function, *arguments):
-            expected = set(check.check_minions(rotation[target], kind)["minions"]) - left_out
-            if not expected:
-                raise CommandExecutionError(f"ispmail:rotation:{target} matches no server")
-            # One that is down is waited for once, and shortly.
-            here = client.cmd(sorted(expected), "test.ping", timeout=_PING_SECONDS, tgt_type="list")
-            said = client.cmd(sorted(here), function, arguments, timeout=timeout, tgt_type="list") if here else {}
-            return {server: said.get(server) for server in sorted(expected)}
 
-        # A function that is called by itself sees pillar as it was at the last refresh.
-        for target in ("database", "mail"):
-            ask(target, "saltutil.refresh_pillar", True)
-        accepted = ask("database", "postfix_map.fingerprints", nonce, False)
-        servers = ask("mail", "postfix_map.fingerprints", nonce)
-        processes = ask("mail", "postfix_map.old_processes")
-    faults = _silent({**accepted, **servers}, dict) + _silent(processes, list)
-    wanted = {value for said in accepted.values() if isinstance(said, dict) for value in said["pillar"].values()}
-    if len(wanted - {None}) > 1:
-        faults.append(f"{', '.join(accepted)}: pillar has not one password for all maps")
-    for server, said in servers.items():
-        for what, told in (("pillar", "pillar has"), ("live", "the table file has")):
-            values = said[what].items() if isinstance(said, dict) else []
-            others = [name for name, value in values if value is not None and value not in wanted]
-            if others:
-                faults.append(f"{server}: {told} another password for {', '.join(others)}")
-    faults += [
-        f"{server}: {process} still asks with an older table file"
-        for server, said in processes.items()
-        for process in (said if isinstance(said, list) else [])
-    ]
+def prove(site, timeout=60):
+    """
+    Prove that every mail server of a site uses the password that the database server's pillar has, in every map, on
+    every database host, with no process left on another one.
+
+    site
+        A name below ``ispmail:sites`` in the master's configuration.
+
+    timeout : 60
+        How many seconds to wait for a server's answer.
+
+    Returns a dict: server to the number of its maps. Where it cannot be proved a list of sentences that name every
+    server which is down, has another password in pillar or in a table file, is refused by a database host, or has a
+    process with an older one; the run then counts as failed.
+
+    Raises SaltInvocationError where the configuration lacks something or has no such site.
+
+    Source: postfix_map.fingerprints, postfix_database.refused
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run ispmail.prove main
+    """
+    known = _sites()
+    if site not in known:
+        raise SaltInvocationError(f"the master's configuration has no site {site}: it has {', '.join(known)}")
+    who, nonce = known[site], secrets.token_hex(16)
+    with salt.client.get_local_client(__opts__["conf_file"]) as client:
+        database, mail = (_matching(who, role) for role in ("database", "mail"))
+        up = _present(client, [*database, *mail])
+
+        def ask(servers, functions):
+            """Server to what it returned, for each of the functions, in one job."""
+            there = [server for server in servers if server in up]
+            jobs = list(functions), list(functions.values())
+            said = client.cmd(there, *jobs, timeout=timeout, tgt_type="list") if there else {}
+            told = {server: said[server] if isinstance(said.get(server), dict) else {} for server in servers}
+            return [{server: told[server].get(name) for server in servers} for name in functions]
+
+        (wanted,) = ask(database, {"postfix_map.fingerprints": [nonce, False]})
+        used, refused, old = ask(
+            mail, {"postfix_map.fingerprints": [nonce], "postfix_database.refused": [], "postfix_map.old_processes": []}
+        )
+    faults = [*_silent({**wanted, **used}, dict), *_silent({**refused, **old}, list), *_others(wanted, used)]
+    for server in mail:
+        for login in refused[server] if isinstance(refused[server], list) else []:
+            faults.append(f"{server}: {login['host']} refuses the login of {', '.join(login['maps'])}")
+        for process in old[server] if isinstance(old[server], list) else []:
+            faults.append(f"{server}: {process} still asks with an older table file")
     if faults:
         # An exception would come with Salt's traceback around it.
         __context__["retcode"] = 1
-        return [
-            "The old password is still accepted, for not every server is seen on the new one:",
-            *dict.fromkeys(faults),
-            "Mend that and rotate again, or name servers that are gone for good in ispmail:rotation:without.",
-        ]
-    return {server: len(said["live"]) for server, said in servers.items()}
+        head = "The old password is still accepted, for not every server is seen on the new one:"
+        return [head, *dict.fromkeys(faults)]
+    return {server: len(used[server]["live"]) for server in mail}
+
+
+def _orchestrate():
+    done = __salt__["state.orchestrate"]("orch.rotate")
+    reasons = [reason for states in (done.get("data") or {}).values() for reason in _reasons(states)]
+    if reasons:
+        __salt__["event.send"](_FAILED, {"comment": "\n".join(dict.fromkeys(reasons))})
+    return done
+
+
+def _reasons(returned):
+    """Why states failed, from what a run of them returned: those of an orchestration hold those of its servers."""
+    if not isinstance(returned, dict):
+        return [str(line) for line in returned if line] if isinstance(returned, list) else []
+    reasons = []
+    for state in returned.values():
+        if not isinstance(state, dict):
+            continue
+        if state.get("result") is False:
+            changes = state.get("changes") or {}
+            inner = _reasons(changes.get("return"))
+            for server, states in (changes.get("ret") or {}).items():
+                inner += [f"{server}: {reason}" for reason in _reasons(states) or ["does not answer"]]
+            # What only waited for it has nothing to add.
+            outer = [] if "One or more requisite failed" in state["comment"] else [state["comment"]]
+            reasons += inner or outer
+    return reasons
+
+
+def _others(wanted, used):
+    """Sentences on the passwords that are not the one that the database servers' pillar has."""
+    answered = [said for said in wanted.values() if isinstance(said, dict)]
+    passwords = {value for said in answered for value in said["pillar"].values()}
+    if answered and (len(passwords) != 1 or None in passwords):
+        return [f"{', '.join(wanted)}: pillar has not one password for all maps of the account"]
+    faults = []
+    for server, said in used.items():
+        for what, told in (("pillar", "pillar has"), ("live", "the table file has")):
+            values = said[what].items() if isinstance(said, dict) else []
+            others = [name for name, value in values if value not in passwords]
+            if others:
+                faults.append(f"{server}: {told} another password for {', '.join(others)}, or none")
+        if isinstance(said, dict) and not said["live"]:
+            faults.append(f"{server}: none of its maps logs in with the account of ispmail:database")
+    return faults if answered else []
 
 
 def _silent(answers, kind):
     """Sentences on the servers that did not answer, or not what was asked."""
     return [
-        f"{server}: {'does not answer' if said is None else said}"
+        f"{server}: {said if isinstance(said, str) else 'does not answer'}"
         for server, said in answers.items()
         if not isinstance(said, kind)
     ]
 
 
-def _rotation(*needed):
-    rotation = __salt__["config.get"]("ispmail:rotation") or {}
-    missing = [name for name in needed or _NEEDED if not rotation.get(name)]
-    if missing:
-        keys = ", ".join(f"ispmail:rotation:{name}" for name in missing)
-        raise SaltInvocationError(f"the master's configuration lacks {keys}: see docs/master.conf")
-    return rotation
+def _sites():
+    """Who is who, from the master's configuration, valid."""
+    configured = (__opts__.get("ispmail") or {}).get("sites")
+    if not isinstance(configured, dict) or not configured:
+        raise SaltInvocationError("the master's configuration lacks ispmail:sites: see docs/master.conf")
+    faults, found = [], {}
+    for site, who in configured.items():
+        if not isinstance(who, dict) or not re.fullmatch(r"[A-Za-z0-9_.-]+", str(site)):
+            faults.append(f"ispmail:sites:{site} must be a mapping, its name of letters, digits, _, . and -")
+            continue
+        faults += [f"ispmail:sites:{site}:{key} is missing" for key in _NEEDED if not who.get(key)]
+        faults += [
+            f"ispmail:sites:{site}:{key} is not a key: known are {', '.join(_KEYS)}" for key in set(who) - set(_KEYS)
+        ]
+        found[str(site)] = {"tgt_type": "glob", "without": [], **who}
+    if faults:
+        raise SaltInvocationError(
+            "\n- ".join(["the master's configuration is at fault, see docs/master.conf:", *faults])
+        )
+    return found
+
+
+def _matching(who, role):
+    """The servers of a site in a role, whether they are there or not, without those that are gone for good."""
+    if not who.get(role):
+        return []
+    found = salt.utils.minions.CkMinions(__opts__).check_minions(who[role], who["tgt_type"])["minions"]
+    return sorted(set(found) - set(who["without"]))
+
+
+def _present(client, servers):
+    """Those of the servers that answer; they have read their pillar anew then."""
+    # One that is down is waited for once, and shortly.
+    here = client.cmd(servers, "test.ping", timeout=_PING_SECONDS, tgt_type="list") if servers else {}
+    here = sorted(server for server, said in here.items() if said is True)
+    if not here:
+        return []
+    said = client.cmd(here, "saltutil.refresh_pillar", [True], timeout=_PILLAR_SECONDS, tgt_type="list")
+    return [server for server in here if said.get(server) is True]
+
+
+def _who(client, site, who, batch):
+    roles = {role: _matching(who, role) for role in ("database", "mail", "canary")}
+    up = _present(client, sorted({server for servers in roles.values() for server in servers}))
+    faults = [f"{role}, {who[role]}, matches no server" for role in _NEEDED if not roles[role]]
+    faults += [f"the database server {server} does not answer" for server in roles["database"] if server not in up]
+    mail = [server for server in roles["mail"] if server in up]
+    canary = [server for server in roles["canary"] if server in up]
+    if who.get("canary") and not canary:
+        faults.append(f"the canary, {who['canary']}, does not answer: mend it, or name another one")
+    elif not who.get("canary"):
+        canary = mail[:1]
+        faults += ["no mail server answers"] * (bool(roles["mail"]) and not mail)
+    rest = [server for server in mail if server not in canary]
+    size = _size(batch, len(rest))
+    return {
+        "database": roles["database"],
+        "canary": canary,
+        "batches": [rest[start : start + size] for start in range(0, len(rest), size)],
+        "down": [server for server in roles["mail"] if server not in up],
+        "faults": [f"ispmail:sites:{site}: {fault}" for fault in faults],
+    }
+
+
+def _size(batch, number):
+    """How many of a number of servers go at a time."""
+    share = re.fullmatch(r"(\d+)(%?)", str(batch))
+    if not share or not int(share[1]):
+        raise SaltInvocationError("ispmail:rotation:batch must be a number of servers, or a share such as 25%")
+    return max(1, math.ceil(number * int(share[1]) / 100)) if share[2] else int(share[1])
 
 
 def _once(name, function):

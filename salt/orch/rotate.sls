@@ -1,50 +1,67 @@
-# A password rotation that loses no lookup: `salt-run state.orchestrate orch.rotate`, once
-# pillar has the new password. Each step needs the one before it; where one fails the old
-# password stays valid everywhere, and running it again goes on from there.
+# A password rotation that loses no lookup: `salt-run state.orchestrate orch.rotate`, once pillar has the new password.
+# Each step of a site needs the one before it; where one fails the old password stays valid everywhere there, and
+# running it again goes on. Sites do not wait for each other's success.
 #
-# ispmail:rotation in the master's configuration, or in the master's own pillar, says who is who.
-{%- set rotation = salt['config.get']('ispmail:rotation') %}
-{%- set kind = rotation.get('tgt_type', 'glob') %}
+# ispmail:sites in the master's configuration says who is who.
 {#- A number waits for a run that is under way; True only notes the job on 3008, and False fails. #}
 {%- set queue = 100 %}
+{%- set batch = salt['pillar.get']('ispmail:rotation:batch', '25%') %}
+{%- for site, who in salt['saltutil.runner']('ispmail.sites', kwarg={'batch': batch}).items() %}
+{%- if who['faults'] %}
 
-The new password is accepted next to the old one:
+A rotation can begin in {{ site }}:
+  test.fail_without_changes:
+    - comment: {{ who['faults'] | join('\n') | json }}
+{%- else %}
+{%- set steps = ['The new password is accepted next to the old one in ' ~ site] %}
+
+{{ steps[0] }}:
   salt.state:
-    - tgt: {{ rotation['database'] | json }}
-    - tgt_type: {{ kind }}
+    - tgt: {{ who['database'] | json }}
+    - tgt_type: list
     - sls: ispmail.credential_accepted
     - queue: {{ queue }}
+{%- for servers in [who['canary']] + who['batches'] %}
+{%- set those = 'The canary takes' if loop.first else 'Batch ' ~ loop.index0 ~ ' of ' ~ (loop.length - 1) ~ ' takes' %}
+{%- set step = those ~ ' the new password in ' ~ site %}
 
-One server goes first with the new password:
+{{ step }}:
   salt.state:
-    - tgt: {{ rotation['canary'] | json }}
-    - tgt_type: {{ kind }}
+    - tgt: {{ servers | json }}
+    - tgt_type: list
     - sls: ispmail.drained
     - queue: {{ queue }}
     - require:
-      - salt: The new password is accepted next to the old one
+      - salt: {{ steps[-1] }}
+{%- do steps.append(step) %}
+{%- endfor %}
 
-All servers follow with the new password:
-  salt.state:
-    - tgt: {{ rotation['mail'] | json }}
-    - tgt_type: {{ kind }}
-    - batch: {{ rotation.get('batch', '25%') | json }}
-    - sls: ispmail.drained
-    - queue: {{ queue }}
-    - require:
-      - salt: One server goes first with the new password
-
-Every server is seen to use the new password:
+Every server is seen to use the new password in {{ site }}:
   salt.runner:
     - name: ispmail.prove
+    - site: {{ site | json }}
     - require:
-      - salt: All servers follow with the new password
+      - salt: {{ steps[-1] }}
+{%- do steps.append('Every server is seen to use the new password in ' ~ site) %}
 
-The old password is dropped:
+The old password is dropped in {{ site }}:
   salt.state:
-    - tgt: {{ rotation['database'] | json }}
-    - tgt_type: {{ kind }}
+    - tgt: {{ who['database'] | json }}
+    - tgt_type: list
     - sls: ispmail.credential_sole
     - queue: {{ queue }}
     - require:
-      - salt: Every server is seen to use the new password
+      - salt: {{ steps[-1] }}
+{%- do steps.append('The old password is dropped in ' ~ site) %}
+
+How to go on in {{ site }}:
+  test.fail_without_changes:
+    - comment: >-
+        The password in use before is still accepted. Mend what is said above and rotate again, which goes on from
+        there. A server that is gone for good can be named in ispmail:sites:{{ site }}:without.
+    - onfail_any:
+{%- for step in steps %}
+      - salt: {{ step }}
+{%- endfor %}
+{%- endif %}
+{%- endfor %}
