@@ -94,6 +94,16 @@ class Report:
             for (address, expected, code, text), number in kinds.most_common(10)
         ]
 
+    @property
+    def slowest(self) -> list[str]:
+        """One line for each of the longest waits, with the time of day, to be looked for in a log."""
+        offset = time.time() - time.monotonic()
+        waits = sorted(self.records, key=lambda record: -record.seconds)[:3]
+        return [
+            f"{r.seconds:.3f} s for {r.address} at {time.strftime('%H:%M:%S', time.localtime(r.at + offset))}"
+            for r in waits
+        ]
+
     def as_dict(self) -> dict[str, object]:
         """The report without its records, for JSON."""
         return {
@@ -103,6 +113,7 @@ class Report:
             "longest": round(self.longest, 4),
             "longest_connect": round(self.longest_connect, 4),
             "longest_gap": round(self.longest_gap, 4),
+            "slowest": self.slowest,
             "examples": self.examples,
         }
 

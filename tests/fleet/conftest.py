@@ -17,6 +17,7 @@ SOCKET = "/run/mysqld/mysqld.sock"
 GENERAL_LOG = "/var/lib/mysql/general.log"
 MAIL = ("mx1", "mx2", "mx3", "mx4")
 EVENT = "ispmail/credentials/changed"
+ROTATE = ["salt-run", "state.orchestrate", "orch.rotate"]
 INTERVAL = 5
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250}
 
@@ -63,30 +64,34 @@ def python(machine, code):
 
 
 class Fleet:
-    """A master, a database server and four mail servers, each a machine, in one network without a way out."""
+    """A master, a database server with a replica, and four mail servers: machines in one network without a way out."""
 
     def __init__(self, root, network):
         self.network = network
-        self.machines = {name: Machine(name, root, network) for name in ("master", "db", *MAIL)}
-        self.master, self.db = self.machines["master"], self.machines["db"]
+        self.machines = {name: Machine(name, root, network) for name in ("master", "db", "db2", *MAIL)}
+        self.master, self.db, self.replica = (self.machines[name] for name in ("master", "db", "db2"))
         self.mail = [self.machines[name] for name in MAIL]
+        self.minions = {"db", *MAIL}
         self._prepare()
         start_all(*self.machines.values())
-        assert wait_until(lambda: set(self.salt("*", "test.ping")) == {"db", *MAIL}, 90), "not all minions came"
+        self._replicate()
+        self.wait_for_minions()
 
     def _prepare(self):
         """Write all configuration while the machines are off."""
         with open(REPOSITORY / "docs" / "master.conf") as file:
             config = yaml.safe_load(file)
-        config.update(auto_accept=True, pillar_roots={"base": ["/srv/pillar"]}, log_level_logfile="debug")
-        config["ispmail"]["rotation"]["batch"] = 2
+        # With its cache a minion that compiles pillar gets an old one, until it is told to refresh it.
+        config.update(auto_accept=True, pillar_roots={"base": ["/srv/pillar"]}, pillar_cache=True)
+        config.update(log_level_logfile="debug")
+        config["ispmail"]["sites"]["main"]["database"] = "db"
         self.master.copy_in(REPOSITORY, CHECKOUT)
         self.master.write("/etc/salt/master", yaml.safe_dump(config))
         self.write_pillar("first-Pw1")
         unit = "[Unit]\nAfter=network.target lab-network.service\n[Service]\nExecStart=/usr/local/bin/salt-{0}\n"
         unit += "Restart=on-failure\n[Install]\nWantedBy=multi-user.target\n"
         self.master.unit("salt-master", unit.format("master"))
-        for name in ("db", *MAIL):
+        for name in self.minions:
             minion = self.machines[name]
             settings = {"master": self.master.address, "id": name, "log_level_logfile": "debug"}
             # A machine that comes back has to be heard of soon.
@@ -95,21 +100,38 @@ class Fleet:
             minion.write("/etc/salt/minion", yaml.safe_dump(settings))
             minion.unit("salt-minion", unit.format("minion"))
         self.db.copy_in(REPOSITORY, CHECKOUT)
-        options = ("bind-address=0.0.0.0", "skip-name-resolve", "general_log=1", f"general_log_file={GENERAL_LOG}")
-        self.db.write("/etc/mysql/mariadb.conf.d/99-lab.cnf", "\n".join(["[mysqld]", *options, ""]))
+        shared = ("bind-address=0.0.0.0", "skip-name-resolve", "general_log=1", f"general_log_file={GENERAL_LOG}")
+        for machine, own in ((self.db, ("server_id=1", "log_bin")), (self.replica, ("server_id=2", "read_only"))):
+            machine.write("/etc/mysql/mariadb.conf.d/99-lab.cnf", "\n".join(["[mysqld]", *shared, *own, ""]))
 
-    def write_pillar(self, password, **pillar):
-        """What pillar has from now on; nobody is told."""
-        database = {"password": password, "hosts": self.db.address}
+    def _replicate(self):
+        """Have the replica follow, from its first statement on."""
+        account = "CREATE USER replica@'198.18.%' IDENTIFIED BY 'replica'; GRANT REPLICATION SLAVE ON *.* TO"
+        self.db.run(["mariadb"], input=f"{account} replica@'198.18.%'")
+        primary = f"MASTER_HOST='{self.db.address}', MASTER_USER='replica', MASTER_PASSWORD='replica'"
+        primary += ", MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1"
+        self.replica.run(["mariadb"], input=f"CHANGE MASTER TO {primary}; START SLAVE")
+
+    def wait_for_minions(self, seconds=120):
+        assert wait_until(lambda: set(self.salt("*", "test.ping")) == self.minions, seconds), "not all minions came"
+
+    def write_pillar(self, password, hosts=None, others=None):
+        """What pillar has from now on; nobody is told. `others`: minion to more of it, just for that one."""
+        database = {"password": password, "hosts": hosts or [self.db.address, self.replica.address]}
         beacons = {"postfix_credential": [{"interval": INTERVAL}, {"disable_during_state_run": True}]}
-        ispmail = {"database": database, "server": {"accounts_host": "198.18.%"}}
-        pillar = {"ispmail": ispmail, "beacons": beacons, **pillar}
-        self.master.write("/srv/pillar/top.sls", "base: {'*': [ispmail]}\n")
+        rotation = {"batch": 2}
+        ispmail = {"database": database, "server": {"accounts_host": "198.18.%"}, "rotation": rotation}
+        top = {"*": ["ispmail"]}
+        for name, pillar in (others or {}).items():
+            top[name] = [name]
+            self.master.write(f"/srv/pillar/{name}.sls", "#!json\n" + json.dumps({"ispmail": pillar}), 0o600)
+        self.master.write("/srv/pillar/top.sls", "#!json\n" + json.dumps({"base": top}))
+        pillar = {"ispmail": ispmail, "beacons": beacons}
         self.master.write("/srv/pillar/ispmail.sls", "#!json\n" + json.dumps(pillar), 0o600)
 
     def salt(self, target, function, *arguments, timeout=90):
         """What `salt TARGET FUNCTION` returned: minion to result."""
-        command = ["salt", "--out=json", "--static", "-L" if "," in target else "-G" if ":" in target else "-E"]
+        command = ["salt", "--out=json", "--static", "-L" if "," in target else "-E"]
         pattern = target if target != "*" else ".*"
         said = self.master.run([*command, pattern, function, *arguments], check=False, timeout=timeout).stdout
         try:
@@ -117,21 +139,31 @@ class Fleet:
         except ValueError:
             return {}
 
+    def orchestrate(self):
+        """The rotation by hand: whether it succeeded, and all that it said."""
+        done = self.master.run(ROTATE, check=False, timeout=300)
+        return done.returncode == 0, done.stdout + done.stderr
+
     def send(self):
         """Say that the credentials have changed."""
         self.master.run(["salt-run", "event.send", EVENT])
 
-    def logs_in(self, machine, password):
+    def logs_in(self, machine, password, host=None):
         """Whether the database lets the account in with this password, from that machine."""
         code = f"""
 import pymysql
 try:
-    pymysql.connect(host={self.db.address!r}, user='mailserver', password={password!r}, connect_timeout=5).close()
+    host = {(host or self.db).address!r}
+    pymysql.connect(host=host, user='mailserver', password={password!r}, connect_timeout=5).close()
     print('yes')
 except pymysql.err.OperationalError as err:
     print(err.args[0])
 """
         return machine.run(["/opt/salt/bin/python", "-c", code]).stdout.strip() == "yes"
+
+    def accepts(self, password):
+        """Whether the database takes this password."""
+        return self.logs_in(self.mail[0], password)
 
     def set_password(self, password):
         """Change it at the database, behind everybody's back."""
@@ -141,9 +173,14 @@ except pymysql.err.OperationalError as err:
     def wait_for_rotation(self, old, new, seconds=90):
         """Until the database takes the new password and no other."""
         began = time.monotonic()
-        done = wait_until(lambda: self.logs_in(self.mail[0], new) and not self.logs_in(self.mail[0], old), seconds)
+        done = wait_until(lambda: self.accepts(new) and not self.accepts(old), seconds)
         assert done, f"the old password is still accepted after {seconds} s"
         return time.monotonic() - began
+
+    def holds(self, machine, password):
+        """Whether the table files of a mail server have this password, all three."""
+        count = machine.run(["sh", "-c", "cat /etc/postfix/mariadb-virtual-*.cf"]).stdout
+        return count.count(f"\npassword = {password}\n") == 3
 
 
 @pytest.fixture(scope="module")

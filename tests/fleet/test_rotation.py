@@ -15,7 +15,7 @@ import pytest
 from lab import wait_until
 from lab.minion import REPOSITORY
 
-from .conftest import ANSWERED, EVENT, GENERAL_LOG, INTERVAL, MAIL, python
+from .conftest import ANSWERED, CHECKOUT, EVENT, GENERAL_LOG, INTERVAL, MAIL, ROTATE, python
 
 # Part of every password here: one search finds each trace of any of them.
 CORE = "Xk4Wq8" + secrets.token_hex(4)
@@ -98,10 +98,26 @@ def naive(fleet, new):
         mx.run(["sh", "-c", f"sed -i 's/^password = .*/password = {new}/' /etc/postfix/mariadb-*.cf && postfix reload"])
 
 
+@contextlib.contextmanager
+def events(fleet, pattern):
+    """The events on the master's bus meanwhile whose tag matches. All that is heard stays in a file there."""
+    path = f"/tmp/events-{secrets.token_hex(4)}"
+    script = f"PYTHONUNBUFFERED=1 salt-run state.event pretty=False > {path}"
+    listener = fleet.master.popen(["sh", "-c", script], stderr=subprocess.DEVNULL)
+    time.sleep(4)
+    seen = []
+    try:
+        yield seen
+        time.sleep(2)
+    finally:
+        os.killpg(listener.pid, signal.SIGTERM)
+        seen += [line for line in fleet.master.read(path).splitlines() if re.match(pattern, line)]
+
+
 def test_rotations_lose_nothing(fleet, current, capsys):
     """Five rotations, started by an event alone, on four servers under load; then the same load and the naive order."""
     took = []
-    with FleetLoad(fleet) as load:
+    with events(fleet, "salt/job/.*/ret/|ispmail/") as seen, FleetLoad(fleet) as load:
         for _ in range(5):
             took.append(current())
         began = time.monotonic()
@@ -119,104 +135,186 @@ def test_rotations_lose_nothing(fleet, current, capsys):
             f"{min(took):.1f} to {max(took):.1f} s each; "
             f"1 naive: {other.count:,} RCPTs, {other.failed} failed, longest {other.longest:.3f} s"
         )
+        print("\n".join(line for report in load.reports.values() for line in report["slowest"]))
     assert load.failed == 0, load.reports
-    assert load.count > 2000
+    assert load.count >= 10_000
     assert other.failed > 0, "the naive order lost nothing: this load would not see a loss"
+    # The bus was heard, and told what each server did.
+    told = [line for line in seen if "ispmail.drained" in line]
+    assert len(told) == 5 * len(MAIL) and not [line for line in told if '"success": false' in line], told
+    assert not [line for line in seen if line.startswith("ispmail/rotation/failed")]
     assert set(fleet.salt(",".join(MAIL), "ispmail.reapply")) == set(MAIL)
 
 
-def orchestrate(fleet):
-    """The rotation by hand: whether it succeeded, and all that it said."""
-    done = fleet.master.run(["salt-run", "state.orchestrate", "orch.rotate"], check=False, timeout=300)
-    return done.returncode == 0, done.stdout + done.stderr
+def test_a_second_run_changes_nothing(fleet, current):
+    good, said = fleet.orchestrate()
+    assert good, said
+    assert fleet.accepts(current.state["password"])
 
 
-@pytest.mark.outage
-def test_a_stopped_server_keeps_the_old_password_valid(fleet, current):
+def test_a_server_that_refuses_stops_the_rotation(fleet, current):
+    """What pillar expects of it is not so: the servers after it are not touched, and all is well when it is mended."""
+    old, new = current.state["password"], password("refused")
+    wrong = {"answers": [{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "ann@example.org"}]}
+    fleet.write_pillar(new, others={"mx2": wrong})
+    with FleetLoad(fleet) as load, events(fleet, "ispmail/rotation/failed") as seen:
+        fleet.send()
+        assert wait_until(lambda: fleet.holds(fleet.mail[2], new), 60), "the rotation did not begin"
+        time.sleep(10)
+    assert load.failed == 0, load.reports
+    assert [fleet.holds(mx, new) for mx in fleet.mail] == [True, False, True, False]
+    assert fleet.accepts(old) and fleet.accepts(new)
+    (event,) = seen
+    assert "mx2: Nothing was changed" in event and "should give 'ann@example.org'" in event
+    assert "rotate again, which goes on from there" in event
+    fleet.write_pillar(new)
+    good, said = fleet.orchestrate()
+    assert good, said
+    assert [fleet.holds(mx, new) for mx in fleet.mail] == [True] * 4
+    assert not fleet.accepts(old)
+    current.state["password"] = new
+
+
+def test_pillar_changes_in_the_middle(fleet, current):
+    """The newest one wins, though two others are in use by then."""
+    old, second, third = current.state["password"], password("second"), password("third")
+    with FleetLoad(fleet) as load:
+        fleet.write_pillar(second)
+        fleet.send()
+        assert wait_until(lambda: fleet.holds(fleet.mail[0], second), 60)
+        fleet.write_pillar(third)
+        fleet.send()
+        fleet.wait_for_rotation(old, third, 120)
+    assert load.failed == 0, load.reports
+    assert not fleet.accepts(second)
+    assert [fleet.holds(mx, third) for mx in fleet.mail] == [True] * 4
+    current.state["password"] = third
+
+
+def test_a_replica_that_lags_keeps_the_old_password_valid(fleet, current):
+    """Postfix takes hosts in random order: one that does not know the new password yet would refuse it later."""
+    old, new = current.state["password"], password("lag")
+    fleet.replica.run(["mariadb"], input="STOP SLAVE SQL_THREAD")
+    fleet.write_pillar(new)
+    with FleetLoad(fleet) as load:
+        good, said = fleet.orchestrate()
+    assert not good
+    assert f"mx1: {fleet.replica.address} refuses the login of virtual_mailbox_domains" in said
+    assert load.failed == 0, load.reports
+    assert fleet.accepts(old) and fleet.accepts(new)
+    fleet.replica.run(["mariadb"], input="START SLAVE SQL_THREAD")
+    good, said = fleet.orchestrate()
+    assert good, said
+    assert wait_until(lambda: not fleet.logs_in(fleet.mail[0], old, fleet.replica), 10)
+    assert fleet.logs_in(fleet.mail[0], new, fleet.replica)
+    current.state["password"] = new
+
+
+def test_a_stopped_server_keeps_the_old_password_valid(fleet, current, capsys):
     """Named, and finished by a second run when it has come back."""
-    current()
     old, new = current.state["password"], password("stopped")
     fleet.write_pillar(new)
     fleet.machines["mx4"].stop()
     with FleetLoad(fleet, MAIL[:3]) as load:
-        good, said = orchestrate(fleet)
+        good, said = fleet.orchestrate()
     assert not good
-    assert "mx4" in said
+    assert "mx4: does not answer" in said
     assert load.failed == 0, load.reports
-    assert fleet.logs_in(fleet.mail[0], old) and fleet.logs_in(fleet.mail[0], new)
+    assert fleet.accepts(old) and fleet.accepts(new)
+    assert [fleet.holds(mx, new) for mx in fleet.mail[:3]] == [True] * 3
     fleet.machines["mx4"].start()
-    assert wait_until(lambda: fleet.salt("mx4", "test.ping"), 90)
-    with FleetLoad(fleet) as load:
-        good, said = orchestrate(fleet)
+    fleet.wait_for_minions()
+    with FleetLoad(fleet) as again:
+        good, said = fleet.orchestrate()
+    with capsys.disabled():
+        print(f"\na server stopped: {load.count + again.count:,} RCPTs, {load.failed + again.failed} failed")
     assert good, said
-    assert load.failed == 0, load.reports
-    assert not fleet.logs_in(fleet.mail[0], old) and fleet.logs_in(fleet.mail[0], new)
+    assert again.failed == 0, again.reports
+    assert not fleet.accepts(old) and fleet.accepts(new)
     current.state["password"] = new
 
 
-def test_a_second_run_changes_nothing(fleet, current):
-    good, said = orchestrate(fleet)
-    assert good, said
-    assert fleet.logs_in(fleet.mail[0], current.state["password"])
-
-
-def test_a_master_killed_in_the_middle(fleet, current):
-    old, new = current.state["password"], password("killed")
+def test_an_admin_says_that_a_server_is_gone(fleet, current):
+    """Its key is still accepted, but no proof is asked of it."""
+    old, new = current.state["password"], password("gone")
+    config = fleet.master.read("/etc/salt/master")
     fleet.write_pillar(new)
-    with FleetLoad(fleet) as load:
-        run = fleet.master.popen(["salt-run", "state.orchestrate", "orch.rotate"], stdout=subprocess.DEVNULL)
-        assert wait_until(lambda: fleet.logs_in(fleet.mail[0], new), 60)
-        fleet.master.kill()
-        run.wait(60)
-        time.sleep(3)
-        assert fleet.logs_in(fleet.mail[0], old) or fleet.logs_in(fleet.mail[0], new)
-        fleet.master.start()
-        assert wait_until(lambda: set(fleet.salt("*", "test.ping")) == {"db", *MAIL}, 120)
-        good, said = orchestrate(fleet)
+    fleet.machines["mx4"].stop()
+    try:
+        fleet.master.write("/etc/salt/master", config.replace("without: []", "without: [mx4]"))
+        good, said = fleet.orchestrate()
+    finally:
+        fleet.master.write("/etc/salt/master", config)
+        fleet.machines["mx4"].start()
     assert good, said
-    assert load.failed == 0, load.reports
-    assert not fleet.logs_in(fleet.mail[0], old) and fleet.logs_in(fleet.mail[0], new)
+    assert not fleet.accepts(old) and fleet.accepts(new)
     current.state["password"] = new
+    fleet.wait_for_minions()
+    # It comes back with the old one after all: its beacon, or the next apply, mends that.
+    assert wait_until(lambda: fleet.holds(fleet.machines["mx4"], new), 60)
 
 
-@pytest.mark.outage
-def test_a_server_cut_off_in_the_middle(fleet, current):
+def test_a_server_cut_off_in_the_middle(fleet, current, capsys):
     """It is named, and has its turn when it can be reached again."""
     old, new = current.state["password"], password("cut")
     fleet.write_pillar(new)
     with FleetLoad(fleet, MAIL[:3]) as load:
-        run = fleet.master.popen(["salt-run", "state.orchestrate", "orch.rotate"], stdout=subprocess.PIPE, text=True)
-        assert wait_until(lambda: fleet.logs_in(fleet.mail[0], new), 60)
+        run = fleet.master.popen(ROTATE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert wait_until(lambda: fleet.accepts(new), 60)
         fleet.machines["mx4"].partition()
         said = run.communicate(timeout=300)[0]
-    assert run.returncode and "mx4" in said
-    assert load.failed == 0, load.reports
-    assert fleet.logs_in(fleet.mail[0], old) and fleet.logs_in(fleet.mail[0], new)
+    assert run.returncode and "mx4" in said and "rotate again" in said
+    assert fleet.accepts(old) and fleet.accepts(new)
     fleet.machines["mx4"].heal()
-    assert wait_until(lambda: fleet.salt("mx4", "test.ping"), 120)
-    good, said = orchestrate(fleet)
-    assert good, said
+    fleet.wait_for_minions()
+    good, again = fleet.orchestrate()
+    with capsys.disabled():
+        print(f"\na server cut off: {load.count:,} RCPTs on the others, {load.failed} failed")
+    assert load.failed == 0, load.reports
+    assert good, again
     assert not fleet.logs_in(fleet.machines["mx4"], old) and fleet.logs_in(fleet.machines["mx4"], new)
     current.state["password"] = new
 
 
-@pytest.mark.outage
 def test_the_database_restarted_in_the_middle(fleet, current, capsys):
-    """Postfix itself shuns a database for a while after it was down; but no server is left without a valid password."""
+    """Where there is a replica no lookup is lost, whatever the run that was under way came to."""
     old, new = current.state["password"], password("restarted")
     fleet.write_pillar(new)
     with FleetLoad(fleet) as load:
-        run = fleet.master.popen(["salt-run", "state.orchestrate", "orch.rotate"], stdout=subprocess.DEVNULL)
-        assert wait_until(lambda: fleet.logs_in(fleet.mail[0], new), 60)
+        run = fleet.master.popen(ROTATE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert wait_until(lambda: fleet.accepts(new), 60)
         fleet.db.run(["systemctl", "restart", "mariadb"])
         run.wait(300)
+        for mx in fleet.mail:
+            assert any(fleet.holds(mx, each) and fleet.logs_in(mx, each) for each in (old, new)), mx.name
+        good, said = fleet.orchestrate()
     with capsys.disabled():
-        print(f"\ndatabase restarted in a rotation: {load.count:,} RCPTs, {load.failed} failed")
-    good, said = orchestrate(fleet)
+        print(f"\nthe database restarted: {load.count:,} RCPTs, {load.failed} failed")
+    assert load.failed == 0, load.reports
     assert good, said
-    assert not fleet.logs_in(fleet.mail[0], old) and fleet.logs_in(fleet.mail[0], new)
-    for mx in fleet.mail:
-        assert fleet.salt(mx.name, "postfix_map.lookup", "virtual_alias_maps", "jack@example.org")[mx.name]["answer"]
+    assert not fleet.accepts(old) and fleet.accepts(new)
+    current.state["password"] = new
+
+
+def test_a_master_killed_in_the_middle(fleet, current, capsys):
+    old, new = current.state["password"], password("killed")
+    fleet.write_pillar(new)
+    with FleetLoad(fleet) as load:
+        run = fleet.master.popen(ROTATE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert wait_until(lambda: fleet.accepts(new), 60)
+        fleet.master.kill()
+        run.wait(60)
+        time.sleep(3)
+        for mx in fleet.mail:
+            assert any(fleet.holds(mx, each) and fleet.logs_in(mx, each) for each in (old, new)), mx.name
+        fleet.master.start()
+        fleet.wait_for_minions()
+        good, said = fleet.orchestrate()
+    with capsys.disabled():
+        print(f"\nthe master killed: {load.count:,} RCPTs, {load.failed} failed")
+    assert good, said
+    assert load.failed == 0, load.reports
+    assert not fleet.accepts(old) and fleet.accepts(new)
     current.state["password"] = new
 
 
@@ -237,34 +335,32 @@ with salt.utils.event.get_event('master', opts=opts, sock_dir=opts['sock_dir'], 
     python(fleet.master, code)
 
 
-@contextlib.contextmanager
-def events(fleet, pattern):
-    """The events on the master's bus meanwhile whose tag matches."""
-    script = "PYTHONUNBUFFERED=1 salt-run state.event pretty=False > /tmp/events"
-    listener = fleet.master.popen(["sh", "-c", script])
-    time.sleep(4)
-    seen = []
-    try:
-        yield seen
-        time.sleep(2)
-    finally:
-        os.killpg(listener.pid, signal.SIGTERM)
-        seen += [line for line in fleet.master.read("/tmp/events").splitlines() if re.match(pattern, line)]
+def failed(lines):
+    return [line for line in lines if re.search(r"""["']success["']: [Ff]alse""", line)]
 
 
 def test_a_burst_of_events_rotates_once_or_twice(fleet, current, capsys):
-    """Twenty events in a second; the newest pillar wins."""
+    """Twenty events in a second, one of them by a minion that asks for more than that; the newest pillar wins."""
     old, new = current.state["password"], password("burst")
     fleet.write_pillar(new)
+    fleet.master.write(f"{CHECKOUT}/salt/hostile.sls", "touch /tmp/hostile: cmd.run\n")
+    hostile = {"tgt": "*", "mods": "hostile", "sls": "hostile", "fun": "state.apply"}
     before = applies(fleet)
-    fire(fleet, EVENT)
-    fleet.wait_for_rotation(old, new, 120)
-    time.sleep(15)
+    with events(fleet, "salt/(job|run)/.*/ret") as seen:
+        fleet.mail[0].run(
+            ["salt-call", "event.send", EVENT, json.dumps(hostile), *[f"{k}={v}" for k, v in hostile.items()]]
+        )
+        fire(fleet, EVENT, 19)
+        fleet.wait_for_rotation(old, new, 120)
+        time.sleep(15)
     counts = [now - then for then, now in zip(before, applies(fleet))]
     current.state["password"] = new
     with capsys.disabled():
-        print(f"\n20 events, rotation: applies per server {counts} (the first is the canary, twice in each rotation)")
-    assert counts[0] <= 4 and all(1 <= number <= 2 for number in counts[1:]), counts
+        print(f"\n20 events, rotation: applies per server {counts}, {len(seen)} jobs returned")
+    assert all(1 <= number <= 3 for number in counts), counts
+    assert seen and not failed(seen)
+    for machine in fleet.machines.values():
+        assert machine.run(["test", "-e", "/tmp/hostile"], check=False).returncode == 1
 
 
 def test_a_burst_of_events_reapplies_at_most_three_times(fleet, current, capsys):
@@ -277,7 +373,7 @@ def test_a_burst_of_events_reapplies_at_most_three_times(fleet, current, capsys)
     with capsys.disabled():
         print(f"\n20 events, re-apply: applies per server {counts}, {len(seen)} jobs returned")
     assert all(1 <= number <= 3 for number in counts), counts
-    assert len(seen) == 80 and not [line for line in seen if '"success": false' in line or "'success': False" in line]
+    assert len(seen) == 20 * len(MAIL) and not failed(seen)
 
 
 def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
@@ -286,13 +382,13 @@ def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
     fleet.write_pillar(new)
     fleet.set_password(new)
     began = time.monotonic()
-    log_ins = f"grep -q 'password = {new}' /etc/postfix/mariadb-virtual-alias-maps.cf"
-    healed = wait_until(lambda: all(not mx.run(["sh", "-c", log_ins], check=False).returncode for mx in fleet.mail), 60)
+    healed = wait_until(lambda: all(fleet.holds(mx, new) for mx in fleet.mail), INTERVAL + 10)
     took = time.monotonic() - began
-    assert healed
+    assert healed, f"not healed in {took:.1f} s"
     with capsys.disabled():
         print(f"\nhealed by the beacon in {took:.1f} s, its interval being {INTERVAL} s")
     current.state["password"] = new
+    time.sleep(2)
     with FleetLoad(fleet) as load:
         time.sleep(3)
     assert load.failed == 0, load.reports
@@ -307,14 +403,14 @@ def test_a_stale_pillar_is_told_of_once(fleet, current):
     failed = [line for line in seen if line.startswith("ispmail/apply/failed")]
     beacons = [line for line in seen if line.startswith("salt/beacon/")]
     assert len(failed) == len(MAIL) and all("Access denied" in line for line in failed), failed
-    assert len(beacons) == len(MAIL), beacons
+    assert len(beacons) <= len(MAIL) * 2, beacons
     fleet.write_pillar(stale)
     fleet.master.run(["salt-run", "ispmail.reapply"])
     assert wait_until(lambda: fleet.salt("mx1", "postfix_map.answers") == {"mx1": []}, 60)
 
 
 def test_no_password_in_any_log(fleet, current):
-    """General log, job cache, logs at debug on all machines: only pillar and the table files hold one."""
+    """General log, binlog, job cache, bus, logs at debug on all machines: only pillar and the table files hold one."""
     found = {}
     for name, machine in fleet.machines.items():
         command = f"grep -rlaF {CORE} /var /etc /srv /tmp /root /run 2>/dev/null || true"
@@ -323,8 +419,9 @@ def test_no_password_in_any_log(fleet, current):
     tables = {f"/etc/postfix/mariadb-virtual-{name}.cf" for name in ("mailbox-domains", "alias-maps", "mailbox-maps")}
     for name in MAIL:
         assert found.pop(name) == tables
-    assert not found["db"]
+    assert not found["db"] and not found["db2"]
     assert found["master"] - {"/srv/pillar/ispmail.sls"} <= {
-        path for path in found["master"] if path.startswith("/var/cache/salt/master/pillar/")
+        path for path in found["master"] if path.startswith("/var/cache/salt/master/pillar")
     }
     assert fleet.db.run(["grep", "-c", "ALTER USER", GENERAL_LOG]).stdout.strip() != "0"
+    assert fleet.master.run(["sh", "-c", "grep -c ispmail.drained /tmp/events-*"]).stdout

@@ -1,0 +1,65 @@
+"""What a restart of the database costs: RCPTs that fail, and for how long, by what the table files say. Real servers.
+
+    python -m bench.restart [--seconds 100] [--rate 40]
+
+A load goes through smtpd for so many seconds, and the database is restarted five seconds after its beginning: with one
+host, with one host and retry_interval (Postfix 3.9 and newer), and with two hosts of which one is restarted. Postfix
+shuns a host for a while after an error; a reload ends that, and is not used here.
+"""
+
+import argparse
+import time
+
+from lab import scratch
+from lab.mariadb import MariaDB, schema
+from lab.minion import Minion
+from lab.postfix import Postfix
+from lab.smtp import Load
+
+PASSWORD = "bench-secret"
+BEFORE = 5.0  # seconds
+REPLIES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
+
+
+def measure(databases: list[MariaDB], keys: dict, seconds: float, rate: float) -> str:
+    """One line of the result: the first database is restarted."""
+    hosts = [f"{database.host}:{database.port}" for database in databases]
+    with scratch() as directory, Postfix(directory / "mail") as postfix:
+        section = {"password": PASSWORD, "hosts": hosts, **keys}
+        directories = {"postfix": {"config_directory": str(postfix.config_directory)}}
+        minion = Minion(directory / "minion", {"ispmail": {"packages": False, "database": section, **directories}})
+        result = minion.apply()["postfix_map.managed"]
+        if not result["result"]:
+            raise SystemExit(f"the apply did not do its work: {result['comment']}")
+        with Load(postfix.port, REPLIES, rate=rate, sessions=8) as load:
+            time.sleep(BEFORE)
+            down = time.monotonic()
+            databases[0].restart()
+            up = time.monotonic()
+            time.sleep(max(0.0, seconds - BEFORE - (up - down)))
+            report = load.stop()
+    ends = [failure.at - down for failure in report.failures]
+    until = f"from {min(ends):.1f} to {max(ends):.1f} s after it" if ends else ""
+    return f"{report.count:8,}{report.failed:8,}   {until:28}database down {up - down:.1f} s"
+
+
+def main() -> None:
+    """Measure one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=100)
+    parser.add_argument("--rate", type=float, default=40, help="RCPTs per second")
+    options = parser.parse_args()
+    with scratch() as directory, MariaDB(directory / "a") as one, MariaDB(directory / "b") as two:
+        version = Postfix(directory / "mail").command("postconf", "-d", "-h", "mail_version").strip()
+        rows = [("one host", [one], {}), ("two hosts, one restarted", [one, two], {})]
+        if tuple(map(int, version.split(".")[:2])) >= (3, 9):
+            rows.insert(1, ("one host, retry_interval 1", [one], {"retry_interval": 1}))
+        for database in (one, two):
+            schema(database, PASSWORD)
+        print(f"{f'Postfix {version}':28}{'RCPTs':>8}{'failed':>8}")
+        for name, databases, keys in rows:
+            print(f"{name:28}{measure(databases, keys, options.seconds, options.rate)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
