@@ -1,10 +1,12 @@
-"""What ispmail asks of Salt itself: one apply for many events, and secrets from sdb."""
+"""What ispmail asks of Salt itself: one apply for many events, its pillar keys, and secrets from sdb."""
 
 import contextlib
 import fcntl
 import os
 
+import salt.utils.data
 import salt.utils.sdb
+from salt.exceptions import SaltInvocationError
 
 # How many state runs may wait behind one that is under way.
 _QUEUE = 100
@@ -66,6 +68,45 @@ def reapply(sls="ispmail"):
     if failed:
         __context__["retcode"] = 2
     return {"applied": True, "result": not failed, "comment": comment}
+
+
+def instances(pillar="ispmail"):
+    """
+    Tell which maps pillar asks for, those of the other instances of Postfix included.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a dict: this key, then each one that its ``instances`` names, to what ``ispmail_pillar.places`` tells of it.
+
+    Raises SaltInvocationError for faults in pillar.
+
+    Source: pillar.example
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' ispmail.instances
+    """
+    found = {pillar: _places(pillar)}
+    for key in salt.utils.data.traverse_dict_and_list(__pillar__, pillar).get("instances") or []:
+        found[str(key)] = _places(str(key))
+    return found
+
+
+def _places(pillar):
+    config = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
+    if config is None:
+        raise SaltInvocationError(f"pillar has no {pillar}: see pillar.example")
+    try:
+        plan = __salt__["ispmail_pillar.places"](config)
+    except SaltInvocationError as err:
+        raise SaltInvocationError(f"{pillar}: {err}") from err
+    faults = dict.fromkeys(f"{pillar}:{key} {sentence}" for key, sentence in plan.pop("errors"))
+    if faults:
+        raise SaltInvocationError("\n- ".join(["Pillar is at fault, nothing was changed:", *faults]))
+    return plan
 
 
 def resolve(config):

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-import subprocess
+import threading
+import time
 
 import salt.utils.data
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -17,8 +18,11 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 _CONNECT, _READ, _BUILD, _LOCK = 5, 10, 300, 5
 _NATIVE = "mysql_native_password"
 _SOCKET = "/run/mysqld/mysqld.sock"
-# Postfix itself keeps a connection for a minute.
-_IDLE = 60
+# ER_ACCESS_DENIED_ERROR, ER_ACCESS_DENIED_NO_PASSWORD_ERROR.
+_REFUSALS = (1045, 1698)
+# A login that is only tried, its every step; and all of them together, in seconds: a beacon waits for it.
+_TRY, _TRIES = 2, 2.7
+_NO_CLEAR_TEXT = f"check that it is the right server, and give the account a password by {_NATIVE}"
 
 # What each of the server's errors means to an admin.
 _MENDS = {
@@ -32,18 +36,25 @@ _MENDS = {
     1129: "it blocks this host after too many errors: run FLUSH HOSTS there",
     1142: "access to that table is denied: check the account's grants",
     1146: "a table is not there: check the query, or apply ispmail.database on the database server",
+    1203: "the account has too many connections: raise max_user_connections, or set proxy: true for the maps",
     1205: "somebody holds a lock on it: see SHOW PROCESSLIST there, and try again",
     1227: "the admin's account may not do that: use one with all privileges",
+    1226: "the account has used up what it may: raise its MAX_… limits, see ALTER USER",
     1290: "it runs with read_only or strict_password_validation: use the primary, or switch that off meanwhile",
+    1345: "the account may not see how a view is made: grant SHOW VIEW and SELECT on what is in it, or ask as admin",
     1524: "it has not loaded mysql_native_password: load that plugin, Postfix's chroot has no other",
-    1698: "access is denied: run Salt as root on the database server, or give server:user and server:password",
+    1698: "access is denied: run Salt as root on the database server, or give server:user and server:password; "
+    "a map's account needs a password",
+    1792: "it was asked to read only: ask what only reads",
     1820: "the admin's password has expired: set a new one",
     1836: "it is a read-only replica: use the primary",
     2002: "it cannot be reached: check the address, and that it runs",
     2003: "it cannot be reached: check the address, and that it runs",
     2013: "it did not answer in time, or closed the connection: check that it is well",
     2059: "it wants a login plugin that is not there: use mysql_native_password",
+    3118: "the account is locked: ALTER USER … ACCOUNT UNLOCK",
     3780: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
+    4151: "the account is locked: ALTER USER … ACCOUNT UNLOCK",
 }
 
 
@@ -78,7 +89,7 @@ def read(pillar="ispmail"):
             "accounts": {
                 f"{plan['user']}@{host}": {
                     "managed": host in plan["hosts"],
-                    "grants": _shown(_grants(server, plan["user"], host)),
+                    "grants": __salt__["postfix_sql.shown"](_grants(server, plan["user"], host)),
                     "plugins": account["plugins"],
                     "passwords": len(account["hashes"]),
                     "locked": account["locked"],
@@ -176,7 +187,13 @@ def account(pillar="ispmail", test=False):
                 warnings.append(f"{user}@{host} does not accept pillar's password: see credential_accepted")
             if statements:
                 select = [{"privileges": ["SELECT"], "object": _on(plan["dbname"]), "option": False}]
-                changes[f"{user}@{host}"] = {**change, "grants": {"old": _shown(held), "new": _shown(select)}}
+                changes[f"{user}@{host}"] = {
+                    **change,
+                    "grants": {
+                        "old": __salt__["postfix_sql.shown"](held),
+                        "new": __salt__["postfix_sql.shown"](select),
+                    },
+                }
                 work += [(statement, {"user": user, "host": host, "new": new}) for statement in statements]
         for statement, arguments in [] if test else work:
             server.ask(statement, arguments)
@@ -238,69 +255,100 @@ def credential_sole(pillar="ispmail", test=False):
     return _credential(pillar, "sole", test)
 
 
-def doctor(pillar="ispmail"):
+def ask(path, host, statements, **kwargs):
     """
-    Look for all that is wrong, or will be, between Postfix on this server and its database.
-    Nothing is changed.
+    Log in with what a live table file holds, as Postfix would, and run statements, which may read only.
 
-    pillar : ispmail
-        The pillar key that holds the configuration.
+    path
+        The path of the table file.
 
-    Returns a list of dicts: ``check`` (what should hold), ``where``, ``result`` (``ok``, ``warning`` or ``fault``) and
-    ``mend`` (what was found instead, and what to do). The admin's account is used only where pillar has ``server``, or
-    the default socket is there.
+    host
+        One of its ``hosts``, as it spells it.
 
-    Raises SaltInvocationError for faults in pillar, CommandExecutionError where Postfix cannot be asked.
+    statements
+        A list of texts.
 
-    Source: mysql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS
+    Returns a dict: ``plugin``, the login plugin that the server asked for last, and ``answers``, a list of dicts, one
+    for each statement: ``rows``, a list of dicts, or ``reason``, a sentence on why there are none.
+
+    Raises CommandExecutionError where there is no such file or the login fails, SaltInvocationError for a host that the
+    file does not name, and where it is called as a job: what a job returns is kept, and SHOW GRANTS shows hashes.
+
+    Source: mysql_table(5)
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' postfix_database.doctor
+        salt '*' postfix_database.ask /etc/postfix/a.cf 127.0.0.1 '[SELECT 1]'    # refused: for other modules only
     """
-    config = _config(pillar)
-    plan = __salt__["ispmail_pillar.places"](config)
-    _refuse(pillar, plan["errors"])
-    directory = plan["config_directory"]
-    rows, logins = [_agreement(pillar)], {}
-    for place in plan["maps"]:
-        file = __salt__["postfix_files.read"](place["path"]) if place["wanted"] else {}
-        if not file.get("content"):
-            continue
-        rows += _file_rows(place, file)
-        keys = __salt__["postfix_table.parse"](file["content"].decode("utf-8", "surrogateescape"))
-        if "option_file" in keys:
-            rows.append(
-                _doubt("the login works", place["name"], "it is in an option_file, which is not looked at here")
-            )
-            continue
-        for host in re.split(r"[,\s]+", keys.get("hosts", "localhost")) if place["type"] == "mysql" else ():
-            login = tuple((key, keys[key]) for key in _LOGIN_KEYS if key in keys)
-            logins.setdefault((host, login), []).append({**place, "keys": keys})
-    old = __salt__["postfix_instance.old_processes"](
-        [place["path"] for place in plan["maps"] if place["wanted"]], directory
-    )
-    stale = f"{', '.join(old)} read them before they changed: postfix reload" if old else ""
-    rows.append(_doubt("no process uses older table files", "this server", stale))
-    limit = __salt__["postconf.get"]("default_process_limit", directory, defaults=True)["default_process_limit"]
-    context = {
-        "chroot": __salt__["postfix_instance.facts"](directory)["chroot"],
-        "limit": int(limit) if limit.isdigit() else 100,
-        "hosts": _plan(pillar)["hosts"],
-        "answers": [entry for entry in config.get("answers") or () if isinstance(entry, dict)],
-    }
-    answers = {}
-    for (host, login), maps in logins.items():
-        rows += _login_rows(host, dict(login), maps, context, answers)
-    rows += _differences(answers)
-    if "server" in config or os.path.exists(_SOCKET):
-        rows += _admin_rows(pillar)
-    return rows
+    if kwargs:
+        raise SaltInvocationError("this is not for the command line, as it would show secrets: use postfix_doctor")
+    content = __salt__["postfix_files.read"](path)["content"]
+    if content is None:
+        raise CommandExecutionError(f"{path} is not there: apply ispmail")
+    keys = _keys(content)
+    if host not in _hosts(keys):
+        raise SaltInvocationError(f"{path} does not name that host: {', '.join(_hosts(keys))}")
+    server = _Server(host, {**_login(host, keys), "database": keys.get("dbname")})
+    with contextlib.closing(server.connection):
+        server.ask("SET SESSION TRANSACTION READ ONLY")
+        answers = []
+        for statement in statements:
+            try:
+                answers.append({"rows": server.ask(statement), "reason": None})
+            except CommandExecutionError as err:
+                answers.append({"rows": [], "reason": str(err)})
+        return {"plugin": server.plugin, "answers": answers}
 
 
-_LOGIN_KEYS = ("user", "password", "dbname", "tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_ciphers")
+def refused(pillar="ispmail"):
+    """
+    Tell which logins in the live table files the database refuses. One that is down or silent has not refused, and
+    whatever the servers do, the answer is there within three seconds.
+
+    pillar : ispmail
+        The pillar key that holds the configuration; the ``instances`` that it names are looked at too.
+
+    Returns a list of dicts: ``host`` and ``user``; ``maps``, the names of those that log in so (with the pillar key
+    before it, for another instance); and ``changed``, when the newest of their table files did, in ns since 1970.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where a table file cannot be read, or Salt's
+    Python has no PyMySQL.
+
+    Source: mysql_table(5)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.refused
+    """
+    tries = {}
+    for key, plan in __salt__["ispmail.instances"](pillar).items():
+        for place in plan["maps"]:
+            if place["type"] == "mysql" and place["wanted"]:
+                name = place["name"] if key == pillar else f"{key}:{place['name']}"
+                for host, login, changed in _live_logins(place["path"]):
+                    one = tries.setdefault((host, repr(login)), {"host": host, "login": login, "maps": {}})
+                    one["maps"][name] = changed
+    _try_all(list(tries.values()))
+    return [
+        {
+            "host": one["host"],
+            "user": one["login"]["user"],
+            "maps": list(one["maps"]),
+            "changed": max(one["maps"].values()),
+        }
+        for one in tries.values()
+        if one.get("number") in _REFUSALS
+    ]
+
+
+class _Failure(CommandExecutionError):
+    """What the server, or the way to it, said no with."""
+
+    number = 0
 
 
 class _ClearText(Exception):
@@ -320,33 +368,50 @@ class _Withheld:
         raise _ClearText
 
 
+class _Plugins(dict):
+    """How to log in by which plugin, as PyMySQL asks for it; remembers which the server wanted last."""
+
+    wanted = None
+
+    def get(self, name, default=None):
+        self.wanted = (name.decode(errors="replace") if isinstance(name, bytes) else name) or self.wanted
+        return super().get(self.wanted, default)
+
+
+def _pymysql():
+    try:
+        import pymysql  # noqa: PLC0415  only who uses the database needs it
+        import pymysql.cursors  # noqa: PLC0415
+    except ImportError:
+        raise CommandExecutionError(
+            "Salt's Python has no PyMySQL: apply ispmail.database, or install python3-pymysql (salt-pip for onedir)"
+        ) from None
+    return pymysql
+
+
 class _Server:
     """One connection; what fails on it is told by number and in words of our own, never the server's."""
 
-    def __init__(self, where, login):
-        try:
-            import pymysql  # noqa: PLC0415  only who uses the database needs it
-            import pymysql.cursors  # noqa: PLC0415
-        except ImportError:
-            raise CommandExecutionError(
-                "Salt's Python has no PyMySQL: apply ispmail.database, or install python3-pymysql (salt-pip for onedir)"
-            ) from None
+    def __init__(self, where, login, connect=_CONNECT, read=_READ):
+        pymysql = _pymysql()
         self.where = where
         self._errors = (pymysql.Error, OSError, RuntimeError, _ClearText)
+        plugins = _Plugins(mysql_clear_password=_Withheld, dialog=_Withheld)
         try:
             self.connection = pymysql.connect(
                 charset="utf8mb4",
                 autocommit=True,
-                connect_timeout=_CONNECT,
-                read_timeout=_READ,
-                write_timeout=_READ,
+                connect_timeout=connect,
+                read_timeout=read,
+                write_timeout=read,
                 cursorclass=pymysql.cursors.DictCursor,
-                auth_plugin_map={"mysql_clear_password": _Withheld, "dialog": _Withheld},
+                auth_plugin_map=plugins,
                 # PyMySQL would encode a text as latin1.
                 **{**login, "password": (login.get("password") or "").encode("utf-8", "surrogateescape")},
             )
         except self._errors as err:
             raise self._failure(err) from None
+        self.plugin = plugins.wanted or _NATIVE
 
     def ask(self, statement, arguments=None):
         """The rows, as dicts."""
@@ -363,12 +428,15 @@ class _Server:
 
     def _failure(self, err):
         number = err.args[0] if err.args and isinstance(err.args[0], int) else 0
-        if isinstance(err, _ClearText):
-            return CommandExecutionError(f"{self.where}: it asks for the clear-text password, which was not given")
         # PyMySQL lacks a library for that plugin.
         number = 2059 if isinstance(err, RuntimeError) and not number else number
         reason = _MENDS.get(number, "see that number in the server's manual, and the server's log")
-        return CommandExecutionError(f"{self.where}: error {number or type(err).__name__}: {reason}")
+        text = f"{self.where}: error {number or type(err).__name__}: {reason}"
+        if isinstance(err, _ClearText):
+            text = f"{self.where}: it asks for the clear-text password, which was not given: {_NO_CLEAR_TEXT}"
+        failure = _Failure(text)
+        failure.number = number
+        return failure
 
 
 @contextlib.contextmanager
@@ -559,16 +627,6 @@ def _schema_privileges(server, user, host):
     return [row["p"] for row in server.ask(statement, [f"'{user}'@'{host}'"])]
 
 
-def _shown(held):
-    """Grants for people."""
-    return [
-        f"{', '.join(grant['privileges']) or 'USAGE'} ON {grant['object']}{' WITH GRANT OPTION' * grant['option']}"
-        if grant["object"]
-        else f"ROLE {grant['privileges'][0]}"
-        for grant in held
-    ]
-
-
 def _strangers(plan, found):
     """Other accounts of this user: who logs in by one of them keeps its password."""
     return [
@@ -633,40 +691,17 @@ def _credential_fault(account, new, action, mariadb):
     return None
 
 
-def _row(check, where, mend="", result=None):
-    return {"check": check, "where": where, "result": result or ("fault" if mend else "ok"), "mend": mend}
+def _keys(content):
+    return __salt__["postfix_table.parse"](content.decode("utf-8", "surrogateescape"))
 
 
-def _doubt(check, where, mend):
-    return _row(check, where, mend, "warning" if mend else "ok")
-
-
-def _agreement(pillar):
-    check = "files and main.cf are as pillar says"
-    try:
-        changes = __salt__["postfix_map.apply"](pillar, test=True)["changes"]
-    except (CommandExecutionError, SaltInvocationError) as err:
-        return _row(check, "this server", str(err))
-    return _doubt(check, "this server", f"{', '.join(changes)} would change: apply ispmail" if changes else "")
-
-
-def _file_rows(place, file):
-    """Who can read a table file."""
-    path = place["path"]
-    others = f"everybody can read the password in it: chmod 0640 {path}" if file["mode"] & 0o007 else ""
-    rows = [_row("the table file is private", place["name"], others)]
-    if place["proxy"]:
-        # proxymap(8) opens it as this user, with no other group than its own. Others open it as root.
-        reader = {"user": "postfix", "group": "postfix", "extra_groups": []}
-        done = subprocess.run(["test", "-r", path], check=False, timeout=_READ, **reader)
-        closed = f"proxymap cannot read {path}: chgrp postfix, chmod 0640, and let it enter the directories above"
-        rows.append(_row("its reader can read it", place["name"], closed if done.returncode else ""))
-    return rows
+def _hosts(keys):
+    return [host for host in re.split(r"[,\s]+", keys.get("hosts", "localhost")) if host]
 
 
 def _login(host, keys):
     """How PyMySQL logs in as Postfix does with this table file."""
-    login = {"user": keys.get("user", ""), "password": keys.get("password", ""), "database": keys.get("dbname")}
+    login = {"user": keys.get("user", ""), "password": keys.get("password", "")}
     name, _, port = host.removeprefix("inet:").partition(":")
     if host.startswith("unix:") or name == "localhost":
         login["unix_socket"] = host[5:] if host.startswith("unix:") else _SOCKET
@@ -679,119 +714,40 @@ def _login(host, keys):
     return login
 
 
-def _login_rows(host, keys, maps, context, answers):
-    """All that one login with what table files hold can tell."""
-    where = f"{host} for {', '.join(place['name'] for place in maps)}"
-    rows = []
+def _live_logins(path):
+    """Each host of a table file, how to log in there, and when the file changed."""
     try:
-        server = _Server(host, _login(host, keys))
-        with contextlib.closing(server.connection):
-            rows.append(_row("the login works", where))
-            rows += [*_account_rows(server, host, keys, maps, context), *_limit_rows(server, host, maps, context)]
-            for place in maps:
-                rows += _query_rows(server, host, place, context, answers)
-    except CommandExecutionError as err:
-        rows.append(_row("the server answers" if rows else "the login works", where, str(err)))
-    return rows
+        # Before it is read: one that is replaced in between is then told of once more, and not once too few.
+        changed = os.stat(path).st_ctime_ns
+    except OSError:
+        return []
+    content = __salt__["postfix_files.read"](path)["content"]
+    keys = {} if content is None else _keys(content)
+    # What is in an option_file is not looked at here; without it no login would be right.
+    if content is None or "option_file" in keys:
+        return []
+    return [(host, _login(host, keys), changed) for host in _hosts(keys)]
 
 
-def _account_rows(server, host, keys, maps, context):
-    seen = server.ask("SELECT CURRENT_USER() AS account")[0]["account"]
-    user, _, from_host = seen.rpartition("@")
-    other = ""
-    if user != keys.get("user") or from_host not in context["hosts"]:
-        other = (
-            f"it is {seen} that logs in from here, which a rotation does not change: drop that account, or add it to "
-        )
-        other += "server:accounts_host"
-    lines = [next(iter(row.values())) for row in server.ask("SHOW GRANTS")]
-    held = __salt__["postfix_sql.grants"](lines)
-    more = [text for grant, text in zip(held, _shown(held)) if grant["privileges"] != ["SELECT"] or grant["option"]]
-    more += [text for text in _shown(held) if text.startswith("SELECT ON *.*")]
-    plugin = getattr(server.connection, "_auth_plugin_name", None) or _NATIVE
-    jailed = context["chroot"] and not all(place["proxy"] for place in maps)
-    missing = f"it logs in by {plugin}, which smtpd's chroot has not: use {_NATIVE}, or set proxy: true"
-    return [
-        _doubt("the account is the managed one", host, other),
-        _doubt("the account may only read", host, f"{seen} has {'; '.join(more)}: revoke that" if more else ""),
-        _row("smtpd's chroot has the login plugin", host, missing if jailed and plugin != _NATIVE else ""),
-    ]
+def _try_all(tries):
+    """Try logins side by side, and give each that failed in time the ``number`` of its failure."""
 
+    def attempt(one):
+        try:
+            server = _Server(one["host"], one["login"], _TRY, _TRY)
+            server.connection.close()
+        except _Failure as err:
+            one["number"] = err.number
+        except Exception:  # pylint: disable=broad-except
+            # A table file may hold anything: what cannot be tried was not refused.
+            one["number"] = 0
 
-def _limit_rows(server, host, maps, context):
-    names = "@@global.wait_timeout AS idle, @@global.max_connections AS most, @@global.max_user_connections AS mine"
-    limits = {key: int(value) for key, value in server.ask(f"SELECT {names}")[0].items()}
-    idle = f"wait_timeout is {limits['idle']} s, Postfix keeps connections for {_IDLE} s: raise it"
-    direct = len([place for place in maps if not place["proxy"]])
-    possible, most = context["limit"] * direct, min(limits["most"], limits["mine"] or limits["most"])
-    few = (
-        f"{context['limit']} processes with {direct} maps each may make {possible} connections, it takes {most}: "
-        "set proxy: true, or raise max_connections"
-    )
-    return [
-        _row("idle connections are kept", host, idle if limits["idle"] < _IDLE else ""),
-        _doubt("there are connections enough", host, few if possible > most else ""),
-    ]
-
-
-def _query_rows(server, host, place, context, answers):
-    """Whether a map's query has its index; notes what hosts are compared by."""
-    query, check = place["keys"].get("query", ""), "the query has an index"
-    where = f"{place['name']} on {host}"
-    statement = __salt__["postfix_sql.fill"](query, "probe@a.b.c.d.e.f.g.h.probe.invalid")
-    try:
-        mends = __salt__["postfix_sql.scans"](query, server.ask(f"EXPLAIN {statement}"))
-        noted = answers.setdefault(place["name"], {}).setdefault(host, {})
-        for table in dict.fromkeys(re.findall(r"\b(?:FROM|JOIN)\s+`?(\w+)`?(?![\w`]*\s*\.)", query, re.IGNORECASE)):
-            noted[f"rows of {table}"] = server.ask(f"SELECT COUNT(*) AS n FROM {_quoted(table)}")[0]["n"]  # noqa: S608
-        for entry in context["answers"]:
-            if entry.get("map") == place["name"]:
-                asked = __salt__["postfix_sql.fill"](query, str(entry.get("question")))
-                rows = server.ask(asked) if asked else []
-                noted[f"the answer to {entry.get('question')}"] = sorted(str(list(row.values())) for row in rows)
-    except CommandExecutionError as err:
-        return [_row(check, where, str(err))]
-    return [_row(check, where, "; ".join(mends))]
-
-
-def _differences(answers):
-    """Hosts of one map that do not hold the same."""
-    rows = []
-    for name, hosts in answers.items():
-        if len(hosts) > 1:
-            first, *others = hosts
-            differ = [
-                f"{what} differ on {first} and {host}"
-                for host in others
-                for what in hosts[first]
-                if hosts[first][what] != hosts[host].get(what)
-            ]
-            mend = f"{'; '.join(differ)}: see whether replication works" if differ else ""
-            rows.append(_doubt("all hosts say the same", name, mend))
-    return rows
-
-
-def _admin_rows(pillar):
-    """What only the admin of the database sees."""
-    where, check = "the database server", "the database is as ispmail.database makes it"
-    try:
-        found, plan = read(pillar), _plan(pillar)
-    except (CommandExecutionError, SaltInvocationError) as err:
-        return [_doubt(check, where, f"could not be asked as its admin: {err}")]
-    lacks = [f"{table} lacks {', '.join(parts)}" for table, parts in found["tables"].items()]
-    rows = [_doubt(check, where, f"{'; '.join(lacks)}: apply ispmail.database" if lacks else "")]
-    for name, account in found["accounts"].items():
-        if account["managed"]:
-            others = [plugin for plugin in account["plugins"] if plugin != _NATIVE]
-            plugins = f"it logs in by {', '.join(others)}, which smtpd's chroot has not: use {_NATIVE} alone"
-            rows.append(_row("smtpd's chroot has the login plugin", name, plugins if others else ""))
-            rows.append(
-                _row("the account is not locked", name, "it is: ALTER USER … UNLOCK" if account["locked"] else "")
-            )
-            number = f"{account['passwords']} are: a rotation is under way, or has to be started again to end it"
-            rows.append(_doubt("one password is accepted", name, number if account["passwords"] != 1 else ""))
-    missing = [host for host in plan["hosts"] if f"{plan['user']}@{host}" not in found["accounts"]]
-    rows += [
-        _row("the account is there", f"{plan['user']}@{host}", "it is not: apply ispmail.database") for host in missing
-    ]
-    return rows
+    if tries:
+        _pymysql()
+    # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
+    threads = [threading.Thread(target=attempt, args=[one], daemon=True) for one in tries]
+    until = time.monotonic() + _TRIES
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0, until - time.monotonic()))

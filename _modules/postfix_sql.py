@@ -281,6 +281,33 @@ def grants(lines):
     return held
 
 
+def shown(held):
+    """
+    Write grants for people.
+
+    held
+        What ``grants`` tells of an account.
+
+    Returns a list of texts.
+
+    Raises nothing.
+
+    Source: SHOW GRANTS in the manuals of MariaDB and MySQL
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_sql.shown '[{privileges: [SELECT], object: "*.*", option: false}]'
+    """
+    return [
+        f"{', '.join(grant['privileges']) or 'USAGE'} ON {grant['object']}{' WITH GRANT OPTION' * grant['option']}"
+        if grant["object"]
+        else f"ROLE {grant['privileges'][0]}"
+        for grant in held
+    ]
+
+
 def regrant(held, dbname, schema_privileges):
     """
     Write the statements after which an account may SELECT on one database, and nothing else.

@@ -8,6 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from lab import scratch
+from lab.mariadb import MariaDB
+
+from .database import AskingServer
+
 _listeners = []
 
 
@@ -47,3 +52,31 @@ def silent_port():
     """A server that accepts connections and never speaks."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield server.getsockname()[1]
+
+
+@pytest.fixture
+def asking_server():
+    """A server that asks for the clear-text password, by one plugin or the other."""
+    with AskingServer("mysql_clear_password", "dialog") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def directory():
+    with scratch() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def started(directory):
+    with MariaDB(directory / "db", general_log=directory / "general.log") as server:
+        yield server
+
+
+@pytest.fixture
+def server(started):
+    """A MariaDB as it is before anything of ours; its general log is general.log in `directory`."""
+    started.sql("DROP DATABASE IF EXISTS mailserver")
+    for (host,) in started.sql("SELECT Host FROM mysql.global_priv WHERE User = 'mailserver'"):
+        started.sql("DROP USER mailserver@%s", host)
+    return started

@@ -1,99 +1,31 @@
-"""postfix_database on a real MariaDB with its general log on: tables, account, passwords, and what doctor finds."""
+"""postfix_database on a real MariaDB with its general log on: tables, account, passwords."""
 
 import contextlib
-import socket
-import struct
 import threading
 import time
 
 import pymysql
 import pytest
+import salt.config
+import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from lab import HOST, free_port, scratch
-from lab.mariadb import MariaDB, native_hash
-from lab.minion import Minion
-from lab.postfix import Postfix, write_cold
-from lab.smtp import rcpt
+from lab import HOST, scratch, wait_until
+from lab.mariadb import native_hash
+from lab.minion import REPOSITORY, Minion
 
-# No quoting, escape or encoding hides these from a search.
-OLD, NEW, OTHER = "oldSecretJ4x8K2", "newSecretW7q3Z9", "otherSecretP5m1T6"
-ACCOUNT = "mailserver@'127.0.0.1'"
-NAME = "mailserver@127.0.0.1"
-SELECT = ["SELECT ON `mailserver`.*"]
+from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, ROWS, SELECT, TWO, call, guide, pillar, run
 
-# To the letter what the guide has the reader type.
-GUIDE = """
-CREATE TABLE virtual_domains (id int NOT NULL auto_increment, name varchar(50) NOT NULL, PRIMARY KEY (id))
-    ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
-CREATE TABLE virtual_users (id int NOT NULL auto_increment, domain_id int NOT NULL, email varchar(100) NOT NULL,
-    password varchar(150) NOT NULL, quota bigint(11) NOT NULL DEFAULT 0, PRIMARY KEY (id), UNIQUE KEY email (email),
-    FOREIGN KEY (domain_id) REFERENCES virtual_domains(id) ON DELETE CASCADE) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
-CREATE TABLE virtual_aliases (id int NOT NULL auto_increment, domain_id int NOT NULL, source varchar(100) NOT NULL,
-    destination varchar(100) NOT NULL, PRIMARY KEY (id),
-    FOREIGN KEY (domain_id) REFERENCES virtual_domains(id) ON DELETE CASCADE) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4
-"""
-ROWS = """
-INSERT INTO virtual_domains (id, name) VALUES (1, 'example.org');
-INSERT INTO virtual_users (domain_id, email, password) VALUES (1, 'john@example.org', '!');
-INSERT INTO virtual_aliases (domain_id, source, destination) VALUES (1, 'jack@example.org', 'john@example.org'),
-    (1, 'jack@example.org', 'jane@example.org')
-"""
 INDEXED = {
     "virtual_domains": {"old": None, "new": ["index on name"]},
     "virtual_aliases": {"old": None, "new": ["index on source"]},
 }
 
 
-@pytest.fixture(scope="module")
-def directory():
-    with scratch() as path:
-        yield path
-
-
-@pytest.fixture(scope="module")
-def started(directory):
-    with MariaDB(directory / "db", general_log=directory / "general.log") as server:
-        yield server
-
-
-@pytest.fixture
-def server(started):
-    """A MariaDB as it is before anything of ours."""
-    started.sql("DROP DATABASE IF EXISTS mailserver")
-    for (host,) in started.sql("SELECT Host FROM mysql.global_priv WHERE User = 'mailserver'"):
-        started.sql("DROP USER mailserver@%s", host)
-    return started
-
-
 @pytest.fixture
 def minion(server):
     with scratch() as path:
-        minion = Minion(path)
-        minion.pillar = pillar(server)
-        yield minion
-
-
-def pillar(server, password=OLD, **section):
-    database = {"password": password, "hosts": f"{HOST}:{server.port}"}
-    return {"ispmail": {"database": database, "server": {"unix_socket": server.socket, **section}}}
-
-
-def call(minion, function, **options):
-    return minion.call(f"postfix_database.{function}", **options)
-
-
-def run(server, text, dbname="mailserver"):
-    connection = pymysql.connect(unix_socket=server.socket, user="root", autocommit=True, database=dbname)
-    with contextlib.closing(connection), connection.cursor() as cursor:
-        for statement in text.split(";"):
-            cursor.execute(statement)
-
-
-def guide(server, rows=ROWS):
-    server.sql("CREATE DATABASE mailserver")
-    run(server, GUIDE)
-    run(server, rows)
+        yield Minion(path, pillar(server))
 
 
 def login(server, password, **options):
@@ -440,8 +372,6 @@ def test_an_account_that_accepts_nothing_gets_the_new_one(minion, server):
     assert login(server, OLD)
 
 
-NATIVE = "IDENTIFIED VIA mysql_native_password USING"
-TWO = f"{NATIVE} '{native_hash(OTHER)}' OR mysql_native_password USING '{native_hash(OLD)}'"
 REFUSED = {
     "no account": (None, "credential_accepted", r"is not there: run postfix_database\.account first"),
     "socket beside": (
@@ -514,39 +444,61 @@ def test_a_server_that_cannot_be_asked(minion, server, silent_port):
         assert time.monotonic() - began < 12
 
 
-def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, server):
+def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, server, asking_server):
     """PyMySQL would send it in clear text to whoever answers at that address."""
+    options = {"host": HOST, "port": asking_server.port, "user": "admin", "password": OTHER}
+    minion.pillar = pillar(server, unix_socket=None, **options)
+    for _ in asking_server.plugins:
+        with pytest.raises(CommandExecutionError, match="it asks for the clear-text password, which was not given"):
+            call(minion, "read")
+    assert wait_until(lambda: len(asking_server.got) == 2, 5)
+    for first, after in asking_server.got:
+        assert b"admin" in first and OTHER.encode() not in first and after == b""
 
-    def packet(number, payload):
-        return struct.pack("<I", len(payload))[:3] + bytes([number]) + payload
 
-    capabilities = struct.pack("<I", 0x200 | 0x8000 | 0x80000)
-    greeting = b"\x0a5.5.5-10.11-MariaDB\0" + bytes(4) + b"saltsalt\0" + capabilities[:2] + b"\x21\x02\0"
-    greeting += capabilities[2:] + b"\x15" + bytes(10) + b"saltsaltsalt\0mysql_native_password\0"
-    got = []
-    with socket.create_server((HOST, 0)) as listener:
+@pytest.fixture
+def table_file(minion, server):
+    call(minion, "tables")
+    call(minion, "account")
+    path = minion.directory / "a.cf"
+    path.write_text(f"user = mailserver\npassword = {OLD}\nhosts = {HOST}:{server.port}\ndbname = mailserver\n")
+    return path
 
-        def serve():
-            for plugin, question in ((b"mysql_clear_password", b""), (b"dialog", b"\x04Password: ")):
-                peer, _ = listener.accept()
-                with peer, contextlib.suppress(OSError):
-                    peer.settimeout(5)
-                    peer.sendall(packet(0, greeting))
-                    got.append(peer.recv(4096))
-                    peer.sendall(packet(2, b"\xfe" + plugin + b"\0" + question))
-                    got.append(peer.recv(4096))
 
-        listener.settimeout(20)
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        options = {"host": HOST, "port": listener.getsockname()[1], "user": "admin", "password": OTHER}
-        minion.pillar = pillar(server, unix_socket=None, **options)
-        for _ in range(2):
-            with pytest.raises(CommandExecutionError, match="it asks for the clear-text password, which was not given"):
-                call(minion, "read")
-        thread.join()
-    assert b"admin" in got[0] and got[1] == b"" == got[3]
-    assert not any(OTHER.encode() in data for data in got)
+def test_ask_reads_and_does_nothing_else(minion, server, table_file):
+    """As the account, and read only whatever that may do; one statement that fails is told of in its place."""
+    host = f"{HOST}:{server.port}"
+    server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
+    insert = "INSERT INTO virtual_domains (name) VALUES ('x')"
+    asked = ask(minion, table_file, host, ["SELECT CURRENT_USER() AS a", "SELECT x", insert, "SELECT 1 AS b"])
+    assert asked["plugin"] == "mysql_native_password"
+    assert [answer["rows"] for answer in asked["answers"]] == [[{"a": NAME}], [], [], [{"b": 1}]]
+    reasons = [answer["reason"] for answer in asked["answers"]]
+    assert reasons[0] is None is reasons[3] and "error 1054: a column" in reasons[1] and "error 1792" in reasons[2]
+    assert server.sql("SELECT 1 FROM mailserver.virtual_domains") == ()
+
+
+def test_ask_takes_the_password_to_no_other_host(minion, server, table_file, asking_server):
+    with pytest.raises(SaltInvocationError, match="does not name that host"):
+        ask(minion, table_file, f"{HOST}:{asking_server.port}", ["SELECT 1"])
+    assert asking_server.got == []
+    with pytest.raises(CommandExecutionError, match=r"nowhere\.cf is not there"):
+        ask(minion, table_file.with_name("nowhere.cf"), HOST, [])
+
+
+def test_ask_is_no_job(minion, server, table_file):
+    """SHOW GRANTS shows hashes, and what a job returns is kept."""
+    minion.command("saltutil.sync_all")
+    arguments = [str(table_file), f"{HOST}:{server.port}", "[SHOW GRANTS]"]
+    done = minion.command("postfix_database.ask", *arguments)
+    assert "not for the command line" in done.stderr and native_hash(OLD) not in done.stdout + done.stderr
+
+
+def ask(minion, path, host, statements):
+    """As another module does: a function that is called as a job refuses."""
+    opts = salt.config.minion_config(str(minion.directory / "minion"))
+    opts["module_dirs"] = [str(REPOSITORY / "_modules")]
+    return salt.loader.minion_mods(opts)["postfix_database.ask"](str(path), host, statements)
 
 
 def test_two_at_once_do_not_mix(minion, server):
@@ -616,204 +568,3 @@ def test_the_states_tell_what_the_modules_do(minion, server):
         state = minion.apply(f"ispmail.{name}")[f"postfix_database.{name}"]
         assert state["result"] is True and NAME in state["changes"]
     assert login(server, NEW) and not login(server, OLD)
-
-
-# Doctor.
-
-
-@pytest.fixture
-def postfix():
-    with scratch() as path, Postfix(path / "mail") as instance:
-        yield instance
-
-
-@pytest.fixture
-def mail(minion, server, postfix):
-    """A minion whose Postfix asks the guide's own tables, and where all else is well."""
-    guide(server)
-    server.sql("SET GLOBAL max_connections = 1000")
-    server.sql("SET GLOBAL wait_timeout = 28800")
-    minion.pillar = mail_pillar(server, postfix)
-    call(minion, "account")
-    apply(minion)
-    yield minion
-    server.sql("SET GLOBAL max_connections = 151")
-    server.sql("SET GLOBAL wait_timeout = 28800")
-
-
-def mail_pillar(server, postfix, password=OLD, **sections):
-    found = pillar(server, password)
-    found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
-    found["ispmail"]["database"].update(sections.pop("database", {}))
-    found["ispmail"].update(sections)
-    return found
-
-
-def apply(minion):
-    result = minion.apply()["postfix_map.managed"]
-    assert result["result"] is True, result["comment"]
-
-
-def findings(minion):
-    """Check and place to result and mend, of all that is not well."""
-    rows = call(minion, "doctor")
-    assert {tuple(row) for row in rows} == {("check", "where", "result", "mend")}
-    assert all((row["result"] == "ok") == (row["mend"] == "") for row in rows)
-    return {(row["check"], row["where"]): (row["result"], row["mend"]) for row in rows if row["result"] != "ok"}
-
-
-INDEX = "the query has an index"
-
-
-def test_doctor_names_the_indexes_that_the_guide_lacks(mail, server):
-    where = f"{HOST}:{server.port}"
-    found = findings(mail)
-    for map_, table, column in (("domains", "domains", "name"), ("alias", "aliases", "source")):
-        name = "virtual_mailbox_domains" if map_ == "domains" else "virtual_alias_maps"
-        result, mend = found.pop((INDEX, f"{name} on {where}"))
-        assert result == "fault"
-        assert (
-            f"reads all of virtual_{table} for each question: ALTER TABLE virtual_{table} ADD INDEX ({column})" in mend
-        )
-    result, mend = found.pop(("the database is as ispmail.database makes it", "the database server"))
-    assert result == "warning" and "virtual_aliases lacks index on source" in mend
-    assert found == {}
-    call(mail, "tables")
-    assert findings(mail) == {}
-
-
-def test_doctor_without_the_admin_asks_with_what_the_files_hold(mail, server):
-    call(mail, "tables")
-    bare = mail.pillar
-    del bare["ispmail"]["server"]
-    mail.pillar = bare
-    assert findings(mail) == {}
-    server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
-    mend = findings(mail)["the account may only read", f"{HOST}:{server.port}"][1]
-    assert mend == f"{NAME} has SELECT, INSERT ON `mailserver`.*: revoke that"
-
-
-def with_fault(case, mail, server, postfix):
-    """Break one thing. Returns the check, the place, the result, and what the mend says."""
-    host = f"{HOST}:{server.port}"
-    every = f"{host} for virtual_mailbox_domains, virtual_alias_maps, virtual_mailbox_maps"
-    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
-    if case == "password":
-        server.sql(f"ALTER USER {ACCOUNT} {NATIVE} %s", native_hash(OTHER))
-        return "the login works", every, "fault", "error 1045: access is denied: check user and password"
-    if case == "other row":
-        server.sql(f"DROP USER {ACCOUNT}")
-        server.sql(f"CREATE USER mailserver@'127.%%' {NATIVE} %s", native_hash(OLD))
-        server.sql("GRANT SELECT ON mailserver.* TO mailserver@'127.%'")
-        return "the account is the managed one", host, "warning", "it is mailserver@127.% that logs in from here"
-    if case == "idle":
-        server.sql("SET GLOBAL wait_timeout = 30")
-        return "idle connections are kept", host, "fault", "wait_timeout is 30 s"
-    if case == "connections":
-        server.sql("SET GLOBAL max_connections = 151")
-        return (
-            "there are connections enough",
-            host,
-            "warning",
-            "100 processes with 3 maps each may make 300 connections",
-        )
-    if case == "mode":
-        file.chmod(0o644)
-        return "the table file is private", "virtual_alias_maps", "fault", f"chmod 0640 {file}"
-    if case == "pillar":
-        mail.pillar = mail_pillar(server, postfix, database={"hosts": [host, host]})
-        return (
-            "files and main.cf are as pillar says",
-            "this server",
-            "warning",
-            "virtual_alias_maps, virtual_mailbox_maps",
-        )
-    if case == "refused":
-        mail.pillar = mail_pillar(server, postfix, NEW)
-        return "files and main.cf are as pillar says", "this server", "fault", "Access denied"
-    if case == "two":
-        server.sql(f"ALTER USER {ACCOUNT} {TWO}")
-        return "one password is accepted", NAME, "warning", "2 are: a rotation is under way"
-    if case == "plugin":
-        server.sql(f"ALTER USER {ACCOUNT} {NATIVE} '{native_hash(OLD)}' OR unix_socket")
-        return "smtpd's chroot has the login plugin", NAME, "fault", "it logs in by unix_socket"
-    if case == "locked":
-        server.sql(f"ALTER USER {ACCOUNT} ACCOUNT LOCK")
-        return "the account is not locked", NAME, "fault", "UNLOCK"
-    if case == "older":
-        assert rcpt(postfix.port, "john@example.org")[0] == 250
-        write_cold(file, file.read_text(), 0o640, "postfix")
-        return "no process uses older table files", "this server", "warning", "smtpd "
-    assert case == "reader"
-    hidden = postfix.directory / "hidden"
-    hidden.mkdir()
-    maps = {"virtual_alias_maps": {"proxy": True, "file": str(hidden / "a.cf")}}
-    mail.pillar = mail_pillar(server, postfix, maps=maps)
-    apply(mail)
-    hidden.chmod(0o700)
-    return "its reader can read it", "virtual_alias_maps", "fault", f"proxymap cannot read {hidden}/a.cf"
-
-
-CASES = (
-    "password",
-    "other row",
-    "idle",
-    "connections",
-    "mode",
-    "pillar",
-    "refused",
-    "two",
-    "plugin",
-    "locked",
-    "older",
-)
-
-
-@pytest.mark.parametrize("case", [*CASES, "reader"])
-def test_doctor_names_one_fault(mail, server, postfix, case):
-    call(mail, "tables")
-    check, where, result, mend = with_fault(case, mail, server, postfix)
-    found = findings(mail)
-    assert found[check, where][0] == result
-    assert mend in found[check, where][1]
-    # What follows from the same fault; nothing else is found.
-    follows = {"other row": 2, "locked": 2, "password": 1, "reader": 1, "mode": 2}.get(case, 0)
-    assert len(found) <= 1 + follows, found
-    assert not [text for _, text in found.values() if OLD in text or OTHER in text or native_hash(OLD) in text]
-
-
-def test_doctor_follows_a_whole_rotation(mail, server, postfix):
-    """To a password that is not ASCII: Postfix logs in with the bytes of the file, and so must doctor."""
-    call(mail, "tables")
-    new = "gr\u00fc\u00dfe-\u20ac"
-    mail.pillar = mail_pillar(server, postfix, new)
-    assert set(findings(mail)) == {("files and main.cf are as pillar says", "this server")}
-    call(mail, "credential_accepted")
-    apply(mail)
-    assert set(findings(mail)) == {("one password is accepted", NAME)}
-    call(mail, "credential_sole")
-    assert findings(mail) == {}
-    assert rcpt(postfix.port, "john@example.org")[0] == 250
-
-
-def test_doctor_compares_hosts(mail, server, postfix, directory):
-    """A replica that lags answers otherwise, and Postfix takes hosts in random order."""
-    call(mail, "tables")
-    with MariaDB(directory / "replica", free_port()) as replica:
-        guide(replica)
-        second = mail_pillar(replica, postfix)
-        second["ispmail"]["server"] = {"unix_socket": replica.socket}
-        mail.pillar = second
-        call(mail, "tables")
-        call(mail, "account")
-        hosts = [f"{HOST}:{one.port}" for one in (server, replica)]
-        answers = [{"map": "virtual_mailbox_maps", "question": "john@example.org", "answer": True}]
-        mail.pillar = mail_pillar(server, postfix, database={"hosts": hosts}, answers=answers)
-        apply(mail)
-        assert [key for key in findings(mail) if key[0] == "all hosts say the same"] == []
-        run(replica, "UPDATE virtual_users SET email = 'jon@example.org'; DELETE FROM virtual_aliases LIMIT 1")
-        found = findings(mail)
-        differ = "all hosts say the same"
-        assert f"rows of virtual_aliases differ on {hosts[0]} and {hosts[1]}" in found[differ, "virtual_alias_maps"][1]
-        assert "the answer to john@example.org differ" in found[differ, "virtual_mailbox_maps"][1]
-        assert (differ, "virtual_mailbox_domains") not in found

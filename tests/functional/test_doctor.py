@@ -1,0 +1,310 @@
+"""postfix_doctor between a real Postfix and a real MariaDB: each fault is found, named, and nothing else is."""
+
+import re
+
+import pytest
+
+from lab import HOST, free_port, scratch
+from lab.mariadb import MariaDB, native_hash
+from lab.minion import Minion
+from lab.postfix import Postfix, write_cold
+from lab.smtp import rcpt
+
+from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, TWO, AskingServer, call, guide, pillar, run
+
+
+@pytest.fixture
+def mail(server, postfix):
+    """A minion whose Postfix asks the guide's own tables, and where all else is well."""
+    guide(server)
+    server.sql("SET GLOBAL max_connections = 1000")
+    server.sql("SET GLOBAL wait_timeout = 28800")
+    with scratch() as path:
+        minion = Minion(path, mail_pillar(server, postfix))
+        call(minion, "account")
+        apply(minion)
+        yield minion
+    server.sql("SET GLOBAL max_connections = 151")
+    server.sql("SET GLOBAL wait_timeout = 28800")
+
+
+def mail_pillar(server, postfix, password=OLD, **sections):
+    found = pillar(server, password)
+    found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
+    found["ispmail"]["database"].update(sections.pop("database", {}))
+    found["ispmail"].update(sections)
+    return found
+
+
+def apply(minion):
+    result = minion.apply()["postfix_map.managed"]
+    assert result["result"] is True, result["comment"]
+
+
+def findings(minion):
+    """Check and place to result and mend, of all that is not well."""
+    rows = minion.call("postfix_doctor.check")
+    assert {tuple(row) for row in rows} == {("check", "where", "result", "mend")}
+    assert all((row["result"] == "ok") == (row["mend"] == "") for row in rows)
+    return {(row["check"], row["where"]): (row["result"], row["mend"]) for row in rows if row["result"] != "ok"}
+
+
+INDEX = "the query has an index"
+
+
+def test_doctor_names_the_indexes_that_the_guide_lacks(mail, server):
+    where = f"{HOST}:{server.port}"
+    found = findings(mail)
+    for map_, table, column in (("domains", "domains", "name"), ("alias", "aliases", "source")):
+        name = "virtual_mailbox_domains" if map_ == "domains" else "virtual_alias_maps"
+        result, mend = found.pop((INDEX, f"{name} on {where}"))
+        assert result == "fault"
+        assert (
+            f"reads all of virtual_{table} for each question: ALTER TABLE virtual_{table} ADD INDEX ({column})" in mend
+        )
+    result, mend = found.pop(("the database is as ispmail.database makes it", "the database server"))
+    assert result == "warning" and "virtual_aliases lacks index on source" in mend
+    assert found == {}
+    call(mail, "tables")
+    assert findings(mail) == {}
+
+
+def test_doctor_without_the_admin_asks_with_what_the_files_hold(mail, server):
+    call(mail, "tables")
+    bare = mail.pillar
+    del bare["ispmail"]["server"]
+    mail.pillar = bare
+    assert findings(mail) == {}
+    server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
+    mend = findings(mail)["the account may only read", f"{NAME} on {HOST}:{server.port}"][1]
+    assert mend == f"{NAME} has SELECT, INSERT ON `mailserver`.*: revoke that, or apply ispmail.database"
+
+
+def with_fault(case, mail, server, postfix):
+    """Break one thing. Returns the check, the place, the result, and what the mend says."""
+    host = f"{HOST}:{server.port}"
+    every = f"{host} for virtual_mailbox_domains, virtual_alias_maps, virtual_mailbox_maps"
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    if case == "password":
+        server.sql(f"ALTER USER {ACCOUNT} {NATIVE} %s", native_hash(OTHER))
+        return "the login works", every, "fault", "error 1045: access is denied: check user and password"
+    if case == "other row":
+        server.sql(f"DROP USER {ACCOUNT}")
+        server.sql(f"CREATE USER mailserver@'127.%%' {NATIVE} %s", native_hash(OLD))
+        server.sql("GRANT SELECT ON mailserver.* TO mailserver@'127.%'")
+        return (
+            "the account is the managed one",
+            f"mailserver@127.% on {host}",
+            "warning",
+            "it is mailserver@127.% that logs in from here",
+        )
+    if case == "stranger":
+        server.sql("CREATE USER mailserver@'198.51.100.7'")
+        return "all accounts of the user are managed", "the database server", "warning", "mailserver@198.51.100.7 is"
+    if case == "grants":
+        server.sql(f"REVOKE SELECT ON mailserver.* FROM {ACCOUNT}")
+        server.sql(f"GRANT SELECT ON mailserver.virtual_domains TO {ACCOUNT}")
+        return "the query works", f"virtual_alias_maps on {host}", "fault", "error 1142: access to that table is denied"
+    if case == "idle":
+        server.sql("SET GLOBAL wait_timeout = 30")
+        return "idle connections are kept", host, "fault", "wait_timeout is 30 s"
+    if case == "connections":
+        server.sql("SET GLOBAL max_connections = 151")
+        return (
+            "there are connections enough",
+            host,
+            "warning",
+            "100 processes with 3 maps each may make 300 connections",
+        )
+    if case == "mode":
+        file.chmod(0o644)
+        return "the table file is private", "virtual_alias_maps", "fault", f"chmod 0640 {file}"
+    if case == "pillar":
+        mail.pillar = mail_pillar(server, postfix, database={"hosts": [host, host]})
+        return (
+            "files and main.cf are as pillar says",
+            "this server",
+            "warning",
+            "virtual_alias_maps, virtual_mailbox_maps",
+        )
+    if case == "refused":
+        mail.pillar = mail_pillar(server, postfix, NEW)
+        return "files and main.cf are as pillar says", "this server", "fault", "Access denied"
+    if case == "two":
+        server.sql(f"ALTER USER {ACCOUNT} {TWO}")
+        return "one password is accepted", NAME, "warning", "2 are: a rotation is under way"
+    if case == "plugin":
+        server.sql(f"ALTER USER {ACCOUNT} {NATIVE} '{native_hash(OLD)}' OR unix_socket")
+        return "smtpd's chroot has the login plugin", NAME, "fault", "it logs in by unix_socket"
+    if case == "locked":
+        server.sql(f"ALTER USER {ACCOUNT} ACCOUNT LOCK")
+        return "the account is not locked", NAME, "fault", "UNLOCK"
+    if case == "older":
+        assert rcpt(postfix.port, "john@example.org")[0] == 250
+        write_cold(file, file.read_text(), 0o640, "postfix")
+        return "no process uses older table files", "this server", "warning", "smtpd "
+    assert case == "reader"
+    hidden = postfix.directory / "hidden"
+    hidden.mkdir()
+    maps = {"virtual_alias_maps": {"proxy": True, "file": str(hidden / "a.cf")}}
+    mail.pillar = mail_pillar(server, postfix, maps=maps)
+    apply(mail)
+    hidden.chmod(0o700)
+    return "its reader can read it", "virtual_alias_maps", "fault", f"proxymap cannot read {hidden}/a.cf"
+
+
+CASES = (
+    "password",
+    "other row",
+    "idle",
+    "connections",
+    "mode",
+    "pillar",
+    "refused",
+    "two",
+    "plugin",
+    "locked",
+    "older",
+    "stranger",
+    "grants",
+)
+
+
+@pytest.mark.parametrize("case", [*CASES, "reader"])
+def test_doctor_names_one_fault(mail, server, postfix, case):
+    call(mail, "tables")
+    check, where, result, mend = with_fault(case, mail, server, postfix)
+    found = findings(mail)
+    assert found[check, where][0] == result
+    assert mend in found[check, where][1]
+    # What follows from the same fault; nothing else is found.
+    follows = {"other row": 2, "locked": 3, "password": 2, "reader": 1, "mode": 2, "grants": 3}.get(case, 0)
+    assert len(found) <= 1 + follows, found
+    assert not [text for _, text in found.values() if OLD in text or OTHER in text or native_hash(OLD) in text]
+
+
+def test_doctor_follows_a_whole_rotation(mail, server, postfix):
+    """To a password that is not ASCII: Postfix logs in with the bytes of the file, and so must doctor."""
+    call(mail, "tables")
+    new = "gr\u00fc\u00dfe-\u20ac"
+    mail.pillar = mail_pillar(server, postfix, new)
+    assert set(findings(mail)) == {("files and main.cf are as pillar says", "this server")}
+    call(mail, "credential_accepted")
+    apply(mail)
+    assert set(findings(mail)) == {("one password is accepted", NAME)}
+    call(mail, "credential_sole")
+    assert findings(mail) == {}
+    assert rcpt(postfix.port, "john@example.org")[0] == 250
+
+
+def test_doctor_compares_hosts(mail, server, postfix, directory):
+    """A replica that lags answers otherwise, and Postfix takes hosts in random order."""
+    call(mail, "tables")
+    with MariaDB(directory / "replica", free_port()) as replica:
+        guide(replica)
+        second = mail_pillar(replica, postfix)
+        second["ispmail"]["server"] = {"unix_socket": replica.socket}
+        mail.pillar = second
+        call(mail, "tables")
+        call(mail, "account")
+        hosts = [f"{HOST}:{one.port}" for one in (server, replica)]
+        answers = [{"map": "virtual_mailbox_maps", "question": "john@example.org", "answer": True}]
+        mail.pillar = mail_pillar(server, postfix, database={"hosts": hosts}, answers=answers)
+        apply(mail)
+        assert [key for key in findings(mail) if key[0] == "all hosts say the same"] == []
+        run(replica, "UPDATE virtual_users SET email = 'jon@example.org'; DELETE FROM virtual_aliases LIMIT 1")
+        found = findings(mail)
+        differ = "all hosts say the same"
+        assert f"rows of virtual_aliases differ on {hosts[0]} and {hosts[1]}" in found[differ, "virtual_alias_maps"][1]
+        assert "the answer to john@example.org differ" in found[differ, "virtual_mailbox_maps"][1]
+        assert (differ, "virtual_mailbox_domains") not in found
+
+
+def test_doctor_tells_a_plugin_that_only_the_chroot_lacks(mail, server, postfix):
+    """The server's own greeting names another one than the account's: that is not the one in use."""
+    call(mail, "tables")
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    with AskingServer("caching_sha2_password") as other:
+        where = f"{HOST}:{other.port}"
+        write_cold(file, file.read_text().replace(f"{HOST}:{server.port}", where), 0o640, "postfix")
+        found = findings(mail)
+    result, mend = found["smtpd's chroot has the login plugin", where]
+    assert result == "fault" and "it logs in by caching_sha2_password, which smtpd's chroot has not" in mend
+    result, mend = found["Postfix can ask it", "virtual_alias_maps"]
+    assert result == "fault" and "caching_sha2_password" in mend
+
+
+SECOND = "ispmail_submission"
+
+
+@pytest.fixture
+def both(mail, server):
+    """A second Postfix with a map of its own, by the login of the first."""
+    call(mail, "tables")
+    with scratch() as path, Postfix(path / "mail") as instance:
+        mine = mail.pillar
+        maps = dict.fromkeys(("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps"))
+        maps["smtpd_sender_login_maps"] = {"query": "SELECT email FROM virtual_users WHERE email='%s'"}
+        mine[SECOND] = mail_pillar(server, instance, maps=maps)["ispmail"]
+        mine["ispmail"]["instances"] = [SECOND]
+        mail.pillar = mine
+        mail.call("postfix_map.apply", SECOND)
+        yield instance
+
+
+def test_doctor_looks_at_all_instances(mail, server, both):
+    assert findings(mail) == {}
+    host, name = f"{HOST}:{server.port}", f"{SECOND}: smtpd_sender_login_maps"
+    rows = {(row["check"], row["where"]) for row in mail.call("postfix_doctor.check")}
+    # One login is one, whoever shares it; and so is the database's admin.
+    assert ("the query has an index", f"{name} on {host}") in rows
+    assert len([where for check, where in rows if check == "the login works"]) == 1
+    assert len([where for check, where in rows if check == "the database is as ispmail.database makes it"]) == 1
+    server.sql("SET GLOBAL max_connections = 350")
+    server.sql("ALTER TABLE mailserver.virtual_users DROP INDEX email")
+    file = both.config_directory / "mariadb-smtpd-sender-login-maps.cf"
+    file.chmod(0o644)
+    found = findings(mail)
+    assert found["the table file is private", name] == (
+        "fault",
+        f"everybody can read the password in it: chmod 0640 {file}",
+    )
+    assert found["files and main.cf are as pillar says", f"{SECOND}: this server"][0] == "warning"
+    assert "ADD INDEX (email)" in found["the query has an index", f"{name} on {host}"][1]
+    few = found["there are connections enough", host][1]
+    assert f"{SECOND}: 100 processes with 1 map each may make 400 connections, it takes 350" in few
+
+
+def test_doctor_tells_a_login_of_another_instance_by_its_key(mail, server, both):
+    mine = mail.pillar
+    mine[SECOND]["database"]["user"] = "submission"
+    mine[SECOND]["server"]["unix_socket"] = "/nowhere"
+    mail.pillar = mine
+    server.sql(f"CREATE OR REPLACE USER submission@'{HOST}' {NATIVE} %s", native_hash(OLD))
+    server.sql(f"GRANT SELECT, INSERT ON mailserver.* TO submission@'{HOST}'")
+    mail.call("postfix_map.apply", SECOND)
+    found = findings(mail)
+    server.sql(f"DROP USER submission@'{HOST}'")
+    where = f"submission@{HOST} on {SECOND}: {HOST}:{server.port}"
+    assert set(found) == {
+        ("the account may only read", where),
+        ("the database is as ispmail.database makes it", f"{SECOND}: the database server"),
+    }
+
+
+def test_a_report_reads_as_one_table(mail, server):
+    """Through salt-call itself, whose outputter indents it."""
+    mail.command("saltutil.sync_all")
+    server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
+    done = mail.command("postfix_doctor.report", "width=110")
+    head, *lines = done.stdout.rstrip("\n").split("\n")
+    assert head == "local:" and all(line.startswith("    ") or not line for line in lines), done.stdout
+    lines = [line.removeprefix("    ") for line in lines]
+    assert max(map(len, lines)) <= 110
+    assert lines[0].split() == ["result", "what", "should", "hold", "where", "mend"]
+    results = [line.split(" ")[0] for line in lines[2:-2] if line[:1].strip()]
+    assert results == sorted(results, key=["fault", "warning", "ok"].index) and results.count("fault") == 2
+    assert lines[-2] == "" and re.fullmatch(r"2 faults, 2 warnings, \d+ checks hold", lines[-1])
+    text = " ".join(" ".join(lines).split())
+    assert "ALTER TABLE virtual_domains" in text and OLD not in text
+    assert "width must be a number, 60 or more" in mail.command("postfix_doctor.report", "width=59").stderr
