@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import threading
 import time
 
@@ -21,7 +22,7 @@ _SOCKET = "/run/mysqld/mysqld.sock"
 # ER_ACCESS_DENIED_ERROR, ER_ACCESS_DENIED_NO_PASSWORD_ERROR.
 _REFUSALS = (1045, 1698)
 # A login that is only tried, its every step; and all of them together, in seconds: a beacon waits for it.
-_TRY, _TRIES = 2, 2.7
+_TRY, _TRIES = 2, 2.5
 _NO_CLEAR_TEXT = f"check that it is the right server, and give the account a password by {_NATIVE}"
 
 # What each of the server's errors means to an admin.
@@ -392,7 +393,7 @@ def _pymysql():
 class _Server:
     """One connection; what fails on it is told by number and in words of our own, never the server's."""
 
-    def __init__(self, where, login, connect=_CONNECT, read=_READ):
+    def __init__(self, where, login, connect=_CONNECT, read=_READ, begun=lambda connection: None):
         pymysql = _pymysql()
         self.where = where
         self._errors = (pymysql.Error, OSError, RuntimeError, _ClearText)
@@ -406,9 +407,12 @@ class _Server:
                 write_timeout=read,
                 cursorclass=pymysql.cursors.DictCursor,
                 auth_plugin_map=plugins,
+                defer_connect=True,
                 # PyMySQL would encode a text as latin1.
                 **{**login, "password": (login.get("password") or "").encode("utf-8", "surrogateescape")},
             )
+            begun(self.connection)
+            self.connection.connect()
         except self._errors as err:
             raise self._failure(err) from None
         self.plugin = plugins.wanted or _NATIVE
@@ -734,14 +738,14 @@ def _try_all(tries):
 
     def attempt(one):
         try:
-            server = _Server(one["host"], one["login"], _TRY, _TRY)
-            server.connection.close()
+            _Server(one["host"], one["login"], _TRY, _TRY, begun.append).connection.close()
         except _Failure as err:
             one["number"] = err.number
         except Exception:  # pylint: disable=broad-except
             # A table file may hold anything: what cannot be tried was not refused.
             one["number"] = 0
 
+    begun = []
     if tries:
         _pymysql()
     # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
@@ -751,3 +755,7 @@ def _try_all(tries):
         thread.start()
     for thread in threads:
         thread.join(max(0, until - time.monotonic()))
+    # Who sends a byte now and then would hold its thread for ever, and the next one ten seconds later.
+    for connection in begun:
+        with contextlib.suppress(AttributeError, OSError):
+            connection._sock.shutdown(socket.SHUT_RDWR)

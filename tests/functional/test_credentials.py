@@ -1,16 +1,25 @@
 """What reactor and beacon call on a mail server: apply once for many, notice a refused login, tell once."""
 
+import contextlib
+import copy
 import fcntl
 import json
+import os
+import socket
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import salt.beacons
 import salt.config
+import salt.loader
 
-from lab import wait_until
+from lab import scratch, wait_until
 from lab.mariadb import set_password
 from lab.minion import REPOSITORY
+from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
 from .test_apply import managed
@@ -24,13 +33,34 @@ def other_password(mariadb):
     set_password(mariadb, PASSWORD)
 
 
-def beacon(minion):
-    """A minion's beacon as Salt runs it: a function that gives its events."""
+def modules(minion):
+    """The functions of a minion, as it gives them to its beacons."""
     opts = salt.config.minion_config(str(minion.directory / "minion"))
     opts.update(beacons_dirs=[str(REPOSITORY / "_beacons")], module_dirs=[str(REPOSITORY / "_modules")])
     opts["pillar"] = minion.pillar
-    config = {"postfix_credential": [{"pillar": ["ispmail"]}]}
-    return lambda: salt.beacons.Beacon(opts, salt.loader.minion_mods(opts)).process(config, opts["grains"])
+    return opts, salt.loader.minion_mods(opts)
+
+
+def beacon(minion, config=(), functions=None):
+    """A minion's beacon as Salt runs it: a function that gives its events."""
+    opts, all_functions = modules(minion)
+    functions = all_functions if functions is None else functions
+    config = {"postfix_credential": [{"disable_during_state_run": True}, *config]}
+    return lambda: salt.beacons.Beacon(opts, functions).process(config, opts["grains"])
+
+
+def refused(minion, pillar="ispmail"):
+    return modules(minion)[1]["postfix_database.refused"](pillar)
+
+
+def table_file(minion, name="virtual_alias_maps", pillar="ispmail"):
+    return Path(minion.call("postfix_map.read", pillar)[name]["table"].partition(":")[2])
+
+
+def rewrite(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def test_the_beacon_tells_once_until_it_is_well_again(minion, mariadb, pillar):
@@ -60,13 +90,164 @@ def test_the_beacon_tells_once_until_it_is_well_again(minion, mariadb, pillar):
 
 def test_a_database_that_is_down_is_no_refusal(minion, pillar, silent_port):
     managed(minion)
-    path = minion.call("postfix_map.read")["virtual_alias_maps"]["table"].partition(":")[2]
-    with open(path) as file:
-        text = file.read().replace(
-            minion.pillar["ispmail"]["database"]["hosts"], f"127.0.0.1:9, 127.0.0.1:{silent_port}"
+    hosts = minion.pillar["ispmail"]["database"]["hosts"]
+    rewrite(table_file(minion), hosts, f"127.0.0.1:9, 127.0.0.1:{silent_port}")
+    assert beacon(minion)() == []
+
+
+def test_a_dozen_silent_hosts_take_three_seconds(minion, other_password):
+    """The beacon runs in the minion's main process; and the one host that refuses is told of all the same."""
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(12)]
+        ports = [9, *[listener.getsockname()[1] for listener in silent]]
+        write_cold(table_file_before(minion), text_for(minion, ports), 0o640)
+        ask = modules(minion)[1]["postfix_database.refused"]
+        began = time.monotonic()
+        (login,) = ask()
+        assert time.monotonic() - began < 3
+    assert login["host"] == minion.pillar["ispmail"]["database"]["hosts"]
+
+
+def test_a_host_that_speaks_slowly_takes_three_seconds(minion, other_password):
+    """Each byte of it begins the time of a socket anew; and no thread is left behind at each interval."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip():
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(b"\x60\0\0\0\x0a")
+                while True:
+                    time.sleep(0.3)
+                    peer.sendall(b"5")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        write_cold(table_file_before(minion), text_for(minion, [listener.getsockname()[1]]), 0o640)
+        ask = modules(minion)[1]["postfix_database.refused"]
+        began = time.monotonic()
+        assert len(ask()) == 1
+        assert time.monotonic() - began < 3
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def table_file_before(minion):
+    """Where a table file belongs that an apply would not make like this."""
+    directory = Path(minion.pillar["ispmail"]["postfix"]["config_directory"])
+    return directory / "mariadb-virtual-alias-maps.cf"
+
+
+def text_for(minion, ports):
+    """A table file with these ports before the one of the database."""
+    hosts = ", ".join([*[f"127.0.0.1:{port}" for port in ports], minion.pillar["ispmail"]["database"]["hosts"]])
+    return f"user = mailserver\npassword = {PASSWORD}\nhosts = {hosts}\ndbname = mailserver\n"
+
+
+def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, asking_server):
+    """The beacon once handed it over in clear text to whoever answers at that address."""
+    managed(minion)
+    for name in ("virtual_alias_maps", "virtual_mailbox_maps", "virtual_mailbox_domains"):
+        rewrite(
+            table_file(minion, name),
+            minion.pillar["ispmail"]["database"]["hosts"],
+            f"127.0.0.1:{asking_server.port}",
         )
-    with open(path, "w") as file:
-        file.write(text)
+    for _ in asking_server.plugins:
+        assert beacon(minion)() == []
+    # Three maps, one login: it is tried once each time.
+    assert wait_until(lambda: len(asking_server.got) == 2, 5)
+    for first, after in asking_server.got:
+        assert b"mailserver" in first and PASSWORD.encode() not in first and after == b""
+
+
+def test_all_instances_are_watched(minion, mariadb, pillar):
+    """Each with its own login: mx1.oslo in docs/pillar has two."""
+    with scratch() as directory, Postfix(directory / "mail") as second:
+        both = minion.pillar
+        both["ispmail"]["instances"] = ["ispmail_submission"]
+        both["ispmail_submission"] = copy.deepcopy(pillar()["ispmail"])
+        both["ispmail_submission"]["postfix"]["config_directory"] = str(second.config_directory)
+        both["ispmail_submission"]["maps"] = {"virtual_alias_maps": None, "virtual_mailbox_domains": None}
+        minion.pillar = both
+        managed(minion)
+        minion.call("postfix_map.apply", "ispmail_submission")
+        assert refused(minion) == [] == beacon(minion)()
+        file = table_file(minion, "virtual_mailbox_maps", "ispmail_submission")
+        rewrite(file, f"password = {PASSWORD}", "password = another")
+        host = both["ispmail"]["database"]["hosts"]
+        login = {"host": host, "user": "mailserver", "maps": ["ispmail_submission:virtual_mailbox_maps"]}
+        assert refused(minion) == [{**login, "changed": file.stat().st_ctime_ns}]
+        (event,) = beacon(minion)()
+        assert {key: event["data"][key] for key in login} == login
+        assert refused(minion, "ispmail_submission")[0]["maps"] == ["virtual_mailbox_maps"]
+        assert len(beacon(minion, [{"pillar": "ispmail_submission"}])()) == 1
+
+
+def test_an_account_without_a_password_is_a_refusal(minion, mariadb):
+    """The server has a number of its own for it, 1698."""
+    managed(minion)
+    mariadb.sql("ALTER USER mailserver@'127.0.0.1' IDENTIFIED VIA unix_socket")
+    try:
+        assert len(refused(minion)) == 1
+    finally:
+        set_password(mariadb, PASSWORD)
+
+
+def test_what_an_option_file_holds_is_not_looked_at(minion, other_password):
+    """Without it any login is refused, and the beacon would say so for ever."""
+    path = table_file_before(minion)
+    write_cold(path, f"option_file = /nowhere\nhosts = {minion.pillar['ispmail']['database']['hosts']}\n", 0o640)
+    assert refused(minion) == []
+
+
+def test_the_beacon_is_quiet_where_nobody_can_be_asked(minion, other_password, monkeypatch):
+    well = minion.pillar
+    faults = (
+        {},
+        {"ispmail": None},
+        {"ispmail": "x"},
+        {"ispmail": {**well["ispmail"], "instances": ["nowhere"]}},
+        {"ispmail": {**well["ispmail"], "instances": "nowhere"}},
+        {"ispmail": {**well["ispmail"], "maps": {"a": 1}}},
+    )
+    for fault in faults:
+        minion.pillar = fault
+        assert beacon(minion)() == [], fault
+    minion.pillar = well
+    assert beacon(minion, functions={})() == [], "the modules are not synced yet"
+    assert beacon(minion, [{"pillar": ["ispmail"]}])() == [], "that is no pillar key"
+    write_cold(table_file_before(minion), text_for(minion, []), 0o640)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pymysql", None)
+        assert beacon(minion)() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", vanishing(os.stat, minion.pillar["ispmail"]["postfix"]["config_directory"]))
+        assert beacon(minion)() == []
+    assert len(beacon(minion)()) == 1
+
+
+def vanishing(stat, directory):
+    """os.stat() for which the table files are gone."""
+
+    def asked(path, *arguments, **options):
+        if str(path).startswith(f"{directory}/mariadb-"):
+            raise FileNotFoundError(path)
+        return stat(path, *arguments, **options)
+
+    return asked
+
+
+def test_a_memory_that_cannot_be_kept_does_not_stop_the_beacon(minion, other_password):
+    """On a full disk it tells each time; and what is no memory is none."""
+    write_cold(table_file_before(minion), text_for(minion, []), 0o640)
+    memory = minion.cache / "ispmail" / "refused.json"
+    memory.mkdir(parents=True)
+    for _ in range(2):
+        (event,) = beacon(minion)()
+        assert event["data"]["maps"] == ["virtual_alias_maps"]
+    memory.rmdir()
+    memory.write_text("[1]")
+    assert beacon(minion)()[0]["data"]["maps"] == ["virtual_alias_maps"]
     assert beacon(minion)() == []
 
 
