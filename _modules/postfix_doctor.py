@@ -187,7 +187,7 @@ def _instance_rows(instance, logins):
             rows.append(_doubt("the login works", place["name"], doubt))
         elif place["type"] == "mysql":
             login = tuple((key, keys[key]) for key in _LOGIN_KEYS if key in keys)
-            for host in hosts:
+            for host in dict.fromkeys(hosts):
                 logins.setdefault((host, login), []).append(place)
     rows += _postfix_rows(live, instance)
     old = __salt__["postfix_instance.old_processes"]([place["path"] for place in live], instance["directory"])
@@ -349,7 +349,7 @@ def _query_rows(place, where, own):
     if own["query"]["reason"]:
         return [_row(works, where, own["query"]["reason"])]
     if own["plan"]["reason"]:
-        return [_row(works, where), _doubt(indexed, where, own["plan"]["reason"])]
+        return [_row(works, where), _doubt(indexed, where, f"EXPLAIN cannot tell: {own['plan']['reason']}")]
     mends = __salt__["postfix_sql.scans"](place["keys"].get("query", ""), own["plan"]["rows"])
     return [_row(works, where), _row(indexed, where, "; ".join(mends))]
 

@@ -275,6 +275,15 @@ def test_doctor_looks_at_all_instances(mail, server, both):
     assert f"{SECOND}: 100 processes with 1 map each may make 400 connections, it takes 350" in few
 
 
+def test_a_host_that_is_named_twice_is_looked_at_once(mail, server, postfix):
+    call(mail, "tables")
+    host = f"{HOST}:{server.port}"
+    mail.pillar = mail_pillar(server, postfix, database={"hosts": [host, host]})
+    apply(mail)
+    rows = [(row["check"], row["where"]) for row in mail.call("postfix_doctor.check")]
+    assert len(rows) == len(set(rows)) > 10
+
+
 def test_doctor_tells_a_login_of_another_instance_by_its_key(mail, server, both):
     mine = mail.pillar
     mine[SECOND]["database"]["user"] = "submission"
