@@ -140,8 +140,8 @@ def test_rotations_lose_nothing(fleet, current, capsys):
     assert load.count >= 10_000
     assert other.failed > 0, "the naive order lost nothing: this load would not see a loss"
     # The bus was heard, and told what each server did.
-    told = [line for line in seen if "ispmail.drained" in line]
-    assert len(told) == 5 * len(MAIL) and not [line for line in told if '"success": false' in line], told
+    told = [line for line in seen if '"fun": "state.sls"' in line and "ispmail.drained" in line]
+    assert len(told) == 5 * len(MAIL) and not failed(told), told
     assert not [line for line in seen if line.startswith("ispmail/rotation/failed")]
     assert set(fleet.salt(",".join(MAIL), "ispmail.reapply")) == set(MAIL)
 
