@@ -89,18 +89,31 @@ def instances(pillar="ispmail"):
 
         salt '*' ispmail.instances
     """
-    found = {pillar: _places(pillar)}
-    for key in salt.utils.data.traverse_dict_and_list(__pillar__, pillar).get("instances") or []:
-        found[str(key)] = _places(str(key))
-    return found
+    plan = places(pillar)
+    return {pillar: plan, **{key: places(key) for key in plan["instances"]}}
 
 
-def _places(pillar):
-    config = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
-    if config is None:
-        raise SaltInvocationError(f"pillar has no {pillar}: see pillar.example")
+def places(pillar="ispmail"):
+    """
+    Tell which maps pillar asks for, and where each one lives, without what needs the password.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns what ``ispmail_pillar.places`` tells of it, without ``errors``.
+
+    Raises SaltInvocationError for faults in pillar.
+
+    Source: pillar.example
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' ispmail.places
+    """
     try:
-        plan = __salt__["ispmail_pillar.places"](config)
+        plan = __salt__["ispmail_pillar.places"](_pillar(pillar))
     except SaltInvocationError as err:
         raise SaltInvocationError(f"{pillar}: {err}") from err
     faults = dict.fromkeys(f"{pillar}:{key} {sentence}" for key, sentence in plan.pop("errors"))
@@ -109,17 +122,21 @@ def _places(pillar):
     return plan
 
 
-def resolve(config):
+def config(pillar="ispmail", sections=None, **kwargs):
     """
-    Look up the sdb:// URIs in a configuration.
+    Read what pillar holds, and look up the sdb:// URIs in it.
 
-    config
-        Any value; dicts and lists are looked through.
+    pillar : ispmail
+        The pillar key that holds the configuration.
 
-    Returns a list of two: the value with each URI replaced by what it stands for (an empty text where it could not
-    be), and a list of faults, pairs ``[key, sentence]``.
+    sections : None
+        A list of the keys below it that are wanted; None for all.
 
-    Raises nothing: what fails is a fault.
+    Returns a list of two: the configuration with each URI replaced by what it stands for (an empty text where it could
+    not be), and a list of faults, pairs ``[key, sentence]``.
+
+    Raises SaltInvocationError where pillar has no such key, and where it is called as a job: what a job returns is
+    kept, and this holds a password.
 
     Source: salt.utils.sdb
 
@@ -127,10 +144,24 @@ def resolve(config):
 
     .. code-block:: bash
 
-        salt '*' ispmail.resolve '{user: mailserver}'
+        salt '*' ispmail.config    # refused: for other modules only
     """
-    faults = []
-    return [_resolved(config, (), faults), faults]
+    if kwargs:
+        raise SaltInvocationError("this is not for the command line, as it would show secrets: use ispmail.places")
+    found, faults = _pillar(pillar), []
+    if sections and isinstance(found, dict):
+        found = {name: value for name, value in found.items() if name in sections}
+    return [_resolved(found, (), faults), faults]
+
+
+def _pillar(pillar):
+    found = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
+    if found is None:
+        broken = " (it could not be rendered: see the log of the master)" if "_errors" in __pillar__ else ""
+        raise SaltInvocationError(
+            f"pillar has no {pillar}{broken}: at least {pillar}:database:password is needed, see pillar.example"
+        )
+    return found
 
 
 def _resolved(value, path, faults):

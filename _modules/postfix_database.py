@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 
-import salt.utils.data
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 # All in seconds. Building an index takes longer than any question.
@@ -461,18 +460,9 @@ def _admin(plan, lock=False):
         yield server
 
 
-def _config(pillar):
-    config = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
-    if config is None:
-        raise SaltInvocationError(f"pillar has no {pillar}: see pillar.example")
-    return config
-
-
 def _plan(pillar, password=False):
     """What pillar says of the database's side, valid; its sdb:// URIs looked up."""
-    config, errors = _config(pillar), []
-    if isinstance(config, dict):
-        config, errors = __salt__["ispmail.resolve"]({name: config.get(name) for name in ("database", "server")})
+    config, errors = __salt__["ispmail.config"](pillar, ["database", "server"])
     plan = __salt__["postfix_sql.canonicalize"](config)
     errors += plan.pop("errors")
     # What a table file cannot hold must not become the password.

@@ -12,7 +12,6 @@ import pwd
 import re
 import time
 
-import salt.utils.data
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 VERSION = "0.1.0"
@@ -68,7 +67,7 @@ def read(pillar="ispmail"):
 
         salt '*' postfix_map.read
     """
-    plan = _places(pillar)
+    plan = __salt__["ispmail.places"](pillar)
     maps = [place for place in plan["maps"] if place["wanted"]]
     values = __salt__["postconf.get"](_parameters(maps), plan["config_directory"], defaults=True)
     found = {}
@@ -115,7 +114,7 @@ def lookup(map, question, pillar="ispmail"):
     question = str(question)
     if not question or re.search(r"[\n\0]", question):
         raise SaltInvocationError("the question must be a text of one line")
-    plan = _places(pillar)
+    plan = __salt__["ispmail.places"](pillar)
     table = map if ":" in map else _table(_chosen(plan, [map])[0])
     return __salt__["postmap.query"](question, table, plan["config_directory"])
 
@@ -200,7 +199,7 @@ def remove(maps=None, pillar="ispmail", test=False):
 
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
-    plan = _places(pillar)
+    plan = __salt__["ispmail.places"](pillar)
     chosen = _chosen(plan, maps)
     directory = plan["config_directory"]
     values = __salt__["postconf.get"]([*_parameters(chosen), "proxy_read_maps"], directory)
@@ -298,8 +297,7 @@ def probe(pillar="ispmail"):
         salt '*' postfix_map.probe
     """
     failures = []
-    for key in _keys_of(pillar):
-        plan = _places(key)
+    for plan in __salt__["ispmail.instances"](pillar).values():
         tables = {place["name"]: _table(place) for place in plan["maps"] if place["wanted"]}
         failures += _ask(tables, plan["config_directory"])[0]
     return failures
@@ -344,10 +342,9 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
             known[password] = hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()
         return known[password]
 
-    config = _config(pillar)
-    account = __salt__["postfix_sql.canonicalize"](__salt__["ispmail.resolve"](config)[0])["user"]
+    account = __salt__["postfix_sql.canonicalize"](__salt__["ispmail.config"](pillar)[0])["user"]
     found = {"pillar": {}, "live": {}}
-    for key in _keys_of(pillar):
+    for key in __salt__["ispmail.instances"](pillar):
         for place in _plan(key)["maps"]:
             if place["type"] != "mysql" or place["keys"].get("user") != account:
                 continue
@@ -383,36 +380,10 @@ def old_processes(pillar="ispmail"):
         salt '*' postfix_map.old_processes
     """
     found = []
-    for key in _keys_of(pillar):
-        plan = _places(key)
+    for plan in __salt__["ispmail.instances"](pillar).values():
         paths = [place["path"] for place in plan["maps"] if place["wanted"]]
         found += __salt__["postfix_instance.old_processes"](paths, plan["config_directory"])
     return found
-
-
-def _config(pillar):
-    config = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
-    if config is None:
-        broken = " (it could not be rendered: see the log of the master)" if "_errors" in __pillar__ else ""
-        raise SaltInvocationError(
-            f"pillar has no {pillar}{broken}: at least {pillar}:database:password is needed, see pillar.example"
-        )
-    return config
-
-
-def _keys_of(pillar):
-    """A pillar key, and those of the other instances that it names."""
-    return [pillar, *(_places(pillar)["instances"])]
-
-
-def _places(pillar):
-    """Where the maps live, for what does not need the database."""
-    try:
-        plan = __salt__["ispmail_pillar.places"](_config(pillar))
-    except SaltInvocationError as err:
-        raise SaltInvocationError(f"{pillar}: {err}") from err
-    _refuse(pillar, plan["errors"])
-    return plan
 
 
 def _chosen(plan, names):
@@ -426,7 +397,7 @@ def _chosen(plan, names):
 
 def _plan(pillar):
     """What pillar asks for, valid as far as its text can tell; each map with its text."""
-    config, errors = __salt__["ispmail.resolve"](_config(pillar))
+    config, errors = __salt__["ispmail.config"](pillar)
     schemas = {type_: list(__salt__["postfix_table.schema"](type_)) for type_ in ("mysql", "pgsql", "sqlite")}
     try:
         plan = __salt__["ispmail_pillar.canonicalize"](config, schemas)

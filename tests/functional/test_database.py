@@ -14,7 +14,7 @@ from lab import HOST, scratch, wait_until
 from lab.mariadb import native_hash
 from lab.minion import REPOSITORY, Minion
 
-from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, ROWS, SELECT, TWO, call, guide, pillar, run
+from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, ROWS, SELECT, call, guide, pillar, run
 
 INDEXED = {
     "virtual_domains": {"old": None, "new": ["index on name"]},

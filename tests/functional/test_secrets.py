@@ -79,3 +79,14 @@ def test_this_search_finds_what_is_there(minion, postfix):
     with Watch() as watch:
         done = minion.command("test.arg", PASSWORD, "-l", "debug")
     assert holds((done.stdout + done.stderr).encode()) and watch.seen
+
+
+@pytest.mark.parametrize("function", ["postfix_files.read", "ispmail.config"])
+def test_what_returns_secrets_is_no_job(minion, postfix, function):
+    """What a job returns goes to the master's job cache: only other modules may call these."""
+    managed(minion)
+    arguments = [str(postfix.config_directory / "mariadb-virtual-alias-maps.cf")] * (function == "postfix_files.read")
+    minion.command("saltutil.sync_all")
+    done = minion.command(function, *arguments)
+    assert "not for the command line" in done.stderr
+    assert done.returncode and not holds((done.stdout + done.stderr).encode())
