@@ -254,6 +254,10 @@ def _who(client, site, who, batch):
     faults += [f"the database server {server} does not answer" for server in roles["database"] if server not in up]
     mail = [server for server in roles["mail"] if server in up]
     canary = [server for server in roles["canary"] if server in up]
+    strange = [server for server in roles["canary"] if server not in roles["mail"]]
+    faults += [f"the canary {', '.join(strange)} is none of the servers of mail: no proof would be asked of it"] * bool(
+        strange
+    )
     if who.get("canary") and not canary:
         faults.append(f"the canary, {who['canary']}, does not answer: mend it, or name another one")
     elif not who.get("canary"):

@@ -49,6 +49,51 @@ def test_all_faults_of_sites_are_told_at_once(configured):
     assert len(faults) == 6
 
 
+WHO = {
+    # roles, who is there; what the rotation goes to.
+    "all there": ({}, "db mx1 mx2 mx3 mx4", (["db"], ["mx1"], [["mx2", "mx3"], ["mx4"]], [], [])),
+    "one down": ({}, "db mx1 mx2 mx4", (["db"], ["mx1"], [["mx2", "mx4"]], ["mx3"], [])),
+    "no canary named": ({"canary": []}, "db mx2 mx3", (["db"], ["mx2"], [["mx3"]], ["mx1", "mx4"], [])),
+    "canary down": ({}, "db mx2", (["db"], [], [["mx2"]], ["mx1", "mx3", "mx4"], ["the canary, x, does not answer"])),
+    "canary of no site": (
+        {"canary": ["mx9"]},
+        "db mx1 mx9",
+        (["db"], ["mx9"], [["mx1"]], ["mx2", "mx3", "mx4"], ["the canary mx9 is none of the servers of mail"]),
+    ),
+    "database down": (
+        {},
+        "mx1 mx2",
+        (["db"], ["mx1"], [["mx2"]], ["mx3", "mx4"], ["the database server db does not answer"]),
+    ),
+    "no database": (
+        {"database": []},
+        "mx1",
+        ([], ["mx1"], [], ["mx2", "mx3", "mx4"], ["database, x, matches no server"]),
+    ),
+    "no mail": ({"mail": [], "canary": []}, "db", (["db"], [], [], [], ["mail, x, matches no server"])),
+    "no mail server up": (
+        {"canary": []},
+        "db",
+        (["db"], [], [], ["mx1", "mx2", "mx3", "mx4"], ["no mail server answers"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHO)
+def test_to_whom_a_rotation_goes(monkeypatch, case):
+    changed, there, (database, canary, batches, down, faults) = WHO[case]
+    roles = {"database": ["db"], "mail": ["mx1", "mx2", "mx3", "mx4"], "canary": ["mx1"], **changed}
+    monkeypatch.setattr(ispmail, "_matching", lambda who, role: roles[role])
+    monkeypatch.setattr(
+        ispmail, "_present", lambda client, servers: [each for each in servers if each in there.split()]
+    )
+    configured = {role: "x" for role in roles if roles[role] or role != "canary"}
+    found = ispmail._who(None, "main", configured, 2)
+    told = [fault.removeprefix("ispmail:sites:main: ") for fault in found.pop("faults")]
+    assert found == {"database": database, "canary": canary, "batches": batches, "down": down}
+    assert len(told) == len(faults) and all(map(str.startswith, told, faults)), told
+
+
 SIZES = [("25%", 3, 1), ("25%", 100, 25), ("25%", 101, 26), ("100%", 7, 7), ("1%", 7, 1), (2, 7, 2), ("3", 7, 3)]
 
 
