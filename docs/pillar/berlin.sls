@@ -6,6 +6,8 @@ ispmail:
     hosts: [192.0.2.10]
     tls_CAfile: /etc/ssl/certs/mail-db.pem
     tls_verify_cert: true
+  # Salt gets into the database server as root, by its socket. A password of its admin would be for db.berlin only, in a
+  # file of its own.
   server:
     accounts_host: 192.0.2.%
   maps:

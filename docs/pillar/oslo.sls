@@ -15,7 +15,14 @@ ispmail:
       query: SELECT 1 FROM mailboxes WHERE address='%s' AND active=1
     virtual_alias_maps:
       query: SELECT goto FROM aliases WHERE address='%s'
-    # Asked after the aliases proper: what they answer comes first.
+    # The next two are asked after the aliases proper, in this order. A mailbox is its own alias, so that a catch-all does
+    # not swallow it.
+    mailboxes:
+      parameter: virtual_alias_maps
+      query: SELECT address FROM mailboxes WHERE address='%s' AND active=1
     catch_all:
       parameter: virtual_alias_maps
       query: SELECT goto FROM aliases WHERE address='@%d'
+  answers:
+    - {map: virtual_mailbox_domains, question: oslo.example, answer: true}
+    - {map: catch_all, question: anybody@oslo.example, answer: true}

@@ -5,23 +5,18 @@ import os
 import time
 
 import pytest
-import yaml
 
 from lab import wait_until
-from lab.machine import FLEET_SCRIPT, Machine, Network, base, image, lacking, start_all
+from lab.machine import FLEET_SCRIPT, Machine, Network, base, image, lacking
 from lab.mariadb import native_hash
 from lab.minion import REPOSITORY
 
-CHECKOUT = "/srv/salt-ispmail"
-SOCKET = "/run/mysqld/mysqld.sock"
+from .salted import CHECKOUT, Lab, Load
+
 GENERAL_LOG = "/var/lib/mysql/general.log"
 MAIL = ("mx1", "mx2", "mx3", "mx4")
-EVENT = "ispmail/credentials/changed"
-ROTATE = ["salt-run", "state.orchestrate", "orch.rotate"]
 INTERVAL = 5
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250}
-
-
 ROWS = """
 INSERT INTO virtual_domains (name) VALUES ('example.org');
 INSERT INTO virtual_users (domain_id, email, password) VALUES (1, 'john@example.org', '!');
@@ -58,52 +53,24 @@ def machine(root, network):
         yield mx
 
 
-def python(machine, code):
-    """Run Python of the checkout on a machine, as root, with Salt's own interpreter."""
-    return machine.run(["env", f"PYTHONPATH={CHECKOUT}", "/opt/salt/bin/python", "-c", code]).stdout
-
-
-class Fleet:
-    """A master, a database server with a replica, and four mail servers: machines in one network without a way out."""
+class Fleet(Lab):
+    """A database server with a replica, and four mail servers."""
 
     def __init__(self, root, network):
-        self.network = network
-        self.machines = {name: Machine(name, root, network) for name in ("master", "db", "db2", *MAIL)}
-        self.master, self.db, self.replica = (self.machines[name] for name in ("master", "db", "db2"))
+        super().__init__(root, network, ("db", "db2", *MAIL))
+        self.db, self.replica = self.machines["db"], self.machines["db2"]
         self.mail = [self.machines[name] for name in MAIL]
-        self.minions = {"db", *MAIL}
-        self._prepare()
-        start_all(*self.machines.values())
-        self._replicate()
-        self.wait_for_minions()
-
-    def _prepare(self):
-        """Write all configuration while the machines are off."""
-        with open(REPOSITORY / "docs" / "master.conf") as file:
-            config = yaml.safe_load(file)
         # With its cache a minion that compiles pillar gets an old one, until it is told to refresh it.
-        config.update(auto_accept=True, pillar_roots={"base": ["/srv/pillar"]}, pillar_cache=True)
-        config.update(log_level_logfile="debug")
-        config["ispmail"]["sites"]["main"]["database"] = "db"
-        self.master.copy_in(REPOSITORY, CHECKOUT)
-        self.master.write("/etc/salt/master", yaml.safe_dump(config))
+        self.serve("master.conf", pillar_cache=True)
         self.write_pillar("first-Pw1")
-        # All machines share the cores of one host. Salt leaves them to mail: what a load waits for is its lookups then.
-        unit = "[Unit]\nAfter=network.target lab-network.service\n[Service]\nExecStart=/usr/local/bin/salt-{0}\n"
-        unit += "Restart=on-failure\nNice=10\n[Install]\nWantedBy=multi-user.target\n"
-        self.master.unit("salt-master", unit.format("master"))
-        for name in self.minions:
-            minion = self.machines[name]
-            settings = {"master": self.master.address, "id": name, "log_level_logfile": "debug"}
-            # A machine that comes back has to be heard of soon.
-            settings.update(acceptance_wait_time=1, auth_timeout=5, recon_max=2000)
-            settings.update(tcp_keepalive_idle=5, tcp_keepalive_intvl=5, tcp_keepalive_cnt=2)
-            minion.write("/etc/salt/minion", yaml.safe_dump(settings))
-            minion.unit("salt-minion", unit.format("minion"))
+        for name in ("db", *MAIL):
+            self.enrol(name)
         self.db.copy_in(REPOSITORY, CHECKOUT)
         shared = ("bind-address=0.0.0.0", "skip-name-resolve", "general_log=1", f"general_log_file={GENERAL_LOG}")
         for machine, own in ((self.db, ("server_id=1", "log_bin")), (self.replica, ("server_id=2", "read_only"))):
             machine.write("/etc/mysql/mariadb.conf.d/99-lab.cnf", "\n".join(["[mysqld]", *shared, *own, ""]))
+        self.start()
+        self._replicate()
 
     def _replicate(self):
         """Have the replica follow, from its first statement on."""
@@ -112,9 +79,6 @@ class Fleet:
         primary = f"MASTER_HOST='{self.db.address}', MASTER_USER='replica', MASTER_PASSWORD='replica'"
         primary += ", MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1"
         self.replica.run(["mariadb"], input=f"CHANGE MASTER TO {primary}; START SLAVE")
-
-    def wait_for_minions(self, seconds=120):
-        assert wait_until(lambda: set(self.salt("*", "test.ping")) == self.minions, seconds), "not all minions came"
 
     def write_pillar(self, password, hosts=None, others=None):
         """What pillar has from now on; nobody is told. `others`: minion to more of it, just for that one."""
@@ -129,25 +93,6 @@ class Fleet:
         self.master.write("/srv/pillar/top.sls", "#!json\n" + json.dumps({"base": top}))
         pillar = {"ispmail": ispmail, "beacons": beacons}
         self.master.write("/srv/pillar/ispmail.sls", "#!json\n" + json.dumps(pillar), 0o600)
-
-    def salt(self, target, function, *arguments, timeout=90):
-        """What `salt TARGET FUNCTION` returned: minion to result."""
-        command = ["salt", "--out=json", "--static", "-L" if "," in target else "-E"]
-        pattern = target if target != "*" else ".*"
-        said = self.master.run([*command, pattern, function, *arguments], check=False, timeout=timeout).stdout
-        try:
-            return json.loads(said)
-        except ValueError:
-            return {}
-
-    def orchestrate(self):
-        """The rotation by hand: whether it succeeded, and all that it said."""
-        done = self.master.run(ROTATE, check=False, timeout=300)
-        return done.returncode == 0, done.stdout + done.stderr
-
-    def send(self):
-        """Say that the credentials have changed."""
-        self.master.run(["salt-run", "event.send", EVENT])
 
     def logs_in(self, machine, password, host=None):
         """Whether the database lets the account in with this password, from that machine."""
@@ -178,6 +123,10 @@ except pymysql.err.OperationalError as err:
         assert done, f"the old password is still accepted after {seconds} s"
         return time.monotonic() - began
 
+    def load(self, names=MAIL):
+        """A steady load on some of the mail servers."""
+        return Load(self, {(name, 25): ANSWERED for name in names})
+
     def holds(self, machine, password):
         """Whether the table files of a mail server have this password, all three."""
         count = machine.run(["sh", "-c", "cat /etc/postfix/mariadb-virtual-*.cf"]).stdout
@@ -188,14 +137,11 @@ except pymysql.err.OperationalError as err:
 def fleet(root, network):
     """A fleet whose mail servers answer from the database, by the first password."""
     lab = Fleet(root, network)
-    said = lab.salt("db", "state.apply", "ispmail.database", timeout=180)
-    assert all(state["result"] for state in said["db"].values()), said
+    lab.succeed("db", "ispmail.database")
     lab.db.run(["mariadb", "mailserver"], input=ROWS)
     for mx in lab.mail:
         # Nothing throttles a load, and processes come and go as on a busy server: what is measured is lookups. (Not
         # more often: a client of trivial-rewrite that connects in the very moment of a reload sleeps for a second.)
         mx.run(["postconf", "-e", "in_flow_delay=0s", "smtpd_peername_lookup=no", "max_use=10"])
-    said = lab.salt(",".join(MAIL), "state.apply", "ispmail", timeout=180)
-    assert set(said) == set(MAIL), said
-    assert all(state["result"] for states in said.values() for state in states.values()), said
+    assert set(lab.succeed("mx.*", "ispmail")) == set(MAIL)
     yield lab

@@ -1,21 +1,17 @@
 """Rotations on a fleet under load: what is lost, what a failure in the middle does, who can read the password."""
 
-import contextlib
 import json
-import os
 import re
 import secrets
-import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from lab import wait_until
-from lab.minion import REPOSITORY
 
-from .conftest import ANSWERED, CHECKOUT, EVENT, GENERAL_LOG, INTERVAL, MAIL, ROTATE, python
+from .conftest import GENERAL_LOG, INTERVAL, MAIL
+from .salted import CHECKOUT, EVENT, ROTATE, events, python
 
 # Part of every password here: one search finds each trace of any of them.
 CORE = "Xk4Wq8" + secrets.token_hex(4)
@@ -23,54 +19,6 @@ CORE = "Xk4Wq8" + secrets.token_hex(4)
 
 def password(number):
     return f"{CORE}-{number};%=#"
-
-
-class FleetLoad:
-    """A steady load on some of the mail servers, each by a process of its own."""
-
-    def __init__(self, fleet, names=MAIL, rate=40):
-        self.fleet, self.names, self.rate = fleet, names, rate
-        self.reports = {}
-
-    def __enter__(self):
-        addresses = [f"{address}={code}" for address, code in ANSWERED.items()]
-        self._processes = {
-            name: self.fleet.network.popen(
-                [
-                    *(sys.executable, "-m", "lab.smtp", f"{self.fleet.machines[name].address}:25"),
-                    *("--seconds=600", f"--rate={self.rate}", "--per-connection=5", *addresses),
-                ],
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=REPOSITORY,
-            )
-            for name in self.names
-        }
-        time.sleep(1)
-        return self
-
-    def __exit__(self, *_):
-        for process in self._processes.values():
-            process.send_signal(signal.SIGTERM)
-        for name, process in self._processes.items():
-            try:
-                self.reports[name] = json.loads(process.communicate(timeout=60)[0])
-            except (ValueError, subprocess.TimeoutExpired):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                self.reports[name] = {"count": 0, "failed": -1, "longest": -1, "examples": ["the load did not report"]}
-
-    @property
-    def count(self):
-        return sum(report["count"] for report in self.reports.values())
-
-    @property
-    def failed(self):
-        return sum(report["failed"] for report in self.reports.values())
-
-    @property
-    def longest(self):
-        return max(report["longest"] for report in self.reports.values())
 
 
 @pytest.fixture(scope="module")
@@ -98,30 +46,14 @@ def naive(fleet, new):
         mx.run(["sh", "-c", f"sed -i 's/^password = .*/password = {new}/' /etc/postfix/mariadb-*.cf && postfix reload"])
 
 
-@contextlib.contextmanager
-def events(fleet, pattern):
-    """The events on the master's bus meanwhile whose tag matches. All that is heard stays in a file there."""
-    path = f"/tmp/events-{secrets.token_hex(4)}"
-    script = f"PYTHONUNBUFFERED=1 salt-run state.event pretty=False > {path}"
-    listener = fleet.master.popen(["sh", "-c", script], stderr=subprocess.DEVNULL)
-    time.sleep(4)
-    seen = []
-    try:
-        yield seen
-        time.sleep(2)
-    finally:
-        os.killpg(listener.pid, signal.SIGTERM)
-        seen += [line for line in fleet.master.read(path).splitlines() if re.match(pattern, line)]
-
-
 def test_rotations_lose_nothing(fleet, current, capsys):
     """Five rotations, started by an event alone, on four servers under load; then the same load and the naive order."""
     took = []
-    with events(fleet, "salt/job/.*/ret/|ispmail/") as seen, FleetLoad(fleet) as load:
+    with events(fleet, "salt/job/.*/ret/|ispmail/") as seen, fleet.load() as load:
         for _ in range(5):
             took.append(current())
         time.sleep(10)
-    with FleetLoad(fleet) as other:
+    with fleet.load() as other:
         naive(fleet, "naive-Pw1")
         time.sleep(10)
     fleet.write_pillar("naive-Pw1")
@@ -154,7 +86,7 @@ def test_a_server_that_refuses_stops_the_rotation(fleet, current):
     old, new = current.state["password"], password("refused")
     wrong = {"answers": [{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "ann@example.org"}]}
     fleet.write_pillar(new, others={"mx2": wrong})
-    with FleetLoad(fleet) as load, events(fleet, "ispmail/rotation/failed") as seen:
+    with fleet.load() as load, events(fleet, "ispmail/rotation/failed") as seen:
         fleet.send()
         assert wait_until(lambda: fleet.holds(fleet.mail[2], new), 60), "the rotation did not begin"
         time.sleep(10)
@@ -175,7 +107,7 @@ def test_a_server_that_refuses_stops_the_rotation(fleet, current):
 def test_pillar_changes_in_the_middle(fleet, current):
     """The newest one wins, though two others are in use by then."""
     old, second, third = current.state["password"], password("second"), password("third")
-    with FleetLoad(fleet) as load:
+    with fleet.load() as load:
         fleet.write_pillar(second)
         fleet.send()
         assert wait_until(lambda: fleet.holds(fleet.mail[0], second), 60)
@@ -193,7 +125,7 @@ def test_a_replica_that_lags_keeps_the_old_password_valid(fleet, current):
     old, new = current.state["password"], password("lag")
     fleet.replica.run(["mariadb"], input="STOP SLAVE SQL_THREAD")
     fleet.write_pillar(new)
-    with FleetLoad(fleet) as load:
+    with fleet.load() as load:
         good, said = fleet.orchestrate()
     assert not good
     assert f"mx1: {fleet.replica.address} refuses the login of virtual_mailbox_domains" in said
@@ -212,7 +144,7 @@ def test_a_stopped_server_keeps_the_old_password_valid(fleet, current, capsys):
     old, new = current.state["password"], password("stopped")
     fleet.write_pillar(new)
     fleet.machines["mx4"].stop()
-    with FleetLoad(fleet, MAIL[:3]) as load:
+    with fleet.load(MAIL[:3]) as load:
         good, said = fleet.orchestrate()
     assert not good
     assert "mx4: does not answer" in said
@@ -221,7 +153,7 @@ def test_a_stopped_server_keeps_the_old_password_valid(fleet, current, capsys):
     assert [fleet.holds(mx, new) for mx in fleet.mail[:3]] == [True] * 3
     fleet.machines["mx4"].start()
     fleet.wait_for_minions()
-    with FleetLoad(fleet) as again:
+    with fleet.load() as again:
         good, said = fleet.orchestrate()
     with capsys.disabled():
         print(f"\na server stopped: {load.count + again.count:,} RCPTs, {load.failed + again.failed} failed")
@@ -255,7 +187,7 @@ def test_a_server_cut_off_in_the_middle(fleet, current, capsys):
     """It is named, and has its turn when it can be reached again."""
     old, new = current.state["password"], password("cut")
     fleet.write_pillar(new)
-    with FleetLoad(fleet, MAIL[:3]) as load:
+    with fleet.load(MAIL[:3]) as load:
         run = fleet.master.popen(ROTATE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert wait_until(lambda: fleet.accepts(new), 60)
         fleet.machines["mx4"].partition()
@@ -277,7 +209,7 @@ def test_the_database_restarted_in_the_middle(fleet, current, capsys):
     """Where there is a replica no lookup is lost, whatever the run that was under way came to."""
     old, new = current.state["password"], password("restarted")
     fleet.write_pillar(new)
-    with FleetLoad(fleet) as load:
+    with fleet.load() as load:
         run = fleet.master.popen(ROTATE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert wait_until(lambda: fleet.accepts(new), 60)
         fleet.db.run(["systemctl", "restart", "mariadb"])
@@ -296,7 +228,7 @@ def test_the_database_restarted_in_the_middle(fleet, current, capsys):
 def test_a_master_killed_in_the_middle(fleet, current, capsys):
     old, new = current.state["password"], password("killed")
     fleet.write_pillar(new)
-    with FleetLoad(fleet) as load:
+    with fleet.load() as load:
         run = fleet.master.popen(ROTATE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert wait_until(lambda: fleet.accepts(new), 60)
         fleet.master.kill()
@@ -386,7 +318,7 @@ def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
         print(f"\nhealed by the beacon in {took:.1f} s, its interval being {INTERVAL} s")
     current.state["password"] = new
     time.sleep(2)
-    with FleetLoad(fleet) as load:
+    with fleet.load() as load:
         time.sleep(3)
     assert load.failed == 0, load.reports
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .conftest import CHECKOUT
+from .salted import CHECKOUT
 
 PASSWORD = "seed-Pw1"
 QUERIES = {

@@ -54,7 +54,7 @@ def plan(config):
     [
         ("mx1.berlin", ["192.0.2.10"], "mailserver", 3),
         ("mx2.berlin", ["192.0.2.10"], "mailserver", 3),
-        ("mx1.oslo", "192.0.2.20", "postfix", 4),
+        ("mx1.oslo", "192.0.2.20", "postfix", 5),
     ],
 )
 def test_each_server_has_its_own(minion_id, hosts, user, maps):
@@ -66,6 +66,10 @@ def test_each_server_has_its_own(minion_id, hosts, user, maps):
     assert "postfix_credential" in pillar["beacons"]
     assert ("ispmail_submission" in pillar) == (minion_id == "mx1.oslo")
     assert "beacons" not in compiled(minion_id)
+
+
+def test_the_master_has_what_is_its_own():
+    assert compiled("master_master") == {"ispmail": {"rotation": {"batch": 1}}}
 
 
 def test_the_server_with_two_instances_is_applied(postfix, mariadb):
@@ -87,7 +91,7 @@ def test_the_server_with_two_instances_is_applied(postfix, mariadb):
         assert login["answer"] == "kari@oslo.example"
         assert "virtual_alias_maps" not in second.postconf()
         fingerprints = ask("postfix_map.fingerprints", "0123456789abcdef")
-        assert len(fingerprints["live"]) == 5 and len(set(fingerprints["live"].values())) == 1
+        assert len(fingerprints["live"]) == 6 and len(set(fingerprints["live"].values())) == 1
         assert set(minion.call("state.apply", "ispmail.clean"))
         assert "virtual_alias_maps" not in postfix.postconf() and "smtpd_sender_login_maps" not in second.postconf()
 
