@@ -36,7 +36,7 @@ def check(pillar="ispmail"):
 
     Returns a list of dicts: ``check`` (what should hold), ``where`` (with the pillar key before it, for another
     instance), ``result`` (``ok``, ``warning`` or ``fault``) and ``mend`` (what was found instead, and what to do). The
-    database's admin is asked only where pillar has ``server``, or the default socket is there.
+    database's admin is asked only where pillar has ``server:host``, or a host of the maps is this machine.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where Postfix cannot be asked.
 
@@ -50,16 +50,18 @@ def check(pillar="ispmail"):
     """
     rows, logins, seen = [], {}, []
     for key, plan in __salt__["ispmail.instances"](pillar).items():
-        instance = _instance(key, plan, "" if key == pillar else f"{key}: ")
+        instance = _instance(key, pillar, plan, "" if key == pillar else f"{key}: ")
         rows += _instance_rows(instance, logins)
     answers, possible = {}, {}
+    hosts = [host for host, _ in logins]
     for (host, _), maps in logins.items():
         possible.setdefault(host, []).extend(maps)
     for (host, login), maps in logins.items():
         rows += _login_rows(host, dict(login), maps, possible[host], answers)
     rows += _differences(answers)
     for key in __salt__["ispmail.instances"](pillar):
-        rows += _admin_rows(key, "" if key == pillar else f"{key}: ", seen)
+        if key == pillar or "server" in _config(key):
+            rows += _admin_rows(key, "" if key == pillar else f"{key}: ", hosts, seen)
     return rows
 
 
@@ -149,7 +151,7 @@ def _database(pillar):
     return found
 
 
-def _instance(key, plan, prefix):
+def _instance(key, main, plan, prefix):
     """One Postfix, and what decides how it asks."""
     directory = plan["config_directory"]
     names = ["default_process_limit", "mail_owner"]
@@ -164,7 +166,8 @@ def _instance(key, plan, prefix):
         "chroot": __salt__["postfix_instance.facts"](directory)["chroot"],
         "limit": int(limit) if limit.isdigit() else _PROCESSES,
         "owner": values["mail_owner"],
-        "hosts": _database(key)["hosts"],
+        # What shares the login of the first instance need not say again where it comes from.
+        "hosts": _database(key if "server" in _config(key) else main)["hosts"],
         "answers": [entry for entry in _config(key).get("answers") or () if isinstance(entry, dict)],
     }
 
@@ -371,12 +374,19 @@ def _differences(answers):
     return rows
 
 
-def _admin_rows(pillar, prefix, seen):
+def _is_here(host):
+    """Whether a host of a table file is this machine."""
+    name = host.removeprefix("inet:").partition(":")[0]
+    return host.startswith("unix:") or name in ("localhost", *__grains__["ipv4"])
+
+
+def _admin_rows(pillar, prefix, hosts, seen):
     """What only the admin of the database sees, once for instances that share it."""
     plan = _database(pillar)
     identity = {**plan, "password": None, "create_tables": None}
-    socket = plan["login"].get("unix_socket")
-    if identity in seen or not ("server" in _config(pillar) or (socket and os.path.exists(socket))):
+    # Another database may well be here, for webmail, say.
+    here = os.path.exists(plan["login"].get("unix_socket", "")) and any(map(_is_here, hosts))
+    if identity in seen or not ("host" in plan["login"] or here):
         return []
     seen.append(identity)
     where, check = f"{prefix}the database server", "the database is as ispmail.database makes it"
@@ -384,7 +394,11 @@ def _admin_rows(pillar, prefix, seen):
         found = __salt__["postfix_database.read"](pillar)
     except (CommandExecutionError, SaltInvocationError) as err:
         return [_doubt(check, where, f"could not be asked as its admin: {err}")]
-    lacks = [f"{table} lacks {', '.join(parts)}" for table, parts in found["tables"].items()]
+    lacks = [
+        f"{table} lacks {', '.join(parts)}"
+        for table, parts in found["tables"].items()
+        if plan["create_tables"] or parts != ["table"]
+    ]
     rows = [_doubt(check, where, f"{'; '.join(lacks)}: apply ispmail.database" if lacks else "")]
     for name, account in found["accounts"].items():
         rows += _managed_rows(f"{prefix}{name}", account) if account["managed"] else []

@@ -38,7 +38,11 @@ def rotate():
 
         salt-run ispmail.rotate
     """
-    _sites()
+    try:
+        _sites()
+    except SaltInvocationError as err:
+        __salt__["event.send"](_FAILED, {"comment": str(err)})
+        raise
     return _once("rotate", _orchestrate)
 
 
@@ -239,7 +243,8 @@ def _matching(who, role):
 def _present(client, servers):
     """Those of the servers that answer; they have read their pillar anew then."""
     # One that is down is waited for once, and shortly.
-    here = client.cmd(servers, "test.ping", timeout=_PING_SECONDS, tgt_type="list") if servers else {}
+    waits = {"timeout": _PING_SECONDS, "gather_job_timeout": _PING_SECONDS}
+    here = client.cmd(servers, "test.ping", tgt_type="list", **waits) if servers else {}
     here = sorted(server for server, said in here.items() if said is True)
     if not here:
         return []

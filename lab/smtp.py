@@ -22,6 +22,7 @@ from typing import NamedTuple
 HOST = "127.0.0.1"
 SENDER = "test@sender.test"
 PER_CONNECTION = 20
+SLOW = 0.3  # seconds
 
 
 def rcpt(port: int, address: str, host: str = HOST, timeout: float = 10) -> tuple[int, str]:
@@ -95,6 +96,11 @@ class Report:
         ]
 
     @property
+    def slow(self) -> int:
+        """How many waited longer than SLOW."""
+        return sum(record.seconds > SLOW for record in self.records)
+
+    @property
     def slowest(self) -> list[str]:
         """One line for each of the longest waits, with the time of day, to be looked for in a log."""
         offset = time.time() - time.monotonic()
@@ -113,6 +119,7 @@ class Report:
             "longest": round(self.longest, 4),
             "longest_connect": round(self.longest_connect, 4),
             "longest_gap": round(self.longest_gap, 4),
+            "slow": self.slow,
             "slowest": self.slowest,
             "examples": self.examples,
         }

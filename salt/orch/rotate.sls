@@ -6,7 +6,15 @@
 {#- A number waits for a run that is under way; True only notes the job on 3008, and False fails. #}
 {%- set queue = 100 %}
 {%- set batch = salt['pillar.get']('ispmail:rotation:batch', '25%') %}
-{%- for site, who in salt['saltutil.runner']('ispmail.sites', kwarg={'batch': batch}).items() %}
+{%- set sites = salt['saltutil.runner']('ispmail.sites', kwarg={'batch': batch}) %}
+{%- if sites is not mapping %}
+
+A rotation can begin:
+  test.fail_without_changes:
+    - comment: {{ (sites | string).partition('\n\nUsage:')[0].split('SaltInvocationError: ') | last | json }}
+{%- set sites = {} %}
+{%- endif %}
+{%- for site, who in sites.items() %}
 {%- if who['faults'] %}
 
 A rotation can begin in {{ site }}:

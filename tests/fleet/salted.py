@@ -15,6 +15,7 @@ import yaml
 from lab import wait_until
 from lab.machine import Machine, start_all
 from lab.minion import REPOSITORY
+from lab.smtp import SLOW
 
 CHECKOUT = "/srv/salt-ispmail"
 EVENT = "ispmail/credentials/changed"
@@ -131,7 +132,7 @@ class Load:
             except (ValueError, subprocess.TimeoutExpired):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                self.reports[at] = {"count": 0, "failed": -1, "longest": -1, "examples": ["the load did not report"]}
+                self.reports[at] = {"count": 0, "failed": -1, "longest": -1, "slow": -1}
 
     @property
     def count(self):
@@ -141,9 +142,10 @@ class Load:
     def failed(self):
         return sum(report["failed"] for report in self.reports.values())
 
-    @property
-    def longest(self):
-        return max(report["longest"] for report in self.reports.values())
+    def __str__(self):
+        reports = self.reports.values()
+        longest, slow = max(each["longest"] for each in reports), sum(each["slow"] for each in reports)
+        return f"{self.count:,} RCPTs, {self.failed} failed, longest {longest:.3f} s, {slow} over {SLOW} s"
 
 
 @contextlib.contextmanager

@@ -59,11 +59,7 @@ def test_rotations_lose_nothing(fleet, current, capsys):
     fleet.write_pillar("naive-Pw1")
     current.state["password"] = "naive-Pw1"
     with capsys.disabled():
-        print(
-            f"\n5 rotations: {load.count:,} RCPTs, {load.failed} failed, longest {load.longest:.3f} s, "
-            f"{min(took):.1f} to {max(took):.1f} s each; "
-            f"1 naive: {other.count:,} RCPTs, {other.failed} failed, longest {other.longest:.3f} s"
-        )
+        print(f"\n5 rotations, {min(took):.1f} to {max(took):.1f} s each: {load}\n1 in the naive order: {other}")
         print("\n".join(line for report in load.reports.values() for line in report["slowest"]))
     assert load.failed == 0, load.reports
     assert load.count >= 10_000
@@ -156,7 +152,7 @@ def test_a_stopped_server_keeps_the_old_password_valid(fleet, current, capsys):
     with fleet.load() as again:
         good, said = fleet.orchestrate()
     with capsys.disabled():
-        print(f"\na server stopped: {load.count + again.count:,} RCPTs, {load.failed + again.failed} failed")
+        print(f"\na server stopped: {load}; when it was back: {again}")
     assert good, said
     assert again.failed == 0, again.reports
     assert not fleet.accepts(old) and fleet.accepts(new)
@@ -198,7 +194,7 @@ def test_a_server_cut_off_in_the_middle(fleet, current, capsys):
     fleet.wait_for_minions()
     good, again = fleet.orchestrate()
     with capsys.disabled():
-        print(f"\na server cut off: {load.count:,} RCPTs on the others, {load.failed} failed")
+        print(f"\na server cut off, on the others: {load}")
     assert load.failed == 0, load.reports
     assert good, again
     assert not fleet.logs_in(fleet.machines["mx4"], old) and fleet.logs_in(fleet.machines["mx4"], new)
@@ -218,7 +214,7 @@ def test_the_database_restarted_in_the_middle(fleet, current, capsys):
             assert any(fleet.holds(mx, each) and fleet.logs_in(mx, each) for each in (old, new)), mx.name
         good, said = fleet.orchestrate()
     with capsys.disabled():
-        print(f"\nthe database restarted: {load.count:,} RCPTs, {load.failed} failed")
+        print(f"\nthe database restarted: {load}")
     assert load.failed == 0, load.reports
     assert good, said
     assert not fleet.accepts(old) and fleet.accepts(new)
@@ -240,7 +236,7 @@ def test_a_master_killed_in_the_middle(fleet, current, capsys):
         fleet.wait_for_minions()
         good, said = fleet.orchestrate()
     with capsys.disabled():
-        print(f"\nthe master killed: {load.count:,} RCPTs, {load.failed} failed")
+        print(f"\nthe master killed: {load}")
     assert good, said
     assert load.failed == 0, load.reports
     assert not fleet.accepts(old) and fleet.accepts(new)

@@ -207,7 +207,7 @@ def test_one_event_rotates_both_sites(sites, capsys):
             sites.wait_for_rotation(site, old, new)
         took = time.monotonic() - began
     with capsys.disabled():
-        print(f"\n2 sites: {took:.1f} s, {load.count:,} RCPTs, {load.failed} failed, longest {load.longest:.3f} s")
+        print(f"\n2 sites, {took:.1f} s: {load}")
     assert load.failed == 0, load.reports
     assert not failed
     assert sites.holding(new["berlin"]) == {**TABLE_FILES, "mx1.oslo": 0}
@@ -237,7 +237,7 @@ def test_a_site_whose_database_server_is_away_keeps_its_password(sites, capsys):
     with Load(sites, REPLIES, rate=30) as again:
         good, said = sites.orchestrate()
     with capsys.disabled():
-        print(f"\n1 of 2 away: {load.count + again.count:,} RCPTs, {load.failed + again.failed} failed")
+        print(f"\n1 of 2 away: {load}; when it was back: {again}")
     assert good, said
     assert again.failed == 0, again.reports
     assert sites.accepts("oslo", new["oslo"]) and not sites.accepts("oslo", old["oslo"])

@@ -76,3 +76,44 @@ def test_a_query_that_cannot_be_explained_is_no_fault():
     rows = postfix_doctor._query_rows({"keys": {}}, "m on db", own)
     assert [row["result"] for row in rows] == ["ok", "warning"]
     assert rows[1]["mend"] == "EXPLAIN cannot tell: db: error 1345: grant SHOW VIEW"
+
+
+ADDRESSES = ["127.0.0.1", "198.51.100.7"]
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:3307", True),
+        ("inet:198.51.100.7:3306", True),
+        ("localhost", True),
+        ("unix:/run/mysqld/mysqld.sock", True),
+        ("198.51.100.70", False),
+        ("db.example.org:3306", False),
+    ],
+)
+def test_another_database_here_is_not_asked_for_the_maps(monkeypatch, host, here):
+    """A mail server with a MariaDB for webmail was told that the maps' account is not there."""
+    asked = []
+    monkeypatch.setattr(postfix_doctor, "__grains__", {"ipv4": ADDRESSES}, raising=False)
+    monkeypatch.setattr(
+        postfix_doctor, "_database", lambda key: {"login": {"unix_socket": "/"}, "create_tables": True, "hosts": []}
+    )
+
+    def read(key):
+        asked.append(key)
+        return {"tables": {}, "accounts": {}}
+
+    monkeypatch.setattr(postfix_doctor, "__salt__", {"postfix_database.read": read}, raising=False)
+    rows = postfix_doctor._admin_rows("ispmail", "", [host], [])
+    assert (asked == ["ispmail"]) == here == bool(rows)
+
+
+@pytest.mark.parametrize(("create_tables", "result"), [(True, "warning"), (False, "ok")])
+def test_tables_of_ones_own_lack_none_of_the_guides(monkeypatch, create_tables, result):
+    plan = {"login": {"host": "db"}, "create_tables": create_tables, "hosts": []}
+    found = {"tables": {"virtual_domains": ["table"]}, "accounts": {}}
+    monkeypatch.setattr(postfix_doctor, "_database", lambda key: plan)
+    monkeypatch.setattr(postfix_doctor, "__salt__", {"postfix_database.read": lambda key: found}, raising=False)
+    assert [row["result"] for row in postfix_doctor._admin_rows("ispmail", "", [], [])] == [result, "ok"]
