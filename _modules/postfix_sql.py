@@ -234,8 +234,9 @@ def password(action, mariadb=True, kept=1):
     """
     account = "USER %(user)s@%(host)s"
     new = f"IDENTIFIED VIA {_NATIVE} USING %(new)s" if mariadb else f"IDENTIFIED WITH {_NATIVE} AS %(new)s"
-    old = [f"{_NATIVE} USING %(old{number})s" for number in range(kept)]
-    beside = f"IDENTIFIED VIA {' OR '.join([*old, f'{_NATIVE} USING %(new)s'])}" if mariadb else None
+    # The new one first: libmariadb, and so Postfix, tries any number, but PyMySQL two.
+    all_of_them = ["%(new)s", *[f"%(old{number})s" for number in range(kept)]]
+    beside = f"IDENTIFIED VIA {' OR '.join(f'{_NATIVE} USING {text}' for text in all_of_them)}" if mariadb else None
     statements = {
         "create": [f"CREATE {account} {new}"],
         "accept": [f"ALTER {account} {beside or new + ' RETAIN CURRENT PASSWORD'}"],

@@ -71,7 +71,7 @@ PASSWORDS = [
     (
         "accept",
         True,
-        [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(old0)s OR mysql_native_password USING %(new)s"],
+        [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s OR mysql_native_password USING %(old0)s"],
     ),
     ("sole", True, [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s"]),
     ("create", False, [f"CREATE {USER} IDENTIFIED WITH mysql_native_password AS %(new)s"]),
@@ -91,8 +91,8 @@ def test_the_statements_of_a_password(action, mariadb, statements):
 
 def test_a_third_password_beside_two():
     assert postfix_sql.password("accept", kept=2)[0].endswith(
-        " VIA mysql_native_password USING %(old0)s OR mysql_native_password USING %(old1)s"
-        " OR mysql_native_password USING %(new)s"
+        " VIA mysql_native_password USING %(new)s OR mysql_native_password USING %(old0)s"
+        " OR mysql_native_password USING %(old1)s"
     )
 
 
