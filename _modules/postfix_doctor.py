@@ -385,7 +385,8 @@ def _admin_rows(pillar, prefix, hosts, seen):
     plan = _database(pillar)
     identity = {**plan, "password": None, "create_tables": None}
     # Another database may well be here, for webmail, say.
-    here = os.path.exists(plan["login"].get("unix_socket", "")) and any(map(_is_here, hosts))
+    named = "unix_socket" in (_config(pillar).get("server") or {})
+    here = (named or os.path.exists(plan["login"].get("unix_socket", ""))) and any(map(_is_here, hosts))
     if identity in seen or not ("host" in plan["login"] or here):
         return []
     seen.append(identity)

@@ -97,6 +97,7 @@ def test_another_database_here_is_not_asked_for_the_maps(monkeypatch, host, here
     """A mail server with a MariaDB for webmail was told that the maps' account is not there."""
     asked = []
     monkeypatch.setattr(postfix_doctor, "__grains__", {"ipv4": ADDRESSES}, raising=False)
+    monkeypatch.setattr(postfix_doctor, "__pillar__", {}, raising=False)
     monkeypatch.setattr(
         postfix_doctor, "_database", lambda key: {"login": {"unix_socket": "/"}, "create_tables": True, "hosts": []}
     )
@@ -114,6 +115,7 @@ def test_another_database_here_is_not_asked_for_the_maps(monkeypatch, host, here
 def test_tables_of_ones_own_lack_none_of_the_guides(monkeypatch, create_tables, result):
     plan = {"login": {"host": "db"}, "create_tables": create_tables, "hosts": []}
     found = {"tables": {"virtual_domains": ["table"]}, "accounts": {}}
+    monkeypatch.setattr(postfix_doctor, "__pillar__", {}, raising=False)
     monkeypatch.setattr(postfix_doctor, "_database", lambda key: plan)
     monkeypatch.setattr(postfix_doctor, "__salt__", {"postfix_database.read": lambda key: found}, raising=False)
     assert [row["result"] for row in postfix_doctor._admin_rows("ispmail", "", [], [])] == [result, "ok"]
