@@ -26,7 +26,7 @@ After=network.target lab-network.service
 [Service]
 ExecStart=/usr/local/bin/salt-{0}
 Restart=on-failure
-Nice=10
+CPUSchedulingPolicy=idle
 [Install]
 WantedBy=multi-user.target
 """
