@@ -6,7 +6,7 @@ import os
 
 import salt.utils.data
 import salt.utils.sdb
-from salt.exceptions import SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 # How many state runs may wait behind one that is under way.
 _QUEUE = 100
@@ -52,7 +52,10 @@ def reapply(sls="ispmail"):
     if isinstance(states, dict):
         failed = [state["comment"] for state in states.values() if state["result"] is False]
         # Nothing to change is no proof: pillar may be as old as the table files.
-        refused = [] if failed else __salt__["postfix_map.probe"]()
+        try:
+            refused = [] if failed else __salt__["postfix_map.probe"]()
+        except (CommandExecutionError, SaltInvocationError) as err:
+            refused = [str(err)]
         failed += [f"Pillar has what the table files have, and {reason}" for reason in refused]
     else:
         failed = [str(line) for line in states]

@@ -207,8 +207,8 @@ def account(pillar="ispmail", test=False):
 
 def credential_accepted(pillar="ispmail", test=False):
     """
-    Have the account accept pillar's password beside those that it accepts now. Who uses
-    an old one notices nothing, and the old one itself need not be known.
+    Have the account accept pillar's password, as the first one, beside those that it accepts now. Who
+    uses an old one notices nothing, and the old one itself need not be known.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -236,7 +236,7 @@ def credential_accepted(pillar="ispmail", test=False):
 
 def credential_sole(pillar="ispmail", test=False):
     """
-    Have the account accept pillar's password only, which it has to accept already.
+    Have the account accept pillar's password only, which it has to accept already, as the first one.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -646,14 +646,15 @@ def _credential(pillar, action, test):
             fault = _credential_fault(found.get(host), new, action, server.mariadb)
             if fault:
                 faults.append(f"{user}@{host} {fault}")
-            elif (new not in hashes) if action == "accept" else (hashes != [new]):
+            elif (hashes[:1] != [new]) if action == "accept" else (hashes != [new]):
                 # Nothing is accepted by it yet: there is nothing to keep.
                 how = action if hashes else "sole"
-                numbers = {"old": len(hashes), "new": len(hashes) + 1 if how == "accept" else 1}
+                kept = [text for text in hashes if text != new] if how == "accept" else []
+                numbers = {"old": len(hashes), "new": len(kept) + 1}
                 changes[f"{user}@{host}"] = {"password": {"old": "***", "new": "***"}, "passwords": numbers}
                 arguments = {"user": user, "host": host, "new": new}
-                arguments.update({f"old{number}": text for number, text in enumerate(hashes)})
-                statements = __salt__["postfix_sql.password"](how, server.mariadb, len(hashes))
+                arguments.update({f"old{number}": text for number, text in enumerate(kept)})
+                statements = __salt__["postfix_sql.password"](how, server.mariadb, len(kept))
                 work += [(text, arguments) for text in statements]
         if faults:
             raise CommandExecutionError(_listed("Nothing was changed", faults))
@@ -679,7 +680,9 @@ def _credential_fault(account, new, action, mariadb):
             f"give it a password by {_NATIVE} alone (ALTER USER … IDENTIFIED VIA {_NATIVE} …)"
         )
     if new in account["hashes"]:
-        return None
+        # The first one is whose rotation has begun last: servers may use it.
+        begun = action == "sole" and account["hashes"][0] != new
+        return "accepts another password since then, another rotation has begun: rotate again" if begun else None
     if action == "sole":
         return "does not accept pillar's password yet, others would be locked out: run credential_accepted first"
     if len(account["hashes"]) > 1 and not mariadb:

@@ -15,6 +15,7 @@ from salt.exceptions import SaltInvocationError
 _PING_SECONDS, _PILLAR_SECONDS = 5, 30
 _KEYS = ("database", "mail", "canary", "tgt_type", "without")
 _NEEDED = ("database", "mail")
+_TARGETS = ("glob", "list", "compound", "grain", "grain_pcre", "pcre", "pillar", "pillar_pcre", "nodegroup", "ipcidr")
 _FAILED = "ispmail/rotation/failed"
 
 
@@ -99,8 +100,8 @@ def sites(batch="25%"):
 
 def prove(site, timeout=60):
     """
-    Prove that every mail server of a site uses the password that the database server's pillar has, in every map, on
-    every database host, with no process left on another one.
+    Prove that every mail server of a site uses the password that the database server's pillar has, in every map, with
+    no database host that refuses it (one that is down does not) and no process left on another one.
 
     site
         A name below ``ispmail:sites`` in the master's configuration.
@@ -142,7 +143,10 @@ def prove(site, timeout=60):
         used, refused, old = ask(
             mail, {"postfix_map.fingerprints": [nonce], "postfix_database.refused": [], "postfix_map.old_processes": []}
         )
-    faults = [*_silent({**wanted, **used}, dict), *_silent({**refused, **old}, list), *_others(wanted, used)]
+    faults = [f"ispmail:sites:{site}:{role} matches no server" for role in _NEEDED if not _matching(who, role)]
+    # Each for itself: a server may be both, and one answer is not another.
+    faults += [*_silent(wanted, dict), *_silent(used, dict), *_silent(refused, list), *_silent(old, list)]
+    faults += _others(wanted, used)
     for server in mail:
         for login in refused[server] if isinstance(refused[server], list) else []:
             faults.append(f"{server}: {login['host']} refuses the login of {', '.join(login['maps'])}")
@@ -212,19 +216,24 @@ def _silent(answers, kind):
 
 def _sites():
     """Who is who, from the master's configuration, valid."""
-    configured = (__opts__.get("ispmail") or {}).get("sites")
+    configured = __opts__.get("ispmail")
+    configured = configured.get("sites") if isinstance(configured, dict) else None
     if not isinstance(configured, dict) or not configured:
         raise SaltInvocationError("the master's configuration lacks ispmail:sites: see docs/master.conf")
     faults, found = [], {}
-    for site, who in configured.items():
-        if not isinstance(who, dict) or not re.fullmatch(r"[A-Za-z0-9_.-]+", str(site)):
+    for site, given in configured.items():
+        if not isinstance(given, dict) or not re.fullmatch(r"[A-Za-z0-9_.-]+", str(site)):
             faults.append(f"ispmail:sites:{site} must be a mapping, its name of letters, digits, _, . and -")
             continue
+        who = {"tgt_type": "glob", "without": [], **given}
+        unknown = [key for key in who if key not in _KEYS]
         faults += [f"ispmail:sites:{site}:{key} is missing" for key in _NEEDED if not who.get(key)]
-        faults += [
-            f"ispmail:sites:{site}:{key} is not a key: known are {', '.join(_KEYS)}" for key in set(who) - set(_KEYS)
-        ]
-        found[str(site)] = {"tgt_type": "glob", "without": [], **who}
+        faults += [f"ispmail:sites:{site}:{key} is not a key: known are {', '.join(_KEYS)}" for key in unknown]
+        if who["tgt_type"] not in _TARGETS:
+            faults.append(f"ispmail:sites:{site}:tgt_type must be one of {', '.join(_TARGETS)}")
+        if not isinstance(who["without"], list) or not all(isinstance(name, str) for name in who["without"]):
+            faults.append(f"ispmail:sites:{site}:without must be a list of servers")
+        found[str(site)] = who
     if faults:
         raise SaltInvocationError(
             "\n- ".join(["the master's configuration is at fault, see docs/master.conf:", *faults])
@@ -236,8 +245,9 @@ def _matching(who, role):
     """The servers of a site in a role, whether they are there or not, without those that are gone for good."""
     if not who.get(role):
         return []
-    found = salt.utils.minions.CkMinions(__opts__).check_minions(who[role], who["tgt_type"])["minions"]
-    return sorted(set(found) - set(who["without"]))
+    found = salt.utils.minions.CkMinions(__opts__).check_minions(who[role], who["tgt_type"])
+    # Of a list also those whose keys are not there: they are down, not forgotten.
+    return sorted({*found["minions"], *found.get("missing", [])} - set(who["without"]))
 
 
 def _present(client, servers):

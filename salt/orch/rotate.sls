@@ -66,7 +66,8 @@ How to go on in {{ site }}:
   test.fail_without_changes:
     - comment: >-
         The password in use before is still accepted. Mend what is said above and rotate again, which goes on from
-        there. A server that is gone for good can be named in ispmail:sites:{{ site }}:without.
+        there.{% if who['down'] %} Down and left out: {{ who['down'] | join(', ') }}.{% endif %}
+        A server that is gone for good can be named in ispmail:sites:{{ site }}:without.
     - onfail_any:
 {%- for step in steps %}
       - salt: {{ step }}

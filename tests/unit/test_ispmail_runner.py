@@ -27,8 +27,11 @@ def test_a_site_has_its_defaults(configured):
 
 
 @pytest.mark.parametrize("sites", [None, {}, [], "main"])
-def test_without_sites_the_mend_is_named(configured, sites):
+@pytest.mark.parametrize("whole", [True, False])
+def test_without_sites_the_mend_is_named(configured, monkeypatch, sites, whole):
     configured(sites)
+    if whole:
+        monkeypatch.setattr(ispmail, "__opts__", {"ispmail": sites})
     with pytest.raises(SaltInvocationError, match=r"lacks ispmail:sites: see docs/master\.conf"):
         ispmail._sites()
 
@@ -47,6 +50,20 @@ def test_all_faults_of_sites_are_told_at_once(configured):
         "ispmail:sites:e:mail",
     ]
     assert len(faults) == 6
+
+
+@pytest.mark.parametrize("without", ["mx4", None, [4]])
+def test_who_is_left_out_is_a_list(configured, without):
+    """A text became its letters, and nobody was left out."""
+    configured({"a": {**MAIN, "without": without}})
+    with pytest.raises(SaltInvocationError, match="ispmail:sites:a:without must be a list of servers"):
+        ispmail._sites()
+
+
+def test_a_target_that_is_none(configured):
+    configured({"a": {**MAIN, "tgt_type": "compund"}})
+    with pytest.raises(SaltInvocationError, match="ispmail:sites:a:tgt_type must be one of glob, list, compound"):
+        ispmail._sites()
 
 
 WHO = {
@@ -141,6 +158,72 @@ DATABASE = {"db": {"pillar": {"virtual_alias_maps": "new", "virtual_mailbox_maps
 )
 def test_whose_password_is_another_one(wanted, said, faults):
     assert ispmail._others(wanted, {"mx": said}) == faults
+
+
+class FakeClient:
+    """Answers as servers do that are all well, but for some answers."""
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def cmd(self, servers, functions, arguments=(), **_):
+        if isinstance(functions, str):
+            return dict.fromkeys(servers, True)
+        well = {"postfix_map.fingerprints": used(), "postfix_database.refused": [], "postfix_map.old_processes": []}
+        said = {}
+        for server in servers:
+            job = (server, len(functions))
+            if job not in self.answers or self.answers[job] is not None:
+                said[server] = {name: self.answers.get((server, name), well[name]) for name in functions}
+        return said
+
+
+PROOFS = {
+    "all is well": ({}, None),
+    "no answer to one question": (
+        {("mx2", "postfix_database.refused"): "'postfix_database.refused' is not available."},
+        "mx2: 'postfix_database.refused' is not available.",
+    ),
+    "an error of one function": ({("mx2", "postfix_map.old_processes"): "ERROR: no"}, "mx2: ERROR: no"),
+    "refused": (
+        {("mx1", "postfix_database.refused"): [{"host": "db2", "user": "u", "maps": ["a", "b"], "changed": 1}]},
+        "mx1: db2 refuses the login of a, b",
+    ),
+    "an old process": ({("mx1", "postfix_map.old_processes"): ["smtpd 5"]}, "mx1: smtpd 5 still asks"),
+    "another password": ({("mx2", "postfix_map.fingerprints"): used(live="old")}, "mx2: the table file has another"),
+    # The database's server is a mail server too, and its first answer is lost.
+    "no answer of the database's server": ({("mx1", 1): None}, "mx1: does not answer"),
+}
+
+
+@pytest.mark.parametrize("case", PROOFS)
+def test_what_is_proved(configured, monkeypatch, case):
+    answers, fault = PROOFS[case]
+    configured({"main": {"database": "mx1", "mail": "mx*"}})
+    monkeypatch.setitem(ispmail.__opts__, "conf_file", "/nowhere")
+    monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
+    monkeypatch.setattr(ispmail, "_matching", lambda who, role: {"database": ["mx1"], "mail": ["mx1", "mx2"]}[role])
+    monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: FakeClient(answers))
+    said = ispmail.prove("main")
+    if fault is None:
+        assert said == {"mx1": 1, "mx2": 1} and ispmail.__context__ == {}
+    else:
+        assert [line for line in said if line.startswith(fault)] and ispmail.__context__ == {"retcode": 1}, said
+
+
+def test_nobody_is_no_proof(configured, monkeypatch):
+    configured({"main": MAIN})
+    monkeypatch.setitem(ispmail.__opts__, "conf_file", "/nowhere")
+    monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
+    monkeypatch.setattr(ispmail, "_matching", lambda who, role: [])
+    monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: FakeClient({}))
+    assert "ispmail:sites:main:mail matches no server" in ispmail.prove("main")
 
 
 def test_without_answers_nothing_is_proved():
