@@ -128,7 +128,7 @@ def prove(site, timeout=60):
         raise SaltInvocationError(f"the master's configuration has no site {site}: it has {', '.join(known)}")
     who, nonce = known[site], secrets.token_hex(16)
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
-        database, mail = (_matching(who, role) for role in ("database", "mail"))
+        database, mail = (_matching(who, role) for role in _NEEDED)
         up = _present(client, [*database, *mail])
 
         def ask(servers, functions):
@@ -143,7 +143,8 @@ def prove(site, timeout=60):
         used, refused, old = ask(
             mail, {"postfix_map.fingerprints": [nonce], "postfix_database.refused": [], "postfix_map.old_processes": []}
         )
-    faults = [f"ispmail:sites:{site}:{role} matches no server" for role in _NEEDED if not _matching(who, role)]
+    matched = zip(_NEEDED, (database, mail))
+    faults = [f"ispmail:sites:{site}:{role} matches no server" for role, servers in matched if not servers]
     # Each for itself: a server may be both, and one answer is not another.
     faults += [*_silent(wanted, dict), *_silent(used, dict), *_silent(refused, list), *_silent(old, list)]
     faults += _others(wanted, used)
