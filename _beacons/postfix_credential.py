@@ -1,11 +1,28 @@
 """Notice that the database refuses the login that a live table file holds. It acts on nothing."""
 
+import importlib
+import os
+import sys
+
+# Salt puts the folder of the synced library on the path for modules and states. For a beacon it does so only if the
+# folder was there when the minion started.
+_LIBRARY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "utils")
+if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
+    sys.path.append(_LIBRARY)
+    importlib.invalidate_caches()
+
+import ispmail_stamp
+
+ispmail_stamp.require("243165e646de")
+
 import contextlib
 import json
 import logging
-import os
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+import ispmail_database
+import ispmail_logins
+import ispmail_salt
+from ispmail_errors import IspmailError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +55,10 @@ def validate(config):
 
 def beacon(config):
     """
-    Have the database asked whether it refuses a login that a live table file holds.
+    Report the logins in live table files that the database refuses.
+
+    The beacon runs in the minion's main loop, so it waits for no database: it reads the table files, has their logins
+    tried in a thread, and returns what the thread of the interval before has found.
 
     config
         As for ``validate``:
@@ -50,50 +70,62 @@ def beacon(config):
                 - interval: 10
                 - disable_during_state_run: true
 
-    Returns a list with a dict for each login that is refused, told once until it works again or the table file has
-    another: ``tag`` (``refused``), ``maps``, ``host`` and ``user``. A database that is down is no refusal. It takes
-    three seconds at most.
+    Returns a list with a dict for each login that is refused, reported once until it works again or the table file has
+    another: ``tag`` (``refused``), ``maps``, ``host`` and ``user``. A database that is down is no refusal.
 
-    Raises nothing: where nobody can be asked, an apply says why.
+    Raises nothing: where the database cannot be asked, an apply says why.
 
     Source: mysql_table(5)
     """
     pillar = next((item["pillar"] for item in config if "pillar" in item), "ispmail")
+    if not isinstance(pillar, str):
+        return []
     try:
-        logins = __salt__["postfix_database.refused"](pillar)
-    except (KeyError, CommandExecutionError, SaltInvocationError) as err:
-        # KeyError: the modules are not synced yet.
+        logins = ispmail_logins.read(ispmail_salt.instances(__pillar__, pillar), pillar)
+        ispmail_database.require_pymysql()
+    except IspmailError as err:
         log.debug("postfix_credential cannot ask: %s", err)
         return []
-    told = _told()
-    refused = {f"{login['host']} {login['maps']}": login for login in logins}
+    watch = ispmail_logins.watch(f"{_memory()} {pillar}")
+    refused = watch.take()
+    watch.start(logins)
+    if refused is None:
+        return []
+    # A table file that was replaced since then is for the next attempt to judge.
+    return _news([login.describe() for login in refused if login in logins])
+
+
+def _news(refused):
+    """The events for those refused logins that were not reported before."""
+    reported = _reported()
+    logins = {f"{login['host']} {login['maps']}": login for login in refused}
     events = [
         {"tag": "refused", "maps": login["maps"], "host": login["host"], "user": login["user"]}
-        for name, login in refused.items()
-        if told.get(name) != login["changed"]
+        for name, login in logins.items()
+        if reported.get(name) != login["changed"]
     ]
-    changed = {name: login["changed"] for name, login in refused.items()}
-    if changed != told:
-        _tell(changed)
+    changed = {name: login["changed"] for name, login in logins.items()}
+    if changed != reported:
+        _remember(changed)
     return events
 
 
 def _memory():
-    return os.path.join(__opts__["cachedir"], "ispmail", "refused.json")
+    return os.path.join(ispmail_salt.cache_folder(__opts__), "refused.json")
 
 
-def _told():
-    """What was told already: a login to when its newest table file changed. On disk: a refresh forgets all else."""
+def _reported():
+    """A login to when its newest table file changed. On disk, as each refresh of pillar loads this module anew."""
     try:
         with open(_memory(), encoding="utf-8") as file:
-            told = json.load(file)
+            reported = json.load(file)
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return reported if isinstance(reported, dict) else {}
 
 
-def _tell(refused):
-    # On a full disk it is told again each time: better than not at all.
+def _remember(refused):
+    # On a full disk each interval reports again: better than not at all.
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(_memory()), mode=0o700, exist_ok=True)
         with open(_memory(), "w", encoding="utf-8") as file:

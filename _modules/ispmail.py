@@ -1,31 +1,56 @@
-"""What ispmail asks of Salt itself: one apply for many events, its pillar keys, and secrets from sdb."""
+"""Apply the formula once for many events, and tell which version of these modules is here."""
 
-import contextlib
-import fcntl
 import os
 
-import salt.utils.data
-import salt.utils.sdb
+import ispmail_stamp
+
+ispmail_stamp.require("243165e646de")
+
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-# How many state runs may wait behind one that is under way.
+import ispmail_queue
+from ispmail_errors import CannotAsk
+from ispmail_salt import cache_folder, salt_errors
+
+_SLS = "ispmail"
+# How many state runs may wait behind the one that is under way.
 _QUEUE = 100
 
 
-def reapply(sls="ispmail"):
+def version():
     """
-    Apply an SLS with fresh pillar, and ask the live maps, once for however many ask at the same time: one run
-    is under way, one waits for it, and who finds one waiting returns. An apply that
-    begins after this was called is certain, and reads pillar as it is then.
+    Tell which version of these modules a minion has.
 
-    sls : ispmail
-        The SLS.
+    Takes no arguments.
 
-    Returns a dict: ``applied`` (False where another one does it), ``comment``, what the failed states said, and
-    where it was applied ``result``, True or False.
+    Returns the version and the stamp of all synced files, such as ``0.1.0+1f3a5c7e9b02``: the formula syncs where it is
+    another one than the master's.
 
-    Raises nothing: what fails is in the comment, and an event ``ispmail/apply/failed`` says so, once as
+    Raises nothing.
+
+    Source: CHANGELOG.md
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' ispmail.version
+    """
+    return ispmail_stamp.version()
+
+
+def reapply():
+    """
+    Apply the SLS ``ispmail`` with fresh pillar, and ask the live maps. Calls that come at the same time are merged: one
+    runs, one waits, the others return at once. At least one apply is guaranteed to start after this call.
+
+    Takes no arguments.
+
+    Returns a dict: ``applied`` (False where another call does it), ``comment``, what the failed states said, and where
+    it was applied ``result``, True or False. Where it failed, the event ``ispmail/apply/failed`` reports it, once as
     long as it fails in the same way.
+
+    Raises CommandExecutionError where the cache directory cannot be written.
 
     Source: salt.modules.state.apply
 
@@ -35,153 +60,47 @@ def reapply(sls="ispmail"):
 
         salt '*' ispmail.reapply
     """
-    folder = os.path.join(__opts__["cachedir"], "ispmail")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        running = stack.enter_context(open(os.path.join(folder, "running"), "a", encoding="ascii"))
-        with open(os.path.join(folder, "waiting"), "a", encoding="ascii") as waiting:
-            try:
-                fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return {"applied": False, "comment": "another apply is about to begin"}
-            fcntl.flock(running, fcntl.LOCK_EX)
-        # Nobody waits now: who asks from here on may not be served by the pillar read below.
-        if __opts__.get("file_client") == "remote":
-            __salt__["saltutil.refresh_pillar"](wait=True)
-        states = __salt__["state.apply"](sls, queue=_QUEUE)
-    if isinstance(states, dict):
-        failed = [state["comment"] for state in states.values() if state["result"] is False]
-        # Nothing to change is no proof: pillar may be as old as the table files.
-        try:
-            refused = [] if failed else __salt__["postfix_map.probe"]()
-        except (CommandExecutionError, SaltInvocationError) as err:
-            refused = [str(err)]
-        failed += [f"Pillar has what the table files have, and {reason}" for reason in refused]
-    else:
-        failed = [str(line) for line in states]
-    comment = "\n".join(failed)
-    told = os.path.join(folder, "failed")
-    with open(told, "a+", encoding="utf-8") as last:
-        last.seek(0)
-        if last.read() != comment:
-            last.truncate(0)
-            last.write(comment)
-            if failed:
-                __salt__["event.send"]("ispmail/apply/failed", {"sls": sls, "comment": comment})
+    with salt_errors():
+        failed = ispmail_queue.merged(cache_folder(__opts__), "apply", _apply)
+        if failed is None:
+            return {"applied": False, "comment": "another apply is about to start"}
+        comment = "\n".join(failed)
+        if _is_news(comment) and failed:
+            __salt__["event.send"]("ispmail/apply/failed", {"sls": _SLS, "comment": comment})
     if failed:
         __context__["retcode"] = 2
     return {"applied": True, "result": not failed, "comment": comment}
 
 
-def instances(pillar="ispmail"):
-    """
-    Tell which maps pillar asks for, those of the other instances of Postfix included.
-
-    pillar : ispmail
-        The pillar key that holds the configuration.
-
-    Returns a dict: this key, then each one that its ``instances`` names, to what ``ispmail_pillar.places`` tells of it.
-
-    Raises SaltInvocationError for faults in pillar.
-
-    Source: pillar.example
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' ispmail.instances
-    """
-    plan = places(pillar)
-    return {pillar: plan, **{key: places(key) for key in plan["instances"]}}
+def _apply():
+    """Apply with fresh pillar; return sentences on what failed."""
+    if __opts__.get("file_client") == "remote":
+        __salt__["saltutil.refresh_pillar"](wait=True)
+    states = __salt__["state.apply"](_SLS, queue=_QUEUE)
+    if not isinstance(states, dict):
+        return [str(line) for line in states]
+    failed = [state["comment"] for state in states.values() if state["result"] is False]
+    # That there was nothing to change proves nothing: pillar may be as old as the table files.
+    return failed or [f"Pillar and the table files agree, but {reason}" for reason in _unaskable()]
 
 
-def places(pillar="ispmail"):
-    """
-    Tell which maps pillar asks for, and where each one lives, without what needs the password.
-
-    pillar : ispmail
-        The pillar key that holds the configuration.
-
-    Returns what ``ispmail_pillar.places`` tells of it, without ``errors``.
-
-    Raises SaltInvocationError for faults in pillar.
-
-    Source: pillar.example
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' ispmail.places
-    """
+def _unaskable():
     try:
-        plan = __salt__["ispmail_pillar.places"](_pillar(pillar))
-    except SaltInvocationError as err:
-        raise SaltInvocationError(f"{pillar}: {err}") from err
-    faults = dict.fromkeys(f"{pillar}:{key} {sentence}" for key, sentence in plan.pop("errors"))
-    if faults:
-        raise SaltInvocationError("\n- ".join(["Pillar is at fault, nothing was changed:", *faults]))
-    return plan
+        return __salt__["postfix_map.probe"]()
+    except (CommandExecutionError, SaltInvocationError) as err:
+        return [str(err)]
 
 
-def config(pillar="ispmail", sections=None, **kwargs):
-    """
-    Read what pillar holds, and look up the sdb:// URIs in it.
-
-    pillar : ispmail
-        The pillar key that holds the configuration.
-
-    sections : None
-        A list of the keys below it that are wanted; None for all.
-
-    Returns a list of two: the configuration with each URI replaced by what it stands for (an empty text where it could
-    not be), and a list of faults, pairs ``[key, sentence]``.
-
-    Raises SaltInvocationError where pillar has no such key, and where it is called as a job: what a job returns is
-    kept, and this holds a password.
-
-    Source: salt.utils.sdb
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' ispmail.config    # refused: for other modules only
-    """
-    if kwargs:
-        raise SaltInvocationError("this is not for the command line, as it would show secrets: use ispmail.places")
-    found, faults = _pillar(pillar), []
-    if sections and isinstance(found, dict):
-        found = {name: value for name, value in found.items() if name in sections}
-    return [_resolved(found, (), faults), faults]
-
-
-def _pillar(pillar):
-    found = salt.utils.data.traverse_dict_and_list(__pillar__, pillar, None)
-    if found is None:
-        broken = " (it could not be rendered: see the log of the master)" if "_errors" in __pillar__ else ""
-        raise SaltInvocationError(
-            f"pillar has no {pillar}{broken}: at least {pillar}:database:password is needed, see pillar.example"
-        )
-    return found
-
-
-def _resolved(value, path, faults):
-    if isinstance(value, dict):
-        return {key: _resolved(item, (*path, str(key)), faults) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_resolved(item, (*path, str(at)), faults) for at, item in enumerate(value)]
-    if not isinstance(value, str) or not value.startswith("sdb://"):
-        return value
+def _is_news(comment):
+    """Remember what was reported last; whether this is something else."""
+    path = os.path.join(cache_folder(__opts__), "failed")
     try:
-        found = salt.utils.sdb.sdb_get(value, __opts__, None, True)
-    except Exception as err:  # pylint: disable=broad-except
-        # Any driver, any error: its text may hold a secret.
-        reason = f"could not be read from sdb ({type(err).__name__}): check the sdb profile of the minion"
-        faults.append([":".join(path), reason])
-        return ""
-    if found is None or found == value:
-        faults.append([":".join(path), "is not there in sdb: store it under that name, or check the sdb profile"])
-        return ""
-    return found
+        with open(path, "a+", encoding="utf-8") as last:
+            last.seek(0)
+            if last.read() == comment:
+                return False
+            last.truncate(0)
+            last.write(comment)
+    except OSError as err:
+        raise CannotAsk(f"{path} cannot be written: {err.strerror}") from err
+    return True

@@ -1,6 +1,10 @@
-"""Keep main.cf parameters as told, see postconf(5)."""
+"""Keep main.cf parameters at their values, see postconf(5)."""
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+import ispmail_stamp
+
+ispmail_stamp.require("243165e646de")
+
+from ispmail_salt import state
 
 
 def managed(name, parameters, config_directory="/etc/postfix"):
@@ -14,7 +18,7 @@ def managed(name, parameters, config_directory="/etc/postfix"):
         A mapping: name to value. A list is joined by ``, ``.
 
     config_directory : /etc/postfix
-        The directory of main.cf.
+        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
 
     Returns the usual dict of a state, changes being name to ``{"old": …, "new": …}``.
 
@@ -28,13 +32,12 @@ def managed(name, parameters, config_directory="/etc/postfix"):
 
         salt '*' state.single postconf.managed size parameters='{message_size_limit: 20480000}'
     """
-    return _act(name, "set", "postconf.set", parameters, config_directory)
+    return _change(name, "set", __salt__["postconf.set"], parameters, config_directory)
 
 
 def absent(name, parameters, config_directory="/etc/postfix"):
     """
-    Parameters are not set in main.cf, so that they have their defaults. Postfix is not
-    reloaded for it.
+    Parameters are not set in main.cf, so that they have their defaults. Postfix is not reloaded for it.
 
     name
         A sentence, for people.
@@ -43,7 +46,7 @@ def absent(name, parameters, config_directory="/etc/postfix"):
         A list of names.
 
     config_directory : /etc/postfix
-        The directory of main.cf.
+        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
 
     Returns the usual dict of a state, changes being name to ``{"old": …, "new": None}``.
 
@@ -57,20 +60,18 @@ def absent(name, parameters, config_directory="/etc/postfix"):
 
         salt '*' state.single postconf.absent 'no limit' parameters='[message_size_limit]'
     """
-    return _act(name, "taken out", "postconf.unset", parameters, config_directory)
+    return _change(name, "removed", __salt__["postconf.unset"], parameters, config_directory)
 
 
-def _act(name, done, function, parameters, config_directory):
-    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
+def _change(name, done, function, parameters, config_directory):
     test = __opts__["test"]
-    try:
-        ret["changes"] = __salt__[function](parameters, config_directory, test=test)
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, comment=str(err))
-        return ret
-    if not ret["changes"]:
-        ret["comment"] = "The parameters are in the correct state"
-        return ret
-    ret["result"] = None if test else True
-    ret["comment"] = f"{', '.join(ret['changes'])} {'would be' if test else 'has been'} {done}"
-    return ret
+
+    def act():
+        return {"changes": function(parameters, config_directory, test=test)}
+
+    def describe(outcome):
+        if not outcome["changes"]:
+            return "The parameters are in the correct state"
+        return f"{', '.join(outcome['changes'])} {'would be' if test else 'has been'} {done}"
+
+    return state(name, test, act, describe)

@@ -3,12 +3,16 @@
 No secret is an argument here: the modules read pillar themselves.
 """
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+import ispmail_stamp
+
+ispmail_stamp.require("243165e646de")
+
+from ispmail_salt import state
 
 
 def tables(name, pillar="ispmail"):
     """
-    The database and the guide's tables are there, with the indexes that the maps need; data are kept.
+    The database and the guide's tables exist, with the indexes that the maps need; data are kept.
 
     name
         A sentence, for people.
@@ -28,12 +32,12 @@ def tables(name, pillar="ispmail"):
 
         salt '*' state.single postfix_database.tables 'the tables' test=True
     """
-    return _act(name, "The database and its tables", "postfix_database.tables", pillar)
+    return _change(name, "The database and its tables", __salt__["postfix_database.tables"], pillar)
 
 
 def account(name, pillar="ispmail"):
     """
-    The maps' account is there, and may SELECT on the database and do nothing else.
+    The maps' account exists, and may SELECT on the database and do nothing else.
 
     name
         A sentence, for people.
@@ -53,7 +57,7 @@ def account(name, pillar="ispmail"):
 
         salt '*' state.single postfix_database.account 'the account' test=True
     """
-    return _act(name, "The account of the maps", "postfix_database.account", pillar)
+    return _change(name, "The account of the maps", __salt__["postfix_database.account"], pillar)
 
 
 def credential_accepted(name, pillar="ispmail"):
@@ -78,7 +82,8 @@ def credential_accepted(name, pillar="ispmail"):
 
         salt '*' state.single postfix_database.credential_accepted 'the new password' test=True
     """
-    return _act(name, "Pillar's password beside the old one", "postfix_database.credential_accepted", pillar)
+    function = __salt__["postfix_database.credential_accepted"]
+    return _change(name, "Pillar's password beside the old one", function, pillar)
 
 
 def credential_sole(name, pillar="ispmail"):
@@ -103,21 +108,16 @@ def credential_sole(name, pillar="ispmail"):
 
         salt '*' state.single postfix_database.credential_sole 'no old password' test=True
     """
-    return _act(name, "Pillar's password as the only one", "postfix_database.credential_sole", pillar)
+    function = __salt__["postfix_database.credential_sole"]
+    return _change(name, "Pillar's password as the only one", function, pillar)
 
 
-def _act(name, what, function, pillar):
-    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
+def _change(name, what, function, pillar):
     test = __opts__["test"]
-    try:
-        result = __salt__[function](pillar, test=test)
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, comment=str(err))
-        return ret
-    ret["changes"] = result["changes"]
-    said = [f"{what}: in the correct state"]
-    if ret["changes"]:
-        ret["result"] = None if test else True
-        said = [f"{what}: {', '.join(ret['changes'])} {'would be' if test else 'has been'} changed"]
-    ret["comment"] = "\n".join(said + [f"warning: {warning}" for warning in result["warnings"]])
-    return ret
+
+    def describe(outcome):
+        if not outcome["changes"]:
+            return f"{what}: in the correct state"
+        return f"{what}: {', '.join(outcome['changes'])} {'would be' if test else 'has been'} changed"
+
+    return state(name, test, lambda: function(pillar, test=test), describe)

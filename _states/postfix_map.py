@@ -5,13 +5,18 @@ No secret is an argument here: the modules read pillar themselves.
 
 import time
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+import ispmail_stamp
+
+ispmail_stamp.require("243165e646de")
+
+from ispmail_errors import listed, plural
+from ispmail_salt import check_state, state
 
 
 def managed(name, pillar="ispmail"):
     """
-    The table files, and the parameters that point at them, are as pillar says. All of it
-    or nothing, see ``postfix_map.apply``.
+    The table files, and the parameters that point at them, are as pillar says. All of it or nothing, see
+    ``postfix_map.apply``.
 
     name
         A sentence, for people.
@@ -31,7 +36,12 @@ def managed(name, pillar="ispmail"):
 
         salt '*' state.single postfix_map.managed 'the mail maps' test=True
     """
-    return _act(name, "applied", "postfix_map.apply", pillar=pillar)
+    test = __opts__["test"]
+
+    def act():
+        return __salt__["postfix_map.apply"](pillar=pillar, test=test)
+
+    return state(name, test, act, lambda outcome: _described(outcome, "applied", test))
 
 
 def absent(name, maps=None, pillar="ispmail"):
@@ -59,7 +69,12 @@ def absent(name, maps=None, pillar="ispmail"):
 
         salt '*' state.single postfix_map.absent 'no mail maps' test=True
     """
-    return _act(name, "removed", "postfix_map.remove", maps=maps, pillar=pillar)
+    test = __opts__["test"]
+
+    def act():
+        return __salt__["postfix_map.remove"](maps=maps, pillar=pillar, test=test)
+
+    return state(name, test, act, lambda outcome: _described(outcome, "removed", test))
 
 
 def answers(name, pillar="ispmail"):
@@ -72,7 +87,7 @@ def answers(name, pillar="ispmail"):
     pillar : ispmail
         The pillar key that holds the configuration.
 
-    Returns the usual dict of a state; it never has changes, nor does ``test=True`` differ.
+    Returns the usual dict of a state; it never has changes, and ``test=True`` makes no difference.
 
     Raises nothing: a failure is in the comment.
 
@@ -84,44 +99,17 @@ def answers(name, pillar="ispmail"):
 
         salt '*' state.single postfix_map.answers 'the mail maps answer'
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "The live maps answer as expected"}
-    try:
+
+    def check():
         wrong = __salt__["postfix_map.answers"](pillar)
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, comment=str(err))
-        return ret
-    if wrong:
-        ret.update(result=False, comment="\n- ".join(["The live maps do not answer as expected:", *wrong]))
-    return ret
+        return listed("The live maps do not answer as expected", wrong) if wrong else None
 
-
-def _act(name, done, function, **arguments):
-    ret = {"name": name, "changes": {}, "result": True, "comment": ""}
-    test = __opts__["test"]
-    try:
-        result = __salt__[function](test=test, **arguments)
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, comment=str(err))
-        return ret
-    ret["changes"] = result["changes"]
-    maps = f"{result['maps']} map{'s' * (result['maps'] != 1)}"
-    if not ret["changes"]:
-        said = [f"{maps}: in the correct state"]
-    elif test:
-        ret["result"] = None
-        said = [f"{maps} would be {done}"]
-    else:
-        said = [f"{maps} {'has' if result['maps'] == 1 else 'have'} been {done}"]
-    if result["reloaded"]:
-        said.append(f"Postfix {'would be' if test else 'has been'} reloaded")
-    said += [f"warning: {warning}" for warning in result["warnings"]]
-    ret["comment"] = "\n".join(said)
-    return ret
+    return check_state(name, "The live maps answer as expected", check)
 
 
 def drained(name, timeout=60, pillar="ispmail"):
     """
-    No process of Postfix asks with an older table file any more.
+    No process of Postfix uses an older table file any more.
 
     name
         A sentence, for people.
@@ -144,15 +132,28 @@ def drained(name, timeout=60, pillar="ispmail"):
 
         salt '*' state.single postfix_map.drained 'no old processes' timeout=5
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "No process asks with an older table file"}
     until = time.monotonic() + (0 if __opts__["test"] else timeout)
-    try:
+
+    def check():
         while old := __salt__["postfix_map.old_processes"](pillar):
             if time.monotonic() > until:
-                comment = f"After {timeout} s these still ask with an older table file: {', '.join(old)}"
-                ret.update(result=False, comment=f"{comment}. They end with their sessions: try again")
-                break
+                processes = ", ".join(old)
+                return (
+                    f"After {timeout} s these processes still use an older table file: {processes}. "
+                    "They end with their sessions: try again"
+                )
             time.sleep(0.2)
-    except (CommandExecutionError, SaltInvocationError) as err:
-        ret.update(result=False, comment=str(err))
-    return ret
+        return None
+
+    return check_state(name, "No process uses an older table file", check)
+
+
+def _described(outcome, done, test):
+    maps, has = plural(outcome["maps"], "map"), "has" if outcome["maps"] == 1 else "have"
+    if not outcome["changes"]:
+        text = f"{maps}: in the correct state"
+    else:
+        text = f"{maps} would be {done}" if test else f"{maps} {has} been {done}"
+    if outcome["reloaded"]:
+        text += f"\nPostfix {'would be' if test else 'has been'} reloaded"
+    return text

@@ -1,12 +1,12 @@
-"""What an apply costs, next to an empty one, and what mail notices of it. Real servers, one run, ratios.
+"""What an apply costs, compared with an empty one, and how long it delays mail. Real servers, one run, ratios.
 
     python -m bench.apply [--maps 300] [--rounds 5]
 
-1. Processor and wall time of `salt-call --local state.apply` with nothing to do at all (empty), with the three maps in
-   the correct state (converged), for the first set-up of three maps, and for the first set-up of many.
-2. The longest RCPT under a steady load while applies change a table file and main.cf, next to what `postconf -e`
-   and a plain write of the table file do to it (naive), both with a reload. Postfix replaces its processes after
-   ten clients, so that many read their configuration in those moments.
+1. CPU and wall time of `salt-call --local state.apply`: with an empty SLS (empty), with the three maps in the correct
+   state (converged), and for the first set-up of three and of many maps.
+2. The longest RCPT under a steady load: while applies change a table file and main.cf, and while a script does the same
+   by a plain write and `postconf -e` (naive). Both reload Postfix. Each smtpd process ends after ten clients, so many
+   processes read their configuration meanwhile.
 """
 
 import argparse
@@ -26,7 +26,7 @@ QUERY = "SELECT destination FROM virtual_aliases WHERE source='%s'"
 
 
 def pillar(database: MariaDB, postfix: Postfix, **sections: object) -> dict:
-    """The least pillar for these two servers."""
+    """The smallest pillar for these two servers."""
     return {
         "ispmail": {
             "packages": False,
@@ -38,7 +38,7 @@ def pillar(database: MariaDB, postfix: Postfix, **sections: object) -> dict:
 
 
 def timed(minion: Minion, sls: str) -> tuple[float, float]:
-    """Processor and wall seconds of one apply, its children's included."""
+    """CPU and wall seconds of one apply, its child processes included."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = minion.command("--retcode-passthrough", "state.apply", sls)
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -48,7 +48,7 @@ def timed(minion: Minion, sls: str) -> tuple[float, float]:
 
 
 def fresh(postfix: Postfix) -> None:
-    """The instance as it was before the first set-up."""
+    """Reset Postfix to its state before the first set-up."""
     for file in postfix.config_directory.glob("*.cf"):
         if file.name not in ("main.cf", "master.cf"):
             file.unlink()
@@ -57,7 +57,7 @@ def fresh(postfix: Postfix) -> None:
 
 
 def costs(database: MariaDB, postfix: Postfix, minion: Minion, many: int, rounds: int) -> None:
-    """Print the table of costs, in an order that gives every line the same luck with the machine."""
+    """Print the table of costs. The measurements alternate, so that all have the same conditions."""
     maps = {f"bench_{number}": {"parameter": f"bench_{number}_maps", "query": QUERY} for number in range(many)}
     minion.command("saltutil.sync_all")
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -91,12 +91,12 @@ def naive(postfix: Postfix, number: int) -> None:
 
 
 def query(number: int) -> str:
-    """The same answer by another text, so that there is something to change."""
+    """A query with another text and the same answers, so that an apply changes the table file."""
     return f"{QUERY} AND {number} = {number}"
 
 
 def stalls(database: MariaDB, postfix: Postfix, minion: Minion, rounds: int) -> None:
-    """Print what a steady load noticed of applies, and of the naive way."""
+    """Print how long RCPTs took during applies, and during the changes of a script."""
     fresh(postfix)
     minion.pillar = pillar(database, postfix)
     timed(minion, "ispmail")
@@ -107,7 +107,7 @@ def stalls(database: MariaDB, postfix: Postfix, minion: Minion, rounds: int) -> 
         minion.pillar = pillar(database, postfix, maps=maps)
         result = minion.apply()["postfix_map.managed"]
         if not result["result"] or "main.cf" not in result["changes"]:
-            raise SystemExit(f"the apply did not do its work: {result['comment']}")
+            raise SystemExit(f"the apply failed or changed nothing: {result['comment']}")
 
     for name, change in (("apply", apply), ("naive", lambda number: naive(postfix, number))):
         with Load(postfix.port, ANSWERED, rate=100) as load:

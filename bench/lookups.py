@@ -1,13 +1,14 @@
-"""Lookups per second with the guide's own tables, and with the indexes that Salt gives them. Real servers, one run.
+"""Lookups per second with the guide's own tables, and with the indexes that Salt adds. Real servers, one run.
 
     python -m bench.lookups [--aliases 100000] [--domains 1000] [--rounds 3]
 
-The tables are made as the ISPmail guide makes them: no index on virtual_aliases.source, none on virtual_domains.name.
-Each round asks both maps as they are (guide), has postfix_database.tables add what they lack, sees that the data are
-the same, asks again (ours), and drops these indexes: both sides have the same luck with the machine. A map is asked
-for random keys, every other one existing, for about two seconds by one `postmap -q -`: Postfix's own mysql client, one
-connection, the table file that state.apply has written. Each answer is checked. All tables fit into MariaDB's
-memory: elsewhere a scan costs more.
+The tables are those of the ISPmail guide: without an index on virtual_aliases.source and virtual_domains.name. Each
+round measures both maps without these indexes (guide), calls postfix_database.tables to add them, checks that the rows
+are the same, measures again (ours), and drops the indexes. Alternating gives both sides the same conditions.
+
+A measurement is one `postmap -q -` of about two seconds with random keys, half of which exist: Postfix's own mysql
+client, one connection, and the table file that state.apply has written. Each answer is checked. All tables fit into
+MariaDB's memory; where they do not, a scan costs more.
 """
 
 import argparse
@@ -43,7 +44,7 @@ CREATE TABLE mailserver.virtual_aliases (id int NOT NULL auto_increment, domain_
 
 
 def fill(database: MariaDB, aliases: int, domains: int) -> None:
-    """The guide's tables, with so many rows. Alias n is in domain n modulo `domains`, plus 1."""
+    """Create the guide's tables with so many rows. Alias n is in domain n modulo `domains`, plus 1."""
     for statement in TABLES.split(";"):
         database.sql(statement)
     database.sql(
@@ -59,7 +60,7 @@ def fill(database: MariaDB, aliases: int, domains: int) -> None:
 
 
 def questions(kind: str, number: int, aliases: int, domains: int) -> list[tuple[str, str | None]]:
-    """Random keys with their answers, every other one missing."""
+    """Random keys with their answers; every other key does not exist."""
     chosen: list[tuple[str, str | None]] = []
     for count in range(number):
         alias, domain = random.randint(1, aliases), random.randint(1, domains)
@@ -73,7 +74,7 @@ def questions(kind: str, number: int, aliases: int, domains: int) -> list[tuple[
 
 
 def ask(postfix: Postfix, table: str, asked: list[tuple[str, str | None]]) -> float:
-    """Seconds that one postmap takes for all of these; SystemExit where an answer is not the expected one."""
+    """The seconds that one postmap takes for all questions. SystemExit if an answer is wrong."""
     keys = "".join(f"{key}\n" for key, _ in asked)
     command = [program("postmap", "postfix"), "-c", str(postfix.config_directory), "-q", "-", table]
     began = time.monotonic()
@@ -85,10 +86,10 @@ def ask(postfix: Postfix, table: str, asked: list[tuple[str, str | None]]) -> fl
 
 
 def rate(postfix: Postfix, kind: str, aliases: int, domains: int) -> float:
-    """Lookups per second, of so many keys that they take about SECONDS."""
+    """Lookups per second, measured for about SECONDS."""
     table = postfix.postconf(MAPS[kind])[MAPS[kind]]
     number = CALIBRATION
-    ask(postfix, table, questions(kind, number, aliases, domains))  # until all is in memory
+    ask(postfix, table, questions(kind, number, aliases, domains))  # fills the caches
     while (seconds := ask(postfix, table, questions(kind, number, aliases, domains))) < SECONDS / 10:
         number *= 4
     number = max(CALIBRATION, int(number * SECONDS / seconds))
@@ -96,24 +97,25 @@ def rate(postfix: Postfix, kind: str, aliases: int, domains: int) -> float:
 
 
 def index(database: MariaDB, minion: Minion) -> float:
-    """Have postfix_database.tables do its work, see that it has done just that, and tell how many seconds it took."""
+    """Call postfix_database.tables, and check that it adds both indexes and changes no row. Returns its seconds."""
     before, began = contents(database), time.monotonic()
-    changes = minion.call("postfix_database.tables")["changes"]
+    result = minion.call("postfix_database.tables")
     seconds = time.monotonic() - began
+    changes = result["changes"] if isinstance(result, dict) else {}
     if {table: change["new"] for table, change in changes.items()} != INDEXED:
-        raise SystemExit(f"postfix_database.tables did not do its work: {changes}")
+        raise SystemExit(f"postfix_database.tables did not add the indexes: {result}")
     if contents(database) != before:
-        raise SystemExit("the data are others than before")
+        raise SystemExit("postfix_database.tables has changed rows")
     return seconds
 
 
 def contents(database: MariaDB) -> tuple[tuple, ...]:
-    """What tells whether all rows are as they were."""
+    """Checksums of all rows."""
     return database.sql("CHECKSUM TABLE mailserver.virtual_domains, mailserver.virtual_aliases EXTENDED")
 
 
 def main() -> None:
-    """Measure both, in turns."""
+    """Measure both by turns, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--aliases", type=int, default=100_000)
     parser.add_argument("--domains", type=int, default=1_000)
@@ -136,7 +138,7 @@ def main() -> None:
         minion.call("postfix_database.account")
         result = minion.apply()["postfix_map.managed"]
         if not result["result"]:
-            raise SystemExit(f"the apply did not do its work: {result['comment']}")
+            raise SystemExit(f"the apply failed: {result['comment']}")
         took: list[float] = []
         guide: dict[str, list[float]] = {kind: [] for kind in MAPS}
         ours: dict[str, list[float]] = {kind: [] for kind in MAPS}

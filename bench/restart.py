@@ -1,10 +1,10 @@
-"""What a restart of the database costs: RCPTs that fail, and for how long, by what the table files say. Real servers.
+"""How many RCPTs fail after a restart of the database, and for how long, with several settings. Real servers.
 
     python -m bench.restart [--seconds 100] [--rate 40]
 
-A load goes through smtpd for so many seconds, and the database is restarted five seconds after its beginning: with one
-host, with one host and retry_interval (Postfix 3.9 and newer), and with two hosts of which one is restarted. Postfix
-shuns a host for a while after an error; a reload ends that, and is not used here.
+A load asks Postfix for recipients, and after five seconds the database is restarted: with one host, with one host and
+retry_interval (Postfix 3.9 and newer), and with two hosts of which one is restarted. After an error Postfix ignores a
+host for 60 s. A reload would end that, but is not used here.
 """
 
 import argparse
@@ -22,7 +22,7 @@ REPLIES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org
 
 
 def measure(databases: list[MariaDB], keys: dict, seconds: float, rate: float) -> str:
-    """One line of the result: the first database is restarted."""
+    """Restart the first database under load. Returns a line of the result."""
     hosts = [f"{database.host}:{database.port}" for database in databases]
     with scratch() as directory, Postfix(directory / "mail") as postfix:
         section = {"password": PASSWORD, "hosts": hosts, **keys}
@@ -30,7 +30,7 @@ def measure(databases: list[MariaDB], keys: dict, seconds: float, rate: float) -
         minion = Minion(directory / "minion", {"ispmail": {"packages": False, "database": section, **directories}})
         result = minion.apply()["postfix_map.managed"]
         if not result["result"]:
-            raise SystemExit(f"the apply did not do its work: {result['comment']}")
+            raise SystemExit(f"the apply failed: {result['comment']}")
         with Load(postfix.port, REPLIES, rate=rate, sessions=8) as load:
             time.sleep(BEFORE)
             down = time.monotonic()
@@ -44,14 +44,17 @@ def measure(databases: list[MariaDB], keys: dict, seconds: float, rate: float) -
 
 
 def main() -> None:
-    """Measure one after the other."""
+    """Measure each setting, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=100)
     parser.add_argument("--rate", type=float, default=40, help="RCPTs per second")
     options = parser.parse_args()
     with scratch() as directory, MariaDB(directory / "a") as one, MariaDB(directory / "b") as two:
         version = Postfix(directory / "mail").command("postconf", "-d", "-h", "mail_version").strip()
-        rows = [("one host", [one], {}), ("two hosts, one restarted", [one, two], {})]
+        rows: list[tuple[str, list[MariaDB], dict]] = [
+            ("one host", [one], {}),
+            ("two hosts, one restarted", [one, two], {}),
+        ]
         if tuple(map(int, version.split(".")[:2])) >= (3, 9):
             rows.insert(1, ("one host, retry_interval 1", [one], {"retry_interval": 1}))
         for database in (one, two):

@@ -1,6 +1,6 @@
 """Private, throw-away real servers on loopback, for the demo, the tests and the benchmarks.
 
-Nothing here touches the machine's own Postfix or MariaDB: each server gets its own directory, its own free port on
+The machine's own Postfix and MariaDB are not touched: each server has its own directory and its own free port on
 127.0.0.1, and ends with the process that started it.
 
     with lab.scratch() as base, MariaDB(base / "db") as db, Postfix(base / "mail") as mail: …
@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HOST = "127.0.0.1"
+START_SECONDS = 120  # for a server's start: on a busy machine it may take more than 30 s
 
 
 @contextlib.contextmanager
 def scratch(prefix: str = "lab-") -> Iterator[Path]:
-    """A short, empty directory that every user may enter, removed at the end.
+    """An empty directory with a short path that every user may enter, removed at the end.
 
-    pytest's tmp_path is neither: a socket's path has to stay under 100 characters, and Postfix's daemons are not root.
+    pytest's tmp_path has neither property: a socket's path must be shorter than 100 characters, and Postfix's daemons
+    do not run as root.
     """
     path = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     path.chmod(0o755)
@@ -36,8 +38,8 @@ def scratch(prefix: str = "lab-") -> Iterator[Path]:
 def free_port() -> int:
     """A TCP port that nothing on this machine uses.
 
-    It is below the range from which the kernel takes the ports of outgoing connections: a client under load could
-    otherwise sit on a server's port while that server restarts.
+    The kernel takes ports for outgoing connections from a range above it. Otherwise a client could get a server's port
+    while that server restarts.
     """
     for port in random.SystemRandom().sample(range(20000, 32000), 200):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -47,7 +49,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether no server listens on this TCP port; connections of an earlier one may still be fading out."""
+    """Whether no server listens on this TCP port; old connections may still be closing."""
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((HOST, port))
@@ -56,7 +58,7 @@ def is_free(port: int) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    """Ask until the condition holds; False if it does not within so many seconds."""
+    """Wait until the condition holds; False if it does not within so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,18 +1,17 @@
-"""The main job on private servers, each step checked, for people to read: run it by bin/demo."""
+"""Show the main job on private servers, and check each step. bin/demo runs this."""
+
+from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
 import secrets
-import signal
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import pymysql
 import salt.version
@@ -21,14 +20,13 @@ from lab import is_free, scratch
 from lab.mariadb import MariaDB, schema, set_password
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix
+from lab.screen import Failed, Screen
+from lab.signals import delayed_signals, exit_on_signals, ignore_signals
 from lab.smtp import Load, Report, rcpt
 
-WIDTH = 99
-INDENT = "   "
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-THE_MACHINES = Path("/etc/postfix")  # what we never touch
+OWN_POSTFIX = Path("/etc/postfix")  # of this machine: the demo must not change it
 
-# What the ISPmail guide asks for: parameter, table file, query.
+# What the ISPmail guide asks for: main.cf parameter to table file and query.
 MAPS = {
     "virtual_mailbox_domains": ("mariadb-virtual-mailbox-domains.cf", "SELECT 1 FROM virtual_domains WHERE name='%s'"),
     "virtual_alias_maps": (
@@ -37,7 +35,7 @@ MAPS = {
     ),
     "virtual_mailbox_maps": ("mariadb-virtual-mailbox-maps.cf", "SELECT 1 FROM virtual_users WHERE email='%s'"),
 }
-# Its questions: to the map of which parameter, for what, which key, and the answer.
+# Lookups: the parameter of the map, what the key is, the key, and the answer.
 QUESTIONS = (
     ("virtual_mailbox_domains", "domain", "example.org", "1"),
     ("virtual_mailbox_domains", "domain", "example.com", None),
@@ -46,217 +44,156 @@ QUESTIONS = (
     ("virtual_mailbox_maps", "mailbox", "john@example.org", "1"),
     ("virtual_mailbox_maps", "mailbox", "nobody@example.org", None),
 )
-# Whom a mail client asks for, the code of the reply, and what that address is.
+# Recipients of a mail client: address to the code of the reply, and what the address is.
 RECIPIENTS = {
     "john@example.org": (250, "a mailbox"),
     "jack@example.org": (250, "an alias"),
     "nobody@example.org": (550, "neither"),
     "john@example.com": (554, "not our domain"),
 }
+# State IDs of salt/ispmail/*.sls.
 SYNCED = "The modules for Postfix maps are synced"
 MANAGED = "Postfix asks the maps that pillar names"
 ACCEPTED = "The database accepts the password in pillar"
 DRAINED = "No process asks with an older table file"
 SOLE = "The database accepts only the password in pillar"
-MAX_USE = 10  # clients of one smtpd, then another one logs in to the database
-
-
-class Failed(Exception):
-    """A step gave something else than was expected."""
-
-    def __init__(self, what: str, expected: object, got: object):
-        super().__init__(what)
-        self.what, self.expected, self.got = what, str(expected), str(got)
-
-
-class Screen:
-    """What people read: headed steps, checks, quotes. Colours and signs only where they can be shown."""
-
-    def __init__(self) -> None:
-        tty = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self._colour = tty and not os.environ.get("NO_COLOR")
-        try:
-            "✓✗→│…".encode(sys.stdout.encoding)
-            self._signs = {}
-        except UnicodeEncodeError:
-            self._signs = str.maketrans({"✓": "+", "✗": "!", "→": "->", "│": "|", "…": "..."})
-            sys.stdout.reconfigure(errors="replace")
-        self._steps = itertools.count(1)
-        self._label = 0
-        self.title = "the start"
-        self.checks = 0
-
-    def step(self, title: str, label: int) -> None:
-        """Begin a step, in which what is checked takes so many columns."""
-        self.title, self._label = title, label
-        self._line("\n" + self._in("1", f"{next(self._steps)}. {title}"))
-
-    def command(self, text: str, label: int | None = None) -> None:
-        """A command, as an admin would type it. `label`: as for step()."""
-        self._label = self._label if label is None else label
-        self._line(INDENT + self._in("36", f"$ {text}"))
-
-    def quote(self, text: str) -> None:
-        """What a file or a program says."""
-        for line in _wrapped(text, WIDTH - 7):
-            self._line(INDENT + self._in("2", f"│ {line}"))
-
-    def note(self, text: str) -> None:
-        """A remark."""
-        for line in text.splitlines():
-            self._line(INDENT + line)
-
-    def check(self, what: str, got: object, expected: object, shown: str | None = None) -> None:
-        """Compare and show; Failed where it differs. `shown`: how to put what was got."""
-        if got != expected:
-            raise Failed(what, expected, shown if shown and str(got) in shown else got)
-        self.checks += 1
-        line = f"{what:{self._label}}  {got if shown is None else shown}"
-        self._line(f"{INDENT}{self._in('32', '✓')} {line[: WIDTH - 5].rstrip()}")
-
-    def failed(self, what: str, expected: str, got: str, log: str) -> None:
-        """What was expected, what came, and what else was heard."""
-        self._line(f"{INDENT}{self._in('31', '✗')} {what}")
-        for label, text in (("expected", expected), ("got", got), *([("heard", log)] if log else [])):
-            for number, line in enumerate(_wrapped(text.strip() or "nothing", WIDTH - 15)):
-                self._line(f"{INDENT}  {label if number == 0 else '':9} {line}")
-
-    def end(self, text: str) -> None:
-        """Words after the last step."""
-        self._line("\n" + text)
-
-    def _line(self, text: str) -> None:
-        print(text.translate(self._signs), flush=True)
-
-    def _in(self, colour: str, text: str) -> str:
-        return f"\033[{colour}m{text}\033[0m" if self._colour else text
+CLIENTS_PER_SMTPD = 10  # then a new smtpd process starts, and logs in to the database
 
 
 class Demo:
-    """The servers, the minion, and the steps in their order."""
+    """The private servers, the minion, and the steps in their order."""
 
     def __init__(self, screen: Screen, directory: Path):
-        """Nothing is started yet."""
+        """Start nothing yet."""
         self.screen = screen
         self.directory = directory
-        self.token = secrets.token_hex(8)  # in each password, and so in each trace of one
+        self.token = secrets.token_hex(8)  # a part of each password: finding it is finding a password
         self.password = f"it's 100% {self.token} \\ #1;"
         self.db = MariaDB(directory / "db")
-        self.mail: Postfix | None = None
+        self._mail: Postfix | None = None
         self.minion = Minion(directory / "minion", enable_fqdns_grains=False)
 
+    @property
+    def mail(self) -> Postfix:
+        """The private Postfix."""
+        if self._mail is None:
+            raise RuntimeError("Postfix was not started")
+        return self._mail
+
     def stop(self) -> None:
-        """End the servers."""
-        if self.mail:
-            self.mail.stop()
+        """Stop the servers."""
+        if self._mail:
+            self._mail.stop()
         self.db.stop()
 
-    def complaints(self) -> str:
-        """What may explain a failure: is the database there, what does Postfix log."""
-        lines = [] if self.db.running else ["MariaDB does not run"]
-        log = self.mail.log.splitlines() if self.mail else []
+    def errors(self) -> str:
+        """What may explain a failure: whether MariaDB runs, and Postfix's last errors."""
+        lines = [] if self.db.running else ["MariaDB is not running"]
+        log = self._mail.log.splitlines() if self._mail else []
         return "\n".join(lines + [line for line in log if re.search("warning|error|fatal|panic", line)][-3:])
 
     def run(self) -> None:
-        """All steps; Failed at the first that does not give what it should."""
+        """Run all steps. Failed if a check fails."""
         self.servers()
         self.pillar()
         self.main_job()
-        self.questions()
+        self.lookups()
         self.recipients()
-        self.again()
+        self.second_apply()
         self.wrong_password()
-        self.naive(self.rotation())
+        self.by_hand(self.rotation())
 
     def servers(self) -> None:
-        """Start them, without any map."""
-        self.screen.step("A private MariaDB with the tables of the ISPmail guide, a private Postfix without maps", 22)
-        with _undisturbed():
+        """Start the servers, without any map."""
+        self.screen.step("Start a private MariaDB with the guide's tables, and a private Postfix without maps", 22)
+        with delayed_signals():
             self.db.start()
         schema(self.db, self.password)
         version = self.db.sql("SELECT VERSION()")[0][0].partition("-")[0]
         rows = self.db.sql("SELECT source, destination FROM mailserver.virtual_aliases")
-        self.screen.check(f"MariaDB {version}", rows, (("jack@example.org", "john@example.org"),), self._at(self.db))
-        self.mail = Postfix(self.directory / "mail", max_use=str(MAX_USE))
-        with _undisturbed():
+        alias = (("jack@example.org", "john@example.org"),)
+        self.screen.check(f"MariaDB {version}", rows, alias, f"listens on {_address(self.db)}")
+        self._mail = Postfix(self.directory / "mail", max_use=str(CLIENTS_PER_SMTPD))
+        with delayed_signals():
             self.mail.start()
         version = self.mail.command("postconf", "-d", "-h", "mail_version").strip()
-        where = f"{self._at(self.mail)}, smtpd in Debian's chroot"
+        where = f"listens on {_address(self.mail)}, smtpd runs in Debian's chroot"
         self.screen.check(f"Postfix {version}", sorted(set(self.mail.postconf()) & set(MAPS)), [], where)
-        self._ask_for("john@example.org", 554, "john@example.org")
+        self._check_recipient("john@example.org", 554, "john@example.org")
 
     def pillar(self) -> None:
-        """Show what Salt is told."""
-        self.screen.step("What Salt is told: the pillar", 0)
-        self._tell(self.password)
+        """Show the pillar."""
+        self.screen.step("Write the pillar: all that Salt needs to know", 0)
+        self._write_pillar(self.password)
         self.screen.quote(
             "ispmail:\n"
             "  database:\n"
-            "    password: ********   # random here; quotes, blanks, %, # and ; are fine\n"
-            f"    hosts: {self._at(self.db)}\n"
+            "    password: ********   # random in this demo; it may contain quotes, blanks, %, # and ;\n"
+            f"    hosts: {_address(self.db)}\n"
             "  postfix:\n"
             f"    config_directory: {self.mail.config_directory}"
         )
         self.screen.note(
-            "Yours needs only the password. Below, that directory is written /etc/postfix, as on your server."
+            "Your server needs only the password: it uses the defaults for the rest.\n"
+            "The output below shows this directory as /etc/postfix."
         )
 
     def main_job(self) -> None:
-        """The first apply, and what it has made."""
-        self.screen.step(f"The main job, with Salt {salt.version.__version__}", 41)
+        """The first apply, and what it has written."""
+        self.screen.step(f"Salt {salt.version.__version__} sets up the three maps", 41)
         code, states = self._apply()
         synced = states.get(SYNCED, {"changes": {}})["changes"]
         modules = {f"{path.parent.name[1:]}.{path.stem}" for path in REPOSITORY.glob("_[ms][ot]*/*.py")}
         names = {name for names in synced.values() for name in names}
-        self.screen.check(SYNCED, names & modules, modules, f"{len(names)} of them")
+        self.screen.check(SYNCED, names & modules, modules, f"{len(names)} files")
         self._check_state(states, MANAGED, {"main.cf", *MAPS})
-        self._check(code, 0)
+        self._check_exit_code(code, 0)
         self.screen.command("postconf -n", 23)
         live = self.mail.postconf(*MAPS)
         for parameter in MAPS:
             table = f"mysql:{self._file(parameter)}"
-            self.screen.check(parameter, live.get(parameter), table, self._as_yours(f"= {table}"))
+            self.screen.check(parameter, live.get(parameter), table, self._shortened(f"= {table}"))
         self.screen.command("cat /etc/postfix/mariadb-virtual-alias-maps.cf")
         self.screen.quote(self._file("virtual_alias_maps").read_text().replace(self.password, "********"))
         for parameter in MAPS:
             text = self._file(parameter).read_text()
-            self._check(text, self._table_file(parameter), f"what is in {self._file(parameter)}")
+            self.screen.check_silently(f"the content of {self._file(parameter)}", text, self._table_file(parameter))
         owned = {f"{path.owner()}:{path.group()} {path.stat().st_mode & 0o7777:04o}" for path in self._files()}
-        self.screen.check(
-            "the three table files", owned, {"root:postfix 0640"}, "root:postfix 0640, to the byte as above"
-        )
+        text = "owner and mode root:postfix 0640, exactly the guide's five lines"
+        self.screen.check("the three table files", owned, {"root:postfix 0640"}, text)
 
-    def questions(self) -> None:
-        """Ask each map, by postmap."""
-        self.screen.step("The questions Postfix asks its maps", 26)
+    def lookups(self) -> None:
+        """Ask each map with postmap."""
+        self.screen.step("Ask the maps what Postfix asks them", 26)
         tables = self.mail.postconf(*MAPS)
-        parameter, kind, key, _ = QUESTIONS[0]
-        self.screen.command(self._as_yours(f"postmap -q {key} {tables[parameter]}   # and so on"))
+        parameter, _, key, _ = QUESTIONS[0]
+        self.screen.command(self._shortened(f"postmap -q {key} {tables[parameter]}   # and five more"))
         for parameter, kind, key, answer in QUESTIONS:
             got = self.mail.postmap(key, tables[parameter])
             self.screen.check(f"{kind:7} {key}", got, answer, f"→ {got or 'no answer'}")
 
     def recipients(self) -> None:
-        """Ask the server, as a mail client does."""
-        self.screen.step("The answers a mail client gets", 31)
-        for address, (code, why) in RECIPIENTS.items():
-            self._ask_for(address, code, f"RCPT TO:<{address}>", why)
+        """Ask the server as a mail client does."""
+        self.screen.step("Ask Postfix as a mail client does", 31)
+        for address, (code, meaning) in RECIPIENTS.items():
+            self._check_recipient(address, code, f"RCPT TO:<{address}>", f"  ({meaning})")
 
-    def again(self) -> None:
+    def second_apply(self) -> None:
         """The second apply changes nothing."""
-        self.screen.step("The same again: nothing changes", 41)
-        before = self._state()
+        self.screen.step("Apply again: nothing changes", 41)
+        before = self._live_state()
         code, states = self._apply()
-        self._check({name for name, state in states.items() if state["changes"]}, set(), "states with changes")
+        changed = {name for name, state in states.items() if state["changes"]}
+        self.screen.check_silently("states with changes", changed, set())
         self._check_state(states, MANAGED, set())
-        self._check(code, 0)
-        self.screen.check("What is on disk", self._differences(before), [], "no file written, Postfix not reloaded")
+        self._check_exit_code(code, 0)
+        self.screen.check("the live Postfix", self._changed_since(before), [], "no file written, no reload")
 
     def wrong_password(self) -> None:
-        """A wrong password does not get to the live server."""
-        self.screen.step("A wrong password in pillar, while mail comes in", 22)
-        before = self._state()
-        self._tell(f"wrong {self.token}")
+        """A wrong password does not reach the live server."""
+        self.screen.step("Put a wrong password into pillar, while clients ask Postfix for recipients", 22)
+        before = self._live_state()
+        self._write_pillar(f"wrong {self.token}")
         with self._load() as load:
             code, states = self._apply()
             report = load.stop()
@@ -264,40 +201,47 @@ class Demo:
         self.screen.quote(refused["comment"])
         if "Access denied for user 'mailserver'" not in refused["comment"]:
             raise Failed("the comment of the apply", "Access denied for user 'mailserver'", refused["comment"])
-        self._check(code, 1)
-        self._check(self._differences(before), [], "what was touched in Postfix's directory, or reloaded")
-        self.screen.check("the apply", refused["result"], False, "refused, no file touched, Postfix not reloaded")
+        self._check_exit_code(code, 1)
+        changed = self._changed_since(before)
+        self.screen.check_silently("changed files of Postfix and reloads", changed, [])
+        self.screen.check("the apply", refused["result"], False, "is refused: no file written, no reload")
         self._check_load(report)
 
     def rotation(self) -> Report:
-        """A new password in the order of salt/orch/rotate.sls, without a failed answer."""
-        self.screen.step("A new password, while mail comes in", 18)
-        self.screen.note(f"Each smtpd ends after {MAX_USE} clients here, so that new ones log in all the time.")
+        """A new password in the order of salt/orch/rotate.sls, without a failed lookup."""
+        self.screen.step("Change the database password with Salt, while clients ask Postfix for recipients", 18)
+        self.screen.note(
+            f"Each smtpd process ends after {CLIENTS_PER_SMTPD} clients here, so new ones log in to the database all"
+            " the time."
+        )
         old, self.password = self.password, f"{self.token} is new"
-        self._check(self._logins(old), (True, False), "which passwords the database accepts, the old and the new one")
-        self._tell(self.password, server={"unix_socket": self.db.socket})
-        before = self._smtpds()
+        self.screen.check_silently(
+            "whether the database accepts the old and the new password", self._accepted(old), (True, False)
+        )
+        self._write_pillar(self.password, server={"unix_socket": self.db.socket})
+        before = self._smtpd_processes()
         with self._load() as load:
-            self._credential("accepted", ACCEPTED, old, (True, True), "accepts the old password and the new one")
+            self._credential("accepted", ACCEPTED, old, (True, True), "accepts both the old and the new password")
             code, states = self._apply("ispmail.drained")
             self._check_state(states, MANAGED, set(MAPS), "the table files")
             secret = {"password": {"old": "***", "new": "***"}}
-            self._check(states[MANAGED]["changes"], dict.fromkeys(MAPS, secret), "what changed in the table files")
+            changes = states[MANAGED]["changes"]
+            self.screen.check_silently("the changes of the table files", changes, dict.fromkeys(MAPS, secret))
             self._check_state(states, DRAINED, set(), "Postfix")
-            self._check(code, 0)
-            self._credential("sole", SOLE, old, (False, True), "refuses the old password, accepts the new one")
-            time.sleep(1)  # until each smtpd of now has been replaced
+            self._check_exit_code(code, 0)
+            self._credential("sole", SOLE, old, (False, True), "accepts only the new password")
+            time.sleep(1)  # enough to replace each smtpd process that runs now
             report = load.stop()
-        self._check(len(self._smtpds() - before) >= 5, True, "at least 5 new smtpd processes meanwhile")
+        enough = len(self._smtpd_processes() - before) >= 5
+        self.screen.check_silently("at least 5 new smtpd processes during the rotation", enough, True)
         self._check_load(report)
-        self.screen.check(
-            "the passwords", self._traces(), [], "in pillar and the table files only: in no output, log or cache"
-        )
+        text = "are in pillar and the table files, and in no output, log or cache"
+        self.screen.check("the passwords", self._leaks(), [], text)
         return report
 
-    def naive(self, ours: Report) -> None:
-        """The same by hand, as many do it, and what that costs."""
-        self.screen.step("The same by hand, to compare: the database, a second, the files, a reload", 18)
+    def by_hand(self, with_salt: Report) -> None:
+        """Change the password by hand, as many do it, and count the failures."""
+        self.screen.step("For comparison, change it by hand: the database, then the files, then a reload", 18)
         self.screen.command('mariadb -e "ALTER USER …"; sleep 1; sed -i … /etc/postfix/mariadb-*.cf; postfix reload')
         old, self.password = self.password, f"{self.token} is newer"
         with self._load() as load:
@@ -309,71 +253,71 @@ class Demo:
             self.mail.reload()
             time.sleep(2)
             report = load.stop()
-        self._check(self._logins(old), (False, True), "which passwords the database accepts, the old and the new one")
-        self._check(rcpt(self.mail.port, "john@example.org")[0], 250, "john@example.org afterwards")
+        self.screen.check_silently(
+            "whether the database accepts the old and the new password", self._accepted(old), (False, True)
+        )
+        code, _ = rcpt(self.mail.port, "john@example.org")
+        self.screen.check_silently("the reply for john@example.org afterwards", code, 250)
         for failure in report.failures[:1]:
             self.screen.quote(f"{failure.code or 'no answer'} {failure.text}")
         self._check_load(report, failed=report.failed)
-        lost = f"by Salt 0 failed of {ours.count}, by hand {report.failed} of {report.count}"
-        luck = "" if report.failed else " this time, by luck"
-        self.screen.check("side by side", ours.failed, 0, lost + luck)
+        text = f"by Salt 0 of {with_salt.count} failed, by hand {report.failed} of {report.count}"
+        if not report.failed:
+            text += ", by luck"
+        self.screen.check("side by side", with_salt.failed, 0, text)
 
-    def _tell(self, password: str, **sections: dict) -> None:
-        """Put into pillar what these servers need."""
-        database = {"password": password, "hosts": self._at(self.db)}
+    def _write_pillar(self, password: str, **sections: dict) -> None:
+        """Write the pillar for these servers."""
+        database = {"password": password, "hosts": _address(self.db)}
         postfix = {"config_directory": str(self.mail.config_directory)}
         self.minion.pillar = {"ispmail": {"database": database, "postfix": postfix, **sections}}
 
-    def _apply(self, sls: str = "ispmail") -> tuple[int, dict[str, dict]]:
-        """The exit code of a real salt-call, and what each state returned."""
+    def _apply(self, sls: str = "ispmail") -> tuple[int, dict[str, dict[str, Any]]]:
+        """Run salt-call. Returns its exit code, and each state's ID with what the state returned."""
         self.screen.command(f"salt-call --local state.apply {sls}")
         done = self.minion.command("--out=json", "state.apply", sls, timeout=120)
-        said = done.stdout + done.stderr
-        self._check(self.token in said, False, "a password is in the output of salt-call")
+        output = done.stdout + done.stderr
+        self.screen.check_silently("whether the output of salt-call contains a password", self.token in output, False)
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             return done.returncode, {state["__id__"]: state for state in json.loads(done.stdout)["local"].values()}
-        raise Failed(
-            f"salt-call --local state.apply {sls}", "a result for each state", f"exit code {done.returncode}\n{said}"
-        )
+        command = f"salt-call --local state.apply {sls}"
+        raise Failed(command, "a result for each state", f"exit code {done.returncode}\n{output}")
 
-    def _check(self, got: object, expected: object, what: str = "salt-call's exit code") -> None:
-        """A check that is not shown where it holds."""
-        if got != expected:
-            raise Failed(what, expected, got)
-        self.screen.checks += 1
+    def _check_exit_code(self, got: int, expected: int) -> None:
+        self.screen.check_silently("salt-call's exit code", got, expected)
 
-    def _check_state(self, states: dict[str, dict], name: str, changes: set[str], what: str = "") -> None:
-        """A state went well, and changed what it should."""
+    def _check_state(self, states: dict[str, dict[str, Any]], name: str, changes: set[str], label: str = "") -> None:
+        """Check that a state succeeded and made these changes, and show its comment."""
         state = self._succeeded(states, name)
-        self.screen.check(what or name, set(state["changes"]), changes, state["comment"].replace("\n", ", "))
+        self.screen.check(label or name, set(state["changes"]), changes, state["comment"].replace("\n", ", "))
 
     @staticmethod
-    def _succeeded(states: dict[str, dict], name: str) -> dict:
-        """What a state returned, if it went well."""
+    def _succeeded(states: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+        """What a state returned. Failed if it did not run or did not succeed."""
         state = states.get(name, {"result": None, "changes": {}, "comment": f"not run, only {', '.join(states)}"})
         if state["result"] is not True:
-            raise Failed(name, "the state to succeed", state["comment"])
+            raise Failed(name, "the state succeeds", state["comment"])
         return state
 
-    def _credential(self, sls: str, name: str, old: str, accepted: tuple[bool, bool], shown: str) -> None:
-        """Apply ispmail.credential_…: which of the old password and the new one the database accepts then."""
+    def _credential(self, sls: str, name: str, old: str, accepted: tuple[bool, bool], text: str) -> None:
+        """Apply ispmail.credential_…, and check which of the old and the new password the database then accepts."""
         code, states = self._apply(f"ispmail.credential_{sls}")
         changes = self._succeeded(states, name)["changes"]
-        self._check(set(changes), {"mailserver@127.0.0.1"}, "the accounts that changed")
-        self._check(code, 0)
-        self.screen.check("the database", self._logins(old), accepted, shown)
+        self.screen.check_silently("the accounts that changed", set(changes), {"mailserver@127.0.0.1"})
+        self._check_exit_code(code, 0)
+        self.screen.check("the database", self._accepted(old), accepted, text)
 
-    def _ask_for(self, address: str, code: int, what: str, why: str = "") -> None:
-        """One RCPT in a connection of its own."""
+    def _check_recipient(self, address: str, code: int, label: str, remark: str = "") -> None:
+        """Send one RCPT in a connection of its own, and show the reply."""
         got, text = rcpt(self.mail.port, address)
         text = text.replace(f"<{address}>: ", "").replace("Recipient address rejected: ", "")
-        self.screen.check(what, got, code, f"{got} {text}" + f"  ({why})" * bool(why))
+        self.screen.check(label, got, code, f"{got} {text}{remark}")
 
-    def _logins(self, old: str) -> tuple[bool, bool]:
-        """Whether the database lets the account in with an old password, and with that of now."""
-        return self._accepts(old), self._accepts(self.password)
+    def _accepted(self, old: str) -> tuple[bool, bool]:
+        """Whether the database accepts an old password, and the current one."""
+        return self._logs_in(old), self._logs_in(self.password)
 
-    def _accepts(self, password: str) -> bool:
+    def _logs_in(self, password: str) -> bool:
         try:
             pymysql.connect(host=self.db.host, port=self.db.port, user="mailserver", password=password).close()
         except pymysql.OperationalError as error:
@@ -382,22 +326,23 @@ class Demo:
             return False
         return True
 
-    def _smtpds(self) -> set[str]:
-        """The process ids of all smtpd that have had a client."""
+    def _smtpd_processes(self) -> set[str]:
+        """The process ids of all smtpd processes that have had a client."""
         return set(re.findall(r"/smtpd\[(\d+)\]: connect from", self.mail.log))
 
     def _load(self) -> Load:
-        """A steady load of RCPTs in many short connections, with what each has to be answered."""
+        """A steady load of RCPTs over many short connections, with the expected replies."""
         expected = {address: code for address, (code, _) in RECIPIENTS.items()}
         return Load(self.mail.port, expected, timeout=10, per_connection=2)
 
     def _check_load(self, report: Report, failed: int = 0) -> None:
-        """Not one of its answers was another; `failed`: so many were."""
+        """Check that exactly so many RCPTs of a load failed, and show the numbers."""
         longest = max(report.longest, report.longest_connect)
-        said = f"{report.count} RCPTs in {report.seconds:.1f} s, {report.failed} failed, longest wait {longest:.2f} s"
-        shown = "\n".join([said, *report.examples * (report.failed != failed)])
-        self._check(report.count >= 20, True, "at least 20 RCPTs were answered meanwhile")
-        self.screen.check("mail meanwhile", f"{report.failed} failed", f"{failed} failed", shown)
+        text = f"{report.count} RCPTs in {report.seconds:.1f} s, {report.failed} failed, longest wait {longest:.2f} s"
+        if report.failed != failed:
+            text = "\n".join([text, *report.examples])
+        self.screen.check_silently("at least 20 RCPTs during this step", report.count >= 20, True)
+        self.screen.check("the clients", f"{report.failed} failed", f"{failed} failed", text)
 
     def _file(self, parameter: str) -> Path:
         return self.mail.config_directory / MAPS[parameter][0]
@@ -406,48 +351,40 @@ class Demo:
         return [self._file(parameter) for parameter in MAPS]
 
     def _table_file(self, parameter: str) -> str:
-        """What the guide has in it, to the byte."""
+        """The content of a table file in the guide, with this demo's values."""
         return (
-            f"user = mailserver\npassword = {self.password}\nhosts = {self._at(self.db)}\n"
+            f"user = mailserver\npassword = {self.password}\nhosts = {_address(self.db)}\n"
             f"dbname = mailserver\nquery = {MAPS[parameter][1]}\n"
         )
 
-    def _state(self) -> dict[str, object]:
-        """All that tells whether the live Postfix was touched."""
+    def _live_state(self) -> dict[str, object]:
+        """The files of the live Postfix, and how often it was reloaded."""
         state: dict[str, object] = {"reloads": self.mail.log.count("reload -- version")}
         return state | _files_in(self.mail.config_directory)
 
-    def _differences(self, before: dict[str, object]) -> list[str]:
-        """Names of what is another than before."""
-        now = self._state()
+    def _changed_since(self, before: dict[str, object]) -> list[str]:
+        """The names of what differs in the live state."""
+        now = self._live_state()
         return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
-    def _traces(self) -> list[str]:
-        """Files with a password in them, of those where none belongs."""
-        belongs = {self.minion.pillar_file, *self._files()}
+    def _leaks(self) -> list[str]:
+        """The files that contain a password and should not."""
+        allowed = {self.minion.pillar_file, *self._files()}
         files = (path for path in self.directory.rglob("*") if path.is_file() and not path.is_symlink())
-        some = (path for path in files if path not in belongs and self.db.directory not in path.parents)
-        return sorted(str(path) for path in some if self.token.encode() in path.read_bytes())
+        others = (path for path in files if path not in allowed and self.db.directory not in path.parents)
+        return sorted(str(path) for path in others if self.token.encode() in path.read_bytes())
 
-    def _as_yours(self, text: str) -> str:
+    def _shortened(self, text: str) -> str:
+        """A text with the private configuration directory shown as /etc/postfix."""
         return text.replace(str(self.mail.config_directory), "/etc/postfix")
 
-    @staticmethod
-    def _at(server: MariaDB | Postfix) -> str:
-        return f"{server.host}:{server.port}"
 
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """The lines of a text, none longer than this."""
-    return [
-        part
-        for line in text.splitlines()
-        for part in textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) or [""]
-    ]
+def _address(server: MariaDB | Postfix) -> str:
+    return f"{server.host}:{server.port}"
 
 
 def _files_in(directory: Path) -> dict[str, object]:
-    """All that tells whether a file in a directory was touched."""
+    """Name to content, inode, time, mode and owner of each file: equal only if no file was written."""
     state: dict[str, object] = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file():
@@ -457,85 +394,59 @@ def _files_in(directory: Path) -> dict[str, object]:
     return state
 
 
-def _deaf() -> None:
-    """From here on no signal stops us: what was started is being ended."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupted(number: int, _frame: FrameType | None) -> None:
-    _deaf()
-    raise SystemExit(128 + number)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A signal takes effect only after the block: a server that has just been started is known then."""
-    came: list[int] = []
-    for number in SIGNALS:
-        signal.signal(number, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        for number in SIGNALS:
-            signal.signal(number, _interrupted)
-        if came:
-            _interrupted(came[0], None)
-
-
-def _try(screen: Screen, steps: Callable[[], None], log: Callable[[], str]) -> bool:
-    """Whether these steps gave what was expected; if not, say so."""
+def _try(screen: Screen, steps: Callable[[], None], errors: Callable[[], str]) -> bool:
+    """Run steps, and show the first failure. Returns whether all succeeded."""
     try:
         steps()
     except Failed as failed:
-        screen.failed(failed.what, failed.expected, failed.got, log())
-    except BrokenPipeError:  # nobody reads what we say
+        screen.failed(failed.what, failed.expected, failed.got, errors())
+    except BrokenPipeError:  # nobody reads the output
         raise
-    except Exception as error:  # of whatever kind: the newcomer gets a sentence, not a traceback
-        screen.failed(screen.title, "this step to go through", f"{type(error).__name__}: {error}", log())
+    except Exception as error:  # any error: a newcomer needs a sentence, not a traceback
+        screen.failed(screen.title, "this step succeeds", f"{type(error).__name__}: {error}", errors())
     else:
         return True
     return False
 
 
 def _show(screen: Screen) -> bool:
-    """Run the demo and leave nothing; whether all of it gave what was expected."""
-    machines = _files_in(THE_MACHINES)
+    """Run the demo and remove all that it started. Returns whether every check passed."""
+    before = _files_in(OWN_POSTFIX)
     with contextlib.ExitStack() as stack:
         demo = Demo(screen, stack.enter_context(scratch("demo-")))
         stack.callback(demo.stop)
-        stack.callback(_deaf)
-        good = _try(screen, demo.run, demo.complaints)
+        stack.callback(ignore_signals)
+        good = _try(screen, demo.run, demo.errors)
 
-    def nothing_left() -> None:
-        screen.step("Nothing is left", 26)
-        left = [*demo.mail.processes(), *demo.db.running * ["MariaDB"], *demo.directory.glob("*")]
+    def check_removal() -> None:
+        screen.step("Remove everything", 26)
+        left: list[object] = [*demo.mail.processes(), *demo.directory.glob("*")]
+        left += ["MariaDB"] if demo.db.running else []
         left += [f"port {server.port}" for server in (demo.db, demo.mail) if not is_free(server.port)]
-        screen.check("/etc/postfix", _files_in(THE_MACHINES) == machines, True, "as it was before")
+        screen.check("/etc/postfix", _files_in(OWN_POSTFIX) == before, True, "unchanged")
         screen.check("processes, ports and files", left, [], "gone")
 
-    return good and _try(screen, nothing_left, str)
+    return good and _try(screen, check_removal, str)
 
 
 def main() -> int:
-    """The exit code: 0 where every step gave what was expected."""
-    for number in SIGNALS:
-        signal.signal(number, _interrupted)
+    """The exit code: 0 if every check passed."""
+    exit_on_signals()
     began = time.monotonic()
     screen = Screen()
     try:
         if not _show(screen):
-            screen.end("The demo failed, see above. What it had started is gone.")
+            screen.end("The demo failed, see above. Everything that it started has been removed.")
             return 1
         screen.end(
-            f"All {screen.checks} checks held, in {time.monotonic() - began:.0f} seconds.\n"
-            "Next: README.md tells how to use this on a mail server of yours."
+            f"All {screen.checks} checks passed in {time.monotonic() - began:.0f} seconds.\n"
+            "Next: README.md explains how to use this on your mail server."
         )
     except SystemExit:
         with contextlib.suppress(OSError):
-            screen.end("Stopped. What it had started is gone.")
+            screen.end("Stopped. Everything that was started has been removed.")
         raise
-    except BrokenPipeError:  # nobody reads on: nor shall Python's own last flush
+    except BrokenPipeError:  # nobody reads the output: keep Python from flushing the rest of it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pymysql
 
-from lab import HOST, free_port, program, tail, wait_until
+from lab import HOST, START_SECONDS, free_port, program, tail, wait_until
 
 FILES = ("--innodb-log-file-size=8M", "--innodb-data-file-path=ibdata1:12M:autoextend")
 SMALL_AND_FAST = (
-    "--skip-name-resolve",  # so that 'u'@'127.0.0.1' is who comes from there, not 'u'@'localhost'
+    "--skip-name-resolve",  # a login from 127.0.0.1 is 'u'@'127.0.0.1', not 'u'@'localhost'
     "--skip-log-bin",
     "--innodb-buffer-pool-size=32M",
     "--innodb-flush-log-at-trx-commit=2",
@@ -33,7 +33,7 @@ SMALL_AND_FAST = (
 
 
 class Server:
-    """A running server that lets our own user in over its socket."""
+    """A running server that our own user can log in to over its socket."""
 
     def __init__(self, socket: str):
         """`socket`: the path of its unix socket."""
@@ -46,7 +46,7 @@ class Server:
             return tuple(cursor.fetchall())
 
     def _connect(self) -> pymysql.Connection:
-        """A connection as the account which the socket lets in without a password: our own user's."""
+        """Log in as our own user, who needs no password on the socket."""
         return pymysql.connect(unix_socket=self.socket, user=_whoami(), autocommit=True, charset="utf8mb4")
 
 
@@ -71,7 +71,7 @@ class MariaDB(Server):
         self.error_log = self.directory / "error.log"
         self._process: subprocess.Popen | None = None
         if len(os.fsencode(self.socket)) >= 100:
-            raise RuntimeError(f"the path of the socket is too long for one, use lab.scratch(): {self.socket}")
+            raise RuntimeError(f"the path of the socket is too long, use lab.scratch(): {self.socket}")
 
     def __enter__(self) -> "MariaDB":
         return self.start()
@@ -90,7 +90,7 @@ class MariaDB(Server):
         return self._process.pid if self._process and self.running else None
 
     def start(self) -> "MariaDB":
-        """Start it and wait until it answers; RuntimeError with the end of its log if it does not within 30 s."""
+        """Start it and wait until it answers. RuntimeError with the end of its log if it does not in START_SECONDS."""
         if self.running:
             return self
         data = self.directory / "data"
@@ -102,13 +102,13 @@ class MariaDB(Server):
             self._process = subprocess.Popen(
                 self._command(data), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        if not wait_until(lambda: self._answers() or not self.running, 30) or not self.running:
+        if not wait_until(lambda: self._answers() or not self.running, START_SECONDS) or not self.running:
             self.stop()
             raise RuntimeError(f"MariaDB on port {self.port} does not answer:\n{tail(self.error_log, 8)}")
         return self
 
     def stop(self, patience: float = 15) -> None:
-        """End it: politely first, after `patience` seconds by force. Its data stay."""
+        """Terminate it; after `patience` seconds, kill it. Its data stay."""
         atexit.unregister(self.stop)
         process, self._process = self._process, None
         if process is None:
@@ -144,14 +144,14 @@ class MariaDB(Server):
 
 
 def native_hash(password: str) -> str:
-    """What mysql_native_password keeps of a password: '*' and SHA1(SHA1(password)), so that no log ever sees it."""
+    """The hash of mysql_native_password: '*' and SHA1(SHA1(password)). Made here, so that no log has the password."""
     return "*" + hashlib.sha1(hashlib.sha1(password.encode()).digest()).hexdigest().upper()
 
 
 def schema(
     server: Server, password: str, user: str = "mailserver", dbname: str = "mailserver", host: str = HOST
 ) -> None:
-    """Make the ISPmail database with one domain, one alias and one mailbox, and the account that reads it from `host`.
+    """Create the ISPmail database with a domain, an alias and a mailbox, and the account that reads it from `host`.
 
     Existing tables and rows are kept. jack@example.org is an alias of the mailbox john@example.org.
     """
@@ -189,7 +189,7 @@ def schema(
 
 
 def set_password(server: Server, password: str, user: str = "mailserver") -> None:
-    """Give the account this password, and only this one."""
+    """Give the account this password; older ones are no longer accepted."""
     statement = "ALTER USER %s@'127.0.0.1' IDENTIFIED VIA mysql_native_password USING %s"
     server.sql(statement, user, native_hash(password))
 
@@ -217,7 +217,7 @@ def _template() -> Path:
     aside = Path(tempfile.mkdtemp(prefix="mariadb-new-", dir=cache))
     try:
         _initialise(aside / "data")
-        with contextlib.suppress(OSError):  # another process was first: its template is as good
+        with contextlib.suppress(OSError):  # another process was first: use its template
             (aside / "data").rename(template)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -225,7 +225,7 @@ def _template() -> Path:
 
 
 def _initialise(data: Path) -> None:
-    """Make a data directory in which our own user logs in over the socket, and nobody else does at all."""
+    """Create a data directory with one account: our own user, who logs in over the socket."""
     me = _whoami()
     command = [program("mariadb-install-db", "mariadb-server-core"), "--no-defaults", "--skip-test-db", *FILES]
     command += [f"--datadir={data}", f"--user={me}"]

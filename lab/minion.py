@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import salt.client
 import salt.config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# As README has it.
+# As docs/setup.md has it.
 FILE_ROOTS = [str(REPOSITORY / "salt"), str(REPOSITORY)]
 
 
@@ -54,13 +56,18 @@ class Minion:
             # JSON is YAML, and leaves no doubt about any character. Raw: nothing in it is Jinja.
             file.write("#!json\n" + json.dumps(pillar))
 
-    def call(self, function: str, *args: object, **kwargs: object) -> object:
+    def call(self, function: str, *args: object, **kwargs: object) -> Any:
         """Call an execution module's function in this process, with fresh pillar and the checkout's modules."""
+        return self.caller()(function, *args, **kwargs)
+
+    def caller(self) -> Callable[..., Any]:
+        """What `call` calls, to be kept where many calls need no fresh pillar."""
         opts = salt.config.minion_config(str(self.directory / "minion"))
         opts["module_dirs"] = [str(REPOSITORY / "_modules")]
         opts["states_dirs"] = [str(REPOSITORY / "_states")]
+        opts["utils_dirs"] = [str(REPOSITORY / "_utils")]
         opts["autoload_dynamic_modules"] = False
-        return salt.client.Caller(mopts=opts).cmd(function, *args, **kwargs)
+        return salt.client.Caller(mopts=opts).cmd
 
     def apply(self, sls: str = "ispmail.maps", test: bool = False) -> dict:
         """Apply an SLS: `module.function` of each state to what it returned. AssertionError if it did not render."""
@@ -72,7 +79,7 @@ class Minion:
             states[f"{module}.{function}"] = result
         return states
 
-    def command(self, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run salt-call --local as a process of its own, as an admin would; what it says is captured."""
         salt_call = Path(sys.executable).parent / "salt-call"
         command = [str(salt_call), "--local", "-c", str(self.directory), *arguments]

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lab import HOST, free_port, is_free, program, tail, wait_until
+from lab import HOST, START_SECONDS, free_port, is_free, program, tail, wait_until
 
 MASTER_CF = ("/usr/share/postfix/master.cf.dist", "/usr/share/postfix/master.cf.proto", "/etc/postfix/master.cf.proto")
 JAIL_FILES = ("localtime", "services", "resolv.conf", "hosts", "host.conf", "nsswitch.conf")
@@ -35,7 +35,7 @@ MAIN_CF = {
     "default_transport": "error:no mail leaves the lab",
     "notify_classes": "",
     "biff": "no",
-    # Our own clients are strangers: unknown users are 550, foreign domains 554.
+    # Our own clients have no special rights: unknown users get 550, other domains 554.
     "mynetworks": "",
     "smtpd_relay_restrictions": "reject_unauth_destination",
     # Nothing throttles a load.
@@ -73,7 +73,7 @@ class Postfix:
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o755)
         shutil.chown(self.data_directory, "postfix")
-        self._check_way_in()
+        self._check_access()
         self._parameters: dict[str, str | None] = {}
         self.write_main_cf(**main_cf)
         self._write_master_cf(chroot)
@@ -114,22 +114,22 @@ class Postfix:
             return self
         atexit.register(self.stop)
         try:
-            if not is_free(self.port):  # Postfix would not mind: it shares the port (SO_REUSEPORT)
+            if not is_free(self.port):  # Postfix would start: it shares ports (SO_REUSEPORT)
                 raise RuntimeError(f"port {self.port} is taken")
-            self.command("postfix", "start", timeout=30)
+            self.command("postfix", "start", timeout=START_SECONDS)
         except RuntimeError as error:
             self.stop()
             raise RuntimeError(f"Postfix in {self.directory} does not start: {error}\n{tail(self.log_file)}") from None
         return self
 
     def stop(self, patience: float = 5) -> None:
-        """End master(8) and all its children: politely first, after `patience` seconds by force.
+        """Terminate master(8) and its children; after `patience` seconds, kill them.
 
-        This is what `postfix stop` does, without its sleep of a second.
+        `postfix stop` does the same, but sleeps for a second.
         """
         atexit.unregister(self.stop)
         if self.pid:
-            os.kill(self.pid, signal.SIGTERM)  # it passes it on to its children
+            os.kill(self.pid, signal.SIGTERM)  # master(8) passes it on to its children
             if wait_until(lambda: not self.processes(), patience):
                 return
         for pid in self.processes():
@@ -144,10 +144,10 @@ class Postfix:
 
     def reload(self) -> None:
         """Have it read its configuration again: `postfix reload`."""
-        self.command("postfix", "reload", timeout=30)
+        self.command("postfix", "reload", timeout=START_SECONDS)
 
     def postmap(self, question: str, table: str) -> str | None:
-        """A map's answer as postmap(1) gives it, None for no answer; RuntimeError if it could not be asked."""
+        """A map's answer by postmap(1), None for no answer. RuntimeError if the lookup failed."""
         done = self._run("postmap", "-q", question, table, timeout=15)
         if done.returncode and done.stderr:
             raise RuntimeError(done.stderr.strip())
@@ -155,8 +155,8 @@ class Postfix:
 
     def postconf(self, *parameters: str) -> dict[str, str]:
         """What main.cf sets explicitly, all of it or these parameters only: `postconf -n`."""
-        lines = self.command("postconf", "-n", *parameters).splitlines()
-        return dict((part.strip() for part in line.split("=", 1)) for line in lines)
+        lines = [line.partition("=") for line in self.command("postconf", "-n", *parameters).splitlines()]
+        return {name.strip(): value.strip() for name, _, value in lines}
 
     def command(self, name: str, *arguments: str, timeout: float = 15) -> str:
         """Run one of Postfix's commands on this instance: its output, RuntimeError with its complaints if it fails."""
@@ -185,7 +185,7 @@ class Postfix:
         for line in _first_existing(MASTER_CF).read_text().splitlines():
             if line.startswith("#") or not line.strip():
                 continue
-            if line[0].isspace():  # continues the one before
+            if line[0].isspace():  # continues the line before
                 lines.append(line)
                 continue
             columns = line.split(None, 7)
@@ -197,7 +197,7 @@ class Postfix:
         write_cold(self.master_cf, "\n".join(lines) + "\n")
 
     def _fill_jail(self) -> None:
-        """Copy into the queue directory what Debian's configure-instance.sh copies: name resolving works in there."""
+        """Copy what Debian's configure-instance.sh copies into the queue directory, so that name resolving works."""
         sources = [Path("/etc", name) for name in JAIL_FILES]
         for folder in (Path("/lib"), *Path("/lib").glob("*-linux-*")):
             sources += [path for pattern in JAIL_LIBRARIES for path in folder.glob(pattern)]
@@ -207,14 +207,14 @@ class Postfix:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, copy)
 
-    def _check_way_in(self) -> None:
-        """RuntimeError if a directory on the way to ours is closed to the user postfix."""
+    def _check_access(self) -> None:
+        """RuntimeError if the user postfix cannot enter our directory, or one above it."""
         for path in (self.directory, *self.directory.parents):
             if not path.stat().st_mode & 0o001:
                 raise RuntimeError(f"the user postfix cannot enter {path} (use lab.scratch(), or chmod o+x)")
 
     def _is_ours(self, pid: int) -> bool:
-        """Whether this process is a daemon of Postfix that works in our queue directory."""
+        """Whether this process is a daemon of this Postfix, by its program and its working directory."""
         with contextlib.suppress(OSError):
             home = os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)")
             program_file = os.readlink(f"/proc/{pid}/exe")
@@ -235,13 +235,13 @@ class Postfix:
                 timeout=timeout,
             )
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"{name} {' '.join(arguments)}: no end after {timeout} s") from None
+            raise RuntimeError(f"{name} {' '.join(arguments)}: not finished after {timeout} s") from None
 
 
 def write_cold(path: Path, text: str, mode: int = 0o644, group: str | None = None) -> None:
-    """Write a configuration file, dated a minute back: Postfix sleeps over each file younger than about 2 s.
+    """Write a configuration file with a modification time one minute ago: Postfix pauses for files of the last 2 s.
 
-    For a table file with a password in it: mode=0o640, group="postfix".
+    Give a table file with a password mode=0o640 and group="postfix".
     """
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Ask a mail server over SMTP which recipients it takes: once, or as a steady load. No mail is ever sent.
+"""Ask a mail server over SMTP which recipients it accepts: once, or as a steady load. No mail is sent.
 
     python -m lab.smtp 127.0.0.1:25 --seconds 10 jack@example.org=250 nobody@example.org=550
 
@@ -26,10 +26,10 @@ SLOW = 0.3  # seconds
 
 
 def rcpt(port: int, address: str, host: str = HOST, timeout: float = 10) -> tuple[int, str]:
-    """Ask once, in a connection of its own, and give the server's reply to RCPT TO: its code and its text.
+    """Send one RCPT TO in a connection of its own. Returns the code and the text of the reply.
 
-    A server that refuses already at the greeting, EHLO or MAIL answers with that. No connection is an OSError, a
-    connection that breaks off an smtplib.SMTPServerDisconnected.
+    If the server refuses the greeting, EHLO or MAIL, that reply is returned. Raises OSError if there is no connection,
+    and smtplib.SMTPServerDisconnected if it is lost.
     """
     client = None
     try:
@@ -38,7 +38,7 @@ def rcpt(port: int, address: str, host: str = HOST, timeout: float = 10) -> tupl
     except smtplib.SMTPResponseException as refused:
         return refused.smtp_code, _text(refused.smtp_error)
     finally:
-        _leave(client)
+        _quit(client)
 
 
 class Record(NamedTuple):
@@ -54,7 +54,7 @@ class Record(NamedTuple):
 
 @dataclass
 class Report:
-    """What a load has seen."""
+    """The result of a load."""
 
     seconds: float
     records: list[Record] = field(repr=False)
@@ -67,7 +67,7 @@ class Report:
 
     @property
     def failures(self) -> list[Record]:
-        """Those with another reply than expected, or none."""
+        """The RCPTs with another reply than expected, or none."""
         return [record for record in self.records if record.code != record.expected]
 
     @property
@@ -82,7 +82,7 @@ class Report:
 
     @property
     def longest_gap(self) -> float:
-        """The longest time without one single RCPT answered, in seconds: 0 if there were fewer than two."""
+        """The longest time in which no RCPT was answered, in seconds; 0 if there were fewer than two."""
         ends = sorted(record.at + record.seconds for record in self.records if record.code)
         return max((after - before for before, after in itertools.pairwise(ends)), default=0.0)
 
@@ -102,7 +102,7 @@ class Report:
 
     @property
     def slowest(self) -> list[str]:
-        """One line for each of the longest waits, with the time of day, to be looked for in a log."""
+        """One line for each of the three longest waits, with the time of day to look up in a log."""
         offset = time.time() - time.monotonic()
         waits = sorted(self.records, key=lambda record: -record.seconds)[:3]
         return [
@@ -130,10 +130,10 @@ class Report:
 
 
 class Load:
-    """A steady stream of RCPTs from several sessions at once, evenly spaced, until stopped.
+    """A steady stream of RCPTs from several sessions at the same time, evenly spaced, until stopped.
 
-    Each session reconnects after `per_connection` RCPTs: new and long-lived server processes are both asked. A session
-    that was kept waiting does not catch up afterwards.
+    Each session reconnects after `per_connection` RCPTs, so both new and old server processes are asked. A session that
+    had to wait does not catch up afterwards.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Load:
         timeout: float = 30,
         per_connection: int = PER_CONNECTION,
     ):
-        """`addresses`: the expected reply code of each. `rate`: RCPTs per second, all together; None: flat out."""
+        """`addresses`: the expected reply code of each. `rate`: RCPTs per second of all sessions; None: no limit."""
         self.port, self.host, self.timeout, self.per_connection = port, host, timeout, per_connection
         self.addresses = list(addresses.items())
         self.interval = sessions / rate if rate else 0.0
@@ -180,14 +180,15 @@ class Load:
         return Report(self._seconds, sorted(self._records), self._longest_connect)
 
     def _session(self, number: int, sessions: int) -> None:
-        """One client: connect, ask some times, leave, again."""
+        """One client: connect, send some RCPTs, quit, and begin again."""
         client, asked = None, 0
         due = self._begin + self.interval * number / sessions
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due + self.interval, time.monotonic())
             address, expected = self.addresses[(number + asked) % len(self.addresses)]
             if asked % self.per_connection == 0:
-                client = _leave(client)
+                _quit(client)
+                client = None
             asked += 1
             began = time.monotonic()
             try:
@@ -195,16 +196,18 @@ class Load:
                     client = self._timed_connect()
                     began = time.monotonic()
                 code, text = _ask(client, address)
-                if code == 421:  # it hangs up
-                    client = _leave(client)
+                if code == 421:  # the server closes the connection
+                    _quit(client)
+                    client = None
             except (OSError, smtplib.SMTPException) as error:
                 code, text = getattr(error, "smtp_code", 0), _text(getattr(error, "smtp_error", "") or repr(error))
-                client = _leave(client)
+                _quit(client)
+                client = None
             self._records.append(Record(began, time.monotonic() - began, address, code, expected, text))
-        _leave(client)
+        _quit(client)
 
     def _timed_connect(self) -> smtplib.SMTP:
-        """Connect, and remember how long the slowest greeting has taken."""
+        """Connect, and keep the longest time that a connection took."""
         began = time.monotonic()
         try:
             return _connect(self.host, self.port, self.timeout)
@@ -214,7 +217,7 @@ class Load:
 
 def _connect(host: str, port: int, timeout: float) -> smtplib.SMTP:
     """Connect, read the greeting, say EHLO."""
-    client = smtplib.SMTP(local_hostname="client.test", timeout=timeout)  # named: else it asks the DNS for ours
+    client = smtplib.SMTP(local_hostname="client.test", timeout=timeout)  # a name saves a DNS lookup
     try:
         greeting = client.connect(host, port)
         if greeting[0] != 220:
@@ -227,7 +230,7 @@ def _connect(host: str, port: int, timeout: float) -> smtplib.SMTP:
 
 
 def _ask(client: smtplib.SMTP, address: str) -> tuple[int, str]:
-    """One MAIL and one RCPT; RSET first if there was another before."""
+    """Send one MAIL and one RCPT, with RSET first if it is not the first one."""
     if getattr(client, "asked", False):
         client.rset()
     client.asked = True  # type: ignore[attr-defined]
@@ -237,8 +240,8 @@ def _ask(client: smtplib.SMTP, address: str) -> tuple[int, str]:
     return code, _text(text)
 
 
-def _leave(client: smtplib.SMTP | None) -> None:
-    """QUIT, whatever state the connection is in."""
+def _quit(client: smtplib.SMTP | None) -> None:
+    """Send QUIT, whatever state the connection is in, and close it."""
     if client is not None:
         with contextlib.suppress(OSError, smtplib.SMTPException):
             client.quit()
@@ -254,10 +257,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a load from the command line, for so many seconds or until SIGTERM or SIGINT, and print its report."""
     parser = argparse.ArgumentParser(prog="python -m lab.smtp", description="A steady load of RCPTs; one line of JSON.")
     parser.add_argument("server", metavar="HOST:PORT")
-    parser.add_argument("addresses", metavar="ADDRESS=CODE", nargs="+", help="whom to ask for, and the expected reply")
+    parser.add_argument("addresses", metavar="ADDRESS=CODE", nargs="+", help="a recipient and the expected reply")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--sessions", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=100, help="RCPTs per second, all together; 0: flat out")
+    parser.add_argument("--rate", type=float, default=100, help="RCPTs per second, of all sessions; 0: no limit")
     parser.add_argument("--per-connection", type=int, default=PER_CONNECTION, help="RCPTs before a session reconnects")
     options = parser.parse_args(arguments)
     host, _, port = options.server.rpartition(":")

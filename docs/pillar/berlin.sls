@@ -1,13 +1,13 @@
-# Both mail servers of Berlin ask the database server there, over TLS. Inside smtpd's chroot the CA file would have to be
-# copied; proxymap reads it outside, and holds fewer connections.
+# Both mail servers of Berlin ask the database server of that site, over TLS. They use proxymap: it opens fewer
+# connections, and it reads the CA file outside smtpd's chroot, so that no copy is needed inside.
 ispmail:
   database:
     password: 'sdb://mail/berlin'
     hosts: [192.0.2.10]
     tls_CAfile: /etc/ssl/certs/mail-db.pem
     tls_verify_cert: true
-  # Salt gets into the database server as root, by its socket. A password of its admin would be for db.berlin only, in a
-  # file of its own.
+  # Salt logs in to the database server as root through the unix socket. If it needed an admin's password, that would
+  # belong in a pillar file that only db.berlin gets.
   server:
     accounts_host: 192.0.2.%
   maps:

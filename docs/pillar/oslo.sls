@@ -1,4 +1,4 @@
-# Oslo has an older database with other names, and catch-alls.
+# The database of Oslo is older: its tables have other names, and it has catch-all aliases.
 ispmail:
   database:
     user: postfix
@@ -15,8 +15,8 @@ ispmail:
       query: SELECT 1 FROM mailboxes WHERE address='%s' AND active=1
     virtual_alias_maps:
       query: SELECT goto FROM aliases WHERE address='%s'
-    # The next two are asked after the aliases proper, in this order. A mailbox is its own alias, so that a catch-all does
-    # not swallow it.
+    # Postfix asks the next two after the aliases, in this order: first each mailbox as an alias of itself, then the
+    # catch-alls, which otherwise would take the mail of the mailboxes.
     mailboxes:
       parameter: virtual_alias_maps
       query: SELECT address FROM mailboxes WHERE address='%s' AND active=1

@@ -1,4 +1,4 @@
-# After the canary the mail servers of a site go one at a time.
+# After the canary, the mail servers of a site change one at a time.
 ispmail:
   rotation:
     batch: 1

@@ -1,5 +1,5 @@
-# A second instance of Postfix on mx1.oslo takes mail from users: who may send as whom. It has a pillar key of its own,
-# which ispmail:instances names, and shares the login of the first.
+# mx1.oslo has a second instance of Postfix, which accepts mail from users and checks who may send as whom. It has a
+# pillar key of its own, which ispmail:instances lists, and uses the same account as the first instance.
 ispmail:
   instances: [ispmail_submission]
 

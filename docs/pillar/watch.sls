@@ -1,4 +1,4 @@
-# Mail servers notice by themselves when the database refuses their login.
+# Each mail server checks every 10 seconds whether the database refuses its login, and then sends an event.
 beacons:
   postfix_credential:
     - interval: 10

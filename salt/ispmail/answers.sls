@@ -1,5 +1,5 @@
-# The live maps give the answers that pillar expects: asked on every apply, also when
-# nothing changed, because a database changes by itself.
+# The live maps give the answers that pillar expects. Every apply asks, even if it changes nothing, because the content
+# of the database can change at any time.
 include:
   - ispmail.maps
 {%- for key in ['ispmail'] + (salt['pillar.get']('ispmail:instances') or []) %}

@@ -1,5 +1,4 @@
-# Takes back what ispmail.maps did: the parameters first, then the table files. Packages
-# and the rest of main.cf stay.
+# Undo ispmail.maps: take the tables out of main.cf, then delete the table files. Packages and the rest of main.cf stay.
 include:
   - ispmail.modules
 {%- for key in ['ispmail'] + (salt['pillar.get']('ispmail:instances') or []) %}

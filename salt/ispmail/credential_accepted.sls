@@ -1,4 +1,4 @@
-# The database accepts the password in pillar, next to the one that is in use.
+# First step of a rotation: the database accepts the password in pillar next to the one in use.
 include:
   - ispmail.modules
 

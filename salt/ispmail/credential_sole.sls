@@ -1,4 +1,4 @@
-# The database accepts the password in pillar, and no other.
+# Last step of a rotation: the database accepts the password in pillar and no other one.
 include:
   - ispmail.modules
 

@@ -1,5 +1,5 @@
-# The database server's side: the database, the tables with their indexes, and the account
-# that may read them. For the minion that gets in as the database's admin, see pillar's server.
+# On the database server: create the database, the tables with their indexes, and the account that may read them. The
+# minion logs in as the database's admin, see ispmail:server in pillar.example.
 {%- set ispmail = salt['pillar.get']('ispmail') or {} %}
 {%- set system_python = grains['pythonexecutable'].startswith('/usr/bin/') %}
 include:

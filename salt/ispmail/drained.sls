@@ -1,4 +1,5 @@
-# The maps are as pillar says, and no process of Postfix asks with an older table file.
+# Second step of a rotation, on each mail server: apply the maps, then wait until no Postfix process uses an older table
+# file.
 include:
   - ispmail.maps
 

@@ -1,4 +1,4 @@
-# Postfix answers from SQL maps: the main job, `salt '*' state.apply ispmail`.
+# The main job, `salt '*' state.apply ispmail`: Postfix asks SQL maps, and they answer as pillar expects.
 include:
   - ispmail.modules
   - ispmail.packages

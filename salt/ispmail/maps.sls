@@ -1,4 +1,4 @@
-# The table files and main.cf are as pillar says, all or nothing; for each instance of Postfix.
+# Bring table files and main.cf to what pillar says, together or not at all; for each instance of Postfix.
 include:
   - ispmail.modules
   - ispmail.packages

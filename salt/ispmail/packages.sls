@@ -1,4 +1,4 @@
-# Postfix, a package for each table type in use, and PyMySQL for Salt's own Python.
+# Install Postfix, a package for each table type in use, and PyMySQL for the Python that runs Salt.
 {%- set ispmail = salt['pillar.get']('ispmail') or {} %}
 {%- if ispmail is mapping and ispmail.get('packages', True) %}
 {%- set types = ['mysql'] %}

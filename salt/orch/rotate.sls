@@ -1,9 +1,9 @@
-# A password rotation that loses no lookup: `salt-run state.orchestrate orch.rotate`, once pillar has the new password.
-# Each step of a site needs the one before it; where one fails the old password stays valid everywhere there, and
-# running it again goes on. Sites do not wait for each other's success.
+# A password rotation that loses no lookup. Put the new password into pillar, then run `salt-run ispmail.rotate`, which
+# runs this file. Each step of a site requires the one before it. If a step fails, the site keeps the old password
+# valid; run it again to continue. A failed site does not stop the others.
 #
-# ispmail:sites in the master's configuration says who is who.
-{#- A number waits for a run that is under way; True only notes the job on 3008, and False fails. #}
+# ispmail:sites in the master's configuration lists the servers, see docs/master.conf.
+{#- With a number, state.apply waits for a run in progress. On 3008, True only queues the job, and False fails. #}
 {%- set queue = 100 %}
 {%- set batch = salt['pillar.get']('ispmail:rotation:batch', '25%') %}
 {%- set sites = salt['saltutil.runner']('ispmail.sites', kwarg={'batch': batch}) %}
@@ -65,8 +65,8 @@ The old password is dropped in {{ site }}:
 How to go on in {{ site }}:
   test.fail_without_changes:
     - comment: >-
-        The password in use before is still accepted. Mend what is said above and rotate again, which goes on from
-        there.{% if who['down'] %} Down and left out: {{ who['down'] | join(', ') }}.{% endif %}
+        The password in use before is still accepted. Fix what failed (see above) and rotate again, which goes on from
+        there.{% if who['down'] %} Skipped, because they did not answer: {{ who['down'] | join(', ') }}.{% endif %}
         A server that is gone for good can be named in ispmail:sites:{{ site }}:without.
     - onfail_any:
 {%- for step in steps %}

@@ -1,5 +1,5 @@
-# The event ispmail/credentials/changed, where somebody else changes the password, or a
-# beacon that found a login refused: every mail server re-applies from fresh pillar.
-# Nothing of the event is used: whoever sends it, this is all that it can cause.
+# Every mail server applies fresh pillar. For the event of the beacon postfix_credential (the database refuses a login),
+# and for ispmail/credentials/changed on sites where Salt does not manage the database. Nothing in the event is used, so
+# its sender cannot cause anything else.
 Every mail server applies what pillar has now:
   runner.ispmail.reapply: []

@@ -1,4 +1,4 @@
-# The event ispmail/credentials/changed, where Salt manages the database: the rotation.
-# Nothing of the event is used: whoever sends it, this is all that it can cause.
+# The password is rotated. For the event ispmail/credentials/changed on sites where Salt manages the database. Nothing
+# in the event is used, so its sender cannot cause anything else.
 The password is rotated:
   runner.ispmail.rotate: []

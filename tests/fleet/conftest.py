@@ -7,9 +7,11 @@ import time
 import pytest
 
 from lab import wait_until
-from lab.machine import FLEET_SCRIPT, Machine, Network, base, image, lacking
+from lab.images import FLEET_SCRIPT, base, image, missing_requirements
+from lab.machine import Machine
 from lab.mariadb import native_hash
 from lab.minion import REPOSITORY
+from lab.network import Network
 
 from .salted import CHECKOUT, Lab, Load
 
@@ -26,7 +28,7 @@ INSERT INTO virtual_aliases (domain_id, source, destination) VALUES (1, 'jack@ex
 
 def pytest_collection_modifyitems(items):
     """Where there can be no machines these tests are left out, with the reason; in CI that is a failure."""
-    reason = lacking()
+    reason = missing_requirements()
     if reason and os.environ.get("CI") != "true":
         for item in items:
             if item.path.is_relative_to(os.path.dirname(__file__)):

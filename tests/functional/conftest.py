@@ -11,7 +11,7 @@ import pytest
 from lab import scratch
 from lab.mariadb import MariaDB
 
-from .database import AskingServer
+from .database import PLUGINS, AskingServer, certificate
 
 _listeners = []
 
@@ -54,10 +54,12 @@ def silent_port():
         yield server.getsockname()[1]
 
 
-@pytest.fixture
-def asking_server():
-    """A server that asks for the clear-text password, by one plugin or the other."""
-    with AskingServer("mysql_clear_password", "dialog") as server:
+@pytest.fixture(params=["switch", "greeting", "switch, TLS", "greeting, TLS"])
+def asking_server(request, directory):
+    """A server that asks for the password itself, by each plugin in turn; its certificate is nobody's."""
+    way, _, tls = request.param.partition(", ")
+    file = certificate(directory) if tls else None
+    with AskingServer(*PLUGINS, greeting=way == "greeting", tls=file, full=True) as server:
         yield server
 
 

@@ -1,14 +1,21 @@
 """A database server before and after the guide's reader has been there: what several tests begin with."""
 
 import contextlib
+import datetime
+import functools
+import ipaddress
 import itertools
 import socket
+import ssl
 import struct
 import threading
 
 import pymysql
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from lab import HOST
+from lab import HOST, wait_until
 from lab.mariadb import native_hash
 
 # No quoting, escape or encoding hides these from a search.
@@ -60,26 +67,44 @@ def guide(server, rows=ROWS):
     run(server, rows)
 
 
-def _packet(number, payload):
-    return struct.pack("<I", len(payload))[:3] + bytes([number]) + payload
+# By these a server asks for the password itself, or for what is as good; and by one that nobody knows.
+PLUGINS = (
+    "mysql_clear_password",
+    "dialog",
+    "sha256_password",
+    "caching_sha2_password",
+    "mysql_old_password",
+    "client_ed25519",
+    "not_invented_yet",
+)
 
 
 class AskingServer:
     """
     Speaks as a MariaDB as far as the login plugin, for which it asks each connection in turn.
 
-    With caching_sha2_password it lets everybody in, and then understands no statement but SET; with others it waits
-    for the password. `got` holds what each connection sent: at first, and after it was asked.
+    It asks for a plugin by an auth switch request or, with `greeting`, names it in its greeting. It wants the password
+    in clear or, by the two plugins that know that, encrypted with a key of its own, for which it has the other half.
+    Without `full` it takes caching_sha2_password's scramble, lets everybody in, and then understands no statement but
+    SET. `got` holds, of each connection that has ended, the plugin and what it sent: packets, without TLS.
     """
 
     _OK = b"\0\0\0\2\0\0\0"
     _ERROR = b"\xff" + struct.pack("<H", 1064) + b"#42000no"
 
-    def __init__(self, *plugins):
+    def __init__(self, *plugins, greeting=False, tls=None, full=False, path=None):
+        """`tls`: the file of a certificate, to offer TLS. `path`: of a unix socket to listen on, in place of a port."""
         self.plugins = plugins
         self.got = []
-        self._listener = socket.create_server((HOST, 0), backlog=64)
-        self.port = self._listener.getsockname()[1]
+        self.certificate = tls
+        self._greeting, self._full = greeting, full
+        if path:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen()
+        else:
+            self._listener = socket.create_server((HOST, 0), backlog=64)
+            self.port = self._listener.getsockname()[1]
 
     def __enter__(self):
         threading.Thread(target=self._accept, daemon=True).start()
@@ -90,6 +115,23 @@ class AskingServer:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def heard(self):
+        """All that it can make of what it got: the packets, and those decrypted that were encrypted with its key."""
+        packets = [packet for _, packets in self.got for packet in packets]
+        return packets + [text for packet in packets if (text := _decrypted(packet[4:]))]
+
+    def check(self, user, secret):
+        """See that `user` was asked by each plugin once, and has not given the secret away."""
+        assert wait_until(lambda: len(self.got) == len(self.plugins), 10), self.got
+        assert {plugin for plugin, _ in self.got} == set(self.plugins)
+        assert not [text for text in self.heard() if secret.encode() in text]
+        for plugin, packets in self.got:
+            named = [user.encode() + b"\0" in packet for packet in packets]
+            assert any(named), plugin
+            answers = packets[named.index(True) + 1 :]
+            # Nothing at all but, by one plugin, a scramble.
+            assert not answers or (plugin == "caching_sha2_password" and [len(each) for each in answers] == [4 + 32])
+
     def _accept(self):
         with contextlib.suppress(OSError):
             for plugin in itertools.cycle(self.plugins):
@@ -97,17 +139,110 @@ class AskingServer:
                 threading.Thread(target=self._serve, args=[peer, plugin], daemon=True).start()
 
     def _serve(self, peer, plugin):
-        capabilities = struct.pack("<I", 0x200 | 0x8000 | 0x80000)
-        greeting = b"\x0a5.5.5-10.11-MariaDB\0" + bytes(4) + b"saltsalt\0" + capabilities[:2] + b"\x21\x02\0"
-        greeting += capabilities[2:] + b"\x15" + bytes(10) + b"saltsaltsalt\0mysql_native_password\0"
-        question = {"dialog": b"\x04Password: ", "caching_sha2_password": b"saltsaltsaltsaltsalt\0"}.get(plugin, b"")
-        with peer, contextlib.suppress(OSError):
-            peer.settimeout(5)
-            peer.sendall(_packet(0, greeting))
-            first = peer.recv(4096)
-            peer.sendall(_packet(2, b"\xfe" + plugin.encode() + b"\0" + question))
-            self.got.append((first, peer.recv(4096)))
-            if plugin == "caching_sha2_password":
-                peer.sendall(_packet(4, b"\1\3") + _packet(5, self._OK))
-                while command := peer.recv(4096):
-                    peer.sendall(_packet(1, self._OK if command[5:8] == b"SET" else self._ERROR))
+        peer.settimeout(5)
+        talk = _Talk(peer)
+        with contextlib.suppress(OSError):
+            self._login(talk, plugin)
+        with contextlib.suppress(OSError):
+            talk.peer.settimeout(1)
+            while talk.hear():
+                pass
+        talk.peer.close()
+        self.got.append((plugin, talk.got))
+
+    def _login(self, talk, plugin):
+        flags = 0x200 | 0x8000 | 0x80000 | (0x800 if self.certificate else 0)
+        capabilities = struct.pack("<I", flags)
+        greeting = b"\x0a5.5.5-10.11-MariaDB\0" + bytes(4) + _NONCE[:8] + b"\0" + capabilities[:2] + b"\x21\x02\0"
+        greeting += capabilities[2:] + b"\x15" + bytes(10) + _NONCE[8:] + b"\0"
+        talk.say(greeting + (plugin if self._greeting else "mysql_native_password").encode() + b"\0")
+        if self.certificate and talk.wants_tls():
+            talk.hear(exactly=36)
+            talk.begin_tls(self.certificate)
+        answer = talk.hear()
+        if not self._greeting:
+            question = {"dialog": b"\x04Password: "}.get(plugin, _NONCE + b"\0")
+            talk.say(b"\xfe" + plugin.encode() + b"\0" + question)
+            answer = talk.hear()
+        elif plugin not in ("sha256_password", "caching_sha2_password"):
+            talk.say(b"\1\x04Password: ")
+        if plugin == "caching_sha2_password" and not self._full:
+            talk.say(b"\1\3")
+            talk.say(self._OK)
+            while command := talk.hear():
+                talk.say(self._OK if command[5:8] == b"SET" else self._ERROR)
+        elif plugin == "caching_sha2_password":
+            talk.say(b"\1\4")
+            if talk.hear()[4:] == b"\2":
+                talk.say(b"\1" + _public_key())
+        elif plugin == "sha256_password" and (self._greeting or answer[4:] == b"\1"):
+            talk.say(b"\1" + _public_key())
+
+
+class _Talk:
+    """The packets of one connection, with their numbers."""
+
+    def __init__(self, peer):
+        self.peer, self.number, self.got = peer, 0, []
+
+    def say(self, payload):
+        self.peer.sendall(_packet(self.number, payload))
+        self.number = (self.number + 1) % 256
+
+    def hear(self, exactly=65536):
+        packet = self.peer.recv(exactly)
+        if packet:
+            self.got.append(packet)
+            self.number = (packet[3] + 1) % 256 if len(packet) > 3 else self.number
+        return packet
+
+    def wants_tls(self):
+        """Whether the next packet asks for TLS; what follows on that is no longer ours to read."""
+        packet = self.peer.recv(36, socket.MSG_PEEK)
+        return len(packet) == 36 and packet[0] == 32 and bool(packet[5] & 0x08)
+
+    def begin_tls(self, certificate):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.peer = context.wrap_socket(self.peer, server_side=True)
+
+
+_NONCE = b"saltsaltsaltsaltsalt"
+
+
+def _packet(number, payload):
+    return struct.pack("<I", len(payload))[:3] + bytes([number]) + payload
+
+
+@functools.cache
+def _key():
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _public_key():
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return _key().public_key().public_bytes(serialization.Encoding.PEM, form)
+
+
+def _decrypted(data):
+    """What was encrypted with our key as these plugins do it; None if nothing was."""
+    with contextlib.suppress(ValueError):
+        way = padding.OAEP(mgf=padding.MGF1(algorithm=hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
+        return bytes(a ^ b for a, b in zip(_key().decrypt(data, way), itertools.cycle(_NONCE)))
+    return None
+
+
+def certificate(directory, host=HOST):
+    """A file with a key and a certificate for `host` that nobody but itself has signed."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    alternative = x509.IPAddress(ipaddress.ip_address(host))
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(_key().public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    key = _key().private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    path = directory / f"{host}.pem"
+    path.write_bytes(key + builder.sign(_key(), hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return path

@@ -261,7 +261,7 @@ def test_postfix_that_does_not_run_is_set_up_too(minion, postfix):
     postfix.stop()
     result = managed(minion)
     assert result["result"] is True
-    assert "Postfix does not run" in result["comment"]
+    assert "Postfix is not running" in result["comment"]
     assert not postfix.running
     postfix.start()
     assert replies(postfix) == ANSWERED

@@ -15,7 +15,9 @@ import pytest
 import salt.beacons
 import salt.config
 import salt.loader
+from salt.exceptions import CommandExecutionError
 
+from ispmail_logins import Watch
 from lab import scratch, wait_until
 from lab.mariadb import set_password
 from lab.minion import REPOSITORY
@@ -42,11 +44,23 @@ def modules(minion):
 
 
 def beacon(minion, config=(), functions=None):
-    """A minion's beacon as Salt runs it: a function that gives its events."""
+    """A minion's beacon as Salt runs it: a function that runs it at one interval and gives its events."""
     opts, all_functions = modules(minion)
     functions = all_functions if functions is None else functions
     config = {"postfix_credential": [{"disable_during_state_run": True}, *config]}
     return lambda: salt.beacons.Beacon(opts, functions).process(config, opts["grains"])
+
+
+def finished():
+    """The attempt that is under way comes to its end."""
+    assert wait_until(lambda: Watch.THREAD not in [thread.name for thread in threading.enumerate()], 5)
+
+
+def reported(interval):
+    """The events of a beacon until it has reported an attempt that began now."""
+    events = interval()
+    finished()
+    return events + interval()
 
 
 def refused(minion, pillar="ispmail"):
@@ -65,10 +79,10 @@ def rewrite(path, old, new):
 
 def test_the_beacon_tells_once_until_it_is_well_again(minion, mariadb, pillar):
     managed(minion)
-    assert beacon(minion)() == []
+    assert reported(beacon(minion)) == []
     set_password(mariadb, "behind-our-back")
     try:
-        (event,) = beacon(minion)()
+        (event,) = reported(beacon(minion))
         assert event["tag"].endswith("/postfix_credential/refused")
         assert sorted(event["data"]["maps"]) == [
             "virtual_alias_maps",
@@ -77,13 +91,13 @@ def test_the_beacon_tells_once_until_it_is_well_again(minion, mariadb, pillar):
         ]
         assert PASSWORD not in repr(event)
         # A beacon forgets its own memory at each refresh of pillar, which a re-apply causes.
-        assert beacon(minion)() == []
+        assert reported(beacon(minion)) == []
     finally:
         set_password(mariadb, PASSWORD)
-    assert beacon(minion)() == []
+    assert reported(beacon(minion)) == []
     set_password(mariadb, "behind-our-back")
     try:
-        assert len(beacon(minion)()) == 1
+        assert len(reported(beacon(minion))) == 1
     finally:
         set_password(mariadb, PASSWORD)
 
@@ -92,11 +106,11 @@ def test_a_database_that_is_down_is_no_refusal(minion, pillar, silent_port):
     managed(minion)
     hosts = minion.pillar["ispmail"]["database"]["hosts"]
     rewrite(table_file(minion), hosts, f"127.0.0.1:9, 127.0.0.1:{silent_port}")
-    assert beacon(minion)() == []
+    assert reported(beacon(minion)) == []
 
 
 def test_a_dozen_silent_hosts_take_three_seconds(minion, other_password):
-    """The beacon runs in the minion's main process; and the one host that refuses is told of all the same."""
+    """The runner that rotates waits for it; and the one host that refuses is reported all the same."""
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(12)]
         ports = [9, *[listener.getsockname()[1] for listener in silent]]
@@ -106,6 +120,50 @@ def test_a_dozen_silent_hosts_take_three_seconds(minion, other_password):
         (login,) = ask()
         assert time.monotonic() - began < 3
     assert login["host"] == minion.pillar["ispmail"]["database"]["hosts"]
+
+
+def test_the_beacon_waits_for_nobody(minion, other_password, monkeypatch):
+    """It runs in the minion's main loop, which a silent database or name server held up at each interval."""
+    resolve, end = socket.getaddrinfo, threading.Event()
+
+    def hang(host, *arguments, **options):
+        if host == "hangs.invalid":
+            end.wait(30)
+            raise OSError("no such name")
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    interval = beacon(minion)
+    assert reported(interval) == []
+    with contextlib.ExitStack() as stack:
+        stack.callback(end.set)
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(12)]
+        file = text_for(minion, [listener.getsockname()[1] for listener in silent])
+        write_cold(table_file_before(minion), file.replace("hosts = ", "hosts = hangs.invalid, "), 0o640)
+        events, calls, began = [], 0, time.monotonic()
+        while not events and time.monotonic() - began < 10:
+            called = time.monotonic()
+            events = interval()
+            assert time.monotonic() - called < 0.5
+            calls += 1
+            assert [thread.name for thread in threading.enumerate()].count(Watch.THREAD) <= 1
+            time.sleep(0.1)
+        assert calls > 10, "the silent hosts did not take their time"
+        (event,) = events
+        assert event["data"]["host"] == minion.pillar["ispmail"]["database"]["hosts"]
+        assert time.monotonic() - began < 5
+
+
+def test_what_was_mended_meanwhile_is_not_reported(minion, other_password):
+    """An apply has put the new password into the table file while the attempt with the old one was under way."""
+    interval = beacon(minion)
+    reported(interval)
+    write_cold(table_file_before(minion), text_for(minion, []), 0o640)
+    assert interval() == []
+    finished()
+    rewrite(table_file_before(minion), PASSWORD, other_password)
+    assert interval() == []
+    assert reported(interval) == []
 
 
 def test_a_host_that_speaks_slowly_takes_three_seconds(minion, other_password):
@@ -143,21 +201,37 @@ def text_for(minion, ports):
     return f"user = mailserver\npassword = {PASSWORD}\nhosts = {hosts}\ndbname = mailserver\n"
 
 
-def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, asking_server):
-    """The beacon once handed it over in clear text to whoever answers at that address."""
-    managed(minion)
-    for name in ("virtual_alias_maps", "virtual_mailbox_maps", "virtual_mailbox_domains"):
-        rewrite(
-            table_file(minion, name),
-            minion.pillar["ispmail"]["database"]["hosts"],
-            f"127.0.0.1:{asking_server.port}",
-        )
-    for _ in asking_server.plugins:
-        assert beacon(minion)() == []
-    # Three maps, one login: it is tried once each time.
-    assert wait_until(lambda: len(asking_server.got) == 2, 5)
-    for first, after in asking_server.got:
-        assert b"mailserver" in first and PASSWORD.encode() not in first and after == b""
+@pytest.mark.parametrize("by", ["refused", "beacon"])
+def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, asking_server, by):
+    """The beacon once handed it to whoever answers at that address, every ten seconds."""
+    text = f"user = mailserver\npassword = {PASSWORD}\nhosts = 127.0.0.1:{asking_server.port}\ndbname = mailserver\n"
+    if asking_server.certificate and by == "refused":
+        # A good certificate, but its host name is not verified. Without this nothing of it is.
+        text += f"tls_CAfile = {asking_server.certificate}\n"
+    for name in ("alias-maps", "mailbox-maps", "mailbox-domains"):
+        # Three maps, one login: it is tried once each time.
+        write_cold(table_file_before(minion).with_name(f"mariadb-virtual-{name}.cf"), text, 0o640)
+    interval = beacon(minion) if by == "beacon" else modules(minion)[1]["postfix_database.refused"]
+    for number, _ in enumerate(asking_server.plugins, 1):
+        assert interval() == []
+        assert wait_until(lambda: len(asking_server.got) == number, 10)  # noqa: B023
+        finished()
+    asking_server.check("mailserver", PASSWORD)
+
+
+def test_postfix_itself_gives_a_probe_s_password_to_nobody(minion, asking_server):
+    """It asks with the plugins of smtpd's chroot, which has none. Without a chroot its client would give it away."""
+    changed = minion.pillar
+    changed["ispmail"]["database"]["hosts"] = f"127.0.0.1:{asking_server.port}"
+    minion.pillar = changed
+    for _ in range(len(asking_server.plugins)):
+        with pytest.raises(CommandExecutionError, match="Nothing was changed, Postfix answers as before"):
+            minion.call("postfix_map.apply", test=True)
+        if len(asking_server.got) >= len(asking_server.plugins):
+            break
+    assert wait_until(lambda: {plugin for plugin, _ in asking_server.got} == set(asking_server.plugins), 10)
+    assert any(b"mailserver" in packet for _, packets in asking_server.got for packet in packets)
+    assert not [text for text in asking_server.heard() if PASSWORD.encode() in text]
 
 
 def test_all_instances_are_watched(minion, mariadb, pillar):
@@ -171,16 +245,16 @@ def test_all_instances_are_watched(minion, mariadb, pillar):
         minion.pillar = both
         managed(minion)
         minion.call("postfix_map.apply", "ispmail_submission")
-        assert refused(minion) == [] == beacon(minion)()
+        assert refused(minion) == [] == reported(beacon(minion))
         file = table_file(minion, "virtual_mailbox_maps", "ispmail_submission")
         rewrite(file, f"password = {PASSWORD}", "password = another")
         host = both["ispmail"]["database"]["hosts"]
         login = {"host": host, "user": "mailserver", "maps": ["ispmail_submission:virtual_mailbox_maps"]}
         assert refused(minion) == [{**login, "changed": file.stat().st_ctime_ns}]
-        (event,) = beacon(minion)()
+        (event,) = reported(beacon(minion))
         assert {key: event["data"][key] for key in login} == login
         assert refused(minion, "ispmail_submission")[0]["maps"] == ["virtual_mailbox_maps"]
-        assert len(beacon(minion, [{"pillar": "ispmail_submission"}])()) == 1
+        assert len(reported(beacon(minion, [{"pillar": "ispmail_submission"}]))) == 1
 
 
 def test_an_account_without_a_password_is_a_refusal(minion, mariadb):
@@ -212,18 +286,18 @@ def test_the_beacon_is_quiet_where_nobody_can_be_asked(minion, other_password, m
     )
     for fault in faults:
         minion.pillar = fault
-        assert beacon(minion)() == [], fault
+        assert reported(beacon(minion)) == [], fault
     minion.pillar = well
-    assert beacon(minion, functions={})() == [], "the modules are not synced yet"
-    assert beacon(minion, [{"pillar": ["ispmail"]}])() == [], "that is no pillar key"
+    assert reported(beacon(minion, functions={})) == [], "it needs no other function"
+    assert reported(beacon(minion, [{"pillar": ["ispmail"]}])) == [], "that is no pillar key"
     write_cold(table_file_before(minion), text_for(minion, []), 0o640)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pymysql", None)
-        assert beacon(minion)() == []
+        assert reported(beacon(minion)) == []
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", vanishing(os.stat, minion.pillar["ispmail"]["postfix"]["config_directory"]))
-        assert beacon(minion)() == []
-    assert len(beacon(minion)()) == 1
+        assert reported(beacon(minion)) == []
+    assert len(reported(beacon(minion))) == 1
 
 
 def vanishing(stat, directory):
@@ -242,18 +316,21 @@ def test_a_memory_that_cannot_be_kept_does_not_stop_the_beacon(minion, other_pas
     write_cold(table_file_before(minion), text_for(minion, []), 0o640)
     memory = minion.cache / "ispmail" / "refused.json"
     memory.mkdir(parents=True)
+    assert beacon(minion)() == []
     for _ in range(2):
+        finished()
         (event,) = beacon(minion)()
         assert event["data"]["maps"] == ["virtual_alias_maps"]
     memory.rmdir()
     memory.write_text("[1]")
+    finished()
     assert beacon(minion)()[0]["data"]["maps"] == ["virtual_alias_maps"]
-    assert beacon(minion)() == []
+    assert reported(beacon(minion)) == []
 
 
 def test_a_stale_pillar_is_told_of(minion, other_password):
     """Nothing differs between pillar and the table files: an apply alone would say that all is well."""
-    result = minion.call("ispmail.reapply", "ispmail.maps")
+    result = minion.call("ispmail.reapply")
     assert result["applied"] is True and result["result"] is False
     assert "Access denied" in result["comment"]
 
@@ -262,12 +339,12 @@ def test_a_stale_pillar_is_told_of_where_it_is_applied_already(minion, mariadb):
     managed(minion)
     set_password(mariadb, "behind-our-back")
     try:
-        result = minion.call("ispmail.reapply", "ispmail.maps")
+        result = minion.call("ispmail.reapply")
     finally:
         set_password(mariadb, PASSWORD)
     assert result["result"] is False
-    assert "Pillar has what the table files have, and " in result["comment"] and "Access denied" in result["comment"]
-    assert minion.call("ispmail.reapply", "ispmail.maps") == {"applied": True, "result": True, "comment": ""}
+    assert "Pillar and the table files agree, but " in result["comment"] and "Access denied" in result["comment"]
+    assert minion.call("ispmail.reapply") == {"applied": True, "result": True, "comment": ""}
     assert minion.call("postfix_map.probe") == []
 
 
@@ -278,11 +355,11 @@ def test_one_waits_and_the_others_return(minion):
     results = []
 
     def ask():
-        done = minion.command("--out=json", "ispmail.reapply", "ispmail.maps")
+        done = minion.command("--out=json", "ispmail.reapply")
         results.append(json.loads(done.stdout)["local"])
 
     minion.command("saltutil.sync_all")
-    with open(folder / "running", "a") as running:
+    with open(folder / "apply.running", "a") as running:
         fcntl.flock(running, fcntl.LOCK_EX)
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:

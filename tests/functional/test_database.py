@@ -1,22 +1,41 @@
 """postfix_database on a real MariaDB with its general log on: tables, account, passwords."""
 
 import contextlib
+import itertools
 import os
+import re
 import subprocess
 import threading
 import time
 
 import pymysql
 import pytest
-import salt.config
-import salt.loader
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import ispmail_database
+import ispmail_tablefile
+from ispmail_errors import DatabaseError, InvalidInput
 from lab import HOST, scratch, wait_until
 from lab.mariadb import native_hash
-from lab.minion import REPOSITORY, Minion
+from lab.minion import Minion
 
-from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, ROWS, SELECT, call, guide, pillar, run
+from .database import (
+    ACCOUNT,
+    NAME,
+    NATIVE,
+    NEW,
+    OLD,
+    OTHER,
+    PLUGINS,
+    ROWS,
+    SELECT,
+    AskingServer,
+    call,
+    certificate,
+    guide,
+    pillar,
+    run,
+)
 
 INDEXED = {
     "virtual_domains": {"old": None, "new": ["index on name"]},
@@ -120,7 +139,9 @@ def test_a_foreign_key_is_added_where_rows_allow(minion, server):
     server.sql("INSERT INTO mailserver.virtual_aliases (domain_id, source, destination) VALUES (9, 'x@y', 'z@y')")
     done = both_ways(minion, "tables")
     assert done["changes"] == INDEXED
-    assert "virtual_aliases.domain_id cannot become a foreign key: rows of it name a domain" in done["warnings"][0]
+    assert (
+        "virtual_aliases.domain_id cannot become a foreign key: some of its rows name a domain" in done["warnings"][0]
+    )
     server.sql("DELETE FROM mailserver.virtual_aliases WHERE domain_id = 9")
     new = {"virtual_aliases": {"old": None, "new": ["foreign key domain_id"]}}
     assert both_ways(minion, "tables") == {"changes": new, "warnings": []}
@@ -133,7 +154,7 @@ def test_a_column_with_a_default_is_added_others_are_refused(minion, server):
     server.sql("ALTER TABLE mailserver.virtual_users DROP COLUMN email")
     server.sql("ALTER TABLE mailserver.virtual_aliases DROP INDEX source")
     with pytest.raises(
-        SaltInvocationError, match=r"virtual_users is there without email, so it is not the guide's: add"
+        SaltInvocationError, match=r"virtual_users exists without email, so it is not the guide's table: add"
     ):
         call(minion, "tables")
     assert indexes(server, "virtual_aliases") == {}
@@ -151,7 +172,7 @@ def test_what_is_not_ours_to_change(minion, server, table):
     else:
         minion.pillar = pillar(server, create_tables=False)
         done = call(minion, "tables")
-        said = "mailserver.virtual_domains lacks index on name, and create_tables is false: add it by hand"
+        said = "mailserver.virtual_domains is missing index on name, and create_tables is false: add it by hand"
         assert done["changes"] == {} and said in done["warnings"]
         # A database with tables of its own lacks none of the guide's.
         run(server, "DROP TABLE virtual_aliases")
@@ -167,7 +188,7 @@ def test_an_index_does_not_queue_lookups_behind_a_lock(minion, server):
         cursor.execute("SELECT * FROM virtual_domains")
         cursor.execute("SET SESSION idle_transaction_timeout = 30")
         began = time.monotonic()
-        with pytest.raises(CommandExecutionError, match="error 1205: somebody holds a lock"):
+        with pytest.raises(CommandExecutionError, match="error 1205: another session holds a lock"):
             call(minion, "tables")
         assert time.monotonic() - began < 9
     assert call(minion, "tables")["changes"] == INDEXED
@@ -304,6 +325,27 @@ def test_accepted_then_sole(minion, server):
     assert '"max_user_connections":99' in priv(server)
 
 
+def test_each_change_leaves_a_line_in_the_log(minion, server, caplog):
+    def logged(function, test=False):
+        caplog.clear()
+        call(minion, function, test=test)
+        lines = [record for record in caplog.records if record.name in ("ispmail_accounts", "ispmail_schema")]
+        assert not [line for line in lines if line.levelname != "INFO" or "*" in line.getMessage()]
+        return [re.sub(r"[0-9]+\.[0-9] s\b", "N s", line.getMessage()) for line in lines]
+
+    assert logged("tables", test=True) == [] == logged("account", test=True)
+    (tables,) = logged("tables")
+    assert tables.startswith("Created or altered in N s: database; virtual_domains (table); virtual_users (table);")
+    assert logged("account") == [f"Created the account {NAME} in N s"]
+    server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
+    assert logged("account") == [f"Changed the grants of {NAME} in N s"]
+    minion.pillar = pillar(server, NEW)
+    assert logged("credential_accepted") == [f"{NAME} accepts pillar's password first, of 2 passwords, after N s"]
+    assert logged("credential_sole", test=True) == []
+    assert logged("credential_sole") == [f"{NAME} accepts only pillar's password, 1 old password dropped, after N s"]
+    assert logged("credential_sole") == [] == logged("tables")
+
+
 def test_going_back_while_others_are_accepted(minion, server):
     """To the oldest one: it has to be the first again, or PyMySQL would not get to it; none is dropped meanwhile."""
     call(minion, "account")
@@ -351,7 +393,7 @@ def test_all_accounts_of_pillar_change_others_are_told_of(minion, server):
     minion.pillar = pillar(server, NEW, accounts_host=hosts)
     done = both_ways(minion, "credential_accepted")
     assert list(done["changes"]) == [f"mailserver@{host}" for host in hosts]
-    assert "mailserver@198.51.100.7 is there too, and left alone" in done["warnings"][0]
+    assert "mailserver@198.51.100.7 exists too, and was left alone" in done["warnings"][0]
     for host in hosts:
         assert native_hash(OLD) in priv(server, host) and native_hash(NEW) in priv(server, host)
     assert priv(server, "198.51.100.7") == stranger
@@ -391,14 +433,14 @@ def test_an_account_that_accepts_nothing_gets_the_new_one(minion, server):
 
 
 REFUSED = {
-    "no account": (None, "credential_accepted", r"is not there: run postfix_database\.account first"),
+    "no account": (None, "credential_accepted", r"does not exist: run postfix_database\.account first"),
     "socket beside": (
         f"{NATIVE} '{native_hash(OLD)}' OR unix_socket",
         "credential_accepted",
         "logs in by unix_socket,",
     ),
     "socket": ("IDENTIFIED VIA unix_socket", "credential_sole", "logs in by unix_socket, .* give it a password"),
-    "ed25519": ("ed25519", "credential_accepted", "logs in by ed25519, which smtpd's chroot and PyMySQL have not"),
+    "ed25519": ("ed25519", "credential_accepted", "logs in by ed25519, which smtpd's chroot and PyMySQL do not have"),
     "not accepted": (f"{NATIVE} '{native_hash(OLD)}'", "credential_sole", "run credential_accepted first"),
 }
 
@@ -439,7 +481,7 @@ def test_faults_of_pillar_are_refused_before_anybody_is_asked(minion, server, ch
     password = change.pop("password", OLD)
     minion.pillar = pillar(server, password, **change)
     for function in ("account", "credential_accepted", "credential_sole"):
-        with pytest.raises(SaltInvocationError, match="Pillar is at fault, nothing was changed") as caught:
+        with pytest.raises(SaltInvocationError, match="Pillar has errors, nothing was changed") as caught:
             call(minion, function)
         assert said in str(caught.value)
 
@@ -462,16 +504,75 @@ def test_a_server_that_cannot_be_asked(minion, server, silent_port):
         assert time.monotonic() - began < 12
 
 
+NOT_GIVEN = "the clear-text password, which was not given|asks for a login plugin that is not supported|login protocol"
+
+
+ADMIN = ["read", "tables", "account", "credential_accepted", "credential_sole"]
+
+
 def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, server, asking_server):
-    """PyMySQL would send it in clear text to whoever answers at that address."""
-    options = {"host": HOST, "port": asking_server.port, "user": "admin", "password": OTHER}
-    minion.pillar = pillar(server, unix_socket=None, **options)
+    """PyMySQL would send it to whoever answers at that address, in clear or encrypted with that one's own key."""
+    config = pillar(server)
+    config["ispmail"]["server"] = {"host": HOST, "port": asking_server.port, "user": "admin", "password": OTHER}
+    minion.pillar = config
+    for _, function in zip(asking_server.plugins, itertools.cycle(ADMIN)):
+        with pytest.raises(CommandExecutionError, match=NOT_GIVEN):
+            call(minion, function)
+    asking_server.check("admin", OTHER)
+
+
+def ask(keys, host):
+    return ispmail_database.ask({**keys, "hosts": host}, host, ["SELECT 1 AS a"])
+
+
+@pytest.mark.parametrize("verify", [None, "no"])
+def test_ask_gives_it_to_no_server_whose_name_was_not_verified(asking_server, directory, verify):
+    """With the table file's TLS keys its certificate is a good one; but for which host?"""
+    host = f"{HOST}:{asking_server.port}"
+    keys = {"user": "mailserver", "password": OTHER, "hosts": host}
+    if asking_server.certificate:
+        keys["tls_CAfile"] = str(asking_server.certificate)
+    if verify:
+        keys["tls_verify_cert"] = verify
     for _ in asking_server.plugins:
-        with pytest.raises(CommandExecutionError, match="it asks for the clear-text password, which was not given"):
-            call(minion, "read")
-    assert wait_until(lambda: len(asking_server.got) == 2, 5)
-    for first, after in asking_server.got:
-        assert b"admin" in first and OTHER.encode() not in first and after == b""
+        with pytest.raises(DatabaseError, match=NOT_GIVEN):
+            ispmail_database.ask(keys, host, ["SELECT 1"])
+    asking_server.check("mailserver", OTHER)
+
+
+@pytest.mark.parametrize("plugin", ["sha256_password", "caching_sha2_password"])
+@pytest.mark.parametrize("name", [HOST, "127.0.0.2"])
+def test_ask_gives_it_to_a_server_whose_certificate_has_its_name(directory, plugin, name):
+    file = certificate(directory, name)
+    keys = {"user": "mailserver", "password": OTHER, "tls_CAfile": str(file), "tls_verify_cert": "yes"}
+    with AskingServer(plugin, tls=file, full=True) as other:
+        with pytest.raises(DatabaseError, match="error 2013" if name == HOST else "error 2026: TLS failed"):
+            ask(keys, f"{HOST}:{other.port}")
+        assert wait_until(lambda: other.got, 10)
+        given = [text for text in other.heard() if OTHER.encode() in text]
+        assert len(given) == (name == HOST)
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_over_a_unix_socket_it_goes_only_where_its_plugin_needs_it(directory, plugin):
+    path = directory / f"{plugin}.sock"
+    keys = {"user": "mailserver", "password": OTHER}
+    with AskingServer(plugin, path=path, full=True) as other:
+        with pytest.raises(DatabaseError):
+            ask(keys, f"unix:{path}")
+        assert wait_until(lambda: other.got, 10)
+        given = [text for text in other.heard() if OTHER.encode() in text]
+        assert bool(given) == (plugin in ("sha256_password", "caching_sha2_password"))
+
+
+def test_without_tls_a_table_file_that_asks_for_it_does_not_log_in(directory):
+    """Whoever sits between could take the offer out of the server's greeting."""
+    keys = {"user": "mailserver", "password": OTHER, "tls_CAfile": str(certificate(directory))}
+    with AskingServer("mysql_native_password") as other:
+        with pytest.raises(DatabaseError, match="error 2026: TLS failed"):
+            ask(keys, f"{HOST}:{other.port}")
+        assert wait_until(lambda: other.got, 10)
+        assert other.got == [("mysql_native_password", [])]
 
 
 @pytest.fixture
@@ -488,35 +589,42 @@ def test_ask_reads_and_does_nothing_else(minion, server, table_file):
     host = f"{HOST}:{server.port}"
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
     insert = "INSERT INTO virtual_domains (name) VALUES ('x')"
-    asked = ask(minion, table_file, host, ["SELECT CURRENT_USER() AS a", "SELECT x", insert, "SELECT 1 AS b"])
-    assert asked["plugin"] == "mysql_native_password"
-    assert [answer["rows"] for answer in asked["answers"]] == [[{"a": NAME}], [], [], [{"b": 1}]]
-    reasons = [answer["reason"] for answer in asked["answers"]]
+    keys = ispmail_tablefile.parse(table_file.read_bytes())
+    asked = ispmail_database.ask(keys, host, ["SELECT CURRENT_USER() AS a", "SELECT x", insert, "SELECT 1 AS b"])
+    assert asked.plugin == "mysql_native_password"
+    assert [answer.rows for answer in asked.answers] == [[{"a": NAME}], [], [], [{"b": 1}]]
+    reasons = [answer.reason for answer in asked.answers]
     assert reasons[0] is None is reasons[3] and "error 1054: a column" in reasons[1] and "error 1792" in reasons[2]
     assert server.sql("SELECT 1 FROM mailserver.virtual_domains") == ()
 
 
-def test_ask_takes_the_password_to_no_other_host(minion, server, table_file, asking_server):
-    with pytest.raises(SaltInvocationError, match="does not name that host"):
-        ask(minion, table_file, f"{HOST}:{asking_server.port}", ["SELECT 1"])
-    assert asking_server.got == []
-    with pytest.raises(CommandExecutionError, match=r"nowhere\.cf is not there"):
-        ask(minion, table_file.with_name("nowhere.cf"), HOST, [])
+def test_ask_takes_the_password_to_no_other_host(table_file):
+    keys = ispmail_tablefile.parse(table_file.read_bytes())
+    with AskingServer("dialog") as other:
+        with pytest.raises(InvalidInput, match="does not name that host"):
+            ispmail_database.ask(keys, f"{HOST}:{other.port}", ["SELECT 1"])
+        assert other.got == []
 
 
-def test_ask_is_no_job(minion, server, table_file):
+@pytest.mark.parametrize("function", ["postfix_database.ask", "ispmail_database.ask"])
+def test_ask_is_no_job(minion, server, table_file, function):
     """SHOW GRANTS shows hashes, and what a job returns is kept."""
     minion.command("saltutil.sync_all")
     arguments = [str(table_file), f"{HOST}:{server.port}", "[SHOW GRANTS]"]
-    done = minion.command("postfix_database.ask", *arguments)
-    assert "not for the command line" in done.stderr and native_hash(OLD) not in done.stdout + done.stderr
+    done = minion.command(function, *arguments)
+    assert "is not available" in done.stderr and native_hash(OLD) not in done.stdout + done.stderr
 
 
-def ask(minion, path, host, statements):
-    """As another module does: a function that is called as a job refuses."""
-    opts = salt.config.minion_config(str(minion.directory / "minion"))
-    opts["module_dirs"] = [str(REPOSITORY / "_modules")]
-    return salt.loader.minion_mods(opts)["postfix_database.ask"](str(path), host, statements)
+def test_ask_gets_in_by_any_of_many_passwords(minion, server):
+    """The server asks again for each alternative; PyMySQL by itself answers two."""
+    ways = " OR ".join(f"mysql_native_password USING '{native_hash(text)}'" for text in (NEW, OTHER, "a third", OLD))
+    server.sql(f"CREATE USER {ACCOUNT} IDENTIFIED VIA {ways}")
+    for password in (NEW, OTHER, "a third", OLD):
+        keys = {"user": "mailserver", "password": password}
+        assert ask(keys, f"{HOST}:{server.port}").answers[0].rows == [{"a": 1}]
+    with pytest.raises(DatabaseError, match="error 1045") as caught:
+        ask({"user": "mailserver", "password": "a fifth"}, f"{HOST}:{server.port}")
+    assert caught.value.number == 1045
 
 
 def test_two_at_once_do_not_mix(minion, server):

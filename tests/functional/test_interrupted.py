@@ -153,6 +153,6 @@ def test_a_table_file_that_is_asked_elsewhere_is_not_removed(minion, postfix):
 
 
 def test_domains_alone_are_warned_of(minion, pillar):
-    """Without mailboxes every address of the domains is taken."""
+    """Without mailboxes every address of the domains is accepted."""
     minion.pillar = pillar(maps={"virtual_mailbox_maps": None})
-    assert "without virtual_mailbox_maps every address of the domains is taken" in managed(minion)["comment"]
+    assert "without virtual_mailbox_maps every address of the domains is accepted" in managed(minion)["comment"]

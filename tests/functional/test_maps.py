@@ -4,7 +4,7 @@ import sqlite3
 
 import yaml
 
-from _modules import postfix_table
+import ispmail_tablefile
 from lab import scratch
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix
@@ -191,7 +191,7 @@ def test_pillar_example_is_valid_as_it_is(minion, postfix, mariadb, pillar):
 
 def test_pillar_example_names_every_key():
     text = (REPOSITORY / "pillar.example").read_text()
-    keys = {key for type_ in postfix_table.TYPES for key in postfix_table.schema(type_)} - {"dbpath"}
+    keys = set(ispmail_tablefile.SCHEMA) - {"dbpath"}
     missing = [key for key in keys if f"{key}:" not in text and f"{key}]" not in text]
     assert not missing
 

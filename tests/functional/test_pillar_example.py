@@ -4,7 +4,7 @@ import pytest
 import salt.config
 import salt.pillar
 
-from _modules import ispmail_pillar, postfix_table
+import ispmail_config
 from lab import scratch
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix
@@ -37,16 +37,11 @@ def compiled(minion_id, **grains):
     return dict(pillar)
 
 
-def plan(config):
-    schemas = {type_: list(postfix_table.schema(type_)) for type_ in postfix_table.TYPES}
-    found = ispmail_pillar.canonicalize(config, schemas)
-    for place in found["maps"]:
-        validated = postfix_table.validate(
-            place["type"], place["keys"], version="3.10.13", chroot=True, proxy=place["proxy"]
-        )
-        assert validated["errors"] == []
-    assert found["errors"] == []
-    return {place["name"]: place for place in found["maps"]}
+def maps_of(config):
+    """The maps that a pillar asks for, by name; valid, also for what the installed Postfix and its chroot decide."""
+    found = ispmail_config.complete("ispmail", config)
+    ispmail_config.check(found, version="3.10.13", chroot=True)
+    return {each.name: each for each in found.maps}
 
 
 @pytest.mark.parametrize(
@@ -59,10 +54,10 @@ def plan(config):
 )
 def test_each_server_has_its_own(minion_id, hosts, user, maps):
     pillar = compiled(minion_id, roles=["mail"])
-    found = plan(pillar["ispmail"])
+    found = maps_of(pillar["ispmail"])
     assert len(found) == maps
-    assert {str(place["keys"]["hosts"]) for place in found.values()} == {str(hosts)}
-    assert {place["keys"]["user"] for place in found.values()} == {user}
+    assert {str(each.keys["hosts"]) for each in found.values()} == {str(hosts)}
+    assert {each.keys["user"] for each in found.values()} == {user}
     assert "postfix_credential" in pillar["beacons"]
     assert ("ispmail_submission" in pillar) == (minion_id == "mx1.oslo")
     assert "beacons" not in compiled(minion_id)

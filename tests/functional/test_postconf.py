@@ -27,10 +27,15 @@ def facts(path):
     return status.st_ino, status.st_mtime_ns, status.st_mode, status.st_uid, status.st_gid
 
 
-@pytest.fixture(scope="module")
-def call():
+@pytest.fixture
+def call(directory):
+    """Calls a function on a minion whose pillar names that directory, and one that is not there."""
+    pillar = {
+        "ispmail": {"postfix": {"config_directory": str(directory)}, "instances": ["gone"]},
+        "gone": {"postfix": {"config_directory": "/nowhere"}},
+    }
     with scratch() as path:
-        yield Minion(path).call
+        yield Minion(path, pillar).call
 
 
 def test_get(call, directory):

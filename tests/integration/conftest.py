@@ -12,7 +12,7 @@ from salt._logging.handlers import DeferredStreamHandler
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 
-from lab import scratch
+from lab import START_SECONDS, scratch
 from lab.mariadb import schema
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix
@@ -208,6 +208,7 @@ def untouched(request, salt_root, salt_factories):
             "pillar_roots": {"base": [str(pillar_root)]},
             "log_level_logfile": "debug",
         },
+        start_timeout=START_SECONDS,
     )
     servers, started = {}, [master]
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -215,7 +216,9 @@ def untouched(request, salt_root, salt_factories):
             master_is_up = pool.submit(master.start)
             for name, pillar in _pillars(request.getfixturevalue("databases").port).items():
                 minion = master.salt_minion_daemon(
-                    name, overrides={"log_level_logfile": "debug", "multiprocessing": name != "m2"}
+                    name,
+                    overrides={"log_level_logfile": "debug", "multiprocessing": name != "m2"},
+                    start_timeout=START_SECONDS,
                 )
                 postfix = Postfix(salt_root / f"postfix-{name}")
                 pillar["postfix"] = {"config_directory": str(postfix.config_directory)}

@@ -10,7 +10,9 @@ import salt.modules
 import salt.states
 
 ROOT = pathlib.Path(__file__).parents[2]
-FILES = sorted(file for room in ("_modules", "_states", "_beacons", "_runners") for file in ROOT.glob(f"{room}/*.py"))
+ROOMS = ("_modules", "_states", "_beacons", "_runners")
+FILES = sorted(file for room in ROOMS for file in ROOT.glob(f"{room}/*.py"))
+LIBRARY = sorted(ROOT.glob("_utils/*.py"))
 # What a minion calls by itself: there is no command for it.
 HOOKS = ("_beacons/validate", "_beacons/beacon")
 
@@ -88,8 +90,18 @@ def test_the_example_calls_the_function_itself(file, name, node):
     assert re.match(rf"    {command} {state}{file.stem}\.{name}(\s|$)", example), example
 
 
-@pytest.mark.parametrize("file, tree", trees(), ids=[f"{file.parent.name}/{file.name}" for file in FILES])
-def test_every_module_says_what_it_is(file, tree):
+@pytest.mark.parametrize(
+    "file, name, node", [given for given in public_functions() if given.values[0].parent.name == "_modules"]
+)
+def test_every_function_has_a_use_that_the_documents_name(file, name, node):
+    """What nobody needs is no function: it would only be one more job to call."""
+    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]]
+    assert any(re.search(rf"\b{file.stem}\.{name}\b", text) for text in texts)
+
+
+@pytest.mark.parametrize("file", [*FILES, *LIBRARY], ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_every_module_says_what_it_is(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     first = (ast.get_docstring(tree) or "").partition("\n")[0]
     assert re.fullmatch(r"[A-Z].{10,110}\.|[A-Z].{10,110}[a-z),]", first), first
 
@@ -117,9 +129,18 @@ def test_no_module_takes_the_place_of_one_of_salts(room, package, known):
     assert ours & taken == set()
 
 
+@pytest.mark.parametrize("file", LIBRARY, ids=lambda file: file.stem)
+def test_every_public_name_of_the_library_is_explained(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    named = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    public = [node for node in named if not node.name.startswith("_")]
+    assert public
+    assert not [node.name for node in public if not ast.get_docstring(node)]
+
+
 VERSIONS = {
     "pyproject.toml": lambda text: re.search(r'^version = "(.+?)"', text, re.MULTILINE)[1],
-    "salt/ispmail/modules.sls": lambda text: re.search(r"set version = '(.+?)'", text)[1],
+    "salt/ispmail/modules.sls": lambda text: re.search(r"set wanted = '(.+?)\+", text)[1],
     "CHANGELOG.md": lambda text: re.search(r"^## \[?([0-9][0-9.]*)", text, re.MULTILINE)[1],
 }
 
@@ -127,6 +148,6 @@ VERSIONS = {
 @pytest.mark.parametrize("file", VERSIONS)
 def test_all_versions_are_one(file):
     """Where the formula wants another version than the modules say, it syncs at every run."""
-    tree = ast.parse((ROOT / "_modules/postfix_map.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "_utils/ispmail_stamp.py").read_text(encoding="utf-8"))
     version = constant(tree, "VERSION")
     assert VERSIONS[file]((ROOT / file).read_text(encoding="utf-8")) == version

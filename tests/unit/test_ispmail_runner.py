@@ -28,11 +28,11 @@ def test_a_site_has_its_defaults(configured):
 
 @pytest.mark.parametrize("sites", [None, {}, [], "main"])
 @pytest.mark.parametrize("whole", [True, False])
-def test_without_sites_the_mend_is_named(configured, monkeypatch, sites, whole):
+def test_without_sites_the_fix_is_named(configured, monkeypatch, sites, whole):
     configured(sites)
     if whole:
         monkeypatch.setattr(ispmail, "__opts__", {"ispmail": sites})
-    with pytest.raises(SaltInvocationError, match=r"lacks ispmail:sites: see docs/master\.conf"):
+    with pytest.raises(SaltInvocationError, match=r"has no ispmail:sites: see docs/master\.conf"):
         ispmail._sites()
 
 
@@ -41,7 +41,7 @@ def test_all_faults_of_sites_are_told_at_once(configured):
     with pytest.raises(SaltInvocationError) as caught:
         ispmail._sites()
     head, *faults = str(caught.value).split("\n- ")
-    assert head == "the master's configuration is at fault, see docs/master.conf:"
+    assert head == "the master's configuration has errors, see docs/master.conf:"
     assert [fault.partition(" ")[0] for fault in faults if not fault.startswith("ispmail:sites:c d ")] == [
         "ispmail:sites:a:database",
         "ispmail:sites:a:cannary",
@@ -75,7 +75,7 @@ WHO = {
     "canary of no site": (
         {"canary": ["mx9"]},
         "db mx1 mx9",
-        (["db"], ["mx9"], [["mx1"]], ["mx2", "mx3", "mx4"], ["the canary mx9 is none of the servers of mail"]),
+        (["db"], ["mx9"], [["mx1"]], ["mx2", "mx3", "mx4"], ["the canary mx9 is not one of the servers of mail"]),
     ),
     "database down": (
         {},
@@ -105,7 +105,7 @@ def test_to_whom_a_rotation_goes(monkeypatch, case):
         ispmail, "_present", lambda client, servers: [each for each in servers if each in there.split()]
     )
     configured = {role: "x" for role in roles if roles[role] or role != "canary"}
-    found = ispmail._who(None, "main", configured, 2)
+    found = ispmail._resolve_targets(None, "main", configured, 2)
     told = [fault.removeprefix("ispmail:sites:main: ") for fault in found.pop("faults")]
     assert found == {"database": database, "canary": canary, "batches": batches, "down": down}
     assert len(told) == len(faults) and all(map(str.startswith, told, faults)), told
@@ -129,6 +129,7 @@ def used(live="new", pillar="new"):
     return {"pillar": {"virtual_alias_maps": pillar}, "live": {"virtual_alias_maps": live}}
 
 
+NOT_ONE = "db: pillar does not have one password for all maps of the account"
 DATABASE = {"db": {"pillar": {"virtual_alias_maps": "new", "virtual_mailbox_maps": "new"}}}
 
 
@@ -147,17 +148,17 @@ DATABASE = {"db": {"pillar": {"virtual_alias_maps": "new", "virtual_mailbox_maps
         (
             {"db": {"pillar": {"a": "new", "b": "old"}}},
             used(),
-            ["db: pillar has not one password for all maps of the account"],
+            [NOT_ONE],
         ),
-        ({"db": {"pillar": {"a": None}}}, used(), ["db: pillar has not one password for all maps of the account"]),
-        ({"db": {"pillar": {}}}, used(), ["db: pillar has not one password for all maps of the account"]),
-        # Who does not answer is told of elsewhere.
+        ({"db": {"pillar": {"a": None}}}, used(), [NOT_ONE]),
+        ({"db": {"pillar": {}}}, used(), [NOT_ONE]),
+        # A server that does not answer is reported elsewhere.
         ({"db": None}, used(), []),
         (DATABASE, "Minion did not return", []),
     ],
 )
 def test_whose_password_is_another_one(wanted, said, faults):
-    assert ispmail._others(wanted, {"mx": said}) == faults
+    assert ispmail._mismatches(wanted, {"mx": said}) == faults
 
 
 class FakeClient:
@@ -195,7 +196,7 @@ PROOFS = {
         {("mx1", "postfix_database.refused"): [{"host": "db2", "user": "u", "maps": ["a", "b"], "changed": 1}]},
         "mx1: db2 refuses the login of a, b",
     ),
-    "an old process": ({("mx1", "postfix_map.old_processes"): ["smtpd 5"]}, "mx1: smtpd 5 still asks"),
+    "an old process": ({("mx1", "postfix_map.old_processes"): ["smtpd 5"]}, "mx1: smtpd 5 still uses"),
     "another password": ({("mx2", "postfix_map.fingerprints"): used(live="old")}, "mx2: the table file has another"),
     # The database's server is a mail server too, and its first answer is lost.
     "no answer of the database's server": ({("mx1", 1): None}, "mx1: does not answer"),
@@ -227,7 +228,7 @@ def test_nobody_is_no_proof(configured, monkeypatch):
 
 
 def test_without_answers_nothing_is_proved():
-    assert ispmail._silent({"a": None, "b": False, "c": "no such function", "d": {}}, dict) == [
+    assert ispmail._unanswered({"a": None, "b": False, "c": "no such function", "d": {}}, dict) == [
         "a: does not answer",
         "b: does not answer",
         "c: no such function",

@@ -57,6 +57,15 @@ def test_ruff_format():
     run(TOOLS / "ruff", "format", "--no-cache", "--diff", ".", *with_shebang("python3", "python"))
 
 
+def test_types_of_the_library():
+    run(TOOLS / "mypy", "--strict", "--no-incremental", "_utils")
+
+
+def test_types_of_the_rest():
+    run(TOOLS / "mypy", "--no-incremental", "_modules", "_states", "_beacons", "_runners", "lab", "bench")
+    run(TOOLS / "mypy", "--no-incremental", *with_shebang("python3"))
+
+
 def test_yamllint():
     files = yaml_files()
     assert REPOSITORY / "salt" / "top.sls" in files

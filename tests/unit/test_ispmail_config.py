@@ -1,47 +1,51 @@
 """The pillar of ispmail: the guide's set-up by default, every fault with its key."""
 
+import contextlib
 import copy
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from salt.exceptions import SaltInvocationError
 
-from _modules import ispmail_pillar, postfix_table
+import ispmail_config
+import ispmail_config_database
+import ispmail_tablefile
+from ispmail_config import Answer
+from ispmail_errors import InvalidInput
 from tests.unit.table_files import yaml
 
-SCHEMAS = {type_: list(postfix_table.schema(type_)) for type_ in postfix_table.TYPES}
 PASSWORD = {"database": {"password": "pw"}}
 SENDERS = {"parameter": "smtpd_sender_login_maps", "query": "SELECT email FROM virtual_users WHERE email='%s'"}
 
 
-def plan(config):
-    return ispmail_pillar.canonicalize({**PASSWORD, **config}, SCHEMAS)
+def assembled(config):
+    """What pillar asks for, and its faults; values of table keys are not looked at."""
+    return ispmail_config.assemble("ispmail", {**PASSWORD, **config})
 
 
-def errors(config):
-    return [tuple(pair) for pair in plan(config)["errors"]]
+def maps(config):
+    return assembled(config)[0].maps
+
+
+def faults(config):
+    return [(fault.key, str(fault).removeprefix(f"{fault.key} ")) for fault in assembled(config)[1]]
 
 
 def only(config):
-    (place,) = plan(config)["maps"]
-    return place
+    (found,) = maps(config)
+    return found
 
 
 # The guide's three maps, none of which is wanted: what else is there stands alone.
-NO_DEFAULTS = dict.fromkeys(ispmail_pillar.MAPS)
+NO_DEFAULTS = dict.fromkeys(ispmail_config.MAPS)
 
 
 def test_a_password_is_all_that_the_guides_set_up_needs():
     """To the byte: order, names of files, keys in their order."""
-    result = plan({})
-    assert result["errors"] == []
-    assert result["answers"] == []
-    assert result["config_directory"] == "/etc/postfix"
-    assert [
-        (place["name"], place["parameter"], place["type"], place["proxy"], place["path"], place["wanted"])
-        for place in result["maps"]
-    ] == [
+    result = ispmail_config.complete("ispmail", PASSWORD)
+    assert result.answers == ()
+    assert result.config_directory == "/etc/postfix"
+    assert [(each.name, each.parameter, each.type, each.proxy, each.path, each.wanted) for each in result.maps] == [
         (name, name, "mysql", False, f"/etc/postfix/mariadb-{file}.cf", True)
         for name, file in (
             ("virtual_mailbox_domains", "virtual-mailbox-domains"),
@@ -49,7 +53,7 @@ def test_a_password_is_all_that_the_guides_set_up_needs():
             ("virtual_mailbox_maps", "virtual-mailbox-maps"),
         )
     ]
-    assert [postfix_table.render("mysql", place["keys"]) for place in result["maps"]] == [
+    assert [each.text for each in result.maps] == [
         f"user = mailserver\npassword = pw\nhosts = 127.0.0.1\ndbname = mailserver\nquery = {query}\n"
         for query in (
             "SELECT 1 FROM virtual_domains WHERE name='%s'",
@@ -59,9 +63,9 @@ def test_a_password_is_all_that_the_guides_set_up_needs():
     ]
 
 
-def test_the_source_of_each_key_is_the_one_to_mend():
-    place = plan({"maps": {"virtual_alias_maps": {"hosts": "10.0.0.1", "charset": "x"}}})["maps"][-1]
-    assert place["sources"] == {
+def test_the_source_of_each_key_is_the_one_to_fix():
+    found = maps({"maps": {"virtual_alias_maps": {"hosts": "10.0.0.1", "charset": "x"}}})[-1]
+    assert found.sources == {
         "user": "database:user",
         "password": "database:password",
         "dbname": "database:dbname",
@@ -69,23 +73,23 @@ def test_the_source_of_each_key_is_the_one_to_mend():
         "charset": "maps:virtual_alias_maps:charset",
         "query": "maps:virtual_alias_maps:query",
     }
-    assert place["keys"]["hosts"] == "10.0.0.1"
+    assert found.keys["hosts"] == "10.0.0.1"
 
 
 def test_null_leaves_a_default_map_out_but_tells_where_it_lives():
     """remove needs the path also of a map that pillar no longer wants."""
     config = {**PASSWORD, "maps": {"virtual_alias_maps": None}}
-    assert [(place["name"], place["wanted"]) for place in ispmail_pillar.places(config)["maps"]] == [
+    assert [(each.name, each.wanted) for each in ispmail_config.instance("ispmail", config).maps] == [
         ("virtual_mailbox_domains", True),
         ("virtual_mailbox_maps", True),
         ("virtual_alias_maps", False),
     ]
-    assert [place["name"] for place in plan(config)["maps"]] == ["virtual_mailbox_domains", "virtual_mailbox_maps"]
+    assert [each.name for each in maps(config)] == ["virtual_mailbox_domains", "virtual_mailbox_maps"]
 
 
 ORDERS = [
-    ({"a": SENDERS, "b": SENDERS}, [*ispmail_pillar.MAPS, "a", "b"]),
-    ({"b": SENDERS, "a": SENDERS}, [*ispmail_pillar.MAPS, "b", "a"]),
+    ({"a": SENDERS, "b": SENDERS}, [*ispmail_config.MAPS, "a", "b"]),
+    ({"b": SENDERS, "a": SENDERS}, [*ispmail_config.MAPS, "b", "a"]),
     (
         {"z": SENDERS, "virtual_mailbox_maps": {}},
         ["virtual_mailbox_domains", "virtual_alias_maps", "z", "virtual_mailbox_maps"],
@@ -93,9 +97,9 @@ ORDERS = [
 ]
 
 
-@pytest.mark.parametrize("maps, names", ORDERS)
-def test_maps_keep_pillars_order_behind_the_defaults(maps, names):
-    assert [place["name"] for place in plan({"maps": maps})["maps"]] == names
+@pytest.mark.parametrize("given, names", ORDERS)
+def test_maps_keep_pillars_order_behind_the_defaults(given, names):
+    assert [each.name for each in maps({"maps": given})] == names
 
 
 PLACES = [
@@ -111,17 +115,17 @@ PLACES = [
 
 @pytest.mark.parametrize("entry, expected", PLACES)
 def test_where_a_map_lives(entry, expected):
-    place = only({"maps": {**NO_DEFAULTS, "x_y": entry}})
+    found = only({"maps": {**NO_DEFAULTS, "x_y": entry}})
     expected = {"name": "x_y", "parameter": "x_y", "proxy": False, **expected}
-    assert {key: place[key] for key in expected} == expected
-    assert set(place["keys"]).isdisjoint(entry)
+    assert {key: getattr(found, key) for key in expected} == expected
+    assert set(found.keys).isdisjoint(entry)
 
 
 @pytest.mark.parametrize("directory", ["/etc/postfix-out", "/etc/postfix-out/", "/etc//postfix/../postfix-out"])
 def test_another_instance(directory):
-    result = plan({"postfix": {"config_directory": directory}})
-    assert result["config_directory"] == "/etc/postfix-out"
-    assert result["maps"][0]["path"] == "/etc/postfix-out/mariadb-virtual-mailbox-domains.cf"
+    result, _ = assembled({"postfix": {"config_directory": directory}})
+    assert result.config_directory == "/etc/postfix-out"
+    assert result.maps[0].path == "/etc/postfix-out/mariadb-virtual-mailbox-domains.cf"
 
 
 @pytest.mark.parametrize(
@@ -135,23 +139,23 @@ def test_another_instance(directory):
 def test_a_shared_key_goes_only_to_types_that_know_it(type_, keys):
     """A password in a sqlite table is a fault that nobody wrote."""
     shared = {"password": "pw", "charset": "utf8mb4", "encoding": "UTF8", "tls_CAfile": "/ca", "dbpath": "/srv/m.db"}
-    place = only({"database": shared, "maps": {**NO_DEFAULTS, "x": {"type": type_}}})
-    assert set(place["keys"]) == keys
-    assert plan({"database": shared})["errors"] == []
+    found = only({"database": shared, "maps": {**NO_DEFAULTS, "x": {"type": type_}}})
+    assert set(found.keys) == keys
+    assert faults({"database": shared}) == []
 
 
 def test_a_maps_own_key_wins():
     shared = {"password": "pw", "user": "shared"}
     config = {"database": shared, "maps": {"virtual_alias_maps": {"query": "SELECT own", "user": "own"}}}
-    keys = {place["name"]: place["keys"] for place in plan(config)["maps"]}
+    keys = {each.name: each.keys for each in maps(config)}
     assert (keys["virtual_alias_maps"]["query"], keys["virtual_alias_maps"]["user"]) == ("SELECT own", "own")
     assert keys["virtual_mailbox_maps"]["user"] == "shared"
 
 
 def test_a_maps_own_key_is_kept_although_its_type_does_not_know_it():
-    """So that postfix_table can say it: left out in silence, nobody would know."""
-    place = only({"maps": {**NO_DEFAULTS, "x": {"type": "sqlite", "password": "x"}}})
-    assert place["keys"] == {"password": "x"}
+    """So that it can be reported: left out in silence, nobody would know."""
+    found = only({"maps": {**NO_DEFAULTS, "x": {"type": "sqlite", "password": "x"}}})
+    assert found.keys == {"password": "x"}
 
 
 # Pillar beside a password; the one fault: its key, words of its sentence.
@@ -191,7 +195,7 @@ FAULTS = [
     ),
     *(({"maps": {"x": value}}, "maps:x", "must be a mapping, or null") for value in ("y", [], False, 0, ["y"], 5, "")),
     *(
-        ({"maps": {value: SENDERS}}, f"maps:{value}", "letters, digits")
+        ({"maps": {value: SENDERS}}, f"maps:{ispmail_tablefile.shown_key(value)}", "letters, digits")
         for value in ("a b", "", "a/b", "a:b", "ä", "a\n")
     ),
     ({"maps": {1: SENDERS}}, "maps:1", "must be"),
@@ -270,8 +274,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("config, key, words", FAULTS)
-def test_each_fault_is_told_with_its_key(config, key, words):
-    found = errors(config)
+def test_each_fault_is_reported_with_its_key(config, key, words):
+    found = faults(config)
     assert [(at, words in sentence) for at, sentence in found] == [(key, True)], found
 
 
@@ -288,7 +292,7 @@ ALLOWED = [
     {"maps": NO_DEFAULTS, "database": {}},
     {"maps": {**NO_DEFAULTS, "x": {"type": "sqlite"}}, "database": {}},
     {"database": {"option_file": "/etc/mysql/my.cnf"}},
-    {"database": {}, "maps": {name: {"password": "x"} for name in ispmail_pillar.MAPS}},
+    {"database": {}, "maps": {name: {"password": "x"} for name in ispmail_config.MAPS}},
     {"database": {"password": ""}},
     {"maps": {"virtual_alias_maps": None, "x": {**SENDERS, "file": "mariadb-virtual-alias-maps.cf"}}},
     {"maps": {"x": {**SENDERS, "file": "my-main.cf"}}},
@@ -297,16 +301,16 @@ ALLOWED = [
 
 @pytest.mark.parametrize("config", ALLOWED)
 def test_what_is_no_fault(config):
-    assert errors(config) == []
+    assert faults(config) == []
 
 
 def test_a_bad_file_name_is_no_clash():
     """Two of them became one name of ours, and each other's clash."""
-    found = errors({"maps": {"a": {**SENDERS, "file": "a b"}, "b": {**SENDERS, "file": "c d"}}})
+    found = faults({"maps": {"a": {**SENDERS, "file": "a b"}, "b": {**SENDERS, "file": "c d"}}})
     assert [(key, "file name" in sentence) for key, sentence in found] == [("maps:a:file", True), ("maps:b:file", True)]
 
 
-def test_every_fault_is_told_at_once():
+def test_every_fault_is_reported_at_once():
     config = {
         "zzz": 1,
         "packages": "x",
@@ -315,7 +319,7 @@ def test_every_fault_is_told_at_once():
         "maps": {"a": {"type": "x", "proxy": "x", "parameter": "-", "file": " "}, "b": 5},
         "answers": [{"map": "x", "question": "", "answer": ""}, 5],
     }
-    assert [key for key, _ in ispmail_pillar.canonicalize(config, SCHEMAS)["errors"]] == [
+    assert [fault.key for fault in ispmail_config.assemble("ispmail", config)[1]] == [
         "zzz",
         "packages",
         "postfix:config_directory",
@@ -347,41 +351,60 @@ ANSWERS = [
 
 @pytest.mark.parametrize("answer, expected", ANSWERS)
 def test_answers_of_all_kinds(answer, expected):
-    result = plan({"answers": [{"map": "virtual_alias_maps", "question": "q", "answer": answer}]})
-    assert result["errors"] == []
-    assert result["answers"] == [{"map": "virtual_alias_maps", "question": "q", "answer": expected}]
-    assert type(result["answers"][0]["answer"]) is type(expected)
+    result, wrong = assembled({"answers": [{"map": "virtual_alias_maps", "question": "q", "answer": answer}]})
+    assert wrong == []
+    assert result.answers == (Answer("virtual_alias_maps", "q", expected),)
+    assert type(result.answers[0].answer) is type(expected)
 
 
 def test_a_good_answer_beside_a_bad_one_is_kept():
     good = {"map": "virtual_alias_maps", "question": "q", "answer": True}
-    result = plan({"answers": [{**good, "question": ""}, good]})
-    assert result["answers"] == [good]
-    assert [key for key, _ in result["errors"]] == ["answers:0:question"]
+    result, wrong = assembled({"answers": [{**good, "question": ""}, good]})
+    assert result.answers == (Answer(**good),)
+    assert [fault.key for fault in wrong] == ["answers:0:question"]
 
 
 @pytest.mark.parametrize("config", [None, [], "text", 5, True])
 @pytest.mark.parametrize(
-    "function", [ispmail_pillar.places, lambda config: ispmail_pillar.canonicalize(config, SCHEMAS)]
+    "function",
+    [ispmail_config.instance, ispmail_config.assemble, ispmail_config.complete, ispmail_config_database.database],
 )
 def test_the_pillar_must_be_a_mapping(function, config):
-    with pytest.raises(SaltInvocationError, match="mapping"):
-        function(config)
+    with pytest.raises(InvalidInput, match="mapping"):
+        function("ispmail", config)
 
 
-def test_places_needs_no_password():
+def test_where_maps_live_needs_no_password():
     """Maps can be read and removed also where the password is gone."""
-    result = ispmail_pillar.places({"database": None})
-    assert result["errors"] == []
-    assert len(result["maps"]) == 3
+    assert len(ispmail_config.instance("ispmail", {"database": None}).maps) == 3
+
+
+def test_faults_of_pillar_and_of_table_keys_are_listed_together():
+    config = {
+        "database": {"password": "a\nb", "hosts": "x"},
+        "zzz": 1,
+        "maps": {"virtual_alias_maps": {"query": "DROP"}},
+    }
+    with pytest.raises(InvalidInput) as caught:
+        ispmail_config.complete("other", config)
+    head, *lines = str(caught.value).split("\n- ")
+    assert head == "Pillar has errors, nothing was changed:"
+    # A shared key's fault once, though three maps have it.
+    assert [line.partition(" ")[0] for line in lines] == [
+        "other:zzz",
+        "other:database:password",
+        "other:maps:virtual_alias_maps:query",
+        "other:maps:virtual_alias_maps:query",
+    ]
+    assert "a\nb" not in str(caught.value)
 
 
 def test_pillar_is_not_changed():
     """__pillar__ lives as long as the minion."""
     config = {**PASSWORD, "maps": {"x": {**SENDERS, "hosts": ["a"]}, "virtual_alias_maps": {"hosts": "b"}}}
-    before = copy.deepcopy([config, ispmail_pillar.MAPS, ispmail_pillar.DATABASE])
-    plan(config)["maps"][0]["keys"]["user"] = "other"
-    assert [config, ispmail_pillar.MAPS, ispmail_pillar.DATABASE] == before
+    before = copy.deepcopy([config, ispmail_config.MAPS, ispmail_config.DATABASE])
+    maps(config)[0].keys["user"] = "other"
+    assert [config, ispmail_config.MAPS, ispmail_config.DATABASE] == before
 
 
 _NAMES = ["database", "maps", "answers", "postfix", "packages", "virtual_alias_maps", "x"]
@@ -394,7 +417,10 @@ _deep = st.recursive(
 @given(st.dictionaries(st.sampled_from(_NAMES[:5]), _deep | st.lists(_deep, max_size=3)))
 def test_no_structure_breaks_it(config):
     """Pillar may hold anything: it is refused in a sentence, never with a traceback."""
-    for result in (ispmail_pillar.places(config), ispmail_pillar.canonicalize(config, SCHEMAS)):
-        assert {(type(key), type(sentence)) for key, sentence in result["errors"]} <= {(str, str)}
-        assert all(place["path"].startswith("/") for place in result["maps"])
-        assert {place["type"] for place in result["maps"]} <= set(SCHEMAS)
+    result, wrong = ispmail_config.assemble("ispmail", config)
+    assert {(type(fault.key), type(str(fault))) for fault in wrong} <= {(str, str)}
+    assert all(each.path.startswith("/") for each in result.maps)
+    assert {each.type for each in result.maps} <= set(ispmail_tablefile.TYPES)
+    for function in (ispmail_config.instance, ispmail_config.complete, ispmail_config_database.database):
+        with contextlib.suppress(InvalidInput):
+            function("ispmail", config)

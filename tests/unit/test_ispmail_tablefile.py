@@ -6,9 +6,9 @@ import uuid
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from salt.exceptions import SaltInvocationError
 
-from _modules import postfix_table
+import ispmail_tablefile
+from ispmail_errors import InvalidInput
 from tests.unit.table_files import C_BLANKS, GOOD, QUERY, TEXT_KEYS, as_postfix_reads, odd_texts, sound_tables, yaml
 
 BOOKWORM, TRIXIE = "3.7.11", "3.10.13"
@@ -28,7 +28,9 @@ def table(type_, changes):
 
 
 def found(kind, type_, changes, **facts):
-    return [tuple(pair) for pair in postfix_table.validate(type_, table(type_, changes), **facts)[kind]]
+    """Errors or warnings, as pairs of the key and the whole sentence."""
+    faults = getattr(ispmail_tablefile.validate(type_, table(type_, changes), **facts), kind)
+    return [(fault.key, str(fault).removeprefix(f"{fault.key} ")) for fault in faults]
 
 
 # type, changes to good keys, facts, the one fault: key and words of its sentence. TOKEN
@@ -53,7 +55,7 @@ FAULTS = [
     ("mysql", {"pasword": "TOKEN"}, {}, "pasword", "not a key of mysql_table(5)"),
     ("mysql", {"Password": "TOKEN"}, {}, "Password", "write password"),
     ("mysql", {"tls_cafile": "TOKEN"}, {}, "tls_cafile", "write tls_CAfile"),
-    ("mysql", {1: "TOKEN"}, {}, 1, "not a key"),
+    ("mysql", {1: "TOKEN"}, {}, "1", "not a key"),
     ("mysql", {"unknown": None}, {}, "unknown", "not a key"),
     *(
         ("mysql", {key: "TOKEN"}, {}, key, "write it as query")
@@ -210,6 +212,7 @@ ALLOWED = [
     ("mysql", {"query": f"{WHERE}n='%s' AND m='a\\'b\\\\'"}, {}),
     ("mysql", {"query": f"{WHERE}n='\\\\%s'"}, {}),
     ("mysql", {"query": f"{WHERE}n='%s' AND m LIKE '5\\%%'"}, {}),
+    ("mysql", {"query": f"{WHERE}`a\\`=1 AND n='%s'"}, {}),
     ("sqlite", {"query": f"{WHERE}m='\\' AND n='%s'"}, {}),
     ("pgsql", {"query": f"{WHERE}m='\\' AND n='%s'"}, {}),
     ("pgsql", {"query": f"{WHERE}a #- '{{1}}' = '%s'"}, {}),
@@ -256,7 +259,7 @@ def with_token(value, token):
 
 
 @pytest.mark.parametrize("type_, changes, facts, key, words", FAULTS)
-def test_each_fault_is_told_once_and_only_itself(type_, changes, facts, key, words):
+def test_each_fault_is_reported_once_and_alone(type_, changes, facts, key, words):
     """A second, untrue sentence sends an admin the wrong way."""
     errors = found("errors", type_, changes, **facts)
     assert {at for at, _ in errors} == {key}
@@ -286,16 +289,16 @@ def test_no_sentence_holds_a_value(type_, changes, facts, key, words):
     """A sentence ends up in the job cache and in the master's log."""
     token = f"q{uuid.uuid4().hex}"
     keys = table(type_, {at: with_token(value, token) for at, value in changes.items()})
-    sentences = postfix_table.validate(type_, keys, **facts)
-    assert sentences["errors"] or sentences["warnings"]
-    assert token not in repr(sentences)
+    findings = ispmail_tablefile.validate(type_, keys, **facts)
+    assert findings.errors or findings.warnings
+    assert token not in repr(findings)
     if found("errors", type_, changes):
-        with pytest.raises(SaltInvocationError) as error:
-            postfix_table.canonicalize(type_, keys)
+        with pytest.raises(InvalidInput) as error:
+            ispmail_tablefile.canonicalize(type_, keys)
         assert token not in str(error.value)
 
 
-def test_every_fault_is_told_at_once():
+def test_all_faults_are_reported_at_once():
     keys = {
         "user": 5,
         "password": "a\nb",
@@ -311,14 +314,15 @@ def test_every_fault_is_told_at_once():
         "tls_key_file": "/k",
         "domain": "x",
     }
-    errors = postfix_table.validate("mysql", keys, version=BOOKWORM, parameter="relay_domains")["errors"]
-    assert {key for key, _ in errors} == {*keys, "dbname", "tls_cert_file"} - {"tls_key_file"}
-    assert len([key for key, _ in errors if key == "hosts"]) == 2
-    assert len([key for key, _ in errors if key == "query"]) == 3
-    with pytest.raises(SaltInvocationError) as error:
-        postfix_table.canonicalize("mysql", keys)
-    without_facts = {key for key, _ in errors} - {"charset", "domain"}
-    assert [key for key in without_facts if f"{key}: " not in str(error.value)] == []
+    errors = ispmail_tablefile.validate("mysql", keys, version=BOOKWORM, parameter="relay_domains").errors
+    at = [fault.key for fault in errors]
+    assert set(at) == {*keys, "dbname", "tls_cert_file"} - {"tls_key_file"}
+    assert at.count("hosts") == 2
+    assert at.count("query") == 3
+    with pytest.raises(InvalidInput) as error:
+        ispmail_tablefile.canonicalize("mysql", keys)
+    lines = str(error.value).splitlines()[1:]
+    assert {line.removeprefix("- ").split(" ")[0] for line in lines} == set(at) - {"charset", "domain"}
 
 
 @pytest.mark.parametrize(
@@ -342,38 +346,39 @@ def test_the_expansion_limit_may_be_0():
 
 
 def test_a_password_in_a_uri_goes_where_postfix_reads_it():
-    """Postfix hands a URI to PQconnectdb() and ignores user and password then: they do not mend it."""
-    sentence = dict(found("errors", "pgsql", {"hosts": "postgresql://u:x@db/mail"}))["hosts"]
-    assert "URI" in sentence.partition(": ")[2]
+    """Postfix hands a URI to PQconnectdb() and ignores user and password then: they do not fix it."""
+    keys = table("pgsql", {"hosts": "postgresql://u:x@db/mail"})
+    (fault,) = ispmail_tablefile.validate("pgsql", keys).errors
+    assert (fault.key, "URI" in fault.fix) == ("hosts", True)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        postfix_table.schema,
+        ispmail_tablefile.schema,
         *(
             lambda type_, function=function: function(type_, {})
-            for function in (postfix_table.validate, postfix_table.canonicalize, postfix_table.render)
+            for function in (ispmail_tablefile.validate, ispmail_tablefile.canonicalize, ispmail_tablefile.render)
         ),
     ],
 )
 @pytest.mark.parametrize("type_", ["MySQL", "ldap", "", None, 1, ["mysql"], {}])
 def test_another_type_is_refused(call, type_):
-    with pytest.raises(SaltInvocationError, match="mysql, pgsql, sqlite"):
+    with pytest.raises(InvalidInput, match="mysql, pgsql, sqlite"):
         call(type_)
 
 
 @pytest.mark.parametrize("keys", [None, [], "text", 1, [["user", "u"]]])
 def test_keys_must_be_a_mapping(keys):
-    with pytest.raises(SaltInvocationError, match="mapping"):
-        postfix_table.validate("mysql", keys)
+    with pytest.raises(InvalidInput, match="mapping"):
+        ispmail_tablefile.validate("mysql", keys)
 
 
 @pytest.mark.parametrize("version", [3.1, 3, ["3.10"]])
 def test_a_version_that_is_no_text_is_refused(version):
     """On a command line version=3.10 is the number 3.1: re.findall broke with a TypeError."""
-    with pytest.raises(SaltInvocationError, match="version"):
-        postfix_table.validate("mysql", {**GOOD["mysql"], "charset": "x"}, version=version)
+    with pytest.raises(InvalidInput, match="version"):
+        ispmail_tablefile.validate("mysql", {**GOOD["mysql"], "charset": "x"}, version=version)
 
 
 def test_a_number_of_too_many_digits_is_a_fault():
@@ -384,7 +389,7 @@ def test_a_number_of_too_many_digits_is_a_fault():
 @given(st.sampled_from(TYPES), st.data())
 def test_no_structure_breaks_it(type_, data):
     """Pillar may hold anything: it is refused in a sentence, never with a traceback."""
-    known = list(postfix_table.schema(type_))
+    known = list(ispmail_tablefile.schema(type_))
     keys = data.draw(st.dictionaries(st.sampled_from(known), yaml(known)) | yaml([*known, "table", "Password"]))
     facts = {
         "version": data.draw(st.sampled_from([None, "", "x", BOOKWORM, TRIXIE])),
@@ -393,16 +398,17 @@ def test_no_structure_breaks_it(type_, data):
         "parameter": data.draw(st.none() | odd_texts | st.just("relay_domains")),
     }
     if not isinstance(keys, dict):
-        with pytest.raises(SaltInvocationError):
-            postfix_table.validate(type_, keys, **facts)
+        with pytest.raises(InvalidInput):
+            ispmail_tablefile.validate(type_, keys, **facts)
         return
-    result = postfix_table.validate(type_, keys, **facts)
-    assert {type(sentence) for kind in result.values() for _, sentence in kind} <= {str}
-    if postfix_table.validate(type_, keys)["errors"]:
-        with pytest.raises(SaltInvocationError):
-            postfix_table.render(type_, keys)
+    result = ispmail_tablefile.validate(type_, keys, **facts)
+    faults = [*result.errors, *result.warnings]
+    assert {type(text) for fault in faults for text in (fault.key, fault.reason, fault.fix)} <= {str}
+    if ispmail_tablefile.validate(type_, keys).errors:
+        with pytest.raises(InvalidInput):
+            ispmail_tablefile.render(type_, keys)
     else:
-        assert {type(value) for value in postfix_table.canonicalize(type_, keys).values()} <= {str}
+        assert {type(value) for value in ispmail_tablefile.canonicalize(type_, keys).values()} <= {str}
 
 
 CANONICAL = [
@@ -426,7 +432,7 @@ CANONICAL = [
 
 @pytest.mark.parametrize("type_, changes, key, value", CANONICAL)
 def test_one_form_of_each_value(type_, changes, key, value):
-    assert postfix_table.canonicalize(type_, table(type_, changes)).get(key) == value
+    assert ispmail_tablefile.canonicalize(type_, table(type_, changes)).get(key) == value
 
 
 @pytest.mark.parametrize("value", ["a,", "a, ", ",a", ["a", ""], ["", "a"], [""], ",", ", ,", ""])
@@ -434,27 +440,27 @@ def test_one_form_of_each_value(type_, changes, key, value):
 def test_an_empty_item_of_a_list_is_refused_or_left_out(key, value):
     """`domain: [a, ""]` became "a ", which Postfix reads as "a": a change at every apply."""
     keys = table("mysql", {key: value})
-    if not postfix_table.validate("mysql", keys)["errors"]:
-        assert postfix_table.canonicalize("mysql", keys)[key] in ("a", "")
+    if not ispmail_tablefile.validate("mysql", keys).errors:
+        assert ispmail_tablefile.canonicalize("mysql", keys)[key] in ("a", "")
 
 
 @pytest.mark.parametrize("type_", TYPES)
 def test_keys_come_in_the_order_of_the_file(type_):
     keys = dict(reversed(GOOD[type_].items()))
-    assert list(postfix_table.canonicalize(type_, keys)) == list(GOOD[type_])
-    assert [line.split(" ")[0] for line in postfix_table.render(type_, keys).splitlines()] == list(GOOD[type_])
+    assert list(ispmail_tablefile.canonicalize(type_, keys)) == list(GOOD[type_])
+    assert [line.split(" ")[0] for line in ispmail_tablefile.render(type_, keys).splitlines()] == list(GOOD[type_])
 
 
 @pytest.mark.parametrize("query", GUIDE.values(), ids=GUIDE)
 def test_the_files_of_the_guide_to_the_byte(query):
     keys = {"query": query, "dbname": "mailserver", "hosts": "127.0.0.1", "password": "pw", "user": "mailserver"}
-    assert postfix_table.render("mysql", keys) == (
+    assert ispmail_tablefile.render("mysql", keys) == (
         f"user = mailserver\npassword = pw\nhosts = 127.0.0.1\ndbname = mailserver\nquery = {query}\n"
     )
 
 
 def test_an_empty_password_has_its_line():
-    assert "\npassword =\n" in postfix_table.render("mysql", table("mysql", {"password": ""}))
+    assert "\npassword =\n" in ispmail_tablefile.render("mysql", table("mysql", {"password": ""}))
 
 
 @pytest.mark.parametrize(
@@ -462,12 +468,12 @@ def test_an_empty_password_has_its_line():
     [("mysql", {"charset", "option_file", "tls_verify_cert"}), ("pgsql", {"encoding"}), ("sqlite", {"dbpath"})],
 )
 def test_the_schema_knows_the_keys_of_its_type(type_, only):
-    others = [postfix_table.schema(other) for other in TYPES if other != type_]
-    schema = postfix_table.schema(type_)
+    others = [ispmail_tablefile.schema(other) for other in TYPES if other != type_]
+    schema = ispmail_tablefile.schema(type_)
     assert only <= set(schema)
     assert not any(only & set(other) for other in others)
-    assert [key for key in schema if schema[key]["secret"]] == ["password"] * (type_ != "sqlite")
-    assert [key for key in schema if schema[key]["required"]] == ["dbpath" if type_ == "sqlite" else "dbname", "query"]
+    assert [key for key in schema if schema[key].secret] == ([] if type_ == "sqlite" else ["password"])
+    assert [key for key in schema if schema[key].required] == ["dbpath" if type_ == "sqlite" else "dbname", "query"]
 
 
 SINCE = {
@@ -488,8 +494,103 @@ SINCE = {
 
 @pytest.mark.parametrize("release, keys", SINCE.items())
 def test_the_schema_knows_since_when(release, keys):
-    schema = postfix_table.schema("mysql")
-    assert {key for key in schema if schema[key]["since"] == release} == keys
+    schema = ispmail_tablefile.schema("mysql")
+    assert {key for key in schema if schema[key].since == release} == keys
+
+
+SHOWN_KEYS = [
+    ("pasword", "pasword"),
+    ("tls_cafile", "tls_cafile"),
+    (1, "1"),
+    (True, "True"),
+    ("x" * 40, "x" * 40),
+    *(
+        (key, "(a key that is not shown)")
+        for key in (
+            "password:TOKEN",
+            "TOKEN ",
+            "TOKEN\n",
+            "TOKEN-x",
+            "TOKENé",
+            "٣",
+            "",
+            "x" * 41,
+            -1,
+            1.5,
+            None,
+            b"TOKEN",
+            ("TOKEN",),
+            datetime.date(2024, 2, 29),
+        )
+    ),
+    # str() of it fails.
+    pytest.param(16**5000, "(a key that is not shown)", id="6021 digits"),
+]
+
+
+@pytest.mark.parametrize("key, shown", SHOWN_KEYS)
+def test_an_unknown_key_is_shown_only_where_it_is_a_plain_identifier(key, shown):
+    """`{password:SECRET, hosts: x}`, a blank forgotten, is one key: the message printed the password."""
+    assert ispmail_tablefile.shown_key(key) == shown
+    (fault,) = ispmail_tablefile.validate("mysql", table("mysql", {key: None})).errors
+    assert fault.key == shown
+    assert ("is a blank missing after a colon?" in fault.fix) == shown.startswith("(")
+    assert "TOKEN" not in str(fault)
+
+
+@pytest.mark.parametrize(
+    "text, items", [("", []), (" ,", []), ("a", ["a"]), ("a,b", ["a", "b"]), ("\ta ,\r b\n", ["a", "b"])]
+)
+def test_lists_are_split_at_commas_and_blanks(text, items):
+    assert ispmail_tablefile.split_list(text) == items
+    assert ispmail_tablefile.hosts({"hosts": text}) == (items or ["localhost"])
+
+
+def test_without_hosts_postfix_takes_localhost():
+    assert ispmail_tablefile.hosts({}) == ["localhost"]
+
+
+SOCKET = "/run/mysqld/mysqld.sock"
+# type and text; name, port and socket.
+HOSTS = [
+    *(
+        ("mysql", text, "localhost", None, SOCKET)
+        for text in ("localhost", "LocalHost", "localhost:13306", "inet:localhost", "inet:LOCALHOST:3306")
+    ),
+    ("pgsql", "localhost", "localhost", 5432, None),
+    ("pgsql", "localhost:5433", "localhost", 5433, None),
+    ("pgsql", "inet:LOCALHOST:5433", "LOCALHOST", 5433, None),
+    ("mysql", "unix:/tmp/db.sock", None, None, "/tmp/db.sock"),
+    ("pgsql", "unix:/run/postgresql", None, None, "/run/postgresql"),
+    ("pgsql", "/run/postgresql", None, None, "/run/postgresql"),
+    ("mysql", "/run/x", "/run/x", 3306, None),
+    ("mysql", "127.0.0.1", "127.0.0.1", 3306, None),
+    ("pgsql", "192.0.2.1", "192.0.2.1", 5432, None),
+    ("mysql", "192.0.2.1:3307", "192.0.2.1", 3307, None),
+    ("mysql", "inet:db.example.org", "db.example.org", 3306, None),
+    ("mysql", "inet:DB.example.org:3307", "DB.example.org", 3307, None),
+    ("mysql", "INET:db", "INET", 3306, None),
+    *(("mysql", f"db:{port}", "db", 3306, None) for port in ("mysql", "", "0", "65536", "9" * 5000, "²", "٣")),
+    ("pgsql", "db:postgresql", "db", 5432, None),
+    # Postfix splits at the last colon.
+    ("mysql", "::1:3307", "::1", 3307, None),
+    ("mysql", "localhost.example.org", "localhost.example.org", 3306, None),
+    ("pgsql", "postgresql://u@db:5433/mail", None, None, None),
+]
+
+
+@pytest.mark.parametrize("type_, text, name, port, socket", HOSTS)
+def test_a_host_is_read_as_postfix_reads_it(type_, text, name, port, socket):
+    host = ispmail_tablefile.parse_host(text, type_)
+    assert host == ispmail_tablefile.Host(text, name, port, socket)
+
+
+def test_the_password_of_a_uri_is_not_in_the_repr_of_a_host():
+    assert "TOKEN" not in repr(ispmail_tablefile.parse_host("postgresql://u:TOKEN@db/mail", "pgsql"))
+
+
+def test_a_host_is_of_a_mysql_table_unless_said():
+    assert ispmail_tablefile.parse_host("db").port == 3306
 
 
 PARSED = [
@@ -516,14 +617,20 @@ PARSED = [
 
 @pytest.mark.parametrize("text, keys", PARSED)
 def test_parse_reads_as_postfix_does(text, keys):
-    assert postfix_table.parse(text) == keys
+    assert ispmail_tablefile.parse(text) == keys
     assert as_postfix_reads(text.encode()) == {key.encode(): value.encode() for key, value in keys.items()}
+
+
+def test_parse_takes_what_a_file_holds():
+    assert ispmail_tablefile.parse(None) == ispmail_tablefile.parse(b"") == {}
+    assert ispmail_tablefile.parse("password = é\n".encode()) == {"password": "é"}
+    assert ispmail_tablefile.parse(b"password = \xe9\n") == {"password": "\udce9"}
 
 
 @pytest.mark.parametrize("line", ["a", "a b = c", "= c", "="])
 def test_parse_passes_over_what_is_fatal_to_postfix(line):
     """It is said in parse's docstring; "a b = c" was read as a key "a b"."""
-    assert postfix_table.parse(f"x = 1\n{line}\ny = 2\n") == {"x": "1", "y": "2"}
+    assert ispmail_tablefile.parse(f"x = 1\n{line}\ny = 2\n") == {"x": "1", "y": "2"}
 
 
 @given(st.text(st.sampled_from("ab=# \t\v\r\n\x1c\x85\u2028"), max_size=30))
@@ -532,23 +639,23 @@ def test_parse_agrees_with_the_other_reader(text):
         expected = as_postfix_reads(text.encode())
     except ValueError:
         assume(False)
-    assert {key.encode(): value.encode() for key, value in postfix_table.parse(text).items()} == expected
+    assert {key.encode(): value.encode() for key, value in ispmail_tablefile.parse(text).items()} == expected
 
 
 @pytest.mark.parametrize("type_", TYPES)
 @given(data=st.data())
 def test_what_is_rendered_is_read_as_it_was_meant(type_, data):
     """The property that pins the format."""
-    keys = data.draw(sound_tables(type_, postfix_table.schema(type_)))
-    assert postfix_table.validate(type_, keys)["errors"] == []
-    canonical = postfix_table.canonicalize(type_, keys)
-    text = postfix_table.render(type_, keys)
-    assert postfix_table.parse(text) == canonical
-    assert list(postfix_table.parse(text)) == list(canonical)
+    keys = data.draw(sound_tables(type_, ispmail_tablefile.schema(type_)))
+    assert ispmail_tablefile.validate(type_, keys).errors == ()
+    canonical = ispmail_tablefile.canonicalize(type_, keys)
+    text = ispmail_tablefile.render(type_, keys)
+    assert ispmail_tablefile.parse(text) == canonical
+    assert list(ispmail_tablefile.parse(text)) == list(canonical)
     assert as_postfix_reads(text.encode()) == {key.encode(): value.encode() for key, value in canonical.items()}
-    assert postfix_table.canonicalize(type_, canonical) == canonical
+    assert ispmail_tablefile.canonicalize(type_, canonical) == canonical
     for key, value in keys.items():
-        if isinstance(value, str) and postfix_table.schema(type_)[key]["kind"] in ("text", "query", "format"):
+        if isinstance(value, str) and ispmail_tablefile.schema(type_)[key].kind in ("text", "query", "format"):
             assert canonical[key] == value
 
 
@@ -578,9 +685,9 @@ def test_refused_is_exactly_what_would_be_misread(type_, data, value):
 def test_a_password_in_a_uri_is_a_secret(hosts):
     """An old file may hold one, by hand: read, and the diff with the new file, showed it."""
     old, new = table("pgsql", {"hosts": hosts}), GOOD["pgsql"]
-    assert "TOKEN" not in repr(postfix_table.redact(old))
-    assert "TOKEN" not in repr([postfix_table.diff(old, new), postfix_table.diff(new, old)])
-    assert "hosts" in postfix_table.diff(old, new)
+    assert "TOKEN" not in repr(ispmail_tablefile.redact(old))
+    assert "TOKEN" not in repr([ispmail_tablefile.diff(old, new), ispmail_tablefile.diff(new, old)])
+    assert "hosts" in ispmail_tablefile.diff(old, new)
 
 
 _keys = st.dictionaries(
@@ -589,15 +696,15 @@ _keys = st.dictionaries(
 
 
 @given(_keys, _keys)
-def test_neither_diff_nor_redact_tells_a_secret(old, new):
+def test_neither_diff_nor_redact_shows_a_secret(old, new):
     """Also a misspelt key may hold a password."""
     public = ("user", "query", "dbpath")
     old, new = (
         {key: f"{'shown' if key in public else 'SECRET'}{flag}" for key, flag in keys.items()} for keys in (old, new)
     )
-    assert "SECRET" not in repr([postfix_table.redact(old), postfix_table.diff(old, new)])
-    assert list(postfix_table.redact(old)) == list(old)
-    assert set(postfix_table.diff(old, new)) == {key for key in {*old, *new} if old.get(key) != new.get(key)}
+    assert "SECRET" not in repr([ispmail_tablefile.redact(old), ispmail_tablefile.diff(old, new)])
+    assert list(ispmail_tablefile.redact(old)) == list(old)
+    assert set(ispmail_tablefile.diff(old, new)) == {key for key in {*old, *new} if old.get(key) != new.get(key)}
 
 
 DIFFS = [
@@ -616,10 +723,10 @@ DIFFS = [
 
 @pytest.mark.parametrize("old, new, changes", DIFFS)
 def test_diff(old, new, changes):
-    assert postfix_table.diff(old, new) == changes
+    assert ispmail_tablefile.diff(old, new) == changes
 
 
 def test_redact_leaves_what_is_no_secret():
     keys = GOOD["mysql"]
-    assert postfix_table.redact(keys) == {**keys, "password": "***"}
+    assert ispmail_tablefile.redact(keys) == {**keys, "password": "***"}
     assert keys["password"] == "p"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _modules import postconf
+import ispmail_maincf
 
 A, B, C = (f"mysql:/etc/postfix/{name}.cf" for name in "abc")
 PATHS = {f"/etc/postfix/{name}.cf" for name in "abc"}
@@ -31,13 +31,13 @@ WORDS = [
 
 @pytest.mark.parametrize("value, words", WORDS)
 def test_words(value, words):
-    assert postconf.words(value) == words
+    assert ispmail_maincf.words(value) == words
 
 
 @given(st.text("ab:/ ,{}", max_size=20))
 def test_words_lose_nothing(value):
     """What is lost here is lost from an admin's main.cf when a table gets into that parameter."""
-    assert re.sub(r"[ ,]", "", "".join(postconf.words(value))) == re.sub(r"[ ,]", "", value)
+    assert re.sub(r"[ ,]", "", "".join(ispmail_maincf.words(value))) == re.sub(r"[ ,]", "", value)
 
 
 # The value, the tables that shall be in it, what it is then.
@@ -76,7 +76,7 @@ WITH_TABLES = [
 
 @pytest.mark.parametrize("value, tables, after", WITH_TABLES)
 def test_with_tables(value, tables, after):
-    assert postconf.with_tables(value, tables, PATHS) == after
+    assert ispmail_maincf.with_tables(value, tables, PATHS) == after
 
 
 _words = st.lists(st.sampled_from([A, B, C, f"proxy:{A}", "hash:/x", "hash:/y", "inline:{ {a = b} }"]), max_size=6)
@@ -86,12 +86,12 @@ _words = st.lists(st.sampled_from([A, B, C, f"proxy:{A}", "hash:/x", "hash:/y", 
 def test_with_tables_is_right_after_once(words, separator, tables, remove):
     """A second apply finds nothing to do; the others are there, in their order."""
     tables = [] if remove else tables
-    after = postconf.with_tables(separator.join(words), tables, PATHS)
-    ours = [word for word in postconf.words(after) if word.rpartition(":")[2] in PATHS]
-    others = [word for word in words if word.rpartition(":")[2] not in PATHS]
+    after = ispmail_maincf.with_tables(separator.join(words), tables, PATHS)
+    ours = [word for word in ispmail_maincf.words(after) if ispmail_maincf.path_of(word) in PATHS]
+    others = [word for word in words if ispmail_maincf.path_of(word) not in PATHS]
     assert ours == tables
-    assert [word for word in postconf.words(after) if word not in ours] == others
-    assert postconf.with_tables(after, tables, PATHS) == after
+    assert [word for word in ispmail_maincf.words(after) if word not in ours] == others
+    assert ispmail_maincf.with_tables(after, tables, PATHS) == after
 
 
 SAME = [
@@ -113,5 +113,5 @@ SAME = [
 
 @pytest.mark.parametrize("old, new, same", SAME)
 def test_same(old, new, same):
-    assert postconf.same(old, new) is same
-    assert postconf.same(new, old) is same
+    assert ispmail_maincf.same(old, new) is same
+    assert ispmail_maincf.same(new, old) is same

@@ -1,0 +1,84 @@
+"""Run Postfix's own commands, see postconf(1), postfix(1) and postmap(1)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ispmail_errors import CannotAsk
+
+Name = Literal["postconf", "postfix", "postmap"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended. `returncode` is None where it was killed at the end of its time.
+
+    Bytes that are not UTF-8 are kept in the texts as surrogates.
+    """
+
+    returncode: int | None
+    stdout: str = field(repr=False)
+    stderr: str = field(repr=False)
+
+
+def run(
+    name: Name,
+    arguments: Sequence[str],
+    timeout: float = 10,
+    environment: Mapping[str, str] | None = None,
+    pass_fds: Collection[int] = (),
+) -> Done:
+    """Run a command without a shell, for `timeout` seconds at most.
+
+    Args:
+        environment: Variables to set for it.
+        pass_fds: Open files that it inherits.
+
+    Raises:
+        CannotAsk: It is not installed.
+    """
+    # MAIL_CONFIG and MAIL_VERBOSE would change what is asked and said; a plain user's PATH has no sbin.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAIL_")}
+    path = f"{inherited.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    try:
+        done = subprocess.run(
+            [name, *arguments],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            env={**inherited, "LC_ALL": "C", "PATH": path, **(environment or {})},
+            pass_fds=tuple(pass_fds),
+            check=False,
+        )
+    except FileNotFoundError as err:
+        raise CannotAsk(f"{name} is not there: install the package postfix") from err
+    except OSError as err:
+        raise CannotAsk(f"{name} cannot be run: {err.strerror}") from err
+    except subprocess.TimeoutExpired:
+        return Done(None, "", f"no end within {timeout:.0f} s")
+    return Done(
+        done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode("utf-8", "surrogateescape")
+    )
+
+
+def output(name: Name, arguments: Sequence[str]) -> str:
+    """Run a command that has to succeed, and return what it printed.
+
+    Raises:
+        CannotAsk: It failed (with the last line that it wrote to stderr), or it did not end within 10 seconds.
+    """
+    done = run(name, arguments)
+    if done.returncode != 0:
+        lines = readable(done.stderr).strip().splitlines()
+        command = f"{name} {arguments[-1]}" if name == "postfix" else name
+        raise CannotAsk(f"{command} failed: {lines[-1] if lines else done.returncode}")
+    return done.stdout
+
+
+def readable(text: str) -> str:
+    """Replace what was not UTF-8 in a command's output, so that it can be shown and sent."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,0 +1,389 @@
+"""Pillar as values: which maps, answers and database it asks for. Pure; pillar.example lists every key."""
+
+from __future__ import annotations
+
+import difflib
+import os.path
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
+
+import ispmail_tablefile
+from ispmail_errors import Fault, PillarFault, below
+from ispmail_tablefile import shown_key
+
+CONFIG_DIRECTORY = "/etc/postfix"
+
+# The set-up of the ISPmail guide: a password is all that has to be added.
+DATABASE = {"user": "mailserver", "hosts": "127.0.0.1", "dbname": "mailserver"}
+MAPS = {
+    "virtual_mailbox_domains": {"query": "SELECT 1 FROM virtual_domains WHERE name='%s'"},
+    "virtual_alias_maps": {"query": "SELECT destination FROM virtual_aliases WHERE source='%s'"},
+    "virtual_mailbox_maps": {"query": "SELECT 1 FROM virtual_users WHERE email='%s'"},
+}
+
+_SECTIONS: dict[str, type] = {
+    "database": dict,
+    "server": dict,
+    "maps": dict,
+    "answers": list,
+    "postfix": dict,
+    "packages": bool,
+    "instances": list,
+    "rotation": dict,
+}
+_KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
+_MAP_KEYS = ("parameter", "file", "type", "proxy")
+_FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
+# Files in a configuration directory that are Postfix's own.
+_POSTFIX_FILES = ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto", "master.cf.proto")
+SEE_EXAMPLE = "see pillar.example"
+
+
+@dataclass(frozen=True)
+class Map:
+    """One lookup map, and where it lives."""
+
+    name: str
+    parameter: str  # the main.cf parameter that points at it
+    type: str  # mysql, pgsql or sqlite
+    proxy: bool  # read through proxymap(8)
+    path: str  # of the table file
+    wanted: bool = True  # False: pillar sets it to null
+
+    def table(self, proxied: bool = True) -> str:
+        """How main.cf writes it. `proxied`: False where no proxymap runs."""
+        return f"proxy:{self.type}:{self.path}" if self.proxy and proxied else f"{self.type}:{self.path}"
+
+
+@dataclass(frozen=True)
+class CompleteMap(Map):
+    """A map with the content of its table file."""
+
+    keys: Mapping[str, object] = field(default_factory=dict, repr=False)  # as pillar has them
+    sources: Mapping[str, str] = field(default_factory=dict)  # table key to the pillar key that it comes from
+    text: str = field(default="", repr=False)  # the table file
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a map must answer: a text, True for any answer, False for none."""
+
+    map: str
+    question: str
+    answer: str | bool
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One Postfix instance and the maps that pillar names for it. Needs no password and no sdb."""
+
+    pillar_key: str
+    config_directory: str
+    maps: tuple[Map, ...]  # in the order in which Postfix asks; those set to null too
+    others: tuple[str, ...] = ()  # pillar keys of other instances
+
+    @property
+    def wanted(self) -> tuple[Map, ...]:
+        """The maps that are not set to null."""
+        return tuple(each for each in self.maps if each.wanted)
+
+
+@dataclass(frozen=True)
+class CompleteInstance:
+    """One Postfix instance, its maps with their table files, valid as far as pillar alone can tell."""
+
+    pillar_key: str
+    config_directory: str
+    maps: tuple[CompleteMap, ...]  # none that is set to null
+    answers: tuple[Answer, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AdminLogin:
+    """How Salt logs in to the database server as its admin: by a socket, or by host and port."""
+
+    user: str
+    password: str | None = field(repr=False)
+    unix_socket: str | None
+    host: str | None
+    port: int = 3306
+
+
+@dataclass(frozen=True)
+class DatabaseConfig:
+    """What pillar says of the database server's side."""
+
+    pillar_key: str
+    user: str
+    password: str | None = field(repr=False)
+    dbname: str
+    hosts: tuple[str, ...]  # the host parts of the maps' account
+    create_tables: bool
+    login: AdminLogin
+
+
+def instance(pillar_key: str, section: object) -> Instance:
+    """Read which maps pillar asks for, and where each one lives.
+
+    Table keys are not read: that is enough to read or remove maps, also where the password is gone.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    found, faults = _instance(pillar_key, section)
+    if faults:
+        raise PillarFault(pillar_key, faults)
+    return found
+
+
+def complete(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> CompleteInstance:
+    """Read the maps and answers that pillar asks for, with the text of each table file.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it, sdb:// URIs already looked up.
+        faults: What was wrong with those.
+
+    Raises:
+        PillarFault: Lists all faults, those of all table keys too.
+    """
+    unchecked, own = assemble(pillar_key, section)
+    warnings = check(unchecked, [*faults, *own])
+    maps = [replace(each, text=ispmail_tablefile.render(each.type, each.keys)) for each in unchecked.maps]
+    return replace(unchecked, maps=tuple(maps), warnings=tuple(warnings))
+
+
+def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[Fault]]:
+    """Put together what pillar asks for, without a look at the values of table keys; and tell the faults.
+
+    Raises:
+        PillarFault: `section` is no mapping.
+    """
+    bare, faults = _instance(pillar_key, section)
+    config = section if isinstance(section, Mapping) else {}
+    given = config.get("database")
+    shared = {**DATABASE, **(given if isinstance(given, Mapping) else {})}
+    faults += unknown_keys(shared, list(ispmail_tablefile.SCHEMA), "database:")
+    maps = [_with_keys(each, config.get("maps"), shared) for each in bare.wanted]
+    if not any(fault.key == "database" for fault in faults) and any(map(_has_no_password, maps)):
+        faults.append(Fault("database:password", "is missing", "it has no default"))
+    answers, wrong_answers = _answers(config.get("answers"), [each.name for each in maps])
+    faults += wrong_answers
+    return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, ()), faults
+
+
+def check(
+    instance: CompleteInstance, faults: Iterable[Fault] = (), version: str | None = None, chroot: bool | None = None
+) -> list[str]:
+    """Check the table keys of all maps, and return the warnings.
+
+    Args:
+        instance: What pillar asks for.
+        faults: What is already known to be wrong.
+        version: The installed Postfix. None: what depends on it is left out.
+        chroot: Whether Postfix reads the maps inside a chroot. None: what depends on it is left out.
+
+    Raises:
+        PillarFault: Lists all faults at once.
+    """
+    errors, warnings = list(faults), []
+    for each in instance.maps:
+        found = ispmail_tablefile.validate(
+            each.type, each.keys, version=version, chroot=chroot, proxy=each.proxy, parameter=each.parameter
+        )
+        errors += [_at_its_source(each, fault) for fault in found.errors]
+        warnings += [_at_its_source(each, fault) for fault in found.warnings]
+    if errors:
+        raise PillarFault(instance.pillar_key, _each_shared_key_once(errors))
+    return list(dict.fromkeys(below(instance.pillar_key, warnings)))
+
+
+def unknown_keys(given: Iterable[object], known: Collection[str], prefix: str) -> list[Fault]:
+    """Faults of the keys that pillar may not have there, with the one that may be meant."""
+    faults = []
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), list(known), 1)
+            fix = f"is {near[0]} meant?" if near else f"known are {', '.join(known)}"
+            faults.append(Fault(f"{prefix}{shown_key(key)}", "is not a key of ispmail", fix))
+    return faults
+
+
+def _instance(pillar_key: str, section: object) -> tuple[Instance, list[Fault]]:
+    if not isinstance(section, Mapping):
+        raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
+    faults = unknown_keys(section, _SECTIONS, "")
+    sections, wrong_kinds = _sections(section)
+    faults += wrong_kinds
+    faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
+    faults += _rotation_faults(sections["rotation"])
+    others = [key for key in sections["instances"] if isinstance(key, str) and key]
+    if others != sections["instances"]:
+        faults.append(Fault("instances", "must be a list of other pillar keys", SEE_EXAMPLE))
+    directory = sections["postfix"].get("config_directory", CONFIG_DIRECTORY)
+    if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory):
+        faults.append(Fault("postfix:config_directory", "must be an absolute path without blanks"))
+        directory = CONFIG_DIRECTORY
+    directory = os.path.normpath(directory)
+    maps = []
+    for name, entry in _ordered(sections["maps"]).items():
+        each, wrong = _map(name, entry, directory)
+        maps.append(each)
+        faults += wrong
+    faults += _shared_files(maps)
+    return Instance(pillar_key, directory, tuple(maps), tuple(others)), faults
+
+
+def _sections(config: Mapping[str, object]) -> tuple[dict[str, Any], list[Fault]]:
+    """The sections of pillar; an empty one for each that is missing or of a wrong kind."""
+    sections, faults = {}, []
+    for name, kind in _SECTIONS.items():
+        value = config.get(name)
+        if value is not None and not isinstance(value, kind):
+            faults.append(Fault(name, f"must be {_KINDS[kind]}", SEE_EXAMPLE))
+            value = None
+        sections[name] = kind() if value is None else value
+    return sections, faults
+
+
+def _rotation_faults(rotation: Mapping[str, object]) -> list[Fault]:
+    faults = unknown_keys(rotation, ("batch", "drain"), "rotation:")
+    if not re.fullmatch(r"[1-9][0-9]*|[1-9][0-9]?%|100%", str(rotation.get("batch", "25%"))):
+        faults.append(Fault("rotation:batch", "must be a number of servers, or a share such as 25%"))
+    drain = rotation.get("drain", 60)
+    if isinstance(drain, bool) or not isinstance(drain, int) or drain < 0:
+        faults.append(Fault("rotation:drain", "must be a number of seconds"))
+    return faults
+
+
+def _ordered(maps: Mapping[object, object]) -> dict[object, object]:
+    """Pillar's own order, behind the default maps that it does not mention."""
+    ordered: dict[object, object] = {name: {} for name in MAPS if name not in maps}
+    ordered.update(maps)
+    return ordered
+
+
+def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]:
+    """Where one map lives, and what is wrong with what pillar says of that."""
+    stem, shown = "unnamed", f"maps:{shown_key(name)}"
+    faults = []
+    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        stem, shown = name, f"maps:{name}"
+    else:
+        faults.append(Fault(shown, "must be a text of letters, digits, _, . and -"))
+    if entry is not None and not isinstance(entry, Mapping):
+        faults.append(Fault(shown, "must be a mapping, or null to leave the map out"))
+    fields = entry if isinstance(entry, Mapping) else {}
+    parameter = fields.get("parameter", stem)
+    if not isinstance(parameter, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
+        faults.append(Fault(f"{shown}:parameter", "must be the name of a main.cf parameter"))
+        parameter = stem
+    table_type = fields.get("type", "mysql")
+    if table_type not in ispmail_tablefile.TYPES:
+        faults.append(Fault(f"{shown}:type", f"must be one of {', '.join(ispmail_tablefile.TYPES)}"))
+        table_type = "mysql"
+    proxy = fields.get("proxy", False)
+    if not isinstance(proxy, bool):
+        faults.append(Fault(f"{shown}:proxy", "must be true or false"))
+    file = fields.get("file", f"{_FILE_PREFIXES[table_type]}-{stem.replace('_', '-')}.cf")
+    if not _is_file_name(file):
+        reason = "must be a file name or an absolute path, without blanks or any of , : $ { }"
+        faults.append(Fault(f"{shown}:file", reason))
+        file = f"none-{stem}"
+    path = os.path.normpath(os.path.join(directory, file))
+    if os.path.basename(path) in _POSTFIX_FILES:
+        faults.append(Fault(f"{shown}:file", "is a file of Postfix's own", "choose another name"))
+    return Map(stem, parameter, table_type, proxy is True, path, entry is not None), faults
+
+
+def _is_file_name(file: object) -> TypeGuard[str]:
+    return (
+        isinstance(file, str)
+        and re.fullmatch(r"[^\s\0,{}$:]*[^\s\0,{}$:/]", file) is not None
+        and os.path.basename(file) not in (".", "..")
+    )
+
+
+def _shared_files(maps: Iterable[Map]) -> list[Fault]:
+    """Faults of maps that name a file which another map has."""
+    owners: dict[str, str] = {}
+    faults = []
+    for each in maps:
+        if each.wanted and owners.setdefault(each.path, each.name) != each.name:
+            reason = f"is the file of {owners[each.path]} too"
+            faults.append(Fault(f"maps:{each.name}:file", reason, "each map needs its own"))
+    return faults
+
+
+def _with_keys(each: Map, maps: object, shared: Mapping[str, object]) -> CompleteMap:
+    """A map with its table's keys, and where each of them stands in pillar."""
+    entry = maps.get(each.name) if isinstance(maps, Mapping) else None
+    fields = entry if isinstance(entry, Mapping) else {}
+    known = ispmail_tablefile.schema(each.type)
+    inherited = {key: value for key, value in shared.items() if key in known}
+    own = {**MAPS.get(each.name, {}), **{key: value for key, value in fields.items() if key not in _MAP_KEYS}}
+    sources = {key: f"database:{key}" for key in inherited} | {key: f"maps:{each.name}:{key}" for key in own}
+    return CompleteMap(
+        each.name, each.parameter, each.type, each.proxy, each.path, keys={**inherited, **own}, sources=sources
+    )
+
+
+def _has_no_password(each: CompleteMap) -> bool:
+    needed = "password" in ispmail_tablefile.schema(each.type)
+    return needed and all(each.keys.get(key) is None for key in ("password", "option_file"))
+
+
+def _at_its_source(each: CompleteMap, fault: Fault) -> Fault:
+    """A fault of a table key, as one of the pillar key that it comes from."""
+    # The key of a fault may be one that is not shown.
+    return fault.at(each.sources.get(fault.key, f"maps:{each.name}:{fault.key}"))
+
+
+def _each_shared_key_once(faults: Iterable[Fault]) -> list[Fault]:
+    """One fault of a shared key, however many maps have it."""
+    kept: list[Fault] = []
+    seen = set()
+    for fault in faults:
+        if fault.key not in seen or not fault.key.startswith("database:"):
+            kept.append(fault)
+        seen.add(fault.key)
+    return kept
+
+
+def _answers(answers: object, maps: Sequence[str]) -> tuple[tuple[Answer, ...], list[Fault]]:
+    found, faults = [], []
+    for number, entry in enumerate(answers if isinstance(answers, list) else []):
+        answer, wrong = _answer(f"answers:{number}", entry, maps)
+        faults += wrong
+        if answer:
+            found.append(answer)
+    return tuple(found), faults
+
+
+def _answer(key: str, entry: object, maps: Sequence[str]) -> tuple[Answer | None, list[Fault]]:
+    if not isinstance(entry, Mapping):
+        return None, [Fault(key, "must be a mapping of map, question and answer")]
+    names = ("map", "question", "answer")
+    faults = unknown_keys(entry, names, f"{key}:")
+    faults += [Fault(f"{key}:{name}", "is missing") for name in names if name not in entry]
+    if "map" in entry and entry["map"] not in maps:
+        faults.append(Fault(f"{key}:map", f"must be one of the maps: {', '.join(maps)}"))
+    question = entry.get("question", "x")
+    if not isinstance(question, str) or not question or re.search(r"[\n\0]", question) or question == "-":
+        faults.append(Fault(f"{key}:question", "must be a text of one line"))
+    answer = entry.get("answer", True)
+    if isinstance(answer, list) and all(type(item) in (str, int) and item != "" for item in answer):
+        answer = ",".join(map(str, answer))
+    elif isinstance(answer, int) and not isinstance(answer, bool):
+        answer = str(answer)
+    if not isinstance(answer, (str, bool)) or answer == "":
+        faults.append(Fault(f"{key}:answer", "must be a text, true (any answer) or false (no answer)"))
+        return None, faults
+    return (None if faults else Answer(entry["map"], question, answer)), faults

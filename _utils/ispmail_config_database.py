@@ -1,0 +1,109 @@
+"""What pillar says of the database server's side: the maps' account, and how Salt gets in as the admin. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ispmail_tablefile
+from ispmail_config import DATABASE, SEE_EXAMPLE, AdminLogin, DatabaseConfig, unknown_keys
+from ispmail_errors import Fault, PillarFault
+
+_SERVER_KEYS = ("unix_socket", "host", "port", "user", "password", "accounts_host", "create_tables")
+_SOCKET = "/run/mysqld/mysqld.sock"
+
+
+def database(
+    pillar_key: str, section: object, faults: Iterable[Fault] = (), password_needed: bool = False
+) -> DatabaseConfig:
+    """Read what pillar says of the database server's side.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it, sdb:// URIs already looked up.
+        faults: What was wrong with those.
+        password_needed: Whether it is a fault that there is no password.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    if not isinstance(section, Mapping):
+        raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
+    problems = list(faults)
+    sections: dict[str, Mapping[str, object]] = {}
+    for name in ("database", "server"):
+        given = section.get(name)
+        if given is not None and not isinstance(given, Mapping):
+            problems.append(Fault(name, "must be a mapping", SEE_EXAMPLE))
+        sections[name] = given if isinstance(given, Mapping) else {}
+    server, account = sections["server"], {**DATABASE, **sections["database"]}
+    problems += unknown_keys(server, _SERVER_KEYS, "server:")
+    problems += _account_faults(account)
+    if password_needed and not account.get("password"):
+        problems.append(Fault("database:password", "is missing or empty"))
+    hosts, wrong_hosts = _account_hosts(server.get("accounts_host", "127.0.0.1"))
+    create_tables = server.get("create_tables", True)
+    problems += wrong_hosts
+    if not isinstance(create_tables, bool):
+        problems.append(Fault("server:create_tables", "must be true or false"))
+    problems += _login_faults(server)
+    if problems:
+        raise PillarFault(pillar_key, problems)
+    password = account.get("password")
+    return DatabaseConfig(
+        pillar_key,
+        str(account["user"]),
+        None if password is None else str(password),
+        str(account["dbname"]),
+        hosts,
+        create_tables is True,
+        _login(server),
+    )
+
+
+def _account_faults(account: Mapping[str, object]) -> list[Fault]:
+    """What cannot be the login of a table file must not become the account's."""
+    keys = {key: account[key] for key in ("user", "password", "dbname") if account.get(key) is not None}
+    faults = [Fault(f"database:{key}", "must not be null") for key in ("user", "dbname") if account.get(key) is None]
+    faults += [Fault(f"database:{key}", "is empty") for key in ("user", "dbname") if keys.get(key) == ""]
+    wrong = [fault for fault in ispmail_tablefile.validate("mysql", keys).errors if fault.key in keys]
+    reported = [fault.key for fault in faults]
+    return faults + [fault.at(f"database:{fault.key}") for fault in wrong if f"database:{fault.key}" not in reported]
+
+
+def _account_hosts(given: object) -> tuple[tuple[str, ...], list[Fault]]:
+    hosts = [given] if isinstance(given, str) else given
+    if not isinstance(hosts, list) or not hosts or not all(map(_is_name, hosts)):
+        reason = "must be a text or a list of texts, such as 127.0.0.1 or 10.0.0.%"
+        return (), [Fault("server:accounts_host", reason)]
+    return tuple(dict.fromkeys(host.lower() for host in hosts)), []
+
+
+def _login_faults(server: Mapping[str, object]) -> list[Fault]:
+    given = {key: server[key] for key in _SERVER_KEYS[:5] if server.get(key) is not None}
+    faults = []
+    if "host" in given and "unix_socket" in given:
+        faults.append(Fault("server:host", "is there beside unix_socket", "take one of them out"))
+    for key, value in given.items():
+        if key == "port":
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+                faults.append(Fault("server:port", "must be a number from 1 to 65535"))
+        elif not isinstance(value, str) or (key != "password" and not _is_name(value)):
+            faults.append(Fault(f"server:{key}", "must be a text", "put it in quotes"))
+    return faults
+
+
+def _login(server: Mapping[str, Any]) -> AdminLogin:
+    host = server.get("host")
+    return AdminLogin(
+        user=server.get("user") or "root",
+        password=server.get("password"),
+        unix_socket=None if host else server.get("unix_socket") or _SOCKET,
+        host=host,
+        port=server.get("port") or 3306,
+    )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and not re.search(r"[\0\n]", value)

@@ -1,0 +1,389 @@
+"""The client of MariaDB and MySQL: log in, run statements, and say by the error's number what it means.
+
+PyMySQL carries the packets, but never has the password: the login is done here, with what ispmail_plugins allows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ispmail_plugins
+import ispmail_tablefile
+from ispmail_config import AdminLogin
+from ispmail_errors import DatabaseError, InvalidInput
+from ispmail_sql import NATIVE as NATIVE
+
+# All in seconds. Building an index takes longer than any question.
+_CONNECT, _READ, _BUILD, _LOCK = 5, 10, 300, 5
+# How often a server may ask for more during one login: once for each alternative of the account, and a few times more.
+_MOST_QUESTIONS = 32
+_MAX_PACKET = 2**24 - 1
+# The internals of PyMySQL that the login replaces or uses.
+_INNER = ("_request_authentication", "_get_server_information", "_read_packet", "write_packet", "_auth_plugin_name")
+
+# CR_SSL_CONNECTION_ERROR.
+_NO_TLS = 2026
+_NO_DATABASE = "check that it is a MariaDB or MySQL server, and see the server's log"
+
+# What each of the server's errors means to an admin.
+_MEANINGS = {
+    1005: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
+    1040: "too many connections: raise its max_connections, or set proxy: true for the maps",
+    1044: "access to that database is denied: check dbname, and the account's grants",
+    1045: "access is denied: check user and password, and that the account is allowed from this host",
+    1049: "there is no such database: check dbname, or apply ispmail.database on the database server",
+    1054: "a column of the query does not exist: check the query",
+    1064: "it does not understand the statement: check the query, and the server's version",
+    1129: "it blocks this host after too many errors: run FLUSH HOSTS there",
+    1142: "access to that table is denied: check the account's grants",
+    1146: "a table does not exist: check the query, or apply ispmail.database on the database server",
+    1203: "the account has too many connections: raise max_user_connections, or set proxy: true for the maps",
+    1205: "another session holds a lock: see SHOW PROCESSLIST there, and try again",
+    1226: "the account has reached one of its limits: raise its MAX_… limits, see ALTER USER",
+    1227: "the admin's account is not allowed to do that: use one with all privileges",
+    1290: "it runs with read_only or strict_password_validation: use the primary, or switch that off meanwhile",
+    1345: "the account may not read a view's definition: grant SHOW VIEW, and SELECT on the view's tables, or use the "
+    "admin's account",
+    1524: "it has not loaded mysql_native_password: load that plugin, Postfix's chroot has no other",
+    1698: "access is denied: run Salt as root on the database server, or give server:user and server:password; "
+    "a map's account needs a password",
+    1792: "this session may only read: use a statement that only reads",
+    1820: "the admin's password has expired: set a new one",
+    1836: "it is a read-only replica: use the primary",
+    2002: "it cannot be reached: check the address, and that it runs",
+    2003: "it cannot be reached: check the address, and that it runs",
+    2013: "it did not answer in time, or closed the connection: check that it is well",
+    _NO_TLS: "TLS failed: check that the server offers it, its certificate, and the tls_… keys of the table file",
+    3118: "the account is locked: ALTER USER … ACCOUNT UNLOCK",
+    3780: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
+    4151: "the account is locked: ALTER USER … ACCOUNT UNLOCK",
+}
+
+
+@dataclass(frozen=True)
+class TLS:
+    """The TLS settings of a table file. With them a server without TLS is refused."""
+
+    ca_file: str | None
+    ca_path: str | None
+    certificate: str | None
+    key: str | None
+    verify_name: bool  # the certificate must have been issued for the host
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where and how a client logs in."""
+
+    user: str
+    password: bytes = field(repr=False)
+    unix_socket: str | None = None
+    host: str | None = None
+    port: int = 3306
+    database: str | None = None
+    tls: TLS | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a statement gave, or the reason why it failed."""
+
+    rows: list[dict[str, Any]]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a server said after one login."""
+
+    plugin: str  # the login plugin that the server asked for last
+    answers: tuple[Rows, ...]  # one for each statement
+
+
+def login(host_text: str, keys: Mapping[str, str]) -> Login:
+    """How Postfix logs in to one host of a table file.
+
+    Args:
+        host_text: The host as `hosts` has it.
+        keys: The table file's keys.
+    """
+    host = ispmail_tablefile.parse_host(host_text)
+    tls = TLS(
+        ca_file=keys.get("tls_CAfile") or None,
+        ca_path=keys.get("tls_CApath") or None,
+        certificate=keys.get("tls_cert_file") or None,
+        key=keys.get("tls_key_file") or None,
+        verify_name=keys.get("tls_verify_cert") == "yes",
+    )
+    return Login(
+        user=keys.get("user", ""),
+        password=keys.get("password", "").encode("utf-8", "surrogateescape"),
+        unix_socket=host.socket,
+        host=None if host.socket else host.name,
+        port=host.port or 3306,
+        database=keys.get("dbname"),
+        tls=tls if tls.ca_file or tls.ca_path or tls.certificate or tls.key else None,
+    )
+
+
+def ask(keys: Mapping[str, str], host_text: str, statements: Sequence[str]) -> Asked:
+    """Log in as Postfix does with a table file, and run statements, which may only read.
+
+    Raises:
+        DatabaseError: The login fails. A statement that fails is reported in its place.
+        InvalidInput: The table file does not name that host, which must not get its password.
+    """
+    hosts = ispmail_tablefile.hosts(keys)
+    if host_text not in hosts:
+        raise InvalidInput(f"the table file does not name that host: use one of {', '.join(hosts)}")
+    with contextlib.closing(Client(host_text, login(host_text, keys))) as client:
+        client.connect()
+        client.ask("SET SESSION TRANSACTION READ ONLY")
+        return Asked(client.plugin, tuple(_rows(client, statement) for statement in statements))
+
+
+@contextlib.contextmanager
+def admin(config: AdminLogin, lock: bool = False) -> Iterator[Server]:
+    """Log in to the database server as its admin.
+
+    Args:
+        config: The admin's login.
+        lock: Hold a lock against other runs that change the server.
+    """
+    where = config.unix_socket or f"{config.host}:{config.port}"
+    credentials = Login(
+        user=config.user,
+        password=(config.password or "").encode("utf-8", "surrogateescape"),
+        unix_socket=config.unix_socket,
+        host=config.host,
+        port=config.port,
+    )
+    with contextlib.closing(Client(f"the database server at {where}", credentials)) as client:
+        client.connect()
+        version = client.ask("SELECT VERSION() AS version")[0]["version"]
+        server = Server(client, version)
+        # SHOW GRANTS then has names in backticks, and GRANT creates no account. MySQL never lets it.
+        server.ask("SET SESSION sql_mode = %s", ["NO_AUTO_CREATE_USER" if server.mariadb else ""])
+        # Postfix's lookups would queue behind an ALTER that waits for a lock.
+        server.ask("SET SESSION lock_wait_timeout = %s", [_LOCK])
+        if lock and server.ask("SELECT GET_LOCK('ispmail', %s) AS got", [_LOCK])[0]["got"] != 1:
+            raise DatabaseError(f"{client.where}: another run is changing it: wait for its end, and try again")
+        yield server
+
+
+class Client:
+    """One connection. What fails on it is reported by number and in our own words, never in the server's."""
+
+    def __init__(self, where: str, login: Login, connect_within: float = _CONNECT, read_within: float = _READ) -> None:
+        """Connect to nothing yet. `where` names the server in messages. Seconds count for each step by itself."""
+        self.where = where
+        self.plugin = NATIVE
+        self._login = login
+        self._timeouts = {
+            "connect_timeout": connect_within,
+            "read_timeout": read_within,
+            "write_timeout": read_within,
+        }
+        self._connection: Any = None
+
+    def connect(self) -> None:
+        """Log in.
+
+        Raises:
+            DatabaseError: The server cannot be reached, refuses, or asks for what it must not get.
+        """
+        pymysql = require_pymysql()
+        login = self._login
+        try:
+            self._connection = pymysql.connect(
+                user=login.user,
+                password=b"",
+                unix_socket=login.unix_socket,
+                host=login.host,
+                port=login.port,
+                database=login.database,
+                ssl=_tls_context(login.tls) if login.tls else None,
+                charset="utf8mb4",
+                autocommit=True,
+                cursorclass=pymysql.cursors.DictCursor,
+                defer_connect=True,
+                **self._timeouts,
+            )
+            answered: list[str] = []
+            self._connection._request_authentication = lambda: answered.append(_log_in(self._connection, login))
+            self._connection.connect()
+        except DatabaseError as err:
+            raise DatabaseError(f"{self.where}: {err}", err.number) from None
+        except Exception as err:
+            # Whoever is at that address may send what PyMySQL stumbles over.
+            raise self._failure(err) from None
+        if not answered:
+            self.close()
+            raise _unknown_pymysql(pymysql)
+        self.plugin = answered[-1]
+
+    def ask(self, statement: str, arguments: object = None) -> list[dict[str, Any]]:
+        """Run a statement. Its rows by the names of their columns.
+
+        Raises:
+            DatabaseError: It fails.
+        """
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement, arguments)
+                return list(cursor.fetchall())
+        except Exception as err:
+            raise self._failure(err) from None
+
+    def wait_longer(self) -> None:
+        """Give statements the time that building an index takes."""
+        # PyMySQL takes this setting only when it connects.
+        self._connection._read_timeout = _BUILD
+
+    def abort(self) -> None:
+        """End the connection under another thread that waits on it."""
+        with contextlib.suppress(AttributeError, OSError):
+            self._connection._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Log out."""
+        if self._connection is not None and self._connection.open:
+            self._connection.close()
+
+    def _failure(self, err: Exception) -> DatabaseError:
+        number = err.args[0] if err.args and isinstance(err.args[0], int) and not isinstance(err, OSError) else 0
+        if isinstance(getattr(err, "original_exception", err), ssl.SSLError):
+            number = _NO_TLS
+        other = "see that number in the server's manual, and the server's log" if number else _NO_DATABASE
+        meaning = _MEANINGS.get(number, other)
+        return DatabaseError(f"{self.where}: error {number or type(err).__name__}: {meaning}", number)
+
+
+@dataclass(frozen=True)
+class Server:
+    """The database server, as its admin sees it."""
+
+    client: Client
+    version: str
+
+    @property
+    def mariadb(self) -> bool:
+        """Whether it is a MariaDB, not a MySQL."""
+        return "MariaDB" in self.version
+
+    def ask(self, statement: str, arguments: object = None) -> list[dict[str, Any]]:
+        """As Client.ask."""
+        return self.client.ask(statement, arguments)
+
+
+def require_pymysql() -> Any:
+    """Import PyMySQL: only who uses the database needs it.
+
+    Raises:
+        DatabaseError: It is not installed, or not one that the login of this file fits.
+    """
+    try:
+        import pymysql  # noqa: PLC0415
+        import pymysql.connections  # noqa: PLC0415
+        import pymysql.cursors  # noqa: PLC0415
+    except ImportError:
+        raise DatabaseError(
+            "Salt's Python has no PyMySQL: apply ispmail.database, or install python3-pymysql (salt-pip for onedir)"
+        ) from None
+    if not all(hasattr(pymysql.connections.Connection, name) for name in _INNER):
+        raise _unknown_pymysql(pymysql)
+    return pymysql
+
+
+def _unknown_pymysql(pymysql: Any) -> DatabaseError:
+    version = ".".join(str(part) for part in pymysql.VERSION[:3])
+    return DatabaseError(
+        f"PyMySQL {version} cannot be kept from giving passwords away, so no login was made: "
+        "install a version from 1.0 to 1.2"
+    )
+
+
+def _rows(client: Client, statement: str) -> Rows:
+    try:
+        return Rows(client.ask(statement))
+    except DatabaseError as err:
+        return Rows([], str(err))
+
+
+def _log_in(connection: Any, login: Login) -> str:
+    """Log in after the server's greeting, in place of PyMySQL's own _request_authentication.
+
+    Returns:
+        The login plugin that the server asked for last.
+    """
+    from pymysql.charset import charset_by_name  # noqa: PLC0415
+    from pymysql.constants import CLIENT  # noqa: PLC0415
+
+    offered = connection.server_capabilities
+    use_tls = bool(connection.ssl and offered & CLIENT.SSL)
+    if login.tls and not use_tls:
+        raise _tls_failure()
+    flags = (connection.client_flag | CLIENT.MULTI_RESULTS) & ~CLIENT.CONNECT_ATTRS & ~CLIENT.SSL
+    if use_tls:
+        flags |= CLIENT.SSL
+    charset: Any = charset_by_name(connection.charset)
+    head = struct.pack("<IIB23s", flags, _MAX_PACKET, charset.id, b"")
+    if use_tls:
+        connection.write_packet(head)
+        connection._sock = connection.ctx.wrap_socket(connection._sock, server_hostname=connection.host)
+        connection._rfile = connection._sock.makefile("rb")
+    reply = ispmail_plugins.first_reply(connection._auth_plugin_name, login.password, connection.salt)
+    data = reply.data or b""
+    user = (connection.user or "").encode("utf-8", "surrogateescape")
+    database = (login.database or "").encode("utf-8", "surrogateescape")
+    packet = head + user + b"\0" + bytes([len(data)]) + data
+    if database:
+        packet += database + b"\0"
+    connection.write_packet(packet + reply.plugin.encode() + b"\0")
+    verified = _is_verified(connection)
+    for _ in range(_MOST_QUESTIONS):
+        answer = connection._read_packet()
+        if answer.is_ok_packet():
+            return reply.plugin
+        reply = ispmail_plugins.next_reply(answer.get_all_data(), reply.plugin, login.password, verified)
+        if reply.data is not None:
+            connection.write_packet(reply.data)
+    raise DatabaseError(f"it has asked {_MOST_QUESTIONS} times for the login: check that it is the right server")
+
+
+def _is_verified(connection: Any) -> bool:
+    """Whether the server is known to be the right one: by its unix socket, or by certificate and host name."""
+    sock = connection._sock
+    if sock.family == socket.AF_UNIX:
+        return True
+    # PyMySQL itself takes any TLS for safe.
+    return (
+        isinstance(sock, ssl.SSLSocket)
+        and sock.context.verify_mode == ssl.CERT_REQUIRED
+        and sock.context.check_hostname
+    )
+
+
+def _tls_context(tls: TLS) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file, capath=tls.ca_path)
+        if tls.certificate or tls.key:
+            context.load_cert_chain(tls.certificate or "", tls.key)
+    except OSError:
+        raise _tls_failure() from None
+    # The certificates that MySQL generates for itself do not keep to it. Python before 3.13 did not ask for it.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    has_ca = bool(tls.ca_file or tls.ca_path)
+    context.check_hostname = has_ca and tls.verify_name
+    context.verify_mode = ssl.CERT_REQUIRED if has_ca else ssl.CERT_NONE
+    return context
+
+
+def _tls_failure() -> DatabaseError:
+    return DatabaseError(f"error {_NO_TLS}: {_MEANINGS[_NO_TLS]}", _NO_TLS)

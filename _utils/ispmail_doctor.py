@@ -1,0 +1,32 @@
+"""Look for all that is wrong, or will be, between Postfix on this server and its database. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import ispmail_doctor_login
+import ispmail_doctor_postfix
+import ispmail_doctor_server
+from ispmail_doctor_postfix import LiveMap, Target
+from ispmail_report import Finding
+
+
+def check(targets: Sequence[Target], addresses: Sequence[str]) -> Iterator[Finding]:
+    """Check all instances of Postfix on this server, then the databases that their table files name.
+
+    Args:
+        targets: The main instance first.
+        addresses: The IPv4 addresses of this machine.
+
+    Raises:
+        CannotAsk: Postfix cannot be asked. A database that cannot be asked is a finding.
+    """
+    maps: list[LiveMap] = []
+    for target in targets:
+        postfix = ispmail_doctor_postfix.read_postfix(target)
+        live = ispmail_doctor_postfix.read_maps(postfix)
+        yield from ispmail_doctor_postfix.check(postfix, live)
+        maps += live
+    yield from ispmail_doctor_login.check(maps)
+    hosts = [login.host for login in ispmail_doctor_login.logins(maps)]
+    yield from ispmail_doctor_server.check(targets, hosts, addresses)

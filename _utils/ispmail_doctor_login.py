@@ -1,0 +1,324 @@
+"""The doctor's checks of the database, by the logins in the live table files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import ispmail_database
+import ispmail_query
+import ispmail_sql
+from ispmail_database import Rows
+from ispmail_doctor_postfix import LiveMap
+from ispmail_errors import IspmailError, plural
+from ispmail_report import Finding, fault_if, warning_if
+from ispmail_sql import NATIVE, Grant
+
+# The keys of a table file that decide how Postfix logs in. Maps that agree in all of them share one login.
+_LOGIN_KEYS = (
+    "user",
+    "password",
+    "dbname",
+    "tls_CAfile",
+    "tls_CApath",
+    "tls_cert_file",
+    "tls_key_file",
+    "tls_ciphers",
+    "tls_verify_cert",
+)
+# Postfix's own default of idle_interval, in seconds.
+_IDLE = 60
+# Nobody's address. It has labels for all of %1 to %9.
+_QUESTION = "probe@a.b.c.d.e.f.g.h.probe.invalid"
+_ACCOUNT = "SELECT CURRENT_USER() AS account"
+_GRANTS = "SHOW GRANTS"
+_LIMITS = (
+    "SELECT @@global.wait_timeout AS wait_timeout, @@global.max_connections AS max_connections,"
+    " @@global.max_user_connections AS max_user_connections"
+)
+# The default format of MySQL 9 has no columns.
+_EXPLAIN = "EXPLAIN FORMAT=TRADITIONAL"
+
+_LOGIN_WORKS = "the login works"
+PLUGIN_CHECK = "smtpd's chroot has the login plugin"
+
+
+@dataclass(frozen=True)
+class Login:
+    """One way in which Postfix logs in to one host, and the maps that do so."""
+
+    host: str  # as the table files have it
+    maps: tuple[LiveMap, ...]
+    neighbours: tuple[LiveMap, ...]  # all maps that ask this host, by whichever login
+
+    @property
+    def where(self) -> str:
+        """How findings about the server name it: with the pillar key, where all maps are of one other instance."""
+        prefixes = {live.postfix.prefix for live in self.maps}
+        return f"{prefixes.pop()}{self.host}" if len(prefixes) == 1 else self.host
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What the database is asked for one map."""
+
+    query: str
+    plan: str
+    compared: Mapping[str, str]  # what all hosts should answer alike, by its name
+
+
+@dataclass(frozen=True)
+class MapAnswers:
+    """What one host said to the statements of one map."""
+
+    map: LiveMap
+    host: str
+    query: Rows
+    plan: Rows
+    compared: Mapping[str, Rows] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Which account the server takes a login for, and the limits that it sets."""
+
+    name: str  # user@host
+    grants: tuple[Grant, ...]
+    wait_timeout: int
+    max_connections: int
+    max_user_connections: int  # 0: no limit
+
+
+@dataclass(frozen=True)
+class LoginAnswers:
+    """What one host said after one login."""
+
+    login: Login
+    plugin: str
+    account: Account | None  # None: the server did not tell, see `reasons`
+    reasons: tuple[str, ...]
+    maps: tuple[MapAnswers, ...]
+
+
+def logins(maps: Sequence[LiveMap]) -> list[Login]:
+    """Group maps by host and login. What an option_file holds is not known, so its maps are left out."""
+    by_login: dict[tuple[str, ...], list[LiveMap]] = {}
+    by_host: dict[str, list[LiveMap]] = {}
+    for live in maps:
+        if live.map.type != "mysql" or "option_file" in live.keys:
+            continue
+        settings = [f"{key}={live.keys[key]}" for key in _LOGIN_KEYS if key in live.keys]
+        for host in live.hosts:
+            by_login.setdefault((host, *settings), []).append(live)
+            by_host.setdefault(host, []).append(live)
+    return [Login(host, tuple(some), tuple(by_host[host])) for (host, *_), some in by_login.items()]
+
+
+def statements(live: LiveMap) -> Statements:
+    """Write what a map's hosts are asked: its query and plan, and with several hosts what they should agree in."""
+    template = live.keys.get("query", "")
+    query = ispmail_query.fill(template, _QUESTION) or template
+    compared = {}
+    if len(live.hosts) > 1:
+        compared = {**_row_counts(template), **_expected_answers(live, template)}
+    return Statements(query, f"{_EXPLAIN} {query}", compared)
+
+
+def _row_counts(template: str) -> dict[str, str]:
+    """Statements that count the rows of each table of a query; tables of another database are left out."""
+    tables = re.findall(r"\b(?:FROM|JOIN)\s+`?(\w+)`?(?![\w`]*\s*\.)", template, re.IGNORECASE)
+    return {f"rows of {table}": f"SELECT COUNT(*) AS n FROM `{table}`" for table in tables}  # noqa: S608
+
+
+def _expected_answers(live: LiveMap, template: str) -> dict[str, str]:
+    """Statements that ask what pillar's answers ask of this map."""
+    found = {}
+    for entry in live.postfix.target.answers:
+        if isinstance(entry, Mapping) and str(entry.get("map")) == live.map.name:
+            question = str(entry.get("question"))
+            statement = ispmail_query.fill(template, question)
+            if statement is not None:
+                found[f"answers to {question}"] = statement
+    return found
+
+
+def ask(login: Login) -> LoginAnswers:
+    """Log in once, as Postfix does, and ask all that is to be known.
+
+    Raises:
+        DatabaseError: The login does not work.
+    """
+    wanted = [statements(live) for live in login.maps]
+    texts = [_ACCOUNT, _GRANTS, _LIMITS]
+    for each in wanted:
+        texts += [each.query, each.plan, *each.compared.values()]
+    asked = ispmail_database.ask(login.maps[0].keys, login.host, texts)
+    account, grants, limits, *rest = asked.answers
+    answers = iter(rest)
+    # Taken in the order in which they were asked.
+    maps = tuple(
+        MapAnswers(live, login.host, next(answers), next(answers), {name: next(answers) for name in each.compared})
+        for live, each in zip(login.maps, wanted)
+    )
+    reasons = {rows.reason for rows in (account, grants, limits) if rows.reason}
+    return LoginAnswers(
+        login=login,
+        plugin=asked.plugin,
+        account=None if reasons else _account(account, grants, limits),
+        reasons=tuple(sorted(reasons)),
+        maps=maps,
+    )
+
+
+def _account(account: Rows, grants: Rows, limits: Rows) -> Account:
+    lines = [str(next(iter(row.values()))) for row in grants.rows]
+    numbers = {name: int(value) for name, value in limits.rows[0].items()}
+    return Account(name=account.rows[0]["account"], grants=tuple(ispmail_sql.parse_grants(lines)), **numbers)
+
+
+def check(maps: Sequence[LiveMap]) -> Iterator[Finding]:
+    """Yield what the logins in the table files can find out."""
+    answers: list[MapAnswers] = []
+    for login in logins(maps):
+        where = f"{login.host} for {', '.join(live.name for live in login.maps)}"
+        try:
+            found = ask(login)
+        except IspmailError as err:
+            yield fault_if(str(err), _LOGIN_WORKS, where)
+            continue
+        yield fault_if("", _LOGIN_WORKS, where)
+        yield from check_login(found)
+        answers += found.maps
+    yield from same_answers(answers)
+
+
+def check_login(found: LoginAnswers) -> Iterator[Finding]:
+    """Yield what one login has found out."""
+    login = found.login
+    yield from _plugin_of_login(found)
+    if found.account is None:
+        yield fault_if("; ".join(found.reasons), "the server answers", login.where)
+    else:
+        yield from _managed_account(login, found.account)
+        yield from _reads_only(login, found.account)
+        yield from idle_connections(login, found.account)
+        yield from enough_connections(login, found.account)
+    for answers in found.maps:
+        yield from check_query(answers)
+
+
+def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
+    fix = ""
+    if found.plugin != NATIVE and any(live.in_chroot for live in found.login.maps):
+        fix = (
+            f"the account logs in by {found.plugin}, which is missing in smtpd's chroot: "
+            f"use {NATIVE}, or set proxy: true for the maps"
+        )
+    yield fault_if(fix, PLUGIN_CHECK, found.login.where)
+
+
+def _managed_account(login: Login, account: Account) -> Iterator[Finding]:
+    user, _, host = account.name.rpartition("@")
+    managed = {each for live in login.maps for each in live.postfix.target.database.hosts}
+    fix = ""
+    if user != login.maps[0].keys.get("user") or host.lower() not in managed:
+        fix = (
+            f"logins from here use the account {account.name}, which a rotation does not change: "
+            "drop it, or add its host to server:accounts_host"
+        )
+    yield warning_if(fix, "the login uses the managed account", f"{account.name} on {login.where}")
+
+
+def _reads_only(login: Login, account: Account) -> Iterator[Finding]:
+    more = [
+        grant for grant in account.grants if grant.privileges != ("SELECT",) or grant.option or grant.object == "*.*"
+    ]
+    fix = ""
+    if more:
+        described = "; ".join(ispmail_sql.describe_grants(more))
+        fix = f"{account.name} has {described}: revoke that, or apply ispmail.database"
+    yield warning_if(fix, "the account may only read", f"{account.name} on {login.where}")
+
+
+def idle_connections(login: Login, account: Account) -> Iterator[Finding]:
+    """The server must not close a connection that Postfix still keeps: Postfix would ignore the host for a minute."""
+    intervals = [live.keys.get("idle_interval", "") for live in login.maps]
+    kept = max(int(text) if text.isdigit() else _IDLE for text in intervals)
+    fix = ""
+    if account.wait_timeout < kept:
+        fix = (
+            f"wait_timeout is {account.wait_timeout} s, but Postfix keeps idle connections for {kept} s: "
+            "raise wait_timeout"
+        )
+    yield fault_if(fix, "the server keeps idle connections", login.where)
+
+
+def enough_connections(login: Login, account: Account) -> Iterator[Finding]:
+    """The server must take as many connections as Postfix can open. One limit counts all logins, the other each."""
+    fix = _too_few("max_connections", account.max_connections, login.neighbours) or _too_few(
+        "max_user_connections", account.max_user_connections, login.maps
+    )
+    yield warning_if(fix, "the server takes enough connections", login.where)
+
+
+def _too_few(limit: str, value: int, maps: Sequence[LiveMap]) -> str:
+    """What to do where Postfix may open more connections than a limit allows; each process opens one for a map."""
+    direct: dict[tuple[str, int], int] = {}
+    for live in maps:
+        if not live.map.proxy:
+            key = (live.postfix.prefix, live.postfix.process_limit)
+            direct[key] = direct.get(key, 0) + 1
+    possible = sum(processes * number for (_, processes), number in direct.items())
+    if not value or possible <= value:
+        return ""
+    openers = " and ".join(
+        f"{prefix}{processes} processes with {plural(number, 'map')} each"
+        for (prefix, processes), number in direct.items()
+    )
+    return (
+        f"{openers} may open {possible} connections, but {limit} is {value}: "
+        f"set proxy: true for the maps, or raise {limit}"
+    )
+
+
+def check_query(answers: MapAnswers) -> Iterator[Finding]:
+    """Yield whether a map's query works, and uses an index."""
+    works, indexed = "the query works", "the query uses an index"
+    where = f"{answers.map.name} on {answers.host}"
+    yield fault_if(answers.query.reason or "", works, where)
+    if answers.query.reason:
+        return
+    if answers.plan.reason:
+        yield warning_if(f"EXPLAIN does not work: {answers.plan.reason}", indexed, where)
+        return
+    scans = ispmail_query.full_scans(answers.map.keys.get("query", ""), answers.plan.rows)
+    yield fault_if("; ".join(scans), indexed, where)
+
+
+def same_answers(answers: Sequence[MapAnswers]) -> Iterator[Finding]:
+    """Yield whether all hosts of a map hold the same: Postfix takes them in random order."""
+    by_map: dict[str, list[MapAnswers]] = {}
+    for each in answers:
+        by_map.setdefault(each.map.name, []).append(each)
+    for name, (first, *others) in by_map.items():
+        if others:
+            differences = "; ".join(text for other in others for text in _differences(first, other))
+            fix = f"{differences}: check that replication works" if differences else ""
+            yield warning_if(fix, "all hosts give the same answers", name)
+
+
+def _differences(one: MapAnswers, other: MapAnswers) -> Iterator[str]:
+    ours, theirs = _comparable(one), _comparable(other)
+    for name in dict.fromkeys([*ours, *theirs]):
+        if ours.get(name) != theirs.get(name):
+            yield f"{name} differ on {one.host} and {other.host}"
+
+
+def _comparable(answers: MapAnswers) -> dict[str, list[str]]:
+    """The rows of what could be asked, sorted: a server gives them in any order."""
+    return {
+        name: sorted(str(list(row.values())) for row in answer.rows)
+        for name, answer in answers.compared.items()
+        if not answer.reason
+    }

@@ -1,0 +1,196 @@
+"""The doctor's checks of Postfix's side: table files, main.cf, and what Postfix's own client can ask."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ispmail_files
+import ispmail_lookup
+import ispmail_postconf
+import ispmail_postfix
+import ispmail_tablefile
+from ispmail_config import DatabaseConfig, Instance, Map
+from ispmail_errors import CannotAsk, IspmailError
+from ispmail_report import Finding, fault_if, warning_if
+
+# Postfix's own default for the processes of a service.
+_PROCESSES = 100
+_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Target:
+    """One Postfix instance to look at, and what pillar says of it. Findings are named with `prefix` before them."""
+
+    instance: Instance
+    prefix: str  # its pillar key; empty for the main one
+    database: DatabaseConfig  # without what is in sdb; another instance's where pillar has no server for this one
+    own_server: bool  # whether `database` is its own
+    names_socket: bool  # whether pillar names the socket of the database server
+    answers: Sequence[object]  # as pillar has them
+    changes: Callable[[], Mapping[str, object]]  # what an apply would change
+    admin_view: Callable[[], Mapping[str, Any]]  # what ispmail_accounts.read tells of the database server
+
+
+@dataclass(frozen=True)
+class Postfix:
+    """How one instance asks its maps."""
+
+    target: Target
+    chroot: bool  # whether smtpd runs in one
+    process_limit: int
+    mail_owner: str
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of its maps."""
+        return self.target.prefix
+
+    @property
+    def where(self) -> str:
+        """How findings name it."""
+        return f"{self.target.prefix}this server"
+
+    @property
+    def config_directory(self) -> str:
+        """The directory of its main.cf."""
+        return self.target.instance.config_directory
+
+
+@dataclass(frozen=True)
+class LiveMap:
+    """A map of pillar with what its live table file holds."""
+
+    name: str  # with the prefix of its instance
+    map: Map
+    keys: Mapping[str, str] = field(repr=False)
+    mode: int  # of the table file
+    postfix: Postfix
+
+    @property
+    def in_chroot(self) -> bool:
+        """Whether a program in a chroot asks it."""
+        return self.postfix.chroot and not self.map.proxy
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts that its table file names, each once."""
+        return list(dict.fromkeys(ispmail_tablefile.hosts(self.keys)))
+
+
+def read_postfix(target: Target) -> Postfix:
+    """Read how an instance asks its maps."""
+    directory = target.instance.config_directory
+    values = ispmail_postconf.get(["default_process_limit", "mail_owner"], directory, defaults=True)
+    limit = values["default_process_limit"]
+    return Postfix(
+        target=target,
+        chroot=ispmail_postfix.facts(directory).chroot,
+        process_limit=int(limit) if limit.isdigit() else _PROCESSES,
+        mail_owner=values["mail_owner"],
+    )
+
+
+def read_maps(postfix: Postfix) -> list[LiveMap]:
+    """Read the table files of an instance; those that are not there are left out."""
+    live = []
+    for wanted in postfix.target.instance.wanted:
+        file = ispmail_files.read(wanted.path)
+        if file.content:
+            name = f"{postfix.prefix}{wanted.name}"
+            live.append(LiveMap(name, wanted, ispmail_tablefile.parse(file.content), file.mode, postfix))
+    return live
+
+
+def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
+    """Yield what can be found out on this server alone."""
+    yield from _as_pillar_says(postfix)
+    for live in maps:
+        yield from _private(live)
+        yield from _readable_for_proxymap(live)
+        yield from _credentials_are_in_the_file(live)
+    yield from _can_be_asked(postfix, maps)
+    yield from _no_old_processes(postfix, maps)
+
+
+def _as_pillar_says(postfix: Postfix) -> Iterator[Finding]:
+    name = "files and main.cf are as pillar says"
+    try:
+        changes = postfix.target.changes()
+    except IspmailError as err:
+        yield fault_if(str(err), name, postfix.where)
+        return
+    fix = f"{', '.join(changes)} would change: apply ispmail" if changes else ""
+    yield warning_if(fix, name, postfix.where)
+
+
+def _private(live: LiveMap) -> Iterator[Finding]:
+    fix = f"every local user can read the password in it: run chmod 0640 {live.map.path}" if live.mode & 0o007 else ""
+    yield fault_if(fix, "the table file is private", live.name)
+
+
+def _readable_for_proxymap(live: LiveMap) -> Iterator[Finding]:
+    """Only proxymap(8) opens table files as mail_owner; other programs open them as root."""
+    if not live.map.proxy:
+        return
+    path, owner = live.map.path, live.postfix.mail_owner
+    fix = ""
+    if not _can_read(owner, path):
+        fix = (
+            f"proxymap cannot read {path}: run chgrp postfix and chmod 0640 on it, "
+            f"and let user {owner} enter the directories above it"
+        )
+    yield fault_if(fix, "proxymap can read the table file", live.name)
+
+
+def _can_read(user: str, path: str) -> bool:
+    try:
+        group = pwd.getpwnam(user).pw_gid
+    except KeyError:
+        raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from None
+    groups = os.getgrouplist(user, group)
+    try:
+        done = subprocess.run(
+            ["test", "-r", path], check=False, timeout=_SECONDS, user=user, group=group, extra_groups=groups
+        )
+    except subprocess.TimeoutExpired:
+        raise CannotAsk(f"{path} could not be opened within {_SECONDS} s: check its file system") from None
+    return done.returncode == 0
+
+
+def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
+    if "option_file" in live.keys:
+        fix = (
+            "the login is in an option_file, which is not read here: put user and password into the table file instead"
+        )
+        yield warning_if(fix, "the login works", live.name)
+
+
+def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
+    """Postfix's own client asks, with the plugins that each map's reader has."""
+    names_by_reason: dict[str, list[str]] = {}
+    for in_chroot in (False, True):
+        names = {live.map.table(proxied=False): live.name for live in maps if live.in_chroot == in_chroot}
+        if not names:
+            continue
+        found = ispmail_lookup.probe(list(names), postfix.config_directory, in_chroot=in_chroot)
+        for table, name in names.items():
+            # Without the name of its own table, maps that fail in the same way are one finding.
+            reason = (found[table].reason or "").replace(table, name)
+            names_by_reason.setdefault(reason, []).append(name)
+    for reason, some in names_by_reason.items():
+        yield fault_if(reason, "Postfix can ask the map", ", ".join(some))
+
+
+def _no_old_processes(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
+    old = ispmail_postfix.old_processes([live.map.path for live in maps], postfix.config_directory)
+    fix = ""
+    if old:
+        command = f"postfix -c {postfix.config_directory} reload"
+        fix = f"{', '.join(old)} started before the table files changed and use the old ones: run {command}"
+    yield warning_if(fix, "no process uses older table files", postfix.where)

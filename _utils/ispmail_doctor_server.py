@@ -1,0 +1,112 @@
+"""The doctor's checks of the database servers, as their admin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ispmail_tablefile
+from ispmail_config import DatabaseConfig
+from ispmail_doctor_login import PLUGIN_CHECK
+from ispmail_doctor_postfix import Target
+from ispmail_errors import IspmailError
+from ispmail_report import Finding, fault_if, warning_if
+from ispmail_sql import NATIVE
+
+_SET_UP = "the database is as ispmail.database sets it up"
+
+
+def check(targets: Sequence[Target], hosts: Sequence[str], addresses: Sequence[str]) -> Iterator[Finding]:
+    """Yield what only the admin of a database server can find out, once for instances that share it.
+
+    Args:
+        hosts: Those that the live table files name.
+        addresses: The IPv4 addresses of this machine.
+    """
+    local = any(is_local(host, addresses) for host in hosts)
+    seen: list[DatabaseConfig] = []
+    for target in targets:
+        config = target.database
+        identity = replace(config, pillar_key="", password=None, create_tables=False)
+        if target.own_server and identity not in seen and _may_be_asked(target, local):
+            seen.append(identity)
+            yield from _check_server(target)
+
+
+def is_local(host: str, addresses: Sequence[str]) -> bool:
+    """Whether a host of a table file is this machine."""
+    parsed = ispmail_tablefile.parse_host(host)
+    return parsed.socket is not None or parsed.name in ("localhost", *addresses)
+
+
+def _may_be_asked(target: Target, local: bool) -> bool:
+    """Whether pillar names the server by host, or the maps' hosts are this machine.
+
+    A server on this machine may also be another one, such as webmail's.
+    """
+    login = target.database.login
+    if login.host is not None:
+        return True
+    return local and (target.names_socket or os.path.exists(login.unix_socket or ""))
+
+
+def _check_server(target: Target) -> Iterator[Finding]:
+    where = f"{target.prefix}the database server"
+    try:
+        found = target.admin_view()
+    except IspmailError as err:
+        yield warning_if(f"its admin could not ask it: {err}", _SET_UP, where)
+        return
+    yield from _set_up(target.database.create_tables, found["tables"], where)
+    for name, account in found["accounts"].items():
+        if account["managed"]:
+            yield from check_account(f"{target.prefix}{name}", account)
+    yield from _no_unmanaged_accounts(found["accounts"], where)
+    yield from _accounts_exist(target, found["accounts"])
+
+
+def _set_up(create_tables: bool, tables: Mapping[str, Sequence[str]], where: str) -> Iterator[Finding]:
+    """With create_tables: false, a missing guide table is not an error: the site uses its own schema."""
+    missing = [
+        f"{table} is missing" if list(parts) == ["table"] else f"{table} is missing {', '.join(parts)}"
+        for table, parts in tables.items()
+        if create_tables or list(parts) != ["table"]
+    ]
+    yield warning_if(f"{'; '.join(missing)}: apply ispmail.database" if missing else "", _SET_UP, where)
+
+
+def check_account(name: str, account: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what the admin sees of one managed account."""
+    others = [plugin for plugin in account["plugins"] if plugin != NATIVE]
+    plugin = f"it logs in by {', '.join(others)}, which is missing in smtpd's chroot: use {NATIVE} alone"
+    yield fault_if(plugin if others else "", PLUGIN_CHECK, name)
+    locked = "the account is locked: run ALTER USER … ACCOUNT UNLOCK"
+    yield fault_if(locked if account["locked"] else "", "the account is not locked", name)
+    yield warning_if(_other_passwords(account["passwords"]), "the account accepts one password", name)
+
+
+def _other_passwords(number: int) -> str:
+    if number == 1:
+        return ""
+    if number == 0:
+        return f"it accepts none: give it a password by {NATIVE}"
+    return f"it accepts {number}: a rotation is under way, or was interrupted and has to be started again"
+
+
+def _no_unmanaged_accounts(accounts: Mapping[str, Mapping[str, Any]], where: str) -> Iterator[Finding]:
+    unmanaged = ", ".join(name for name, account in accounts.items() if not account["managed"])
+    fix = ""
+    if unmanaged:
+        fix = f"a rotation does not change {unmanaged}: drop it, or add its host to server:accounts_host"
+    yield warning_if(fix, "all accounts of the user are managed", where)
+
+
+def _accounts_exist(target: Target, accounts: Mapping[str, object]) -> Iterator[Finding]:
+    """Compared by host: the user's name may be in sdb, where it is not looked up here."""
+    existing = {name.rpartition("@")[2] for name in accounts}
+    for host in target.database.hosts:
+        if host not in existing:
+            name = f"{target.prefix}{target.database.user}@{host}"
+            yield fault_if("there is no such account: apply ispmail.database", "the account exists", name)

@@ -1,0 +1,74 @@
+"""The errors of the library, and the faults of pillar. Every text is for an admin and holds no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+class IspmailError(Exception):
+    """The base of all errors of the library."""
+
+
+class InvalidInput(IspmailError):
+    """An argument or pillar is wrong. Salt gets it as SaltInvocationError."""
+
+
+class CannotAsk(IspmailError):
+    """A program, a file or a server could not be asked or written. Salt gets it as CommandExecutionError."""
+
+
+class ChangedMeanwhile(CannotAsk):
+    """Somebody else has changed a file since it was read; nothing was written."""
+
+
+class NotPutBack(CannotAsk):
+    """A change failed, and the server could not be put back as it was: mail may be affected."""
+
+
+class DatabaseError(CannotAsk):
+    """The database server, or the way to it, refused. `number` is the server's error number, 0 where there is none."""
+
+    def __init__(self, text: str, number: int = 0) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of one key: the reason, and what to do about it."""
+
+    key: str
+    reason: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.reason}: {self.fix}" if self.fix else f"{self.key} {self.reason}"
+
+    def at(self, key: str) -> Fault:
+        """The same fault of another key, such as the pillar key that a table's key comes from."""
+        return replace(self, key=key)
+
+
+class PillarFault(InvalidInput):
+    """Pillar is wrong: lists all faults at once."""
+
+    def __init__(self, pillar_key: str, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        lines = dict.fromkeys(below(pillar_key, self.faults))
+        super().__init__(listed("Pillar has errors, nothing was changed", lines))
+
+
+def below(pillar_key: str, faults: Iterable[Fault]) -> list[str]:
+    """Write faults as sentences: the only place that puts the pillar key before a fault's own key."""
+    return [f"{pillar_key}:{fault}" for fault in faults]
+
+
+def listed(head: str, lines: Iterable[str]) -> str:
+    """Write a heading and a list, one line each."""
+    return "\n- ".join([f"{head}:", *lines])
+
+
+def plural(number: int, noun: str) -> str:
+    """Write a number of things: ``1 map``, ``3 maps``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

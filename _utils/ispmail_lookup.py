@@ -1,0 +1,244 @@
+"""Ask Postfix's lookup tables by postmap(1): an answer, no answer, or could not ask."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import ispmail_files
+import ispmail_tablefile
+from ispmail_command import Done, readable, run
+from ispmail_config import CompleteMap
+from ispmail_maincf import path_of
+
+ANSWER, NO_ANSWER, COULD_NOT_ASK = "answer", "no answer", "could not ask"
+
+# Where smtpd's chroot has no client plugins: with this, postmap sees none either.
+_NO_PLUGINS = {"MARIADB_PLUGIN_DIR": "/nonexistent"}
+# A question that fills every expansion (%1 to %9 too) and that nobody has an answer to.
+_PROBE = "probe@a.b.c.d.e.f.g.h.probe.invalid"
+
+# What to do about each reason, by what Postfix or the database server says.
+_FIXES = (
+    (
+        "Access denied .* to database",
+        "that database is not there, or not for this account: check dbname and the grants",
+    ),
+    ("Access denied", "check user and password, and that the account is allowed from this host"),
+    ("Unknown database", "check dbname"),
+    (r"Table '.*' doesn't exist|no such table|relation .* does not exist", "check the query, or create the table"),
+    ("Unknown column|no such column|column .* does not exist", "check the query"),
+    ("command denied", "grant SELECT on that table"),
+    (
+        "Plugin .* could not be loaded",
+        "smtpd's chroot has no such plugin: use mysql_native_password, or set proxy: true",
+    ),
+    ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
+    ("Application error", "proxymap could not ask: the mail log says why; it reads table files as user postfix"),
+    ("Too many connections", "raise the server's max_connections, or set proxy: true"),
+    (
+        "unsupported dictionary type|not supported|is not configured",
+        "install the package of this table type, such as postfix-mysql",
+    ),
+    ("not allowed to open|is not approved|proxy_read_maps", "add the table to proxy_read_maps"),
+)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a table said to one question.
+
+    `answer` is a text where the result is ANSWER. `reason` and `table` (None where that is not known) say what failed
+    where it is COULD_NOT_ASK.
+    """
+
+    result: str
+    warnings: tuple[str, ...] = ()
+    answer: str | None = None
+    reason: str | None = None
+    table: str | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a table can be asked: `reason` is None where it can."""
+
+    reason: str | None
+    warnings: tuple[str, ...]
+
+
+def ask(
+    question: str,
+    tables: Sequence[str],
+    config_directory: str,
+    timeout: float = 10,
+    in_chroot: bool = False,
+    pass_fds: Collection[int] = (),
+) -> Lookup:
+    """Ask tables one question, one after the other, until one answers.
+
+    Args:
+        question: The key to look up, one line.
+        tables: Such as ``mysql:/etc/postfix/a.cf``.
+        timeout: How many seconds to wait for all of it.
+        in_chroot: Whether to see only the client plugins that smtpd sees in its chroot: none.
+        pass_fds: Open files that a table's path ``/proc/self/fd/N`` stands for.
+
+    Raises:
+        CannotAsk: There is no postmap.
+    """
+    arguments = ["-c", config_directory, "-q", question, *tables]
+    done = run("postmap", arguments, timeout, _NO_PLUGINS if in_chroot else None, pass_fds)
+    if done.returncode is None:
+        table = tables[0] if len(tables) == 1 else None
+        return _failure(table, f"{done.stderr.replace('end', 'answer')}{_silent_hosts(table)}", ())
+    warnings, fatal = _complaints(done, tables)
+    if done.returncode == 0:
+        return Lookup(ANSWER, warnings, answer=readable(done.stdout).removesuffix("\n"))
+    if fatal or done.returncode != 1:
+        failed = next((table for table in tables if any(_is_named(table, line) for line in fatal)), None)
+        # Postfix takes the hosts in random order; the reason must not change with it.
+        causes = sorted({line for line in warnings if "connect to" in line or "query failed" in line})
+        return _failure(failed, "; ".join(causes) or [f"postmap ended with {done.returncode}", *fatal][-1], warnings)
+    return Lookup(NO_ANSWER, warnings)
+
+
+def probe(
+    tables: Sequence[str],
+    config_directory: str,
+    timeout: float = 8,
+    in_chroot: bool = False,
+    pass_fds: Collection[int] = (),
+) -> dict[str, Probe]:
+    """Find out which tables can be asked, by a question that runs each one's query.
+
+    One postmap asks all of them, with one database connection at a time. Only where that fails each is asked by itself.
+
+    Args:
+        timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
+            out which of them, and which host, does not answer.
+        in_chroot, pass_fds: As for `ask`.
+    """
+    until = time.monotonic() + timeout * 1.5
+    results: dict[str, Lookup] = {}
+    by_question: dict[str, list[str]] = {}
+    for table in tables:
+        by_question.setdefault(_probe_question(table), []).append(table)
+
+    def ask_some(question: str, some: Sequence[str]) -> Lookup:
+        left = min(timeout if len(some) > 1 else timeout / 2, until - time.monotonic())
+        if left <= 0:
+            return _failure(None, "not asked, the time for probes was used up by other tables", ())
+        return ask(question, some, config_directory, left, in_chroot, pass_fds)
+
+    for question, some in by_question.items():
+        together = ask_some(question, some)
+        if together.result == NO_ANSWER or len(some) == 1:
+            results.update(dict.fromkeys(some, together))
+            continue
+        # One answered, or one failed: only asking each by itself tells which.
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            results.update(zip(some, pool.map(ask_some, [question] * len(some), [[table] for table in some])))
+    return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
+
+
+@contextlib.contextmanager
+def in_memory(maps: Sequence[CompleteMap]) -> Iterator[tuple[dict[str, str], list[int]]]:
+    """Hold new table files where postmap can read them, with nothing on disk.
+
+    Yields:
+        Name of a map to its table, and the descriptors that postmap has to inherit.
+    """
+    with contextlib.ExitStack() as stack:
+        tables, descriptors = {}, []
+        for each in maps:
+            # The name is for /proc only, and a long one is refused.
+            descriptor = os.memfd_create("table")
+            stack.callback(os.close, descriptor)
+            os.fchmod(descriptor, 0o600)
+            with open(descriptor, "wb", closefd=False) as stream:
+                stream.write(each.text.encode())
+            # Postfix pauses on a file that is less than two seconds old.
+            os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
+            descriptors.append(descriptor)
+            tables[each.name] = f"{each.type}:/proc/self/fd/{descriptor}"
+        yield tables, descriptors
+
+
+def _complaints(done: Done, tables: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """What postmap wrote to stderr, without secrets: warnings, and what was fatal."""
+    warnings, fatal = [], []
+    for line in _without_secrets(done.stderr, tables).splitlines():
+        said = re.sub(r"^postmap: (fatal|warning|error|panic): ", r"\1: ", line)
+        if said.startswith(("fatal: ", "panic: ")):
+            fatal.append(said.partition(": ")[2])
+        else:
+            warnings.append(said.removeprefix("warning: "))
+    return tuple(warnings), fatal
+
+
+def _probe_question(table: str) -> str:
+    """A domain list stops all other questions: take a domain that is in it."""
+    items = ispmail_tablefile.split_list(_keys(table).get("domain", ""))
+    plain = [item for item in items if not re.search(r"[:/!]", item)]
+    return f"probe@{plain[0]}" if plain else _PROBE
+
+
+def _keys(table: str) -> Mapping[str, str]:
+    """What the file of a table holds, secrets included."""
+    return ispmail_tablefile.parse(ispmail_files.read(path_of(table)).content)
+
+
+def _silent_hosts(table: str | None) -> str:
+    """Which of a table's hosts do not answer, as the end of a sentence."""
+    if table is None:
+        return ""
+    table_type = table.split(":")[-2]
+    texts = ispmail_tablefile.split_list(_keys(table).get("hosts", ""))
+    hosts = [ispmail_tablefile.parse_host(text, table_type) for text in texts if table_type != "sqlite"]
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        found = [silence for silence in pool.map(_silence, hosts, [table_type] * len(hosts)) if silence]
+    return f": {', '.join(found)} (check hosts, and the database there)" if found else ""
+
+
+def _silence(host: ispmail_tablefile.Host, table_type: str) -> str | None:
+    """Why a host does not answer; None where it does, or is reached by a socket."""
+    if host.name is None or host.port is None:
+        return None
+    try:
+        with socket.create_connection((host.name, host.port), timeout=2) as connection:
+            if table_type == "mysql" and not connection.recv(1):
+                return f"{host.name}:{host.port} closes the connection"
+    except TimeoutError:
+        return f"{host.name}:{host.port} does not speak"
+    except OSError as err:
+        return f"{host.name}:{host.port}: {err.strerror}"
+    return None
+
+
+def _is_named(table: str, line: str) -> bool:
+    return re.search(rf"{re.escape(path_of(table))}(?![0-9])", line) is not None
+
+
+def _without_secrets(said: str, tables: Sequence[str]) -> str:
+    """What postmap said, with *** for each secret that a table file holds."""
+    if not said:
+        return ""
+    for table in tables:
+        keys = _keys(table)
+        shown = ispmail_tablefile.redact(keys)
+        for key, value in keys.items():
+            if value and shown[key] != value:
+                said = said.replace(value, shown[key])
+    return readable(said)
+
+
+def _failure(table: str | None, reason: str, warnings: tuple[str, ...]) -> Lookup:
+    fix = next((fix for pattern, fix in _FIXES if re.search(pattern, reason)), None)
+    return Lookup(COULD_NOT_ASK, warnings, reason=f"{reason} ({fix})" if fix else reason, table=table)

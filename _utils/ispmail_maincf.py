@@ -1,0 +1,118 @@
+"""The values of main.cf parameters, see postconf(5). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from ispmail_errors import InvalidInput
+
+# What separates the words of a value. Python's own split() also splits at Unicode's blanks.
+BLANKS = " \t\r\n"
+
+# Passwords are looked up by these: their answers are never shown.
+SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps")
+
+
+def same(old: str | None, new: str | None) -> bool:
+    """Tell whether two values are the same to Postfix: any white space counts as one blank, None is "not set"."""
+    if old is None or new is None:
+        return old is new
+    return parts(old) == parts(new)
+
+
+def parts(value: str) -> list[str]:
+    """Split a value at white space."""
+    return re.split(f"[{BLANKS}]+", value.strip(BLANKS))
+
+
+def words(value: str) -> list[str]:
+    """Split a value into its words, at commas and white space; what stands in braces stays together."""
+    found, depth = [""], 0
+    for char in value:
+        if char == "{":
+            depth += 1
+        elif char == "}":
+            depth = max(0, depth - 1)
+        if depth == 0 and char in "," + BLANKS:
+            found.append("")
+        else:
+            found[-1] += char
+    return [word for word in found if word]
+
+
+def path_of(word: str) -> str:
+    """The path in a table such as ``proxy:mysql:/etc/postfix/a.cf``."""
+    return word.rpartition(":")[2]
+
+
+def with_tables(value: str, tables: Sequence[str], paths: Collection[str]) -> str:
+    """Put our tables into a parameter's value, and keep all else that it holds.
+
+    Args:
+        value: The value, as main.cf has it.
+        tables: Our tables in their order, such as ``proxy:mysql:/etc/postfix/a.cf``.
+        paths: The paths of all our tables: words with these paths that are not in `tables` are taken out.
+
+    Returns:
+        The value as it is where the tables already stand in it in this order; else with them where the first of them
+        stood, or at the end.
+    """
+    found = words(value)
+    ours = [number for number, word in enumerate(found) if path_of(word) in paths]
+    if [found[number] for number in ours] == list(tables):
+        return value
+    others = [word for number, word in enumerate(found) if number not in ours]
+    start = ours[0] if ours else len(others)
+    separator = " " if len(others) > 1 and "," not in value else ", "
+    return separator.join([*others[:start], *tables, *others[start:]])
+
+
+def values_of(printed: str) -> dict[str, str]:
+    """Read what postconf(1) printed: name to value."""
+    found = {}
+    for line in printed.split("\n"):
+        name, equals, value = line.partition("=")
+        if equals:
+            found[name.strip(BLANKS)] = value.strip(BLANKS)
+    return found
+
+
+def checked_names(names: Iterable[object]) -> list[str]:
+    """Refuse what cannot be the name of a parameter.
+
+    Raises:
+        InvalidInput: Names all that cannot.
+    """
+    texts = [str(name) for name in names]
+    bad = [name for name in texts if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", name)]
+    if bad:
+        raise InvalidInput(f"not the name of a parameter: {', '.join(map(repr, bad))}")
+    return texts
+
+
+def checked_values(parameters: Mapping[str, object]) -> dict[str, str | None]:
+    """Bring values into the form in which main.cf has them: lists are joined, true and false become yes and no.
+
+    Raises:
+        InvalidInput: Names all parameters whose value main.cf cannot hold.
+    """
+    values: dict[str, str | None] = {}
+    faults = []
+    for name in checked_names(parameters):
+        value = parameters[name]
+        if isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, (int, float)):
+            value = str(value)
+        if value is not None and not isinstance(value, str):
+            faults.append(f"{name}: must be a text, a number, a list, true or false")
+        elif value and re.search(r"[\n\0]", value):
+            faults.append(f"{name}: has a newline or NUL character, which main.cf cannot hold: take it out")
+        else:
+            values[name] = value and value.strip(BLANKS)
+    if faults:
+        raise InvalidInput("; ".join(faults))
+    return values

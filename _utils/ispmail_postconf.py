@@ -1,0 +1,179 @@
+"""Read and edit main.cf, read master.cf, by postconf(1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import ispmail_files
+import ispmail_tablefile
+from ispmail_command import output
+from ispmail_errors import CannotAsk, InvalidInput
+from ispmail_files import Replacement
+from ispmail_maincf import BLANKS, checked_names, checked_values, parts, same, values_of, words
+
+DEFAULT_DIRECTORY = "/etc/postfix"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of master.cf, see master(5)."""
+
+    name: str
+    type: str
+    chroot: str
+    command: str
+
+    @property
+    def program(self) -> str:
+        """The daemon's name, without its options."""
+        return self.command.partition(" ")[0]
+
+
+def known_directory(directory: object, named: Collection[str] = ()) -> str:
+    """Refuse a configuration directory that is no Postfix instance's: else a caller could have any file edited.
+
+    Args:
+        named: Those that pillar names, beside the default one and those that main.cf there names, see postmulti(1).
+
+    Raises:
+        InvalidInput: It is none of them.
+    """
+    known = [DEFAULT_DIRECTORY, *named]
+    if directory not in known and os.path.isfile(os.path.join(DEFAULT_DIRECTORY, "main.cf")):
+        values = get(["multi_instance_directories", "alternate_config_directories"], DEFAULT_DIRECTORY)
+        known += [word for value in values.values() for word in words(value)]
+    if not isinstance(directory, str) or directory not in known:
+        raise InvalidInput(
+            f"config_directory must be {DEFAULT_DIRECTORY}, one that pillar names (ispmail:postfix:config_directory), "
+            f"or one of multi_instance_directories in {DEFAULT_DIRECTORY}/main.cf"
+        )
+    return directory
+
+
+def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool = False) -> dict[str, str]:
+    """Read parameters as main.cf has them, ``$name`` not expanded.
+
+    Args:
+        parameters: Their names; None for all.
+        defaults: Whether to give the default of a parameter that main.cf does not set; else it is left out.
+
+    Raises:
+        InvalidInput: A name cannot be one.
+        CannotAsk: There is no Postfix, or no main.cf.
+    """
+    names = checked_names(parameters or [])
+    if parameters is not None and not names:
+        return {}
+    main_cf = _main_cf(config_directory)
+    flags = [] if defaults else ["-n"]
+    printed = values_of(output("postconf", ["-c", config_directory, *flags, *names]))
+    values = {name: value for name, value in printed.items() if name in names or not names}
+    missing = [name for name in names if name not in values]
+    if missing:
+        # postconf does not print a parameter of the admin's own until another one uses it.
+        own = ispmail_tablefile.parse(ispmail_files.read(main_cf).content)
+        values.update({name: " ".join(parts(own[name])) for name in missing if name in own})
+    return values
+
+
+def default(parameter: str, config_directory: str) -> str | None:
+    """Read the default of a parameter, whatever main.cf sets; None for one that Postfix does not know."""
+    printed = output("postconf", ["-c", config_directory, "-d", *checked_names([parameter])])
+    return printed.partition("=")[2].strip(BLANKS) if printed else None
+
+
+def services(config_directory: str) -> list[Service]:
+    """Read the services of master.cf, in the order of the file.
+
+    Raises:
+        CannotAsk: There is no Postfix, or no master.cf.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for key, value in values_of(output("postconf", ["-c", config_directory, "-F"])).items():
+        name, service_type, field = key.rsplit("/", 2)
+        found.setdefault((name, service_type), {})[field] = value
+    return [
+        Service(name, service_type, fields.get("chroot", ""), fields.get("command", ""))
+        for (name, service_type), fields in found.items()
+    ]
+
+
+def table_types(config_directory: str) -> list[str]:
+    """Read which types of table this Postfix can open."""
+    return output("postconf", ["-c", config_directory, "-m"]).split()
+
+
+def edited(parameters: Mapping[str, object], config_directory: str) -> Replacement:
+    """Prepare a main.cf with other values: postconf edits a copy of it.
+
+    Args:
+        parameters: Name to value, None to take the parameter out.
+
+    Raises:
+        InvalidInput: A name or a value cannot be one.
+        CannotAsk: main.cf cannot be read.
+    """
+    values = checked_values(parameters)
+    file = ispmail_files.read(_main_cf(config_directory))
+    content = file.content or b""
+    if content and not content.endswith(b"\n"):
+        # postconf 3.7 would glue the new parameter to the last line.
+        content += b"\n"
+    edits = [f"{name}={value}" for name, value in values.items() if value is not None]
+    removals = [name for name, value in values.items() if value is None]
+    try:
+        after = _on_a_copy(content, edits, removals)
+    except OSError as err:
+        raise CannotAsk(f"{tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
+    new = dataclasses.replace(file, content=after, mtime_ns=None)
+    return Replacement(new, still=(file.content,), lock=True)
+
+
+def change(parameters: Mapping[str, object], config_directory: str, test: bool) -> dict[str, dict[str, str | None]]:
+    """Set parameters in one edit of main.cf; Postfix is not reloaded.
+
+    Args:
+        parameters: Name to value, None to take the parameter out.
+        test: Whether only to tell what would be changed.
+
+    Returns:
+        Name to its ``old`` and ``new`` value, of those that differ.
+    """
+    values = checked_values(parameters)
+    current = get(list(values), config_directory)
+    changes = {
+        name: {"old": current.get(name), "new": value}
+        for name, value in values.items()
+        if not same(current.get(name), value)
+    }
+    if changes and not test:
+        ispmail_files.replace([edited({name: each["new"] for name, each in changes.items()}, config_directory)])
+    return changes
+
+
+def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str]) -> bytes:
+    """What postconf makes of a main.cf."""
+    with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
+        copy = os.path.join(directory, "main.cf")
+        with open(copy, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(content)
+        for flag, arguments in (("-e", edits), ("-X", removals)):
+            if arguments:
+                # postconf pauses while main.cf is less than two seconds old.
+                os.utime(copy, (time.time() - ispmail_files.BACKDATED,) * 2)
+                output("postconf", ["-c", directory, flag, *arguments])
+        with open(copy, "rb") as stream:
+            return stream.read()
+
+
+def _main_cf(config_directory: str) -> str:
+    path = os.path.join(config_directory, "main.cf")
+    if not os.path.isfile(path):
+        raise CannotAsk(f"there is no {path}: is Postfix installed and configured there?")
+    return path

@@ -1,0 +1,59 @@
+"""Fingerprints of passwords: equal ones are equal passwords, and the password never leaves the server."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import ispmail_files
+import ispmail_tablefile
+from ispmail_config import CompleteInstance
+from ispmail_errors import InvalidInput
+
+_NONCE_LENGTH = 16
+# A guess at the password behind a fingerprint takes 16 MiB and some 50 ms.
+_SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 16}
+
+
+def fingerprints(
+    instances: Iterable[CompleteInstance], account: str, nonce: object, live: bool = True
+) -> dict[str, dict[str, str | None]]:
+    """Return scrypt(password, nonce) of the maps that log in to MySQL or MariaDB as one account, see RFC 7914.
+
+    Args:
+        instances: The main one first: the maps of others get their pillar key before the name.
+        account: The user; maps of others are left out.
+        nonce: A text of 16 characters or more, used once, so that no fingerprint can be looked up.
+        live: Whether to read the live table files too.
+
+    Returns:
+        ``pillar`` and, where asked for, ``live``: each the name of a map to its fingerprint, None where there is no
+        password, or no table file.
+
+    Raises:
+        InvalidInput: The nonce is too short.
+        CannotAsk: A table file cannot be read.
+    """
+    if not isinstance(nonce, str) or len(nonce) < _NONCE_LENGTH:
+        raise InvalidInput(f"nonce must be a text of {_NONCE_LENGTH} characters or more, in quotes")
+    known: dict[object, str | None] = {None: None}
+
+    def fingerprint(password: object) -> str | None:
+        if password not in known:
+            text = str(password).encode("utf-8", "surrogateescape")
+            known[password] = hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()
+        return known[password]
+
+    found: dict[str, dict[str, str | None]] = {"pillar": {}}
+    if live:
+        found["live"] = {}
+    for number, instance in enumerate(instances):
+        for each in instance.maps:
+            if each.type != "mysql" or each.keys.get("user") != account:
+                continue
+            name = each.name if number == 0 else f"{instance.pillar_key}:{each.name}"
+            found["pillar"][name] = fingerprint(each.keys.get("password"))
+            if live:
+                keys = ispmail_tablefile.parse(ispmail_files.read(each.path).content)
+                found["live"][name] = fingerprint(keys.get("password"))
+    return found

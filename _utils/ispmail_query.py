@@ -1,0 +1,250 @@
+"""The SQL queries of table files: Postfix's expansions, a scanner, and what EXPLAIN says of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ispmail_errors import Fault
+
+# For these parameters Postfix looks up bare domains only, never user@domain.
+BARE_DOMAIN_PARAMETERS = ("virtual_mailbox_domains", "virtual_alias_domains", "relay_domains", "mydestination")
+
+_EXPANSIONS = "sudSUD123456789"
+# What isspace(3) knows in the C locale.
+_BLANKS = r" \t\n\v\f\r"
+
+_NO_EXPANSION = "has a % that is no expansion, which is fatal to Postfix"
+_WRITE_PERCENT = "write %% for a percent sign"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Errors can never work; warnings may not be meant. No text holds a value."""
+
+    errors: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
+
+    def __add__(self, other: Findings) -> Findings:
+        return Findings(self.errors + other.errors, self.warnings + other.warnings)
+
+
+class _Token(NamedTuple):
+    """Something in a query that a rule looks at."""
+
+    kind: str  # the name of its group in the patterns below, or "open" for a quote or comment that never closes
+    text: str
+    place: str  # "code", "comment", "line" (a comment up to the end), or the quote character around it
+
+
+# A query is read as a sequence of places. Each has a pattern for all that matters in it; the rest is passed over.
+# Postfix fills in its expansions before the server sees a quote, so a % counts everywhere.
+_PERCENT = rf"(?P<doubled>%%)|(?P<expansion>%[{_EXPANSIONS}])|(?P<percent>%)"
+_CODE = (
+    rf"{_PERCENT}|(?P<quote>['\"`])|(?P<block>/\*)|(?P<line>{{line_comment}})"
+    rf"|(?P<statement>;(?=[{_BLANKS}]*[^{_BLANKS}]))"
+)
+# A doubled quote closes one place and opens the next: the same in the end.
+_QUOTED = rf"{_PERCENT}|{{escape}}(?P<close>{{quote}})"
+# A backslash before a % escapes what the expansion begins with.
+_MYSQL_ESCAPE = rf"(?P<backslash>\\(?=%[{_EXPANSIONS}]))|(?P<escaped>\\(?!%).?)|"
+_MYSQL_LINE_COMMENT = rf"\#|--(?=[{_BLANKS}]|$)"
+
+
+def _patterns(line_comment: str, escape: str) -> dict[str, re.Pattern[str]]:
+    """Compile the pattern of each place, for one dialect."""
+    patterns = {
+        "code": _CODE.format(line_comment=line_comment),
+        "comment": rf"{_PERCENT}|(?P<close>\*/)",
+        "line": _PERCENT,
+        "'": _QUOTED.format(escape=escape, quote="'"),
+        '"': _QUOTED.format(escape=escape, quote='"'),
+        "`": _QUOTED.format(escape="", quote="`"),
+    }
+    return {place: re.compile(pattern, re.DOTALL) for place, pattern in patterns.items()}
+
+
+_MYSQL = _patterns(_MYSQL_LINE_COMMENT, _MYSQL_ESCAPE)
+_OTHERS = _patterns("--", "")
+
+
+def _scan(query: str, table_type: str) -> list[_Token]:
+    """Read an SQL query with Postfix's expansions in it."""
+    patterns = _MYSQL if table_type == "mysql" else _OTHERS
+    tokens, place, at = [], "code", 0
+    while match := patterns[place].search(query, at):
+        kind, at = match.lastgroup or "", match.end()
+        tokens.append(_Token(kind, match[0], place))
+        # All other kinds stay where they are.
+        place = {"quote": match[0], "block": "comment", "line": "line", "close": "code"}.get(kind, place)
+    if place not in ("code", "line"):
+        tokens.append(_Token("open", "", place))
+    return tokens
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """A query and what the scanner found in it."""
+
+    query: str
+    table_type: str
+    kinds: frozenset[str]  # of all tokens
+    places: frozenset[str]  # of the expansions
+
+
+class _Rule(NamedTuple):
+    breaks: Callable[[_Scanned], bool]
+    reason: str
+    fix: str
+
+
+_READS = re.compile(r"\(*\s*(select|with|call|values|table)\b", re.IGNORECASE)
+
+_ERRORS = (
+    _Rule(
+        lambda found: not _READS.match(found.query),
+        "is not a query that reads",
+        "write one beginning with SELECT, without quotes around it",
+    ),
+    _Rule(lambda found: "percent" in found.kinds, _NO_EXPANSION, _WRITE_PERCENT),
+    _Rule(lambda found: not found.places, "has no expansion, so it answers every question alike", "use '%s'"),
+    _Rule(
+        lambda found: bool(found.places & {"code", "`"}),
+        "has an expansion outside quotes, by which a sender could inject SQL",
+        "write '%s', with the quotes",
+    ),
+    _Rule(
+        lambda found: bool(found.places & {"comment", "line"}),
+        "has an expansion inside an SQL comment",
+        "take the comment out",
+    ),
+    _Rule(
+        lambda found: '"' in found.places and found.table_type == "pgsql",
+        "has an expansion in double quotes, which name a column",
+        "write '%s'",
+    ),
+    _Rule(
+        lambda found: "backslash" in found.kinds,
+        "has a backslash before an expansion, which undoes its quoting",
+        "take it out",
+    ),
+    _Rule(
+        lambda found: "statement" in found.kinds,
+        "has a second statement after a semicolon, which the server rejects",
+        "take it out",
+    ),
+    _Rule(lambda found: "open" in found.kinds, "has a quote or comment that does not close", "close it"),
+)
+
+_WARNINGS = (
+    _Rule(
+        lambda found: '"' in found.places and found.table_type != "pgsql",
+        "has an expansion in double quotes, which fails where ANSI_QUOTES is set",
+        "write '%s'",
+    ),
+    _Rule(
+        lambda found: "line" in found.kinds,
+        "has a -- or # comment, and everything after it is not read",
+        "take it out, unless that is meant",
+    ),
+)
+
+
+def query_findings(query: str, table_type: str, parameter: str | None = None) -> Findings:
+    """Find what is wrong or doubtful in a query. `parameter`: the main.cf parameter that points at the map."""
+    tokens = _scan(query, table_type)
+    scanned = _Scanned(
+        query,
+        table_type,
+        kinds=frozenset(token.kind for token in tokens),
+        places=frozenset(token.place for token in tokens if token.kind == "expansion"),
+    )
+    return Findings(
+        (*_broken(_ERRORS, scanned), *_bare_domain_faults(tokens, parameter)), tuple(_broken(_WARNINGS, scanned))
+    )
+
+
+def _broken(rules: Sequence[_Rule], scanned: _Scanned) -> list[Fault]:
+    return [Fault("query", rule.reason, rule.fix) for rule in rules if rule.breaks(scanned)]
+
+
+def _bare_domain_faults(tokens: Sequence[_Token], parameter: str | None) -> list[Fault]:
+    """A bare domain has no domain part, and Postfix does not ask where a part is missing."""
+    parts = sorted({token.text for token in tokens if re.fullmatch("%[dD1-9]", token.text)})
+    if not parts or parameter not in BARE_DOMAIN_PARAMETERS:
+        return []
+    return [
+        Fault("query", f"has {', '.join(parts)}, for which Postfix never asks {parameter}'s bare domains", "write '%s'")
+    ]
+
+
+def format_faults(value: str) -> list[Fault]:
+    """Find what is wrong in a result_format."""
+    faults = []
+    if "%" in re.sub(f"%[%{_EXPANSIONS}]", "", value):
+        faults.append(Fault("result_format", _NO_EXPANSION, _WRITE_PERCENT))
+    if not value:
+        faults.append(
+            Fault("result_format", "is empty, so every answer is empty, which means not found", "take it out")
+        )
+    if re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
+        faults.append(
+            Fault("result_format", "has quotes around it, which would be part of the answer", "take them out")
+        )
+    return faults
+
+
+def fill(query: str, question: str) -> str | None:
+    """Fill in the expansions of a query as Postfix does for one question. None: Postfix does not ask it."""
+    parts = _parts(question)
+    wanted = re.findall(f"%(?:%|([{_EXPANSIONS}]))", query)
+    if any(letter and letter.lower() not in parts for letter in wanted):
+        return None
+
+    def part(match: re.Match[str]) -> str:
+        return "%" if match[0] == "%%" else re.sub(r"(['\"\\])", r"\\\1", parts[match[0][1].lower()])
+
+    return re.sub(f"%[%{_EXPANSIONS}]", part, query)
+
+
+def _parts(question: str) -> dict[str, str]:
+    """What each expansion stands for; a part that the question does not have is not there."""
+    local, at, domain = question.rpartition("@")
+    labels = reversed((domain if at else question).split("."))
+    parts = {"s": question, "u": local if at else question}
+    if at:
+        parts["d"] = domain
+    return parts | {str(number): label for number, label in enumerate(labels, 1)}
+
+
+_EXPANDED = f"[^'\"]*%[{_EXPANSIONS}]"
+_COLUMN = r"(?:`?(?P<owner>\w+)`?\s*\.\s*)?`?(?P<column>\w+)`?"
+# column = '…%s…', and the other way round.
+_COMPARED = (
+    re.compile(rf"{_COLUMN}\s*(?:=|<=>|\blike\b)\s*['\"]{_EXPANDED}", re.IGNORECASE),
+    re.compile(rf"(['\"]){_EXPANDED}[^'\"]*\1\s*=\s*{_COLUMN}"),
+)
+
+
+def full_scans(query: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Find the tables that a query reads in full, from the rows of its EXPLAIN: a sentence each, with the fix."""
+    return [_scan_sentence(query, row["table"]) for row in rows if _is_full_scan(row)]
+
+
+def _is_full_scan(row: Mapping[str, Any]) -> bool:
+    # The server may read a small table in full although it has an index.
+    has_index = row["possible_keys"]
+    # A name such as <derived2> is no table that could get an index.
+    is_table = re.fullmatch(r"\w+", row["table"] or "")
+    return row["type"] in ("ALL", "index") and not has_index and bool(is_table)
+
+
+def _scan_sentence(query: str, alias: str) -> str:
+    renamed = re.search(rf"\b(?:FROM|JOIN)\s+`?(\w+)`?\s+(?:AS\s+)?`?{alias}\b", query, re.IGNORECASE)
+    table = renamed[1] if renamed else alias
+    compared = [match for pattern in _COMPARED for match in pattern.finditer(query)]
+    columns = [match["column"] for match in compared if match["owner"] in (None, alias)]
+    advice = f"ALTER TABLE {table} ADD INDEX ({columns[0]})" if columns else "compare a column that has an index"
+    return f"reads all of {table} for each question: {advice}"

@@ -1,0 +1,45 @@
+"""Merge calls that come at the same time: one runs, one waits for it, the others return at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from ispmail_errors import CannotAsk
+
+T = TypeVar("T")
+
+
+def merged(folder: str, name: str, function: Callable[[], T]) -> T | None:
+    """Run a function that reads its input anew, unless another call waits to do just that.
+
+    At least one run is guaranteed to start after this call.
+
+    Args:
+        folder: Where the two lock files are; made if it is not there.
+        name: What is run: calls of one name are merged.
+
+    Returns:
+        What the function returns; None where another call that waits does it.
+
+    Raises:
+        CannotAsk: The lock files cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            running = stack.enter_context(open(os.path.join(folder, f"{name}.running"), "a", encoding="ascii"))
+            waiting = stack.enter_context(open(os.path.join(folder, f"{name}.waiting"), "a", encoding="ascii"))
+        except OSError as err:
+            raise CannotAsk(f"{folder} cannot be written: {err.strerror}") from err
+        try:
+            fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        fcntl.flock(running, fcntl.LOCK_EX)
+        # Release the waiting slot before reading any input: a later caller needs newer input than we are about to read.
+        waiting.close()
+        return function()

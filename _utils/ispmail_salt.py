@@ -1,0 +1,166 @@
+"""What the edge shares: Salt's two errors, pillar with its sdb:// URIs, and the shape of a state.
+
+The only file of the library that imports Salt. What Salt puts into a module (`__pillar__`, `__opts__`) comes as an
+argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import salt.utils.data
+import salt.utils.sdb
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import ispmail_config
+import ispmail_config_database
+from ispmail_config import CompleteInstance, DatabaseConfig, Instance
+from ispmail_errors import Fault, InvalidInput, IspmailError
+
+
+@contextlib.contextmanager
+def salt_errors() -> Iterator[None]:
+    """Turn the library's errors into Salt's two: bad input, and the world said no."""
+    try:
+        yield
+    except InvalidInput as err:
+        raise SaltInvocationError(str(err)) from None
+    except IspmailError as err:
+        raise CommandExecutionError(str(err)) from None
+
+
+def section(pillar: Mapping[str, Any], key: str) -> Any:
+    """Read what pillar holds under a key.
+
+    Raises:
+        InvalidInput: Pillar has no such key.
+    """
+    if not isinstance(key, str):
+        raise InvalidInput("pillar must be the name of a pillar key, such as ispmail")
+    found = salt.utils.data.traverse_dict_and_list(pillar, key, None)
+    if found is None:
+        broken = " (it could not be rendered: see the log of the master)" if "_errors" in pillar else ""
+        raise InvalidInput(
+            f"pillar has no {key}{broken}: at least {key}:database:password is needed, see pillar.example"
+        )
+    return found
+
+
+def instance(pillar: Mapping[str, Any], key: str) -> Instance:
+    """Read which maps pillar asks for; needs no password.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    return ispmail_config.instance(key, section(pillar, key))
+
+
+def instances(pillar: Mapping[str, Any], key: str) -> dict[str, Instance]:
+    """Read the same of a pillar key and of each other instance that it names, by their keys."""
+    main = instance(pillar, key)
+    return {key: main, **{other: instance(pillar, other) for other in main.others}}
+
+
+def complete(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> CompleteInstance:
+    """Read the maps and answers that pillar asks for, with the text of each table file.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    found, faults = _looked_up(section(pillar, key), opts)
+    return ispmail_config.complete(key, found, faults)
+
+
+def database(
+    pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, password_needed: bool = False
+) -> DatabaseConfig:
+    """Read what pillar says of the database server's side. Only its own sections are looked up in sdb.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    found = section(pillar, key)
+    if isinstance(found, Mapping):
+        found = {name: found.get(name) for name in ("database", "server")}
+    found, faults = _looked_up(found, opts)
+    return ispmail_config_database.database(key, found, faults, password_needed)
+
+
+def account(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> str:
+    """Read the user of the maps' account."""
+    return database(pillar, opts, key).user
+
+
+def named_directories(pillar: Mapping[str, Any]) -> Collection[str]:
+    """The configuration directories that pillar names; none where pillar is wrong or holds nothing of ours."""
+    try:
+        return [each.config_directory for each in instances(pillar, "ispmail").values()]
+    except InvalidInput:
+        return []
+
+
+def cache_folder(opts: Mapping[str, Any]) -> str:
+    """Where the lock files and the memory of what was reported are, on a minion or master."""
+    return os.path.join(opts["cachedir"], "ispmail")
+
+
+def state(
+    name: str,
+    test: bool,
+    act: Callable[[], Mapping[str, Any]],
+    describe: Callable[[Mapping[str, Any]], str],
+) -> dict[str, Any]:
+    """Do what a state does, and return its dict; the one place that has the shape of a state.
+
+    Args:
+        act: An execution function: returns a dict with ``changes`` and perhaps ``warnings`` (a list of sentences).
+        describe: Says in a sentence what was done, or would be, from what `act` returned.
+    """
+    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": ""}
+    try:
+        done = act()
+    except (CommandExecutionError, SaltInvocationError) as err:
+        return {**ret, "result": False, "comment": str(err)}
+    warnings = [f"warning: {warning}" for warning in done.get("warnings", ())]
+    result = None if done["changes"] and test else True
+    return {**ret, "changes": done["changes"], "result": result, "comment": "\n".join([describe(done), *warnings])}
+
+
+def check_state(name: str, good: str, check: Callable[[], str | None]) -> dict[str, Any]:
+    """Return the dict of a state that only looks: `check` returns None, or a sentence on what is wrong."""
+    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": good}
+    try:
+        wrong = check()
+    except (CommandExecutionError, SaltInvocationError) as err:
+        wrong = str(err)
+    return ret if wrong is None else {**ret, "result": False, "comment": wrong}
+
+
+def _looked_up(value: Any, opts: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
+    """What pillar holds, with each sdb:// URI replaced by what it stands for, and the faults of those."""
+    faults: list[Fault] = []
+    return _resolved(value, (), faults, opts), faults
+
+
+def _resolved(value: Any, path: tuple[str, ...], faults: list[Fault], opts: Mapping[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolved(item, (*path, str(key)), faults, opts) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_resolved(item, (*path, str(number)), faults, opts) for number, item in enumerate(value)]
+    if not isinstance(value, str) or not value.startswith("sdb://"):
+        return value
+    key = ":".join(path)
+    try:
+        found = salt.utils.sdb.sdb_get(value, opts, None, True)
+    except Exception as err:  # pylint: disable=broad-except
+        # Any driver, any error: its text may hold a secret.
+        reason = f"could not be read from sdb ({type(err).__name__})"
+        faults.append(Fault(key, reason, "check the sdb profile of the minion"))
+        return ""
+    if found is None or found == value:
+        faults.append(Fault(key, "is not there in sdb", "store it under that name, or check the sdb profile"))
+        return ""
+    return found

@@ -1,0 +1,336 @@
+"""Write and read the SQL of the database server: tables, accounts, grants and passwords.
+
+Pure: it writes statements and reads what the server says, see the manuals of MariaDB and MySQL. Users, hosts and
+password hashes are placeholders in all statements.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ispmail_errors import InvalidInput
+
+NATIVE = "mysql_native_password"
+
+_NAME = r"`(?:[^`]|``)*`"
+_ACCOUNT = rf"{_NAME}@{_NAME}"
+_GRANT = re.compile(
+    rf"GRANT (?P<privileges>.+?) ON (?P<object>(?:[A-Z]+ )*(?:(?:{_NAME}|\*)\.(?:{_NAME}|\*)|{_ACCOUNT}|'.*?'@'.*?'))"
+    rf" TO (?P<to>{_ACCOUNT}|'.*?'@'.*?')(?P<rest>.*)"
+)
+_ROLE = re.compile(rf"GRANT (?P<role>{_NAME}(?:@{_NAME})?) TO (?P<to>{_ACCOUNT})")
+_NATIVE_HASH = re.compile(r"(\*[0-9A-F]{40})?")
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index of a table."""
+
+    columns: tuple[str, ...]
+    unique: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is on the server."""
+
+    columns: tuple[str, ...]
+    indexes: tuple[Index, ...]
+    foreign_keys: tuple[str, ...]  # the columns that are foreign keys
+    engine: str | None = "InnoDB"
+    is_view: bool = False
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a table of the guide is missing."""
+
+    whole_table: bool = False
+    columns: tuple[str, ...] = ()
+    indexes: tuple[str, ...] = ()  # columns that need an index
+    plain_indexes: tuple[str, ...] = ()  # those of `indexes` that cannot be unique
+    foreign_keys: tuple[str, ...] = ()
+
+    def describe(self) -> list[str]:
+        """What is missing, in words: ``table`` for all of it."""
+        if self.whole_table:
+            return ["table"]
+        return [
+            *[f"column {column}" for column in self.columns],
+            *[f"index on {column}" for column in self.indexes],
+            *[f"foreign key {column}" for column in self.foreign_keys],
+        ]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One line of SHOW GRANTS. USAGE is no privilege, so it is not among them."""
+
+    privileges: tuple[str, ...]
+    object: str | None  # as SQL has it; None for a role
+    option: bool  # the account may grant them to others
+
+
+@dataclass(frozen=True)
+class Account:
+    """How an account logs in."""
+
+    plugins: tuple[str, ...]
+    hashes: tuple[str, ...] = field(repr=False)  # of the passwords that mysql_native_password accepts, in their order
+    locked: bool
+
+
+@dataclass(frozen=True)
+class _GuideTable:
+    columns: Mapping[str, str]
+    unique: Mapping[str, bool]  # a column that has an index, to whether that is unique
+    parent: str | None  # the table that domain_id refers to
+
+
+# The tables of the ISPmail guide, with two indexes that it does not have: virtual_domains.name, virtual_aliases.source.
+_TABLES = {
+    "virtual_domains": _GuideTable(
+        {"id": "INT NOT NULL AUTO_INCREMENT PRIMARY KEY", "name": "VARCHAR(50) NOT NULL"}, {"name": True}, None
+    ),
+    "virtual_users": _GuideTable(
+        {
+            "id": "INT NOT NULL AUTO_INCREMENT PRIMARY KEY",
+            "domain_id": "INT NOT NULL",
+            "email": "VARCHAR(100) NOT NULL",
+            "password": "VARCHAR(150) NOT NULL",
+            "quota": "BIGINT NOT NULL DEFAULT 0",
+        },
+        {"email": True},
+        "virtual_domains",
+    ),
+    "virtual_aliases": _GuideTable(
+        {
+            "id": "INT NOT NULL AUTO_INCREMENT PRIMARY KEY",
+            "domain_id": "INT NOT NULL",
+            "source": "VARCHAR(100) NOT NULL",
+            "destination": "VARCHAR(100) NOT NULL",
+        },
+        {"source": False},
+        "virtual_domains",
+    ),
+}
+# Only a column with a default can be added to a table that has rows.
+_ADDABLE_COLUMNS = ("quota",)
+
+
+def missing(tables: Mapping[str, Table]) -> dict[str, Missing]:
+    """Tell what a database is missing of the guide's tables. Tables that are complete are left out."""
+    found = {}
+    for name, wanted in _TABLES.items():
+        table = tables.get(name)
+        if table is None:
+            found[name] = Missing(whole_table=True)
+            continue
+        needs = Missing(
+            columns=tuple(column for column in wanted.columns if column not in table.columns),
+            indexes=tuple(column for column, unique in wanted.unique.items() if not _has_index(table, column, unique)),
+            foreign_keys=("domain_id",) if wanted.parent and "domain_id" not in table.foreign_keys else (),
+        )
+        if needs != Missing():
+            found[name] = needs
+    return found
+
+
+def wants_unique(table: str, column: str) -> bool:
+    """Whether the guide's index on a column is unique."""
+    return _TABLES[table].unique[column]
+
+
+def alter_statement(dbname: str, table: str, needs: Missing) -> str:
+    """Write the statement that gives a table what it is missing: CREATE TABLE or ALTER TABLE.
+
+    Raises:
+        InvalidInput: A missing column cannot be added to a table with rows.
+    """
+    wanted = _TABLES[table]
+    name = f"{quote(dbname)}.{quote(table)}"
+    if needs.whole_table:
+        needs = Missing(
+            columns=tuple(wanted.columns),
+            indexes=tuple(wanted.unique),
+            foreign_keys=("domain_id",) if wanted.parent else (),
+        )
+        return f"CREATE TABLE {name} ({', '.join(_parts(wanted, needs))}) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+    unknown = [column for column in needs.columns if column not in _ADDABLE_COLUMNS]
+    if unknown:
+        raise InvalidInput(
+            f"{dbname}.{table} exists without {', '.join(unknown)}, so it is not the guide's table: "
+            "add what is missing by hand, or set ispmail:server:create_tables to false"
+        )
+    return f"ALTER TABLE {name} {', '.join(f'ADD {part}' for part in _parts(wanted, needs))}"
+
+
+def create_account(mariadb: bool) -> list[str]:
+    """Write the statement that creates an account with the password whose hash is ``%(new)s``."""
+    return [f"CREATE USER %(user)s@%(host)s {_identified(mariadb)}"]
+
+
+def accept_password(mariadb: bool, kept: int = 1) -> list[str]:
+    """Write the statement by which an account accepts a new password beside old ones.
+
+    Args:
+        mariadb: The server is a MariaDB, not a MySQL.
+        kept: How many old passwords stay. A MySQL keeps one.
+
+    Returns:
+        Texts with the placeholders ``%(user)s``, ``%(host)s``, ``%(new)s`` and, from 0, ``%(old0)s`` for hashes.
+    """
+    if not mariadb:
+        return [f"ALTER USER %(user)s@%(host)s {_identified(mariadb)} RETAIN CURRENT PASSWORD"]
+    # The new one first: Postfix's client library tries all of them, but other clients (PyMySQL) only two.
+    hashes = ["%(new)s", *[f"%(old{number})s" for number in range(kept)]]
+    ways = " OR ".join(f"{NATIVE} USING {text}" for text in hashes)
+    return [f"ALTER USER %(user)s@%(host)s IDENTIFIED VIA {ways}"]
+
+
+def set_only_password(mariadb: bool) -> list[str]:
+    """Write the statements after which an account accepts the password whose hash is ``%(new)s``, and no other."""
+    statements = [f"ALTER USER %(user)s@%(host)s {_identified(mariadb)}"]
+    if not mariadb:
+        # The statement above keeps a second password as it is.
+        statements.append("ALTER USER %(user)s@%(host)s DISCARD OLD PASSWORD")
+    return statements
+
+
+def parse_grants(lines: Iterable[str]) -> list[Grant]:
+    """Read the lines of SHOW GRANTS, without the hashes in them. A line without any privilege is left out."""
+    grants = []
+    for line in lines:
+        role, found = _ROLE.match(line), _GRANT.match(line)
+        if role:
+            grants.append(Grant((role["role"],), None, False))
+        elif found:
+            # A comma inside brackets is between columns.
+            names = tuple(name for name in re.split(r", (?![^(]*\))", found["privileges"]) if name != "USAGE")
+            option = "GRANT OPTION" in found["rest"]
+            if names or option:
+                grants.append(Grant(names, found["object"], option))
+    return grants
+
+
+def describe_grants(grants: Iterable[Grant]) -> list[str]:
+    """Write grants for people, such as ``SELECT ON `mailserver`.*``."""
+    texts = []
+    for grant in grants:
+        if grant.object is None:
+            texts.append(f"ROLE {grant.privileges[0]}")
+            continue
+        text = f"{', '.join(grant.privileges) or 'USAGE'} ON {grant.object}"
+        texts.append(f"{text} WITH GRANT OPTION" if grant.option else text)
+    return texts
+
+
+def select_grant(dbname: str) -> Grant:
+    """The one grant that the maps' account needs, as people write it."""
+    return Grant(("SELECT",), f"{quote(dbname)}.*", False)
+
+
+def regrant(grants: Iterable[Grant], dbname: str, schema_privileges: Sequence[str]) -> list[str]:
+    """Write the statements after which an account may SELECT on one database, and nothing else.
+
+    SELECT is granted before anything is revoked, and is never revoked on that database: no lookup fails meanwhile.
+
+    Args:
+        grants: What the account has.
+        dbname: The name of the database.
+        schema_privileges: What ALL PRIVILEGES on that database stands for, as the server spells it.
+
+    Returns:
+        Texts with the placeholders ``%(user)s`` and ``%(host)s``; none where nothing is to be changed.
+    """
+    ours = _all_tables(dbname)
+    has_select, revokes = False, []
+    for grant in grants:
+        if grant.object is None:
+            revokes.append(f"REVOKE {_literal(grant.privileges[0])} FROM %(user)s@%(host)s")
+            continue
+        names = list(grant.privileges)
+        if grant.object == ours:
+            if "ALL PRIVILEGES" in names:
+                names = list(schema_privileges)
+            has_select = has_select or "SELECT" in names
+            names = [name for name in names if name not in ("SELECT", "USAGE")]
+        if names:
+            revokes.append(f"REVOKE {_literal(', '.join(names))} ON {_literal(grant.object)} FROM %(user)s@%(host)s")
+        if grant.option and names != ["PROXY"]:
+            revokes.append(f"REVOKE GRANT OPTION ON {_literal(grant.object)} FROM %(user)s@%(host)s")
+    if has_select:
+        return revokes
+    return [f"GRANT SELECT ON {_literal(ours)} TO %(user)s@%(host)s", *revokes]
+
+
+def mariadb_account(priv: str) -> Account | None:
+    """Read the column Priv of mysql.global_priv. None for a role."""
+    found = json.loads(priv)
+    if found.get("is_role"):
+        return None
+    # An empty entry among the alternatives stands for the account's own. An empty password is left out.
+    methods = [entry or found for entry in found.get("auth_or") or [{}]]
+    pairs = [(entry.get("plugin"), entry.get("authentication_string", "")) for entry in methods]
+    return _account(pairs, bool(found.get("account_locked", False)))
+
+
+def mysql_account(plugin: str, first: str | None, second: str | None, locked: bool) -> Account:
+    """Read the columns of mysql.user: the plugin, and the hashes of the current and of the retained password."""
+    hashes = [first or ""]
+    if second:
+        hashes.append(second)
+    return _account([(plugin, text) for text in hashes], locked)
+
+
+def native_hash(password: str) -> str:
+    """What mysql_native_password keeps of a password. Computed here, so that no log of the server has the password."""
+    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+
+
+def quote(name: str) -> str:
+    """Write a name as SQL has it."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _has_index(table: Table, column: str, unique: bool) -> bool:
+    """Whether an index begins with the column and, for a unique one, has no other."""
+    for index in table.indexes:
+        if index.columns[0] == column and (not unique or (index.unique and len(index.columns) == 1)):
+            return True
+    return False
+
+
+def _parts(wanted: _GuideTable, needs: Missing) -> list[str]:
+    parts = [f"{column} {wanted.columns[column]}" for column in needs.columns]
+    for column in needs.indexes:
+        unique = wanted.unique[column] and column not in needs.plain_indexes
+        parts.append(f"UNIQUE INDEX ({column})" if unique else f"INDEX ({column})")
+    if needs.foreign_keys and wanted.parent:
+        parts.append(f"FOREIGN KEY (domain_id) REFERENCES {quote(wanted.parent)} (id) ON DELETE CASCADE")
+    return parts
+
+
+def _identified(mariadb: bool) -> str:
+    return f"IDENTIFIED VIA {NATIVE} USING %(new)s" if mariadb else f"IDENTIFIED WITH {NATIVE} AS %(new)s"
+
+
+def _account(methods: Collection[tuple[str | None, str]], locked: bool) -> Account:
+    plugins = dict.fromkeys(plugin or NATIVE for plugin, _ in methods)
+    hashes = dict.fromkeys(text.upper() for plugin, text in methods if (plugin or NATIVE) == NATIVE)
+    return Account(tuple(plugins), tuple(text for text in hashes if _NATIVE_HASH.fullmatch(text)), locked)
+
+
+def _all_tables(dbname: str) -> str:
+    """All tables of a database as GRANT has it, where _ and % in a name would stand for other characters."""
+    return quote(re.sub(r"([_%\\])", r"\\\1", dbname)) + ".*"
+
+
+def _literal(text: str) -> str:
+    """Text in a statement that is filled in by Python's %."""
+    return text.replace("%", "%%")

@@ -1,0 +1,484 @@
+"""The format of Postfix's SQL table files, see mysql_table(5), pgsql_table(5), sqlite_table(5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ispmail_errors import Fault, InvalidInput, listed
+from ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, format_faults, query_findings
+
+TYPES = ("mysql", "pgsql", "sqlite")
+SECRET = "***"  # noqa: S105
+# Where Debian's MariaDB and MySQL listen.
+MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
+
+# What Salt 3008 puts in place of a pillar value that it masks. It is never the value.
+_SALT_MASK = "*" * 10
+# What Postfix strips from the ends of a value: isspace(3) in the C locale.
+_BLANKS = " \t\n\v\f\r"
+_PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/@\s]*:[^/@\s]*@|[?&](ssl)?password=")
+_DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What Postfix knows of one key of a table file."""
+
+    kind: str  # text, hosts, query, format, list, integer or boolean
+    types: tuple[str, ...]  # the table types that read it
+    required: bool = False
+    secret: bool = False
+    since: str | None = None  # the first Postfix release that reads it; older ones ignore it silently
+    default: str | None = None  # what Postfix takes where the key is missing
+    least: int = 0  # the least number, or the least length of a text
+
+
+_SERVERS = ("mysql", "pgsql")
+_MYSQL = ("mysql",)
+_PGSQL = ("pgsql",)
+_SQLITE = ("sqlite",)
+
+# In the order of the file.
+SCHEMA: dict[str, Key] = {
+    "user": Key("text", _SERVERS),
+    "password": Key("text", _SERVERS, secret=True),
+    "hosts": Key("hosts", _SERVERS, default="localhost"),
+    "dbname": Key("text", _SERVERS, required=True, least=1),
+    "dbpath": Key("text", _SQLITE, required=True, least=1),
+    "query": Key("query", TYPES, required=True),
+    "result_format": Key("format", TYPES, default="%s"),
+    "domain": Key("list", TYPES),
+    "expansion_limit": Key("integer", TYPES, default="0"),
+    "require_result_set": Key("boolean", _MYSQL, since="3.2", default="yes"),
+    "charset": Key("text", _MYSQL, since="3.9", default="utf8mb4", least=1),
+    "encoding": Key("text", _PGSQL, since="3.8", default="UTF8", least=1),
+    "idle_interval": Key("integer", _SERVERS, since="3.9", default="60", least=1),
+    "retry_interval": Key("integer", _SERVERS, since="3.9", default="60", least=1),
+    "option_file": Key("text", _MYSQL, since="2.11"),
+    "option_group": Key("text", _MYSQL, since="2.11", default="client"),
+    "tls_cert_file": Key("text", _MYSQL, since="2.11"),
+    "tls_key_file": Key("text", _MYSQL, since="2.11"),
+    "tls_CAfile": Key("text", _MYSQL, since="2.11"),
+    "tls_CApath": Key("text", _MYSQL, since="2.11"),
+    "tls_ciphers": Key("text", _MYSQL, since="2.11"),
+    "tls_verify_cert": Key("boolean", _MYSQL, since="2.11", default="no"),
+}
+
+_OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
+_HIDDEN_KEY = "(a key that is not shown)"
+
+
+def schema(table_type: str) -> dict[str, Key]:
+    """Return the keys that a table file of one type can hold, in the order of the file."""
+    if table_type not in TYPES:
+        raise InvalidInput(f"the table type must be one of {', '.join(TYPES)}")
+    return {name: key for name, key in SCHEMA.items() if table_type in key.types}
+
+
+def shown_key(key: object) -> str:
+    """Return how a message may name a key that we do not know.
+
+    A mistyped key may hold a secret: YAML reads ``{password:SECRET}`` as one key. So only a plain identifier is shown.
+    """
+    text = str(key) if isinstance(key, str) or (isinstance(key, int) and key.bit_length() <= 64) else ""
+    return text if re.fullmatch(r"[A-Za-z0-9_]{1,40}", text) else _HIDDEN_KEY
+
+
+def canonicalize(table_type: str, keys: Mapping[str, object]) -> dict[str, str]:
+    """Bring the keys of a table into the one form that is compared and rendered, in the order of the file.
+
+    Args:
+        keys: The values as pillar has them. None leaves the key out; lists are joined; booleans become ``yes`` and
+            ``no``; numbers become text.
+
+    Raises:
+        InvalidInput: Lists every key that cannot be represented.
+    """
+    errors = validate(table_type, keys).errors
+    if errors:
+        raise InvalidInput(listed("The table file would have errors", map(str, errors)))
+    values = {name: keys.get(name) for name in SCHEMA}
+    return {name: _text(SCHEMA[name].kind, value) for name, value in values.items() if value is not None}
+
+
+def render(table_type: str, keys: Mapping[str, object]) -> str:
+    """Write the text of a table file: one ``key = value`` a line, nothing else. Raises as `canonicalize` does."""
+    return "".join(f"{key} = {value}".rstrip(" ") + "\n" for key, value in canonicalize(table_type, keys).items())
+
+
+def parse(content: str | bytes | None) -> dict[str, str]:
+    """Read a table file as Postfix does; a line that is fatal to Postfix is passed over. None: there is no file."""
+    text = content.decode("utf-8", "surrogateescape") if isinstance(content, bytes) else content or ""
+    keys: dict[str, str] = {}
+    for line in _logical_lines(text):
+        key, equals, value = line.partition("=")
+        key = key.strip(_BLANKS)
+        if equals and re.fullmatch(rf"[^{_BLANKS}]+", key):
+            # The last of two wins, and takes its place in the order too.
+            keys.pop(key, None)
+            keys[key] = value.strip(_BLANKS)
+    return keys
+
+
+def _logical_lines(text: str) -> list[str]:
+    """Join lines that begin with a blank to the one before; leave comments and empty lines out."""
+    logical: list[str] = []
+    for line in text.split("\n"):
+        bare = line.strip(_BLANKS)
+        if not bare or bare.startswith("#"):
+            continue
+        if line[0] not in _BLANKS:
+            logical.append(line)
+        elif logical:
+            logical[-1] += line
+    return logical
+
+
+def redact(keys: Mapping[str, str]) -> dict[str, str]:
+    """Put ``***`` in place of each secret. An unknown key may be a misspelt password: its value is a secret too."""
+    return {key: SECRET if _is_secret(key, value) else value for key, value in keys.items()}
+
+
+def _is_secret(key: str, value: str) -> bool:
+    return key not in SCHEMA or SCHEMA[key].secret or bool(_PASSWORD_IN_URI.search(value))
+
+
+def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
+    """Return the keys that differ between two tables, without a secret. None stands for a key that is not there."""
+    shown_old, shown_new = redact(old), redact(new)
+    return {
+        key: {"old": shown_old.get(key), "new": shown_new.get(key)}
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    }
+
+
+def split_list(text: str) -> list[str]:
+    """Split at commas and blanks, as Postfix does with `hosts` and `domain`."""
+    return [item for item in re.split(rf"[,{_BLANKS}]+", text) if item]
+
+
+def _text(kind: str, value: object) -> str:
+    """Write a value that has no fault."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if kind in ("hosts", "list"):
+        return " ".join(value if isinstance(value, (list, tuple)) else split_list(str(value)))
+    return str(value).lower() if kind == "boolean" else str(value)
+
+
+@dataclass(frozen=True)
+class Host:
+    """One of a table's hosts, as Postfix and its client library read it."""
+
+    text: str = field(repr=False)  # as the table file has it; a URI may hold a password
+    name: str | None  # None for a path of a socket, and for a URI, which libpq reads by itself
+    port: int | None  # None for a socket and a URI
+    socket: str | None  # the path of the socket (pgsql: of its directory)
+
+
+def hosts(keys: Mapping[str, str]) -> list[str]:
+    """Return the hosts of a table, as its file spells them. Without any, Postfix takes localhost."""
+    return split_list(keys.get("hosts", "")) or ["localhost"]
+
+
+def parse_host(text: str, table_type: str = "mysql") -> Host:
+    """Take a host apart, see host_init() in Postfix's dict_mysql.c and dict_pgsql.c."""
+    if _is_uri(text, table_type):
+        return Host(text, name=None, port=None, socket=None)
+    name, port = _split_port(text)
+    if table_type == "mysql" and name.lower() == "localhost":
+        return Host(text, name="localhost", port=None, socket=MYSQL_SOCKET)
+    if text.startswith("unix:") or (table_type == "pgsql" and name.startswith("/")):
+        return Host(text, name=None, port=None, socket=name)
+    number = int(port) if port and _is_port(port) else _DEFAULT_PORTS.get(table_type)
+    return Host(text, name=name, port=number, socket=None)
+
+
+def _split_port(text: str) -> tuple[str, str | None]:
+    """Take the prefix off, and split name and port at the last colon, as Postfix does. None: there is no colon."""
+    rest = re.sub("^(inet|unix):", "", text)
+    name, colon, port = rest.rpartition(":")
+    return (name, port) if colon else (rest, None)
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 65536
+
+
+def _is_uri(text: str, table_type: str) -> bool:
+    return table_type == "pgsql" and re.match(r"postgres(ql)?://", text) is not None
+
+
+def validate(
+    table_type: str,
+    keys: Mapping[str, object],
+    version: str | None = None,
+    chroot: bool | None = None,
+    proxy: bool = False,
+    parameter: str | None = None,
+) -> Findings:
+    """List all that is wrong, and all that is doubtful, in the keys of a table. No text holds a value.
+
+    Args:
+        keys: The values as pillar has them.
+        version: The Postfix release that will read the file. None: rules that depend on it are left out.
+        chroot: Whether smtpd, cleanup or trivial-rewrite run in a chroot. None: as for version.
+        proxy: Whether the map is read through proxymap(8), which runs outside the chroot.
+        parameter: The main.cf parameter that points at the map.
+
+    Raises:
+        InvalidInput: The type is unknown, `keys` is not a mapping, or the version is not a text.
+    """
+    known = schema(table_type)
+    if not isinstance(keys, Mapping):
+        raise InvalidInput("the keys of a table must be a mapping")
+    if version is not None and not isinstance(version, str):
+        raise InvalidInput("the version must be a text, such as '3.10.13': put it in quotes")
+    faults = {key: _key_fault(table_type, key, version) or _value_fault(key, keys[key]) for key in keys}
+    missing = [
+        Fault(name, f"is missing, and a {table_type} table does not open without it", "add it")
+        for name, key in known.items()
+        if key.required and keys.get(name) is None and not faults.get(name)
+    ]
+    texts = {key: _text(known[key].kind, keys[key]) for key in keys if not faults[key] and keys[key] is not None}
+    table = _Table(table_type, texts, in_chroot=bool(chroot) and not proxy, parameter=parameter)
+    findings = Findings((*(fault for fault in faults.values() if fault), *missing))
+    for rule in _RULES:
+        findings += rule(table)
+    return findings
+
+
+def _key_fault(table_type: str, key: str, version: str | None) -> Fault | None:
+    """Say why a table file cannot hold this key, or None."""
+    if key in _OBSOLETE:
+        return Fault(key, "belongs to Postfix 2.1's query interface and is ignored beside query", "write it as query")
+    if key not in SCHEMA:
+        return _unknown_key(table_type, key)
+    types, since = SCHEMA[key].types, SCHEMA[key].since
+    if table_type not in types:
+        owners = " and ".join(types)
+        return Fault(key, f"is a key of {owners} tables, Postfix ignores it in a {table_type} table", "take it out")
+    if version and since and _release(version) < _release(since):
+        reason = f"is read from Postfix {since} on, but {version} is installed and ignores it"
+        return Fault(key, reason, "take it out or upgrade")
+    return None
+
+
+def _unknown_key(table_type: str, key: object) -> Fault:
+    shown = shown_key(key)
+    if shown == _HIDDEN_KEY:
+        return Fault(shown, f"is not a key of {table_type}_table(5)", "is a blank missing after a colon?")
+    near = [known for known in SCHEMA if known.lower() == shown.lower()]
+    fix = f"write {near[0]}" if near else "see the man page for its spelling"
+    return Fault(shown, f"is not a key of {table_type}_table(5), Postfix would ignore it", fix)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _value_fault(key: str, value: object) -> Fault | None:
+    """Say why a table file cannot hold this value, or None."""
+    if value is None:
+        return None
+    kind = SCHEMA[key].kind
+    if kind in ("hosts", "list") and isinstance(value, (list, tuple)):
+        return _list_fault(key, list(value))
+    if kind == "boolean":
+        return _boolean_fault(key, value)
+    return _integer_fault(key, value) if kind == "integer" else _text_fault(key, value)
+
+
+def _list_fault(key: str, items: list[object]) -> Fault | None:
+    if not items:
+        return Fault(key, "is an empty list", "give at least one item, or null to leave the line out")
+    for item in items:
+        if fault := _text_fault(key, item):
+            return fault
+        if item == "":
+            return Fault(key, "has an empty item", "take it out")
+    if any(re.search(rf"[,{_BLANKS}]", str(item)) for item in items):
+        return Fault(key, "holds a blank or comma inside a list item", "make it two items")
+    return None
+
+
+def _boolean_fault(key: str, value: object) -> Fault | None:
+    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("yes", "no")):
+        return None
+    return Fault(key, "must be yes or no, anything else is fatal to Postfix", "write one of the two")
+
+
+def _integer_fault(key: str, value: object) -> Fault | None:
+    least = SCHEMA[key].least
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
+    if isinstance(number, int) and not isinstance(number, bool) and least <= number < 10**9:
+        return None
+    return Fault(key, f"must be a whole number, {least} or more, of nine digits at the most")
+
+
+class _TextRule(NamedTuple):
+    breaks: Callable[[str], bool]
+    reason: str
+    fix: str
+
+
+def _cannot_be_encoded(text: str) -> bool:
+    return re.search("[\ud800-\udfff]", text) is not None
+
+
+_TEXT_RULES = (
+    _TextRule(
+        lambda text: "\n" in text,
+        "has a newline, which would start a line of its own in the table file",
+        "take it out (in YAML, >- folds text)",
+    ),
+    _TextRule(
+        lambda text: "\0" in text, "has a NUL character, Postfix would read only what is before it", "take it out"
+    ),
+    _TextRule(
+        lambda text: text != text.strip(_BLANKS),
+        "has a blank at its beginning or end, which Postfix strips",
+        "take it out",
+    ),
+    _TextRule(
+        lambda text: text == _SALT_MASK,
+        "is Salt's mask for a secret, not the secret",
+        "read it from pillar without masking",
+    ),
+    _TextRule(_cannot_be_encoded, "has a character that cannot be written as UTF-8", "take it out"),
+)
+
+
+def _text_fault(key: str, value: object) -> Fault | None:
+    if not isinstance(value, str):
+        return Fault(key, "is not a text in YAML (a number, a date, yes and no are not)", "put it in quotes")
+    if not value and SCHEMA[key].least:
+        return Fault(key, "is empty, which is fatal to Postfix", "write a value")
+    broken = (rule for rule in _TEXT_RULES if rule.breaks(value))
+    return next((Fault(key, rule.reason, rule.fix) for rule in broken), None)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The values of a table that are good by themselves, and who reads it."""
+
+    type: str
+    texts: Mapping[str, str] = field(repr=False)
+    in_chroot: bool
+    parameter: str | None
+
+
+def _query_rules(table: _Table) -> Findings:
+    query = table.texts.get("query")
+    return Findings() if query is None else query_findings(query, table.type, table.parameter)
+
+
+def _format_rules(table: _Table) -> Findings:
+    return Findings(tuple(format_faults(table.texts.get("result_format", "%s"))))
+
+
+def _hosts_rules(table: _Table) -> Findings:
+    if table.type == "sqlite":
+        return Findings()
+    if table.texts.get("hosts") == "":
+        return Findings((Fault("hosts", "names no host", "give at least one, or null to leave the line out"),))
+    texts = hosts(table.texts)
+    faults = [_host_fault(text, table) for text in texts]
+    errors = tuple(dict.fromkeys(fault for fault in faults if fault))
+    has_tls = any(key.startswith("tls_") for key in table.texts)
+    if table.type == "mysql" and not has_tls and any(_is_remote(text) for text in texts):
+        fix = "set tls_CAfile, or be sure of that network"
+        return Findings(errors, (Fault("hosts", "goes over the network without TLS", fix),))
+    return Findings(errors)
+
+
+def _is_remote(text: str) -> bool:
+    host = parse_host(text)
+    return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+", host.name)
+
+
+def _host_fault(text: str, table: _Table) -> Fault | None:
+    if _is_uri(text, table.type):
+        return _uri_fault(text)
+    fault = _path_fault(text, table.type) if text.startswith(("/", "unix:")) else _name_fault(text, table.type)
+    if not fault and table.in_chroot and parse_host(text, table.type).socket:
+        reason = "is reached by a unix socket, which does not exist in the chroot that smtpd runs in"
+        return Fault("hosts", reason, "write 127.0.0.1, or set proxy: true")
+    return fault
+
+
+def _uri_fault(uri: str) -> Fault | None:
+    if not _PASSWORD_IN_URI.search(uri):
+        return None
+    fix = "write host:port in place of the URI, and the keys user and password"
+    return Fault("hosts", "holds a password in a URI", fix)
+
+
+def _path_fault(text: str, table_type: str) -> Fault | None:
+    if text.startswith("/") and table_type == "mysql":
+        return Fault("hosts", "is a path", "write unix: before it")
+    if not text.startswith(("/", "unix:/")):
+        return Fault("hosts", "has a unix: without an absolute path", "write unix: and the path of the socket")
+    return None
+
+
+def _name_fault(text: str, table_type: str) -> Fault | None:
+    name, port = _split_port(text)
+    if "[" in text or ":" in name:
+        reason = "has an IPv6 address, which Postfix cannot split from a port here"
+        return Fault("hosts", reason, "use a name or an IPv4 address")
+    if not name:
+        return Fault("hosts", "has a port without a host", "write host:port")
+    if port is not None and not _is_port(port):
+        return Fault("hosts", "has a port that is not a number from 1 to 65535", "correct it or take it out")
+    if port is not None and table_type == "mysql" and name.lower() == "localhost":
+        reason = "has localhost with a port, but localhost is the unix socket and the port is ignored"
+        return Fault("hosts", reason, "write 127.0.0.1")
+    return None
+
+
+def _domain_rules(table: _Table) -> Findings:
+    if "domain" not in table.texts:
+        return Findings()
+    if table.parameter in BARE_DOMAIN_PARAMETERS:
+        reason = f"stops every question of {table.parameter}, which are bare domains"
+        return Findings((Fault("domain", reason, "take it out"),))
+    reason = "means that bare domains and @domain catch-alls are never asked"
+    return Findings(warnings=(Fault("domain", reason, "take it out, unless that is meant"),))
+
+
+def _option_file_rules(table: _Table) -> Findings:
+    if not table.in_chroot or "option_file" not in table.texts:
+        return Findings()
+    reason = "does not exist in the chroot that smtpd runs in, and Postfix ignores that silently"
+    return Findings((Fault("option_file", reason, "use the table's own keys, or set proxy: true"),))
+
+
+def _password_rules(table: _Table) -> Findings:
+    if table.texts.get("password") != "":
+        return Findings()
+    return Findings(warnings=(Fault("password", "is empty", "write it, unless that is meant"),))
+
+
+def _tls_rules(table: _Table) -> Findings:
+    pair = ("tls_cert_file", "tls_key_file")
+    given = [key for key in pair if table.texts.get(key)]
+    if len(given) != 1:
+        return Findings()
+    other = pair[1] if given == [pair[0]] else pair[0]
+    return Findings((Fault(other, f"is missing, and {given[0]} is of no use without it", "add it"),))
+
+
+_RULES: tuple[Callable[[_Table], Findings], ...] = (
+    _query_rules,
+    _format_rules,
+    _hosts_rules,
+    _domain_rules,
+    _option_file_rules,
+    _password_rules,
+    _tls_rules,
+)

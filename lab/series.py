@@ -1,0 +1,121 @@
+"""A master and a minion of one Salt series, as processes of their own on loopback."""
+
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from lab import HOST, free_port, tail, wait_until
+from lab.images import cache
+
+# Series to the newest Python that it runs on; None: the one that is running now.
+SERIES: dict[str, tuple[int, int] | None] = {"3006": (3, 11), "3008": None}
+_START_SECONDS = 120
+
+
+def runs_here(series: str) -> bool:
+    """Whether this machine's Python can run a series."""
+    newest = SERIES[series]
+    return newest is None or sys.version_info[:2] <= newest
+
+
+def programs(series: str) -> Path:
+    """The folder of a series' commands; a venv for it is made in the cache folder the first time."""
+    if SERIES[series] is None:
+        return Path(sys.executable).parent
+    venv = cache().parent / f"salt-{series}-{sys.version_info[0]}.{sys.version_info[1]}"
+    with open(f"{venv}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (venv / ".complete").exists():
+            wanted = [f"salt>={series},<{int(series) + 1}", "PyMySQL>=1.1,<2"]
+            for command in (
+                [sys.executable, "-m", "venv", "--clear", str(venv)],
+                [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", *wanted],
+            ):
+                done = subprocess.run(command, check=False, capture_output=True, text=True)
+                if done.returncode:
+                    raise RuntimeError(f"Salt {series} could not be installed:\n{done.stdout}{done.stderr}")
+            (venv / ".complete").touch()
+    return venv / "bin"
+
+
+class Salt:
+    """One master and one minion named `lab`, with all that is theirs in `directory`."""
+
+    def __init__(self, series: str, directory: Path, file_roots: list[str], **minion: Any) -> None:
+        """Write both configurations. `minion`: more keys of the minion's."""
+        self.programs = programs(series)
+        self.directory = directory
+        publish, ret = free_port(), free_port()
+        self.pillar = directory / "pillar"
+        self.pillar.mkdir(parents=True)
+        shared = {"user": "root", "publish_port": publish, "log_level_logfile": "debug"}
+        master = {
+            **self._paths("master"),
+            **shared,
+            "interface": HOST,
+            "ret_port": ret,
+            "auto_accept": True,
+            "file_roots": {"base": file_roots},
+            "pillar_roots": {"base": [str(self.pillar)]},
+        }
+        own = {"id": "lab", "master": HOST, "master_port": ret, "enable_fqdns_grains": False, "acceptance_wait_time": 1}
+        for name, config in (("master", master), ("minion", {**self._paths("minion"), **shared, **own, **minion})):
+            (directory / name).mkdir()
+            (directory / name / name).write_text(yaml.safe_dump(config))
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def _paths(self, name: str) -> dict[str, str]:
+        root = self.directory / name
+        return {
+            "root_dir": str(root),
+            "pki_dir": str(root / "pki"),
+            "cachedir": str(root / "cache"),
+            "sock_dir": str(root / "run"),
+            "pidfile": str(root / "pid"),
+            "log_file": str(root / "log"),
+        }
+
+    def __enter__(self) -> "Salt":
+        for name in ("master", "minion"):
+            with open(self.directory / f"{name}.out", "wb") as out:
+                command = [str(self.programs / f"salt-{name}"), "-c", str(self.directory / name)]
+                self._processes.append(
+                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+                )
+        self.wait_until(lambda: self.call("test.ping", timeout=5) is True, "the minion answers", _START_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in reversed(self._processes):
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def call(self, function: str, *arguments: str, timeout: int = 60) -> Any:
+        """What `salt lab FUNCTION …` returned; None where nothing did."""
+        command = [str(self.programs / "salt"), "-c", str(self.directory / "master"), "--out=json", "--static"]
+        command += [f"--timeout={timeout}", "lab", function, *arguments]
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        try:
+            return json.loads(done.stdout)["lab"]
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def wait_until(self, condition: Callable[[], object], what: str, seconds: float) -> None:
+        """Wait for a condition; RuntimeError with the ends of the logs where it does not come."""
+        if not wait_until(condition, seconds):
+            logs = "\n".join(f"{name}:\n{tail(self.directory / name / 'log')}" for name in ("master", "minion"))
+            raise RuntimeError(f"not within {seconds} s: {what}\n{logs}")

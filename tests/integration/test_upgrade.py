@@ -1,0 +1,98 @@
+"""A commit between two releases reaches a running minion whole: state, module, beacon and the next job, no restart."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lab import scratch
+from lab.minion import REPOSITORY
+from lab.series import SERIES, Salt, runs_here
+
+# Each begins as our own modules do; bin/stamp writes the stamp of the checkout into them.
+HEAD = """import ispmail_stamp
+
+ispmail_stamp.require("000000000000")
+
+from ispmail_errors import GENERATION
+"""
+BEACON_FILE = "_beacons/postfix_credential.py"
+MODULE = f"""{HEAD}
+
+def generation():
+    return GENERATION
+"""
+STATE = f"""{HEAD}
+
+def seen(name):
+    module = __salt__["probe.generation"]()
+    return {{"name": name, "changes": {{}}, "result": True, "comment": f"state {{GENERATION}}, module {{module}}"}}
+"""
+BEACON = """
+from ispmail_errors import GENERATION
+
+
+def validate(config):
+    return True, "fine"
+
+
+def beacon(config):
+    with open("PATH", "a") as file:
+        file.write(f"{GENERATION} {os.getpid()}\\n")
+    return []
+"""
+
+
+def write_generation(checkout, name):
+    """Change the library: one line of one file, and the stamp."""
+    errors = checkout / "_utils" / "ispmail_errors.py"
+    text = (REPOSITORY / "_utils" / "ispmail_errors.py").read_text()
+    errors.write_text(f'{text}\nGENERATION = "{name}"\n')
+    subprocess.run([sys.executable, str(checkout / "bin" / "stamp")], check=True)
+
+
+@pytest.fixture(params=[series for series in SERIES if runs_here(series)])
+def salt(request):
+    """A running master and minion whose main process has the library of the first generation, by a beacon."""
+    with scratch("u-") as directory:
+        checkout = directory / "checkout"
+        for room in ("_utils", "_modules", "_states", "_beacons", "_runners", "salt", "bin"):
+            shutil.copytree(REPOSITORY / room, checkout / room, ignore=shutil.ignore_patterns("__pycache__"))
+        (checkout / "_modules" / "probe.py").write_text(MODULE)
+        (checkout / "_states" / "probe.py").write_text(STATE)
+        # All that a beacon of ours does before its other imports: here the path to the library, too.
+        head = re.match(r"(?s).*\nispmail_stamp\.require\(.+?\)\n", (REPOSITORY / BEACON_FILE).read_text())[0]
+        (checkout / "_beacons" / "probe.py").write_text(head + BEACON.replace("PATH", str(directory / "beacon")))
+        (checkout / "salt" / "probe.sls").write_text("include: [ispmail.modules]\nlook:\n  probe.seen\n")
+        write_generation(checkout, "one")
+        beacons = {"probe": [{"interval": 1}], "postfix_credential": [{"interval": 1}]}
+        roots = [str(checkout / "salt"), str(checkout)]
+        with Salt(request.param, directory / "salt", roots, beacons=beacons, loop_interval=1) as running:
+            running.checkout, running.beacon = checkout, directory / "beacon"
+            yield running
+
+
+def last_beat(salt):
+    """The library that the beacon ran with last, and the process that it ran in."""
+    return salt.beacon.read_text().split("\n")[-2].split() if salt.beacon.exists() else [None, None]
+
+
+def test_a_changed_library_reaches_a_running_minion_whole(salt):
+    """Salt replaces modules in a running minion, but not what they import: its jobs ran the old library."""
+    first = salt.call("state.apply", "probe")
+    assert "state one, module one" in [state["comment"] for state in first.values()], first
+    old_version = salt.call("ispmail.version")
+    salt.wait_until(lambda: last_beat(salt)[0] == "one", "the beacon has loaded the library", 60)
+    _, main_process = last_beat(salt)
+    write_generation(salt.checkout, "two")
+    second = salt.call("state.apply", "probe")
+    assert "state two, module two" in [state["comment"] for state in second.values()], second
+    # The very next jobs, forked from the process that had the old library.
+    assert salt.call("probe.generation") == "two"
+    assert salt.call("ispmail.version") not in (old_version, None)
+    salt.wait_until(lambda: last_beat(salt)[0] == "two", "the beacon runs with the new library", 30)
+    assert last_beat(salt)[1] == main_process, "the minion was restarted"
+    third = salt.call("state.apply", "probe")
+    assert not [name for name in third if name.startswith("saltutil_")], "what is current was synced again"

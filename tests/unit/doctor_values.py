@@ -1,0 +1,33 @@
+"""Values for the tests of the doctor."""
+
+from ispmail_config import AdminLogin, DatabaseConfig, Instance, Map
+from ispmail_doctor_postfix import LiveMap, Postfix, Target
+
+
+def database(host=None, create_tables=True, hosts=(), user="mailserver"):
+    socket = None if host else "/"
+    return DatabaseConfig(
+        "ispmail", user, None, "mailserver", hosts, create_tables, AdminLogin("root", None, socket, host)
+    )
+
+
+def target(prefix="", answers=(), tables=None, accounts=None, own_server=True, changes=dict, **config):
+    """`admin_view` gives the tables and accounts."""
+    return Target(
+        instance=Instance("ispmail", "/etc/postfix", ()),
+        prefix=prefix,
+        database=database(**config),
+        own_server=own_server,
+        names_socket=False,
+        answers=answers,
+        changes=changes,
+        admin_view=lambda: {"tables": tables or {}, "accounts": accounts or {}},
+    )
+
+
+def live_map(
+    name="virtual_alias_maps", limit=100, proxy=False, chroot=False, mode=0o640, type_="mysql", of=None, **keys
+):
+    of = of or target()
+    map_ = Map(name, name, type_, proxy, f"/etc/postfix/{name}.cf")
+    return LiveMap(f"{of.prefix}{name}", map_, keys, mode, Postfix(of, chroot, limit, "postfix"))

@@ -1,0 +1,119 @@
+"""The library's imports are as docs/ARCHITECTURE.md has them: no circle, pure files without I/O, no Salt in it."""
+
+import ast
+import re
+import sys
+
+import pytest
+
+from .test_documentation import ROOT
+
+LIBRARY = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "_utils").glob("*.py")}
+EDGE = {
+    f"{room}/{file.stem}": ast.parse(file.read_text(encoding="utf-8"))
+    for room in ("_modules", "_states", "_beacons", "_runners")
+    for file in (ROOT / room).glob("*.py")
+}
+DUNDERS = {"__salt__", "__opts__", "__pillar__", "__grains__", "__context__", "__utils__", "__proxy__"}
+# What a pure file may import: nothing that opens a file, a socket or a process.
+PURE = {"__future__", "collections.abc", "contextlib", "dataclasses", "difflib", "enum", "functools", "hashlib"}
+PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "typing"}
+
+
+def imports(tree):
+    """The modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found
+
+
+def ours(tree):
+    return {name for name in imports(tree) if name.startswith("ispmail_")}
+
+
+def drawn():
+    """The table of files: a file's name to whether it is pure, and what it may import."""
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(ispmail_\w+)` \| (pure)? *\| .+? \| (.*?) *\|$", text, re.MULTILINE)
+    return {name: (kind == "pure", set(re.findall(r"\w+", allowed))) for name, kind, allowed in rows}
+
+
+DRAWN = drawn()
+
+
+def test_every_file_is_in_the_table():
+    assert set(DRAWN) == set(LIBRARY) and len(DRAWN) > 15
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_imports_are_as_drawn(name):
+    """Both ways: an arrow that is no longer there misleads as much as one that is not drawn."""
+    assert {found.removeprefix("ispmail_") for found in ours(LIBRARY[name])} == DRAWN[name][1]
+
+
+@pytest.mark.parametrize("name", sorted(name for name, (pure, _) in DRAWN.items() if pure))
+def test_pure_files_import_no_io(name):
+    foreign = imports(LIBRARY[name]) - ours(LIBRARY[name])
+    assert foreign <= PURE
+    assert all(DRAWN[found][0] for found in ours(LIBRARY[name])), "a pure file imports one that is not"
+
+
+def test_there_is_no_circle():
+    below = {name: ours(tree) for name, tree in LIBRARY.items()}
+    while below:
+        free = [name for name, needed in below.items() if not needed & set(below)]
+        assert free, f"these import each other: {', '.join(below)}"
+        for name in free:
+            del below[name]
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_the_library_knows_nothing_of_salt(name):
+    """What it needs comes as arguments; one file turns its errors into Salt's and reads pillar."""
+    names = {node.id for node in ast.walk(LIBRARY[name]) if isinstance(node, ast.Name)}
+    assert not names & DUNDERS
+    uses_salt = {found for found in imports(LIBRARY[name]) if found.partition(".")[0] == "salt"}
+    assert not uses_salt or name == "ispmail_salt"
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_the_library_is_imported_at_the_top(name):
+    """Salt has it on the path only while it loads a module: an import inside a function would fail on a new minion."""
+    top = {found for node in LIBRARY[name].body for found in ours(ast.Module([node], []))}
+    assert ours(LIBRARY[name]) == top
+    nested = [node for node in ast.walk(LIBRARY[name]) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert not [node.name for node in nested if ours(node)]
+
+
+@pytest.mark.parametrize("name", sorted(EDGE))
+def test_the_edge_calls_by_string_only_salt_and_the_edge(name):
+    """`__salt__` reaches Salt's own functions and our public ones: everything else is imported."""
+    public = {
+        f"{path.partition('/')[2]}.{node.name.rstrip('_')}"
+        for path, tree in EDGE.items()
+        if path.startswith("_modules")
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+    salts = {"event.send", "saltutil.refresh_pillar", "state.apply", "state.orchestrate"}
+    called = {
+        node.slice.value
+        for node in ast.walk(EDGE[name])
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "__salt__"
+    }
+    assert called <= public | salts
+
+
+@pytest.mark.parametrize("name", sorted(EDGE))
+def test_the_stamp_comes_first(name):
+    """Before any other import of ours: else a minion's process would keep an older library."""
+    body = [
+        node for node in EDGE[name].body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+    at = next(number for number, node in enumerate(body) if ast.unparse(node) == "import ispmail_stamp")
+    assert ast.unparse(body[at + 1]).startswith("ispmail_stamp.require('")
+    assert all(found in sys.stdlib_module_names for node in body[:at] for found in imports(ast.Module([node], [])))

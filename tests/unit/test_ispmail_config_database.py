@@ -1,0 +1,44 @@
+"""What pillar may say of the database's side."""
+
+import pytest
+
+from ispmail_config import AdminLogin
+from ispmail_config_database import database
+from ispmail_errors import PillarFault
+
+
+def test_the_least_pillar():
+    config = database("ispmail", {"database": {"password": "x"}})
+    assert (config.user, config.password, config.dbname) == ("mailserver", "x", "mailserver")
+    assert (config.hosts, config.create_tables) == (("127.0.0.1",), True)
+    assert config.login == AdminLogin("root", None, "/run/mysqld/mysqld.sock", None)
+    server = {"host": "db", "port": 3307, "user": "a", "password": "b", "accounts_host": ["A.test", "a.test", "10.%"]}
+    config = database("ispmail", {"server": server})
+    assert config.login == AdminLogin("a", "b", None, "db", 3307)
+    assert config.hosts == ("a.test", "10.%")
+
+
+FAULTS = [
+    ({"server": []}, "server", "must be a mapping"),
+    ({"database": "TOKEN"}, "database", "must be a mapping"),
+    *(({"server": {"port": port}}, "server:port", "a number") for port in (0, 65536, True, "3306")),
+    *(({"server": {key: 1}}, f"server:{key}", "a text") for key in ("unix_socket", "host", "user", "password")),
+    ({"server": {"host": ""}}, "server:host", "a text"),
+    ({"server": {"user": "TOKEN\n"}}, "server:user", "a text"),
+    ({"server": {"unix_socket": "/a", "host": "b"}}, "server:host", "beside unix_socket"),
+    *(({"server": {"accounts_host": hosts}}, "server:accounts_host", "a list of texts") for hosts in ([], [1], "", {})),
+    ({"server": {"create_tables": "yes"}}, "server:create_tables", "true or false"),
+    ({"server": {"acounts_host": "x"}}, "server:acounts_host", "is not a key"),
+    ({"database": {"user": ""}}, "database:user", "is empty"),
+    ({"database": {"dbname": ""}}, "database:dbname", "is empty"),
+]
+
+
+@pytest.mark.parametrize(("config", "key", "said"), FAULTS)
+def test_faults_of_pillar(config, key, said):
+    with pytest.raises(PillarFault) as caught:
+        database("ispmail", config)
+    assert [fault.key for fault in caught.value.faults] == [key]
+    assert said in str(caught.value.faults[0]) and "TOKEN" not in str(caught.value)
+    with pytest.raises(PillarFault, match="must be a mapping"):
+        database("ispmail", "TOKEN")

@@ -1,0 +1,93 @@
+"""Which database servers the doctor asks as their admin, and what it makes of what they say."""
+
+from dataclasses import replace
+
+import pytest
+
+from ispmail_doctor_server import check, check_account, is_local
+from ispmail_errors import CannotAsk
+
+from .doctor_values import target
+
+ADDRESSES = ["127.0.0.1", "198.51.100.7"]
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:3307", True),
+        ("inet:198.51.100.7:3306", True),
+        ("localhost", True),
+        ("unix:/run/mysqld/mysqld.sock", True),
+        ("198.51.100.70", False),
+        ("db.example.org:3306", False),
+    ],
+)
+def test_another_database_here_is_not_asked_for_the_maps(host, here):
+    """A mail server with a MariaDB for webmail was told that the maps' account is not there."""
+    assert is_local(host, ADDRESSES) == here
+    assert bool(list(check([target()], [host], ADDRESSES))) == here
+
+
+@pytest.mark.parametrize(("create_tables", "result"), [(True, "warning"), (False, "ok")])
+def test_a_schema_of_the_sites_own_needs_none_of_the_guides_tables(create_tables, result):
+    one = target(host="db", create_tables=create_tables, tables={"virtual_domains": ["table"]})
+    found = list(check([one], [], []))
+    assert [finding.result for finding in found] == [result, "ok"]
+    assert found[0].fix == ("virtual_domains is missing: apply ispmail.database" if create_tables else "")
+
+
+def test_what_a_table_is_missing_counts_also_in_a_schema_of_the_sites_own():
+    one = target(host="db", create_tables=False, tables={"virtual_aliases": ["index on source"]})
+    assert next(check([one], [], [])).fix == "virtual_aliases is missing index on source: apply ispmail.database"
+
+
+def test_instances_that_share_a_server_are_one():
+    """The same login is the same server, whichever pillar key names it."""
+    shared = [target(host="db"), target("second: ", host="db"), target("third: ", host="db2")]
+    found = {finding.where for finding in check([*shared, target("fourth: ", host="x", own_server=False)], [], [])}
+    assert found == {"the database server", "third: the database server"}
+
+
+def test_an_admin_that_cannot_log_in_is_a_warning():
+    """The mail server itself needs no admin."""
+
+    def fail():
+        raise CannotAsk("the database server at db:3306: error 2003: it cannot be reached")
+
+    (finding,) = check([replace(target(host="db"), admin_view=fail)], [], [])
+    assert finding.result == "warning"
+    assert finding.fix == "its admin could not ask it: the database server at db:3306: error 2003: it cannot be reached"
+
+
+def account(managed=True, plugins=("mysql_native_password",), passwords=1, locked=False):
+    return {"managed": managed, "plugins": list(plugins), "passwords": passwords, "locked": locked}
+
+
+def test_accounts_are_found_by_host():
+    """With database:user in sdb, whose value is not looked up for this, each account seemed to be missing."""
+    accounts = {"mailserver@127.0.0.1": account(), "mailserver@10.0.0.1": account(managed=False)}
+    one = target(host="db", user="sdb://x/user", hosts=("127.0.0.1", "10.0.0.2"), accounts=accounts)
+    found = [finding for finding in check([one], [], []) if finding.result != "ok"]
+    assert [(finding.check, finding.where) for finding in found] == [
+        ("all accounts of the user are managed", "the database server"),
+        ("the account exists", "sdb://x/user@10.0.0.2"),
+    ]
+    fix = "a rotation does not change mailserver@10.0.0.1: drop it, or add its host to server:accounts_host"
+    assert found[0].fix == fix
+
+
+@pytest.mark.parametrize(
+    ("change", "check_name", "result", "fix"),
+    [
+        ({"plugins": ["ed25519"]}, "smtpd's chroot has the login plugin", "fault", "it logs in by ed25519, which is"),
+        ({"locked": True}, "the account is not locked", "fault", "run ALTER USER … ACCOUNT UNLOCK"),
+        ({"passwords": 2}, "the account accepts one password", "warning", "it accepts 2: a rotation is under way"),
+        ({"passwords": 0}, "the account accepts one password", "warning", "it accepts none: give it a password"),
+    ],
+)
+def test_one_account(change, check_name, result, fix):
+    assert {finding.result for finding in check_account("a", account())} == {"ok"}
+    (finding,) = (finding for finding in check_account("a", account(**change)) if finding.result != "ok")
+    assert (finding.check, finding.result) == (check_name, result) and fix in finding.fix

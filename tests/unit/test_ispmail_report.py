@@ -1,0 +1,59 @@
+"""The table that postfix_doctor.report prints."""
+
+import pytest
+
+from ispmail_errors import InvalidInput
+from ispmail_report import Finding, check_width, fault_if, table, warning_if
+
+
+def found(result, check="the table file is private", where="virtual_alias_maps", fix="chmod"):
+    return Finding(check, where, result, "" if result == "ok" else fix)
+
+
+def test_faults_come_first_and_what_holds_is_short():
+    findings = [
+        found("ok"),
+        found("warning", "b"),
+        found("ok", where="x"),
+        found("ok"),
+        found("fault", "c"),
+        found("warning", "a"),
+    ]
+    assert table(findings, 100).split("\n") == [
+        "result   check                      where               fix",
+        f"-------  -------------------------  ------------------  {'-' * 44}",
+        "fault    c                          virtual_alias_maps  chmod",
+        "warning  b                          virtual_alias_maps  chmod",
+        "warning  a                          virtual_alias_maps  chmod",
+        "ok       the table file is private  virtual_alias_maps; x",
+        "",
+        "1 fault, 2 warnings, 3 checks ok",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_no_line_is_wider_and_nothing_is_lost(width):
+    """Also a path that is longer than its column, and sentences that are lines of their own."""
+    path = "/etc/postfix/" + "x" * 150
+    findings = [found("fault", "all " * 20, f"{path} here", f"first:\n- chmod 0640 {path}\n- more"), found("ok")]
+    text = table(findings, width)
+    assert max(map(len, text.split("\n"))) <= width
+    assert text.count("x") >= 2 * 150 and text.count("all") == 20
+    assert any(line.endswith("  - more") for line in text.split("\n"))
+    assert text.endswith("\n1 fault, 0 warnings, 1 check ok")
+
+
+def test_no_findings():
+    assert table([], 80).endswith("\n\n0 faults, 0 warnings, 0 checks ok")
+
+
+@pytest.mark.parametrize("width", [59, True, "100", None])
+def test_another_width_is_refused(width):
+    with pytest.raises(InvalidInput, match="width must be a number, 60 or more"):
+        check_width(width)
+
+
+def test_a_check_holds_where_there_is_nothing_to_fix():
+    assert fault_if("", "a", "b") == warning_if("", "a", "b") == Finding("a", "b", "ok", "")
+    assert fault_if("c", "a", "b") == Finding("a", "b", "fault", "c")
+    assert warning_if("c", "a", "b") == Finding("a", "b", "warning", "c")

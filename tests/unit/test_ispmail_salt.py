@@ -1,0 +1,109 @@
+"""The edge: the library's errors become Salt's two, the shape of a state, and pillar with its sdb:// URIs."""
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import ispmail_salt
+from ispmail_errors import CannotAsk, ChangedMeanwhile, DatabaseError, Fault, InvalidInput, NotPutBack, PillarFault
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (InvalidInput("no"), SaltInvocationError),
+        (PillarFault("ispmail", [Fault("database", "no")]), SaltInvocationError),
+        (CannotAsk("no"), CommandExecutionError),
+        (ChangedMeanwhile("no"), CommandExecutionError),
+        (NotPutBack("no"), CommandExecutionError),
+        (DatabaseError("no", 1045), CommandExecutionError),
+    ],
+)
+def test_errors_become_salts_two(error, becomes):
+    with pytest.raises(becomes) as caught, ispmail_salt.salt_errors():
+        raise error
+    assert str(caught.value) == str(error)
+    assert caught.value.__cause__ is None, "the cause's text would be in Salt's traceback"
+
+
+def test_other_errors_pass():
+    with pytest.raises(ZeroDivisionError), ispmail_salt.salt_errors():
+        raise ZeroDivisionError
+
+
+def describe(done):
+    return f"{len(done['changes'])} changes"
+
+
+STATES = [
+    ({"changes": {}}, False, (True, "0 changes")),
+    ({"changes": {}}, True, (True, "0 changes")),
+    ({"changes": {"a": 1}}, False, (True, "1 changes")),
+    ({"changes": {"a": 1}}, True, (None, "1 changes")),
+    ({"changes": {}, "warnings": ["x", "y"]}, False, (True, "0 changes\nwarning: x\nwarning: y")),
+]
+
+
+@pytest.mark.parametrize(("done", "test", "expected"), STATES)
+def test_the_shape_of_a_state(done, test, expected):
+    ret = ispmail_salt.state("a sentence", test, lambda: done, describe)
+    assert ret == {"name": "a sentence", "changes": done["changes"], "result": expected[0], "comment": expected[1]}
+
+
+@pytest.mark.parametrize("error", [SaltInvocationError("no"), CommandExecutionError("no")])
+def test_a_failure_is_in_the_comment_and_nothing_has_changed(error):
+    def act():
+        raise error
+
+    failed = {"name": "x", "changes": {}, "result": False, "comment": "no"}
+    assert ispmail_salt.state("x", False, act, describe) == failed
+    assert ispmail_salt.check_state("x", "fine", act) == failed
+
+
+def test_a_state_that_only_looks():
+    assert ispmail_salt.check_state("x", "fine", lambda: None)["comment"] == "fine"
+    assert ispmail_salt.check_state("x", "fine", lambda: "not fine") == {
+        "name": "x",
+        "changes": {},
+        "result": False,
+        "comment": "not fine",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pillar", "said"),
+    [
+        ({}, "pillar has no ispmail: at least ispmail:database:password is needed"),
+        ({"_errors": ["x"]}, r"it could not be rendered: see the log of the master"),
+    ],
+)
+def test_pillar_without_our_key(pillar, said):
+    with pytest.raises(InvalidInput, match=said):
+        ispmail_salt.section(pillar, "ispmail")
+
+
+@pytest.mark.parametrize("key", [None, 5, ["ispmail"], {"a": 1}])
+def test_the_pillar_key_is_a_text(key):
+    with pytest.raises(InvalidInput, match="the name of a pillar key"):
+        ispmail_salt.section({"ispmail": {}}, key)
+
+
+def test_sdb_is_looked_up_and_its_errors_tell_no_secret(monkeypatch):
+    def get(uri, opts, utils, strict):
+        if uri == "sdb://a/broken":
+            raise RuntimeError("token=SECRET")
+        return {"sdb://a/good": "value"}.get(uri)
+
+    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", get)
+    section = {"database": {"password": "sdb://a/good", "user": "sdb://a/broken", "hosts": ["sdb://a/none"]}}
+    with pytest.raises(PillarFault) as caught:
+        ispmail_salt.complete({"ispmail": section}, {}, "ispmail")
+    text = str(caught.value)
+    assert "ispmail:database:user could not be read from sdb (RuntimeError): check the sdb profile" in text
+    assert "ispmail:database:hosts:0 is not there in sdb: store it under that name" in text
+    assert "SECRET" not in text and "database:password" not in text
+
+
+def test_the_directories_that_pillar_names():
+    pillar = {"ispmail": {"instances": ["other"]}, "other": {"postfix": {"config_directory": "/etc/postfix-x"}}}
+    assert list(ispmail_salt.named_directories(pillar)) == ["/etc/postfix", "/etc/postfix-x"]
+    assert list(ispmail_salt.named_directories({})) == []

@@ -1,0 +1,213 @@
+"""The SQL of the database's side: statements for MariaDB and MySQL, grants, accounts."""
+
+from dataclasses import replace
+
+import pytest
+
+import ispmail_sql
+from ispmail_errors import InvalidInput
+from ispmail_sql import Account, Grant, Index, Missing, Table
+
+OLD, NEW = "*" + "A" * 40, "*" + "B" * 40
+
+
+def indexed(*columns, unique=False):
+    return Index(columns, unique)
+
+
+WHOLE = {
+    "virtual_domains": Table(("id", "name"), (indexed("name", unique=True),), ()),
+    "virtual_users": Table(
+        ("id", "domain_id", "email", "password", "quota"), (indexed("email", unique=True),), ("domain_id",)
+    ),
+    "virtual_aliases": Table(
+        ("id", "domain_id", "source", "destination"), (indexed("source", "destination"),), ("domain_id",)
+    ),
+}
+
+
+def test_what_is_whole_is_missing_nothing():
+    assert ispmail_sql.missing(WHOLE) == {}
+    assert ispmail_sql.missing({}) == {table: Missing(whole_table=True) for table in WHOLE}
+
+
+@pytest.mark.parametrize(
+    ("table", "part", "value", "missing"),
+    [
+        ("virtual_domains", "indexes", (indexed("name"),), Missing(indexes=("name",))),
+        ("virtual_domains", "indexes", (indexed("name", "id", unique=True),), Missing(indexes=("name",))),
+        ("virtual_users", "indexes", (indexed("domain_id", "email", unique=True),), Missing(indexes=("email",))),
+        ("virtual_aliases", "indexes", (indexed("destination", "source"),), Missing(indexes=("source",))),
+        ("virtual_aliases", "foreign_keys", (), Missing(foreign_keys=("domain_id",))),
+        ("virtual_users", "columns", ("id", "domain_id", "email", "password"), Missing(columns=("quota",))),
+    ],
+)
+def test_what_is_missing(table, part, value, missing):
+    found = {**WHOLE, table: replace(WHOLE[table], **{part: value})}
+    assert ispmail_sql.missing(found) == {table: missing}
+
+
+def test_missing_parts_in_words():
+    assert Missing(whole_table=True).describe() == ["table"]
+    parts = Missing(columns=("quota",), indexes=("email",), foreign_keys=("domain_id",))
+    assert parts.describe() == ["column quota", "index on email", "foreign key domain_id"]
+
+
+def test_the_statements_that_add_what_is_missing():
+    parts = Missing(columns=("quota",), indexes=("email",), foreign_keys=("domain_id",))
+    assert ispmail_sql.alter_statement("a`b", "virtual_users", parts) == (
+        "ALTER TABLE `a``b`.`virtual_users` ADD quota BIGINT NOT NULL DEFAULT 0, ADD UNIQUE INDEX (email), "
+        "ADD FOREIGN KEY (domain_id) REFERENCES `virtual_domains` (id) ON DELETE CASCADE"
+    )
+    parts = Missing(indexes=("email",), plain_indexes=("email",))
+    assert (
+        ispmail_sql.alter_statement("m", "virtual_users", parts) == "ALTER TABLE `m`.`virtual_users` ADD INDEX (email)"
+    )
+    with pytest.raises(InvalidInput, match="exists without email, destination"):
+        ispmail_sql.alter_statement("m", "virtual_aliases", Missing(columns=("email", "destination")))
+
+
+USER = "USER %(user)s@%(host)s"
+PASSWORDS = [
+    ("create", True, [f"CREATE {USER} IDENTIFIED VIA mysql_native_password USING %(new)s"]),
+    (
+        "accept",
+        True,
+        [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s OR mysql_native_password USING %(old0)s"],
+    ),
+    ("sole", True, [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s"]),
+    ("create", False, [f"CREATE {USER} IDENTIFIED WITH mysql_native_password AS %(new)s"]),
+    ("accept", False, [f"ALTER {USER} IDENTIFIED WITH mysql_native_password AS %(new)s RETAIN CURRENT PASSWORD"]),
+    (
+        "sole",
+        False,
+        [f"ALTER {USER} IDENTIFIED WITH mysql_native_password AS %(new)s", f"ALTER {USER} DISCARD OLD PASSWORD"],
+    ),
+]
+
+
+WRITERS = {
+    "create": ispmail_sql.create_account,
+    "accept": ispmail_sql.accept_password,
+    "sole": ispmail_sql.set_only_password,
+}
+
+
+@pytest.mark.parametrize(("action", "mariadb", "statements"), PASSWORDS)
+def test_the_statements_of_a_password(action, mariadb, statements):
+    assert WRITERS[action](mariadb) == statements
+
+
+def test_a_third_password_beside_two():
+    assert ispmail_sql.accept_password(True, kept=2)[0].endswith(
+        " VIA mysql_native_password USING %(new)s OR mysql_native_password USING %(old0)s"
+        " OR mysql_native_password USING %(old1)s"
+    )
+
+
+NATIVE = '"plugin":"mysql_native_password","authentication_string"'
+
+
+@pytest.mark.parametrize(
+    ("priv", "plugins", "hashes"),
+    [
+        (f'{{{NATIVE}:"{OLD}"}}', ["mysql_native_password"], [OLD]),
+        (f'{{{NATIVE}:"{OLD.lower()}"}}', ["mysql_native_password"], [OLD]),
+        (f'{{{NATIVE}:"{OLD}","auth_or":[{{}}]}}', ["mysql_native_password"], [OLD]),
+        (f'{{{NATIVE}:"{OLD}","auth_or":[{{}},{{{NATIVE}:"{NEW}"}}]}}', ["mysql_native_password"], [OLD, NEW]),
+        (f'{{{NATIVE}:"{OLD}","auth_or":[{{{NATIVE}:"{NEW}"}},{{}}]}}', ["mysql_native_password"], [NEW, OLD]),
+        (f'{{{NATIVE}:"{OLD}","auth_or":[{{}},{{"plugin":"ed25519"}}]}}', ["mysql_native_password", "ed25519"], [OLD]),
+        # What the server writes of OR … USING ''.
+        (
+            f'{{{NATIVE}:"{OLD}","auth_or":[{{}},{{"plugin":"mysql_native_password"}}]}}',
+            ["mysql_native_password"],
+            [OLD, ""],
+        ),
+        (f'{{{NATIVE}:"invalid"}}', ["mysql_native_password"], []),
+        ("{}", ["mysql_native_password"], [""]),
+    ],
+)
+def test_accounts_of_mariadb(priv, plugins, hashes):
+    assert ispmail_sql.mariadb_account(priv) == Account(tuple(plugins), tuple(hashes), False)
+
+
+def test_a_hash_is_not_shown():
+    assert OLD not in repr(ispmail_sql.mariadb_account(f'{{{NATIVE}:"{OLD}"}}'))
+
+
+# A line of SHOW GRANTS for `u`@`h`; what it is read as.
+LINES = [
+    ("GRANT USAGE ON *.* TO `u`@`h` IDENTIFIED BY PASSWORD '*ABC'", []),
+    ("GRANT SELECT ON `m`.* TO `u`@`h`", [(["SELECT"], "`m`.*", False)]),
+    ("GRANT ALL PRIVILEGES ON *.* TO `u`@`h` WITH GRANT OPTION", [(["ALL PRIVILEGES"], "*.*", True)]),
+    ("GRANT USAGE ON *.* TO `u`@`h` REQUIRE SSL WITH GRANT OPTION", [([], "*.*", True)]),
+    ("GRANT SELECT ON `a`` ON b`.* TO `u`@`h`", [(["SELECT"], "`a`` ON b`.*", False)]),
+    (
+        "GRANT SELECT (`a`, `b`), UPDATE (`c`) ON `m`.`t` TO `u`@`h`",
+        [(["SELECT (`a`, `b`)", "UPDATE (`c`)"], "`m`.`t`", False)],
+    ),
+    ("GRANT EXECUTE ON PROCEDURE `m`.`p` TO `u`@`h`", [(["EXECUTE"], "PROCEDURE `m`.`p`", False)]),
+    ("GRANT EXECUTE ON PACKAGE BODY `m`.`p` TO `u`@`h`", [(["EXECUTE"], "PACKAGE BODY `m`.`p`", False)]),
+    ("GRANT PROXY ON ''@'%' TO 'u'@'h' WITH GRANT OPTION", [(["PROXY"], "''@'%'", True)]),
+    ("GRANT PROXY ON `a`@`b` TO `u`@`h`", [(["PROXY"], "`a`@`b`", False)]),
+    ("GRANT `r` TO `u`@`h` WITH ADMIN OPTION", [(["`r`"], None, False)]),
+    ("GRANT `r`@`%` TO `u`@`h`", [(["`r`@`%`"], None, False)]),
+    ("SET DEFAULT ROLE `r` FOR `u`@`h`", []),
+    ("GRANT SELECT ON `m`.* TO PUBLIC", []),
+    ("GRANT SELECT ON `m`.* TO `r`", []),
+]
+
+
+@pytest.mark.parametrize(("line", "held"), LINES)
+def test_a_line_of_show_grants(line, held):
+    assert ispmail_sql.parse_grants([line]) == [Grant(tuple(privileges), on, option) for privileges, on, option in held]
+
+
+DESCRIBED = [
+    (Grant(("SELECT", "INSERT"), "`m`.*", False), "SELECT, INSERT ON `m`.*"),
+    (Grant((), "*.*", True), "USAGE ON *.* WITH GRANT OPTION"),
+    (Grant(("`r`",), None, False), "ROLE `r`"),
+]
+
+
+@pytest.mark.parametrize(("grant", "text"), DESCRIBED)
+def test_grants_in_words(grant, text):
+    assert ispmail_sql.describe_grants([grant]) == [text]
+
+
+def regrant(*lines, dbname="m", every=("SELECT", "INSERT", "DELETE HISTORY")):
+    statements = ispmail_sql.regrant(ispmail_sql.parse_grants(lines), dbname, every)
+    return [statement % {"user": "u", "host": "h"} for statement in statements]
+
+
+REGRANTS = [
+    ([], ["GRANT SELECT ON `m`.* TO u@h"]),
+    (["GRANT SELECT ON `m`.* TO `u`@`h`"], []),
+    (
+        ["GRANT ALL PRIVILEGES ON `m`.* TO `u`@`h` WITH GRANT OPTION"],
+        ["REVOKE INSERT, DELETE HISTORY ON `m`.* FROM u@h", "REVOKE GRANT OPTION ON `m`.* FROM u@h"],
+    ),
+    (["GRANT SELECT ON *.* TO `u`@`h`"], ["GRANT SELECT ON `m`.* TO u@h", "REVOKE SELECT ON *.* FROM u@h"]),
+    (
+        ["GRANT SELECT ON `m`.* TO `u`@`h`", "GRANT SELECT ON `x%`.* TO `u`@`h`", "GRANT `r` TO `u`@`h`"],
+        ["REVOKE SELECT ON `x%`.* FROM u@h", "REVOKE `r` FROM u@h"],
+    ),
+    (
+        ["GRANT SELECT ON `m`.* TO `u`@`h`", "GRANT PROXY ON ''@'%' TO 'u'@'h' WITH GRANT OPTION"],
+        ["REVOKE PROXY ON ''@'%' FROM u@h"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("lines", "statements"), REGRANTS)
+def test_the_statements_of_grants(lines, statements):
+    assert regrant(*lines) == statements
+
+
+def test_a_database_name_is_no_pattern():
+    assert regrant(dbname="a_b%c") == [r"GRANT SELECT ON `a\_b\%c`.* TO u@h"]
+    assert regrant(r"GRANT SELECT ON `a\_b`.* TO `u`@`h`", dbname="a_b") == []
+    assert regrant("GRANT SELECT ON `a_b`.* TO `u`@`h`", dbname="a_b") == [
+        r"GRANT SELECT ON `a\_b`.* TO u@h",
+        "REVOKE SELECT ON `a_b`.* FROM u@h",
+    ]
