@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("243165e646de")
+ispmail_stamp.require("efc97bf4fa92")
 
 import contextlib
 import json

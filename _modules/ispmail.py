@@ -4,13 +4,16 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("243165e646de")
+ispmail_stamp.require("efc97bf4fa92")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_queue
 from ispmail_errors import CannotAsk
 from ispmail_salt import cache_folder, salt_errors
+
+# The module itself, imported above, is the older one where require() has dropped the library.
+from ispmail_stamp import version as _version
 
 _SLS = "ispmail"
 # How many state runs may wait behind the one that is under way.
@@ -36,7 +39,7 @@ def version():
 
         salt '*' ispmail.version
     """
-    return ispmail_stamp.version()
+    return _version()
 
 
 def reapply():

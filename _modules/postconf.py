@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("243165e646de")
+ispmail_stamp.require("efc97bf4fa92")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

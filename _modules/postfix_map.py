@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("243165e646de")
+ispmail_stamp.require("efc97bf4fa92")
 
 import ispmail_answers
 import ispmail_apply

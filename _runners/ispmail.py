@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("243165e646de")
+ispmail_stamp.require("efc97bf4fa92")
 
 import salt.client
 import salt.utils.minions

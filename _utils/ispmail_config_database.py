@@ -9,9 +9,9 @@ from typing import Any
 import ispmail_tablefile
 from ispmail_config import DATABASE, SEE_EXAMPLE, AdminLogin, DatabaseConfig, unknown_keys
 from ispmail_errors import Fault, PillarFault
+from ispmail_hosts import MYSQL_SOCKET
 
 _SERVER_KEYS = ("unix_socket", "host", "port", "user", "password", "accounts_host", "create_tables")
-_SOCKET = "/run/mysqld/mysqld.sock"
 
 
 def database(
@@ -99,7 +99,7 @@ def _login(server: Mapping[str, Any]) -> AdminLogin:
     return AdminLogin(
         user=server.get("user") or "root",
         password=server.get("password"),
-        unix_socket=None if host else server.get("unix_socket") or _SOCKET,
+        unix_socket=None if host else server.get("unix_socket") or MYSQL_SOCKET,
         host=host,
         port=server.get("port") or 3306,
     )

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ispmail_hosts
 import ispmail_plugins
-import ispmail_tablefile
 from ispmail_config import AdminLogin
 from ispmail_errors import DatabaseError, InvalidInput
 from ispmail_sql import NATIVE as NATIVE
@@ -113,7 +113,7 @@ def login(host_text: str, keys: Mapping[str, str]) -> Login:
         host_text: The host as `hosts` has it.
         keys: The table file's keys.
     """
-    host = ispmail_tablefile.parse_host(host_text)
+    host = ispmail_hosts.parse_host(host_text)
     tls = TLS(
         ca_file=keys.get("tls_CAfile") or None,
         ca_path=keys.get("tls_CApath") or None,
@@ -139,7 +139,7 @@ def ask(keys: Mapping[str, str], host_text: str, statements: Sequence[str]) -> A
         DatabaseError: The login fails. A statement that fails is reported in its place.
         InvalidInput: The table file does not name that host, which must not get its password.
     """
-    hosts = ispmail_tablefile.hosts(keys)
+    hosts = ispmail_hosts.hosts(keys)
     if host_text not in hosts:
         raise InvalidInput(f"the table file does not name that host: use one of {', '.join(hosts)}")
     with contextlib.closing(Client(host_text, login(host_text, keys))) as client:

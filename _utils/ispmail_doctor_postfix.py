@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ispmail_files
+import ispmail_hosts
 import ispmail_lookup
 import ispmail_postconf
 import ispmail_postfix
@@ -80,7 +81,7 @@ class LiveMap:
     @property
     def hosts(self) -> list[str]:
         """The hosts that its table file names, each once."""
-        return list(dict.fromkeys(ispmail_tablefile.hosts(self.keys)))
+        return list(dict.fromkeys(ispmail_hosts.hosts(self.keys)))
 
 
 def read_postfix(target: Target) -> Postfix:

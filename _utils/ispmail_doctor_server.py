@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import ispmail_tablefile
+import ispmail_hosts
 from ispmail_config import DatabaseConfig
 from ispmail_doctor_login import PLUGIN_CHECK
 from ispmail_doctor_postfix import Target
@@ -37,7 +37,7 @@ def check(targets: Sequence[Target], hosts: Sequence[str], addresses: Sequence[s
 
 def is_local(host: str, addresses: Sequence[str]) -> bool:
     """Whether a host of a table file is this machine."""
-    parsed = ispmail_tablefile.parse_host(host)
+    parsed = ispmail_hosts.parse_host(host)
     return parsed.socket is not None or parsed.name in ("localhost", *addresses)
 
 

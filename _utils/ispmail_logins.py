@@ -15,6 +15,7 @@ from typing import Any
 
 import ispmail_database
 import ispmail_files
+import ispmail_hosts
 import ispmail_tablefile
 from ispmail_config import Instance
 from ispmail_database import Client, Login
@@ -150,4 +151,4 @@ def _logins(path: str) -> list[tuple[str, Login, int]]:
     # What is in an option_file is not looked at here; without it no login would be right.
     if content is None or "option_file" in keys:
         return []
-    return [(host, ispmail_database.login(host, keys), changed) for host in ispmail_tablefile.hosts(keys)]
+    return [(host, ispmail_database.login(host, keys), changed) for host in ispmail_hosts.hosts(keys)]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import ispmail_files
+import ispmail_hosts
 import ispmail_tablefile
 from ispmail_command import Done, readable, run
 from ispmail_config import CompleteMap
@@ -185,7 +186,7 @@ def _complaints(done: Done, tables: Sequence[str]) -> tuple[tuple[str, ...], lis
 
 def _probe_question(table: str) -> str:
     """A domain list stops all other questions: take a domain that is in it."""
-    items = ispmail_tablefile.split_list(_keys(table).get("domain", ""))
+    items = ispmail_hosts.split_list(_keys(table).get("domain", ""))
     plain = [item for item in items if not re.search(r"[:/!]", item)]
     return f"probe@{plain[0]}" if plain else _PROBE
 
@@ -200,14 +201,14 @@ def _silent_hosts(table: str | None) -> str:
     if table is None:
         return ""
     table_type = table.split(":")[-2]
-    texts = ispmail_tablefile.split_list(_keys(table).get("hosts", ""))
-    hosts = [ispmail_tablefile.parse_host(text, table_type) for text in texts if table_type != "sqlite"]
+    texts = ispmail_hosts.split_list(_keys(table).get("hosts", ""))
+    hosts = [ispmail_hosts.parse_host(text, table_type) for text in texts if table_type != "sqlite"]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         found = [silence for silence in pool.map(_silence, hosts, [table_type] * len(hosts)) if silence]
     return f": {', '.join(found)} (check hosts, and the database there)" if found else ""
 
 
-def _silence(host: ispmail_tablefile.Host, table_type: str) -> str | None:
+def _silence(host: ispmail_hosts.Host, table_type: str) -> str | None:
     """Why a host does not answer; None where it does, or is reached by a socket."""
     if host.name is None or host.port is None:
         return None

@@ -8,19 +8,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ispmail_errors import Fault, InvalidInput, listed
+from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, split_list
 from ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, format_faults, query_findings
 
 TYPES = ("mysql", "pgsql", "sqlite")
 SECRET = "***"  # noqa: S105
-# Where Debian's MariaDB and MySQL listen.
-MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 
 # What Salt 3008 puts in place of a pillar value that it masks. It is never the value.
 _SALT_MASK = "*" * 10
-# What Postfix strips from the ends of a value: isspace(3) in the C locale.
-_BLANKS = " \t\n\v\f\r"
-_PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/@\s]*:[^/@\s]*@|[?&](ssl)?password=")
-_DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
 
 
 @dataclass(frozen=True)
@@ -115,11 +110,11 @@ def parse(content: str | bytes | None) -> dict[str, str]:
     keys: dict[str, str] = {}
     for line in _logical_lines(text):
         key, equals, value = line.partition("=")
-        key = key.strip(_BLANKS)
-        if equals and re.fullmatch(rf"[^{_BLANKS}]+", key):
+        key = key.strip(BLANKS)
+        if equals and re.fullmatch(rf"[^{BLANKS}]+", key):
             # The last of two wins, and takes its place in the order too.
             keys.pop(key, None)
-            keys[key] = value.strip(_BLANKS)
+            keys[key] = value.strip(BLANKS)
     return keys
 
 
@@ -127,10 +122,10 @@ def _logical_lines(text: str) -> list[str]:
     """Join lines that begin with a blank to the one before; leave comments and empty lines out."""
     logical: list[str] = []
     for line in text.split("\n"):
-        bare = line.strip(_BLANKS)
+        bare = line.strip(BLANKS)
         if not bare or bare.startswith("#"):
             continue
-        if line[0] not in _BLANKS:
+        if line[0] not in BLANKS:
             logical.append(line)
         elif logical:
             logical[-1] += line
@@ -143,7 +138,7 @@ def redact(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_secret(key: str, value: str) -> bool:
-    return key not in SCHEMA or SCHEMA[key].secret or bool(_PASSWORD_IN_URI.search(value))
+    return key not in SCHEMA or SCHEMA[key].secret or bool(PASSWORD_IN_URI.search(value))
 
 
 def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
@@ -156,11 +151,6 @@ def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, 
     }
 
 
-def split_list(text: str) -> list[str]:
-    """Split at commas and blanks, as Postfix does with `hosts` and `domain`."""
-    return [item for item in re.split(rf"[,{_BLANKS}]+", text) if item]
-
-
 def _text(kind: str, value: object) -> str:
     """Write a value that has no fault."""
     if isinstance(value, bool):
@@ -168,49 +158,6 @@ def _text(kind: str, value: object) -> str:
     if kind in ("hosts", "list"):
         return " ".join(value if isinstance(value, (list, tuple)) else split_list(str(value)))
     return str(value).lower() if kind == "boolean" else str(value)
-
-
-@dataclass(frozen=True)
-class Host:
-    """One of a table's hosts, as Postfix and its client library read it."""
-
-    text: str = field(repr=False)  # as the table file has it; a URI may hold a password
-    name: str | None  # None for a path of a socket, and for a URI, which libpq reads by itself
-    port: int | None  # None for a socket and a URI
-    socket: str | None  # the path of the socket (pgsql: of its directory)
-
-
-def hosts(keys: Mapping[str, str]) -> list[str]:
-    """Return the hosts of a table, as its file spells them. Without any, Postfix takes localhost."""
-    return split_list(keys.get("hosts", "")) or ["localhost"]
-
-
-def parse_host(text: str, table_type: str = "mysql") -> Host:
-    """Take a host apart, see host_init() in Postfix's dict_mysql.c and dict_pgsql.c."""
-    if _is_uri(text, table_type):
-        return Host(text, name=None, port=None, socket=None)
-    name, port = _split_port(text)
-    if table_type == "mysql" and name.lower() == "localhost":
-        return Host(text, name="localhost", port=None, socket=MYSQL_SOCKET)
-    if text.startswith("unix:") or (table_type == "pgsql" and name.startswith("/")):
-        return Host(text, name=None, port=None, socket=name)
-    number = int(port) if port and _is_port(port) else _DEFAULT_PORTS.get(table_type)
-    return Host(text, name=name, port=number, socket=None)
-
-
-def _split_port(text: str) -> tuple[str, str | None]:
-    """Take the prefix off, and split name and port at the last colon, as Postfix does. None: there is no colon."""
-    rest = re.sub("^(inet|unix):", "", text)
-    name, colon, port = rest.rpartition(":")
-    return (name, port) if colon else (rest, None)
-
-
-def _is_port(text: str) -> bool:
-    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 65536
-
-
-def _is_uri(text: str, table_type: str) -> bool:
-    return table_type == "pgsql" and re.match(r"postgres(ql)?://", text) is not None
 
 
 def validate(
@@ -301,7 +248,7 @@ def _list_fault(key: str, items: list[object]) -> Fault | None:
             return fault
         if item == "":
             return Fault(key, "has an empty item", "take it out")
-    if any(re.search(rf"[,{_BLANKS}]", str(item)) for item in items):
+    if any(re.search(rf"[,{BLANKS}]", str(item)) for item in items):
         return Fault(key, "holds a blank or comma inside a list item", "make it two items")
     return None
 
@@ -340,7 +287,7 @@ _TEXT_RULES = (
         lambda text: "\0" in text, "has a NUL character, Postfix would read only what is before it", "take it out"
     ),
     _TextRule(
-        lambda text: text != text.strip(_BLANKS),
+        lambda text: text != text.strip(BLANKS),
         "has a blank at its beginning or end, which Postfix strips",
         "take it out",
     ),
@@ -387,58 +334,13 @@ def _hosts_rules(table: _Table) -> Findings:
     if table.texts.get("hosts") == "":
         return Findings((Fault("hosts", "names no host", "give at least one, or null to leave the line out"),))
     texts = hosts(table.texts)
-    faults = [_host_fault(text, table) for text in texts]
+    faults = [host_fault(text, table.type, table.in_chroot) for text in texts]
     errors = tuple(dict.fromkeys(fault for fault in faults if fault))
     has_tls = any(key.startswith("tls_") for key in table.texts)
-    if table.type == "mysql" and not has_tls and any(_is_remote(text) for text in texts):
+    if table.type == "mysql" and not has_tls and any(is_remote(text) for text in texts):
         fix = "set tls_CAfile, or be sure of that network"
         return Findings(errors, (Fault("hosts", "goes over the network without TLS", fix),))
     return Findings(errors)
-
-
-def _is_remote(text: str) -> bool:
-    host = parse_host(text)
-    return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+", host.name)
-
-
-def _host_fault(text: str, table: _Table) -> Fault | None:
-    if _is_uri(text, table.type):
-        return _uri_fault(text)
-    fault = _path_fault(text, table.type) if text.startswith(("/", "unix:")) else _name_fault(text, table.type)
-    if not fault and table.in_chroot and parse_host(text, table.type).socket:
-        reason = "is reached by a unix socket, which does not exist in the chroot that smtpd runs in"
-        return Fault("hosts", reason, "write 127.0.0.1, or set proxy: true")
-    return fault
-
-
-def _uri_fault(uri: str) -> Fault | None:
-    if not _PASSWORD_IN_URI.search(uri):
-        return None
-    fix = "write host:port in place of the URI, and the keys user and password"
-    return Fault("hosts", "holds a password in a URI", fix)
-
-
-def _path_fault(text: str, table_type: str) -> Fault | None:
-    if text.startswith("/") and table_type == "mysql":
-        return Fault("hosts", "is a path", "write unix: before it")
-    if not text.startswith(("/", "unix:/")):
-        return Fault("hosts", "has a unix: without an absolute path", "write unix: and the path of the socket")
-    return None
-
-
-def _name_fault(text: str, table_type: str) -> Fault | None:
-    name, port = _split_port(text)
-    if "[" in text or ":" in name:
-        reason = "has an IPv6 address, which Postfix cannot split from a port here"
-        return Fault("hosts", reason, "use a name or an IPv4 address")
-    if not name:
-        return Fault("hosts", "has a port without a host", "write host:port")
-    if port is not None and not _is_port(port):
-        return Fault("hosts", "has a port that is not a number from 1 to 65535", "correct it or take it out")
-    if port is not None and table_type == "mysql" and name.lower() == "localhost":
-        reason = "has localhost with a port, but localhost is the unix socket and the port is ignored"
-        return Fault("hosts", reason, "write 127.0.0.1")
-    return None
 
 
 def _domain_rules(table: _Table) -> Findings:

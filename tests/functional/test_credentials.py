@@ -154,7 +154,7 @@ def test_the_beacon_waits_for_nobody(minion, other_password, monkeypatch):
         assert time.monotonic() - began < 5
 
 
-def test_what_was_mended_meanwhile_is_not_reported(minion, other_password):
+def test_what_was_fixed_meanwhile_is_not_reported(minion, other_password):
     """An apply has put the new password into the table file while the attempt with the old one was under way."""
     interval = beacon(minion)
     reported(interval)

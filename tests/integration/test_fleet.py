@@ -1,5 +1,7 @@
 """`salt '*' state.apply ispmail`: a master, two minions, their Postfixes and the database, all of it real."""
 
+import re
+
 import pytest
 
 from .conftest import CODES, NO_MAPS, OTHER_SECRET, SECRET, WRONG_SECRET
@@ -146,29 +148,34 @@ def test_clean_takes_everything_back(applied):
 
 @pytest.fixture(params=["m1", "m2"])
 def outdated(request, fleet):
-    """A minion whose modules are of an older version, in which postfix_map.apply is missing."""
+    """A minion whose modules and library are of an older version, in which postfix_map.apply is missing."""
     server = fleet[request.param]
-    synced = server.synced / "modules" / "postfix_map.py"
-    ours = synced.read_text()
-    old = ours.replace('VERSION = "', 'VERSION = "0.0.1-before-').replace("def apply(", "def apply_of_old(")
-    assert "def apply_of_old(" in old
-    synced.write_text(old)
+    ours = {
+        path: path.read_text() for room in ("modules", "states", "utils") for path in server.synced.glob(f"{room}/*.py")
+    }
+    stamp = re.search(r'^STAMP = "(.+)"$', ours[server.synced / "utils" / "ispmail_stamp.py"], re.MULTILINE)[1]
+    for path, text in ours.items():
+        old = text.replace(stamp, "1" * len(stamp)).replace('VERSION = "', 'VERSION = "0.0.1-before-')
+        path.write_text(old.replace("def apply(pillar", "def apply_of_old(pillar"))
+    assert "def apply_of_old(" in (server.synced / "modules" / "postfix_map.py").read_text()
     fleet.run("saltutil.refresh_modules", "async=False", target=request.param)
     yield request.param
-    synced.write_text(ours)
+    for path, text in ours.items():
+        path.write_text(text)
     fleet.run("saltutil.refresh_modules", "async=False", target=request.param)
 
 
 def test_modules_of_another_version_are_replaced_and_used_at_once(fleet, outdated):
     """m2 keeps its modules in memory (multiprocessing: False): there, too, the new ones do the work of this apply."""
     server = fleet[outdated]
-    assert fleet.run("postfix_map.version", target=outdated)[outdated].startswith("0.0.1-before-")
+    assert fleet.run("ispmail.version", target=outdated)[outdated].startswith("0.0.1-before-")
     states = fleet.apply(target=outdated)[outdated]
     assert set(results(states).values()) == {True}, states
-    assert states[SYNC]["changes"] == {"modules": ["modules.postfix_map"]}
+    synced = states[SYNC]["changes"]
+    assert "modules.postfix_map" in synced["modules"] and "utils.ispmail_stamp" in synced["utils"]
     assert server.replies() == CODES[outdated]
     assert SYNC not in fleet.apply(target=outdated)[outdated]
-    assert not fleet.run("postfix_map.version", target=outdated)[outdated].startswith("0.0.1")
+    assert not fleet.run("ispmail.version", target=outdated)[outdated].startswith("0.0.1")
 
 
 def test_a_minion_cannot_fetch_the_git_directory(fleet):

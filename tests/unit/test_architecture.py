@@ -116,4 +116,7 @@ def test_the_stamp_comes_first(name):
     ]
     at = next(number for number, node in enumerate(body) if ast.unparse(node) == "import ispmail_stamp")
     assert ast.unparse(body[at + 1]).startswith("ispmail_stamp.require('")
+    # Below, that name would stand for the older library where require() has dropped it.
+    later = {node.id for part in body[at + 2 :] for node in ast.walk(part) if isinstance(node, ast.Name)}
+    assert "ispmail_stamp" not in later
     assert all(found in sys.stdlib_module_names for node in body[:at] for found in imports(ast.Module([node], [])))

@@ -1,0 +1,60 @@
+"""The hosts of a table file are read as Postfix reads them."""
+
+import pytest
+
+import ispmail_hosts
+
+
+@pytest.mark.parametrize(
+    "text, items", [("", []), (" ,", []), ("a", ["a"]), ("a,b", ["a", "b"]), ("\ta ,\r b\n", ["a", "b"])]
+)
+def test_lists_are_split_at_commas_and_blanks(text, items):
+    assert ispmail_hosts.split_list(text) == items
+    assert ispmail_hosts.hosts({"hosts": text}) == (items or ["localhost"])
+
+
+def test_without_hosts_postfix_takes_localhost():
+    assert ispmail_hosts.hosts({}) == ["localhost"]
+
+
+SOCKET = "/run/mysqld/mysqld.sock"
+# type and text; name, port and socket.
+HOSTS = [
+    *(
+        ("mysql", text, "localhost", None, SOCKET)
+        for text in ("localhost", "LocalHost", "localhost:13306", "inet:localhost", "inet:LOCALHOST:3306")
+    ),
+    ("pgsql", "localhost", "localhost", 5432, None),
+    ("pgsql", "localhost:5433", "localhost", 5433, None),
+    ("pgsql", "inet:LOCALHOST:5433", "LOCALHOST", 5433, None),
+    ("mysql", "unix:/tmp/db.sock", None, None, "/tmp/db.sock"),
+    ("pgsql", "unix:/run/postgresql", None, None, "/run/postgresql"),
+    ("pgsql", "/run/postgresql", None, None, "/run/postgresql"),
+    ("mysql", "/run/x", "/run/x", 3306, None),
+    ("mysql", "127.0.0.1", "127.0.0.1", 3306, None),
+    ("pgsql", "192.0.2.1", "192.0.2.1", 5432, None),
+    ("mysql", "192.0.2.1:3307", "192.0.2.1", 3307, None),
+    ("mysql", "inet:db.example.org", "db.example.org", 3306, None),
+    ("mysql", "inet:DB.example.org:3307", "DB.example.org", 3307, None),
+    ("mysql", "INET:db", "INET", 3306, None),
+    *(("mysql", f"db:{port}", "db", 3306, None) for port in ("mysql", "", "0", "65536", "9" * 5000, "²", "٣")),
+    ("pgsql", "db:postgresql", "db", 5432, None),
+    # Postfix splits at the last colon.
+    ("mysql", "::1:3307", "::1", 3307, None),
+    ("mysql", "localhost.example.org", "localhost.example.org", 3306, None),
+    ("pgsql", "postgresql://u@db:5433/mail", None, None, None),
+]
+
+
+@pytest.mark.parametrize("type_, text, name, port, socket", HOSTS)
+def test_a_host_is_read_as_postfix_reads_it(type_, text, name, port, socket):
+    host = ispmail_hosts.parse_host(text, type_)
+    assert host == ispmail_hosts.Host(text, name, port, socket)
+
+
+def test_the_password_of_a_uri_is_not_in_the_repr_of_a_host():
+    assert "TOKEN" not in repr(ispmail_hosts.parse_host("postgresql://u:TOKEN@db/mail", "pgsql"))
+
+
+def test_a_host_is_of_a_mysql_table_unless_said():
+    assert ispmail_hosts.parse_host("db").port == 3306
