@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 import contextlib
 import json
@@ -87,24 +87,36 @@ def beacon(config):
         log.debug("postfix_credential cannot ask: %s", err)
         return []
     watch = ispmail_logins.watch(f"{_memory()} {pillar}")
-    refused = watch.take()
+    tried = watch.take()
     watch.start(logins)
-    if refused is None:
+    if tried is None:
         return []
     # A table file that was replaced since then is for the next attempt to judge.
-    return _news([login.describe() for login in refused if login in logins])
+    refused = _by_name(login for login in tried.refused if login in logins)
+    forgiven = _by_name(tried.worked)
+    remembered = {name: login["changed"] for name, login in _by_name(logins).items() if name not in forgiven}
+    return _news(refused, remembered)
 
 
-def _news(refused):
-    """The events for those refused logins that were not reported before."""
+def _by_name(logins):
+    """A name for the memory to the login."""
+    described = [login.describe() for login in logins]
+    return {f"{login['host']} {login['maps']}": login for login in described}
+
+
+def _news(refused, remembered):
+    """The events for those refused logins that were not reported before.
+
+    ``remembered`` are the live logins that have not worked, to when their table files changed. A server that is down or
+    gives another error does not end what was reported: it would be reported again at each change of mind.
+    """
     reported = _reported()
-    logins = {f"{login['host']} {login['maps']}": login for login in refused}
     events = [
         {"tag": "refused", "maps": login["maps"], "host": login["host"], "user": login["user"]}
-        for name, login in logins.items()
+        for name, login in refused.items()
         if reported.get(name) != login["changed"]
     ]
-    changed = {name: login["changed"] for name, login in logins.items()}
+    changed = {name: when for name, when in remembered.items() if name in refused or reported.get(name) == when}
     if changed != reported:
         _remember(changed)
     return events

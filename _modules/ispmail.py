@@ -4,12 +4,12 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_queue
-from ispmail_errors import CannotAsk
+from ispmail_errors import Failed
 from ispmail_salt import cache_folder, salt_errors
 
 # The module itself, imported above, is the older one where require() has dropped the library.
@@ -67,6 +67,8 @@ def reapply():
         failed = ispmail_queue.merged(cache_folder(__opts__), "apply", _apply)
         if failed is None:
             return {"applied": False, "comment": "another apply is about to start"}
+        # That there was nothing to change proves nothing: pillar may be as old as the table files.
+        failed = failed or _unaskable()
         comment = "\n".join(failed)
         if _is_news(comment) and failed:
             __salt__["event.send"]("ispmail/apply/failed", {"sls": _SLS, "comment": comment})
@@ -82,14 +84,13 @@ def _apply():
     states = __salt__["state.apply"](_SLS, queue=_QUEUE)
     if not isinstance(states, dict):
         return [str(line) for line in states]
-    failed = [state["comment"] for state in states.values() if state["result"] is False]
-    # That there was nothing to change proves nothing: pillar may be as old as the table files.
-    return failed or [f"Pillar and the table files agree, but {reason}" for reason in _unaskable()]
+    return [state["comment"] for state in states.values() if state["result"] is False]
 
 
 def _unaskable():
+    """Sentences on the maps that cannot be asked, although pillar and the table files agree."""
     try:
-        return __salt__["postfix_map.probe"]()
+        return [f"Pillar and the table files agree, but {reason}" for reason in __salt__["postfix_map.probe"]()]
     except (CommandExecutionError, SaltInvocationError) as err:
         return [str(err)]
 
@@ -105,5 +106,5 @@ def _is_news(comment):
             last.truncate(0)
             last.write(comment)
     except OSError as err:
-        raise CannotAsk(f"{path} cannot be written: {err.strerror}") from err
+        raise Failed(f"{path} cannot be written: {err.strerror}") from err
     return True

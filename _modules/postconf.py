@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput
@@ -25,10 +25,10 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
         Whether to give the default of a parameter that main.cf does not set.
 
     Returns a dict: name to value, as main.cf has it, ``$name`` not expanded. A parameter that main.cf does not set is
-    there only with ``defaults``.
+    there only with ``defaults``. A password that stands in main.cf itself is shown as ``***``.
 
-    Raises SaltInvocationError for a name or directory that is none, CommandExecutionError where there is no Postfix or
-    no main.cf.
+    Raises SaltInvocationError for a name that cannot be a parameter, or a directory that is not a Postfix instance;
+    CommandExecutionError where there is no Postfix or no main.cf.
 
     Source: postconf(1) -n
 
@@ -40,7 +40,8 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
     """
     with salt_errors():
         names = None if parameters is None else _names(parameters)
-        return ispmail_postconf.get(names, _known(config_directory), defaults)
+        directory = _known(config_directory)
+        return ispmail_postconf.shown(ispmail_postconf.get(names, directory, defaults), directory)
 
 
 def set_(parameters, config_directory="/etc/postfix", test=False):
@@ -92,8 +93,8 @@ def unset(parameters, config_directory="/etc/postfix", test=False):
 
     Returns a dict: name to ``{"old": …, "new": None}`` of what was taken out.
 
-    Raises SaltInvocationError for a name that is none, CommandExecutionError where main.cf cannot be written; it is as
-    before then.
+    Raises SaltInvocationError for a name that cannot be a parameter, CommandExecutionError where main.cf cannot be
+    written; it is as before then.
 
     Source: postconf(1) -X
 
@@ -108,7 +109,11 @@ def unset(parameters, config_directory="/etc/postfix", test=False):
 
 
 def _names(parameters):
-    return [parameters] if isinstance(parameters, str) else list(parameters)
+    if parameters is None or isinstance(parameters, str):
+        return [] if parameters is None else [parameters]
+    if not isinstance(parameters, (list, tuple)):
+        raise InvalidInput("the parameters must be a name or a list of names")
+    return list(parameters)
 
 
 def _known(config_directory):

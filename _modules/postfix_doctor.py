@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 import dataclasses
 
@@ -92,10 +92,16 @@ def _target(pillar, instance):
     return Target(
         instance=instance,
         prefix="" if is_main else f"{key}: ",
-        database=ispmail_config_database.database(source, ispmail_salt.section(__pillar__, source)),
+        database=_database(source),
         own_server=is_main or has_server,
         names_socket="unix_socket" in (section.get("server") or {}),
         answers=section.get("answers") or (),
         changes=changes,
         admin_view=admin_view,
     )
+
+
+def _database(pillar):
+    """The database server's side. A bad password is a finding of the apply, and no reason to look at nothing."""
+    section = ispmail_salt.section(__pillar__, pillar)
+    return ispmail_config_database.database(pillar, section, account_checked=False)

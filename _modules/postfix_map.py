@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 import ispmail_answers
 import ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 import salt.client
 import salt.utils.minions
@@ -55,7 +55,8 @@ def rotate():
         __salt__["event.send"](_FAILED, {"comment": str(err)})
         raise
     with salt_errors():
-        return merged(cache_folder(__opts__), "rotate", _orchestrate) or "another rotation is about to start"
+        done = merged(cache_folder(__opts__), "rotate", _orchestrate)
+    return "another rotation is about to start" if done is None else done
 
 
 def reapply():

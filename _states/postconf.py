@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 from ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 from ispmail_salt import state
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("efc97bf4fa92")
+ispmail_stamp.require("a48068e5331e")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -48,14 +48,14 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
     with ispmail_database.admin(config.login) as server:
         needs = ispmail_sql.missing(ispmail_schema.read_tables(server, config.dbname))
         return {
-            "server": server.version,
+            "server": ispmail_database.shown(server.version),
             "database": config.dbname if ispmail_schema.has_database(server, config.dbname) else None,
             "tables": {table: missing.describe() for table, missing in needs.items()},
             "accounts": {
-                f"{config.user}@{host}": {
+                f"{config.user}@{ispmail_database.shown(host)}": {
                     "managed": host in config.hosts,
-                    "grants": ispmail_sql.describe_grants(_grants(server, config.user, host)),
-                    "plugins": list(found.plugins),
+                    "grants": ispmail_database.shown_grants(_grants(server, config.user, host)),
+                    "plugins": [ispmail_database.shown(plugin) for plugin in found.plugins],
                     "passwords": len(found.hashes),
                     "locked": found.locked,
                 }
@@ -94,7 +94,7 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
                 warnings.append(f"{name} does not accept pillar's password: see credential_accepted")
             if statements:
                 granted = [ispmail_sql.select_grant(config.dbname)]
-                old, now = ispmail_sql.describe_grants(held), ispmail_sql.describe_grants(granted)
+                old, now = ispmail_database.shown_grants(held), ispmail_database.shown_grants(granted)
                 changes[name] = {**change, "grants": {"old": old, "new": now}}
                 work.append(_Change(tuple(statements), {"user": config.user, "host": host, "new": new}))
         began = time.monotonic()
@@ -191,7 +191,7 @@ def credential_fault(found: Account | None, new: str, action: Action, mariadb: b
     """
     if found is None:
         return "does not exist: run postfix_database.account first"
-    others = [plugin for plugin in found.plugins if plugin != NATIVE]
+    others = [ispmail_database.shown(plugin) for plugin in found.plugins if plugin != NATIVE]
     if others:
         return (
             f"logs in by {', '.join(others)}, which smtpd's chroot and PyMySQL do not have: "
@@ -216,7 +216,8 @@ def credential_fault(found: Account | None, new: str, action: Action, mariadb: b
 def unmanaged_accounts(config: DatabaseConfig, found: Mapping[str, Account]) -> list[str]:
     """Warn of other accounts of this user: a client that matches one of them keeps that one's password."""
     return [
-        f"{config.user}@{host} exists too, and was left alone: drop it, or add its host to server:accounts_host"
+        f"{config.user}@{ispmail_database.shown(host)} exists too, and was left alone: drop it, or add its host to "
+        "server:accounts_host"
         for host in found
         if host not in config.hosts
     ]
@@ -250,15 +251,14 @@ def _check(server: Server, config: DatabaseConfig, new: str, work: Mapping[str, 
 def _report(name: str, action: Action, passwords: tuple[int, int], seconds: float) -> None:
     if action == "accept":
         count = plural(passwords[1], "password")
-        log.info("%s accepts pillar's password first, of %s, after %.1f s", name, count, seconds)
+        log.info("%s now accepts %s, pillar's first, after %.1f s", name, count, seconds)
     else:
         count = plural(passwords[0] - 1, "old password")
         log.info("%s accepts only pillar's password, %s dropped, after %.1f s", name, count, seconds)
 
 
 def _grants(server: Server, user: str, host: str) -> list[Grant]:
-    lines = [next(iter(row.values())) for row in server.ask("SHOW GRANTS FOR %s@%s", [user, host])]
-    return ispmail_sql.parse_grants(lines)
+    return ispmail_database.grants(server.ask("SHOW GRANTS FOR %s@%s", [user, host]))
 
 
 def _schema_privileges(server: Server, user: str, host: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,8 +12,8 @@ import ispmail_lookup
 import ispmail_postconf
 from ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from ispmail_errors import InvalidInput
-from ispmail_lookup import COULD_NOT_ASK, Lookup
-from ispmail_maincf import SECRET_PARAMETERS, path_of, words
+from ispmail_lookup import COULD_NOT_ASK, Lookup, Probe
+from ispmail_maincf import SECRET_PARAMETERS, is_sql_table, path_of, words
 from ispmail_tablefile import SECRET, shown_key
 
 # How long to go on looking for more that cannot be asked, after the first, in seconds.
@@ -20,7 +21,7 @@ PROBE_SECONDS = 10
 
 
 def lookup(instance: Instance, name: str, question: str) -> Lookup:
-    """Ask one map one question, as Postfix would.
+    """Ask one map one question, as Postfix would. Passwords that a relay asks for are never an answer.
 
     Args:
         name: A map of pillar, or a table that pillar or main.cf names, such as ``mysql:/etc/postfix/a.cf``.
@@ -28,15 +29,20 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
     Raises:
         InvalidInput: It is neither, or the question is not a text of one line.
     """
-    if not question or re.search(r"[\n\0]", question):
+    if not question or re.search(r"[\n\0\ud800-\udfff]", question):
         raise InvalidInput("the question must be a text of one line")
-    if ":" in name:
-        table, hidden = _named_table(instance, name)
-    else:
-        (chosen,) = choose(instance, [name])
-        table, hidden = chosen.table(), chosen.parameter in SECRET_PARAMETERS
+    table = _named_table(instance, name) if ":" in name else choose(instance, [name])[0].table()
     found = ispmail_lookup.ask(question, [table], instance.config_directory)
-    return dataclasses.replace(found, answer=SECRET) if hidden and found.answer is not None else found
+    hidden = found.answer is not None and os.path.realpath(path_of(table)) in secret_paths(instance)
+    return dataclasses.replace(found, answer=SECRET) if hidden else found
+
+
+def secret_paths(instance: Instance | CompleteInstance) -> set[str]:
+    """The real paths of the tables that hold a relay's passwords, however main.cf and master.cf spell them."""
+    values = ispmail_postconf.expanded(SECRET_PARAMETERS, instance.config_directory)
+    found = {path for value in values for path in re.findall(r"/[^\s,{}]+", value)}
+    found |= {each.path for each in instance.maps if each.parameter in SECRET_PARAMETERS}
+    return set(map(os.path.realpath, found))
 
 
 def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
@@ -48,7 +54,7 @@ def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
     known = {each.name: each for each in instance.maps}
     if names is None:
         return list(instance.maps)
-    if not isinstance(names, (list, tuple)) or not names:
+    if not isinstance(names, (list, tuple)):
         raise InvalidInput(f"maps must be a list of names, such as [{next(iter(known), '')}]")
     missing = [shown_key(name) for name in names if not isinstance(name, str) or name not in known]
     if missing:
@@ -64,17 +70,28 @@ def unaskable(
     Returns:
         Sentences on those that cannot be asked, and warnings; each with the maps that it is about.
     """
-    found = ispmail_lookup.probe(list(tables.values()), config_directory, in_chroot=in_chroot, pass_fds=pass_fds)
     reasons: dict[str, list[str]] = {}
     warnings: dict[str, list[str]] = {}
-    for name, table in tables.items():
-        reason = found[table].reason
-        if reason is not None:
-            reasons.setdefault(reason.replace(table, name), []).append(name)
-        else:
-            for warning in found[table].warnings:
-                warnings.setdefault(warning.replace(table, name), []).append(name)
+    for name, found in probe(tables, config_directory, in_chroot, pass_fds).items():
+        for sentence in found.warnings if found.reason is None else [found.reason]:
+            (warnings if found.reason is None else reasons).setdefault(sentence, []).append(name)
     return _with_maps(reasons), _with_maps(warnings)
+
+
+def probe(
+    tables: Mapping[str, str], config_directory: str, in_chroot: bool = False, pass_fds: Collection[int] = ()
+) -> dict[str, Probe]:
+    """Probe tables, given by the names of their maps; in what is said of each, its map stands for the table.
+
+    So maps that fail in the same way have the same reason.
+    """
+    found = ispmail_lookup.probe(list(tables.values()), config_directory, in_chroot=in_chroot, pass_fds=pass_fds)
+    named = {}
+    for name, table in tables.items():
+        reason, warnings = found[table].reason, found[table].warnings
+        reason = None if reason is None else reason.replace(table, name)
+        named[name] = Probe(reason, tuple(warning.replace(table, name) for warning in warnings))
+    return named
 
 
 def wrong_answers(
@@ -91,7 +108,6 @@ def wrong_answers(
     wrong = []
     silent: set[str] = set()
     until = time.monotonic() + PROBE_SECONDS
-    secret = {each.name for each in instance.maps if each.parameter in SECRET_PARAMETERS}
     for expected in instance.answers:
         if silent and time.monotonic() > until:
             wrong.append("the other answers were not checked: that took too long already")
@@ -106,7 +122,9 @@ def wrong_answers(
             silent.add(table)
         elif _is_expected(found.answer, expected.answer):
             continue
-        wrong.append(_difference(expected, found, table, hidden=expected.map in secret))
+        (asked,) = [each for each in instance.maps if each.name == expected.map]
+        hidden = os.path.realpath(asked.path) in secret_paths(instance)
+        wrong.append(_difference(expected, found, table, hidden))
     return wrong
 
 
@@ -115,20 +133,17 @@ def live_tables(maps: Iterable[Map | CompleteMap], proxied: bool = True) -> dict
     return {each.name: each.table(proxied) for each in maps}
 
 
-def _named_table(instance: Instance, name: str) -> tuple[str, bool]:
-    """A table that pillar or main.cf names, and whether its answers are secret. Others would open any file to a job."""
-    values = ispmail_postconf.get(None, instance.config_directory)
-    named = {word: parameter for parameter, value in values.items() for word in words(value)}
-    known = {*named, *(each.table(proxied) for each in instance.maps for proxied in (True, False))}
-    if name not in known or not re.match("(proxy:)?(mysql|pgsql|sqlite):/", name):
+def _named_table(instance: Instance, name: str) -> str:
+    """A table that pillar or main.cf names. Any other would let a job open a file of its choice."""
+    values = ispmail_postconf.get(None, instance.config_directory).values()
+    known = {word for value in values for word in words(value)}
+    known |= {each.table(proxied) for each in instance.maps for proxied in (True, False)}
+    if name not in known or not is_sql_table(name):
         raise InvalidInput(
             "that is not the name of a map in pillar, nor an SQL table that pillar or main.cf names: "
             f"known are {', '.join(each.name for each in instance.maps)}"
         )
-    path = path_of(name)
-    parameters = {each.parameter for each in instance.maps if each.path == path}
-    parameters |= {parameter for word, parameter in named.items() if path_of(word) == path}
-    return name, bool(parameters & set(SECRET_PARAMETERS))
+    return name
 
 
 def _with_maps(sentences: Mapping[str, Sequence[str]]) -> list[str]:

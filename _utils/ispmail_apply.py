@@ -19,9 +19,9 @@ import ispmail_postfix
 import ispmail_transaction
 from ispmail_answers import PROBE_SECONDS, choose, live_tables, unaskable, wrong_answers
 from ispmail_config import CompleteInstance, CompleteMap, Instance
-from ispmail_errors import CannotAsk, Fault, listed
+from ispmail_errors import Failed, Fault, listed
 from ispmail_files import Replacement
-from ispmail_maincf import with_tables
+from ispmail_maincf import shown, with_tables
 from ispmail_plan import Difference, parameters_of
 from ispmail_postfix import Facts, Reply
 from ispmail_transaction import Change
@@ -58,20 +58,19 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
 
     Raises:
         PillarFault: What pillar asks for cannot work on this server; lists all faults.
-        CannotAsk: A map could not be asked or gave another answer, or a file could not be written. Everything is as
+        Failed: A map could not be asked or gave another answer, or a file could not be written. Everything is as
             before then.
     """
     directory = instance.config_directory
     began = time.monotonic()
     difference = ispmail_plan.compare(instance)
-    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
-    if not difference.changes and not interrupted:
+    if not difference.changes and not ispmail_transaction.interrupted(directory, cache_directory):
         return Outcome(maps=len(instance.maps), warnings=(*instance.warnings, *difference.warnings))
     warnings = _check(instance, difference)
     running = ispmail_postfix.running(directory)
     changes = dict(difference.changes)
     changed = set(difference.changed)
-    if interrupted:
+    if ispmail_transaction.interrupted(directory, cache_directory):
         changed = {each.name for each in instance.maps}
         changes["postfix"] = {"old": "an apply was interrupted", "new": "reloaded" if running else "checked"}
     if not running:
@@ -93,9 +92,10 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
 
     Raises:
         InvalidInput: Pillar names no such map.
-        CannotAsk: A table file is still asked elsewhere, or main.cf or a file cannot be written. Everything is as
+        Failed: A table file is still asked elsewhere, or main.cf or a file cannot be written. Everything is as
             before then.
     """
+    began = time.monotonic()
     chosen = choose(instance, names)
     directory = instance.config_directory
     values = ispmail_postconf.get([*parameters_of(chosen), "proxy_read_maps"], directory)
@@ -107,7 +107,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         each.name: {"file": {"old": each.path, "new": None}} for each in chosen if os.path.realpath(each.path) in there
     }
     if parameters:
-        changes["main.cf"] = {name: {"old": values[name], "new": new} for name, new in parameters.items()}
+        changes["main.cf"] = {
+            name: {"old": shown(name, values[name]), "new": shown(name, new)} for name, new in parameters.items()
+        }
     if files:
         _refuse_in_use(directory, paths, values)
     running = bool(parameters) and ispmail_postfix.running(directory)
@@ -119,7 +121,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
         )
     if changes and not test:
-        log.info("removed in %s: %s", directory, ", ".join(each.name for each in chosen))
+        log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
     return Outcome(changes, len(chosen), (), running)
 
 
@@ -145,7 +147,7 @@ def _check(instance: CompleteInstance, difference: Difference) -> list[str]:
                 failures += reasons or wrong_answers(instance, tables, in_chroot, descriptors)
                 warnings += doubts
     if failures:
-        raise CannotAsk(listed("Nothing was changed, Postfix answers as before", failures))
+        raise Failed(listed("Nothing was changed, Postfix answers as before", failures))
     return warnings
 
 
@@ -202,12 +204,12 @@ def _make(
 
 
 def _ask_live(instance: CompleteInstance, changed: set[str], running: bool) -> None:
-    """Ask what Postfix asks now, through proxymap where that is how."""
+    """Ask the live tables as main.cf has them, through proxymap for maps with ``proxy: true``."""
     tables = live_tables(instance.maps, running)
     asked = {name: table for name, table in tables.items() if name in changed}
     failures = unaskable(asked, instance.config_directory)[0] or wrong_answers(instance, tables)
     if failures:
-        raise CannotAsk(listed("The live maps do not answer as they should", failures))
+        raise Failed(listed("The live maps do not answer as they should", failures))
 
 
 def _compare_replies(before: Reply, after: Reply) -> None:
@@ -218,7 +220,7 @@ def _compare_replies(before: Reply, after: Reply) -> None:
         return
     said = f"{after.code or ''} {text}".strip()
     cannot = "could not ask its maps before, and cannot now" if before.text == text else "can no longer ask its maps"
-    raise CannotAsk(f"smtpd on {after.server} {cannot}, though postmap can ({said}): see the mail log")
+    raise Failed(f"smtpd on {after.server} {cannot}, though postmap can ({said}): see the mail log")
 
 
 def _without(paths: set[str], values: Mapping[str, str], directory: str) -> dict[str, str | None]:
@@ -248,6 +250,6 @@ def _refuse_in_use(directory: str, paths: set[str], ours: Mapping[str, str]) -> 
     ]
     if users:
         log.warning("refused to remove table files that are still asked by %s", ", ".join(users))
-        raise CannotAsk(
+        raise Failed(
             f"Nothing was changed: the table files are asked by {', '.join(users)} too: take them out there first"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,20 @@ from typing import Literal
 from ispmail_errors import CannotAsk
 
 Name = Literal["postconf", "postfix", "postmap"]
+
+# What Postfix's messages quote of a configuration file, and what is shown in place of it. A line that Postfix cannot
+# read is quoted whole, a value that it cannot use with its key, and so is the first of two lines with one key.
+_QUOTES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(missing '=' after attribute name|missing attribute name|must not start with whitespace).*", r"\1"),
+        (r"(overriding earlier entry|unused parameter): (?:([A-Za-z0-9_]{1,40})\s*=)?.*", r"\1: \2"),
+        (r"(bad (?:string length|numerical configuration|boolean configuration)[^:]*): (\w{1,40})\s*=.*", r"\1: \2"),
+        (r"(Invalid (?:query|result) template).*", r"\1"),
+        (r"(\w+://)[^/\s]*@", r"\1***@"),
+        (r"(?i)(\w*pass\w*\s*[=:]\s*)[^'\"]*", r"\1***"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -73,12 +88,20 @@ def output(name: Name, arguments: Sequence[str]) -> str:
     """
     done = run(name, arguments)
     if done.returncode != 0:
-        lines = readable(done.stderr).strip().splitlines()
+        lines = done.stderr.strip().splitlines()
         command = f"{name} {arguments[-1]}" if name == "postfix" else name
-        raise CannotAsk(f"{command} failed: {lines[-1] if lines else done.returncode}")
+        raise CannotAsk(f"{command} failed: {safe(lines[-1]) if lines else done.returncode}")
     return done.stdout
 
 
 def readable(text: str) -> str:
     """Replace what was not UTF-8 in a command's output, so that it can be shown and sent."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def safe(line: str) -> str:
+    """A line that a command wrote to stderr, without what it quotes of a configuration file: that may be a secret."""
+    line = readable(line)
+    for pattern, replacement in _QUOTES:
+        line = pattern.sub(replacement, line)
+    return line

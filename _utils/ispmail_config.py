@@ -13,7 +13,7 @@ import ispmail_tablefile
 from ispmail_errors import Fault, PillarFault, below
 from ispmail_tablefile import shown_key
 
-CONFIG_DIRECTORY = "/etc/postfix"
+DEFAULT_DIRECTORY = "/etc/postfix"
 
 # The set-up of the ISPmail guide: a password is all that has to be added.
 DATABASE = {"user": "mailserver", "hosts": "127.0.0.1", "dbname": "mailserver"}
@@ -88,6 +88,11 @@ class Instance:
     def wanted(self) -> tuple[Map, ...]:
         """The maps that are not set to null."""
         return tuple(each for each in self.maps if each.wanted)
+
+
+def qualified(name: str, pillar_key: str, main_key: str) -> str:
+    """A map's name, with its pillar key before it where it is one of another instance."""
+    return name if pillar_key == main_key else f"{pillar_key}:{name}"
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,9 @@ def unknown_keys(given: Iterable[object], known: Collection[str], prefix: str) -
 def _instance(pillar_key: str, section: object) -> tuple[Instance, list[Fault]]:
     if not isinstance(section, Mapping):
         raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
+    if section and not any(name in section for name in _SECTIONS):
+        # Somebody else's pillar: its keys are not ours to show.
+        raise PillarFault(pillar_key, [Fault("", "holds nothing of ispmail", SEE_EXAMPLE)])
     faults = unknown_keys(section, _SECTIONS, "")
     sections, wrong_kinds = _sections(section)
     faults += wrong_kinds
@@ -227,10 +235,10 @@ def _instance(pillar_key: str, section: object) -> tuple[Instance, list[Fault]]:
     others = [key for key in sections["instances"] if isinstance(key, str) and key]
     if others != sections["instances"]:
         faults.append(Fault("instances", "must be a list of other pillar keys", SEE_EXAMPLE))
-    directory = sections["postfix"].get("config_directory", CONFIG_DIRECTORY)
+    directory = sections["postfix"].get("config_directory", DEFAULT_DIRECTORY)
     if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory):
         faults.append(Fault("postfix:config_directory", "must be an absolute path without blanks"))
-        directory = CONFIG_DIRECTORY
+        directory = DEFAULT_DIRECTORY
     directory = os.path.normpath(directory)
     maps = []
     for name, entry in _ordered(sections["maps"]).items():

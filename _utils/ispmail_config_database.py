@@ -15,7 +15,11 @@ _SERVER_KEYS = ("unix_socket", "host", "port", "user", "password", "accounts_hos
 
 
 def database(
-    pillar_key: str, section: object, faults: Iterable[Fault] = (), password_needed: bool = False
+    pillar_key: str,
+    section: object,
+    faults: Iterable[Fault] = (),
+    password_needed: bool = False,
+    account_checked: bool = True,
 ) -> DatabaseConfig:
     """Read what pillar says of the database server's side.
 
@@ -24,6 +28,7 @@ def database(
         section: What pillar holds under it, sdb:// URIs already looked up.
         faults: What was wrong with those.
         password_needed: Whether it is a fault that there is no password.
+        account_checked: Whether it is a fault that user, password or dbname cannot stand in a table file.
 
     Raises:
         PillarFault: Lists all faults.
@@ -39,7 +44,8 @@ def database(
         sections[name] = given if isinstance(given, Mapping) else {}
     server, account = sections["server"], {**DATABASE, **sections["database"]}
     problems += unknown_keys(server, _SERVER_KEYS, "server:")
-    problems += _account_faults(account)
+    if account_checked:
+        problems += _account_faults(account)
     if password_needed and not account.get("password"):
         problems.append(Fault("database:password", "is missing or empty"))
     hosts, wrong_hosts = _account_hosts(server.get("accounts_host", "127.0.0.1"))
@@ -53,13 +59,19 @@ def database(
     password = account.get("password")
     return DatabaseConfig(
         pillar_key,
-        str(account["user"]),
+        user(section),
         None if password is None else str(password),
         str(account["dbname"]),
         hosts,
         create_tables is True,
         _login(server),
     )
+
+
+def user(section: object) -> str:
+    """Read the user of the maps' account, and nothing else."""
+    account = section.get("database") if isinstance(section, Mapping) else None
+    return str({**DATABASE, **(account if isinstance(account, Mapping) else {})}["user"])
 
 
 def _account_faults(account: Mapping[str, object]) -> list[Fault]:

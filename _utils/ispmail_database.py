@@ -9,26 +9,44 @@ import contextlib
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ispmail_hosts
 import ispmail_plugins
+import ispmail_sql
 from ispmail_config import AdminLogin
 from ispmail_errors import DatabaseError, InvalidInput
 from ispmail_sql import NATIVE as NATIVE
+from ispmail_sql import Grant
 
 # All in seconds. Building an index takes longer than any question.
-_CONNECT, _READ, _BUILD, _LOCK = 5, 10, 300, 5
+_CONNECT, _LOGIN, _READ, _BUILD, _LOCK = 5, 10, 10, 300, 5
+# How much a server may send until the login has ended, and then for one statement; and what each read counts beside its
+# bytes, as a short row takes far more memory than it has bytes.
+_LOGIN_BYTES, _STATEMENT_BYTES, _READ_BYTES = 2**16, 2**24, 64
+_CHUNK = 2**16
+# All that SHOW GRANTS gives, a line of it, and a name that is shown, in characters; and the quotes in a line. Reading a
+# line takes far longer with each quote.
+_LONGEST_GRANTS, _LONGEST_GRANT, _LONGEST_NAME, _MOST_QUOTES = 2**18, 2**13, 128, 32
 # How often a server may ask for more during one login: once for each alternative of the account, and a few times more.
 _MOST_QUESTIONS = 32
 _MAX_PACKET = 2**24 - 1
 # The internals of PyMySQL that the login replaces or uses.
-_INNER = ("_request_authentication", "_get_server_information", "_read_packet", "write_packet", "_auth_plugin_name")
+_INNER = (
+    "_request_authentication",
+    "_get_server_information",
+    "_read_packet",
+    "_read_bytes",
+    "_force_close",
+    "write_packet",
+    "_auth_plugin_name",
+)
 
-# CR_SSL_CONNECTION_ERROR.
-_NO_TLS = 2026
+# CR_CONN_HOST_ERROR, CR_SERVER_LOST, CR_SSL_CONNECTION_ERROR.
+_UNREACHABLE, _LOST, _NO_TLS = 2003, 2013, 2026
 _NO_DATABASE = "check that it is a MariaDB or MySQL server, and see the server's log"
 
 # What each of the server's errors means to an admin.
@@ -57,8 +75,8 @@ _MEANINGS = {
     1820: "the admin's password has expired: set a new one",
     1836: "it is a read-only replica: use the primary",
     2002: "it cannot be reached: check the address, and that it runs",
-    2003: "it cannot be reached: check the address, and that it runs",
-    2013: "it did not answer in time, or closed the connection: check that it is well",
+    _UNREACHABLE: "it cannot be reached: check the address, and that it runs",
+    _LOST: "it did not answer in time, or closed the connection: check that it is well",
     _NO_TLS: "TLS failed: check that the server offers it, its certificate, and the tls_… keys of the table file",
     3118: "the account is locked: ALTER USER … ACCOUNT UNLOCK",
     3780: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
@@ -164,7 +182,8 @@ def admin(config: AdminLogin, lock: bool = False) -> Iterator[Server]:
         host=config.host,
         port=config.port,
     )
-    with contextlib.closing(Client(f"the database server at {where}", credentials)) as client:
+    name = f"the database server at {where}"
+    with contextlib.closing(Client(name, credentials)) as client, understood(name):
         client.connect()
         version = client.ask("SELECT VERSION() AS version")[0]["version"]
         server = Server(client, version)
@@ -177,19 +196,131 @@ def admin(config: AdminLogin, lock: bool = False) -> Iterator[Server]:
         yield server
 
 
+@contextlib.contextmanager
+def understood(where: str) -> Iterator[None]:
+    """Read a server's answers: one that no MariaDB or MySQL gives is the server's fault, in our words.
+
+    Raises:
+        DatabaseError: There was such an answer.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, RecursionError):
+        raise DatabaseError(
+            f"{where}: it answers what a MariaDB or MySQL does not: check that it is the right server"
+        ) from None
+
+
+def grants(rows: Sequence[Mapping[str, Any]]) -> list[Grant]:
+    """Read what SHOW GRANTS gave.
+
+    Raises:
+        ValueError: It is nothing that a server gives, see `understood`.
+    """
+    lines = [str(next(iter(row.values()))) for row in rows]
+    if sum(len(line) for line in lines) > _LONGEST_GRANTS or any(
+        len(line) > _LONGEST_GRANT or line.count("'") > _MOST_QUOTES for line in lines
+    ):
+        raise ValueError("SHOW GRANTS gave what takes too long to read")
+    return ispmail_sql.parse_grants(lines)
+
+
+def shown(name: object) -> str:
+    """A name that a server has sent, for people."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= _LONGEST_NAME else "(an unreadable name)"
+
+
+def shown_grants(found: Sequence[Grant]) -> list[str]:
+    """Grants that a server has sent, for people."""
+    return ispmail_sql.describe_grants(
+        replace(
+            grant,
+            privileges=tuple(shown(name) for name in grant.privileges),
+            object=None if grant.object is None else shown(grant.object),
+        )
+        for grant in found
+    )
+
+
+class _Reader:
+    """Reads what a server sends, in place of PyMySQL's own _read_bytes, which waits and reads without end."""
+
+    def __init__(self) -> None:
+        self._aborted = False
+        self._until = 0.0
+        self._bytes = 0
+
+    def begin(self, within: float, most: int) -> None:
+        """Give the next reads together so many seconds and bytes."""
+        self._until = time.monotonic() + within
+        self._bytes = most
+
+    def abort(self) -> None:
+        """End all that another thread reads."""
+        self._aborted = True
+
+    def left(self) -> float:
+        """The seconds that are left.
+
+        Raises:
+            DatabaseError: There are none, or it was aborted.
+        """
+        left = self._until - time.monotonic()
+        if self._aborted or left <= 0:
+            raise _numbered(_LOST)
+        return left
+
+    def read(self, connection: Any, count: int) -> bytes:
+        """Read exactly so many bytes.
+
+        Raises:
+            DatabaseError: The time is over, the server sends too much, or it has closed the connection.
+        """
+        try:
+            return self._read(connection, count)
+        except OSError:
+            connection._force_close()
+            raise _numbered(_LOST) from None
+        except BaseException:
+            connection._force_close()
+            raise
+
+    def _read(self, connection: Any, count: int) -> bytes:
+        self._bytes -= count + _READ_BYTES
+        if self._bytes < 0:
+            raise DatabaseError("it sends more than any answer needs: check that it is the right server")
+        parts = []
+        # One read of a buffered file would begin its time anew with each byte.
+        while count:
+            connection._sock.settimeout(self.left())
+            part = connection._sock.recv(min(count, _CHUNK))
+            if not part:
+                raise _numbered(_LOST)
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+
 class Client:
     """One connection. What fails on it is reported by number and in our own words, never in the server's."""
 
-    def __init__(self, where: str, login: Login, connect_within: float = _CONNECT, read_within: float = _READ) -> None:
-        """Connect to nothing yet. `where` names the server in messages. Seconds count for each step by itself."""
+    def __init__(
+        self, where: str, login: Login, connect_within: float = _CONNECT, login_within: float = _LOGIN
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            where: The server, in messages.
+            login: How to log in.
+            connect_within: Seconds for each of its addresses.
+            login_within: Seconds for all of the login, but for the system's resolver.
+        """
         self.where = where
         self.plugin = NATIVE
         self._login = login
-        self._timeouts = {
-            "connect_timeout": connect_within,
-            "read_timeout": read_within,
-            "write_timeout": read_within,
-        }
+        self._connect_within, self._login_within, self._answer_within = connect_within, login_within, _READ
+        self._reader = _Reader()
         self._connection: Any = None
 
     def connect(self) -> None:
@@ -200,8 +331,10 @@ class Client:
         """
         pymysql = require_pymysql()
         login = self._login
+        self._reader.begin(self._login_within, _LOGIN_BYTES)
+        answered: list[str] = []
         try:
-            self._connection = pymysql.connect(
+            connection = self._connection = pymysql.connect(
                 user=login.user,
                 password=b"",
                 unix_socket=login.unix_socket,
@@ -213,15 +346,14 @@ class Client:
                 autocommit=True,
                 cursorclass=pymysql.cursors.DictCursor,
                 defer_connect=True,
-                **self._timeouts,
+                read_timeout=self._login_within,
+                write_timeout=self._login_within,
             )
-            answered: list[str] = []
-            self._connection._request_authentication = lambda: answered.append(_log_in(self._connection, login))
-            self._connection.connect()
-        except DatabaseError as err:
-            raise DatabaseError(f"{self.where}: {err}", err.number) from None
+            connection._read_bytes = lambda count: self._reader.read(connection, count)
+            connection._request_authentication = lambda: answered.append(_log_in(connection, login, self._reader))
+            connection.connect(self._open())
         except Exception as err:
-            # Whoever is at that address may send what PyMySQL stumbles over.
+            # An arbitrary server may send packets that make PyMySQL raise any exception.
             raise self._failure(err) from None
         if not answered:
             self.close()
@@ -235,6 +367,11 @@ class Client:
             DatabaseError: It fails.
         """
         try:
+            if not self._connection.open:
+                raise _numbered(_LOST)
+            self._reader.begin(self._answer_within, _STATEMENT_BYTES)
+            # For sending it.
+            self._connection._sock.settimeout(self._answer_within)
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, arguments)
                 return list(cursor.fetchall())
@@ -243,26 +380,44 @@ class Client:
 
     def wait_longer(self) -> None:
         """Give statements the time that building an index takes."""
-        # PyMySQL takes this setting only when it connects.
-        self._connection._read_timeout = _BUILD
+        self._answer_within = _BUILD
 
     def abort(self) -> None:
         """End the connection under another thread that waits on it."""
-        with contextlib.suppress(AttributeError, OSError):
-            self._connection._sock.shutdown(socket.SHUT_RDWR)
+        self._reader.abort()
+        sock = getattr(self._connection, "_sock", None)
+        if sock is not None:
+            # The shutdown() of TLS itself would have the other thread go on without TLS.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Log out."""
         if self._connection is not None and self._connection.open:
             self._connection.close()
 
+    def _open(self) -> socket.socket:
+        """Connect to the first of the server's addresses that takes it."""
+        for family, address in _addresses(self._login):
+            within = min(self._connect_within, self._reader.left())
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                return _connected(family, address, within)
+        raise _numbered(_UNREACHABLE)
+
     def _failure(self, err: Exception) -> DatabaseError:
-        number = err.args[0] if err.args and isinstance(err.args[0], int) and not isinstance(err, OSError) else 0
+        from pymysql.err import MySQLError  # noqa: PLC0415
+
+        if isinstance(err, DatabaseError):
+            return DatabaseError(f"{self.where}: {err}", err.number)
+        number = 0
         if isinstance(getattr(err, "original_exception", err), ssl.SSLError):
             number = _NO_TLS
-        other = "see that number in the server's manual, and the server's log" if number else _NO_DATABASE
-        meaning = _MEANINGS.get(number, other)
-        return DatabaseError(f"{self.where}: error {number or type(err).__name__}: {meaning}", number)
+        elif isinstance(err, MySQLError) and err.args and isinstance(err.args[0], int):
+            # PyMySQL takes the two bytes for a signed number.
+            number = err.args[0] % 2**16
+        if not number:
+            return DatabaseError(f"{self.where}: an unreadable answer: {_NO_DATABASE}")
+        return DatabaseError(f"{self.where}: {_numbered(number)}", number)
 
 
 @dataclass(frozen=True)
@@ -309,6 +464,37 @@ def _unknown_pymysql(pymysql: Any) -> DatabaseError:
     )
 
 
+def _numbered(number: int) -> DatabaseError:
+    """An error by its number, and what that means."""
+    meaning = _MEANINGS.get(number, "see that number in the server's manual, and the server's log")
+    return DatabaseError(f"error {number}: {meaning}", number)
+
+
+def _addresses(login: Login) -> list[tuple[int, Any]]:
+    """The family and address of each socket of a server; none for a name that does not exist."""
+    if login.unix_socket:
+        return [(socket.AF_UNIX, login.unix_socket)]
+    try:
+        found = socket.getaddrinfo(login.host or "localhost", login.port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError, OverflowError):
+        return []
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _connected(family: int, address: Any, within: float) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(within)
+        sock.connect(address)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def _rows(client: Client, statement: str) -> Rows:
     try:
         return Rows(client.ask(statement))
@@ -316,7 +502,7 @@ def _rows(client: Client, statement: str) -> Rows:
         return Rows([], str(err))
 
 
-def _log_in(connection: Any, login: Login) -> str:
+def _log_in(connection: Any, login: Login, reader: _Reader) -> str:
     """Log in after the server's greeting, in place of PyMySQL's own _request_authentication.
 
     Returns:
@@ -328,7 +514,7 @@ def _log_in(connection: Any, login: Login) -> str:
     offered = connection.server_capabilities
     use_tls = bool(connection.ssl and offered & CLIENT.SSL)
     if login.tls and not use_tls:
-        raise _tls_failure()
+        raise _numbered(_NO_TLS)
     flags = (connection.client_flag | CLIENT.MULTI_RESULTS) & ~CLIENT.CONNECT_ATTRS & ~CLIENT.SSL
     if use_tls:
         flags |= CLIENT.SSL
@@ -336,8 +522,10 @@ def _log_in(connection: Any, login: Login) -> str:
     head = struct.pack("<IIB23s", flags, _MAX_PACKET, charset.id, b"")
     if use_tls:
         connection.write_packet(head)
+        connection._sock.settimeout(reader.left())
         connection._sock = connection.ctx.wrap_socket(connection._sock, server_hostname=connection.host)
-        connection._rfile = connection._sock.makefile("rb")
+        # abort() does not reach a socket on which TLS begins.
+        reader.left()
     reply = ispmail_plugins.first_reply(connection._auth_plugin_name, login.password, connection.salt)
     data = reply.data or b""
     user = (connection.user or "").encode("utf-8", "surrogateescape")
@@ -376,14 +564,10 @@ def _tls_context(tls: TLS) -> ssl.SSLContext:
         if tls.certificate or tls.key:
             context.load_cert_chain(tls.certificate or "", tls.key)
     except OSError:
-        raise _tls_failure() from None
+        raise _numbered(_NO_TLS) from None
     # The certificates that MySQL generates for itself do not keep to it. Python before 3.13 did not ask for it.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     has_ca = bool(tls.ca_file or tls.ca_path)
     context.check_hostname = has_ca and tls.verify_name
     context.verify_mode = ssl.CERT_REQUIRED if has_ca else ssl.CERT_NONE
     return context
-
-
-def _tls_failure() -> DatabaseError:
-    return DatabaseError(f"error {_NO_TLS}: {_MEANINGS[_NO_TLS]}", _NO_TLS)

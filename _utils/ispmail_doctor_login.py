@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import ispmail_database
 import ispmail_query
-import ispmail_sql
 from ispmail_database import Rows
 from ispmail_doctor_postfix import LiveMap
 from ispmail_errors import IspmailError, plural
@@ -80,7 +79,7 @@ class MapAnswers:
 
 
 @dataclass(frozen=True)
-class Account:
+class LoginAccount:
     """Which account the server takes a login for, and the limits that it sets."""
 
     name: str  # user@host
@@ -96,7 +95,7 @@ class LoginAnswers:
 
     login: Login
     plugin: str
-    account: Account | None  # None: the server did not tell, see `reasons`
+    account: LoginAccount | None  # None: the server did not tell, see `reasons`
     reasons: tuple[str, ...]
     maps: tuple[MapAnswers, ...]
 
@@ -171,10 +170,10 @@ def ask(login: Login) -> LoginAnswers:
     )
 
 
-def _account(account: Rows, grants: Rows, limits: Rows) -> Account:
-    lines = [str(next(iter(row.values()))) for row in grants.rows]
+def _account(account: Rows, grants: Rows, limits: Rows) -> LoginAccount:
     numbers = {name: int(value) for name, value in limits.rows[0].items()}
-    return Account(name=account.rows[0]["account"], grants=tuple(ispmail_sql.parse_grants(lines)), **numbers)
+    name = ispmail_database.shown(account.rows[0]["account"])
+    return LoginAccount(name=name, grants=tuple(ispmail_database.grants(grants.rows)), **numbers)
 
 
 def check(maps: Sequence[LiveMap]) -> Iterator[Finding]:
@@ -183,12 +182,14 @@ def check(maps: Sequence[LiveMap]) -> Iterator[Finding]:
     for login in logins(maps):
         where = f"{login.host} for {', '.join(live.name for live in login.maps)}"
         try:
-            found = ask(login)
+            with ispmail_database.understood(login.host):
+                found = ask(login)
+                findings = list(check_login(found))
         except IspmailError as err:
             yield fault_if(str(err), _LOGIN_WORKS, where)
             continue
         yield fault_if("", _LOGIN_WORKS, where)
-        yield from check_login(found)
+        yield from findings
         answers += found.maps
     yield from same_answers(answers)
 
@@ -218,7 +219,7 @@ def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
     yield fault_if(fix, PLUGIN_CHECK, found.login.where)
 
 
-def _managed_account(login: Login, account: Account) -> Iterator[Finding]:
+def _managed_account(login: Login, account: LoginAccount) -> Iterator[Finding]:
     user, _, host = account.name.rpartition("@")
     managed = {each for live in login.maps for each in live.postfix.target.database.hosts}
     fix = ""
@@ -230,18 +231,18 @@ def _managed_account(login: Login, account: Account) -> Iterator[Finding]:
     yield warning_if(fix, "the login uses the managed account", f"{account.name} on {login.where}")
 
 
-def _reads_only(login: Login, account: Account) -> Iterator[Finding]:
+def _reads_only(login: Login, account: LoginAccount) -> Iterator[Finding]:
     more = [
         grant for grant in account.grants if grant.privileges != ("SELECT",) or grant.option or grant.object == "*.*"
     ]
     fix = ""
     if more:
-        described = "; ".join(ispmail_sql.describe_grants(more))
+        described = "; ".join(ispmail_database.shown_grants(more))
         fix = f"{account.name} has {described}: revoke that, or apply ispmail.database"
     yield warning_if(fix, "the account may only read", f"{account.name} on {login.where}")
 
 
-def idle_connections(login: Login, account: Account) -> Iterator[Finding]:
+def idle_connections(login: Login, account: LoginAccount) -> Iterator[Finding]:
     """The server must not close a connection that Postfix still keeps: Postfix would ignore the host for a minute."""
     intervals = [live.keys.get("idle_interval", "") for live in login.maps]
     kept = max(int(text) if text.isdigit() else _IDLE for text in intervals)
@@ -254,7 +255,7 @@ def idle_connections(login: Login, account: Account) -> Iterator[Finding]:
     yield fault_if(fix, "the server keeps idle connections", login.where)
 
 
-def enough_connections(login: Login, account: Account) -> Iterator[Finding]:
+def enough_connections(login: Login, account: LoginAccount) -> Iterator[Finding]:
     """The server must take as many connections as Postfix can open. One limit counts all logins, the other each."""
     fix = _too_few("max_connections", account.max_connections, login.neighbours) or _too_few(
         "max_user_connections", account.max_user_connections, login.maps
@@ -292,7 +293,9 @@ def check_query(answers: MapAnswers) -> Iterator[Finding]:
     if answers.plan.reason:
         yield warning_if(f"EXPLAIN does not work: {answers.plan.reason}", indexed, where)
         return
-    scans = ispmail_query.full_scans(answers.map.keys.get("query", ""), answers.plan.rows)
+    # The table is None where the plan has none.
+    plan = [{**row, "table": row["table"] and ispmail_database.shown(row["table"])} for row in answers.plan.rows]
+    scans = ispmail_query.full_scans(answers.map.keys.get("query", ""), plan)
     yield fault_if("; ".join(scans), indexed, where)
 
 

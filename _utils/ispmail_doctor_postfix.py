@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ispmail_answers
 import ispmail_files
 import ispmail_hosts
-import ispmail_lookup
 import ispmail_postconf
 import ispmail_postfix
 import ispmail_tablefile
@@ -176,14 +176,11 @@ def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding
     """Postfix's own client asks, with the plugins that each map's reader has."""
     names_by_reason: dict[str, list[str]] = {}
     for in_chroot in (False, True):
-        names = {live.map.table(proxied=False): live.name for live in maps if live.in_chroot == in_chroot}
-        if not names:
+        tables = {live.name: live.map.table(proxied=False) for live in maps if live.in_chroot == in_chroot}
+        if not tables:
             continue
-        found = ispmail_lookup.probe(list(names), postfix.config_directory, in_chroot=in_chroot)
-        for table, name in names.items():
-            # Without the name of its own table, maps that fail in the same way are one finding.
-            reason = (found[table].reason or "").replace(table, name)
-            names_by_reason.setdefault(reason, []).append(name)
+        for name, found in ispmail_answers.probe(tables, postfix.config_directory, in_chroot).items():
+            names_by_reason.setdefault(found.reason or "", []).append(name)
     for reason, some in names_by_reason.items():
         yield fault_if(reason, "Postfix can ask the map", ", ".join(some))
 

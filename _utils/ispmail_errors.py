@@ -14,15 +14,19 @@ class InvalidInput(IspmailError):
     """An argument or pillar is wrong. Salt gets it as SaltInvocationError."""
 
 
-class CannotAsk(IspmailError):
-    """A program, a file or a server could not be asked or written. Salt gets it as CommandExecutionError."""
+class Failed(IspmailError):
+    """What was asked for could not be done. Salt gets it, and all below, as CommandExecutionError."""
 
 
-class ChangedMeanwhile(CannotAsk):
+class CannotAsk(Failed):
+    """A program, a file or a server could not be asked."""
+
+
+class ChangedMeanwhile(Failed):
     """Somebody else has changed a file since it was read; nothing was written."""
 
 
-class NotPutBack(CannotAsk):
+class NotPutBack(Failed):
     """A change failed, and the server could not be put back as it was: mail may be affected."""
 
 
@@ -43,7 +47,8 @@ class Fault:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.key} {self.reason}: {self.fix}" if self.fix else f"{self.key} {self.reason}"
+        subject = f"{self.key} " if self.key else " "
+        return f"{subject}{self.reason}: {self.fix}" if self.fix else f"{subject}{self.reason}"
 
     def at(self, key: str) -> Fault:
         """The same fault of another key, such as the pillar key that a table's key comes from."""

@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ispmail_errors import CannotAsk, ChangedMeanwhile
+from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed
 
 # How far the modification time is set back, in seconds.
 BACKDATED = 5
 _LOCK_SECONDS = 10
+# Of a file that is read, in bytes: Postfix's own are much smaller.
+_LARGEST = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,13 @@ def read(path: str) -> File:
         CannotAsk: The file is there and cannot be read.
     """
     try:
-        with open(path, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            content = stream.read()
+        # Not to wait for the other end of a FIFO.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+                raise CannotAsk(f"{path} is not a configuration file: it is no regular file, or too large")
+            content = stream.read(_LARGEST)
     except FileNotFoundError:
         return File(os.path.realpath(path), None)
     except OSError as err:
@@ -79,7 +85,7 @@ def replace(replacements: Sequence[Replacement]) -> list[Replacement]:
 
     Raises:
         ChangedMeanwhile: Somebody else has changed one of the files.
-        CannotAsk: A file cannot be written. Nothing is changed in either case.
+        Failed: A file cannot be written. Nothing is changed in either case.
     """
     before: list[File] = []
     written: list[str] = []
@@ -104,7 +110,7 @@ def replace(replacements: Sequence[Replacement]) -> list[Replacement]:
     except OSError as err:
         # write(2) names no file, rename(2) two.
         path = err.filename2 or err.filename or ", ".join(replacement.path for replacement in replacements)
-        raise CannotAsk(f"{path} cannot be written: {err.strerror}") from err
+        raise Failed(f"{path} cannot be written: {err.strerror}") from err
     finally:
         for path in written:
             with contextlib.suppress(OSError):
@@ -119,7 +125,7 @@ def remove_leftovers(paths: Iterable[str]) -> None:
     """Remove what a killed `replace` has left beside these files: it may hold a secret.
 
     Raises:
-        CannotAsk: One cannot be removed.
+        Failed: One cannot be removed.
     """
     for path in paths:
         try:
@@ -127,7 +133,7 @@ def remove_leftovers(paths: Iterable[str]) -> None:
         except FileNotFoundError:
             pass
         except OSError as err:
-            raise CannotAsk(f"{err.filename} cannot be removed: {err.strerror}") from err
+            raise Failed(f"{err.filename} cannot be removed: {err.strerror}") from err
 
 
 def _rename_all(replacements: Sequence[Replacement], before: Sequence[File]) -> None:
@@ -197,7 +203,7 @@ def _postconf_lock(path: str) -> Iterator[None]:
             pass
         os.close(descriptor)
         if time.monotonic() > until:
-            raise CannotAsk(
+            raise Failed(
                 f"another postconf has held {lock} for {_LOCK_SECONDS} s, nothing was written: look with fuser {lock}"
             )
         time.sleep(0.05)

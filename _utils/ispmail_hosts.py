@@ -13,7 +13,7 @@ from ispmail_errors import Fault
 
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 BLANKS = " \t\n\v\f\r"
-PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/@\s]*:[^/@\s]*@|[?&](ssl)?password=")
+PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
 # Where Debian's MariaDB and MySQL listen.
 MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 _DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}

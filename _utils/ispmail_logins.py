@@ -6,25 +6,28 @@ A database that is down or silent has not refused. Whatever the servers do, an a
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401  not in the thread that looks a host up: the minion forks meanwhile
 import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ispmail_database
 import ispmail_files
 import ispmail_hosts
 import ispmail_tablefile
-from ispmail_config import Instance
+from ispmail_config import Instance, qualified
 from ispmail_database import Client, Login
 from ispmail_errors import DatabaseError
 
 # ER_ACCESS_DENIED_ERROR, ER_ACCESS_DENIED_NO_PASSWORD_ERROR.
 _REFUSALS = (1045, 1698)
-# In seconds: each step of one login, and all logins together.
-_STEP, _ALL = 2, 2.5
+# In seconds: connecting to one address, and all logins together.
+_CONNECT, _ALL = 2, 2.5
+# Each takes a thread. Those behind that in the table files are not tried.
+_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,16 @@ class LiveLogin:
 
     def describe(self) -> dict[str, Any]:
         """For people, without the password."""
-        return {"host": self.host, "user": self.login.user, "maps": list(self.maps), "changed": self.changed}
+        shown = ispmail_tablefile.redact({"user": self.login.user})
+        return {"host": self.host, **shown, "maps": list(self.maps), "changed": self.changed}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of logins. One whose server is down, silent or at its limits is in neither."""
+
+    refused: list[LiveLogin]
+    worked: list[LiveLogin]
 
 
 def refused(instances: Mapping[str, Instance], main_key: str) -> list[dict[str, Any]]:
@@ -51,7 +63,7 @@ def refused(instances: Mapping[str, Instance], main_key: str) -> list[dict[str, 
     Raises:
         CannotAsk: A table file cannot be read, or there is no PyMySQL.
     """
-    return [login.describe() for login in refused_of(read(instances, main_key))]
+    return [login.describe() for login in try_all(read(instances, main_key)).refused]
 
 
 def read(instances: Mapping[str, Instance], main_key: str) -> list[LiveLogin]:
@@ -64,42 +76,61 @@ def read(instances: Mapping[str, Instance], main_key: str) -> list[LiveLogin]:
     for key, instance in instances.items():
         for each in instance.wanted:
             if each.type == "mysql":
-                name = each.name if key == main_key else f"{key}:{each.name}"
+                name = qualified(each.name, key, main_key)
                 for host, login, changed in _logins(each.path):
                     found.setdefault((host, login), {})[name] = changed
     return [LiveLogin(host, login, tuple(maps), max(maps.values())) for (host, login), maps in found.items()]
 
 
-def refused_of(logins: Sequence[LiveLogin]) -> list[LiveLogin]:
-    """Try logins side by side, and return those that the database refuses.
+def try_all(logins: Sequence[LiveLogin]) -> Tried:
+    """Try logins side by side, the first 64 of them.
 
     Raises:
         DatabaseError: There is no PyMySQL.
     """
     if not logins:
-        return []
+        return Tried([], [])
     ispmail_database.require_pymysql()
-    numbers: dict[LiveLogin, int] = {}
+    until = time.monotonic() + _ALL
+    results: dict[LiveLogin, bool] = {}
 
     def attempt(login: LiveLogin, client: Client) -> None:
         try:
             with contextlib.closing(client):
                 client.connect()
+            results[login] = True
         except DatabaseError as err:
-            numbers[login] = err.number
+            if err.number in _REFUSALS:
+                results[login] = False
 
-    clients = [Client(each.host, each.login, _STEP, _STEP) for each in logins]
-    # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
-    threads = [threading.Thread(target=attempt, args=pair, daemon=True) for pair in zip(logins, clients)]
-    until = time.monotonic() + _ALL
-    for thread in threads:
-        thread.start()
+    clients: list[Client] = []
+    threads: list[threading.Thread] = []
+    for login in logins[:_MOST]:
+        client = Client(login.host, login.login, _CONNECT, _ALL)
+        # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
+        thread = threading.Thread(target=attempt, args=(login, client), daemon=True)
+        if time.monotonic() > until or not _started(thread):
+            break
+        clients.append(client)
+        threads.append(thread)
     for thread in threads:
         thread.join(max(0, until - time.monotonic()))
-    # A server that sends a byte now and then would hold its thread for ever, and the next attempt one more.
     for client in clients:
         client.abort()
-    return [login for login in logins if numbers.get(login) in _REFUSALS]
+    found = dict(results)
+    return Tried(
+        refused=[login for login in logins if found.get(login) is False],
+        worked=[login for login in logins if found.get(login) is True],
+    )
+
+
+def _started(thread: threading.Thread) -> bool:
+    """Start a thread, unless the system has no more of them."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Watch:
@@ -110,10 +141,10 @@ class Watch:
     def __init__(self) -> None:
         """Nothing is under way."""
         self._thread: threading.Thread | None = None
-        self._found: list[LiveLogin] | None = None
+        self._found: Tried | None = None
 
-    def take(self) -> list[LiveLogin] | None:
-        """Return the refused logins of an attempt that has finished, once; None while there is none."""
+    def take(self) -> Tried | None:
+        """Return what an attempt that has finished has found, once; None while there is none."""
         if self._thread is None or self._thread.is_alive():
             return None
         self._thread = None
@@ -123,12 +154,13 @@ class Watch:
     def start(self, logins: Sequence[LiveLogin]) -> None:
         """Begin an attempt, unless one is under way or its result was not taken. Returns at once."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, args=[logins], name=self.THREAD, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, args=[logins], name=self.THREAD, daemon=True)
+            if _started(thread):
+                self._thread = thread
 
     def _run(self, logins: Sequence[LiveLogin]) -> None:
         with contextlib.suppress(DatabaseError):
-            self._found = refused_of(logins)
+            self._found = try_all(logins)
 
 
 _watches: dict[str, Watch] = {}
@@ -151,4 +183,8 @@ def _logins(path: str) -> list[tuple[str, Login, int]]:
     # What is in an option_file is not looked at here; without it no login would be right.
     if content is None or "option_file" in keys:
         return []
-    return [(host, ispmail_database.login(host, keys), changed) for host in ispmail_hosts.hosts(keys)]
+    # Which database is asked makes no difference to whether the login is refused.
+    return [
+        (host, replace(ispmail_database.login(host, keys), database=None), changed)
+        for host in ispmail_hosts.hosts(keys)
+    ]

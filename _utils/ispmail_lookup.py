@@ -14,16 +14,15 @@ from dataclasses import dataclass
 import ispmail_files
 import ispmail_hosts
 import ispmail_tablefile
-from ispmail_command import Done, readable, run
+from ispmail_command import Done, readable, run, safe
 from ispmail_config import CompleteMap
 from ispmail_maincf import path_of
+from ispmail_query import PROBE
 
 ANSWER, NO_ANSWER, COULD_NOT_ASK = "answer", "no answer", "could not ask"
 
 # Where smtpd's chroot has no client plugins: with this, postmap sees none either.
 _NO_PLUGINS = {"MARIADB_PLUGIN_DIR": "/nonexistent"}
-# A question that fills every expansion (%1 to %9 too) and that nobody has an answer to.
-_PROBE = "probe@a.b.c.d.e.f.g.h.probe.invalid"
 
 # What to do about each reason, by what Postfix or the database server says.
 _FIXES = (
@@ -46,6 +45,10 @@ _FIXES = (
     (
         "unsupported dictionary type|not supported|is not configured",
         "install the package of this table type, such as postfix-mysql",
+    ),
+    (
+        "missing '=' after|missing attribute name|must not start with whitespace|bad (string|numerical|boolean)",
+        "the table file is damaged: write it anew, by hand or, after moving it away, by state.apply ispmail",
     ),
     ("not allowed to open|is not approved|proxy_read_maps", "add the table to proxy_read_maps"),
 )
@@ -99,7 +102,7 @@ def ask(
     if done.returncode is None:
         table = tables[0] if len(tables) == 1 else None
         return _failure(table, f"{done.stderr.replace('end', 'answer')}{_silent_hosts(table)}", ())
-    warnings, fatal = _complaints(done, tables)
+    warnings, fatal = _complaints(done)
     if done.returncode == 0:
         return Lookup(ANSWER, warnings, answer=readable(done.stdout).removesuffix("\n"))
     if fatal or done.returncode != 1:
@@ -172,15 +175,15 @@ def in_memory(maps: Sequence[CompleteMap]) -> Iterator[tuple[dict[str, str], lis
         yield tables, descriptors
 
 
-def _complaints(done: Done, tables: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """What postmap wrote to stderr, without secrets: warnings, and what was fatal."""
+def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:
+    """What postmap wrote to stderr: warnings, and what was fatal. The raw text decides, and no secret is shown."""
     warnings, fatal = [], []
-    for line in _without_secrets(done.stderr, tables).splitlines():
-        said = re.sub(r"^postmap: (fatal|warning|error|panic): ", r"\1: ", line)
-        if said.startswith(("fatal: ", "panic: ")):
-            fatal.append(said.partition(": ")[2])
+    for line in done.stderr.splitlines():
+        kind, _, said = line.removeprefix("postmap: ").partition(": ")
+        if kind in ("fatal", "panic"):
+            fatal.append(safe(said))
         else:
-            warnings.append(said.removeprefix("warning: "))
+            warnings.append(safe(said if kind in ("warning", "error") else line))
     return tuple(warnings), fatal
 
 
@@ -188,7 +191,7 @@ def _probe_question(table: str) -> str:
     """A domain list stops all other questions: take a domain that is in it."""
     items = ispmail_hosts.split_list(_keys(table).get("domain", ""))
     plain = [item for item in items if not re.search(r"[:/!]", item)]
-    return f"probe@{plain[0]}" if plain else _PROBE
+    return f"probe@{plain[0]}" if plain else PROBE
 
 
 def _keys(table: str) -> Mapping[str, str]:
@@ -225,19 +228,6 @@ def _silence(host: ispmail_hosts.Host, table_type: str) -> str | None:
 
 def _is_named(table: str, line: str) -> bool:
     return re.search(rf"{re.escape(path_of(table))}(?![0-9])", line) is not None
-
-
-def _without_secrets(said: str, tables: Sequence[str]) -> str:
-    """What postmap said, with *** for each secret that a table file holds."""
-    if not said:
-        return ""
-    for table in tables:
-        keys = _keys(table)
-        shown = ispmail_tablefile.redact(keys)
-        for key, value in keys.items():
-            if value and shown[key] != value:
-                said = said.replace(value, shown[key])
-    return readable(said)
 
 
 def _failure(table: str | None, reason: str, warnings: tuple[str, ...]) -> Lookup:

@@ -46,6 +46,31 @@ def path_of(word: str) -> str:
     return word.rpartition(":")[2]
 
 
+def is_sql_table(word: str) -> bool:
+    """Tell whether a word of a value is an SQL table by its path, through proxymap or not."""
+    return re.match("(proxy:)?(mysql|pgsql|sqlite):/", word) is not None
+
+
+def shown(name: str, value: str | None, secret_names: Collection[str] = SECRET_PARAMETERS) -> str | None:
+    """A parameter's value for people: passwords that stand in main.cf itself as ***.
+
+    Args:
+        secret_names: Parameters whose ``static:`` and ``inline:`` tables hold passwords.
+    """
+    if value is None:
+        return None
+    if re.search(r"(password|passwd|_pw|_secret)$", name):
+        return "***"
+    if name in secret_names:
+        return re.sub(r"(?s)\b(static|inline):.*", r"\1:***", value)
+    return value
+
+
+def names_in(value: str) -> list[str]:
+    """The parameters that a value refers to, as ``$name``, ``$(name)`` or ``${name…}``."""
+    return re.findall(r"\$[({]?(\w+)", value)
+
+
 def with_tables(value: str, tables: Sequence[str], paths: Collection[str]) -> str:
     """Put our tables into a parameter's value, and keep all else that it holds.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import grp
 import pwd
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import ispmail_tablefile
 from ispmail_config import CompleteInstance, CompleteMap, Map
 from ispmail_errors import CannotAsk
 from ispmail_files import File, Replacement
-from ispmail_maincf import path_of, with_tables, words
+from ispmail_maincf import is_sql_table, path_of, shown, with_tables, words
 
 # A table file holds a password, and proxymap(8) reads it as user postfix.
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
@@ -63,7 +62,9 @@ def compare(instance: CompleteInstance) -> Difference:
         parameters["proxy_read_maps"] = readable
         explicit.update(ispmail_postconf.get(["proxy_read_maps"], instance.config_directory))
     if parameters:
-        changes["main.cf"] = {name: {"old": explicit.get(name), "new": new} for name, new in parameters.items()}
+        changes["main.cf"] = {
+            name: {"old": shown(name, explicit.get(name)), "new": shown(name, new)} for name, new in parameters.items()
+        }
     return Difference(
         files=tuple(files),
         parameters=parameters,
@@ -98,7 +99,7 @@ def unmanaged_tables(values: Mapping[str, str], maps: Sequence[Map]) -> list[str
         f"{parameter} also asks {word}, which pillar does not name: it is kept, take it out if it is a leftover"
         for parameter in parameters_of(maps)
         for word in words(values.get(parameter, ""))
-        if re.match("(proxy:)?(mysql|pgsql|sqlite):/", word) and path_of(word) not in paths
+        if is_sql_table(word) and path_of(word) not in paths
     ]
 
 

@@ -10,13 +10,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import ispmail_files
+import ispmail_maincf
 import ispmail_tablefile
 from ispmail_command import output
-from ispmail_errors import CannotAsk, InvalidInput
+from ispmail_config import DEFAULT_DIRECTORY
+from ispmail_errors import CannotAsk, Failed, InvalidInput
 from ispmail_files import Replacement
-from ispmail_maincf import BLANKS, checked_names, checked_values, parts, same, values_of, words
-
-DEFAULT_DIRECTORY = "/etc/postfix"
+from ispmail_maincf import (
+    BLANKS,
+    SECRET_PARAMETERS,
+    checked_names,
+    checked_values,
+    names_in,
+    parts,
+    same,
+    values_of,
+    words,
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,11 @@ def known_directory(directory: object, named: Collection[str] = ()) -> str:
         InvalidInput: It is none of them.
     """
     known = [DEFAULT_DIRECTORY, *named]
+    directory = os.path.normpath(directory) if isinstance(directory, str) and directory else ""
     if directory not in known and os.path.isfile(os.path.join(DEFAULT_DIRECTORY, "main.cf")):
         values = get(["multi_instance_directories", "alternate_config_directories"], DEFAULT_DIRECTORY)
-        known += [word for value in values.values() for word in words(value)]
-    if not isinstance(directory, str) or directory not in known:
+        known += [os.path.normpath(word) for value in values.values() for word in words(value)]
+    if directory not in known:
         raise InvalidInput(
             f"config_directory must be {DEFAULT_DIRECTORY}, one that pillar names (ispmail:postfix:config_directory), "
             f"or one of multi_instance_directories in {DEFAULT_DIRECTORY}/main.cf"
@@ -79,6 +90,24 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
         own = ispmail_tablefile.parse(ispmail_files.read(main_cf).content)
         values.update({name: " ".join(parts(own[name])) for name in missing if name in own})
     return values
+
+
+def expanded(parameters: Sequence[str], config_directory: str) -> list[str]:
+    """Read the values of parameters with each ``$name`` expanded, those that a service of master.cf overrides too."""
+    values = list(values_of(output("postconf", ["-c", config_directory, "-x", *checked_names(parameters)])).values())
+    overrides = values_of(output("postconf", ["-c", config_directory, "-P", "-x"]))
+    return values + [value for name, value in overrides.items() if name.rpartition("/")[2] in parameters]
+
+
+def shown(values: Mapping[str, str], config_directory: str) -> dict[str, str | None]:
+    """Values for people: no password that stands in main.cf itself, or in a parameter that one of those refers to."""
+    secret_names = set(SECRET_PARAMETERS)
+    new = secret_names
+    while new:
+        referred = {found for value in get(sorted(new), config_directory).values() for found in names_in(value)}
+        new = referred - secret_names
+        secret_names |= new
+    return {name: ispmail_maincf.shown(name, value, secret_names) for name, value in values.items()}
 
 
 def default(parameter: str, config_directory: str) -> str | None:
@@ -129,7 +158,7 @@ def edited(parameters: Mapping[str, object], config_directory: str) -> Replaceme
     try:
         after = _on_a_copy(content, edits, removals)
     except OSError as err:
-        raise CannotAsk(f"{tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
+        raise Failed(f"{tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
     new = dataclasses.replace(file, content=after, mtime_ns=None)
     return Replacement(new, still=(file.content,), lock=True)
 
@@ -142,17 +171,17 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
         test: Whether only to tell what would be changed.
 
     Returns:
-        Name to its ``old`` and ``new`` value, of those that differ.
+        Name to its ``old`` and ``new`` value, of those that differ; passwords as ***.
     """
     values = checked_values(parameters)
     current = get(list(values), config_directory)
     changes = {
-        name: {"old": current.get(name), "new": value}
+        name: {"old": ispmail_maincf.shown(name, current.get(name)), "new": ispmail_maincf.shown(name, value)}
         for name, value in values.items()
         if not same(current.get(name), value)
     }
     if changes and not test:
-        ispmail_files.replace([edited({name: each["new"] for name, each in changes.items()}, config_directory)])
+        ispmail_files.replace([edited({name: values[name] for name in changes}, config_directory)])
     return changes
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import ispmail_files
 import ispmail_tablefile
-from ispmail_config import CompleteInstance
+from ispmail_config import CompleteInstance, qualified
 from ispmail_errors import InvalidInput
 
 _NONCE_LENGTH = 16
@@ -16,7 +16,7 @@ _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 16}
 
 
 def fingerprints(
-    instances: Iterable[CompleteInstance], account: str, nonce: object, live: bool = True
+    instances: Sequence[CompleteInstance], account: str, nonce: object, live: bool = True
 ) -> dict[str, dict[str, str | None]]:
     """Return scrypt(password, nonce) of the maps that log in to MySQL or MariaDB as one account, see RFC 7914.
 
@@ -34,8 +34,8 @@ def fingerprints(
         InvalidInput: The nonce is too short.
         CannotAsk: A table file cannot be read.
     """
-    if not isinstance(nonce, str) or len(nonce) < _NONCE_LENGTH:
-        raise InvalidInput(f"nonce must be a text of {_NONCE_LENGTH} characters or more, in quotes")
+    if not isinstance(nonce, str) or len(nonce) < _NONCE_LENGTH or not nonce.isascii():
+        raise InvalidInput(f"nonce must be a text of {_NONCE_LENGTH} ASCII characters or more, in quotes")
     known: dict[object, str | None] = {None: None}
 
     def fingerprint(password: object) -> str | None:
@@ -47,11 +47,11 @@ def fingerprints(
     found: dict[str, dict[str, str | None]] = {"pillar": {}}
     if live:
         found["live"] = {}
-    for number, instance in enumerate(instances):
+    for instance in instances:
         for each in instance.maps:
             if each.type != "mysql" or each.keys.get("user") != account:
                 continue
-            name = each.name if number == 0 else f"{instance.pillar_key}:{each.name}"
+            name = qualified(each.name, instance.pillar_key, instances[0].pillar_key)
             found["pillar"][name] = fingerprint(each.keys.get("password"))
             if live:
                 keys = ispmail_tablefile.parse(ispmail_files.read(each.path).content)

@@ -152,6 +152,10 @@ _WARNINGS = (
 )
 
 
+# A question that fills every expansion (%1 to %9 too) and that nobody has an answer to.
+PROBE = "probe@a.b.c.d.e.f.g.h.probe.invalid"
+
+
 def query_findings(query: str, table_type: str, parameter: str | None = None) -> Findings:
     """Find what is wrong or doubtful in a query. `parameter`: the main.cf parameter that points at the map."""
     tokens = _scan(query, table_type)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from ispmail_errors import CannotAsk
+from ispmail_errors import Failed
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def merged(folder: str, name: str, function: Callable[[], T]) -> T | None:
         What the function returns; None where another call that waits does it.
 
     Raises:
-        CannotAsk: The lock files cannot be written.
+        Failed: The lock files cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -34,7 +34,7 @@ def merged(folder: str, name: str, function: Callable[[], T]) -> T | None:
             running = stack.enter_context(open(os.path.join(folder, f"{name}.running"), "a", encoding="ascii"))
             waiting = stack.enter_context(open(os.path.join(folder, f"{name}.waiting"), "a", encoding="ascii"))
         except OSError as err:
-            raise CannotAsk(f"{folder} cannot be written: {err.strerror}") from err
+            raise Failed(f"{folder} cannot be written: {err.strerror}") from err
         try:
             fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,6 +11,7 @@ from ispmail_errors import InvalidInput, plural
 OK, WARNING, FAULT = "ok", "warning", "fault"
 _HEADER = ("result", "check", "where", "fix")
 _NARROWEST = 60
+_WIDEST = 1000
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ def check_width(width: object) -> None:
     """Refuse a width in which the table cannot be written.
 
     Raises:
-        InvalidInput: It is no number, or less than 60.
+        InvalidInput: It is no number from 60 to 1000.
     """
-    if not isinstance(width, int) or width < _NARROWEST:
-        raise InvalidInput(f"width must be a number, {_NARROWEST} or more")
+    if not isinstance(width, int) or not _NARROWEST <= width <= _WIDEST:
+        raise InvalidInput(f"width must be a number, {_NARROWEST} or more and {_WIDEST} at the most")
 
 
 def table(findings: Sequence[Finding], width: int) -> str:

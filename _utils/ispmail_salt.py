@@ -19,6 +19,7 @@ import ispmail_config
 import ispmail_config_database
 from ispmail_config import CompleteInstance, DatabaseConfig, Instance
 from ispmail_errors import Fault, InvalidInput, IspmailError
+from ispmail_tablefile import shown_key
 
 
 @contextlib.contextmanager
@@ -90,8 +91,8 @@ def database(
 
 
 def account(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> str:
-    """Read the user of the maps' account."""
-    return database(pillar, opts, key).user
+    """Read the user of the maps' account, whatever else is wrong with the database server's side."""
+    return ispmail_config_database.user(_looked_up(section(pillar, key), opts)[0])
 
 
 def named_directories(pillar: Mapping[str, Any]) -> Collection[str]:
@@ -147,7 +148,7 @@ def _looked_up(value: Any, opts: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
 
 def _resolved(value: Any, path: tuple[str, ...], faults: list[Fault], opts: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
-        return {key: _resolved(item, (*path, str(key)), faults, opts) for key, item in value.items()}
+        return {key: _resolved(item, (*path, shown_key(key)), faults, opts) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_resolved(item, (*path, str(number)), faults, opts) for number, item in enumerate(value)]
     if not isinstance(value, str) or not value.startswith("sdb://"):

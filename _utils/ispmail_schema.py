@@ -44,7 +44,7 @@ def create(config: DatabaseConfig, test: bool) -> dict[str, Any]:
         found = read_tables(server, dbname)
         needs = ispmail_sql.missing(found)
         if not config.create_tables:
-            return {"changes": {}, "warnings": _only_told(dbname, needs)}
+            return {"changes": {}, "warnings": _missing_parts_warnings(dbname, needs)}
         if not has_database(server, dbname):
             changes["database"] = {"old": None, "new": dbname}
             statements.append(f"CREATE DATABASE {ispmail_sql.quote(dbname)} CHARACTER SET utf8mb4")
@@ -103,8 +103,8 @@ def _run(server: Server, statements: Sequence[str], changes: Mapping[str, Any]) 
     log.info("Created or altered in %.1f s: %s", time.monotonic() - began, "; ".join(what))
 
 
-def _only_told(dbname: str, needs: Mapping[str, Missing]) -> list[str]:
-    """What is missing where create_tables is false. A missing table is none: the site uses its own."""
+def _missing_parts_warnings(dbname: str, needs: Mapping[str, Missing]) -> list[str]:
+    """With create_tables: false a missing guide table is not reported: the site uses its own schema."""
     return [
         f"{dbname}.{table} is missing {', '.join(missing.describe())}, and create_tables is false: add it by hand"
         for table, missing in needs.items()

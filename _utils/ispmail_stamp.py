@@ -1,17 +1,18 @@
 """The version of the synced files, and how a minion's process drops an older library.
 
 Salt replaces synced modules in a running minion, but not what they import: a library that the minion's main process has
-imported once (a beacon runs there) would stay in every job that is forked from it. So the first import of each
-module, state and beacon is this file, and the second line is `ispmail_stamp.require("…")`.
+imported once (a beacon runs there) would stay in every job that is forked from it. So each module, state, beacon and
+runner imports this file before any other of ours, then calls `require`.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "efc97bf4fa92"
+STAMP = "a48068e5331e"
 
 
 def require(stamp: str) -> None:
@@ -19,10 +20,19 @@ def require(stamp: str) -> None:
 
     Args:
         stamp: The stamp that the importing module was written with.
+
+    Raises:
+        ImportError: The files on disk have another one: a sync is under way, or was cut off.
     """
-    if stamp != STAMP:
-        for name in [name for name in sys.modules if name.startswith("ispmail_")]:
-            del sys.modules[name]
+    if stamp == STAMP:
+        return
+    # Another thread may be at the same.
+    for name in list(sys.modules):
+        if name.startswith("ispmail_"):
+            sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+    if stamp != importlib.import_module("ispmail_stamp").STAMP:
+        raise ImportError("the library of these modules is not here yet: run saltutil.sync_all, or try again")
 
 
 def version() -> str:

@@ -138,7 +138,15 @@ def redact(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_secret(key: str, value: str) -> bool:
-    return key not in SCHEMA or SCHEMA[key].secret or bool(PASSWORD_IN_URI.search(value))
+    if key not in SCHEMA or SCHEMA[key].secret or PASSWORD_IN_URI.search(value):
+        return True
+    # What is no value of its kind may be anything, a password that was pasted into the wrong line too.
+    if SCHEMA[key].kind == "integer" and not value.isdigit():
+        return True
+    if SCHEMA[key].kind == "boolean" and value.lower() not in ("yes", "no"):
+        return True
+    # An indented line continues the one before: the password may have become part of another key's value.
+    return key != "query" and re.search(r"(?i)pass\w*\s*[=:]", value) is not None
 
 
 def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:

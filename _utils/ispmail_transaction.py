@@ -15,7 +15,7 @@ from typing import TextIO
 import ispmail_files
 import ispmail_postconf
 import ispmail_postfix
-from ispmail_errors import CannotAsk, ChangedMeanwhile, IspmailError, NotPutBack
+from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack
 from ispmail_files import Replacement
 from ispmail_maincf import same
 
@@ -45,7 +45,7 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         The processes that still use what they have read before, as `ispmail_postfix.reload` does.
 
     Raises:
-        CannotAsk: Says why, and that everything was put back.
+        Failed: Says why, and that everything was put back.
         NotPutBack: It could not be put back.
     """
     directory = change.config_directory
@@ -75,7 +75,7 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
                 raise
             # The text of an unforeseen error may hold anything.
             reason = str(err) if isinstance(err, IspmailError) else f"unforeseen {type(err).__name__}"
-            raise CannotAsk(f"{reason}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
+            raise Failed(f"{reason}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
         _mark(journal, "")
     return old_processes
 
@@ -85,9 +85,13 @@ def interrupted(config_directory: str, cache_directory: str) -> bool:
 
     Postfix may not have been reloaded then.
     """
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.getsize(_journal_path(config_directory, cache_directory)) > 0
-    return False
+    path = _journal_path(config_directory, cache_directory)
+    try:
+        return os.path.getsize(path) > 0
+    except FileNotFoundError:
+        return False
+    except OSError as err:
+        raise Failed(f"Nothing was changed: {path} cannot be read: {err.strerror}") from err
 
 
 def _old_values(change: Change) -> dict[str, str | None]:
@@ -117,7 +121,7 @@ def _journal(change: Change) -> Iterator[TextIO]:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         stream = open(path, "a+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115  closed below
     except OSError as err:
-        raise CannotAsk(f"Nothing was changed: {path} cannot be written: {err.strerror}") from err
+        raise Failed(f"Nothing was changed: {path} cannot be written: {err.strerror}") from err
     with stream:
         until = time.monotonic() + _LOCK_SECONDS
         while True:
@@ -126,7 +130,7 @@ def _journal(change: Change) -> Iterator[TextIO]:
                 break
             except BlockingIOError as err:
                 if time.monotonic() > until:
-                    raise CannotAsk(
+                    raise Failed(
                         f"another apply has been at work for {_LOCK_SECONDS} s, nothing was changed: "
                         f"see who holds it with fuser {path}"
                     ) from err
@@ -145,6 +149,8 @@ def _put_back(before: Sequence[Replacement], config_directory: str, old_values: 
     """Put everything back as it was, and say so."""
     if not before:
         return "Nothing was changed, Postfix answers as before."
+    began = time.monotonic()
+    paths = ", ".join(each.path for each in before)
     replacements = []
     try:
         for each in before:
@@ -153,11 +159,13 @@ def _put_back(before: Sequence[Replacement], config_directory: str, old_values: 
             edited = each.lock and each.still is not None and now not in each.still
             replacements.append(ispmail_postconf.edited(old_values, config_directory) if edited else each)
         ispmail_files.replace(replacements)
-        log.warning("put back: %s", ", ".join(each.path for each in before))
         if ispmail_postfix.running(config_directory):
             ispmail_postfix.reload(config_directory)
-            return "Everything was put back as it was, and Postfix reloaded: it answers as before."
-        return "Everything was put back as it was."
+            outcome = "Everything was put back as it was, and Postfix reloaded: it answers as before."
+        else:
+            outcome = "Everything was put back as it was."
+        log.warning("put back in %s: %s, in %.2f s", config_directory, paths, time.monotonic() - began)
+        return outcome
     except IspmailError as err:
-        paths = ", ".join(each.path for each in before)
+        log.error("could not put back in %s: %s", config_directory, paths)
         raise NotPutBack(f"It could not be put back ({err}): mail may be affected, look at {paths} now") from err

@@ -1,18 +1,22 @@
 """What an apply costs, compared with an empty one, and how long it delays mail. Real servers, one run, ratios.
 
-    python -m bench.apply [--maps 300] [--rounds 5]
+    python -m bench.apply [--maps 300] [--rounds 5] [--beside CHECKOUT]
 
 1. CPU and wall time of `salt-call --local state.apply`: with an empty SLS (empty), with the three maps in the correct
    state (converged), and for the first set-up of three and of many maps.
 2. The longest RCPT under a steady load: while applies change a table file and main.cf, and while a script does the same
    by a plain write and `postconf -e` (naive). Both reload Postfix. Each smtpd process ends after ten clients, so many
    processes read their configuration meanwhile.
+
+With --beside another checkout (of an older commit, say) is measured in turn with this one: the ratio is ours to theirs,
+and 2 is left out.
 """
 
 import argparse
 import resource
 import statistics
 import time
+from pathlib import Path
 
 from lab import scratch
 from lab.mariadb import MariaDB, schema
@@ -56,29 +60,55 @@ def fresh(postfix: Postfix) -> None:
     postfix.reload()
 
 
-def costs(database: MariaDB, postfix: Postfix, minion: Minion, many: int, rounds: int) -> None:
-    """Print the table of costs. The measurements alternate, so that all have the same conditions."""
+Lines = dict[str, list[tuple[float, float]]]
+
+
+def measure_round(database: MariaDB, postfix: Postfix, minion: Minion, many: int, lines: Lines) -> None:
+    """Add one measurement of each kind to the lines."""
     maps = {f"bench_{number}": {"parameter": f"bench_{number}_maps", "query": QUERY} for number in range(many)}
-    minion.command("saltutil.sync_all")
-    lines: dict[str, list[tuple[float, float]]] = {}
 
     def measure(name: str, sls: str) -> None:
         lines.setdefault(name, []).append(timed(minion, sls))
 
-    for _ in range(rounds):
-        minion.pillar = pillar(database, postfix)
-        measure("empty", "empty")
-        fresh(postfix)
-        measure("first set-up, 3 maps", "ispmail")
-        measure("converged, 3 maps", "ispmail")
-        minion.pillar = pillar(database, postfix, maps=maps)
-        measure(f"first set-up, {many} more maps", "ispmail")
-        measure(f"converged, {many + 3} maps", "ispmail")
-    base = [statistics.median(column) for column in zip(*lines["empty"])]
-    print(f"{'median of ' + str(rounds):28}{'CPU s':>8}{'ratio':>8}{'wall s':>8}{'ratio':>8}")
-    for name, values in lines.items():
-        cpu, wall = (statistics.median(column) for column in zip(*values))
-        print(f"{name:28}{cpu:8.2f}{cpu / base[0]:8.2f}{wall:8.2f}{wall / base[1]:8.2f}")
+    minion.pillar = pillar(database, postfix)
+    measure("empty", "empty")
+    fresh(postfix)
+    measure("first set-up, 3 maps", "ispmail")
+    measure("converged, 3 maps", "ispmail")
+    minion.pillar = pillar(database, postfix, maps=maps)
+    measure(f"first set-up, {many} more maps", "ispmail")
+    measure(f"converged, {many + 3} maps", "ispmail")
+
+
+def medians(lines: Lines) -> dict[str, tuple[float, float]]:
+    """Name to the medians of CPU and wall seconds."""
+    return {
+        name: (statistics.median(value[0] for value in values), statistics.median(value[1] for value in values))
+        for name, values in lines.items()
+    }
+
+
+def show(head: str, lines: Lines, base: dict[str, tuple[float, float]] | None = None) -> None:
+    """Print a table; its ratios are to the same line of `base`, or to the empty apply."""
+    found = medians(lines)
+    print(f"{head:28}{'CPU s':>8}{'ratio':>8}{'wall s':>8}{'ratio':>8}")
+    for name, (cpu, wall) in found.items():
+        than = base[name] if base else found["empty"]
+        print(f"{name:28}{cpu:8.2f}{cpu / than[0]:8.2f}{wall:8.2f}{wall / than[1]:8.2f}")
+
+
+def costs(database: MariaDB, postfix: Postfix, minions: list[Minion], many: int, rounds: int) -> None:
+    """Print the tables of costs. The measurements alternate, so that all have the same conditions."""
+    lines: list[Lines] = [{} for _ in minions]
+    for minion in minions:
+        minion.command("saltutil.sync_all")
+    for number in range(rounds):
+        # In turn, and each first every second time.
+        for minion, some in list(zip(minions, lines))[:: -1 if number % 2 else 1]:
+            measure_round(database, postfix, minion, many, some)
+    show(f"median of {rounds}", lines[0])
+    for other in lines[1:]:
+        show("beside the other checkout", lines[0], medians(other))
 
 
 def naive(postfix: Postfix, number: int) -> None:
@@ -125,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beside", metavar="CHECKOUT", type=Path)
     options = parser.parse_args()
     with (
         scratch() as directory,
@@ -132,12 +163,18 @@ def main() -> None:
         Postfix(directory / "mail", max_use="10") as postfix,
     ):
         schema(database, PASSWORD)
-        roots = [str(directory / "sls"), *FILE_ROOTS]
         (directory / "sls").mkdir()
         (directory / "sls" / "empty.sls").write_text("nothing: test.nop\n")
-        minion = Minion(directory / "minion", file_roots={"base": roots})
-        costs(database, postfix, minion, options.maps, options.rounds)
-        stalls(database, postfix, minion, options.rounds)
+        served = [FILE_ROOTS]
+        if options.beside:
+            served.append([str(options.beside.resolve() / "salt"), str(options.beside.resolve())])
+        minions = [
+            Minion(directory / f"minion{number}", file_roots={"base": [str(directory / "sls"), *roots]})
+            for number, roots in enumerate(served)
+        ]
+        costs(database, postfix, minions, options.maps, options.rounds)
+        if not options.beside:
+            stalls(database, postfix, minions[0], options.rounds)
 
 
 if __name__ == "__main__":

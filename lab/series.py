@@ -1,7 +1,10 @@
 """A master and a minion of one Salt series, as processes of their own on loopback."""
 
+import contextlib
 import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +36,7 @@ def programs(series: str) -> Path:
     with open(f"{venv}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (venv / ".complete").exists():
-            wanted = [f"salt>={series},<{int(series) + 1}", "PyMySQL>=1.1,<2"]
+            wanted = [f"salt>={series},<{int(series) + 1}", "PyMySQL>=1.1,<1.3"]
             for command in (
                 [sys.executable, "-m", "venv", "--clear", str(venv)],
                 [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", *wanted],
@@ -83,26 +86,38 @@ class Salt:
         }
 
     def __enter__(self) -> "Salt":
-        for name in ("master", "minion"):
-            with open(self.directory / f"{name}.out", "wb") as out:
-                command = [str(self.programs / f"salt-{name}"), "-c", str(self.directory / name)]
-                self._processes.append(
-                    subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-                )
-        self.wait_until(lambda: self.call("test.ping", timeout=5) is True, "the minion answers", _START_SECONDS)
+        try:
+            for name in ("master", "minion"):
+                self._start(name)
+            self.wait_until(lambda: self.call("test.ping", timeout=5) is True, "the minion answers", _START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def _start(self, name: str) -> None:
+        command = [str(self.programs / f"salt-{name}"), "-c", str(self.directory / name)]
+        with open(self.directory / f"{name}.out", "wb") as out:
+            self._processes.append(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            )
+
+    def stop(self) -> None:
+        """End both, and the processes that they have started."""
         for process in reversed(self._processes):
             process.terminate()
         for process in reversed(self._processes):
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._processes.clear()
 
     def call(self, function: str, *arguments: str, timeout: int = 60) -> Any:
         """What `salt lab FUNCTION …` returned; None where nothing did."""

@@ -22,7 +22,7 @@ Salt can ask the database server:
 
 Salt can ask the database server:
   pip.installed:
-    - name: PyMySQL>=1.1,<2
+    - name: PyMySQL>=1.1,<1.3
     - bin_env: {{ grains['pythonexecutable'] | json }}
     - reload_modules: True
     - require_in:

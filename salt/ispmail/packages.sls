@@ -30,7 +30,7 @@ Postfix and its table types are installed:
 
 PyMySQL is installed for Salt's Python:
   pip.installed:
-    - name: PyMySQL>=1.1,<2
+    - name: PyMySQL>=1.1,<1.3
     - bin_env: {{ grains['pythonexecutable'] | json }}
     - reload_modules: True
 {%- endif %}

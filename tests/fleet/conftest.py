@@ -62,7 +62,7 @@ class Fleet(Lab):
         super().__init__(root, network, ("db", "db2", *MAIL))
         self.db, self.replica = self.machines["db"], self.machines["db2"]
         self.mail = [self.machines[name] for name in MAIL]
-        # With its cache a minion that compiles pillar gets an old one, until it is told to refresh it.
+        # With its cache a minion that compiles pillar gets an old one, until it refreshes it.
         self.serve("master.conf", pillar_cache=True)
         self.write_pillar("first-Pw1")
         for name in ("db", *MAIL):
@@ -83,7 +83,7 @@ class Fleet(Lab):
         self.replica.run(["mariadb"], input=f"CHANGE MASTER TO {primary}; START SLAVE")
 
     def write_pillar(self, password, hosts=None, others=None):
-        """What pillar has from now on; nobody is told. `others`: minion to more of it, just for that one."""
+        """What pillar has from now on; no event is sent. `others`: minion to more of it, just for that one."""
         database = {"password": password, "hosts": hosts or [self.db.address, self.replica.address]}
         beacons = {"postfix_credential": [{"interval": INTERVAL}, {"disable_during_state_run": True}]}
         rotation = {"batch": 2}

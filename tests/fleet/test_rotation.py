@@ -132,7 +132,7 @@ def test_a_second_run_changes_nothing(fleet, current):
 
 
 def test_a_server_that_refuses_stops_the_rotation(fleet, current):
-    """What pillar expects of it is not so: the servers after it are not touched, and all is well when it is mended."""
+    """It does not answer as pillar expects: the servers after it are untouched, and all is well once it is repaired."""
     old, new = current.state["password"], password("refused")
     wrong = {"answers": [{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "ann@example.org"}]}
     fleet.write_pillar(new, others={"mx2": wrong})
@@ -229,7 +229,7 @@ def test_an_admin_says_that_a_server_is_gone(fleet, current):
     assert not fleet.accepts(old) and fleet.accepts(new)
     current.state["password"] = new
     fleet.wait_for_minions()
-    # It comes back with the old one after all: its beacon, or the next apply, mends that.
+    # It comes back with the old one after all: its beacon, or the next apply, repairs that.
     assert wait_until(lambda: fleet.holds(fleet.machines["mx4"], new), 60)
 
 
@@ -356,7 +356,7 @@ def test_a_burst_of_events_reapplies_at_most_three_times(fleet, current, capsys)
 
 
 def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
-    """Somebody changed the password at the database and in pillar, and told nobody."""
+    """Somebody changed the password at the database and in pillar, and sent no event."""
     new = password("behind")
     fleet.write_pillar(new)
     fleet.set_password(new)

@@ -107,7 +107,7 @@ class Sites(Lab):
         self.start()
 
     def store(self, name):
-        """A new password for each site, in the sdb of all its minions, database server included; nobody is told."""
+        """A new password for each site, in the sdb of all its minions, database server included; no event is sent."""
         passwords = {site: f"{CORE}-{site}-{name};%=#" for site in USERS}
         for minion in MINIONS:
             site = minion.partition(".")[2]
@@ -216,15 +216,15 @@ def test_one_event_rotates_both_sites(sites, capsys):
 
 
 def test_a_site_whose_database_server_is_away_keeps_its_password(sites, capsys):
-    """Told by name; the other site does not wait for it, and a second run finishes it."""
+    """It is named; the other site does not wait for it, and a second run finishes it."""
     old, new = sites.passwords, sites.store("third")
     database = sites.machines["db.oslo"]
     database.run(["systemctl", "stop", "salt-minion"])
     with events(sites, "ispmail/rotation/failed") as failed, Load(sites, REPLIES, rate=30) as load:
         sites.send()
         sites.wait_for_rotation("berlin", old, new)
-        told = ["sh", "-c", "grep -h ^ispmail/rotation/failed /tmp/events-*"]
-        assert wait_until(lambda: sites.master.run(told, check=False).stdout, 60), "the failure was not told"
+        reported = ["sh", "-c", "grep -h ^ispmail/rotation/failed /tmp/events-*"]
+        assert wait_until(lambda: sites.master.run(reported, check=False).stdout, 60), "the failure was not reported"
     assert load.failed == 0, load.reports
     (event,) = failed
     assert "the database server db.oslo does not answer" in event and "berlin" not in event, event

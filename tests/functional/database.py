@@ -140,7 +140,7 @@ class AskingServer:
 
     def _serve(self, peer, plugin):
         peer.settimeout(5)
-        talk = _Talk(peer)
+        talk = Talk(peer)
         with contextlib.suppress(OSError):
             self._login(talk, plugin)
         with contextlib.suppress(OSError):
@@ -151,11 +151,7 @@ class AskingServer:
         self.got.append((plugin, talk.got))
 
     def _login(self, talk, plugin):
-        flags = 0x200 | 0x8000 | 0x80000 | (0x800 if self.certificate else 0)
-        capabilities = struct.pack("<I", flags)
-        greeting = b"\x0a5.5.5-10.11-MariaDB\0" + bytes(4) + _NONCE[:8] + b"\0" + capabilities[:2] + b"\x21\x02\0"
-        greeting += capabilities[2:] + b"\x15" + bytes(10) + _NONCE[8:] + b"\0"
-        talk.say(greeting + (plugin if self._greeting else "mysql_native_password").encode() + b"\0")
+        talk.say(_greeting(self.certificate) + (plugin if self._greeting else "mysql_native_password").encode() + b"\0")
         if self.certificate and talk.wants_tls():
             talk.hear(exactly=36)
             talk.begin_tls(self.certificate)
@@ -179,7 +175,84 @@ class AskingServer:
             talk.say(b"\1" + _public_key())
 
 
-class _Talk:
+class OddServer:
+    """Answers each connection by a function that gets the connection as a `Talk`, until the client has gone."""
+
+    def __init__(self, serve):
+        self._serve = serve
+        self._listener = socket.create_server((HOST, 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        self.host = f"{HOST}:{self.port}"
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self._listener.accept()
+                threading.Thread(target=self._one, args=[peer], daemon=True).start()
+
+    def _one(self, peer):
+        talk = Talk(peer)
+        with contextlib.suppress(OSError):
+            self._serve(talk)
+        talk.peer.close()
+
+
+OK = b"\0\0\0\2\0\0\0"
+MORE_RESULTS = b"\0\0\0\x0a\0\0\0"
+
+
+def error(number):
+    """A server's error packet."""
+    return b"\xff" + struct.pack("<H", number) + b"#28000no"
+
+
+def greet(talk, tls=False):
+    """Greet, and hear the client's reply."""
+    talk.say(_greeting(tls) + b"mysql_native_password\0")
+    return b"" if tls else talk.hear()
+
+
+def knows(answer):
+    """Serves logins, SET, and each other statement by `answer(talk, statement)`."""
+
+    def serve(talk):
+        greet(talk)
+        talk.say(OK)
+        while packet := talk.hear():
+            if packet[5:8] == b"SET":
+                talk.say(OK)
+            else:
+                answer(talk, packet[5:])
+
+    return serve
+
+
+def say_rows(talk, names, *rows):
+    """Answer a statement with rows of texts, b"" for a text and None for NULL."""
+    talk.say(bytes([len(names)]))
+    for name in names:
+        parts = [b"def", b"", b"t", b"t", name, name]
+        field = struct.pack("<HIBHB", 33, 255, 253, 0, 0)
+        talk.say(b"".join(_text(part) for part in parts) + b"\x0c" + field + b"\0\0")
+    talk.say(b"\xfe\0\0\2\0")
+    for row in rows:
+        talk.say(b"".join(_text(text) for text in row))
+    talk.say(b"\xfe\0\0\2\0")
+
+
+def _text(text):
+    return b"\xfb" if text is None else bytes([len(text)]) + text
+
+
+class Talk:
     """The packets of one connection, with their numbers."""
 
     def __init__(self, peer):
@@ -208,6 +281,13 @@ class _Talk:
 
 
 _NONCE = b"saltsaltsaltsaltsalt"
+
+
+def _greeting(tls):
+    """A server's greeting, up to the name of its plugin."""
+    capabilities = struct.pack("<I", 0x200 | 0x8000 | 0x80000 | (0x800 if tls else 0))
+    greeting = b"\x0a5.5.5-10.11-MariaDB\0" + bytes(4) + _NONCE[:8] + b"\0" + capabilities[:2] + b"\x21\x02\0"
+    return greeting + capabilities[2:] + b"\x15" + bytes(10) + _NONCE[8:] + b"\0"
 
 
 def _packet(number, payload):

@@ -230,7 +230,7 @@ def test_a_map_of_many_hosts_works_with_one_down(minion, postfix, pillar, mariad
 
 
 def test_what_else_a_parameter_holds_is_kept_in_order(minion, postfix, pillar):
-    """Two of our maps for one parameter, between an admin's own; a leftover SQL table is told of, not removed."""
+    """Two of our maps for one parameter, between an admin's own; a leftover SQL table is reported, not removed."""
     other = f"mysql:{postfix.config_directory}/left-over.cf"
     managed(minion)
     written = postfix.config_directory / "mariadb-virtual-alias-maps.cf"

@@ -1,10 +1,14 @@
 """What a job can call: no function gives out a secret, reads a file of the caller's choice, or writes to one."""
 
+import json
 import os
+import time
+from pathlib import Path
 
 import pytest
 
 from lab.minion import Minion
+from lab.postfix import write_cold
 
 from ..conftest import PASSWORD
 from .test_apply import managed
@@ -14,8 +18,10 @@ MODULES = ("postfix_map", "postconf", "postfix_database", "postfix_doctor", "isp
 CANARY = "canary-Tq8Zk3"
 SECRETS = (PASSWORD, PASSWORD.replace("\\", "\\\\"), CANARY)
 RELAY = "[relay.example]"
-# What an admin would give for the arguments that are not the hostile one.
-USUAL = {"map": "virtual_alias_maps", "question": "jack@example.org", "nonce": "0123456789abcdef", "parameters": {}}
+# What is given for the arguments that are not the hostile one: what would open the door, were it not closed.
+USUAL = {"map": "virtual_alias_maps", "nonce": "0123456789abcdef"}
+QUESTIONS = ("password", RELAY)
+PARAMETERS = {"get": ["password"], "set": {"password": "x"}, "unset": ["password"]}
 
 
 @pytest.fixture
@@ -58,14 +64,34 @@ def hostile(doors):
     return [*found, *([path] for path in paths), {doors["table"]: doors["table"]}, 5]
 
 
-def watched(postfix):
-    """Every file of the instance's directory, but for its queue: path to mode, owner and content."""
+def watched(postfix, minion):
+    """Every file that a call might change, but for queue and logs: path to mode, owner and content."""
     found = {}
-    for path in postfix.directory.rglob("*"):
-        if path.is_file() and postfix.queue_directory not in path.parents and not path.name.endswith((".log", ".lock")):
+    roots = (postfix.directory, minion.cache / "postfix_change", minion.cache / "ispmail", Path("/etc/postfix"))
+    for path in (path for root in roots for path in root.rglob("*")):
+        if path.is_file() and postfix.queue_directory not in path.parents and path.suffix not in (".log", ".lock"):
             status = path.stat()
             found[str(path)] = (status.st_mode, status.st_uid, status.st_gid, path.read_bytes())
     return found
+
+
+def functions(minion):
+    """Name of each public function to the names of its arguments."""
+    # In a process of its own: it loads all modules of Salt, and some of them leave other modules behind.
+    done = [minion.command("--out=json", "sys.argspec", module) for module in MODULES]
+    specs = {name: spec for one in done for name, spec in json.loads(one.stdout)["local"].items()}
+    assert {name.partition(".")[0] for name in specs} == set(MODULES)
+    return {name: spec["args"] or [] for name, spec in specs.items()}
+
+
+def other_arguments(function, hostile_name, names):
+    """The arguments beside the hostile one, in each way that matters."""
+    given = {name: USUAL[name] for name in names if name in USUAL and name != hostile_name}
+    if "parameters" in names and hostile_name != "parameters":
+        given["parameters"] = PARAMETERS[function.partition(".")[2]]
+    if "question" not in names or hostile_name == "question":
+        return [given]
+    return [{**given, "question": question} for question in QUESTIONS]
 
 
 def returned(call, function, **arguments):
@@ -76,25 +102,25 @@ def returned(call, function, **arguments):
         return f"{type(err).__name__}: {err}"
 
 
-# Whether it is a dry run is no door; a width is of no meaning to a server.
+# These arguments open no file: what they are is a truth value or a number.
 HARMLESS = ("test", "width", "live", "defaults")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_hostile_argument_opens_a_door(minion, postfix, doors, module):
+def test_no_hostile_argument_opens_a_door(minion, postfix, doors):
     """Every argument of every function, each with every hostile value; none is a dry run."""
+    minion.command("saltutil.sync_all")
     call = minion.caller()
-    before = watched(postfix)
-    specs = call("sys.argspec", module)
-    assert specs
-    for function, spec in specs.items():
-        names = [name for name in spec["args"] or [] if name not in HARMLESS]
-        usual = {name: USUAL[name] for name in names if name in USUAL}
-        for name in names:
+    before = watched(postfix, minion)
+    calls = 0
+    for function, names in functions(minion).items():
+        for name in set(names) - set(HARMLESS):
             for value in hostile(doors):
-                said = returned(call, function, **{**usual, name: value})
-                assert not [secret for secret in SECRETS if secret in said], (function, name, value)
-                assert watched(postfix) == before, (function, name, value)
+                for others in other_arguments(function, name, names):
+                    said = returned(call, function, **{**others, name: value})
+                    assert not [secret for secret in SECRETS if secret in said], (function, name, value)
+                    calls += 1
+            assert watched(postfix, minion) == before, (function, name)
+    assert calls > 1000
 
 
 def test_lookup_opens_only_what_pillar_or_main_cf_names(minion, doors):
@@ -110,15 +136,125 @@ def test_lookup_opens_only_what_pillar_or_main_cf_names(minion, doors):
     assert "'answer': 'john@example.org'" in ask(f"mysql:{doors['table']}", "jack@example.org")
 
 
-def test_passwords_of_a_relay_are_never_an_answer(minion, doors):
+SPELLINGS = {
+    "plainly": {"smtp_sasl_password_maps": "mysql:{}"},
+    "by another parameter too": {"smtp_sasl_password_maps": "mysql:{}", "zz_copy": "mysql:{}"},
+    "by a parameter of its own": {"smtp_sasl_password_maps": "$relay_passwords", "relay_passwords": "mysql:{}"},
+    "in braces": {"smtp_sasl_password_maps": "unionmap:{{mysql:{}}}", "zz_copy": "mysql:{}"},
+    "through proxymap": {"lmtp_sasl_password_maps": "proxy:mysql:{}", "zz_copy": "mysql:{}"},
+    "in master.cf": {"zz_copy": "mysql:{}"},
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_passwords_of_a_relay_are_never_an_answer(minion, postfix, doors, spelling):
+    """However main.cf or master.cf name the table, and whatever pillar says that its parameter is."""
+    parameters = {name: value.format(doors["relay"]) for name, value in SPELLINGS[spelling].items()}
+    pillar = minion.pillar
+    pillar["ispmail"]["maps"]["relay"]["parameter"] = "zz_copy"
+    pillar["ispmail"]["answers"] = [{"map": "relay", "question": RELAY, "answer": "other-Secret1"}]
+    minion.pillar = pillar
+    postfix.write_main_cf(**parameters)
+    if spelling == "in master.cf":
+        option = f"smtp/unix/smtp_sasl_password_maps=mysql:{doors['relay']}"
+        postfix.command("postconf", "-P", option)
     for table in ("relay", f"mysql:{doors['relay']}"):
-        said = minion.call("postfix_map.lookup", table, RELAY)
-        assert said == {"result": "answer", "answer": "***", "warnings": []}
-    wrong = minion.pillar
-    wrong["ispmail"]["answers"] = [{"map": "relay", "question": RELAY, "answer": "other-Secret1"}]
-    minion.pillar = wrong
+        if table == "relay" or table in parameters.values():
+            said = minion.call("postfix_map.lookup", table, RELAY)
+            assert said == {"result": "answer", "answer": "***", "warnings": []}
     (said,) = minion.call("postfix_map.answers")
     assert said == f"relay: {RELAY} should give ***, but gives ***"
+
+
+DAMAGED = {
+    "no equals sign": "password {}",
+    "a colon": "password: {}",
+    "two words": "pass word = {}",
+    "no name": "= {}",
+    "twice": "password = {}\npassword = other",
+    "continues a line": "  password = {}",
+    "misspelt": "pasword = {}",
+    "a number": "expansion_limit = {}",
+}
+LOOKING = {
+    "postfix_map.read": {},
+    "postfix_map.lookup": {"map": "virtual_alias_maps", "question": "jack@example.org"},
+    "postfix_map.probe": {},
+    "postfix_map.old_processes": {},
+    "postfix_map.apply": {"test": True},
+    "postfix_map.remove": {"test": True},
+    "postfix_database.refused": {},
+    "postconf.get": {"parameters": ["myhostname"]},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_table_file_is_not_quoted(minion, postfix, damage):
+    """Postfix quotes the line that it cannot read: the password was in every answer, and in the state's comment."""
+    assert managed(minion)["result"] is True
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    lines = [DAMAGED[damage].format(CANARY) if line.startswith("password") else line for line in
+             file.read_text().splitlines()]  # fmt: skip
+    write_cold(file, "\n".join([*lines, ""]), 0o640, "postfix")
+    call = minion.caller()
+    for function, arguments in LOOKING.items():
+        place = {"config_directory": str(postfix.config_directory)} if function == "postconf.get" else {}
+        assert CANARY not in returned(call, function, **arguments, **place), function
+    if damage == "twice":
+        assert CANARY not in returned(call, "postfix_doctor.check")
+    assert CANARY not in managed(minion)["comment"]
+
+
+@pytest.mark.parametrize("password", ["fatal", "postmap", "a", "1", ":", "t"])
+def test_a_wrong_password_is_never_no_answer(minion, postfix, password):
+    """What postmap said was redacted before it was read: the password "fatal" hid that it was refused."""
+    assert managed(minion)["result"] is True
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    lines = [f"password = {password}" if line.startswith("password") else line for line in file.read_text().split("\n")]
+    write_cold(file, "\n".join(lines), 0o640, "postfix")
+    said = minion.call("postfix_map.lookup", "virtual_alias_maps", "jack@example.org")
+    assert said["result"] == "could not ask" and "Access denied" in said["reason"]
+    # A mask in place of each "1" of an address would tell the password.
+    assert "127.0.0.1" in said["reason"] and "***" not in said["reason"].replace("using password: ***", "")
+    assert minion.call("postfix_map.probe")
+
+
+def test_passwords_in_main_cf_are_not_shown(minion, postfix):
+    """Postfix lets a relay's password stand in main.cf itself, and the login of a table too."""
+    inline = f"inline:{{{{{RELAY}=user:{CANARY}}}}}"
+    postfix.write_main_cf(
+        smtp_sasl_password_maps="static:x, $relay_passwords",
+        relay_passwords=inline,
+        mydb_password=CANARY,
+        lmtp_sasl_password_maps=f"static:user:{CANARY}",
+    )
+    directory = str(postfix.config_directory)
+    for parameters in (None, ["mydb_password"], ["relay_passwords", "smtp_sasl_password_maps"]):
+        shown = minion.call("postconf.get", parameters, directory)
+        assert CANARY not in repr(shown) and "***" in repr(shown)
+    would = minion.call("postconf.unset", ["mydb_password", "lmtp_sasl_password_maps"], directory, test=True)
+    assert would == {
+        "mydb_password": {"old": "***", "new": None},
+        "lmtp_sasl_password_maps": {"old": "static:***", "new": None},
+    }
+    assert minion.call("postconf.get", "virtual_transport", directory) == {"virtual_transport": "discard:"}
+
+
+def test_a_fifo_in_place_of_a_table_file_holds_nobody_up(minion, postfix):
+    path = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    os.mkfifo(path)
+    began = time.monotonic()
+    for function in ("postfix_map.read", "postfix_map.apply", "postfix_database.refused"):
+        assert "is no regular file" in returned(minion.call, function)
+    assert time.monotonic() - began < 10
+
+
+def test_the_keys_of_other_pillars_are_not_shown(minion):
+    pillar = minion.pillar
+    pillar["tokens"] = {"ghp4411AAbbCC": 1}
+    minion.pillar = pillar
+    said = returned(minion.call, "postfix_map.read", pillar="tokens")
+    assert "tokens: holds nothing of ispmail" in said and "ghp4411AAbbCC" not in said
 
 
 def test_a_directory_of_the_callers_choice_is_no_instance(minion, postfix, doors):
@@ -131,6 +267,5 @@ def test_a_directory_of_the_callers_choice_is_no_instance(minion, postfix, doors
 
 def test_there_are_few_functions(minion):
     """Whatever is a function here is a job that a narrow ACL may reach."""
-    found = [function for module in MODULES for function in minion.call("sys.list_functions", module)]
-    assert len(found) <= 25, found
-    assert {function.partition(".")[0] for function in found} == set(MODULES)
+    minion.command("saltutil.sync_all")
+    assert len(functions(minion)) <= 25

@@ -24,6 +24,7 @@ from lab.minion import REPOSITORY
 from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
+from .database import OK, OddServer, error, greet
 from .test_apply import managed
 
 
@@ -369,3 +370,43 @@ def test_one_waits_and_the_others_return(minion):
         thread.join()
     assert [result["applied"] for result in results] == [False, False, False, True]
     assert results[3]["result"] is True, results[3]
+
+
+def test_a_server_that_changes_its_mind_is_reported_once(minion, pillar):
+    """Once at its limits, once refusing, it was an event at every second interval, and an apply of the fleet each."""
+    answers = iter([1045, 1040, 1045, 2003, 1045, 0, 1045, 1040])
+
+    def serve(talk):
+        number = next(answers)
+        greet(talk)
+        talk.say(error(number) if number else OK)
+        while not number and talk.hear():
+            talk.say(OK)
+
+    with OddServer(serve) as server:
+        text = f"user = mailserver\npassword = {PASSWORD}\nhosts = {server.host}\ndbname = mailserver\n"
+        write_cold(table_file_before(minion), text, 0o640)
+        interval = beacon(minion)
+        assert interval() == []
+        events = []
+        for _ in range(8):
+            finished()
+            events.append(len(interval()))
+    assert events == [1, 0, 0, 0, 0, 0, 1, 0]
+
+
+def test_a_table_file_that_changed_is_reported_again(minion, pillar):
+    def serve(talk):
+        greet(talk)
+        talk.say(error(1045))
+
+    with OddServer(serve) as server:
+        text = f"user = mailserver\npassword = {PASSWORD}\nhosts = {server.host}\ndbname = mailserver\n"
+        interval = beacon(minion)
+        for expected in (1, 1):
+            write_cold(table_file_before(minion), text, 0o640)
+            interval()
+            finished()
+            # The attempt before may have been with the file as it was.
+            assert len(reported(interval)) + len(interval()) == expected
+            finished()

@@ -134,7 +134,7 @@ def test_an_edit_waits_for_postconfs_lock_and_loses_nothing(call, directory):
             call("postconf.set", {f"ours_{done}": "1"}, str(directory))
             done += 1
         except CommandExecutionError as err:
-            # Told, not overwritten.
+            # Reported, not overwritten.
             assert "changed by somebody else" in str(err)
     assert other.wait(60) == 0
     text = (directory / "main.cf").read_text()

@@ -57,7 +57,7 @@ class Server:
         return Path(self.minion.config["extension_modules"])
 
     def write_pillar(self, **sections: dict) -> None:
-        """Write its pillar: the default one, with keys of these sections replaced. The minion is not told."""
+        """Write its pillar: the default one, with keys of these sections replaced. The minion does not refresh it."""
         pillar = {
             name: dict(value) if isinstance(value, dict) else value for name, value in self.default_pillar.items()
         }

@@ -109,7 +109,7 @@ def test_a_changed_pillar_is_applied_without_a_refresh(applied):
     assert changed(states["m1"]) == {}
     old = "SELECT destination FROM virtual_aliases WHERE source='%s'"
     assert changed(states["m2"])[MANAGED]["virtual_alias_maps"] == {"query": {"old": old, "new": query}}
-    # Without its alias jack is a mailbox that does not exist: the running Postfix has been told.
+    # Without its alias jack is a mailbox that does not exist: the running Postfix has the new table.
     assert applied["m2"].replies() == {**CODES["m2"], "jack@example.net": 550}
     assert applied["m1"].replies() == CODES["m1"]
 

@@ -74,33 +74,33 @@ def watched(first_contact):
     sampler, bus = Sampler(), Bus(fleet.master.config)
     sampler.start()
     bus.start()
-    told = []
+    results = []
     try:
-        told.append(fleet.apply(test=True))
-        told.append(fleet.apply())
+        results.append(fleet.apply(test=True))
+        results.append(fleet.apply())
         fleet["m1"].write_pillar(database={"user": "second", "password": OTHER_SECRET, "dbname": "second"})
         fleet["m2"].write_pillar(database={"password": WRONG_SECRET})
-        told.append(fleet.apply())
+        results.append(fleet.apply())
         fleet["m1"].write_pillar(database={"password": f"{WRONG_SECRET}\nhosts = evil.example"})
         fleet["m2"].write_pillar(database={"pasword": WRONG_SECRET})
-        told.append(fleet.apply())
-        told.append(fleet.run("postfix_map.read"))
-        told.append(fleet.run("postfix_map.lookup", "virtual_alias_maps", "jack@example.org"))
-        told.append(fleet.run("state.show_sls", "ispmail"))
-        told.append({name: server.replies() for name, server in fleet})
+        results.append(fleet.apply())
+        results.append(fleet.run("postfix_map.read"))
+        results.append(fleet.run("postfix_map.lookup", "virtual_alias_maps", "jack@example.org"))
+        results.append(fleet.run("state.show_sls", "ispmail"))
+        results.append({name: server.replies() for name, server in fleet})
     finally:
         seen, events = sampler.stop(), bus.stop()
-    return fleet, told, seen, events
+    return fleet, results, seen, events
 
 
 def test_what_was_watched_did_happen(watched):
     """Nothing found means something only where there was something to find."""
     _, (would, done, new, faulty, *_, replies), _, _ = watched
 
-    def result(told):
-        return {name: states["postfix_map.managed"]["result"] for name, states in told.items()}
+    def result(results):
+        return {name: states["postfix_map.managed"]["result"] for name, states in results.items()}
 
-    assert [result(told) for told in (would, done, new, faulty)] == [
+    assert [result(results) for results in (would, done, new, faulty)] == [
         {"m1": None, "m2": None},
         {"m1": True, "m2": True},
         {"m1": True, "m2": False},
@@ -111,9 +111,9 @@ def test_what_was_watched_did_happen(watched):
     assert replies == {"m1": CODES["m2"], "m2": CODES["m2"]}
 
 
-def test_no_password_in_what_salt_tells(watched):
-    _, told, _, _ = watched
-    assert CORE not in json.dumps(told)
+def test_no_password_in_what_salt_returns(watched):
+    _, results, _, _ = watched
+    assert CORE not in json.dumps(results)
 
 
 def test_no_password_on_the_event_bus(watched):

@@ -1,7 +1,9 @@
 """The client of the database: how it logs in, and that it does not without its guard."""
 
+import socket
 import ssl
 import sys
+import time
 
 import pymysql
 import pytest
@@ -9,6 +11,8 @@ import pytest
 import ispmail_database
 from ispmail_database import TLS, Client, Login
 from ispmail_errors import DatabaseError
+from ispmail_sql import Grant
+from lab import HOST
 
 
 def test_without_pymysql_the_fix_is_named(monkeypatch):
@@ -28,9 +32,9 @@ def test_a_pymysql_without_the_parts_that_are_replaced_is_not_used(monkeypatch, 
 def test_a_pymysql_that_logs_in_by_itself_has_no_password_to_give(monkeypatch):
     """A future one may call what is replaced by another name: then its own login runs."""
     given = []
-    monkeypatch.setattr(pymysql.connections.Connection, "connect", lambda self: given.append(dict(vars(self))))
-    with pytest.raises(DatabaseError, match="cannot be kept from giving passwords away"):
-        Client("x", Login("u", b"secret")).connect()
+    monkeypatch.setattr(pymysql.connections.Connection, "connect", lambda self, sock: given.append(dict(vars(self))))
+    with socket.create_server((HOST, 0)) as listener, pytest.raises(DatabaseError, match="cannot be kept from giving"):
+        Client("x", Login("u", b"secret", host=HOST, port=listener.getsockname()[1])).connect()
     assert given and given[0]["password"] == b"" and not [value for value in given[0].values() if value == b"secret"]
 
 
@@ -69,3 +73,68 @@ def test_a_ca_that_cannot_be_read_is_named_by_its_keys():
     with pytest.raises(DatabaseError, match="x: error 2026: TLS failed") as caught:
         Client("x", login).connect()
     assert caught.value.number == 2026
+
+
+@pytest.mark.parametrize("error", [LookupError, KeyError, IndexError, TypeError, ValueError, StopIteration])
+def test_an_answer_that_no_server_gives_is_the_server_s_fault(error):
+    with pytest.raises(DatabaseError) as caught, ispmail_database.understood("x"):
+        raise error("EVIL")
+    assert str(caught.value) == ("x: it answers what a MariaDB or MySQL does not: check that it is the right server")
+    assert caught.value.__suppress_context__
+
+
+def test_our_own_errors_stay_what_they_are():
+    with pytest.raises(DatabaseError, match=r"^ours$") as caught, ispmail_database.understood("x"):
+        raise DatabaseError("ours", 1045)
+    assert caught.value.number == 1045
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("mailserver@%", "mailserver@%"), ("é", "é"), ("x" * 128, "x" * 128)]
+    + [(text, "(an unreadable name)") for text in ("x" * 129, "a\nb", "\x1b[2J", "\u202e")],
+)
+def test_a_server_s_names_are_shown_where_people_can_read_them(name, expected):
+    assert ispmail_database.shown(name) == expected
+    grant = Grant((name,), name, False)
+    assert ispmail_database.shown_grants([grant]) == [f"{expected} ON {expected}"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["GRANT x" + " ON '@'" * 1000 + "x"],
+        ["GRANT x" + " ON '@'" * 15 + " " * 8192],
+        ["GRANT SELECT ON `a`.* TO `b`@`c`" + " " * 8000] * 33,
+        [None],
+    ],
+)
+def test_grants_that_take_too_long_are_not_read(lines):
+    began = time.monotonic()
+    rows = [{"Grants": line} for line in lines] if lines[0] else [{}]
+    with pytest.raises(DatabaseError, match="answers what"), ispmail_database.understood("x"):
+        ispmail_database.grants(rows)
+    assert time.monotonic() - began < 0.5
+    assert ispmail_database.grants([{"x": "GRANT SELECT ON `a`.* TO `b`@`c`"}]) == [Grant(("SELECT",), "`a`.*", False)]
+
+
+def test_all_addresses_of_a_name_share_the_time_of_a_login(monkeypatch):
+    """A name server may give a thousand."""
+    with socket.create_server((HOST, 0), backlog=1) as listener:
+        place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname())
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [place] * 1000)
+        monkeypatch.setattr(ispmail_database, "_connected", lambda *arguments: slow_refusal())
+        began = time.monotonic()
+        with pytest.raises(DatabaseError, match="error 2013"):
+            Client("x", Login("u", b"", host="many"), 0.1, 0.5).connect()
+        assert time.monotonic() - began < 2
+
+
+def slow_refusal():
+    time.sleep(0.1)
+    raise OSError("refused")
+
+
+def test_an_exception_that_is_none_of_the_server_s_has_no_number():
+    failure = Client("x", Login("u", b""))._failure(KeyError(1045))
+    assert str(failure).startswith("x: an unreadable answer: check") and failure.number == 0

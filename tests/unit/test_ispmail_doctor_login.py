@@ -4,8 +4,8 @@ import pytest
 
 from ispmail_database import Asked, Rows
 from ispmail_doctor_login import (
-    Account,
     Login,
+    LoginAccount,
     LoginAnswers,
     MapAnswers,
     ask,
@@ -27,7 +27,7 @@ NO_ROWS = Rows([], None)
 
 
 def account(idle=28800, most=1000, mine=0, grants=(), name="mailserver@127.0.0.1"):
-    return Account(name, tuple(parse_grants(grants)), idle, most, mine)
+    return LoginAccount(name, tuple(parse_grants(grants)), idle, most, mine)
 
 
 def not_ok(findings):

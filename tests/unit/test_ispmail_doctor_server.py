@@ -25,7 +25,7 @@ ADDRESSES = ["127.0.0.1", "198.51.100.7"]
     ],
 )
 def test_another_database_here_is_not_asked_for_the_maps(host, here):
-    """A mail server with a MariaDB for webmail was told that the maps' account is not there."""
+    """On a mail server with a MariaDB for webmail the doctor said that the maps' account is missing."""
     assert is_local(host, ADDRESSES) == here
     assert bool(list(check([target()], [host], ADDRESSES))) == here
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 import ispmail_queue
-from ispmail_errors import CannotAsk
+from ispmail_errors import Failed
 
 
 def test_many_calls_are_two_runs(tmp_path):
@@ -70,5 +70,5 @@ def test_an_error_frees_the_place(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CannotAsk, match=r"file/cache cannot be written: Not a directory"):
+    with pytest.raises(Failed, match=r"file/cache cannot be written: Not a directory"):
         ispmail_queue.merged(str(tmp_path / "file" / "cache"), "a", lambda: 5)

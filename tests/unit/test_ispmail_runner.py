@@ -106,9 +106,9 @@ def test_to_whom_a_rotation_goes(monkeypatch, case):
     )
     configured = {role: "x" for role in roles if roles[role] or role != "canary"}
     found = ispmail._resolve_targets(None, "main", configured, 2)
-    told = [fault.removeprefix("ispmail:sites:main: ") for fault in found.pop("faults")]
+    reasons = [fault.removeprefix("ispmail:sites:main: ") for fault in found.pop("faults")]
     assert found == {"database": database, "canary": canary, "batches": batches, "down": down}
-    assert len(told) == len(faults) and all(map(str.startswith, told, faults)), told
+    assert len(reasons) == len(faults) and all(map(str.startswith, reasons, faults)), reasons
 
 
 SIZES = [("25%", 3, 1), ("25%", 100, 25), ("25%", 101, 26), ("100%", 7, 7), ("1%", 7, 1), (2, 7, 2), ("3", 7, 3)]
@@ -251,13 +251,13 @@ def test_the_reasons_of_a_failed_orchestration():
         },
         "3": {"result": False, "comment": "One or more requisite failed: 2", "changes": {}},
         "4": {"result": False, "comment": "Runner function failed.", "changes": {"return": ["mx3: no", "mx4: no"]}},
-        "5": {"result": False, "comment": "Mend that", "changes": {}},
+        "5": {"result": False, "comment": "Fix that", "changes": {}},
     }
     assert ispmail._reasons(returned) == [
         "mx1: Nothing was changed: Access denied",
         "mx2: does not answer",
         "mx3: no",
         "mx4: no",
-        "Mend that",
+        "Fix that",
     ]
     assert ispmail._reasons(["Rendering SLS failed"]) == ["Rendering SLS failed"]

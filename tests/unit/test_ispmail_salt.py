@@ -4,7 +4,16 @@ import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_salt
-from ispmail_errors import CannotAsk, ChangedMeanwhile, DatabaseError, Fault, InvalidInput, NotPutBack, PillarFault
+from ispmail_errors import (
+    CannotAsk,
+    ChangedMeanwhile,
+    DatabaseError,
+    Failed,
+    Fault,
+    InvalidInput,
+    NotPutBack,
+    PillarFault,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +21,7 @@ from ispmail_errors import CannotAsk, ChangedMeanwhile, DatabaseError, Fault, In
     [
         (InvalidInput("no"), SaltInvocationError),
         (PillarFault("ispmail", [Fault("database", "no")]), SaltInvocationError),
+        (Failed("no"), CommandExecutionError),
         (CannotAsk("no"), CommandExecutionError),
         (ChangedMeanwhile("no"), CommandExecutionError),
         (NotPutBack("no"), CommandExecutionError),

@@ -61,17 +61,26 @@ UPGRADE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import ispmail_stamp, ispmail_errors
-old = ispmail_stamp.STAMP
-ispmail_stamp.require(old)
+ispmail_stamp.require(ispmail_stamp.STAMP)
 assert "ispmail_errors" in sys.modules, "the same library was dropped"
 sys.path[0] = sys.argv[2]
-ispmail_stamp.require("ffffffffffff")
-assert not [name for name in sys.modules if name.startswith("ispmail_")]
-import ispmail_errors, ispmail_stamp
+try:
+    ispmail_stamp.require("ffffffffffff")
+except ImportError as err:
+    assert "run saltutil.sync_all" in str(err)
+else:
+    raise SystemExit("new modules would run with an old library")
+import ispmail_stamp
+ispmail_stamp.require(sys.argv[3])
+import ispmail_errors
 assert ispmail_errors.__file__.startswith(sys.argv[2]), ispmail_errors.__file__
 """
 
 
 def test_another_stamp_drops_the_library_from_the_process(checkout):
-    done = run(["-c", UPGRADE, ROOT / "_utils", checkout / "_utils"])
+    with open(checkout / "_utils" / "ispmail_errors.py", "a") as file:
+        file.write("# changed\n")
+    run([checkout / "bin" / "stamp"])
+    (new,) = {stamp for found in stamps(checkout).values() for stamp in found}
+    done = run(["-c", UPGRADE, ROOT / "_utils", checkout / "_utils", new])
     assert done.returncode == 0, done.stderr
