@@ -122,3 +122,13 @@ def test_the_stamp_comes_first(name):
     later = {node.id for part in body[at + 2 :] for node in ast.walk(part) if isinstance(node, ast.Name)}
     assert "ispmail_stamp" not in later
     assert all(found in sys.stdlib_module_names for node in body[:at] for found in imports(ast.Module([node], [])))
+
+
+def test_the_tests_of_every_file_can_be_found():
+    """By its name in tests/unit, or in the table of docs/ARCHITECTURE.md."""
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    found = {file.stem.removeprefix("test_") for file in (ROOT / "tests" / "unit").glob("test_ispmail_*.py")}
+    for names, files in re.findall(r"^\| ([a-z_, ]+) \| (`tests/.+`) \|$", text, re.MULTILINE):
+        assert all((ROOT / file).is_file() for file in re.findall(r"`(.+?)`", files)), files
+        found |= {f"ispmail_{name}" for name in names.split(", ")}
+    assert set(LIBRARY) - found == set()
