@@ -143,7 +143,8 @@ class Demo:
         self.screen.step(f"Salt {salt.version.__version__} sets up the three maps", 41)
         code, states = self._apply()
         synced = states.get(SYNCED, {"changes": {}})["changes"]
-        modules = {f"{path.parent.name[1:]}.{path.stem}" for path in REPOSITORY.glob("_[ms][ot]*/*.py")}
+        rooms = ("_modules", "_states", "_utils")
+        modules = {f"{room[1:]}.{path.stem}" for room in rooms for path in REPOSITORY.glob(f"{room}/*.py")}
         names = {name for names in synced.values() for name in names}
         self.screen.check(SYNCED, names & modules, modules, f"{len(names)} files")
         self._check_state(states, MANAGED, {"main.cf", *MAPS})
