@@ -13,13 +13,13 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("a48068e5331e")
+ispmail_stamp.require("a952487c48f8")
 
 import contextlib
 import json
 import logging
 
-import ispmail_database
+import ispmail_client
 import ispmail_logins
 import ispmail_salt
 from ispmail_errors import IspmailError
@@ -82,7 +82,7 @@ def beacon(config):
         return []
     try:
         logins = ispmail_logins.read(ispmail_salt.instances(__pillar__, pillar), pillar)
-        ispmail_database.require_pymysql()
+        ispmail_client.require_pymysql()
     except IspmailError as err:
         log.debug("postfix_credential cannot ask: %s", err)
         return []

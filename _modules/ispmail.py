@@ -4,7 +4,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("a48068e5331e")
+ispmail_stamp.require("a952487c48f8")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("a48068e5331e")
+ispmail_stamp.require("a952487c48f8")
 
 import ispmail_accounts
 import ispmail_logins

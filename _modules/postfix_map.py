@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("a48068e5331e")
+ispmail_stamp.require("a952487c48f8")
 
 import ispmail_answers
 import ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("a48068e5331e")
+ispmail_stamp.require("a952487c48f8")
 
 import salt.client
 import salt.utils.minions

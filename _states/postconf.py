@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("a48068e5331e")
+ispmail_stamp.require("a952487c48f8")
 
 from ispmail_salt import state
 

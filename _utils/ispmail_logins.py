@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ispmail_client
 import ispmail_database
 import ispmail_files
 import ispmail_hosts
 import ispmail_tablefile
+from ispmail_client import Client, Login
 from ispmail_config import Instance, qualified
-from ispmail_database import Client, Login
 from ispmail_errors import DatabaseError
 
 # ER_ACCESS_DENIED_ERROR, ER_ACCESS_DENIED_NO_PASSWORD_ERROR.
@@ -90,7 +91,7 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
     """
     if not logins:
         return Tried([], [])
-    ispmail_database.require_pymysql()
+    ispmail_client.require_pymysql()
     until = time.monotonic() + _ALL
     results: dict[LiveLogin, bool] = {}
 

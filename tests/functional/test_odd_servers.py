@@ -8,9 +8,10 @@ import time
 import pytest
 
 import ispmail_accounts
+import ispmail_client
 import ispmail_database
+from ispmail_client import TLS, Client, Login
 from ispmail_config import AdminLogin, DatabaseConfig
-from ispmail_database import TLS, Client, Login
 from ispmail_doctor_login import ask, check, logins
 from ispmail_errors import DatabaseError
 from lab import HOST
@@ -97,7 +98,7 @@ def endless_results(talk, _):
 @pytest.mark.parametrize("answer", [endless_rows, endless_empty_rows, endless_results])
 def test_a_statement_takes_bounded_memory(answer, monkeypatch):
     # It is the time of a busy machine that is not to end it.
-    monkeypatch.setattr(ispmail_database, "_READ", 60)
+    monkeypatch.setattr(ispmail_client, "_READ", 60)
     with OddServer(knows(answer)) as server:
         assert statement(server) == f"{server.host}: {TOO_MUCH}"
 
@@ -134,7 +135,7 @@ def slow_results(talk, _):
 
 @pytest.mark.parametrize("answer", [slow_results, lambda talk, _: drip(talk, b"\xff\xff\0\1" + b"A" * 65530)])
 def test_a_statement_ends_in_time(answer, monkeypatch):
-    monkeypatch.setattr(ispmail_database, "_READ", 0.5)
+    monkeypatch.setattr(ispmail_client, "_READ", 0.5)
     with OddServer(knows(answer)) as server:
         began = time.monotonic()
         assert statement(server) == f"{server.host}: {LOST}"
@@ -146,7 +147,7 @@ def test_a_statement_ends_in_time(answer, monkeypatch):
 
 def test_after_an_answer_that_took_too_long_nothing_is_asked(monkeypatch):
     """What comes then would be taken for the answer to the next statement."""
-    monkeypatch.setattr(ispmail_database, "_READ", 0.3)
+    monkeypatch.setattr(ispmail_client, "_READ", 0.3)
     heard = []
 
     def once(talk, statement):
@@ -161,7 +162,7 @@ def test_after_an_answer_that_took_too_long_nothing_is_asked(monkeypatch):
 
 
 def test_building_may_take_longer(monkeypatch):
-    monkeypatch.setattr(ispmail_database, "_READ", 0.3)
+    monkeypatch.setattr(ispmail_client, "_READ", 0.3)
 
     def slowly(talk, _):
         time.sleep(0.6)

@@ -8,8 +8,9 @@ import time
 import pymysql
 import pytest
 
+import ispmail_client
 import ispmail_database
-from ispmail_database import TLS, Client, Login
+from ispmail_client import TLS, Client, Login
 from ispmail_errors import DatabaseError
 from ispmail_sql import Grant
 from lab import HOST
@@ -21,7 +22,7 @@ def test_without_pymysql_the_fix_is_named(monkeypatch):
         Client("x", Login("u", b"")).connect()
 
 
-@pytest.mark.parametrize("name", ispmail_database._INNER)
+@pytest.mark.parametrize("name", ispmail_client._INNER)
 def test_a_pymysql_without_the_parts_that_are_replaced_is_not_used(monkeypatch, name):
     monkeypatch.delattr(pymysql.connections.Connection, name)
     monkeypatch.setattr(pymysql.connections.Connection, "connect", lambda self: pytest.fail("it has connected"))
@@ -63,9 +64,9 @@ def test_logins_of_table_files(keys, expected):
 @pytest.mark.parametrize(("verify", "checked"), [(True, True), (False, False)])
 def test_a_host_name_is_checked_where_the_table_file_says_so(verify, checked):
     file = ssl.get_default_verify_paths().cafile or ssl.get_default_verify_paths().openssl_cafile
-    context = ispmail_database._tls_context(TLS(file, None, None, None, verify))
+    context = ispmail_client.tls_context(TLS(file, None, None, None, verify))
     assert (context.check_hostname, context.verify_mode) == (checked, ssl.CERT_REQUIRED)
-    assert ispmail_database._tls_context(TLS(None, "", None, None, True)).verify_mode == ssl.CERT_NONE
+    assert ispmail_client.tls_context(TLS(None, "", None, None, True)).verify_mode == ssl.CERT_NONE
 
 
 def test_a_ca_that_cannot_be_read_is_named_by_its_keys():
@@ -123,7 +124,7 @@ def test_all_addresses_of_a_name_share_the_time_of_a_login(monkeypatch):
     with socket.create_server((HOST, 0), backlog=1) as listener:
         place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname())
         monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [place] * 1000)
-        monkeypatch.setattr(ispmail_database, "_connected", lambda *arguments: slow_refusal())
+        monkeypatch.setattr(ispmail_client, "_connected", lambda *arguments: slow_refusal())
         began = time.monotonic()
         with pytest.raises(DatabaseError, match="error 2013"):
             Client("x", Login("u", b"", host="many"), 0.1, 0.5).connect()

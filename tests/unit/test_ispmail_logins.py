@@ -6,7 +6,7 @@ import time
 import pytest
 
 import ispmail_logins
-from ispmail_database import Login
+from ispmail_client import Login
 from ispmail_errors import DatabaseError
 from ispmail_logins import LiveLogin, Tried, Watch, try_all
 

@@ -1,0 +1,48 @@
+"""What each error number of MariaDB and MySQL means to an admin. Pure."""
+
+from __future__ import annotations
+
+from ispmail_errors import DatabaseError
+
+# CR_CONN_HOST_ERROR, CR_SERVERLOST, CR_SSL_CONNECTION_ERROR.
+UNREACHABLE, LOST, NO_TLS = 2003, 2013, 2026
+
+# What each of the server's errors means to an admin.
+_MEANINGS = {
+    1005: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
+    1040: "too many connections: raise its max_connections, or set proxy: true for the maps",
+    1044: "access to that database is denied: check dbname, and the account's grants",
+    1045: "access is denied: check user and password, and that the account is allowed from this host",
+    1049: "there is no such database: check dbname, or apply ispmail.database on the database server",
+    1054: "a column of the query does not exist: check the query",
+    1064: "it does not understand the statement: check the query, and the server's version",
+    1129: "it blocks this host after too many errors: run FLUSH HOSTS there",
+    1142: "access to that table is denied: check the account's grants",
+    1146: "a table does not exist: check the query, or apply ispmail.database on the database server",
+    1203: "the account has too many connections: raise max_user_connections, or set proxy: true for the maps",
+    1205: "another session holds a lock: see SHOW PROCESSLIST there, and try again",
+    1226: "the account has reached one of its limits: raise its MAX_… limits, see ALTER USER",
+    1227: "the admin's account is not allowed to do that: use one with all privileges",
+    1290: "it runs with read_only or strict_password_validation: use the primary, or switch that off meanwhile",
+    1345: "the account may not read a view's definition: grant SHOW VIEW, and SELECT on the view's tables, or use the "
+    "admin's account",
+    1524: "it has not loaded mysql_native_password: load that plugin, Postfix's chroot has no other",
+    1698: "access is denied: run Salt as root on the database server, or give server:user and server:password; "
+    "a map's account needs a password",
+    1792: "this session may only read: use a statement that only reads",
+    1820: "the admin's password has expired: set a new one",
+    1836: "it is a read-only replica: use the primary",
+    2002: "it cannot be reached: check the address, and that it runs",
+    UNREACHABLE: "it cannot be reached: check the address, and that it runs",
+    LOST: "it did not answer in time, or closed the connection: check that it is well",
+    NO_TLS: "TLS failed: check that the server offers it, its certificate, and the tls_… keys of the table file",
+    3118: "the account is locked: ALTER USER … ACCOUNT UNLOCK",
+    3780: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
+    4151: "the account is locked: ALTER USER … ACCOUNT UNLOCK",
+}
+
+
+def numbered(number: int) -> DatabaseError:
+    """An error by its number, and what that means."""
+    meaning = _MEANINGS.get(number, "see that number in the server's manual, and the server's log")
+    return DatabaseError(f"error {number}: {meaning}", number)
