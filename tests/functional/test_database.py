@@ -340,7 +340,7 @@ def test_each_change_leaves_a_line_in_the_log(minion, server, caplog):
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
     assert logged("account") == [f"Changed the grants of {NAME} in N s"]
     minion.pillar = pillar(server, NEW)
-    assert logged("credential_accepted") == [f"{NAME} accepts pillar's password first, of 2 passwords, after N s"]
+    assert logged("credential_accepted") == [f"{NAME} now accepts 2 passwords, pillar's first, after N s"]
     assert logged("credential_sole", test=True) == []
     assert logged("credential_sole") == [f"{NAME} accepts only pillar's password, 1 old password dropped, after N s"]
     assert logged("credential_sole") == [] == logged("tables")
