@@ -4,7 +4,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("a952487c48f8")
+ispmail_stamp.require("2b266e31169a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("a952487c48f8")
+ispmail_stamp.require("2b266e31169a")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("a952487c48f8")
+ispmail_stamp.require("2b266e31169a")
 
 import ispmail_answers
 import ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("a952487c48f8")
+ispmail_stamp.require("2b266e31169a")
 
 import salt.client
 import salt.utils.minions

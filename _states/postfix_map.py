@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("a952487c48f8")
+ispmail_stamp.require("2b266e31169a")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -15,16 +15,13 @@ Name = Literal["postconf", "postfix", "postmap"]
 
 # What Postfix's messages quote of a configuration file, and what is shown in place of it. A line that Postfix cannot
 # read is quoted whole, a value that it cannot use with its key, and so is the first of two lines with one key.
-_QUOTES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(missing '=' after attribute name|missing attribute name|must not start with whitespace).*", r"\1"),
-        (r"(overriding earlier entry|unused parameter): (?:([A-Za-z0-9_]{1,40})\s*=)?.*", r"\1: \2"),
-        (r"(bad (?:string length|numerical configuration|boolean configuration)[^:]*): (\w{1,40})\s*=.*", r"\1: \2"),
-        (r"(Invalid (?:query|result) template).*", r"\1"),
-        (r"(\w+://)[^/\s]*@", r"\1***@"),
-        (r"(?i)(\w*pass\w*\s*[=:]\s*)[^'\"]*", r"\1***"),
-    )
+_QUOTES = (
+    (r"(missing '=' after attribute name|missing attribute name|must not start with whitespace).*", r"\1"),
+    (r"(overriding earlier entry|unused parameter): (?:([A-Za-z0-9_]{1,40})\s*=)?.*", r"\1: \2"),
+    (r"(bad (?:string length|numerical configuration|boolean configuration)[^:]*): (\w{1,40})\s*=.*", r"\1: \2"),
+    (r"(Invalid (?:query|result) template).*", r"\1"),
+    (r"(\w+://)[^/\s]*@", r"\1***@"),
+    (r"(?i)(\w*pass\w*\s*[=:]\s*)[^'\"]*", r"\1***"),
 )
 
 
@@ -103,5 +100,5 @@ def safe(line: str) -> str:
     """A line that a command wrote to stderr, without what it quotes of a configuration file: that may be a secret."""
     line = readable(line)
     for pattern, replacement in _QUOTES:
-        line = pattern.sub(replacement, line)
+        line = re.sub(pattern, replacement, line)
     return line

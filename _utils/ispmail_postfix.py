@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import smtplib
 import socket
 import time
 from collections.abc import Sequence
@@ -107,6 +106,8 @@ def rcpt(recipient: str, config_directory: str, timeout: float = 10) -> Reply:
     Args:
         timeout: How many seconds to wait for each reply.
     """
+    import smtplib  # noqa: PLC0415  an apply that has nothing to do need not load it
+
     server = _smtpd(config_directory)
     if server is None:
         return Reply(None, None, "no smtpd listens without TLS")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,28 +54,23 @@ _MYSQL_ESCAPE = rf"(?P<backslash>\\(?=%[{_EXPANSIONS}]))|(?P<escaped>\\(?!%).?)|
 _MYSQL_LINE_COMMENT = rf"\#|--(?=[{_BLANKS}]|$)"
 
 
-def _patterns(line_comment: str, escape: str) -> dict[str, re.Pattern[str]]:
-    """Compile the pattern of each place, for one dialect."""
+@functools.cache
+def _pattern(place: str, mysql: bool) -> re.Pattern[str]:
+    """The pattern of a place, in MySQL's dialect or the others'. Most are never needed: each takes its time."""
+    escape = _MYSQL_ESCAPE if mysql and place != "`" else ""
     patterns = {
-        "code": _CODE.format(line_comment=line_comment),
+        "code": _CODE.format(line_comment=_MYSQL_LINE_COMMENT if mysql else "--"),
         "comment": rf"{_PERCENT}|(?P<close>\*/)",
         "line": _PERCENT,
-        "'": _QUOTED.format(escape=escape, quote="'"),
-        '"': _QUOTED.format(escape=escape, quote='"'),
-        "`": _QUOTED.format(escape="", quote="`"),
     }
-    return {place: re.compile(pattern, re.DOTALL) for place, pattern in patterns.items()}
-
-
-_MYSQL = _patterns(_MYSQL_LINE_COMMENT, _MYSQL_ESCAPE)
-_OTHERS = _patterns("--", "")
+    return re.compile(patterns.get(place) or _QUOTED.format(escape=escape, quote=place), re.DOTALL)
 
 
 def _scan(query: str, table_type: str) -> list[_Token]:
     """Read an SQL query with Postfix's expansions in it."""
-    patterns = _MYSQL if table_type == "mysql" else _OTHERS
+    mysql = table_type == "mysql"
     tokens, place, at = [], "code", 0
-    while match := patterns[place].search(query, at):
+    while match := _pattern(place, mysql).search(query, at):
         kind, at = match.lastgroup or "", match.end()
         tokens.append(_Token(kind, match[0], place))
         # All other kinds stay where they are.
@@ -227,8 +223,8 @@ _EXPANDED = f"[^'\"]*%[{_EXPANSIONS}]"
 _COLUMN = r"(?:`?(?P<owner>\w+)`?\s*\.\s*)?`?(?P<column>\w+)`?"
 # column = '…%s…', and the other way round.
 _COMPARED = (
-    re.compile(rf"{_COLUMN}\s*(?:=|<=>|\blike\b)\s*['\"]{_EXPANDED}", re.IGNORECASE),
-    re.compile(rf"(['\"]){_EXPANDED}[^'\"]*\1\s*=\s*{_COLUMN}"),
+    rf"(?i){_COLUMN}\s*(?:=|<=>|\blike\b)\s*['\"]{_EXPANDED}",
+    rf"(['\"]){_EXPANDED}[^'\"]*\1\s*=\s*{_COLUMN}",
 )
 
 
@@ -248,7 +244,7 @@ def _is_full_scan(row: Mapping[str, Any]) -> bool:
 def _scan_sentence(query: str, alias: str) -> str:
     renamed = re.search(rf"\b(?:FROM|JOIN)\s+`?(\w+)`?\s+(?:AS\s+)?`?{alias}\b", query, re.IGNORECASE)
     table = renamed[1] if renamed else alias
-    compared = [match for pattern in _COMPARED for match in pattern.finditer(query)]
+    compared = [match for pattern in _COMPARED for match in re.finditer(pattern, query)]
     columns = [match["column"] for match in compared if match["owner"] in (None, alias)]
     advice = f"ALTER TABLE {table} ADD INDEX ({columns[0]})" if columns else "compare a column that has an index"
     return f"reads all of {table} for each question: {advice}"

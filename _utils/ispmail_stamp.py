@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "a952487c48f8"
+STAMP = "2b266e31169a"
 
 
 def require(stamp: str) -> None:
