@@ -9,8 +9,8 @@
    processes read their configuration meanwhile.
 
 With --beside another checkout (of an older commit, say) is measured in turn with this one: the ratio is ours to theirs,
-and 2 is left out. Run it from an export, beside an export (git archive): an apply lists all files below file_roots, those
-of .git and of caches too.
+and 2 is left out. Run it from an export, beside an export (git archive): an apply lists all files below file_roots,
+those of .git and of caches too.
 """
 
 import argparse
