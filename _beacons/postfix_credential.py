@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("2b266e31169a")
+ispmail_stamp.require("e7e485c04210")
 
 import contextlib
 import json

@@ -4,7 +4,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("2b266e31169a")
+ispmail_stamp.require("e7e485c04210")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

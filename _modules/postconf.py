@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2b266e31169a")
+ispmail_stamp.require("e7e485c04210")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

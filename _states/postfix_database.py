@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2b266e31169a")
+ispmail_stamp.require("e7e485c04210")
 
 from ispmail_salt import state
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2b266e31169a")
+ispmail_stamp.require("e7e485c04210")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -184,12 +184,13 @@ def _make(
 ) -> list[str]:
     """Make the change, ask the live maps and smtpd itself, and return the warnings."""
     directory = instance.config_directory
-    before = ispmail_postfix.rcpt(_RECIPIENT, directory) if running else None
+    server = ispmail_postfix.smtpd(directory) if running else None
+    before = ispmail_postfix.rcpt(_RECIPIENT, server) if running else None
 
     def check(running: bool) -> None:
         _ask_live(instance, changed, running)
         if running and before:
-            _compare_replies(before, ispmail_postfix.rcpt(_RECIPIENT, directory))
+            _compare_replies(before, ispmail_postfix.rcpt(_RECIPIENT, server))
 
     warnings = []
     if before and before.code in (None, 421, 530):

@@ -100,15 +100,15 @@ def old_processes(files: Sequence[str], config_directory: str) -> list[str]:
     return _started_before(began, _queue_directory(config_directory))
 
 
-def rcpt(recipient: str, config_directory: str, timeout: float = 10) -> Reply:
-    """Ask an instance's own smtpd whether it takes mail for a recipient. No mail is sent.
+def rcpt(recipient: str, server: str | None, timeout: float = 10) -> Reply:
+    """Ask an smtpd whether it takes mail for a recipient. No mail is sent.
 
     Args:
+        server: What `smtpd` returned.
         timeout: How many seconds to wait for each reply.
     """
     import smtplib  # noqa: PLC0415  an apply that has nothing to do need not load it
 
-    server = _smtpd(config_directory)
     if server is None:
         return Reply(None, None, "no smtpd listens without TLS")
     host, _, port = server.rpartition(":")
@@ -131,8 +131,8 @@ def rcpt(recipient: str, config_directory: str, timeout: float = 10) -> Reply:
     return Reply(server, code, text.decode(errors="replace"))
 
 
-def _smtpd(config_directory: str) -> str | None:
-    """Where an smtpd listens that speaks first and without TLS, as host:port."""
+def smtpd(config_directory: str) -> str | None:
+    """Find out where an smtpd of an instance listens that speaks first and without TLS, as host:port; None: nowhere."""
     for service in ispmail_postconf.services(config_directory):
         if service.type == "inet" and service.program == "smtpd" and "wrappermode" not in service.command:
             host, _, port = service.name.rpartition(":")
