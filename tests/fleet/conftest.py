@@ -119,7 +119,7 @@ class Fleet(Lab):
         how = f"IDENTIFIED VIA mysql_native_password USING '{native_hash(password)}'"
         self.db.run(["mariadb"], input=f"ALTER USER mailserver@'198.18.%' {how}")
 
-    def wait_for_rotation(self, old, new, seconds=90):
+    def wait_for_rotation(self, old, new, seconds=240):
         """Until the database takes the new password and no other."""
         began = time.monotonic()
         done = wait_until(lambda: self.accepts(new) and not self.accepts(old), seconds)
