@@ -28,7 +28,7 @@ def current(fleet):
     """A function that rotates to a new password by an event alone, and the password that is in use."""
     state = {"number": 0, "password": "first-Pw1"}
 
-    def rotate(seconds=90):
+    def rotate(seconds=240):
         old, new = state["password"], password(state["number"] + 1)
         fleet.write_pillar(new)
         fleet.send()
