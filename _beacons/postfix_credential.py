@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("e7e485c04210")
+ispmail_stamp.require("a39e2a742c9a")
 
 import contextlib
 import json

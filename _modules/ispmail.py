@@ -4,7 +4,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e7e485c04210")
+ispmail_stamp.require("a39e2a742c9a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("e7e485c04210")
+ispmail_stamp.require("a39e2a742c9a")
 
 import ispmail_accounts
 import ispmail_logins

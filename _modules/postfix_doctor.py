@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e7e485c04210")
+ispmail_stamp.require("a39e2a742c9a")
 
 import dataclasses
 

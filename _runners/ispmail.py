@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e7e485c04210")
+ispmail_stamp.require("a39e2a742c9a")
 
 import salt.client
 import salt.utils.minions

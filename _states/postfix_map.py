@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e7e485c04210")
+ispmail_stamp.require("a39e2a742c9a")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -105,12 +105,13 @@ def wrong_answers(
     Returns:
         Sentences on those that are not as expected.
     """
-    wrong = []
+    wrong: list[tuple[Answer, Lookup, str]] = []
+    left_out = []
     silent: set[str] = set()
     until = time.monotonic() + PROBE_SECONDS
     for expected in instance.answers:
         if silent and time.monotonic() > until:
-            wrong.append("the other answers were not checked: that took too long already")
+            left_out = ["the other answers were not checked: that took too long already"]
             break
         table = tables.get(expected.map)
         if table is None or table in silent:
@@ -122,10 +123,12 @@ def wrong_answers(
             silent.add(table)
         elif _is_expected(found.answer, expected.answer):
             continue
-        (asked,) = [each for each in instance.maps if each.name == expected.map]
-        hidden = os.path.realpath(asked.path) in secret_paths(instance)
-        wrong.append(_difference(expected, found, table, hidden))
-    return wrong
+        wrong.append((expected, found, table))
+    if not wrong:
+        return left_out
+    secret = secret_paths(instance)
+    hidden = {each.name: os.path.realpath(each.path) in secret for each in instance.maps}
+    return [_difference(expected, found, table, hidden[expected.map]) for expected, found, table in wrong] + left_out
 
 
 def live_tables(maps: Iterable[Map | CompleteMap], proxied: bool = True) -> dict[str, str]:

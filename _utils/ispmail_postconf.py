@@ -101,12 +101,12 @@ def expanded(parameters: Sequence[str], config_directory: str) -> list[str]:
 
 def shown(values: Mapping[str, str], config_directory: str) -> dict[str, str | None]:
     """Values for people: no password that stands in main.cf itself, or in a parameter that one of those refers to."""
-    secret_names = set(SECRET_PARAMETERS)
-    new = secret_names
+    secret_names: set[str] = set()
+    new = set(SECRET_PARAMETERS)
     while new:
+        secret_names |= new
         referred = {found for value in get(sorted(new), config_directory).values() for found in names_in(value)}
         new = referred - secret_names
-        secret_names |= new
     return {name: ispmail_maincf.shown(name, value, secret_names) for name, value in values.items()}
 
 
@@ -175,14 +175,14 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     """
     values = checked_values(parameters)
     current = get(list(values), config_directory)
-    changes = {
-        name: {"old": ispmail_maincf.shown(name, current.get(name)), "new": ispmail_maincf.shown(name, value)}
-        for name, value in values.items()
-        if not same(current.get(name), value)
-    }
-    if changes and not test:
-        ispmail_files.replace([edited({name: values[name] for name in changes}, config_directory)])
-    return changes
+    differing = {name: value for name, value in values.items() if not same(current.get(name), value)}
+    if not differing:
+        return {}
+    old = shown({name: current[name] for name in differing if name in current}, config_directory)
+    new = shown({name: value for name, value in differing.items() if value is not None}, config_directory)
+    if not test:
+        ispmail_files.replace([edited(differing, config_directory)])
+    return {name: {"old": old.get(name), "new": new.get(name)} for name in differing}
 
 
 def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str]) -> bytes:

@@ -92,7 +92,7 @@ def database(
 
 def account(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> str:
     """Read the user of the maps' account, whatever else is wrong with the database server's side."""
-    return ispmail_config_database.user(_looked_up(section(pillar, key), opts)[0])
+    return str(_looked_up(ispmail_config_database.user(section(pillar, key)), opts)[0])
 
 
 def named_directories(pillar: Mapping[str, Any]) -> Collection[str]:
