@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("a39e2a742c9a")
+ispmail_stamp.require("e418a6a597cc")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

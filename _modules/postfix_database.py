@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("a39e2a742c9a")
+ispmail_stamp.require("e418a6a597cc")
 
 import ispmail_accounts
 import ispmail_logins

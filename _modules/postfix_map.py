@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("a39e2a742c9a")
+ispmail_stamp.require("e418a6a597cc")
 
 import ispmail_answers
 import ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("a39e2a742c9a")
+ispmail_stamp.require("e418a6a597cc")
 
 import salt.client
 import salt.utils.minions

@@ -66,7 +66,8 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     difference = ispmail_plan.compare(instance)
     if not difference.changes and not ispmail_transaction.interrupted(directory, cache_directory):
         return Outcome(maps=len(instance.maps), warnings=(*instance.warnings, *difference.warnings))
-    warnings = _check(instance, difference)
+    facts = ispmail_postfix.facts(directory)
+    warnings = _check(instance, difference, facts)
     running = ispmail_postfix.running(directory)
     changes = dict(difference.changes)
     changed = set(difference.changed)
@@ -76,7 +77,8 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     if not test:
-        warnings += _make(instance, difference, changed, cache_directory, running)
+        before = ispmail_postfix.rcpt(_RECIPIENT, facts.smtpd) if running else None
+        warnings += _make(instance, difference, changed, cache_directory, before)
         shown = ", ".join(sorted(changed)) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
     return Outcome(changes, len(instance.maps), tuple(warnings), running)
@@ -125,10 +127,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     return Outcome(changes, len(chosen), (), running)
 
 
-def _check(instance: CompleteInstance, difference: Difference) -> list[str]:
+def _check(instance: CompleteInstance, difference: Difference, facts: Facts) -> list[str]:
     """Refuse what this server cannot do, ask each new table file, and return the warnings."""
     directory = instance.config_directory
-    facts = ispmail_postfix.facts(directory)
     faults = _faults_here(instance, facts)
     warnings = ispmail_config.check(instance, faults, version=facts.version, chroot=facts.chroot)
     known = (*instance.warnings, *difference.warnings)
@@ -180,17 +181,19 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
 
 
 def _make(
-    instance: CompleteInstance, difference: Difference, changed: set[str], cache_directory: str, running: bool
+    instance: CompleteInstance, difference: Difference, changed: set[str], cache_directory: str, before: Reply | None
 ) -> list[str]:
-    """Make the change, ask the live maps and smtpd itself, and return the warnings."""
+    """Make the change, ask the live maps and smtpd itself, and return the warnings.
+
+    Args:
+        before: What smtpd said before; None where Postfix does not run.
+    """
     directory = instance.config_directory
-    server = ispmail_postfix.smtpd(directory) if running else None
-    before = ispmail_postfix.rcpt(_RECIPIENT, server) if running else None
 
     def check(running: bool) -> None:
         _ask_live(instance, changed, running)
         if running and before:
-            _compare_replies(before, ispmail_postfix.rcpt(_RECIPIENT, server))
+            _compare_replies(before, ispmail_postfix.rcpt(_RECIPIENT, before.server))
 
     warnings = []
     if before and before.code in (None, 421, 530):

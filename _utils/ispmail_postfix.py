@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import ispmail_postconf
 from ispmail_command import output, run
 from ispmail_maincf import words
+from ispmail_postconf import Service
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Facts:
     version: str
     queue_directory: str
     chroot: bool  # whether smtpd, cleanup or trivial-rewrite run in one
+    smtpd: str | None  # host:port of an smtpd that speaks first and without TLS; None: nowhere
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,14 @@ def facts(config_directory: str) -> Facts:
     Raises:
         CannotAsk: postconf cannot tell.
     """
-    asked = ["mail_version", "compatibility_level", "queue_directory"]
+    asked = ["mail_version", "compatibility_level", "queue_directory", "inet_interfaces"]
     values = ispmail_postconf.get(asked, config_directory, defaults=True)
     old_defaults = values["compatibility_level"].split(".")[0] == "0"
     in_chroot = ("y", "-") if old_defaults else ("y",)
     services = ispmail_postconf.services(config_directory)
     chroot = any(service.chroot in in_chroot and service.program in _IN_CHROOT for service in services)
-    return Facts(values["mail_version"], values["queue_directory"], chroot)
+    smtpd = _smtpd(services, values["inet_interfaces"])
+    return Facts(values["mail_version"], values["queue_directory"], chroot, smtpd)
 
 
 def running(config_directory: str) -> bool:
@@ -104,7 +107,7 @@ def rcpt(recipient: str, server: str | None, timeout: float = 10) -> Reply:
     """Ask an smtpd whether it takes mail for a recipient. No mail is sent.
 
     Args:
-        server: What `smtpd` returned.
+        server: `Facts.smtpd`.
         timeout: How many seconds to wait for each reply.
     """
     import smtplib  # noqa: PLC0415  an apply that has nothing to do need not load it
@@ -131,17 +134,16 @@ def rcpt(recipient: str, server: str | None, timeout: float = 10) -> Reply:
     return Reply(server, code, text.decode(errors="replace"))
 
 
-def smtpd(config_directory: str) -> str | None:
-    """Find out where an smtpd of an instance listens that speaks first and without TLS, as host:port; None: nowhere."""
-    for service in ispmail_postconf.services(config_directory):
+def _smtpd(services: Sequence[Service], inet_interfaces: str) -> str | None:
+    """Where an smtpd listens that speaks first and without TLS, as host:port; None: nowhere."""
+    for service in services:
         if service.type == "inet" and service.program == "smtpd" and "wrappermode" not in service.command:
             host, _, port = service.name.rpartition(":")
             break
     else:
         return None
     if not host:
-        value = ispmail_postconf.get(["inet_interfaces"], config_directory, defaults=True)["inet_interfaces"]
-        host = next(iter(words(value)), "all")
+        host = next(iter(words(inet_interfaces)), "all")
         host = {"all": "127.0.0.1", "loopback-only": "127.0.0.1", "$myhostname": "127.0.0.1"}.get(host, host)
     if not port.isdigit():
         try:

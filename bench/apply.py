@@ -90,13 +90,13 @@ def medians(lines: Lines) -> dict[str, tuple[float, float]]:
     }
 
 
-def show(head: str, lines: Lines, base: dict[str, tuple[float, float]] | None = None) -> None:
-    """Print a table; its ratios are to the same line of `base`, or to the empty apply."""
-    found = medians(lines)
+def show(head: str, lines: Lines, base: Lines | None = None) -> None:
+    """Print a table. Ratios are medians over the rounds, each to the same round of `base`, or to its empty apply."""
     print(f"{head:28}{'CPU s':>8}{'ratio':>8}{'wall s':>8}{'ratio':>8}")
-    for name, (cpu, wall) in found.items():
-        than = base[name] if base else found["empty"]
-        print(f"{name:28}{cpu:8.2f}{cpu / than[0]:8.2f}{wall:8.2f}{wall / than[1]:8.2f}")
+    for name, (cpu, wall) in medians(lines).items():
+        pairs = list(zip(lines[name], base[name] if base else lines["empty"]))
+        ratios = [statistics.median(ours[kind] / theirs[kind] for ours, theirs in pairs) for kind in (0, 1)]
+        print(f"{name:28}{cpu:8.2f}{ratios[0]:8.3f}{wall:8.2f}{ratios[1]:8.3f}")
 
 
 def costs(database: MariaDB, postfix: Postfix, minions: list[Minion], many: int, rounds: int) -> None:
@@ -110,7 +110,7 @@ def costs(database: MariaDB, postfix: Postfix, minions: list[Minion], many: int,
             measure_round(database, postfix, minion, many, some)
     show(f"median of {rounds}", lines[0])
     for other in lines[1:]:
-        show("beside the other checkout", lines[0], medians(other))
+        show("beside the other checkout", lines[0], other)
 
 
 def naive(postfix: Postfix, number: int) -> None:
