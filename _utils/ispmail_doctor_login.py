@@ -211,7 +211,7 @@ def check_login(found: LoginAnswers) -> Iterator[Finding]:
 
 def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
     fix = ""
-    if found.plugin != NATIVE and any(live.in_chroot for live in found.login.maps):
+    if found.plugin != NATIVE and any(live.chroot for live in found.login.maps):
         fix = (
             f"the account logs in by {found.plugin}, which is missing in smtpd's chroot: "
             f"use {NATIVE}, or set proxy: true for the maps"
