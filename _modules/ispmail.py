@@ -4,7 +4,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("4a1c988920e4")
+ispmail_stamp.require("1b046347ac8a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

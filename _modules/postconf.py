@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("4a1c988920e4")
+ispmail_stamp.require("1b046347ac8a")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("4a1c988920e4")
+ispmail_stamp.require("1b046347ac8a")
 
 import ispmail_answers
 import ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("4a1c988920e4")
+ispmail_stamp.require("1b046347ac8a")
 
 import salt.client
 import salt.utils.minions

@@ -188,6 +188,11 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tu
         yield tables, dataclasses.replace(as_, descriptors=tuple(descriptors))
 
 
+def has_plugin(chroot: str, plugin: str) -> bool:
+    """Tell whether a chroot has the client's file of a login plugin, such as client_ed25519.so for ed25519."""
+    return bool(glob.glob(f"{glob.escape(_plugin_directory(chroot))}/*{glob.escape(plugin)}*.so"))
+
+
 def _seen_from(chroot: str | None, table_type: str, content: bytes) -> bytes:
     """A table file with the paths that a reader in a chroot will open, written as they are seen from outside."""
     keys = ispmail_tablefile.parse(content)
@@ -223,8 +228,11 @@ def _plugins(chroot: str | None) -> dict[str, str] | None:
     """Where the client library of MariaDB looks for plugins: in a chroot, below it, and there may be none."""
     if chroot is None:
         return None
-    folder = next(glob.iglob("/usr/lib/*/libmariadb3/plugin"), "/nonexistent")
-    return {"MARIADB_PLUGIN_DIR": f"{chroot}{folder}"}
+    return {"MARIADB_PLUGIN_DIR": _plugin_directory(chroot)}
+
+
+def _plugin_directory(chroot: str) -> str:
+    return chroot + next(glob.iglob("/usr/lib/*/libmariadb3/plugin"), "/nonexistent")
 
 
 def _fails(found: Lookup) -> bool:

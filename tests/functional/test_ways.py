@@ -136,7 +136,7 @@ def test_a_key_of_four_bytes_is_asked(postfix):
         assert result["result"] is True
         assert "virtual_mailbox_maps cannot be asked for a key with a 4-byte character" in " ".join(result["warnings"])
         rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "every key can be asked"]
-        assert [row["result"] for row in rows if row["subject"] == "virtual_mailbox_maps"] == ["fault"], rows
+        assert [row["result"] for row in rows if row["where"] == "virtual_mailbox_maps"] == ["fault"], rows
 
 
 def test_a_closed_connection_costs_nothing(minion, postfix, mariadb):
