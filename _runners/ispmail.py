@@ -14,7 +14,7 @@ import salt.client
 import salt.utils.minions
 from salt.exceptions import SaltInvocationError
 
-from ispmail_errors import listed
+from ispmail_errors import Failed, listed
 from ispmail_queue import merged
 from ispmail_salt import cache_folder, salt_errors
 
@@ -55,7 +55,11 @@ def rotate():
         __salt__["event.send"](_FAILED, {"comment": str(err)})
         raise
     with salt_errors():
-        done = merged(cache_folder(__opts__), "rotate", _orchestrate)
+        try:
+            done = merged(cache_folder(__opts__), "rotate", _orchestrate)
+        except Failed as err:
+            __salt__["event.send"](_FAILED, {"comment": str(err)})
+            raise
     return "another rotation is about to start" if done is None else done
 
 

@@ -78,14 +78,16 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
         warnings.append("Postfix is not running, so there was nothing to reload")
     if not test:
         before = ispmail_postfix.rcpt(_RECIPIENT, facts.smtpd) if running else None
-        warnings += _make(instance, difference, changed, cache_directory, before)
+        warnings += _make(instance, difference, changed, cache_directory, before, facts.smtpd)
         shown = ", ".join(sorted(changed)) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
     return Outcome(changes, len(instance.maps), tuple(warnings), running)
 
 
 def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str, test: bool = False) -> Outcome:
-    """Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
+    """Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files.
+
+    A change that was cut off before is finished by it.
 
     Args:
         names: Maps in pillar, null ones too; None for all.
@@ -114,15 +116,22 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         }
     if files:
         _refuse_in_use(directory, paths, values)
-    running = bool(parameters) and ispmail_postfix.running(directory)
-    if parameters and not test:
-        expected = {name: values[name] for name in parameters}
-        ispmail_transaction.make(Change(directory, cache_directory, (), parameters, expected))
-    if files and not test:
-        ispmail_files.replace(
-            [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
-        )
+    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
+    running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
+    if interrupted:
+        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
     if changes and not test:
+        expected = {name: values[name] for name in parameters}
+        deletions = [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
+        server = ispmail_postfix.facts(directory).smtpd if running else None
+        before = ispmail_postfix.rcpt(_RECIPIENT, server) if running else None
+        if before and before.code == 451:
+            # Nothing to compare with: what is removed may be the cause.
+            server = None
+        ispmail_transaction.make(
+            Change(directory, cache_directory, tuple(deletions), parameters, expected),
+            lambda runs: _ask_smtpd(before, server, runs),
+        )
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
     return Outcome(changes, len(chosen), (), running)
 
@@ -181,19 +190,24 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
 
 
 def _make(
-    instance: CompleteInstance, difference: Difference, changed: set[str], cache_directory: str, before: Reply | None
+    instance: CompleteInstance,
+    difference: Difference,
+    changed: set[str],
+    cache_directory: str,
+    before: Reply | None,
+    server: str | None,
 ) -> list[str]:
     """Make the change, ask the live maps and smtpd itself, and return the warnings.
 
     Args:
-        before: What smtpd said before; None where Postfix does not run.
+        before: What smtpd said before; None where Postfix did not run.
+        server: Where smtpd listens; None where it cannot be asked.
     """
     directory = instance.config_directory
 
     def check(running: bool) -> None:
         _ask_live(instance, changed, running)
-        if running and before:
-            _compare_replies(before, ispmail_postfix.rcpt(_RECIPIENT, before.server))
+        _ask_smtpd(before, server, running)
 
     warnings = []
     if before and before.code in (None, 421, 530):
@@ -216,14 +230,26 @@ def _ask_live(instance: CompleteInstance, changed: set[str], running: bool) -> N
         raise Failed(listed("The live maps do not answer as they should", failures))
 
 
-def _compare_replies(before: Reply, after: Reply) -> None:
-    """Refuse what postmap cannot see: smtpd answered before, and now it does not, or cannot ask its maps."""
+def _ask_smtpd(before: Reply | None, server: str | None, running: bool) -> None:
+    """Refuse what postmap cannot see: smtpd answered before, and now it does not, or cannot ask its maps.
+
+    Args:
+        before: What it said before; None where Postfix did not run. It may have been started since.
+    """
+    if not running or server is None:
+        return
+    after = ispmail_postfix.rcpt(_RECIPIENT, server)
     text = after.text
     broken = after.code == 451 and ("lookup failure" in text or "configuration error" in text)
-    if not broken and (after.code is not None or before.code is None):
+    if not broken and (after.code is not None or (before is not None and before.code is None)):
         return
     said = f"{after.code or ''} {text}".strip()
-    cannot = "could not ask its maps before, and cannot now" if before.text == text else "can no longer ask its maps"
+    if before is None:
+        cannot = "does not answer, or cannot ask its maps"
+    elif before.text == text:
+        cannot = "could not ask its maps before, and cannot now"
+    else:
+        cannot = "can no longer ask its maps"
     raise Failed(f"smtpd on {after.server} {cannot}, though postmap can ({said}): see the mail log")
 
 

@@ -16,6 +16,7 @@ import ispmail_hosts
 import ispmail_tablefile
 from ispmail_command import Done, readable, run, safe
 from ispmail_config import CompleteMap
+from ispmail_errors import CannotAsk
 from ispmail_maincf import path_of
 from ispmail_query import PROBE
 
@@ -158,21 +159,33 @@ def in_memory(maps: Sequence[CompleteMap]) -> Iterator[tuple[dict[str, str], lis
 
     Yields:
         Name of a map to its table, and the descriptors that postmap has to inherit.
+
+    Raises:
+        CannotAsk: The kernel gives no memory for one.
     """
     with contextlib.ExitStack() as stack:
         tables, descriptors = {}, []
         for each in maps:
-            # The name is for /proc only, and a long one is refused.
-            descriptor = os.memfd_create("table")
-            stack.callback(os.close, descriptor)
-            os.fchmod(descriptor, 0o600)
-            with open(descriptor, "wb", closefd=False) as stream:
-                stream.write(each.text.encode())
-            # Postfix pauses on a file that is less than two seconds old.
-            os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
+            try:
+                descriptor = _memory(each.text.encode(), stack)
+            except OSError as err:
+                raise CannotAsk(f"no memory to ask the new table file of {each.name} from: {err.strerror}") from err
             descriptors.append(descriptor)
             tables[each.name] = f"{each.type}:/proc/self/fd/{descriptor}"
         yield tables, descriptors
+
+
+def _memory(content: bytes, stack: contextlib.ExitStack) -> int:
+    """A file in memory, as a descriptor that is closed with the stack."""
+    # The name is for /proc only, and a long one is refused.
+    descriptor = os.memfd_create("table")
+    stack.callback(os.close, descriptor)
+    os.fchmod(descriptor, 0o600)
+    with open(descriptor, "wb", closefd=False) as stream:
+        stream.write(content)
+    # Postfix pauses on a file that is less than two seconds old.
+    os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
+    return descriptor
 
 
 def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:

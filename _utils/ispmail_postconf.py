@@ -137,11 +137,12 @@ def table_types(config_directory: str) -> list[str]:
     return output("postconf", ["-c", config_directory, "-m"]).split()
 
 
-def edited(parameters: Mapping[str, object], config_directory: str) -> Replacement:
+def edited(parameters: Mapping[str, object], config_directory: str, workspace: str | None = None) -> Replacement:
     """Prepare a main.cf with other values: postconf edits a copy of it.
 
     Args:
         parameters: Name to value, None to take the parameter out.
+        workspace: Where the copy is for that time; None for the directory of temporary files.
 
     Raises:
         InvalidInput: A name or a value cannot be one.
@@ -156,10 +157,10 @@ def edited(parameters: Mapping[str, object], config_directory: str) -> Replaceme
     edits = [f"{name}={value}" for name, value in values.items() if value is not None]
     removals = [name for name, value in values.items() if value is None]
     try:
-        after = _on_a_copy(content, edits, removals)
+        after = _on_a_copy(content, edits, removals, workspace)
     except OSError as err:
-        raise Failed(f"{tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
-    new = dataclasses.replace(file, content=after, mtime_ns=None)
+        raise Failed(f"{workspace or tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
+    new = dataclasses.replace(file, content=after)
     return Replacement(new, still=(file.content,), lock=True)
 
 
@@ -181,13 +182,13 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     old = shown({name: current[name] for name in differing if name in current}, config_directory)
     new = shown({name: value for name, value in differing.items() if value is not None}, config_directory)
     if not test:
-        ispmail_files.replace([edited(differing, config_directory)])
+        ispmail_files.replace(edited(differing, config_directory))
     return {name: {"old": old.get(name), "new": new.get(name)} for name in differing}
 
 
-def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str]) -> bytes:
+def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str], workspace: str | None) -> bytes:
     """What postconf makes of a main.cf."""
-    with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
+    with tempfile.TemporaryDirectory(prefix="postconf-", dir=workspace) as directory:
         copy = os.path.join(directory, "main.cf")
         with open(copy, "wb") as stream:
             os.fchmod(stream.fileno(), 0o600)
