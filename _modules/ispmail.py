@@ -10,7 +10,7 @@ ispmail_stamp.require("e418a6a597cc")
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_queue
-from ispmail_errors import Failed
+from ispmail_errors import Failed, kind_of
 from ispmail_salt import cache_folder
 
 # The module itself, imported above, is the older one where require() has dropped the library.
@@ -76,7 +76,7 @@ def reapply():
         failed = [f"It could not be applied: {err}"]
     except Exception as err:  # pylint: disable=broad-except
         # Salt's own work (its caches, its event bus) may raise anything, with any text.
-        failed = [f"It could not be applied: state.apply {_SLS} ended with {_described(err)}"]
+        failed = [f"It could not be applied: state.apply {_SLS} ended with {kind_of(err)}"]
     comment = "\n".join(failed)
     _report(comment)
     if failed:
@@ -102,23 +102,17 @@ def _unaskable():
         return [str(err)]
 
 
-def _described(err):
-    """The kind of an error, and for one of the system its reason; nothing else of its text."""
-    reason = getattr(err, "strerror", None)
-    return f"{type(err).__name__} ({reason})" if reason else type(err).__name__
-
-
 def _report(comment):
     """Report by event what failed, unless that was reported last; an empty text is remembered only."""
     path = os.path.join(cache_folder(__opts__), "failed")
-    last = ""
+    last: str | None = ""
     try:
         with open(path, encoding="utf-8") as file:
             last = file.read()
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as err:
-        log.warning("%s cannot be read, a failure may be reported twice: %s", path, _described(err))
+        log.warning("%s cannot be read, a failure may be reported twice: %s", path, kind_of(err))
         last = None
     if comment == last:
         return
@@ -128,4 +122,4 @@ def _report(comment):
         with open(path, "w", encoding="utf-8") as file:
             file.write(comment)
     except OSError as err:
-        log.warning("%s cannot be written, a failure may be reported twice: %s", path, _described(err))
+        log.warning("%s cannot be written, a failure may be reported twice: %s", path, kind_of(err))

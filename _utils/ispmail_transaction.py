@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import ispmail_files
 import ispmail_postconf
 import ispmail_postfix
-from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack
+from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of
 from ispmail_files import Exchange, Replacement
 from ispmail_journal import Journal
 from ispmail_maincf import same
@@ -192,5 +192,4 @@ def _reloaded(directory: str) -> bool:
 
 
 def _reason(err: BaseException) -> str:
-    """Why a change failed. The text of an unforeseen error may hold anything."""
-    return str(err) if isinstance(err, IspmailError) else f"unforeseen {type(err).__name__}"
+    return str(err) if isinstance(err, IspmailError) else f"unforeseen {kind_of(err)}"
