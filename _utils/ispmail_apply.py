@@ -73,7 +73,7 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     changed = set(difference.changed)
     if ispmail_transaction.interrupted(directory, cache_directory):
         changed = {each.name for each in instance.maps}
-        changes["postfix"] = {"old": "an apply was interrupted", "new": "reloaded" if running else "checked"}
+        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     if not test:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
 import os
 import stat
@@ -41,12 +42,13 @@ class Replacement:
     """What a file becomes: `new`, or nothing where `new.content` is None.
 
     Nothing is replaced unless the file still holds one of `still`, where that is given. With `lock` postconf's own
-    lock is held meanwhile.
+    lock is held meanwhile. With `between` the file gets that content first, see `Exchange.complete`.
     """
 
     new: File
     still: tuple[bytes | None, ...] | None = field(default=None, repr=False)
     lock: bool = False
+    between: bytes | None = field(default=None, repr=False)
 
     @property
     def path(self) -> str:
@@ -76,7 +78,7 @@ def read(path: str) -> File:
 
 
 class Exchange:
-    """Files that take the place of others: `put`, then `delete`, then `forget`; or back by `restore` and `drop`.
+    """Files that take the place of others: `put`, `complete`, `delete`, `forget`; or back by `restore` and `drop`.
 
     `begun` lists the files that may differ from what they were, in the order in which they were changed. Each method
     raises an error of ours and leaves `begun` right, so that what is there can be told.
@@ -106,7 +108,7 @@ class Exchange:
                 if each.lock:
                     stack.enter_context(_postconf_lock(each.path))
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                list(pool.map(_write_temporary, [each.new for each in writes]))
+                list(pool.map(_write_temporary, map(_first, writes)))
             # Read as late as possible: what somebody else writes from here on would be lost.
             for each in self._replacements:
                 self._old[each.path] = self._kept(each)
@@ -114,6 +116,40 @@ class Exchange:
                 self.begun.append(each.path)
                 os.rename(_temporary(each.path), each.path)
             _sync_directories(each.path for each in writes)
+
+    @property
+    def two_steps(self) -> bool:
+        """Whether a file gets other content first."""
+        return any(each.between is not None for each in self._replacements)
+
+    def complete(self) -> None:
+        """Give the files that got other content first their final content.
+
+        Raises:
+            ChangedMeanwhile: Somebody else has changed one of them.
+            Failed: One cannot be written.
+        """
+        self._step(lambda each: each.between, lambda each: each.new)
+
+    def retreat(self) -> None:
+        """Undo `complete`.
+
+        Raises:
+            ChangedMeanwhile, Failed: As there.
+        """
+        self._step(lambda each: each.new.content, _first)
+
+    def _step(self, now: Callable[[Replacement], bytes | None], then: Callable[[Replacement], File]) -> None:
+        for each in self._replacements:
+            if each.between is not None:
+                step = Replacement(then(each), still=(now(each),), lock=each.lock)
+                with _failures([each.path]), contextlib.ExitStack() as stack:
+                    if each.lock:
+                        stack.enter_context(_postconf_lock(each.path))
+                    _write_temporary(step.new)
+                    _refuse_changed(step, read(each.path))
+                    os.rename(_temporary(each.path), each.path)
+                    _sync_directories([each.path])
 
     def delete(self) -> None:
         """Delete the files that are to be deleted.
@@ -147,7 +183,7 @@ class Exchange:
             Failed: A file cannot be put back. It and those changed before it are left as they are.
         """
         for path in [path for path in reversed(self.begun) if self._exists_before(path)]:
-            ours = (self._old[path].content, self._new[path].new.content)
+            ours = (self._old[path].content, self._new[path].between, self._new[path].new.content)
             with _failures([path]), contextlib.ExitStack() as stack:
                 if self._new[path].lock:
                     # Without room for the lock file no postconf has room for its own edit.
@@ -184,14 +220,25 @@ class Exchange:
         """Read an old file, refuse one that somebody else has changed, and give it a second name."""
         path = replacement.path
         old = read(path)
-        allowed = replacement.still
-        if allowed is not None and old.content not in (*allowed, replacement.new.content):
-            raise ChangedMeanwhile(f"{path} was changed by somebody else meanwhile, nothing was written: try again")
+        _refuse_changed(replacement, old)
         if old.content is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(_second_name(path))
             os.link(path, _second_name(path))
         return old
+
+
+def _first(replacement: Replacement) -> File:
+    """What a file becomes first."""
+    if replacement.between is None:
+        return replacement.new
+    return dataclasses.replace(replacement.new, content=replacement.between)
+
+
+def _refuse_changed(replacement: Replacement, found: File) -> None:
+    allowed = replacement.still
+    if allowed is not None and found.content not in (*allowed, replacement.new.content):
+        raise ChangedMeanwhile(f"{found.path} was changed by somebody else meanwhile: try again")
 
 
 def replace(replacement: Replacement) -> None:

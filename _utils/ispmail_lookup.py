@@ -104,7 +104,8 @@ def ask(
         table = tables[0] if len(tables) == 1 else None
         return _failure(table, f"{done.stderr.replace('end', 'answer')}{_silent_hosts(table)}", ())
     warnings, fatal = _complaints(done)
-    if done.returncode == 0:
+    # Nothing is never an answer: then postmap could not print it.
+    if done.returncode == 0 and done.stdout:
         return Lookup(ANSWER, warnings, answer=readable(done.stdout).removesuffix("\n"))
     if fatal or done.returncode != 1:
         failed = next((table for table in tables if any(_is_named(table, line) for line in fatal)), None)

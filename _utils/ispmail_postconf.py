@@ -17,7 +17,6 @@ from ispmail_config import DEFAULT_DIRECTORY
 from ispmail_errors import CannotAsk, Failed, InvalidInput
 from ispmail_files import Replacement
 from ispmail_maincf import (
-    BLANKS,
     SECRET_PARAMETERS,
     checked_names,
     checked_values,
@@ -27,6 +26,10 @@ from ispmail_maincf import (
     values_of,
     words,
 )
+
+# A parameter that nobody sets. postconf exits with 0 also where it could not print: asked for with each question, this
+# one tells "is not set" from "was not printed".
+_WITNESS = "mail_release_date"
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
     if parameters is not None and not names:
         return {}
     main_cf = _main_cf(config_directory)
-    flags = [] if defaults else ["-n"]
-    printed = values_of(output("postconf", ["-c", config_directory, *flags, *names]))
+    # What is set with -o is printed by -n too.
+    flags = [] if defaults else ["-n", "-o", f"{_WITNESS}=1"]
+    printed = _printed(config_directory, *flags, *([*names, _WITNESS] if names else []))
     values = {name: value for name, value in printed.items() if name in names or not names}
     missing = [name for name in names if name not in values]
     if missing:
@@ -94,7 +98,7 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
 
 def expanded(parameters: Sequence[str], config_directory: str) -> list[str]:
     """Read the values of parameters with each ``$name`` expanded, those that a service of master.cf overrides too."""
-    values = list(values_of(output("postconf", ["-c", config_directory, "-x", *checked_names(parameters)])).values())
+    values = list(_printed(config_directory, "-x", *checked_names(parameters), _WITNESS).values())
     overrides = values_of(output("postconf", ["-c", config_directory, "-P", "-x"]))
     return values + [value for name, value in overrides.items() if name.rpartition("/")[2] in parameters]
 
@@ -112,8 +116,7 @@ def shown(values: Mapping[str, str], config_directory: str) -> dict[str, str | N
 
 def default(parameter: str, config_directory: str) -> str | None:
     """Read the default of a parameter, whatever main.cf sets; None for one that Postfix does not know."""
-    printed = output("postconf", ["-c", config_directory, "-d", *checked_names([parameter])])
-    return printed.partition("=")[2].strip(BLANKS) if printed else None
+    return _printed(config_directory, "-d", *checked_names([parameter]), _WITNESS).get(parameter)
 
 
 def services(config_directory: str) -> list[Service]:
@@ -126,6 +129,8 @@ def services(config_directory: str) -> list[Service]:
     for key, value in values_of(output("postconf", ["-c", config_directory, "-F"])).items():
         name, service_type, field = key.rsplit("/", 2)
         found.setdefault((name, service_type), {})[field] = value
+    if not found:
+        raise CannotAsk(f"postconf printed no service of {config_directory}/master.cf: run postconf -F")
     return [
         Service(name, service_type, fields.get("chroot", ""), fields.get("command", ""))
         for (name, service_type), fields in found.items()
@@ -133,8 +138,15 @@ def services(config_directory: str) -> list[Service]:
 
 
 def table_types(config_directory: str) -> list[str]:
-    """Read which types of table this Postfix can open."""
-    return output("postconf", ["-c", config_directory, "-m"]).split()
+    """Read which types of table this Postfix can open.
+
+    Raises:
+        CannotAsk: postconf cannot tell.
+    """
+    types = output("postconf", ["-c", config_directory, "-m"]).split()
+    if not types:
+        raise CannotAsk("postconf printed no type of table: run postconf -m")
+    return types
 
 
 def edited(parameters: Mapping[str, object], config_directory: str, workspace: str | None = None) -> Replacement:
@@ -184,6 +196,14 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     if not test:
         ispmail_files.replace(edited(differing, config_directory))
     return {name: {"old": old.get(name), "new": new.get(name)} for name in differing}
+
+
+def _printed(config_directory: str, *arguments: str) -> dict[str, str]:
+    """What postconf prints of parameters, the witness among them."""
+    values = values_of(output("postconf", ["-c", config_directory, *arguments]))
+    if values.pop(_WITNESS, None) is None:
+        raise CannotAsk(f"postconf did not print all that it was asked for: run postconf -c {config_directory} -n")
+    return values
 
 
 def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str], workspace: str | None) -> bytes:

@@ -7,6 +7,7 @@ reload, check, deletions. The way back is the same in reverse, and new files go 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -18,9 +19,12 @@ import ispmail_postfix
 from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of
 from ispmail_files import Exchange, Replacement
 from ispmail_journal import Journal
-from ispmail_maincf import same
+from ispmail_maincf import same, words
 
 log = logging.getLogger(__name__)
+
+# Parameters that decide which domains are ours, see trivial-rewrite(8).
+_DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,8 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         due = journal.due()
         _remove_leftovers(due)
         old_values = _old_values(change)
-        replacements = list(change.files)
-        if change.parameters:
-            replacements.append(ispmail_postconf.edited(change.parameters, change.config_directory, journal.workspace))
-        exchange = Exchange(replacements)
+        main_cf = _main_cf(change, old_values, journal.workspace)
+        exchange = Exchange([*change.files, *main_cf])
         journal.write([*(due or ()), *exchange.paths])
         try:
             old_processes = _forward(change, exchange, due is not None, check)
@@ -97,6 +99,24 @@ def _old_values(change: Change) -> dict[str, str | None]:
     return {name: found.get(name) for name in change.parameters}
 
 
+def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:
+    """What main.cf becomes, in two steps where domains come or go together with the maps of their addresses.
+
+    smtpd and trivial-rewrite read main.cf at different times. Where trivial-rewrite knows a domain, and smtpd not the
+    map of its mailboxes, each address of that domain is accepted. So domains come last and go first.
+    """
+    if not change.parameters:
+        return []
+    edited = ispmail_postconf.edited(change.parameters, change.config_directory, workspace)
+    domains = {name: value for name, value in change.parameters.items() if name in _DOMAINS}
+    rest = {name: value for name, value in change.parameters.items() if name not in _DOMAINS}
+    more = sum(len(words(value or "")) - len(words(old_values[name] or "")) for name, value in domains.items())
+    if not more or not rest:
+        return [edited]
+    first = ispmail_postconf.edited(rest if more > 0 else domains, change.config_directory, workspace)
+    return [dataclasses.replace(edited, between=first.new.content)]
+
+
 def _remove_leftovers(due: list[str] | None) -> None:
     try:
         ispmail_files.remove_leftovers(due or ())
@@ -106,10 +126,15 @@ def _remove_leftovers(due: list[str] | None) -> None:
 
 def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
     exchange.put()
-    running = ispmail_postfix.running(change.config_directory)
+    directory = change.config_directory
+    running = ispmail_postfix.running(directory)
+    if exchange.two_steps:
+        if running:
+            ispmail_postfix.reload(directory)
+        exchange.complete()
     # Deletions alone are of files that main.cf does not name.
     reload_due = due or bool(exchange.begun)
-    old_processes = ispmail_postfix.reload(change.config_directory) if running and reload_due else []
+    old_processes = ispmail_postfix.reload(directory) if running and reload_due else []
     if check:
         check(running)
     exchange.delete()
@@ -157,6 +182,11 @@ def _put_back(
 
 
 def _restore(exchange: Exchange, directory: str, workspace: str, old_values: Mapping[str, str | None]) -> None:
+    if exchange.two_steps:
+        # Where that fails, as on a full disk, the way back is one step.
+        with contextlib.suppress(IspmailError):
+            exchange.retreat()
+            _reloaded(directory)
     try:
         exchange.restore(lambda: ispmail_postconf.edited(old_values, directory, workspace))
     except IspmailError as err:
@@ -171,7 +201,11 @@ def _restore(exchange: Exchange, directory: str, workspace: str, old_values: Map
 def _reload_and_drop(exchange: Exchange, directory: str) -> bool:
     """Reload Postfix if it runs, then remove the new files, which it asks no more; return whether it runs."""
     try:
-        running = _reloaded(directory)
+        try:
+            running = _reloaded(directory)
+        except IspmailError:
+            # Processes with different configurations may accept what they should not: worth a second try.
+            running = _reloaded(directory)
         exchange.drop()
         return running
     except IspmailError as err:

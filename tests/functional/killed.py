@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import shutil
+import smtplib
 import stat
 import sys
 import tempfile
@@ -199,6 +200,21 @@ class Site:
         """What smtpd says to each address."""
         return {address: rcpt(self.postfix.port, address)[0] for address in ADDRESSES}
 
+    def all_replies(self) -> set[tuple[str, int]]:
+        """The same of several smtpd processes at a time: idle ones, with what they have read before, and a new one."""
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(smtplib.SMTP("127.0.0.1", self.postfix.port, "client.test", 10)) for _ in range(4)
+            ]
+            found = set()
+            for client in clients:
+                client.ehlo()
+                for address in ADDRESSES:
+                    client.docmd("MAIL FROM:<test@sender.test>")
+                    found.add((address, client.docmd(f"RCPT TO:<{address}>")[0]))
+                    client.rset()
+        return found
+
 
 @contextlib.contextmanager
 def site() -> Iterator[Site]:
@@ -246,7 +262,11 @@ def run_point(found: Site, scenario: Scenario, way: str, number: int) -> list[st
     done = traced(lambda: act(scenario.act), way, number)
     if not done.hit:
         return None
-    wrong = _wrong_replies(found.replies(), scenario)
+    wrong = [
+        f"{address} gets {code}"
+        for address, code in found.all_replies()
+        if code not in (scenario.before[address], scenario.after[address])
+    ]
     if done.returned is not None:
         wrong += _untrue(found, done.returned, start, wanted)
     again = found.run(scenario.act)
@@ -258,14 +278,6 @@ def run_point(found: Site, scenario: Scenario, way: str, number: int) -> list[st
         wrong.append(f"left after the next one: {found.leftovers()}")
     said = f" (it said: {done.returned})" if done.returned else ""
     return [f"{scenario.name}, {way} at call {number}, {done.hit}: {each}{said}" for each in wrong]
-
-
-def _wrong_replies(replies: dict[str, int], scenario: Scenario) -> list[str]:
-    return [
-        f"{address} gets {code}"
-        for address, code in replies.items()
-        if code not in (scenario.before[address], scenario.after[address])
-    ]
 
 
 def _untrue(
