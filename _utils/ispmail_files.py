@@ -167,6 +167,8 @@ class Exchange:
     def forget(self) -> None:
         """Remove what is left beside the files: the temporary ones, and the second names of the old ones.
 
+        Then all renames and deletions are on the disk.
+
         Raises:
             Failed: One cannot be removed.
         """
@@ -192,7 +194,6 @@ class Exchange:
                 unchanged = read(path).content in ours
                 if unchanged:
                     os.rename(_second_name(path), path)
-                    _sync_directories([path])
             if not unchanged:
                 if edited is None or not self._new[path].lock:
                     raise ChangedMeanwhile(f"{path} was changed by somebody else meanwhile")
@@ -211,7 +212,6 @@ class Exchange:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                 self.begun.remove(path)
-            _sync_directories(new)
 
     def _exists_before(self, path: str) -> bool:
         return self._old[path].content is not None
@@ -268,20 +268,21 @@ def remove_leftovers(paths: Iterable[str]) -> None:
     Raises:
         Failed: One cannot be removed; the others are.
     """
-    failures, removed = [], []
+    failures, there = [], []
     for path in paths:
+        if os.path.isdir(os.path.dirname(path)):
+            there.append(path)
         for leftover in (_temporary(path), _second_name(path)):
             try:
                 os.unlink(leftover)
-                removed.append(leftover)
             except FileNotFoundError:
                 pass
             except OSError as err:
                 failures.append(f"{leftover}, which may hold a password, cannot be removed: {err.strerror}")
     if failures:
         raise Failed("; ".join(failures))
-    with _failures(removed):
-        _sync_directories(removed)
+    with _failures(there):
+        _sync_directories(there)
 
 
 @contextlib.contextmanager

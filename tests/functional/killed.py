@@ -298,6 +298,9 @@ def _untrue(
     if SAYS_AFTER in said:
         return ["it is not live"] if now != wanted else []
     if SAYS_NEITHER in said:
+        others = {name: file for name, file in now.items() if name not in said.partition("look at")[2]}
+        if any(start.get(name) != file for name, file in others.items()):
+            return ["it does not name all files that are new"]
         return [] if found.interrupted() else ["nothing tells the next one"]
     if "except" in said:
         now = {name: file for name, file in now.items() if name in start or name not in said}

@@ -130,6 +130,16 @@ def test_an_error_after_the_renames_is_told_as_it_is(found):
     assert found.contents() == start and found.leftovers() == [] and found.replies() == FIRST
 
 
+def test_an_error_while_it_is_put_back_is_told_as_it_is(found):
+    """The files are back; only that they are on the disk is not known."""
+    start = found.restore("first") or found.contents()
+    directory = rf"^fsync {found.postfix.config_directory}$"
+    done = traced(lambda: found.run_undone("apply second"), "EIO", directory, every=True)
+    assert "Everything was put back as it was" in done.returned and "One thing is left to do: " in done.returned
+    assert found.contents() == start and found.interrupted() and found.replies() == FIRST
+    assert found.run("apply second") == CONVERGED and found.replies() == SECOND and not found.interrupted()
+
+
 def test_a_disk_that_is_full_from_the_renames_on(found):
     """To put back is a rename, which needs no room: no new file was left aside, and none was half put back."""
     start = found.restore("first") or found.contents()
