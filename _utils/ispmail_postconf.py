@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import ispmail_files
 import ispmail_maincf
 import ispmail_tablefile
-from ispmail_command import output
+from ispmail_command import Done, output, run
 from ispmail_config import DEFAULT_DIRECTORY
 from ispmail_errors import CannotAsk, Failed, InvalidInput
+from ispmail_expand import names_in
 from ispmail_files import Replacement
 from ispmail_maincf import (
     SECRET_PARAMETERS,
     checked_names,
     checked_values,
-    names_in,
     parts,
     same,
     values_of,
@@ -30,6 +30,8 @@ from ispmail_maincf import (
 # A parameter that nobody sets. postconf exits with 0 also where it could not print: asked for with each question, this
 # one tells "is not set" from "was not printed".
 _WITNESS = "mail_release_date"
+# One of the last that it prints of all parameters.
+_LAST = "virtual_uid_maps"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
     # What is set with -o is printed by -n too.
     flags = [] if defaults else ["-n", "-o", f"{_WITNESS}=1"]
     printed = _printed(config_directory, *flags, *([*names, _WITNESS] if names else []))
+    if defaults and not names and _LAST not in printed:
+        raise CannotAsk(f"postconf did not print all parameters: run postconf -c {config_directory}")
     values = {name: value for name, value in printed.items() if name in names or not names}
     missing = [name for name in names if name not in values]
     if missing:
@@ -176,6 +180,46 @@ def edited(parameters: Mapping[str, object], config_directory: str, workspace: s
     return Replacement(new, still=(file.content,), lock=True)
 
 
+def refuse_broken(
+    after: Replacement, parameters: Mapping[str, str | None], config_directory: str, workspace: str | None = None
+) -> None:
+    """Have Postfix look at a main.cf before it goes live, beside a copy of master.cf.
+
+    Args:
+        after: What `edited` returned.
+        parameters: What was asked for; it is read back.
+        workspace: Where the copies are for that time; None for the directory of temporary files.
+
+    Raises:
+        Failed: `postconf -n` or `postfix check` refuses it, or it does not hold what was asked for.
+    """
+    content = after.new.content or b""
+    master_cf = ispmail_files.read(os.path.join(config_directory, "master.cf")).content or b""
+    try:
+        checked = _checked(content, master_cf, workspace)
+    except OSError as err:
+        raise Failed(f"{workspace or tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
+    if checked.returncode != 0:
+        raise Failed(
+            "Nothing was changed: postfix check refuses main.cf as it would be: the mail log says why. "
+            f"These parameters would change: {', '.join(parameters)}"
+        )
+    held = ispmail_tablefile.parse(content)
+    differing = [name for name, value in parameters.items() if not same(held.get(name), value)]
+    if differing:
+        names = ", ".join(differing)
+        raise Failed(f"Nothing was changed: postconf did not set {names} in main.cf as asked: edit it by hand")
+
+
+def _checked(main_cf: bytes, master_cf: bytes, workspace: str | None) -> Done:
+    """How `postfix check` ended for a main.cf and a master.cf."""
+    with tempfile.TemporaryDirectory(prefix="postconf-", dir=workspace) as directory:
+        _write_copy(directory, "main.cf", main_cf)
+        _write_copy(directory, "master.cf", master_cf)
+        output("postconf", ["-c", directory, "-n"])
+        return run("postfix", ["-c", directory, "check"], timeout=60)
+
+
 def change(parameters: Mapping[str, object], config_directory: str, test: bool) -> dict[str, dict[str, str | None]]:
     """Set parameters in one edit of main.cf; Postfix is not reloaded.
 
@@ -209,17 +253,27 @@ def _printed(config_directory: str, *arguments: str) -> dict[str, str]:
 def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str], workspace: str | None) -> bytes:
     """What postconf makes of a main.cf."""
     with tempfile.TemporaryDirectory(prefix="postconf-", dir=workspace) as directory:
-        copy = os.path.join(directory, "main.cf")
-        with open(copy, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(content)
+        copy = _write_copy(directory, "main.cf", content)
         for flag, arguments in (("-e", edits), ("-X", removals)):
             if arguments:
-                # postconf pauses while main.cf is less than two seconds old.
-                os.utime(copy, (time.time() - ispmail_files.BACKDATED,) * 2)
+                _set_back(copy)
                 output("postconf", ["-c", directory, flag, *arguments])
         with open(copy, "rb") as stream:
             return stream.read()
+
+
+def _write_copy(directory: str, name: str, content: bytes) -> str:
+    path = os.path.join(directory, name)
+    with open(path, "wb") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(content)
+    _set_back(path)
+    return path
+
+
+def _set_back(path: str) -> None:
+    """Postfix's programs pause while a configuration file is less than two seconds old."""
+    os.utime(path, (time.time() - ispmail_files.BACKDATED,) * 2)
 
 
 def _main_cf(config_directory: str) -> str:

@@ -61,6 +61,8 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         _remove_leftovers(due)
         old_values = _old_values(change)
         main_cf = _main_cf(change, old_values, journal.workspace)
+        for each in main_cf:
+            ispmail_postconf.refuse_broken(each, change.parameters or {}, change.config_directory, journal.workspace)
         exchange = Exchange([*change.files, *main_cf])
         journal.write([*(due or ()), *exchange.paths])
         try:
@@ -83,6 +85,17 @@ def interrupted(config_directory: str, cache_directory: str) -> bool:
     Postfix may not have been reloaded then.
     """
     return Journal(config_directory, cache_directory).due() is not None
+
+
+def check_main_cf(parameters: Mapping[str, str | None], config_directory: str) -> None:
+    """Have Postfix check main.cf as `make` would have it, and change nothing.
+
+    Raises:
+        Failed: It refuses.
+    """
+    if parameters:
+        edited = ispmail_postconf.edited(parameters, config_directory)
+        ispmail_postconf.refuse_broken(edited, parameters, config_directory)
 
 
 def _old_values(change: Change) -> dict[str, str | None]:

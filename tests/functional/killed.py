@@ -22,9 +22,11 @@ from pathlib import Path
 import ispmail_apply
 import ispmail_config
 import ispmail_postfix
+import ispmail_remove
+import ispmail_smtpd
 import ispmail_transaction
 from ispmail_errors import IspmailError
-from ispmail_postfix import Reply
+from ispmail_smtpd import Reply
 from lab import scratch
 from lab.mariadb import MariaDB, schema
 from lab.postfix import Postfix
@@ -105,7 +107,7 @@ class Site:
             if verb == "apply":
                 ispmail_apply.apply(ispmail_config.complete("ispmail", self._sections[which], []), str(self.cache))
             else:
-                ispmail_apply.remove(ispmail_config.instance("ispmail", self._sections[which]), None, str(self.cache))
+                ispmail_remove.remove(ispmail_config.instance("ispmail", self._sections[which]), None, str(self.cache))
         except IspmailError as err:
             return f"{type(err).__name__}: {err}"
         except Exception as err:  # pylint: disable=broad-except
@@ -114,14 +116,14 @@ class Site:
 
     def run_undone(self, act: str) -> str:
         """The same, while smtpd cannot ask its maps as soon as anything has changed."""
-        start, ask = self.contents(), ispmail_postfix.rcpt
+        start, ask = self.contents(), ispmail_smtpd.ask
 
-        def rcpt_of_a_broken_smtpd(*arguments: object, **options: object) -> Reply:
+        def ask_a_broken_smtpd(*arguments: object, **options: object) -> Reply:
             reply = ask(*arguments, **options)  # type: ignore[arg-type]
             broken = dataclasses.replace(reply, code=451, text="4.3.0 Temporary lookup failure")
             return reply if self.contents() == start else broken
 
-        ispmail_postfix.rcpt = rcpt_of_a_broken_smtpd  # in a forked process only
+        ispmail_smtpd.ask = ask_a_broken_smtpd  # in a forked process only
         return self.run(act)
 
     def keep(self, name: str, daemons: str = "") -> None:
