@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("79fcd9bf35bb")
+ispmail_stamp.require("3cd2d1ec2b41")
 
 import ispmail_answers
 import ispmail_apply
@@ -119,7 +119,8 @@ def apply(pillar="ispmail", test=False):
 
 def remove(maps=None, pillar="ispmail", test=False):
     """
-    Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
+    Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files. If any of that fails,
+    everything is put back. A change that was cut off before is finished.
 
     maps : None
         A list of names of maps in pillar; None for all. One that is null is not ours.
@@ -133,7 +134,7 @@ def remove(maps=None, pillar="ispmail", test=False):
     Returns a dict as ``apply`` does.
 
     Raises SaltInvocationError for a map that pillar does not name, CommandExecutionError where main.cf or a file cannot
-    be written; everything is as before then.
+    be written, Postfix cannot be reloaded, or smtpd cannot ask its maps any more; it says what is there then.
 
     Source: postconf(1), postfix(1)
 

@@ -70,10 +70,12 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     changed = set(difference.changed)
     if interrupted:
         changed = {each.name for each in instance.maps}
-        changes["postfix"] = {"old": "an apply was interrupted", "new": "reloaded" if running else "checked"}
+        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
-    if not test:
+    if test:
+        ispmail_transaction.check_main_cf(difference.parameters, directory)
+    else:
         warnings += _make(instance, difference, changed, cache_directory, inventory, running)
         shown = ", ".join(sorted(changed)) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
@@ -99,9 +101,6 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
         warnings += [doubt for doubt in doubts if doubt not in warnings]
     if failures:
         raise Failed(listed("Nothing was changed, Postfix answers as before", failures))
-    if difference.parameters:
-        edited = ispmail_postconf.edited(difference.parameters, instance.config_directory)
-        ispmail_postconf.refuse_broken(edited, difference.parameters, instance.config_directory)
     return warnings
 
 
@@ -170,7 +169,7 @@ def _make(
 
     def check(running: bool) -> None:
         _ask_live(instance, changed, running, after)
-        if not running or before is None:
+        if not running:
             return
         refuse_if_worse(before, ispmail_smtpd.ask(after))
         astray = ispmail_classes.astray(instance, after)

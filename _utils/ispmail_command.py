@@ -79,6 +79,9 @@ def run(
         raise CannotAsk(f"{name} cannot be run: {err.strerror}") from err
     except subprocess.TimeoutExpired:
         return Done(None, "", f"no end within {timeout:.0f} s")
+    except subprocess.SubprocessError as err:
+        # The forked child failed before its execve, and could not say why.
+        raise CannotAsk(f"{name} cannot be run: its process could not be started") from err
     return Done(
         done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode("utf-8", "surrogateescape")
     )

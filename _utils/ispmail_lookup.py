@@ -18,6 +18,7 @@ import ispmail_files
 import ispmail_hosts
 import ispmail_tablefile
 from ispmail_command import Done, readable, run, safe
+from ispmail_errors import CannotAsk
 from ispmail_maincf import path_of
 from ispmail_query import PROBE, SPECIAL_PROBES
 
@@ -173,19 +174,28 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tu
     with contextlib.ExitStack() as stack:
         tables, descriptors = {}, []
         for name, (table_type, content) in texts.items():
-            # The name is for /proc only, and a long one is refused.
-            descriptor = os.memfd_create("table")
-            stack.callback(os.close, descriptor)
-            os.fchmod(descriptor, 0o600)
-            if as_.user:
-                os.fchown(descriptor, pwd.getpwnam(as_.user).pw_uid, -1)
-            with open(descriptor, "wb", closefd=False) as stream:
-                stream.write(_seen_from(as_.chroot, table_type, content))
-            # Postfix pauses on a file that is less than two seconds old.
-            os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
+            try:
+                descriptor = _memory(_seen_from(as_.chroot, table_type, content), as_, stack)
+            except OSError as err:
+                raise CannotAsk(f"no memory to ask the new table file of {name} from: {err.strerror}") from err
             descriptors.append(descriptor)
             tables[name] = f"{table_type}:/proc/self/fd/{descriptor}"
         yield tables, dataclasses.replace(as_, descriptors=tuple(descriptors))
+
+
+def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
+    """A file in memory that its asker can read, as a descriptor that is closed with the stack."""
+    # The name is for /proc only, and a long one is refused.
+    descriptor = os.memfd_create("table")
+    stack.callback(os.close, descriptor)
+    os.fchmod(descriptor, 0o600)
+    if as_.user:
+        os.fchown(descriptor, pwd.getpwnam(as_.user).pw_uid, -1)
+    with open(descriptor, "wb", closefd=False) as stream:
+        stream.write(content)
+    # Postfix pauses on a file that is less than two seconds old.
+    os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
+    return descriptor
 
 
 def has_plugin(chroot: str, plugin: str) -> bool:
@@ -214,7 +224,8 @@ def _asked(
         table = tables[0] if len(tables) == 1 else None
         return _failure(table, f"{done.stderr.replace('end', 'answer')}{_silent_hosts(table)}", ())
     warnings, fatal = _complaints(done)
-    if done.returncode == 0:
+    # Nothing is never an answer: then postmap could not print it.
+    if done.returncode == 0 and done.stdout:
         return Lookup(ANSWER, warnings, answer=readable(done.stdout).removesuffix("\n"))
     if fatal or done.returncode != 1:
         failed = next((table for table in tables if any(_is_named(table, line) for line in fatal)), None)

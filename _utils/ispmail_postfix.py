@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Sequence
 
 import ispmail_postconf
-from ispmail_command import output, run
+from ispmail_command import output, run, safe
+from ispmail_errors import CannotAsk
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +19,27 @@ log = logging.getLogger(__name__)
 _READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
 
 
+# How long after a reload at least one of the old processes has ended, on a server that is not busy.
+_SIGNALLED_SECONDS = 0.5
+
+
 def running(config_directory: str) -> bool:
-    """Tell whether an instance runs, see postfix(1) status."""
-    return run("postfix", ["-c", config_directory, "status"]).returncode == 0
+    """Tell whether an instance runs, see postfix(1) status.
+
+    Raises:
+        CannotAsk: `postfix status` could not tell.
+    """
+    done = run("postfix", ["-c", config_directory, "status"])
+    if done.returncode == 0:
+        return True
+    # It exits with 1 for "not running" as for every failure of its own, and prints nothing: look for its master(8) too.
+    if done.returncode == 1 and _master(_queue_directory(config_directory)) is None:
+        return False
+    ended = done.stderr.strip() or f"it ended with {done.returncode}"
+    raise CannotAsk(
+        f"postfix status could not tell whether Postfix runs ({safe(ended.splitlines()[-1])}): "
+        f"run postfix -c {config_directory} status"
+    )
 
 
 def reload(config_directory: str, drain: float = 2) -> list[str]:
@@ -38,14 +58,19 @@ def reload(config_directory: str, drain: float = 2) -> list[str]:
     """
     began = time.clock_gettime(time.CLOCK_BOOTTIME)
     started = time.monotonic()
-    output("postfix", ["-c", config_directory, "reload"])
     queue = _queue_directory(config_directory)
+    before = _started_before(began, queue)
+    output("postfix", ["-c", config_directory, "reload"])
+    again = time.monotonic() + _SIGNALLED_SECONDS
     until = time.monotonic() + drain
     while True:
         old = _started_before(began, queue)
         if not old or time.monotonic() > until:
             log.info("reloaded Postfix in %s in %.2f s", config_directory, time.monotonic() - started)
             return old
+        if time.monotonic() > again and set(before) <= set(old):
+            _signal_master(queue)
+            again = until
         time.sleep(0.02)
 
 
@@ -70,15 +95,62 @@ def _queue_directory(config_directory: str) -> str:
 def _started_before(began: float, queue_directory: str) -> list[str]:
     """The processes of an instance that open table files and started before that second since boot."""
     ticks = os.sysconf("SC_CLK_TCK")
+    master = _master(queue_directory)
+    if master is None:
+        return []
     found = []
-    with contextlib.suppress(OSError, ValueError), open(os.path.join(queue_directory, "pid", "master.pid")) as file:
-        master = int(file.read())
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
-                name, _, rest = stat.read().partition("(")[2].rpartition(")")
-                fields = rest.split()
-                # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
-                is_child = int(fields[1]) == master
-                if is_child and name in _READERS and int(fields[19]) / ticks < began:
-                    found.append(f"{name} {pid}")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name, fields = _process(int(pid))
+            # proc(5): ppid is field 4, starttime field 22; these begin with field 3.
+            is_child = int(fields[1]) == master
+            if is_child and name in _READERS and int(fields[19]) / ticks < began:
+                found.append(f"{name} {pid}")
     return found
+
+
+def _master(queue_directory: str) -> int | None:
+    """The process id of an instance's master(8); None where it does not run.
+
+    Raises:
+        CannotAsk: That cannot be read.
+    """
+    path = os.path.join(queue_directory, "pid", "master.pid")
+    try:
+        with open(path, encoding="ascii") as file:
+            pid = int(file.read())
+        name, fields = _process(pid)
+        # Z: it has ended, and in a container nobody may ask how.
+        return pid if name == "master" and fields[0] != "Z" else None
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        # It holds no number while Postfix starts and writes it anew.
+        return None
+    except OSError as err:
+        raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
+
+
+def _signal_master(queue_directory: str) -> None:
+    """Do what `postfix reload` does last. It exits with 0 where it could not do that, and all old processes stay."""
+    master = _master(queue_directory)
+    try:
+        if master is not None:
+            os.kill(master, signal.SIGHUP)
+    except OSError as err:
+        raise CannotAsk(f"master(8), process {master}, cannot be signalled: {err.strerror}") from err
+
+
+def _process(pid: int) -> tuple[str, list[str]]:
+    """The name of a process, and the fields of its proc(5) stat from the third on.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: There is no such process any more.
+        CannotAsk: It cannot be read.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            name, _, rest = stat.read().partition("(")[2].rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):
+        raise
+    except OSError as err:
+        raise CannotAsk(f"/proc/{pid}/stat cannot be read: {err.strerror}") from err
+    return name, rest.split()

@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str, test: bool = False) -> Outcome:
-    """Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
+    """Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files.
+
+    A change that was cut off before is finished by it.
 
     Args:
         names: Maps in pillar, null ones too; None for all.
@@ -61,23 +63,23 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             for name, new in parameters.items()
         }
     _refuse_in_use(inventory, parameters, paths)
-    if parameters:
-        ispmail_postconf.refuse_broken(ispmail_postconf.edited(parameters, directory), parameters, directory)
-    running = bool(parameters) and ispmail_postfix.running(directory)
-    if parameters and not test:
+    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
+    running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
+    if interrupted:
+        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
+    if test:
+        ispmail_transaction.check_main_cf(parameters, directory)
+    elif changes:
         expected = {name: known.set_value(name) for name in parameters}
+        deletions = [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
         before = ispmail_smtpd.ask(inventory) if running else None
 
         def check(running: bool) -> None:
-            if running and before:
+            # Where smtpd could not ask its maps before, what is removed may be the cause.
+            if running and before and not before.cannot_ask:
                 refuse_if_worse(before, ispmail_smtpd.ask(inventory))
 
-        ispmail_transaction.make(Change(directory, cache_directory, (), parameters, expected), check)
-    if files and not test:
-        ispmail_files.replace(
-            [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
-        )
-    if changes and not test:
+        ispmail_transaction.make(Change(directory, cache_directory, tuple(deletions), parameters, expected), check)
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
     return Outcome(changes, len(chosen), (), running)
 

@@ -80,14 +80,23 @@ def _address(inventory: Inventory) -> str | None:
     return f"{host.strip('[]')}:{port}"
 
 
-def refuse_if_worse(before: Reply, after: Reply) -> None:
+def refuse_if_worse(before: Reply | None, after: Reply) -> None:
     """Refuse what postmap cannot see: smtpd answered before, and now it does not, or cannot ask its maps.
+
+    Args:
+        before: None where Postfix did not run then.
 
     Raises:
         Failed: Says what smtpd said.
     """
-    if not after.cannot_ask and (after.code is not None or before.code is None):
+    answered_before = before is None or before.code is not None
+    is_silent = after.server is not None and after.code is None
+    if not after.cannot_ask and not (is_silent and answered_before):
         return
-    same = before.text == after.text
-    cannot = "could not ask its maps before, and cannot now" if same else "can no longer ask its maps"
+    if before is None:
+        cannot = "does not answer, or cannot ask its maps"
+    elif before.text == after.text:
+        cannot = "could not ask its maps before, and cannot now"
+    else:
+        cannot = "can no longer ask its maps"
     raise Failed(f"smtpd on {after.server} {cannot}, though postmap can ({after}): see the mail log")
