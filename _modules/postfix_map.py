@@ -147,9 +147,10 @@ def remove(maps=None, pillar="ispmail", test=False):
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
     with salt_errors():
+        consumers = consumer_logins(__pillar__, pillar)
         found = _outcome(ispmail_apply.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
         if maps is None:
-            found["warnings"] += ispmail_consumers.left_behind(consumer_logins(__pillar__, pillar))
+            found["warnings"] += ispmail_consumers.left_behind(consumers)
         return found
 
 

@@ -79,9 +79,7 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, 
     warnings = ispmail_consumers.probe(consumers) if others.changes else []
     if not difference.changes and not (interrupted and ispmail_postfix.installed()):
         if not test:
-            # What Postfix has read is as before: it need not run, nor be there.
-            ispmail_transaction.make(Change(directory, cache_directory, others.files, reload=False))
-            log.info("applied: %s, in %.2f s", ", ".join(others.changes), time.monotonic() - began)
+            _make_for_consumers(others, directory, cache_directory)
         warnings += [*instance.warnings, *difference.warnings]
         return Outcome(others.changes, len(instance.maps), tuple(warnings), consumers=number)
     facts = ispmail_postfix.facts(directory)
@@ -201,6 +199,13 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
         for key, value in each.keys.items()
         if key in _READ_IN_CHROOT and value and not os.path.exists(f"{chroot}{value}")
     ]
+
+
+def _make_for_consumers(others: ispmail_consumers.Difference, directory: str, cache_directory: str) -> None:
+    """Replace option files. What Postfix has read is as before: it need not run, nor be there."""
+    began = time.monotonic()
+    ispmail_transaction.make(Change(directory, cache_directory, others.files, reload=False))
+    log.info("applied: %s, in %.2f s", ", ".join(others.changes), time.monotonic() - began)
 
 
 def _make(instance: CompleteInstance, change: Change, changed: set[str], before: Reply | None) -> list[str]:

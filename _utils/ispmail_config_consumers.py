@@ -88,12 +88,15 @@ def consumers(pillar_key: str, section: object) -> tuple[Consumer, ...]:
 def logins(pillar_key: str, section: object) -> Consumers:
     """Read the consumers that pillar names, and where they log in. Needs no password and no sdb.
 
+    Keys that are wrong or in sdb are left out. Without `hosts` there is nowhere to log in.
+
     Raises:
         PillarFault: Lists all faults of the consumers.
     """
     found = consumers(pillar_key, section)
     keys = {name: value for name, value in _shared(section).items() if name not in ("user", "password")}
-    usable = {name: value for name, value in keys.items() if not _key_faults({name: value})}
+    known = {name: value for name, value in keys.items() if "sdb://" not in str(value)}
+    usable = {name: value for name, value in known.items() if not _key_faults({name: value})}
     return Consumers(pillar_key, found, _canonical(usable))
 
 

@@ -198,7 +198,9 @@ def _logins(path: str) -> list[tuple[str, Login, int]]:
 def _consumer_logins(consumer: Consumer, keys: Mapping[str, str]) -> list[tuple[str, Login, int]]:
     """The same of an option file; the hosts are those that the maps share in pillar."""
     changed = _changed(consumer.option_file or "")
-    return [] if changed is None else _at_each_host({**keys, **ispmail_consumers.login_in(consumer)}, changed)
+    if changed is None or "hosts" not in keys:
+        return []
+    return _at_each_host({**keys, **ispmail_consumers.login_in(consumer)}, changed)
 
 
 def _changed(path: str) -> int | None:

@@ -233,6 +233,34 @@ def test_settings_of_others_in_the_option_file(alone, dovecot):
     assert NEW not in done["comment"]
 
 
+def test_a_change_without_postfix_that_was_cut_off(alone, dovecot, monkeypatch):
+    """The next apply finishes it: there is no Postfix that could be asked or reloaded."""
+    monkeypatch.setattr(ispmail_postfix, "installed", lambda: False)
+    path = option_file(dovecot)
+    left = path.with_name(f".{path.name}.new")
+    path.unlink()
+    managed(alone)
+    (journal,) = (alone.cache / "postfix_change").iterdir()
+    left.write_text(f"password={NEW}\n")
+    journal.write_text(f"{path}\n")
+    done = managed(alone)
+    assert done["result"] is True, done["comment"]
+    assert not left.exists() and journal.read_text() == ""
+
+
+def test_the_formula_installs_postfix_only_for_maps(alone):
+    def installed():
+        shown = alone.call("state.show_sls", "ispmail.packages")
+        return [name for state in shown.values() for part in state["pkg"] if "pkgs" in part for name in part["pkgs"]]
+
+    change(alone, packages=True)
+    assert "postfix" not in installed()
+    change(alone, maps={**NO_MAPS, "virtual_alias_maps": {}})
+    assert {"postfix", "postfix-mysql"} <= set(installed())
+    change(alone, maps={})
+    assert {"postfix", "postfix-mysql"} <= set(installed())
+
+
 def test_all_faults_at_once(alone):
     change(alone, database={"passwort": "x"}, consumers={"dovecot": {"option_file": "x"}, "y": {}})
     done = managed(alone)
@@ -316,7 +344,8 @@ def test_a_failed_change_puts_the_option_file_back(db, dovecot, postfix, mail, m
     minion = Minion(mail / "minion", {"ispmail": section(db, OLD, **sections)})
     change(minion, consumers={"dovecot": consumer_of(dovecot)})
     assert managed(minion)["result"] is True
-    before = option_file(dovecot).read_bytes()
+    path = option_file(dovecot)
+    before, since = path.read_bytes(), path.stat().st_ctime_ns
     schema(db, NEW)
     take(minion, NEW)
     # postmap, as root, can ask this one; proxymap cannot.
@@ -325,7 +354,8 @@ def test_a_failed_change_puts_the_option_file_back(db, dovecot, postfix, mail, m
     change(minion, maps={"virtual_alias_maps": {"proxy": True, "file": str(hidden / "aliases.cf")}})
     done = managed(minion)
     assert done["result"] is False and "put back" in done["comment"], done["comment"]
-    assert option_file(dovecot).read_bytes() == before
+    assert path.read_bytes() == before
+    assert path.stat().st_ctime_ns > since, "it was never replaced, so nothing was put back"
 
 
 WEBMAIL = """
