@@ -33,6 +33,7 @@ _SECTIONS: dict[str, type] = {
     "packages": bool,
     "instances": list,
     "rotation": dict,
+    "consumers": dict,
 }
 _KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
 _MAP_KEYS = ("parameter", "file", "type", "proxy")

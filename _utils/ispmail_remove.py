@@ -48,6 +48,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     began = time.monotonic()
     chosen = choose(instance, names)
     directory = instance.config_directory
+    if not instance.wanted and not ispmail_postfix.installed():
+        # A server that has only other programs with the maps' account.
+        return Outcome()
     inventory = ispmail_inventory.read(directory)
     known = inventory.settings
     paths = {known.real_path(each.path) for each in chosen}
