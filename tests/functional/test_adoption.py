@@ -1,0 +1,252 @@
+"""postfix_map.found on real servers: the table files of public mail set-ups, as pillar, and back as table files.
+
+tests/adoption has a folder for each kind of set-up: main.cf has the parameters, schema.sql the tables of its database.
+"""
+
+import concurrent.futures
+import re
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ispmail_adopt
+import ispmail_config
+import ispmail_found
+import ispmail_tablefile
+from lab import program, scratch
+from lab.mariadb import native_hash
+from lab.minion import Minion
+from lab.postfix import Postfix, write_cold
+
+CORPUS = Path(__file__).parents[1] / "adoption"
+PROJECTS = sorted(folder.name for folder in CORPUS.iterdir())
+QUESTIONS = (
+    "example.org",
+    "example.com",
+    "also.example.org",
+    "jack@example.org",
+    "john@example.org",
+    "nobody@example.org",
+    "john@also.example.org",
+    "jack@also.example.org",
+    "o'neil@example.org",
+    "100%%s@example.org",
+)
+# Tables in lists of restrictions. They have no rows.
+IN_RESTRICTIONS = {"mysql-virtual_sender.cf", "sql-maintain.cf"}
+# Of a parameter that only a patched Postfix knows: no other asks it, and postconf does not print it.
+NOT_ASKED = {"mysql-virtual_mailbox_limit_maps.cf", "mysql_virtual_mailbox_limit_maps.cf"}
+# What an apply may change in a file that somebody else wrote.
+REWRITTEN = {"layout", "copy", "query", "port", "domain", *ispmail_tablefile.OBSOLETE}
+
+
+class Site:
+    """A Postfix that has the table files of one project, and the database that they ask."""
+
+    def __init__(self, project, directory, server=None):
+        self.project = project
+        self.server = server
+        self.folder = CORPUS / project
+        main_cf = (self.folder / "main.cf").read_text()
+        own = dict.fromkeys(re.findall(r"(?m)^(\w+) *=", main_cf))
+        self.postfix = Postfix(directory / "mail", **own)
+        self.database = directory / "mail.sqlite"
+        self.tables = {}
+        for file in sorted(self.folder.rglob("*.cf")):
+            if file.name != "main.cf":
+                self._write(file)
+        main_cf = main_cf.replace("/etc/postfix/", f"{self.postfix.config_directory}/")
+        write_cold(self.postfix.main_cf, self.postfix.main_cf.read_text() + main_cf)
+        self.types = {path: kind for kind, path in re.findall(r"(mysql|pgsql|sqlite):(/[^\s,]+)", main_cf)}
+        self.minion = Minion(
+            directory / "minion", {"ispmail": {"postfix": {"config_directory": str(self.postfix.config_directory)}}}
+        )
+
+    def _write(self, file):
+        """A table file as the project has it, but for where the database is."""
+        text = file.read_text()
+        if self.server:
+            by_socket = f"unix:{self.server.socket}"
+            line = re.search(r"(?m)^hosts.*$", text)[0]
+            here = line.replace("unix:/var/run/mysqld/mysqld.sock", by_socket).replace("localhost", by_socket)
+            text = text.replace(line, here.replace("127.0.0.1", f"127.0.0.1:{self.server.port}"))
+        else:
+            # Nobody listens there, whatever runs on this machine.
+            text = re.sub(r"(?m)^(hosts\s*=).*", r"\1 127.0.0.1:9", text)
+        text = re.sub(r"(?m)^(dbpath\s*=\s*).*", rf"\g<1>{self.database}", text)
+        path = self.postfix.config_directory / file.relative_to(self.folder)
+        path.parent.mkdir(exist_ok=True)
+        write_cold(path, text, mode=0o640, group="postfix")
+        self.tables[str(path)] = text
+
+    def fill(self):
+        """Make the database and the accounts of the table files."""
+        statements = (self.folder / "schema.sql").read_text().split(";\n")
+        if not self.server:
+            with sqlite3.connect(self.database) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+            self.database.chmod(0o644)
+            return
+        logins = [ispmail_tablefile.parse(text) for text in self.tables.values()]
+        (name,) = {keys["dbname"] for keys in logins}
+        self.server.sql(f"CREATE OR REPLACE DATABASE {name} CHARACTER SET utf8mb4")
+        for statement in statements:
+            self.server.sql(re.sub(r"^(CREATE TABLE|INSERT INTO) ", rf"\1 {name}.", statement.strip()))
+        for user, password in {(keys["user"], keys["password"]) for keys in logins}:
+            for host in ("127.0.0.1", "localhost"):
+                identified = "IDENTIFIED VIA mysql_native_password USING %s"
+                self.server.sql(f"CREATE OR REPLACE USER %s@%s {identified}", user, host, native_hash(password))
+                self.server.sql(f"GRANT SELECT ON {name}.* TO %s@%s", user, host)
+
+    def ask(self, path):
+        """The answers of a table to all questions, and what postmap complains of."""
+        command = [program("postmap", "postfix"), "-c", str(self.postfix.config_directory), "-q", "-"]
+        done = subprocess.run(
+            [*command, f"{self.types[path]}:{path}"],
+            check=False,
+            input="\n".join(QUESTIONS),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.stdout, done.stderr
+
+    def ask_all(self):
+        """The same of each table. postmap waits for a second before it fails: so all at once."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            return dict(zip(self.tables, pool.map(self.ask, self.tables)))
+
+    def found(self):
+        """The text of postfix_map.found, without Salt's loader around it."""
+        directory = str(self.postfix.config_directory)
+        return ispmail_found.text(ispmail_found.found(directory), directory)
+
+    def passwords(self):
+        return {
+            keys["user"]: keys["password"]
+            for keys in map(ispmail_tablefile.parse, self.tables.values())
+            if "password" in keys
+        }
+
+    def adopted(self, text=None):
+        """The pillar that was found, with the passwords written in it."""
+        section = yaml.safe_load(text or self.found())["ispmail"]
+        for entry in [section.get("database"), *section["maps"].values()]:
+            if entry and entry.get("password"):
+                entry["password"] = self.passwords()[entry["password"].removeprefix("THE PASSWORD OF THE ACCOUNT ")]
+        return {"ispmail": section}
+
+
+@pytest.fixture
+def site(request):
+    """The Site of a project, its database running and filled."""
+
+    def make(project):
+        server = request.getfixturevalue("started") if "mysql:" in (CORPUS / project / "main.cf").read_text() else None
+        made = Site(project, request.getfixturevalue("base"), server)
+        if (CORPUS / project / "schema.sql").exists():
+            made.fill()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def base():
+    with scratch() as directory:
+        yield directory
+
+
+def meaning(table_type, text):
+    """The keys that Postfix reads of a table file, the old query interface as the query it stands for."""
+    keys = ispmail_adopt.with_query(table_type, ispmail_tablefile.parse(text))
+    known = {key: value for key, value in keys.items() if key in ispmail_tablefile.schema(table_type)}
+    return ispmail_tablefile.canonicalize(table_type, known)
+
+
+def test_the_corpus_is_as_large_as_it_should_be():
+    files = [file for file in CORPUS.rglob("*.cf") if file.name != "main.cf"]
+    assert len(files) >= 40 and len(PROJECTS) >= 12
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_what_is_found_means_the_same(project, site):
+    """found, the password, and rendered: each table file says the same to Postfix as the one that was there."""
+    this = site(project)
+    text = this.found()
+    assert not [password for password in this.passwords().values() if password in text]
+    instance = ispmail_config.complete("ispmail", this.adopted(text)["ispmail"])
+    left_out = {Path(path).name for path in this.tables.keys() - {each.path for each in instance.maps}}
+    assert left_out <= IN_RESTRICTIONS | NOT_ASKED
+    assert all(name in text for name in left_out - NOT_ASKED)
+    for each in instance.maps:
+        assert meaning(each.type, this.tables[each.path]) == ispmail_tablefile.parse(each.text), each.name
+        assert each.table() in (this.folder / "main.cf").read_text().replace(
+            "/etc/postfix/", f"{this.postfix.config_directory}/"
+        )
+
+
+@pytest.mark.parametrize("project", [name for name in PROJECTS if (CORPUS / name / "schema.sql").exists()])
+def test_an_adopted_server_answers_as_before(project, site):
+    this = site(project)
+    before = this.ask_all()
+    assert not {path: errors for path, (_, errors) in before.items() if errors}
+    silent = {Path(path).name for path, (answers, _) in before.items() if not answers}
+    assert silent <= IN_RESTRICTIONS, "a table has no answer to compare"
+    parameters = this.postfix.postconf()
+    this.minion.pillar = this.adopted()
+    call = this.minion.caller()
+    would = call("postfix_map.apply", test=True)
+    done = call("postfix_map.apply")
+    assert would["changes"] == done["changes"]
+    for name, change in done["changes"].items():
+        assert set(change) <= REWRITTEN, name
+        # The query is only written where the old interface stood.
+        assert change.get("query", {"old": None})["old"] is None
+    assert call("postfix_map.apply", test=True)["changes"] == {}
+    assert this.ask_all() == before
+    assert this.postfix.postconf() == parameters
+    copies = {change["copy"]["new"] for change in done["changes"].values() if "copy" in change}
+    assert copies == {str(path) for path in this.postfix.config_directory.rglob("*.before-ispmail")}
+    for copy in map(Path, copies):
+        assert (copy.owner(), copy.stat().st_mode & 0o7777) == ("root", 0o600)
+        assert not [password for password in this.passwords().values() if password in copy.read_text()]
+
+
+def test_what_an_apply_has_written_is_in_the_correct_state(site):
+    """The guide's own files are as an apply writes them: nothing is left to change."""
+    this = site("ispmail-trixie")
+    text = this.minion.call("postfix_map.found", str(this.postfix.config_directory))
+    assert text == this.found()
+    this.minion.pillar = this.adopted(text)
+    result = this.minion.apply("ispmail.maps", test=True)["postfix_map.managed"]
+    assert (result["result"], result["changes"]) == (True, {})
+    assert "correct state" in result["comment"]
+    assert this.adopted(text)["ispmail"]["maps"] == {
+        "virtual_mailbox_domains": {},
+        "virtual_mailbox_maps": {},
+        "virtual_alias_maps": {},
+        "email2email": {
+            "parameter": "virtual_alias_maps",
+            "query": "SELECT email FROM virtual_users WHERE email='%s'",
+        },
+    }
+
+
+@pytest.mark.parametrize("project", [name for name in PROJECTS if not (CORPUS / name / "schema.sql").exists()])
+def test_postmap_reads_both_alike_where_no_server_runs(project, site):
+    """Of pgsql: postmap opens the file and fails at the connection, not at the file, before and after."""
+    this = site(project)
+    before = this.ask_all()
+    for _, errors in before.values():
+        assert "connect to pgsql server" in errors and errors.count("fatal:") == 1 and "query error" in errors
+    for each in ispmail_config.complete("ispmail", this.adopted()["ispmail"]).maps:
+        write_cold(Path(each.path), each.text, mode=0o640, group="postfix")
+    assert this.ask_all() == before
+    path = next(iter(this.tables))
+    write_cold(Path(path), this.tables[path].replace("%s", "%x").replace("%u", "%x"), mode=0o640, group="postfix")
+    assert "connect to pgsql server" not in this.ask(path)[1], "a damaged file is not told from a server that is down"
