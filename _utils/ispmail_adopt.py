@@ -178,6 +178,7 @@ def _keys(table: Named, source: Source, version: str | None) -> tuple[dict[str, 
     faults = ispmail_tablefile.validate(table.type, keys, version, parameter=table.place).errors
     hidden = [key for key, value in ispmail_tablefile.redact(keys).items() if value == SECRET and key != "password"]
     reasons = [*map(str, faults), *(f"the value of {shown_key(key)} may hold a password" for key in hidden)]
+    reasons += [f"pillar takes the value of {key} for a URI" for key in keys if keys[key].startswith("sdb://")]
     if reasons:
         return {}, [], "; ".join(dict.fromkeys(reasons))
     return ispmail_tablefile.canonicalize(table.type, keys), notes, ""

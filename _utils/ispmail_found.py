@@ -13,7 +13,9 @@ from ispmail_command import output
 from ispmail_errors import CannotAsk
 from ispmail_maincf import values_of
 
+# The first line keeps Salt from reading {{ and {% in a query as Jinja.
 _HEAD = """\
+#!yaml
 # The SQL tables of Postfix in {directory}, as pillar. Write the passwords in place of the placeholders.
 """
 _LEFT_OUT = """\

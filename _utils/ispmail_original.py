@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import ispmail_tablefile
 from ispmail_hosts import BLANKS
@@ -23,9 +24,12 @@ def is_handmade(content: bytes) -> bool:
 def without_secrets(content: bytes) -> bytes:
     """Put a comment in place of each line that holds, or may hold, a secret."""
     text = content.decode("utf-8", "surrogateescape")
-    password = ispmail_tablefile.parse(content).get("password")
     logical = ispmail_tablefile.logical_lines(text)
-    starts = {number: _left_out(line) for number, line in logical}
+    passwords = {
+        found[1] for _, line in logical if (found := ispmail_tablefile.assignment(line)) and _is_password(found)
+    }
+    passwords.discard("")
+    starts = {number: _left_out(line, passwords) for number, line in logical}
     kept: list[str] = []
     # What is indented before the first key may be anything.
     left_out = "a line"
@@ -35,19 +39,26 @@ def without_secrets(content: bytes) -> bytes:
             left_out = starts[number]
             kept.append(f"# {left_out} was left out of this copy" if left_out else line)
         elif bare.startswith("#"):
-            tells = _TELLS_A_SECRET.search(bare) or (password and password in bare)
+            tells = _TELLS_A_SECRET.search(bare) or any(password in bare for password in passwords)
             kept.append("# a comment that may hold a password was left out of this copy" if tells else line)
         elif not bare or not left_out:
             kept.append(line)
     return "\n".join(kept).encode("utf-8", "surrogateescape")
 
 
-def _left_out(line: str) -> str:
-    """Name what a logical line holds, if a copy may not hold it."""
+def _is_password(assignment: tuple[str, str]) -> bool:
+    return assignment[0] in SCHEMA and SCHEMA[assignment[0]].secret
+
+
+def _left_out(line: str, passwords: Collection[str]) -> str:
+    """Name what a logical line holds, if a copy may not hold it; else nothing."""
     found = ispmail_tablefile.assignment(line)
     if not found:
         return "a line"
     key, value = found
+    is_secret = any(password in value for password in passwords)
     if key in OBSOLETE:
-        return key if _TELLS_A_SECRET.search(value) else ""
-    return shown_key(key) if ispmail_tablefile.redact({key: value})[key] == SECRET else ""
+        is_secret = is_secret or _TELLS_A_SECRET.search(value) is not None
+    else:
+        is_secret = is_secret or ispmail_tablefile.redact({key: value})[key] == SECRET
+    return shown_key(key) if is_secret else ""

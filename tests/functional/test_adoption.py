@@ -10,12 +10,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import salt.config
+import salt.output
 import yaml
 
 import ispmail_adopt
+import ispmail_apply
 import ispmail_config
 import ispmail_found
 import ispmail_tablefile
+from ispmail_errors import CannotAsk, Failed
 from lab import program, scratch
 from lab.mariadb import native_hash
 from lab.minion import Minion
@@ -222,6 +226,11 @@ def test_what_an_apply_has_written_is_in_the_correct_state(site):
     this = site("ispmail-trixie")
     text = this.minion.call("postfix_map.found", str(this.postfix.config_directory))
     assert text == this.found()
+    # As docs/adoption.md makes a file of what Salt prints.
+    opts = salt.config.minion_config(str(this.minion.directory / "minion"))
+    printed = salt.output.string_format({"local": text}, "nested", {**opts, "color": False})
+    assert printed.startswith("local:\n    #!yaml\n")
+    assert re.sub("(?m)^ {4}", "", printed.partition("\n")[2]).strip() == text.strip()
     this.minion.pillar = this.adopted(text)
     result = this.minion.apply("ispmail.maps", test=True)["postfix_map.managed"]
     assert (result["result"], result["changes"]) == (True, {})
@@ -250,3 +259,88 @@ def test_postmap_reads_both_alike_where_no_server_runs(project, site):
     path = next(iter(this.tables))
     write_cold(Path(path), this.tables[path].replace("%s", "%x").replace("%u", "%x"), mode=0o640, group="postfix")
     assert "connect to pgsql server" not in this.ask(path)[1], "a damaged file is not told from a server that is down"
+
+
+def test_the_copy_of_a_replaced_file(site):
+    """Comments and layout are kept once, a password never: not in a comment either."""
+    this = site("web-cyradm")
+    this.minion.pillar = this.adopted()
+    call = this.minion.caller()
+    path = this.postfix.config_directory / "mysql-canonical.cf"
+    changes = call("postfix_map.apply")["changes"]["sender_canonical_maps"]
+    assert changes["copy"] == {"old": None, "new": f"{path}.before-ispmail"}
+    copy = Path(f"{path}.before-ispmail")
+    assert copy.read_text().splitlines() == [
+        "#",
+        "# a comment that may hold a password was left out of this copy",
+        "#",
+        f"hosts=127.0.0.1:{this.server.port}",
+        "user=mail",
+        "# password was left out of this copy",
+        "dbname=mail",
+        "table=virtual",
+        "select_field=alias",
+        "where_field=username",
+        "# Return the first match only",
+        "additional_conditions=and status = '1' limit 1",
+    ]
+    # A comment that is written later is told, and does not replace the first copy.
+    first = copy.read_bytes()
+    write_cold(path, f"# later\n{path.read_text()}", mode=0o640, group="postfix")
+    assert call("postfix_map.apply")["changes"] == {
+        "sender_canonical_maps": {"layout": {"old": "another", "new": "canonical"}}
+    }
+    assert copy.read_bytes() == first
+
+
+def test_no_copy_is_left_of_an_apply_that_fails(site, monkeypatch):
+    this = site("postfixadmin-mysql")
+    instance = ispmail_config.complete("ispmail", this.adopted()["ispmail"])
+    folder = this.postfix.config_directory
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def refuse(*_):
+        assert list(folder.rglob("*.before-ispmail")), "the apply did not get so far"
+        raise Failed("the live maps were asked in vain")
+
+    monkeypatch.setattr(ispmail_apply, "_ask_live", refuse)
+    with pytest.raises(Failed, match="Everything was put back as it was"):
+        ispmail_apply.apply(instance, str(this.minion.cache))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_another_owner_is_told(site):
+    this = site("ispmail-trixie")
+    path = this.postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    path.chmod(0o644)
+    (told,) = [text for text in yaml.safe_load(this.found())["left_out"] if str(path) in text]
+    assert told.endswith("its file is root:postfix 0644, an apply changes that")
+    this.minion.pillar = this.adopted()
+    changes = this.minion.call("postfix_map.apply", test=True)["changes"]
+    assert changes == {"virtual_alias_maps": {"mode": {"old": "0644", "new": "0640"}}}
+
+
+def test_what_cannot_be_read_is_left_out(site):
+    this = site("froxlor")
+    domains, aliases = (
+        this.postfix.config_directory / f"mysql-virtual_{name}.cf" for name in ("mailbox_domains", "alias_maps")
+    )
+    for path in (domains, aliases):
+        path.unlink()
+    domains.mkdir()
+    found = yaml.safe_load(this.found())
+    maps = [name for name, entry in found["ispmail"]["maps"].items() if entry is not None]
+    assert maps == ["smtpd_sender_login_maps", "virtual_mailbox_maps"]
+    told = "\n".join(found["left_out"])
+    assert f"mysql:{domains}: {domains} cannot be read: Is a directory" in told
+    assert f"mysql:{aliases}: there is no such file" in told
+
+
+def test_a_file_that_stops_postconf_is_named(site):
+    """postconf opens the tables of main.cf too, and ends at a damaged one: nothing can be told then."""
+    this = site("froxlor")
+    path = this.postfix.config_directory / "mysql-virtual_mailbox_maps.cf"
+    write_cold(path, f"{path.read_text()}geheim-Hx7\n", mode=0o640, group="postfix")
+    with pytest.raises(CannotAsk) as raised:
+        this.found()
+    assert f"{path}, line 7: missing '='" in str(raised.value) and "Hx7" not in str(raised.value)
