@@ -19,7 +19,8 @@ _PERMISSIONS = ("proxy_read_maps", "proxy_write_maps")
 _TABLE = re.compile(r"(?P<proxy>proxy:)?(?P<type>mysql|pgsql|sqlite):(?P<path>(?:\$\{\w+\}|\$\(\w+\)|[^\s,{}()])+)")
 _REFERENCE = re.compile(r"\$(?:\{(\w+)\}|\((\w+)\)|(\w+))")
 # What one map asks for stays with the map, also where all maps have the same.
-_OF_ONE_MAP = ("query", "result_format", "domain", "expansion_limit")
+_OF_ONE_MAP = ("query", "result_format", "domain", "expansion_limit", "require_result_set")
+_LOGIN = ("user", "password")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def adopt(
                 left_out += [f"{each}: {note}" for note in notes]
         if reason:
             left_out.append(f"{each}: {reason}")
-    maps = _with_names(sorted(found, key=lambda each: tables.index(each.named)), config_directory)
+    maps = _with_names(found, config_directory)
     shared = _shared(maps)
     section: dict[str, object] = {}
     if maps:
@@ -147,7 +148,7 @@ def adopt(
 
 
 def _default_places_first(tables: Iterable[Named]) -> list[Named]:
-    """Where two parameters name one file, the file belongs to the guide's parameter."""
+    """The order of pillar. Where two parameters name one file, the file belongs to the guide's parameter."""
     return sorted(tables, key=lambda each: each.place not in MAPS)
 
 
@@ -245,7 +246,10 @@ def _shared(maps: Sequence[_Found]) -> dict[str, str | None]:
         deciding = [each for each in owners if each.named.type == "mysql"] or owners
         if key in _OF_ONE_MAP or not deciding:
             continue
-        value = Counter(each.keys.get(key) for each in deciding).most_common(1)[0][0]
+        # A user and its password stay together.
+        group = _LOGIN if key in _LOGIN else (key,)
+        found = Counter(tuple(each.keys.get(one) for one in group) for each in deciding)
+        value = found.most_common(1)[0][0][group.index(key)]
         if value is not None or key in DATABASE:
             shared[key] = value
     return shared
@@ -267,11 +271,13 @@ def _entry(
     if table.proxied:
         entry["proxy"] = True
     inherited = {**shared, **MAPS.get(each.name, {})}
+    has_other_user = each.keys.get("user") != shared.get("user")
     for key in ispmail_tablefile.schema(table.type):
         value = each.keys.get(key)
-        if value == inherited.get(key):
-            continue
-        entry[key] = _placeholder(each, maps) if key == "password" and value else _value(key, value)
+        if key == "password" and value and (has_other_user or value != inherited.get(key)):
+            entry[key] = _placeholder(each, maps)
+        elif value != inherited.get(key):
+            entry[key] = _value(key, value)
     return entry
 
 

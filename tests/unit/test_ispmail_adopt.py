@@ -183,6 +183,23 @@ def test_what_most_have_is_shared_and_the_others_keep_their_own():
     }
 
 
+def test_a_user_and_its_password_are_shared_together():
+    """Else a placeholder would name another account than the one whose password belongs there."""
+    logins = {"/a.cf": ("u1", "p1"), "/b.cf": ("u1", "p2"), "/c.cf": ("u2", "p3"), "/d.cf": ("u3", "p1")}
+    texts = {
+        path: OWN.replace("mailserver\npass", f"{user}\npass").replace("geheim", p)
+        for path, (user, p) in logins.items()
+    }
+    adopted = adopt({f"{path[1]}_maps": f"mysql:{path}" for path in texts}, texts)
+    account = "THE PASSWORD OF THE ACCOUNT"
+    assert adopted.section["database"]["user"] == "u1"
+    assert adopted.section["database"]["password"] == f"{account} u1"
+    passwords = {
+        name: entry["password"] for name, entry in adopted.section["maps"].items() if entry and "password" in entry
+    }
+    assert passwords == {"b_maps": f"{account} u1 IN /b.cf", "c_maps": f"{account} u2", "d_maps": f"{account} u3"}
+
+
 def test_an_account_with_two_passwords_is_told_without_them():
     files = {"/a.cf": OWN, "/b.cf": OWN, "/c.cf": OWN.replace("geheim", "old-one")}
     adopted = adopt({f"{name}_maps": f"mysql:/{name}.cf" for name in "abc"}, files)
@@ -234,7 +251,7 @@ def test_values_are_written_as_pillar_has_them():
     keys = "expansion_limit = 007\nrequire_result_set = NO\ndomain = a.test,b.test\nretry_interval = 5\n"
     entry, database, _ = one(f"{OWN}{keys}result_format = %s@x")
     assert database["retry_interval"] == 5
-    assert database["require_result_set"] is False
+    assert entry["require_result_set"] is False
     assert entry["expansion_limit"] == "007"
     assert entry["domain"] == ["a.test", "b.test"]
     assert entry["result_format"] == "%s@x"
