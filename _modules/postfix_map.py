@@ -6,18 +6,20 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("1b046347ac8a")
 
 import ispmail_answers
 import ispmail_apply
+import ispmail_classes
 import ispmail_files
 import ispmail_found
+import ispmail_inventory
 import ispmail_plan
 import ispmail_postconf
 import ispmail_postfix
 import ispmail_proof
+import ispmail_remove
 import ispmail_tablefile
-from ispmail_maincf import words
 from ispmail_salt import account, complete, instance, instances, named_directories, salt_errors
 
 
@@ -44,9 +46,8 @@ def read(pillar="ispmail"):
     """
     with salt_errors():
         found = instance(__pillar__, pillar)
-        names = ispmail_plan.parameters_of(found.wanted)
-        values = ispmail_postconf.get(names, found.config_directory, defaults=True)
-        return {each.name: _described(each, values.get(each.parameter, "")) for each in found.wanted}
+        known = ispmail_inventory.settings(found.config_directory)
+        return {each.name: _described(each, known) for each in found.wanted}
 
 
 def found(config_directory="/etc/postfix"):
@@ -149,7 +150,7 @@ def remove(maps=None, pillar="ispmail", test=False):
     Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
 
     maps : None
-        A list of names of maps in pillar, null ones too; None for all.
+        A list of names of maps in pillar; None for all. One that is null is not ours.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -171,7 +172,7 @@ def remove(maps=None, pillar="ispmail", test=False):
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
     with salt_errors():
-        return _outcome(ispmail_apply.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
+        return _outcome(ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
 
 
 def answers(pillar="ispmail"):
@@ -195,7 +196,7 @@ def answers(pillar="ispmail"):
     """
     with salt_errors():
         found = complete(__pillar__, __opts__, pillar)
-        return ispmail_answers.wrong_answers(found, ispmail_answers.live_tables(found.maps))
+        return ispmail_classes.wrong_answers(found)
 
 
 def probe(pillar="ispmail"):
@@ -219,9 +220,7 @@ def probe(pillar="ispmail"):
     """
     with salt_errors():
         return [
-            reason
-            for each in instances(__pillar__, pillar).values()
-            for reason in ispmail_answers.unaskable(ispmail_answers.live_tables(each.wanted), each.config_directory)[0]
+            reason for each in instances(__pillar__, pillar).values() for reason in ispmail_answers.unaskable_live(each)
         ]
 
 
@@ -288,13 +287,14 @@ def old_processes(pillar="ispmail"):
         ]
 
 
-def _described(each, value):
-    """A map as it is on this server, without secrets; `value` is what its parameter has."""
+def _described(each, known):
+    """A map as it is on this server, without secrets."""
     file = ispmail_files.read(each.path)
+    reached = [one for word in known.words(each.parameter) for one in word.references if one.path == file.path]
     found = {
         "parameter": each.parameter,
-        "table": each.table(),
-        "in_parameter": each.table() in words(value),
+        "table": reached[0].table if reached else each.table(),
+        "in_parameter": bool(reached),
         "keys": None,
     }
     if file.content is not None:

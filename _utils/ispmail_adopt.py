@@ -5,19 +5,20 @@ from __future__ import annotations
 import os.path
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import ispmail_tablefile
 from ispmail_config import DATABASE, DEFAULT_DIRECTORY, MAPS, default_file, is_file_name
+from ispmail_expand import names_in, sole_name
 from ispmail_hosts import split_list
-from ispmail_maincf import words
+from ispmail_programs import table_fault
+from ispmail_reach import Word, words_of
 from ispmail_tablefile import OBSOLETE, SCHEMA, SECRET, shown_key
 
 # Lists of what proxymap(8) may read and write: no question is asked by them.
 _PERMISSIONS = ("proxy_read_maps", "proxy_write_maps")
-_TABLE = re.compile(r"(?P<proxy>proxy:)?(?P<type>mysql|pgsql|sqlite):(?P<path>(?:\$\{\w+\}|\$\(\w+\)|[^\s,{}()])+)")
-_REFERENCE = re.compile(r"\$(?:\{(\w+)\}|\((\w+)\)|(\w+))")
+_NOT_ASKED = "Postfix does not know this parameter and no other refers to it, so nothing asks the table"
 # What one map asks for stays with the map, also where all maps have the same.
 _OF_ONE_MAP = ("query", "result_format", "domain", "expansion_limit", "require_result_set")
 _LOGIN = ("user", "password")
@@ -63,49 +64,56 @@ class _Found:
     name: str = ""  # of the map
 
 
-def named(values: Mapping[str, str], overrides: Mapping[str, str]) -> list[Named]:
+def named(
+    values: Mapping[str, str],
+    overrides: Mapping[str, str],
+    resolve: Callable[[str], str] = os.path.normpath,
+    is_postfixs: Callable[[str], bool] = lambda parameter: True,
+) -> list[Named]:
     """Find the SQL tables in the values of parameters, in the order in which Postfix asks them.
 
     Args:
         values: Every parameter of main.cf, defaults too, ``$name`` not expanded.
         overrides: Those of services in master.cf, such as ``submission/inet/virtual_alias_maps``.
+        resolve: Path to real path.
+        is_postfixs: Whether Postfix itself knows a parameter. Asked only for those that no other refers to.
     """
-    return [
+    readers = {name: value for name, value in {**values, **overrides}.items() if name not in _PERMISSIONS}
+    referred = {name for value in readers.values() if "$" in value for name in names_in(value)}
+    found = [
         each
         for place, value in {**values, **overrides}.items()
         if place.rpartition("/")[2] not in _PERMISSIONS
-        for each in _tables_of(place, value, values)
+        for each in _tables_of(place, words_of(value, values, resolve))
+    ]
+    asked = {
+        name: name in referred or is_postfixs(name) for name in {each.place for each in found if not each.obstacle}
+    }
+    return [each if asked.get(each.place, True) else replace(each, obstacle=_NOT_ASKED) for each in found]
+
+
+def _tables_of(place: str, found: Sequence[Word]) -> list[Named]:
+    return [
+        Named(place, each.type, each.path, each.proxied, _obstacle(place, each.path, before, word))
+        for before, word in zip(["", *(word.text for word in found)], found)
+        # What another parameter holds belongs to that one.
+        if sole_name(word.text) is None
+        for each in word.references
     ]
 
 
-def _tables_of(place: str, value: str, values: Mapping[str, str]) -> list[Named]:
-    found = words(value)
-    tables = []
-    for before, word in zip(["", *found], found):
-        for match in _TABLE.finditer(word):
-            path = _expanded(match["path"], values)
-            obstacle = _obstacle(place, path, before, is_whole=match[0] == word)
-            tables.append(Named(place, match["type"], os.path.normpath(path), bool(match["proxy"]), obstacle))
-    return tables
-
-
-def _expanded(text: str, values: Mapping[str, str], depth: int = 9) -> str:
-    """Expand ``$name``, ``${name}`` and ``$(name)``; one that refers to itself stays as it is."""
-    expanded = _REFERENCE.sub(lambda match: values.get(match[match.lastindex or 0], match[0]), text)
-    return expanded if expanded == text or not depth else _expanded(expanded, values, depth - 1)
-
-
-def _obstacle(place: str, path: str, before: str, is_whole: bool) -> str:
+def _obstacle(place: str, path: str, before: str, word: Word) -> str:
     """Say why pillar cannot name a table at this place, or nothing."""
     if "/" in place:
         return "a service of master.cf has it (-o), and pillar sets parameters of main.cf: move it to main.cf first"
-    if not is_whole:
-        return "it is inside braces or behind another table type (unionmap:, pipemap:, debug:): it stays as it is"
-    if before.startswith("check_") or place.endswith("_restrictions"):
+    if not word.is_table:
+        return "it is inside braces (unionmap:, pipemap:, a condition): it stays as it is"
+    fault = table_fault(place, "", is_own=True)
+    if before.startswith("check_") or fault:
         fix = "give it a parameter of its own, such as my_senders, and write $my_senders in its place"
-        return f"it stands in a list of restrictions: {fix}"
+        return f"{place} is no plain list of tables: {fix}"
     if not path.startswith("/"):
-        return "it has no table file with an absolute path: write its settings to a file first, see mysql_table(5)"
+        return "it has no table file, main.cf holds its settings: write them to a file first, see mysql_table(5)"
     if not is_file_name(path):
         return "its path has a character that pillar cannot hold: rename the file first"
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", place):
@@ -167,7 +175,7 @@ def _keys(table: Named, source: Source, version: str | None) -> tuple[dict[str, 
         return {}, [], "there is no such file, so Postfix cannot ask it: correct the parameter first"
     if lines := damaged_lines(source.content):
         return {}, [], f"the file is damaged (line {', '.join(map(str, lines))}), which is fatal to Postfix: correct it"
-    keys = with_query(table.type, ispmail_tablefile.parse(source.content))
+    keys = with_query(table.type, ispmail_tablefile.hosts_once(ispmail_tablefile.parse(source.content)))
     notes = [f"its file is {source.ownership}, an apply changes that"] if source.ownership else []
     for key in list(keys):
         if fault := ispmail_tablefile.key_fault(table.type, key, version):

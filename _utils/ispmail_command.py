@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ispmail_errors import CannotAsk
 
@@ -43,15 +44,20 @@ def run(
     timeout: float = 10,
     environment: Mapping[str, str] | None = None,
     pass_fds: Collection[int] = (),
+    *,
+    user: str | None = None,
+    stdin: str = "",
 ) -> Done:
     """Run a command without a shell, for `timeout` seconds at most.
 
     Args:
         environment: Variables to set for it.
         pass_fds: Open files that it inherits.
+        user: As whom it runs, with that user's groups; None for ourselves.
+        stdin: What it can read.
 
     Raises:
-        CannotAsk: It is not installed.
+        CannotAsk: It is not installed, or there is no such user.
     """
     # MAIL_CONFIG and MAIL_VERBOSE would change what is asked and said; a plain user's PATH has no sbin.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAIL_")}
@@ -60,11 +66,12 @@ def run(
         done = subprocess.run(
             [name, *arguments],
             capture_output=True,
-            stdin=subprocess.DEVNULL,
+            input=stdin.encode("utf-8", "surrogateescape"),
             timeout=timeout,
             env={**inherited, "LC_ALL": "C", "PATH": path, **(environment or {})},
             pass_fds=tuple(pass_fds),
             check=False,
+            **_as_user(user),
         )
     except FileNotFoundError as err:
         raise CannotAsk(f"{name} is not there: install the package postfix") from err
@@ -75,6 +82,17 @@ def run(
     return Done(
         done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode("utf-8", "surrogateescape")
     )
+
+
+def _as_user(user: str | None) -> dict[str, Any]:
+    if user is None:
+        return {}
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError as err:
+        raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from err
+    groups = os.getgrouplist(user, entry.pw_gid)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
 
 
 def output(name: Name, arguments: Sequence[str]) -> str:

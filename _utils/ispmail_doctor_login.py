@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ispmail_database
+import ispmail_lookup
 import ispmail_query
 from ispmail_database import Rows
 from ispmail_doctor_postfix import LiveMap
@@ -211,9 +212,11 @@ def check_login(found: LoginAnswers) -> Iterator[Finding]:
 
 def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
     fix = ""
-    if found.plugin != NATIVE and any(live.in_chroot for live in found.login.maps):
+    chroots = {live.chroot for live in found.login.maps if live.chroot}
+    missing = [each for each in chroots if not ispmail_lookup.has_plugin(each, found.plugin)]
+    if found.plugin != NATIVE and missing:
         fix = (
-            f"the account logs in by {found.plugin}, which is missing in smtpd's chroot: "
+            f"the account logs in by {found.plugin}, which is missing in smtpd's chroot {', '.join(sorted(missing))}: "
             f"use {NATIVE}, or set proxy: true for the maps"
         )
     yield fault_if(fix, PLUGIN_CHECK, found.login.where)

@@ -6,12 +6,11 @@ import yaml
 
 import ispmail_adopt
 import ispmail_files
+import ispmail_inventory
 import ispmail_plan
-import ispmail_postconf
 from ispmail_adopt import Adopted, Source
-from ispmail_command import output
 from ispmail_errors import CannotAsk
-from ispmail_maincf import values_of
+from ispmail_maincf import overrides
 
 # The first line keeps Salt from reading {{ and {% in a query as Jinja.
 _HEAD = """\
@@ -29,11 +28,18 @@ def found(config_directory: str) -> Adopted:
     Raises:
         CannotAsk: There is no Postfix, or no main.cf.
     """
-    values = ispmail_postconf.get(None, config_directory, defaults=True)
-    overrides = values_of(output("postconf", ["-c", config_directory, "-P"]))
-    tables = ispmail_adopt.named(values, overrides)
+    inventory = ispmail_inventory.read(config_directory)
+    known = inventory.settings
+    overridden = {
+        f"{service.name}/{service.type}/{name}": value
+        for service in inventory.services
+        for name, value in overrides(service.command).items()
+    }
+    tables = ispmail_adopt.named(
+        known.values, overridden, known.real_path, lambda name: not ispmail_inventory.is_own_parameter(name, known)
+    )
     sources = {each.path: _read(each.path) for each in tables if not each.obstacle}
-    return ispmail_adopt.adopt(tables, sources, config_directory, values.get("mail_version"))
+    return ispmail_adopt.adopt(tables, sources, config_directory, known.version)
 
 
 def text(adopted: Adopted, config_directory: str) -> str:

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import ispmail_files
 import ispmail_maincf
 import ispmail_tablefile
-from ispmail_command import output
+from ispmail_command import output, run
 from ispmail_config import DEFAULT_DIRECTORY
 from ispmail_errors import CannotAsk, Failed, InvalidInput
+from ispmail_expand import names_in
 from ispmail_files import Replacement
 from ispmail_maincf import (
     BLANKS,
     SECRET_PARAMETERS,
     checked_names,
     checked_values,
-    names_in,
     parts,
     same,
     values_of,
@@ -163,6 +163,35 @@ def edited(parameters: Mapping[str, object], config_directory: str) -> Replaceme
     return Replacement(new, still=(file.content,), lock=True)
 
 
+def refuse_broken(after: Replacement, parameters: Mapping[str, str | None], config_directory: str) -> None:
+    """Have Postfix look at a main.cf before it goes live, beside a copy of master.cf.
+
+    Args:
+        after: What `edited` returned.
+        parameters: What was asked for; it is read back.
+
+    Raises:
+        Failed: `postconf -n` or `postfix check` refuses it, or it does not hold what was asked for.
+    """
+    with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
+        content = after.new.content or b""
+        _write_copy(directory, "main.cf", content)
+        master_cf = ispmail_files.read(os.path.join(config_directory, "master.cf"))
+        _write_copy(directory, "master.cf", master_cf.content or b"")
+        output("postconf", ["-c", directory, "-n"])
+        checked = run("postfix", ["-c", directory, "check"], timeout=60)
+        if checked.returncode != 0:
+            raise Failed(
+                "Nothing was changed: postfix check refuses main.cf as it would be: the mail log says why. "
+                f"These parameters would change: {', '.join(parameters)}"
+            )
+    held = ispmail_tablefile.parse(content)
+    differing = [name for name, value in parameters.items() if not same(held.get(name), value)]
+    if differing:
+        names = ", ".join(differing)
+        raise Failed(f"Nothing was changed: postconf did not set {names} in main.cf as asked: edit it by hand")
+
+
 def change(parameters: Mapping[str, object], config_directory: str, test: bool) -> dict[str, dict[str, str | None]]:
     """Set parameters in one edit of main.cf; Postfix is not reloaded.
 
@@ -188,17 +217,27 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
 def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str]) -> bytes:
     """What postconf makes of a main.cf."""
     with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
-        copy = os.path.join(directory, "main.cf")
-        with open(copy, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(content)
+        copy = _write_copy(directory, "main.cf", content)
         for flag, arguments in (("-e", edits), ("-X", removals)):
             if arguments:
-                # postconf pauses while main.cf is less than two seconds old.
-                os.utime(copy, (time.time() - ispmail_files.BACKDATED,) * 2)
+                _set_back(copy)
                 output("postconf", ["-c", directory, flag, *arguments])
         with open(copy, "rb") as stream:
             return stream.read()
+
+
+def _write_copy(directory: str, name: str, content: bytes) -> str:
+    path = os.path.join(directory, name)
+    with open(path, "wb") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(content)
+    _set_back(path)
+    return path
+
+
+def _set_back(path: str) -> None:
+    """Postfix's programs pause while a configuration file is less than two seconds old."""
+    os.utime(path, (time.time() - ispmail_files.BACKDATED,) * 2)
 
 
 def _main_cf(config_directory: str) -> str:

@@ -5,56 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import ispmail_postconf
 from ispmail_command import output, run
-from ispmail_maincf import words
-from ispmail_postconf import Service
 
 log = logging.getLogger(__name__)
 
-# The programs that open lookup tables. The first three run in Debian's default chroot.
-_IN_CHROOT = ("smtpd", "cleanup", "trivial-rewrite")
-_READERS = (*_IN_CHROOT, "proxymap")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What decides which table files an instance can read."""
-
-    version: str
-    queue_directory: str
-    chroot: bool  # whether smtpd, cleanup or trivial-rewrite run in one
-    smtpd: str | None  # host:port of an smtpd that speaks first and without TLS; None: nowhere
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What smtpd said to a question. `code` is None where there was no reply, `text` then says why."""
-
-    server: str | None  # host:port; None where no smtpd listens without TLS
-    code: int | None
-    text: str
-
-
-def facts(config_directory: str) -> Facts:
-    """Read what decides which table files an instance can read.
-
-    Raises:
-        CannotAsk: postconf cannot tell.
-    """
-    asked = ["mail_version", "compatibility_level", "queue_directory", "inet_interfaces"]
-    values = ispmail_postconf.get(asked, config_directory, defaults=True)
-    old_defaults = values["compatibility_level"].split(".")[0] == "0"
-    in_chroot = ("y", "-") if old_defaults else ("y",)
-    services = ispmail_postconf.services(config_directory)
-    chroot = any(service.chroot in in_chroot and service.program in _IN_CHROOT for service in services)
-    smtpd = _smtpd(services, values["inet_interfaces"])
-    return Facts(values["mail_version"], values["queue_directory"], chroot, smtpd)
+# The programs that ask lookup tables for every mail.
+_READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
 
 
 def running(config_directory: str) -> bool:
@@ -101,56 +61,6 @@ def old_processes(files: Sequence[str], config_directory: str) -> list[str]:
         return []
     began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - max(changed))
     return _started_before(began, _queue_directory(config_directory))
-
-
-def rcpt(recipient: str, server: str | None, timeout: float = 10) -> Reply:
-    """Ask an smtpd whether it takes mail for a recipient. No mail is sent.
-
-    Args:
-        server: `Facts.smtpd`.
-        timeout: How many seconds to wait for each reply.
-    """
-    import smtplib  # noqa: PLC0415  an apply that has nothing to do need not load it
-
-    if server is None:
-        return Reply(None, None, "no smtpd listens without TLS")
-    host, _, port = server.rpartition(":")
-    try:
-        with smtplib.SMTP(host, int(port), local_hostname="localhost", timeout=timeout) as client:
-            client.ehlo_or_helo_if_needed()
-            code, text = client.docmd("MAIL FROM:<>")
-            if code == 530 and client.has_extn("starttls"):
-                # submission with smtpd_tls_security_level=encrypt; whose certificate it is does not matter here.
-                client.starttls()
-                client.ehlo()
-                code, text = client.docmd("MAIL FROM:<>")
-            if code == 250:
-                code, text = client.docmd(f"RCPT TO:<{recipient}>")
-    except smtplib.SMTPResponseException as err:
-        said = err.smtp_error
-        code, text = err.smtp_code, said if isinstance(said, bytes) else said.encode()
-    except (OSError, smtplib.SMTPException) as err:
-        return Reply(server, None, getattr(err, "strerror", None) or type(err).__name__)
-    return Reply(server, code, text.decode(errors="replace"))
-
-
-def _smtpd(services: Sequence[Service], inet_interfaces: str) -> str | None:
-    """Where an smtpd listens that speaks first and without TLS, as host:port; None: nowhere."""
-    for service in services:
-        if service.type == "inet" and service.program == "smtpd" and "wrappermode" not in service.command:
-            host, _, port = service.name.rpartition(":")
-            break
-    else:
-        return None
-    if not host:
-        host = next(iter(words(inet_interfaces)), "all")
-        host = {"all": "127.0.0.1", "loopback-only": "127.0.0.1", "$myhostname": "127.0.0.1"}.get(host, host)
-    if not port.isdigit():
-        try:
-            port = str(socket.getservbyname(port, "tcp"))
-        except OSError:
-            return None
-    return f"{host.strip('[]')}:{port}"
 
 
 def _queue_directory(config_directory: str) -> str:

@@ -150,6 +150,13 @@ _WARNINGS = (
 
 # A question that fills every expansion (%1 to %9 too) and that nobody has an answer to.
 PROBE = "probe@a.b.c.d.e.f.g.h.probe.invalid"
+# What fails in a table only for some keys, and what such a key is. Anybody may send mail to one, and Postfix stops
+# asking the database for a minute when a query has failed.
+SPECIAL_PROBES = {
+    "probe\U0001f602@probe.invalid": "a key with a 4-byte character",
+    "PROBE\u00c4\u00d6\u00dc@PROBE.INVALID": "a key in upper case",
+    f"{'x' * 200}@{'y.' * 100}probe.invalid": "a long key",
+}
 
 
 def query_findings(query: str, table_type: str, parameter: str | None = None) -> Findings:

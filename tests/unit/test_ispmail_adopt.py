@@ -46,6 +46,7 @@ NAMED = {
     "a reference in parentheses": ("mysql:$(config_directory)/x.cf", ["mysql:/etc/postfix/x.cf"]),
     "a reference to a reference": ("proxy:mysql:${folder}/x.cf", ["proxy:mysql:/etc/postfix/sql/x.cf"]),
     "a doubled slash": ("mysql:/etc/postfix//sql/../x.cf", ["mysql:/etc/postfix/x.cf"]),
+    "what is looked up is logged": ("debug:mysql:/a.cf", ["mysql:/a.cf"]),
     "other types": ("hash:/a, ldap:/b.cf, tcp:localhost:1, mysql", []),
 }
 
@@ -62,14 +63,12 @@ def test_named(value, tables):
 OBSTACLES = {
     "unionmap": ("x_maps", "unionmap:{mysql:/a.cf, static:b}", "inside braces"),
     "pipemap": ("x_maps", "hash:/b, pipemap:{proxy:mysql:/a.cf,mysql:/b.cf}", "inside braces"),
-    "debug": ("x_maps", "debug:mysql:/a.cf", "behind another table type"),
     "a condition": ("x_maps", "${y?{mysql:/a.cf}:{mysql:/b.cf}}", "inside braces"),
     "a pair": ("smtpd_sender_restrictions", "check_sender_access mysql:/a.cf, reject", "$my_senders in its place"),
     "a restriction class": ("greylist", "check_client_access mysql:/a.cf", "$my_senders in its place"),
     "a restriction by its table": ("smtpd_helo_restrictions", "mysql:/a.cf", "$my_senders in its place"),
-    "settings in main.cf": ("x_maps", "mysql:aliases", "no table file with an absolute path"),
-    "an unknown reference": ("x_maps", "mysql:$nowhere/x.cf", "no table file with an absolute path"),
-    "a reference to itself": ("x_maps", "mysql:$loop/x.cf", "no table file with an absolute path"),
+    "settings in main.cf": ("x_maps", "mysql:aliases", "no table file"),
+    "a reference to itself": ("x_maps", "mysql:$loop/x.cf", "no table file"),
     "a colon in the path": ("x_maps", "mysql:/a:b.cf", "a character that pillar cannot hold"),
     "a parameter that pillar cannot name": ("x-maps", "mysql:/a.cf", "the name of this parameter"),
 }
@@ -87,6 +86,17 @@ def test_a_parameter_of_its_own_behind_a_restriction_is_a_map():
     adopted = adopt(values, {"/s.cf": OWN})
     assert adopted.section["maps"]["my_senders"] == {"file": "/s.cf", "query": "SELECT a FROM b WHERE c='%s'"}
     assert adopted.left_out == ()
+
+
+def test_a_parameter_that_nothing_asks_is_left_out():
+    values = {**DEFAULTS, "my_maps": "mysql:/a.cf", "limit_maps": "mysql:/b.cf", "x_maps": "$my_maps, mysql:/c.cf"}
+    permitted = {**values, "proxy_read_maps": "$limit_maps"}
+    found = ispmail_adopt.named(permitted, {}, is_postfixs=lambda name: name == "x_maps")
+    assert {each.place: bool(each.obstacle) for each in found} == {
+        "my_maps": False,
+        "limit_maps": True,
+        "x_maps": False,
+    }
 
 
 def test_services_of_master_cf_are_told():
