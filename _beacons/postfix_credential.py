@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("dc25b6953b5b")
+ispmail_stamp.require("86c881e21716")
 
 import contextlib
 import json

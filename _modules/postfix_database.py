@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("dc25b6953b5b")
+ispmail_stamp.require("86c881e21716")
 
 import ispmail_accounts
 import ispmail_logins

@@ -6,20 +6,31 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("dc25b6953b5b")
+ispmail_stamp.require("86c881e21716")
 
 import ispmail_answers
 import ispmail_apply
 import ispmail_classes
 import ispmail_consumers
 import ispmail_files
+import ispmail_found
 import ispmail_inventory
 import ispmail_plan
+import ispmail_postconf
 import ispmail_postfix
 import ispmail_proof
 import ispmail_remove
 import ispmail_tablefile
-from ispmail_salt import account, complete, consumer_logins, instance, instances, salt_errors, wanted
+from ispmail_salt import (
+    account,
+    complete,
+    consumer_logins,
+    instance,
+    instances,
+    named_directories,
+    salt_errors,
+    wanted,
+)
 
 
 def read(pillar="ispmail"):
@@ -47,6 +58,32 @@ def read(pillar="ispmail"):
         found = instance(__pillar__, pillar)
         known = ispmail_inventory.settings(found.config_directory) if found.wanted else None
         return {each.name: _described(each, known) for each in found.wanted}
+
+
+def found(config_directory="/etc/postfix"):
+    """
+    Describe the SQL tables that main.cf names now, whoever made them, as the pillar that would make them.
+
+    config_directory : /etc/postfix
+        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+
+    Returns a text in YAML: ``ispmail``, the pillar, with a placeholder for each password; and ``left_out``, a list of
+    sentences on what pillar cannot hold, with the reasons. Pillar is not read, but for the directories that it names.
+
+    Raises SaltInvocationError for a directory that is not a Postfix instance, CommandExecutionError where there is no
+    Postfix or no main.cf.
+
+    Source: mysql_table(5), pgsql_table(5), sqlite_table(5), postconf(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.found
+    """
+    with salt_errors():
+        directory = ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
+        return ispmail_found.text(ispmail_found.found(directory), directory)
 
 
 def lookup(map, question, pillar="ispmail"):

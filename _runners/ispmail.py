@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("dc25b6953b5b")
+ispmail_stamp.require("86c881e21716")
 
 import salt.client
 import salt.utils.minions

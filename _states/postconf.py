@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("dc25b6953b5b")
+ispmail_stamp.require("86c881e21716")
 
 from ispmail_salt import state
 

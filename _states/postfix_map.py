@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("dc25b6953b5b")
+ispmail_stamp.require("86c881e21716")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "dc25b6953b5b"
+STAMP = "86c881e21716"
 
 
 def require(stamp: str) -> None:
