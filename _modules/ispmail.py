@@ -4,7 +4,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("1b046347ac8a")
+ispmail_stamp.require("79fcd9bf35bb")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("1b046347ac8a")
+ispmail_stamp.require("79fcd9bf35bb")
 
 import dataclasses
 

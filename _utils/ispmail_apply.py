@@ -166,12 +166,14 @@ def _make(
     astray_before = ispmail_classes.astray(instance, inventory) if running else []
     warnings = []
 
+    after = ispmail_inventory.changed(inventory, difference.parameters)
+
     def check(running: bool) -> None:
-        _ask_live(instance, changed, running, inventory)
+        _ask_live(instance, changed, running, after)
         if not running or before is None:
             return
-        refuse_if_worse(before, ispmail_smtpd.ask(inventory))
-        astray = ispmail_classes.astray(instance, inventory)
+        refuse_if_worse(before, ispmail_smtpd.ask(after))
+        astray = ispmail_classes.astray(instance, after)
         if caused := [each for each in astray if each not in astray_before]:
             raise Failed(listed("Mail would not go the way that pillar expects", caused))
         warnings.extend(astray)

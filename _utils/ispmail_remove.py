@@ -116,9 +116,7 @@ def _users_of(own: Sequence[str], ours: Sequence[str], inventory: Inventory) -> 
 
 def _refuse_in_use(inventory: Inventory, parameters: Mapping[str, str | None], paths: set[str]) -> None:
     """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
-    known = inventory.settings
-    values = {**known.values, **{name: value or "" for name, value in parameters.items()}}
-    after = ispmail_inventory.of(dataclasses.replace(known, values=values), inventory.services)
+    after = ispmail_inventory.changed(inventory, parameters)
     users = {
         f"{place.name} ({place.spelling})": None
         for table in after.tables
