@@ -22,8 +22,8 @@ DIRECTORY = Path("/srv/dovecot")
 BLOCK = """\
     mysql 127.0.0.1 {
       dbname = mailserver
-      option_file = /etc/dovecot/ispmail.cnf
       port = 3306
+      option_file = /etc/dovecot/ispmail.cnf
     }"""
 
 
