@@ -37,7 +37,7 @@ def tables(name, pillar="ispmail"):
 
 def account(name, pillar="ispmail"):
     """
-    The maps' account exists, and may SELECT on the database and do nothing else.
+    The maps' account exists and may SELECT on the database; and, with ``server:revoke_other_grants``, nothing else.
 
     name
         A sentence, for people.

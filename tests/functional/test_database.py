@@ -203,6 +203,7 @@ def test_the_account_from_nothing(minion, server):
         NAME: {
             "account": {"old": None, "new": "made"},
             "password": {"old": None, "new": "***"},
+            "expires": {"old": None, "new": "never"},
             "grants": {"old": [], "new": SELECT},
         }
     }
@@ -214,6 +215,7 @@ def test_the_account_from_nothing(minion, server):
             "plugins": ["mysql_native_password"],
             "passwords": 1,
             "locked": False,
+            "expires": None,
         }
     }
 
@@ -248,13 +250,18 @@ def test_grants_become_exactly_select(minion, server, case):
     """And no lookup fails meanwhile: SELECT is never taken away, not even to be given back."""
     call(minion, "tables")
     call(minion, "account")
+    minion.pillar = pillar(server, revoke_other_grants=True)
     server.sql("CREATE ROLE IF NOT EXISTS lab_role")
     run(server, "CREATE PROCEDURE p() SELECT 1; CREATE TABLE IF NOT EXISTS test_other (a INT)")
     run(server, "CREATE DATABASE IF NOT EXISTS other; CREATE TABLE IF NOT EXISTS other.t (a INT)")
     before = priv(server)
     run(server, GRANTS[case].replace("{}", ACCOUNT))
+    would = call(minion, "account", test=True)
     with lookups(server) as failed:
-        done = both_ways(minion, "account")
+        done = call(minion, "account")
+    assert done["changes"] == would["changes"]
+    assert [text.partition(" loses ")[0] for text in would["warnings"]] == [NAME] * (case != "none")
+    assert call(minion, "account") == call(minion, "account", test=True) == {"changes": {}, "warnings": []}
     assert failed == [] or case == "none"
     assert list(done["changes"][NAME]) == ["grants"]
     assert done["changes"][NAME]["grants"]["new"] == SELECT

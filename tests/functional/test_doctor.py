@@ -79,7 +79,7 @@ def test_doctor_without_the_admin_asks_with_what_the_files_hold(mail, server):
     assert findings(mail) == {}
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
     fix = findings(mail)["the account may only read", f"{NAME} on {HOST}:{server.port}"][1]
-    assert fix == f"{NAME} has SELECT, INSERT ON `mailserver`.*: revoke that, or apply ispmail.database"
+    assert fix.startswith(f"{NAME} has SELECT, INSERT ON `mailserver`.*: give the program that needs it an account")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def wrong_password(mail, server, postfix):
 
 
 def another_account(mail, server, postfix):
+    mail.pillar = mail_pillar(server, postfix, server={"unix_socket": server.socket, "accounts_host": HOST})
     server.sql(f"DROP USER {ACCOUNT}")
     server.sql(f"CREATE USER mailserver@'127.%%' {NATIVE} %s", native_hash(OLD))
     server.sql("GRANT SELECT ON mailserver.* TO mailserver@'127.%'")
@@ -110,6 +111,7 @@ def another_account(mail, server, postfix):
 
 
 def unmanaged_account(mail, server, postfix):
+    mail.pillar = mail_pillar(server, postfix, server={"unix_socket": server.socket, "accounts_host": HOST})
     server.sql("CREATE USER mailserver@'198.51.100.7'")
     fix = "a rotation does not change mailserver@198.51.100.7: drop it"
     return Expected("all accounts of the user are managed", "the database server", "warning", fix)
@@ -174,6 +176,37 @@ def locked_account(mail, server, postfix):
     return Expected("the account is not locked", NAME, "fault", "UNLOCK", follows=3)
 
 
+def password_that_expires(mail, server, postfix):
+    server.sql(f"ALTER USER {ACCOUNT} PASSWORD EXPIRE INTERVAL 90 DAY")
+    day = server.sql("SELECT DATE_FORMAT(FROM_UNIXTIME(UNIX_TIMESTAMP() + 90 * 86400), '%%Y-%%m-%%d')")[0][0]
+    return Expected("the account's password does not expire", NAME, "warning", f"it expires on {day}, and every lookup")
+
+
+def password_that_has_expired(mail, server, postfix):
+    """Doctor spoke of the admin's password, and the beacon was silent."""
+    server.sql(f"ALTER USER {ACCOUNT} PASSWORD EXPIRE")
+    assert [login["user"] for login in call(mail, "refused")] == ["mailserver"]
+    where = f"{HOST}:{server.port} for virtual_mailbox_domains, virtual_alias_maps, virtual_mailbox_maps"
+    fix = "error 1820: the account's password has expired: change the password, or run ALTER USER"
+    return Expected("the login works", where, "fault", fix, follows=3)
+
+
+def table_in_utf8mb3(mail, server, postfix):
+    """One RCPT by anybody stopped the mail of all for a minute, and doctor said ok."""
+    change = "CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_general_ci"
+    server.sql(f"ALTER TABLE mailserver.virtual_aliases {change}")
+    fix = "ALTER TABLE virtual_aliases CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+    where = f"virtual_alias_maps on {HOST}:{server.port}"
+    return Expected("the query takes every address", where, "fault", fix, follows=1)
+
+
+def account_left_behind(mail, server, postfix):
+    server.sql(f"CREATE USER oldserver@'127.0.0.1' {NATIVE} %s", native_hash(OTHER))
+    server.sql("GRANT SELECT ON mailserver.* TO oldserver@'127.0.0.1'")
+    fix = "oldserver@127.0.0.1 may read the maps' tables (nobody is connected now): DROP USER 'oldserver'@'127.0.0.1'"
+    return Expected("no table file's old account is left behind", "the database server", "warning", fix)
+
+
 def older_process(mail, server, postfix):
     assert rcpt(postfix.port, "john@example.org")[0] == 250
     write_cold(alias_file(postfix), alias_file(postfix).read_text(), 0o640, "postfix")
@@ -207,6 +240,10 @@ FAULTS = (
     unmanaged_account,
     too_few_grants,
     file_closed_to_proxymap,
+    password_that_expires,
+    password_that_has_expired,
+    table_in_utf8mb3,
+    account_left_behind,
 )
 
 
