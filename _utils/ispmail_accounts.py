@@ -101,7 +101,7 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
         steps = [step for change in work.values() for step in change.steps]
         if steps and not test:
             ispmail_database.run(server, steps, "apply ispmail.database again")
-            log.info("%s in %.1f s", "; ".join(step.name for step in steps), time.monotonic() - began)
+            log.info("Done in %.1f s: %s", time.monotonic() - began, "; ".join(step.name for step in steps))
     return {
         "changes": {name: dict(change.change) for name, change in work.items() if change.steps},
         "warnings": [text for change in work.values() for text in change.warnings] + unmanaged_accounts(config, found),

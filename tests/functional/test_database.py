@@ -342,10 +342,13 @@ def test_each_change_leaves_a_line_in_the_log(minion, server, caplog):
 
     assert logged("tables", test=True) == [] == logged("account", test=True)
     (tables,) = logged("tables")
-    assert tables.startswith("Created or altered in N s: database; virtual_domains (table); virtual_users (table);")
-    assert logged("account") == [f"Created the account {NAME} in N s"]
+    assert tables.startswith(
+        "Created or altered in N s: database mailserver; virtual_domains (table); virtual_users (table);"
+    )
+    assert logged("account") == [f"Done in N s: create {NAME}"]
+    minion.pillar = pillar(server, revoke_other_grants=True)
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
-    assert logged("account") == [f"Changed the grants of {NAME} in N s"]
+    assert logged("account") == [f"Done in N s: change the grants of {NAME}"]
     minion.pillar = pillar(server, NEW)
     assert logged("credential_accepted") == [f"{NAME} now accepts 2 passwords, pillar's first, after N s"]
     assert logged("credential_sole", test=True) == []
