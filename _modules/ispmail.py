@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("86c881e21716")
+ispmail_stamp.require("489831174a2f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

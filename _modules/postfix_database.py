@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("86c881e21716")
+ispmail_stamp.require("489831174a2f")
 
 import ispmail_accounts
 import ispmail_logins
@@ -22,8 +22,11 @@ def read(pillar="ispmail"):
         The pillar key that holds the configuration.
 
     Returns a dict: ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a
-    list of what it is missing, ``table`` for all of it), and ``accounts`` (``user@host``, all hosts of the maps' user,
-    to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, and ``locked``).
+    list of what it is missing, ``table`` for all of it), ``accounts`` (``user@host``, all hosts of the maps' user,
+    to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``, and
+    ``expires``, None or a dict of ``seconds`` from now and ``date``), and ``others`` (``user@host`` of other accounts
+    that may read all of the maps' tables, to a dict of ``drop``, a statement, and ``connections``, how many there are
+    now from each host, None where the admin may not see that).
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server cannot be asked.
 
@@ -42,7 +45,8 @@ def read(pillar="ispmail"):
 def tables(pillar="ispmail", test=False):
     """
     Create the database and the guide's tables, with the indexes that the maps need. Existing tables get only what they
-    are missing, and keep their data.
+    are missing, and keep their data. Tables in utf8mb3 are converted to utf8mb4: in utf8mb3 any sender can make the
+    maps' queries fail.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -68,8 +72,9 @@ def tables(pillar="ispmail", test=False):
 
 def account(pillar="ispmail", test=False):
     """
-    Create the maps' account with pillar's password, and have it SELECT on the database and do nothing else. An account
-    that exists keeps its password.
+    Create the maps' account with pillar's password that never expires, and have it SELECT on the database. An account
+    that exists keeps its password; its other rights are revoked only with ``server:revoke_other_grants``, and are in
+    ``warnings`` either way, with the hosts that are connected as that user now.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -80,7 +85,8 @@ def account(pillar="ispmail", test=False):
     Returns a dict: ``changes`` (``user@host`` to what changed, secrets as ``***``) and ``warnings`` (a list of
     sentences).
 
-    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server refuses.
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server refuses; the text says which
+    accounts are done.
 
     Source: CREATE USER, GRANT, REVOKE
 

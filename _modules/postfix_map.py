@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("86c881e21716")
+ispmail_stamp.require("489831174a2f")
 
 import ispmail_answers
 import ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("86c881e21716")
+ispmail_stamp.require("489831174a2f")
 
 import salt.client
 import salt.utils.minions

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("86c881e21716")
+ispmail_stamp.require("489831174a2f")
 
 from ispmail_salt import state
 

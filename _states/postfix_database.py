@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("86c881e21716")
+ispmail_stamp.require("489831174a2f")
 
 from ispmail_salt import state
 
@@ -37,7 +37,7 @@ def tables(name, pillar="ispmail"):
 
 def account(name, pillar="ispmail"):
     """
-    The maps' account exists, and may SELECT on the database and do nothing else.
+    The maps' account exists and may SELECT on the database; and, with ``server:revoke_other_grants``, nothing else.
 
     name
         A sentence, for people.

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import ispmail_account_users
 import ispmail_database
 import ispmail_schema
 import ispmail_sql
 from ispmail_config import DatabaseConfig
-from ispmail_database import Server
+from ispmail_database import Server, Step
 from ispmail_errors import DatabaseError, listed, plural
 from ispmail_sql import NATIVE, Account, Grant
 
@@ -26,12 +27,20 @@ Action = Literal["accept", "sole"]
 
 
 @dataclass(frozen=True)
-class _Change:
-    """What is done to one account."""
+class _PasswordChange:
+    """What is done to the passwords of one account."""
 
-    statements: tuple[str, ...]
-    arguments: Mapping[str, str] = field(repr=False)  # for the statements; it holds hashes
-    passwords: tuple[int, int] = (0, 0)  # how many the account accepts, before and after
+    step: Step
+    passwords: tuple[int, int]  # how many the account accepts, before and after
+
+
+@dataclass(frozen=True)
+class _AccountChange:
+    """What one account gets, and what an admin should know of it."""
+
+    steps: tuple[Step, ...] = ()
+    change: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def read(config: DatabaseConfig) -> dict[str, Any]:
@@ -39,35 +48,42 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
 
     Returns:
         ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a list of
-        what is missing, ``table`` for all of it), and ``accounts`` (``user@host``, all hosts of the maps' user, to
-        ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, and ``locked``).
+        what is missing, ``table`` for all of it), ``accounts`` (``user@host``, all hosts of the maps' user, to
+        ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``, and ``expires``: None
+        for never, or when its password does, ``seconds`` from now and ``date``), and ``others``, see
+        `ispmail_account_users.other_readers`.
 
     Raises:
         DatabaseError: The server cannot be asked.
     """
     with ispmail_database.admin(config.login) as server:
         needs = ispmail_sql.missing(ispmail_schema.read_tables(server, config.dbname))
+        found = read_accounts(server, config.user)
+        managed = config.managed_hosts(found)
+        clock = server.ask("SELECT @@global.default_password_lifetime AS days, UNIX_TIMESTAMP() AS now")[0]
         return {
             "server": ispmail_database.shown(server.version),
             "database": config.dbname if ispmail_schema.has_database(server, config.dbname) else None,
             "tables": {table: missing.describe() for table, missing in needs.items()},
             "accounts": {
                 f"{config.user}@{ispmail_database.shown(host)}": {
-                    "managed": host in config.hosts,
+                    "managed": host in managed,
                     "grants": ispmail_database.shown_grants(_grants(server, config.user, host)),
-                    "plugins": [ispmail_database.shown(plugin) for plugin in found.plugins],
-                    "passwords": len(found.hashes),
-                    "locked": found.locked,
+                    "plugins": [ispmail_database.shown(plugin) for plugin in account.plugins],
+                    "passwords": len(account.hashes),
+                    "locked": account.locked,
+                    "expires": _expiry(account, int(clock["days"]), int(clock["now"])),
                 }
-                for host, found in read_accounts(server, config.user).items()
+                for host, account in found.items()
             },
+            "others": ispmail_account_users.other_readers(server, config),
         }
 
 
 def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
-    """Create the maps' accounts with pillar's password, and have them SELECT on the database and do nothing else.
+    """Create the maps' accounts with pillar's password, and have them SELECT on the database.
 
-    The password of an account that exists is not changed.
+    The password of an account that exists is not changed. What it may do besides is revoked only where pillar says so.
 
     Returns:
         ``changes`` (``user@host`` to what changed, secrets as ``***``) and ``warnings`` (sentences).
@@ -75,38 +91,74 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
     Raises:
         DatabaseError: The server refuses.
     """
-    new = ispmail_sql.native_hash(config.password or "")
-    changes: dict[str, Any] = {}
-    warnings: list[str] = []
-    work: list[_Change] = []
     with ispmail_database.admin(config.login, lock=not test) as server:
         found = read_accounts(server, config.user)
-        for host in config.hosts:
-            name = f"{config.user}@{host}"
-            held = _grants(server, config.user, host) if host in found else []
-            privileges = _schema_privileges(server, config.user, host)
-            statements = ispmail_sql.regrant(held, config.dbname, privileges)
-            change: dict[str, Any] = {}
-            if host not in found:
-                statements = ispmail_sql.create_account(server.mariadb) + statements
-                change = {"account": {"old": None, "new": "made"}, "password": {"old": None, "new": "***"}}
-            elif new not in found[host].hashes:
-                warnings.append(f"{name} does not accept pillar's password: see credential_accepted")
-            if statements:
-                granted = [ispmail_sql.select_grant(config.dbname)]
-                old, now = ispmail_database.shown_grants(held), ispmail_database.shown_grants(granted)
-                changes[name] = {**change, "grants": {"old": old, "new": now}}
-                work.append(_Change(tuple(statements), {"user": config.user, "host": host, "new": new}))
+        work = {
+            f"{config.user}@{ispmail_database.shown(host)}": _account_change(server, config, host, found.get(host))
+            for host in config.managed_hosts(found)
+        }
         began = time.monotonic()
-        if not test:
-            _run(server, work)
-    if work and not test:
-        created = [name for name, change in changes.items() if "account" in change]
-        granted_to = [name for name in changes if name not in created]
-        for what, names in (("Created the account", created), ("Changed the grants of", granted_to)):
-            if names:
-                log.info("%s %s in %.1f s", what, ", ".join(names), time.monotonic() - began)
-    return {"changes": changes, "warnings": warnings + unmanaged_accounts(config, found)}
+        steps = [step for change in work.values() for step in change.steps]
+        if steps and not test:
+            ispmail_database.run(server, steps, "apply ispmail.database again")
+            log.info("Done in %.1f s: %s", time.monotonic() - began, "; ".join(step.name for step in steps))
+    return {
+        "changes": {name: dict(change.change) for name, change in work.items() if change.steps},
+        "warnings": [text for change in work.values() for text in change.warnings] + unmanaged_accounts(config, found),
+    }
+
+
+def _account_change(server: Server, config: DatabaseConfig, host: str, found: Account | None) -> _AccountChange:
+    """What is to be done to one account, which may not exist yet."""
+    new = ispmail_sql.native_hash(config.password or "")
+    arguments = {"user": config.user, "host": host, "new": new}
+    name = f"{config.user}@{ispmail_database.shown(host)}"
+    if found is None:
+        statements = ispmail_sql.create_account(server.mariadb) + ispmail_sql.grant_select([], config.dbname)
+        made = {"old": None, "new": "made"}
+        only = {"old": [], "new": ispmail_sql.describe_grants([ispmail_sql.select_grant(config.dbname)])}
+        change = {"account": made, "password": {"old": None, "new": "***"}, "expires": {"old": None, "new": "never"}}
+        return _AccountChange((Step(f"create {name}", tuple(statements), arguments),), {**change, "grants": only})
+    held = _grants(server, config.user, host)
+    more = ispmail_sql.more_than_select(held, config.dbname)
+    if config.revoke_other_grants:
+        privileges = _schema_privileges(server, config.user, host)
+        statements, now = ispmail_sql.regrant(held, config.dbname, privileges), []
+    else:
+        statements, now = ispmail_sql.grant_select(held, config.dbname), held
+    warnings = [*_login_warnings(name, found, new), *_grant_warnings(server, config, name, more)]
+    if not statements:
+        return _AccountChange(warnings=tuple(warnings))
+    select = [] if ispmail_sql.grant_select(now, config.dbname) == [] else [ispmail_sql.select_grant(config.dbname)]
+    grants = {"old": ispmail_database.shown_grants(held), "new": ispmail_database.shown_grants([*now, *select])}
+    step = Step(f"change the grants of {name}", tuple(statements), arguments)
+    return _AccountChange((step,), {"grants": grants}, tuple(warnings))
+
+
+def _login_warnings(name: str, found: Account, new: str) -> Iterator[str]:
+    """What may keep the maps from logging in, and is not changed here."""
+    plugins = _other_plugins(found)
+    if plugins:
+        yield f"{name} {plugins}"
+    elif new not in found.hashes:
+        yield f"{name} does not accept pillar's password: see credential_accepted"
+    if found.expires(0) is not None:
+        yield f"the password of {name} expires: ALTER USER … PASSWORD EXPIRE NEVER, see postfix_doctor.report"
+
+
+def _grant_warnings(server: Server, config: DatabaseConfig, name: str, more: Sequence[Grant]) -> Iterator[str]:
+    """Rights that another program may need: it fails without them, and nobody knows of it here."""
+    if not more:
+        return
+    what = "; ".join(ispmail_database.shown_grants(more))
+    seen = ispmail_account_users.describe_connections(ispmail_account_users.connections(server, config.user))
+    if config.revoke_other_grants:
+        yield f"{name} loses {what}: a program that needs that fails from then on ({seen})"
+    else:
+        yield (
+            f"{name} also has {what}, which was left alone, as another program may need it ({seen}): give that "
+            f"program an account of its own, then set {config.pillar_key}:server:revoke_other_grants to true"
+        )
 
 
 def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, Any]:
@@ -124,30 +176,17 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
 
     Raises:
         DatabaseError: An account does not exist, logs in by another plugin, or the change would lock somebody out;
-            nothing is changed then.
+            nothing is changed then. Or the connection was lost; the text says which accounts are done.
     """
     new = ispmail_sql.native_hash(config.password or "")
     with ispmail_database.admin(config.login, lock=not test) as server:
         found = read_accounts(server, config.user)
-        faults = []
-        work: dict[str, _Change] = {}
-        for host in config.hosts:
-            name = f"{config.user}@{host}"
-            fault = credential_fault(found.get(host), new, action, server.mariadb)
-            if fault:
-                faults.append(f"{name} {fault}")
-                continue
-            change = _password_change(found[host].hashes, new, action, server.mariadb)
-            if change:
-                work[name] = _Change(
-                    change.statements, {**change.arguments, "user": config.user, "host": host}, change.passwords
-                )
-        if faults:
-            raise DatabaseError(listed("Nothing was changed", faults))
+        work = _password_changes(config, found, new, action, server.mariadb)
         if work and not test:
             began = time.monotonic()
-            _run(server, list(work.values()))
-            _check(server, config, new, work)
+            again = f"run credential_{'accepted' if action == 'accept' else 'sole'} again"
+            ispmail_database.run(server, [change.step for change in work.values()], again)
+            _check(server, config, new, work, again)
             for name, change in work.items():
                 _report(name, action, change.passwords, time.monotonic() - began)
     changes = {
@@ -160,6 +199,32 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
     return {"changes": changes, "warnings": unmanaged_accounts(config, found)}
 
 
+def _password_changes(
+    config: DatabaseConfig, found: Mapping[str, Account], new: str, action: Action, mariadb: bool
+) -> dict[str, _PasswordChange]:
+    """What is to be done to each account, by its name.
+
+    Raises:
+        DatabaseError: The passwords of one cannot be changed.
+    """
+    faults = []
+    work: dict[str, _PasswordChange] = {}
+    for host in config.managed_hosts(found):
+        name = f"{config.user}@{ispmail_database.shown(host)}"
+        fault = credential_fault(found.get(host), new, action, mariadb)
+        if fault:
+            faults.append(f"{name} {fault}")
+            continue
+        change = _password_change(found[host].hashes, new, action, mariadb)
+        if change:
+            statements, hashes, passwords = change
+            step = Step(name, tuple(statements), {**hashes, "user": config.user, "host": host})
+            work[name] = _PasswordChange(step, passwords)
+    if faults:
+        raise DatabaseError(listed("Nothing was changed", faults))
+    return work
+
+
 def read_accounts(server: Server, user: str) -> dict[str, Account]:
     """Read the accounts of a user, by their hosts."""
     if server.mariadb:
@@ -168,11 +233,17 @@ def read_accounts(server: Server, user: str) -> dict[str, Account]:
         return {host: found for host, found in accounts.items() if found is not None}
     rows = server.ask(
         "SELECT Host AS host, plugin, CAST(authentication_string AS CHAR) AS hash, account_locked AS locked,"
-        " User_attributes->>'$.additional_password' AS second FROM mysql.user WHERE User = %s",
+        " User_attributes->>'$.additional_password' AS second, password_lifetime AS lifetime,"
+        " IF(password_expired = 'Y', 0, UNIX_TIMESTAMP(password_last_changed)) AS changed"
+        " FROM mysql.user WHERE User = %s",
         [user],
     )
     return {
-        row["host"]: ispmail_sql.mysql_account(row["plugin"], row["hash"], row["second"], row["locked"] == "Y")
+        row["host"]: replace(
+            ispmail_sql.mysql_account(row["plugin"], row["hash"], row["second"], row["locked"] == "Y"),
+            changed=row["changed"],
+            lifetime=row["lifetime"],
+        )
         for row in rows
     }
 
@@ -191,12 +262,9 @@ def credential_fault(found: Account | None, new: str, action: Action, mariadb: b
     """
     if found is None:
         return "does not exist: run postfix_database.account first"
-    others = [ispmail_database.shown(plugin) for plugin in found.plugins if plugin != NATIVE]
-    if others:
-        return (
-            f"logs in by {', '.join(others)}, which smtpd's chroot and PyMySQL do not have: "
-            f"give it a password by {NATIVE} alone (ALTER USER … IDENTIFIED VIA {NATIVE} …)"
-        )
+    plugins = _other_plugins(found)
+    if plugins:
+        return plugins
     if new in found.hashes:
         # The first password is that of the rotation which has begun last: servers may use it.
         overtaken = action == "sole" and found.hashes[0] != new
@@ -215,34 +283,59 @@ def credential_fault(found: Account | None, new: str, action: Action, mariadb: b
 
 def unmanaged_accounts(config: DatabaseConfig, found: Mapping[str, Account]) -> list[str]:
     """Warn of other accounts of this user: a client that matches one of them keeps that one's password."""
+    managed = config.managed_hosts(found)
     return [
         f"{config.user}@{ispmail_database.shown(host)} exists too, and was left alone: drop it, or add its host to "
         "server:accounts_host"
         for host in found
-        if host not in config.hosts
+        if host not in managed
     ]
 
 
-def _password_change(hashes: tuple[str, ...], new: str, action: Action, mariadb: bool) -> _Change | None:
-    """What is to be done to an account with these passwords; None where it has what it should have."""
+def _other_plugins(found: Account) -> str:
+    """What to do where an account logs in by a plugin that Postfix may not have; empty where it does not."""
+    others = [ispmail_database.shown(plugin) for plugin in found.plugins if plugin != NATIVE]
+    if not others:
+        return ""
+    return (
+        f"logs in by {', '.join(others)}, which smtpd's chroot and PyMySQL do not have: "
+        f"give it a password by {NATIVE} alone (ALTER USER … IDENTIFIED VIA {NATIVE} …), "
+        "or, if the maps do not use it, list the hosts of those that they use in server:accounts_host"
+    )
+
+
+def _expiry(account: Account, default_lifetime: int, now: int) -> dict[str, Any] | None:
+    """When the password of an account expires: how many seconds from now, and its date."""
+    expires = account.expires(default_lifetime)
+    if expires is None:
+        return None
+    return {"seconds": expires - now, "date": time.strftime("%Y-%m-%d", time.gmtime(expires)) if expires else "now"}
+
+
+def _password_change(
+    hashes: tuple[str, ...], new: str, action: Action, mariadb: bool
+) -> tuple[list[str], dict[str, str], tuple[int, int]] | None:
+    """Statements, the hashes in them, and how many passwords an account accepts, before and after.
+
+    None where an account with these passwords has what it should have.
+    """
     if hashes[:1] == (new,) and (action == "accept" or len(hashes) == 1):
         return None
     # An account that accepts no password yet has none to keep.
     kept = [text for text in hashes if text != new] if action == "accept" else []
     statements = ispmail_sql.accept_password(mariadb, len(kept)) if kept else ispmail_sql.set_only_password(mariadb)
     arguments = {"new": new, **{f"old{number}": text for number, text in enumerate(kept)}}
-    return _Change(tuple(statements), arguments, (len(hashes), len(kept) + 1))
+    return statements, arguments, (len(hashes), len(kept) + 1)
 
 
-def _run(server: Server, work: list[_Change]) -> None:
-    for change in work:
-        for statement in change.statements:
-            server.ask(statement, change.arguments)
-
-
-def _check(server: Server, config: DatabaseConfig, new: str, work: Mapping[str, _Change]) -> None:
+def _check(server: Server, config: DatabaseConfig, new: str, work: Mapping[str, _PasswordChange], again: str) -> None:
     """See that the server has done what it was asked for."""
-    after = {f"{config.user}@{host}": found for host, found in read_accounts(server, config.user).items()}
+    try:
+        accounts = read_accounts(server, config.user)
+    except DatabaseError as err:
+        text = f"{err}. {', '.join(work)} were changed, but could not be read back: {again}"
+        raise DatabaseError(text, err.number) from None
+    after = {f"{config.user}@{ispmail_database.shown(host)}": found for host, found in accounts.items()}
     for name, change in work.items():
         if name not in after or new not in after[name].hashes or len(after[name].hashes) != change.passwords[1]:
             raise DatabaseError(f"{name} does not accept the passwords that were set: run it again")

@@ -15,6 +15,8 @@ from ispmail_programs import table_fault
 from ispmail_tablefile import shown_key
 
 DEFAULT_DIRECTORY = "/etc/postfix"
+# Of the account that is made where there is none.
+DEFAULT_ACCOUNT_HOST = "127.0.0.1"
 
 # The set-up of the ISPmail guide: a password is all that has to be added.
 DATABASE = {"user": "mailserver", "hosts": "127.0.0.1", "dbname": "mailserver"}
@@ -127,9 +129,19 @@ class DatabaseConfig:
     user: str
     password: str | None = field(repr=False)
     dbname: str
-    hosts: tuple[str, ...]  # the host parts of the maps' account
+    hosts: tuple[str, ...]  # the host parts of the maps' account; none where those that exist are meant
     create_tables: bool
     login: AdminLogin
+    revoke_other_grants: bool = False
+    known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
+
+    def managed_hosts(self, existing: Iterable[str]) -> tuple[str, ...]:
+        """The host parts of the accounts that are the maps'.
+
+        Args:
+            existing: The host parts of the user's accounts on the server.
+        """
+        return self.hosts or tuple(existing) or (DEFAULT_ACCOUNT_HOST,)
 
 
 def instance(pillar_key: str, section: object) -> Instance:

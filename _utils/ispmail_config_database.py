@@ -11,7 +11,9 @@ from ispmail_config import DATABASE, SEE_EXAMPLE, AdminLogin, DatabaseConfig, un
 from ispmail_errors import Fault, PillarFault
 from ispmail_hosts import MYSQL_SOCKET
 
-_SERVER_KEYS = ("unix_socket", "host", "port", "user", "password", "accounts_host", "create_tables")
+_LOGIN_KEYS = ("unix_socket", "host", "port", "user", "password")
+_SWITCHES = {"create_tables": True, "revoke_other_grants": False}  # with their defaults
+_SERVER_KEYS = (*_LOGIN_KEYS, "accounts_host", "known_accounts", *_SWITCHES)
 
 
 def database(
@@ -48,11 +50,14 @@ def database(
         problems += _account_faults(account)
     if password_needed and not account.get("password"):
         problems.append(Fault("database:password", "is missing or empty"))
-    hosts, wrong_hosts = _account_hosts(server.get("accounts_host", "127.0.0.1"))
-    create_tables = server.get("create_tables", True)
-    problems += wrong_hosts
-    if not isinstance(create_tables, bool):
-        problems.append(Fault("server:create_tables", "must be true or false"))
+    hosts = _names(server, "accounts_host", "such as 127.0.0.1 or 10.0.0.%", problems)
+    known = _names(server, "known_accounts", "the names of users", problems)
+    switches = {key: server.get(key, default) for key, default in _SWITCHES.items()}
+    problems += [
+        Fault(f"server:{key}", "must be true or false")
+        for key, value in switches.items()
+        if not isinstance(value, bool)
+    ]
     problems += _login_faults(server)
     if problems:
         raise PillarFault(pillar_key, problems)
@@ -62,9 +67,11 @@ def database(
         user(section),
         None if password is None else str(password),
         str(account["dbname"]),
-        hosts,
-        create_tables is True,
+        tuple(dict.fromkeys(host.lower() for host in hosts)),
+        switches["create_tables"] is True,
         _login(server),
+        switches["revoke_other_grants"] is True,
+        known,
     )
 
 
@@ -84,16 +91,20 @@ def _account_faults(account: Mapping[str, object]) -> list[Fault]:
     return faults + [fault.at(f"database:{fault.key}") for fault in wrong if f"database:{fault.key}" not in reported]
 
 
-def _account_hosts(given: object) -> tuple[tuple[str, ...], list[Fault]]:
-    hosts = [given] if isinstance(given, str) else given
-    if not isinstance(hosts, list) or not hosts or not all(map(_is_name, hosts)):
-        reason = "must be a text or a list of texts, such as 127.0.0.1 or 10.0.0.%"
-        return (), [Fault("server:accounts_host", reason)]
-    return tuple(dict.fromkeys(host.lower() for host in hosts)), []
+def _names(server: Mapping[str, object], key: str, example: str, faults: list[Fault]) -> tuple[str, ...]:
+    """A key that holds a text or a list of texts; none where pillar does not have it."""
+    given = server.get(key)
+    names = [given] if isinstance(given, str) else given
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not names or not all(map(_is_name, names)):
+        faults.append(Fault(f"server:{key}", f"must be a text or a list of texts, {example}"))
+        return ()
+    return tuple(names)
 
 
 def _login_faults(server: Mapping[str, object]) -> list[Fault]:
-    given = {key: server[key] for key in _SERVER_KEYS[:5] if server.get(key) is not None}
+    given = {key: server[key] for key in _LOGIN_KEYS if server.get(key) is not None}
     faults = []
     if "host" in given and "unix_socket" in given:
         faults.append(Fault("server:host", "is there beside unix_socket", "take one of them out"))

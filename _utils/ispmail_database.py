@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ispmail_hosts
 import ispmail_sql
 from ispmail_client import TLS, Client, Login
 from ispmail_config import AdminLogin
-from ispmail_errors import DatabaseError, InvalidInput
+from ispmail_errors import DatabaseError, InvalidInput, listed
+from ispmail_meanings import EXPIRED, LOST_NUMBERS
 from ispmail_sql import Grant
 
 # How long a statement may wait for a lock, in seconds.
@@ -79,6 +80,9 @@ def ask(keys: Mapping[str, str], host_text: str, statements: Sequence[str]) -> A
     with contextlib.closing(Client(host_text, login(host_text, keys))) as client:
         client.connect()
         client.ask("SET SESSION TRANSACTION READ ONLY")
+        if keys.get("charset"):
+            # Only what the server takes statements for: it answers in our own character set.
+            client.ask("SET character_set_client = %s, character_set_connection = %s", [keys["charset"]] * 2)
         return Asked(client.plugin, tuple(_rows(client, statement) for statement in statements))
 
 
@@ -100,9 +104,7 @@ def admin(config: AdminLogin, lock: bool = False) -> Iterator[Server]:
     )
     name = f"the database server at {where}"
     with contextlib.closing(Client(name, credentials)) as client, understood(name):
-        client.connect()
-        version = client.ask("SELECT VERSION() AS version")[0]["version"]
-        server = Server(client, version)
+        server = Server(client, _log_in_as_admin(client))
         # SHOW GRANTS then has names in backticks, and GRANT creates no account. MySQL never lets it.
         server.ask("SET SESSION sql_mode = %s", ["NO_AUTO_CREATE_USER" if server.mariadb else ""])
         # Postfix's lookups would queue behind an ALTER that waits for a lock.
@@ -110,6 +112,18 @@ def admin(config: AdminLogin, lock: bool = False) -> Iterator[Server]:
         if lock and server.ask("SELECT GET_LOCK('ispmail', %s) AS got", [_LOCK])[0]["got"] != 1:
             raise DatabaseError(f"{client.where}: another run is changing it: wait for its end, and try again")
         yield server
+
+
+def _log_in_as_admin(client: Client) -> str:
+    """Log in, and ask for the server's version."""
+    try:
+        client.connect()
+        return str(client.ask("SELECT VERSION() AS version")[0]["version"])
+    except DatabaseError as err:
+        if err.number in EXPIRED:
+            text = f"{client.where}: error {err.number}: the admin's own password has expired: set a new one"
+            raise DatabaseError(text, err.number) from None
+        raise
 
 
 @contextlib.contextmanager
@@ -125,6 +139,39 @@ def understood(where: str) -> Iterator[None]:
         raise DatabaseError(
             f"{where}: it answers what a MariaDB or MySQL does not: check that it is the right server"
         ) from None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Statements that belong together, and what they change, for people."""
+
+    name: str
+    statements: tuple[str, ...]
+    arguments: Mapping[str, str] | None = field(default=None, repr=False)  # for the statements; it holds hashes
+
+
+def run(server: Server, steps: Sequence[Step], again: str) -> None:
+    """Run statements one step after the other.
+
+    Args:
+        server: Where.
+        steps: What to do.
+        again: What the admin does to go on after a failure.
+
+    Raises:
+        DatabaseError: One fails; the text says which steps are done.
+    """
+    for number, step in enumerate(steps):
+        try:
+            for statement in step.statements:
+                server.ask(statement, step.arguments)
+        except DatabaseError as err:
+            # Of a statement that was sent nobody knows whether the server has run it.
+            state = "may be done" if err.number in LOST_NUMBERS else "failed"
+            parts = [f"done: {done.name}" for done in steps[:number]]
+            parts.append(f"{state}: {step.name}")
+            parts += [f"not done: {rest.name}" for rest in steps[number + 1 :]]
+            raise DatabaseError(listed(f"{err}. {again}, it goes on from there", parts), err.number) from None
 
 
 def grants(rows: Sequence[Mapping[str, Any]]) -> list[Grant]:
@@ -180,4 +227,7 @@ def _rows(client: Client, statement: str) -> Rows:
     try:
         return Rows(client.ask(statement))
     except DatabaseError as err:
+        if err.number in EXPIRED:
+            # The server let the account in to change its password: it answers nothing else.
+            raise
         return Rows([], str(err))

@@ -29,4 +29,5 @@ def check(targets: Sequence[Target], addresses: Sequence[str]) -> Iterator[Findi
         maps += live
     yield from ispmail_doctor_login.check(maps)
     hosts = [login.host for login in ispmail_doctor_login.logins(maps)]
-    yield from ispmail_doctor_server.check(targets, hosts, addresses)
+    users = {live.keys.get("user", "") for live in maps}
+    yield from ispmail_doctor_server.check(targets, hosts, users, addresses)

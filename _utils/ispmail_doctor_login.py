@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import ispmail_collations
 import ispmail_database
 import ispmail_lookup
 import ispmail_query
@@ -29,8 +29,6 @@ _LOGIN_KEYS = (
 )
 # Postfix's own default of idle_interval, in seconds.
 _IDLE = 60
-# Nobody's address. It has labels for all of %1 to %9.
-_QUESTION = "probe@a.b.c.d.e.f.g.h.probe.invalid"
 _ACCOUNT = "SELECT CURRENT_USER() AS account"
 _GRANTS = "SHOW GRANTS"
 _LIMITS = (
@@ -66,6 +64,8 @@ class Statements:
     query: str
     plan: str
     compared: Mapping[str, str]  # what all hosts should answer alike, by its name
+    probes: Mapping[str, str]  # the query with other addresses, by what is special about them
+    collations: str  # the columns of the query's tables
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class MapAnswers:
     query: Rows
     plan: Rows
     compared: Mapping[str, Rows] = field(default_factory=dict)
+    probes: Mapping[str, Rows] = field(default_factory=dict)
+    collations: Rows = field(default_factory=lambda: Rows([]))
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,32 @@ def logins(maps: Sequence[LiveMap]) -> list[Login]:
 def statements(live: LiveMap) -> Statements:
     """Write what a map's hosts are asked: its query and plan, and with several hosts what they should agree in."""
     template = live.keys.get("query", "")
-    query = ispmail_query.fill(template, _QUESTION) or template
+    query, *others = [(probe.kind, _filled(template, probe.question)) for probe in ispmail_query.probes()]
     compared = {}
     if len(live.hosts) > 1:
         compared = {**_row_counts(template), **_expected_answers(live, template)}
-    return Statements(query, f"{_EXPLAIN} {query}", compared)
+    return Statements(query[1], f"{_EXPLAIN} {query[1]}", compared, dict(others), _collations(template))
+
+
+def _filled(template: str, question: str) -> str:
+    return ispmail_query.fill(template, question) or template
 
 
 def _row_counts(template: str) -> dict[str, str]:
     """Statements that count the rows of each table of a query; tables of another database are left out."""
-    tables = re.findall(r"\b(?:FROM|JOIN)\s+`?(\w+)`?(?![\w`]*\s*\.)", template, re.IGNORECASE)
-    return {f"rows of {table}": f"SELECT COUNT(*) AS n FROM `{table}`" for table in tables}  # noqa: S608
+    return {
+        f"rows of {table}": f"SELECT COUNT(*) AS n FROM `{table}`"  # noqa: S608
+        for table in ispmail_query.tables(template)
+    }
+
+
+def _collations(template: str) -> str:
+    """The statement that reads the collations of the columns of a query's tables."""
+    names = ", ".join(f"'{table}'" for table in ispmail_query.tables(template)) or "''"
+    return (
+        "SELECT TABLE_NAME AS t, COLUMN_NAME AS c, COLLATION_NAME AS o FROM information_schema.COLUMNS"  # noqa: S608
+        f" WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ({names}) AND COLLATION_NAME IS NOT NULL"
+    )
 
 
 def _expected_answers(live: LiveMap, template: str) -> dict[str, str]:
@@ -152,13 +169,21 @@ def ask(login: Login) -> LoginAnswers:
     wanted = [statements(live) for live in login.maps]
     texts = [_ACCOUNT, _GRANTS, _LIMITS]
     for each in wanted:
-        texts += [each.query, each.plan, *each.compared.values()]
+        texts += [each.query, each.plan, *each.compared.values(), *each.probes.values(), each.collations]
     asked = ispmail_database.ask(login.maps[0].keys, login.host, texts)
     account, grants, limits, *rest = asked.answers
     answers = iter(rest)
     # Taken in the order in which they were asked.
     maps = tuple(
-        MapAnswers(live, login.host, next(answers), next(answers), {name: next(answers) for name in each.compared})
+        MapAnswers(
+            live,
+            login.host,
+            next(answers),
+            next(answers),
+            {name: next(answers) for name in each.compared},
+            {kind: next(answers) for kind in each.probes},
+            next(answers),
+        )
         for live, each in zip(login.maps, wanted)
     )
     reasons = {rows.reason for rows in (account, grants, limits) if rows.reason}
@@ -224,9 +249,10 @@ def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
 
 def _managed_account(login: Login, account: LoginAccount) -> Iterator[Finding]:
     user, _, host = account.name.rpartition("@")
-    managed = {each for live in login.maps for each in live.postfix.target.database.hosts}
+    configs = [live.postfix.target.database for live in login.maps]
+    managed = any(host.lower() in config.managed_hosts([host.lower()]) for config in configs)
     fix = ""
-    if user != login.maps[0].keys.get("user") or host.lower() not in managed:
+    if user != login.maps[0].keys.get("user") or not managed:
         fix = (
             f"logins from here use the account {account.name}, which a rotation does not change: "
             "drop it, or add its host to server:accounts_host"
@@ -241,7 +267,10 @@ def _reads_only(login: Login, account: LoginAccount) -> Iterator[Finding]:
     fix = ""
     if more:
         described = "; ".join(ispmail_database.shown_grants(more))
-        fix = f"{account.name} has {described}: revoke that, or apply ispmail.database"
+        fix = (
+            f"{account.name} has {described}: give the program that needs it an account of its own, then revoke it, "
+            "or set server:revoke_other_grants and apply ispmail.database"
+        )
     yield warning_if(fix, "the account may only read", f"{account.name} on {login.where}")
 
 
@@ -293,6 +322,7 @@ def check_query(answers: MapAnswers) -> Iterator[Finding]:
     yield fault_if(answers.query.reason or "", works, where)
     if answers.query.reason:
         return
+    yield fault_if(_failing_probes(answers), "the query takes every address", where)
     if answers.plan.reason:
         yield warning_if(f"EXPLAIN does not work: {answers.plan.reason}", indexed, where)
         return
@@ -300,6 +330,28 @@ def check_query(answers: MapAnswers) -> Iterator[Finding]:
     plan = [{**row, "table": row["table"] and ispmail_database.shown(row["table"])} for row in answers.plan.rows]
     scans = ispmail_query.full_scans(answers.map.keys.get("query", ""), plan)
     yield fault_if("; ".join(scans), indexed, where)
+
+
+def _failing_probes(answers: MapAnswers) -> str:
+    """Which addresses make the query fail, and what to do about it."""
+    failing = [f"{kind} makes it fail ({rows.reason})" for kind, rows in answers.probes.items() if rows.reason]
+    if not failing:
+        return ""
+    collations: dict[str, dict[str, str]] = {}
+    for row in answers.collations.rows:
+        columns = collations.setdefault(ispmail_database.shown(row["t"]), {})
+        columns[ispmail_database.shown(row["c"])] = ispmail_database.shown(row["o"])
+    cures = [_cure(table, columns) for table, columns in collations.items() if ispmail_collations.narrow(columns)]
+    effect = "any sender can use one, and Postfix then ignores this host for a minute"
+    return f"{'; '.join(failing)}: {effect}. {'; '.join(cures) or 'Check the query and the character sets'}"
+
+
+def _cure(table: str, columns: Mapping[str, str]) -> str:
+    collation = ispmail_collations.conversion(columns)
+    if not collation:
+        return f"{table}: {ispmail_collations.by_hand(columns)}"
+    names = ", ".join(f"{column} is {columns[column]}" for column in ispmail_collations.narrow(columns))
+    return f"In {table}, {names}: ALTER TABLE {table} {ispmail_collations.convert_clause(collation)}"
 
 
 def same_answers(answers: Sequence[MapAnswers]) -> Iterator[Finding]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import ispmail_account_users
 import ispmail_hosts
 from ispmail_config import DatabaseConfig
 from ispmail_doctor_login import PLUGIN_CHECK
@@ -15,14 +16,20 @@ from ispmail_errors import IspmailError
 from ispmail_report import Finding, fault_if, warning_if
 from ispmail_sql import NATIVE
 
+# Two weeks, in seconds.
+_SOON = 14 * 86400
 _SET_UP = "the database is as ispmail.database sets it up"
 
 
-def check(targets: Sequence[Target], hosts: Sequence[str], addresses: Sequence[str]) -> Iterator[Finding]:
+def check(
+    targets: Sequence[Target], hosts: Sequence[str], users: Collection[str], addresses: Sequence[str]
+) -> Iterator[Finding]:
     """Yield what only the admin of a database server can find out, once for instances that share it.
 
     Args:
+        targets: The instances.
         hosts: Those that the live table files name.
+        users: Those as whom the live table files log in.
         addresses: The IPv4 addresses of this machine.
     """
     local = any(is_local(host, addresses) for host in hosts)
@@ -32,7 +39,7 @@ def check(targets: Sequence[Target], hosts: Sequence[str], addresses: Sequence[s
         identity = replace(config, pillar_key="", password=None, create_tables=False)
         if target.own_server and identity not in seen and _may_be_asked(target, local):
             seen.append(identity)
-            yield from _check_server(target)
+            yield from _check_server(target, users)
 
 
 def is_local(host: str, addresses: Sequence[str]) -> bool:
@@ -52,7 +59,7 @@ def _may_be_asked(target: Target, local: bool) -> bool:
     return local and (target.names_socket or os.path.exists(login.unix_socket or ""))
 
 
-def _check_server(target: Target) -> Iterator[Finding]:
+def _check_server(target: Target, users: Collection[str]) -> Iterator[Finding]:
     where = f"{target.prefix}the database server"
     try:
         found = target.admin_view()
@@ -65,6 +72,7 @@ def _check_server(target: Target) -> Iterator[Finding]:
             yield from check_account(f"{target.prefix}{name}", account)
     yield from _no_unmanaged_accounts(found["accounts"], where)
     yield from _accounts_exist(target, found["accounts"])
+    yield from _left_behind(found["others"], users, where)
 
 
 def _set_up(create_tables: bool, tables: Mapping[str, Sequence[str]], where: str) -> Iterator[Finding]:
@@ -84,7 +92,20 @@ def check_account(name: str, account: Mapping[str, Any]) -> Iterator[Finding]:
     yield fault_if(plugin if others else "", PLUGIN_CHECK, name)
     locked = "the account is locked: run ALTER USER … ACCOUNT UNLOCK"
     yield fault_if(locked if account["locked"] else "", "the account is not locked", name)
+    yield _expiry(name, account["expires"])
     yield warning_if(_other_passwords(account["passwords"]), "the account accepts one password", name)
+
+
+def _expiry(name: str, expires: Mapping[str, Any] | None) -> Finding:
+    """All lookups fail from that second on, so it is a fault some days before."""
+    check = "the account's password does not expire"
+    if expires is None:
+        return fault_if("", check, name)
+    cure = "rotate the password, and run ALTER USER … PASSWORD EXPIRE NEVER on the database server"
+    if expires["seconds"] <= 0:
+        return fault_if(f"it has expired, every lookup fails: {cure}", check, name)
+    fix = f"it expires on {expires['date']}, and every lookup fails from then on: {cure}"
+    return fault_if(fix, check, name) if expires["seconds"] < _SOON else warning_if(fix, check, name)
 
 
 def _other_passwords(number: int) -> str:
@@ -106,7 +127,18 @@ def _no_unmanaged_accounts(accounts: Mapping[str, Mapping[str, Any]], where: str
 def _accounts_exist(target: Target, accounts: Mapping[str, object]) -> Iterator[Finding]:
     """Compared by host: the user's name may be in sdb, where it is not looked up here."""
     existing = {name.rpartition("@")[2] for name in accounts}
-    for host in target.database.hosts:
+    for host in target.database.managed_hosts(existing):
         if host not in existing:
             name = f"{target.prefix}{target.database.user}@{host}"
             yield fault_if("there is no such account: apply ispmail.database", "the account exists", name)
+
+
+def _left_behind(others: Mapping[str, Mapping[str, Any]], users: Collection[str], where: str) -> Iterator[Finding]:
+    """An account that was replaced by another one keeps its password and its rights until somebody drops it."""
+    left = []
+    for name, other in others.items():
+        if name.rpartition("@")[0] not in users:
+            seen = ispmail_account_users.describe_connections(other["connections"])
+            left.append(f"{name} may read the maps' tables ({seen}): {other['drop']}")
+    fix = f"{'; '.join(left)}. If a program needs one, add its user to server:known_accounts" if left else ""
+    yield warning_if(fix, "no table file's old account is left behind", where)

@@ -24,9 +24,8 @@ from ispmail_client import Client, Login
 from ispmail_config import Instance, qualified
 from ispmail_config_consumers import Consumer, Consumers
 from ispmail_errors import DatabaseError
+from ispmail_meanings import REFUSALS
 
-# ER_ACCESS_DENIED_ERROR, ER_ACCESS_DENIED_NO_PASSWORD_ERROR.
-_REFUSALS = (1045, 1698)
 # In seconds: connecting to one address, and all logins together.
 _CONNECT, _ALL = 2, 2.5
 # Each takes a thread. Those behind that in the table files are not tried.
@@ -109,9 +108,11 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
         try:
             with contextlib.closing(client):
                 client.connect()
+                # With an expired password a login may work, and every statement fails.
+                client.ask("SELECT 1")
             results[login] = True
         except DatabaseError as err:
-            if err.number in _REFUSALS:
+            if err.number in REFUSALS:
                 results[login] = False
 
     clients: list[Client] = []

@@ -20,7 +20,7 @@ import ispmail_tablefile
 from ispmail_command import Done, readable, run, safe
 from ispmail_errors import CannotAsk
 from ispmail_maincf import path_of
-from ispmail_query import PROBE, SPECIAL_PROBES
+from ispmail_query import PROBE_DOMAIN, probes
 
 ANSWER, NO_ANSWER, COULD_NOT_ASK = "answer", "no answer", "could not ask"
 
@@ -131,9 +131,9 @@ def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_:
     """
     until = time.monotonic() + timeout * 1.5
     results: dict[str, Lookup] = {}
-    by_question: dict[str, list[str]] = {}
+    by_domain: dict[str, list[str]] = {}
     for table in tables:
-        by_question.setdefault(_probe_question(table), []).append(table)
+        by_domain.setdefault(_probe_domain(table), []).append(table)
 
     def ask_some(questions: Sequence[str], some: Sequence[str]) -> Lookup:
         left = min(timeout if len(some) > 1 else timeout / 2, until - time.monotonic())
@@ -141,22 +141,23 @@ def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_:
             return _failure(None, "not asked, the time for probes was used up by other tables", ())
         return _asked(questions, some, config_directory, left, as_)
 
-    def ask_one(question: str, table: str) -> Lookup:
-        plain = ask_some([question], [table])
+    def ask_one(domain: str, table: str) -> Lookup:
+        first, *special = probes(domain)
+        plain = ask_some([first.question], [table])
         if plain.result == COULD_NOT_ASK:
             return plain
-        failed = [kind for special, kind in SPECIAL_PROBES.items() if _fails(ask_some([special], [table]))]
+        failed = [each.kind for each in special if ask_some([each.question], [table]).result == COULD_NOT_ASK]
         doubts = [f"{table} cannot be asked for {kind}: {_AFTER_A_FAILED_QUERY}" for kind in failed]
         return dataclasses.replace(plain, warnings=(*plain.warnings, *doubts))
 
-    for question, some in by_question.items():
-        together = ask_some([question, *SPECIAL_PROBES], some)
+    for domain, some in by_domain.items():
+        together = ask_some([each.question for each in probes(domain)], some)
         if together.result == NO_ANSWER:
             results.update(dict.fromkeys(some, together))
             continue
         # One answered, or one failed: only asking each by itself tells which.
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            results.update(zip(some, pool.map(ask_one, [question] * len(some), some)))
+            results.update(zip(some, pool.map(ask_one, [domain] * len(some), some)))
     return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
 
 
@@ -246,10 +247,6 @@ def _plugin_directory(chroot: str) -> str:
     return chroot + next(glob.iglob("/usr/lib/*/libmariadb3/plugin"), "/nonexistent")
 
 
-def _fails(found: Lookup) -> bool:
-    return found.result == COULD_NOT_ASK
-
-
 def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:
     """What postmap wrote to stderr: warnings, and what was fatal. The raw text decides, and no secret is shown."""
     warnings, fatal = [], []
@@ -262,11 +259,11 @@ def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:
     return tuple(warnings), fatal
 
 
-def _probe_question(table: str) -> str:
+def _probe_domain(table: str) -> str:
     """A domain list stops all other questions: take a domain that is in it."""
     items = ispmail_hosts.split_list(_keys(table).get("domain", ""))
     plain = [item for item in items if not re.search(r"[:/!]", item)]
-    return f"probe@{plain[0]}" if plain else PROBE
+    return plain[0] if plain else PROBE_DOMAIN
 
 
 def _keys(table: str) -> Mapping[str, str]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ispmail_collations
 import ispmail_database
 import ispmail_sql
 from ispmail_config import DatabaseConfig
-from ispmail_database import Server
+from ispmail_database import Server, Step
 from ispmail_errors import DatabaseError
 from ispmail_sql import Index, Missing, Table
 
@@ -39,7 +40,7 @@ def create(config: DatabaseConfig, test: bool) -> dict[str, Any]:
     dbname = config.dbname
     changes: dict[str, Any] = {}
     warnings: list[str] = []
-    statements: list[str] = []
+    work: list[Step] = []
     with ispmail_database.admin(config.login, lock=not test) as server:
         found = read_tables(server, dbname)
         needs = ispmail_sql.missing(found)
@@ -47,15 +48,18 @@ def create(config: DatabaseConfig, test: bool) -> dict[str, Any]:
             return {"changes": {}, "warnings": _missing_parts_warnings(dbname, needs)}
         if not has_database(server, dbname):
             changes["database"] = {"old": None, "new": dbname}
-            statements.append(f"CREATE DATABASE {ispmail_sql.quote(dbname)} CHARACTER SET utf8mb4")
+            statement = f"CREATE DATABASE {ispmail_sql.quote(dbname)} CHARACTER SET utf8mb4"
+            work.append(Step(f"database {dbname}", (statement,)))
         for table, missing in needs.items():
-            work = _possible(server, dbname, table, missing, found)
-            warnings += work.warnings
-            for step in work.steps:
-                statements.append(ispmail_sql.alter_statement(dbname, table, step))
-                changes.setdefault(table, {"old": None, "new": []})["new"] += step.describe()
-        if statements and not test:
-            _run(server, statements, changes)
+            possible = _possible(server, dbname, table, missing, found)
+            warnings += possible.warnings
+            for step in possible.steps:
+                new = step.describe()
+                statement = ispmail_sql.alter_statement(dbname, table, step)
+                work.append(Step(f"{table} ({', '.join(new)})", (statement,)))
+                changes.setdefault(table, {"old": None, "new": []})["new"] += new
+        if work and not test:
+            _run(server, work)
     return {"changes": changes, "warnings": warnings}
 
 
@@ -67,11 +71,13 @@ def has_database(server: Server, dbname: str) -> bool:
 
 def read_tables(server: Server, dbname: str) -> dict[str, Table]:
     """Read the tables of a database, by their names."""
-    columns = _grouped(
-        server,
-        "SELECT TABLE_NAME AS t, COLUMN_NAME AS c FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s",
-        dbname,
+    columns: dict[str, dict[str, str | None]] = {}
+    statement = (
+        "SELECT TABLE_NAME AS t, COLUMN_NAME AS c, COLLATION_NAME AS o FROM information_schema.COLUMNS"
+        " WHERE TABLE_SCHEMA = %s"
     )
+    for row in server.ask(statement, [dbname]):
+        columns.setdefault(row["t"], {})[row["c"]] = row["o"]
     foreign_keys = _grouped(
         server,
         "SELECT TABLE_NAME AS t, COLUMN_NAME AS c FROM information_schema.KEY_COLUMN_USAGE"
@@ -89,18 +95,17 @@ def read_tables(server: Server, dbname: str) -> dict[str, Table]:
             foreign_keys=tuple(foreign_keys.get(row["t"], ())),
             engine=row["e"],
             is_view=row["k"] == "VIEW",
+            collations={column: text for column, text in columns.get(row["t"], {}).items() if text},
         )
         for row in server.ask(statement, [dbname])
     }
 
 
-def _run(server: Server, statements: Sequence[str], changes: Mapping[str, Any]) -> None:
+def _run(server: Server, work: Sequence[Step]) -> None:
     server.client.wait_longer()
     began = time.monotonic()
-    for statement in statements:
-        server.ask(statement)
-    what = [name if name == "database" else f"{name} ({', '.join(new['new'])})" for name, new in changes.items()]
-    log.info("Created or altered in %.1f s: %s", time.monotonic() - began, "; ".join(what))
+    ispmail_database.run(server, work, "apply ispmail.database again")
+    log.info("Created or altered in %.1f s: %s", time.monotonic() - began, "; ".join(step.name for step in work))
 
 
 def _missing_parts_warnings(dbname: str, needs: Mapping[str, Missing]) -> list[str]:
@@ -150,13 +155,19 @@ def _possible(server: Server, dbname: str, table: str, missing: Missing, found: 
     indexed = [index.columns[0] for index in found[table].indexes]
     indexes = tuple(column for column in missing.indexes if column not in plain or column not in indexed)
     if missing.columns or indexes:
-        steps.append(replace(missing, indexes=indexes, plain_indexes=tuple(plain), foreign_keys=()))
+        steps.append(replace(missing, indexes=indexes, plain_indexes=tuple(plain), foreign_keys=(), utf8mb4=()))
     if missing.foreign_keys and "domain_id" not in missing.columns:
         reason = _no_foreign_key(server, dbname, table, found)
         if reason:
             warnings.append(f"{name}.domain_id cannot become a foreign key: {reason}")
         else:
             steps.append(Missing(foreign_keys=missing.foreign_keys))
+    if missing.utf8mb4:
+        collation = ispmail_collations.conversion(found[table].collations)
+        if collation:
+            steps.append(Missing(utf8mb4=missing.utf8mb4, collation=collation))
+        else:
+            warnings.append(f"{name}: {ispmail_collations.by_hand(found[table].collations)}")
     return _Work(tuple(steps), tuple(warnings))
 
 

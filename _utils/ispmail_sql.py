@@ -10,8 +10,9 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import ispmail_collations
 from ispmail_errors import InvalidInput
 
 NATIVE = "mysql_native_password"
@@ -23,6 +24,7 @@ _GRANT = re.compile(
     rf" TO (?P<to>{_ACCOUNT}|'.*?'@'.*?')(?P<rest>.*)"
 )
 _ROLE = re.compile(rf"GRANT (?P<role>{_NAME}(?:@{_NAME})?) TO (?P<to>{_ACCOUNT})")
+_DAY = 86400
 _NATIVE_HASH = re.compile(r"(\*[0-9A-F]{40})?")
 
 
@@ -43,6 +45,7 @@ class Table:
     foreign_keys: tuple[str, ...]  # the columns that are foreign keys
     engine: str | None = "InnoDB"
     is_view: bool = False
+    collations: Mapping[str, str] = field(default_factory=dict)  # of its columns that have one
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Missing:
     indexes: tuple[str, ...] = ()  # columns that need an index
     plain_indexes: tuple[str, ...] = ()  # those of `indexes` that cannot be unique
     foreign_keys: tuple[str, ...] = ()
+    utf8mb4: tuple[str, ...] = ()  # columns that cannot hold 4-byte characters
+    collation: str = ""  # that all columns get, with utf8mb4
 
     def describe(self) -> list[str]:
         """What is missing, in words: ``table`` for all of it."""
@@ -63,6 +68,7 @@ class Missing:
             *[f"column {column}" for column in self.columns],
             *[f"index on {column}" for column in self.indexes],
             *[f"foreign key {column}" for column in self.foreign_keys],
+            *[f"utf8mb4 for {column}" for column in self.utf8mb4],
         ]
 
 
@@ -82,6 +88,19 @@ class Account:
     plugins: tuple[str, ...]
     hashes: tuple[str, ...] = field(repr=False)  # of the passwords that mysql_native_password accepts, in their order
     locked: bool
+    changed: int | None = None  # when its password was set, in seconds since 1970; 0: it was made to expire
+    lifetime: int | None = None  # of its password, in days; 0: for ever, None: the server's default
+
+    def expires(self, default_lifetime: int) -> int | None:
+        """When its password expires, in seconds since 1970; 0 if it was made to expire, None for never.
+
+        Args:
+            default_lifetime: The server's default_password_lifetime, in days.
+        """
+        if self.changed == 0:
+            return 0
+        days = default_lifetime if self.lifetime is None else self.lifetime
+        return self.changed + days * _DAY if self.changed and days > 0 else None
 
 
 @dataclass(frozen=True)
@@ -134,10 +153,18 @@ def missing(tables: Mapping[str, Table]) -> dict[str, Missing]:
             columns=tuple(column for column in wanted.columns if column not in table.columns),
             indexes=tuple(column for column, unique in wanted.unique.items() if not _has_index(table, column, unique)),
             foreign_keys=("domain_id",) if wanted.parent and "domain_id" not in table.foreign_keys else (),
+            utf8mb4=ispmail_collations.narrow(
+                {column: text for column, text in table.collations.items() if column in wanted.columns}
+            ),
         )
         if needs != Missing():
             found[name] = needs
     return found
+
+
+def is_guide_table(name: str) -> bool:
+    """Whether the guide has a table of that name."""
+    return name in _TABLES
 
 
 def wants_unique(table: str, column: str) -> bool:
@@ -166,12 +193,16 @@ def alter_statement(dbname: str, table: str, needs: Missing) -> str:
             f"{dbname}.{table} exists without {', '.join(unknown)}, so it is not the guide's table: "
             "add what is missing by hand, or set ispmail:server:create_tables to false"
         )
-    return f"ALTER TABLE {name} {', '.join(f'ADD {part}' for part in _parts(wanted, needs))}"
+    parts = [f"ADD {part}" for part in _parts(wanted, needs)]
+    if needs.collation:
+        parts.append(ispmail_collations.convert_clause(needs.collation))
+    return f"ALTER TABLE {name} {', '.join(parts)}"
 
 
 def create_account(mariadb: bool) -> list[str]:
     """Write the statement that creates an account with the password whose hash is ``%(new)s``."""
-    return [f"CREATE USER %(user)s@%(host)s {_identified(mariadb)}"]
+    # Mail would stop on the day on which it expires: the server's default_password_lifetime is meant for people.
+    return [f"CREATE USER %(user)s@%(host)s {_identified(mariadb)} PASSWORD EXPIRE NEVER"]
 
 
 def accept_password(mariadb: bool, kept: int = 1) -> list[str]:
@@ -234,7 +265,30 @@ def select_grant(dbname: str) -> Grant:
     return Grant(("SELECT",), f"{quote(dbname)}.*", False)
 
 
-def regrant(grants: Iterable[Grant], dbname: str, schema_privileges: Sequence[str]) -> list[str]:
+def grant_select(grants: Iterable[Grant], dbname: str) -> list[str]:
+    """Write the statement after which an account may SELECT on one database, besides what it may do anyhow.
+
+    Returns:
+        Texts with the placeholders ``%(user)s`` and ``%(host)s``; none where nothing is to be changed.
+    """
+    if any(grant.object == _all_tables(dbname) and _may_select(grant) for grant in grants):
+        return []
+    return [f"GRANT SELECT ON {_literal(_all_tables(dbname))} TO %(user)s@%(host)s"]
+
+
+def more_than_select(grants: Iterable[Grant], dbname: str) -> list[Grant]:
+    """What an account may do besides SELECT on one database."""
+    more = []
+    for grant in grants:
+        names = grant.privileges
+        if grant.object == _all_tables(dbname):
+            names = tuple(name for name in names if name != "SELECT")
+        if names or grant.option:
+            more.append(replace(grant, privileges=names))
+    return more
+
+
+def regrant(grants: Sequence[Grant], dbname: str, schema_privileges: Sequence[str]) -> list[str]:
     """Write the statements after which an account may SELECT on one database, and nothing else.
 
     SELECT is granted before anything is revoked, and is never revoked on that database: no lookup fails meanwhile.
@@ -248,7 +302,7 @@ def regrant(grants: Iterable[Grant], dbname: str, schema_privileges: Sequence[st
         Texts with the placeholders ``%(user)s`` and ``%(host)s``; none where nothing is to be changed.
     """
     ours = _all_tables(dbname)
-    has_select, revokes = False, []
+    revokes = []
     for grant in grants:
         if grant.object is None:
             revokes.append(f"REVOKE {_literal(grant.privileges[0])} FROM %(user)s@%(host)s")
@@ -257,15 +311,12 @@ def regrant(grants: Iterable[Grant], dbname: str, schema_privileges: Sequence[st
         if grant.object == ours:
             if "ALL PRIVILEGES" in names:
                 names = list(schema_privileges)
-            has_select = has_select or "SELECT" in names
             names = [name for name in names if name not in ("SELECT", "USAGE")]
         if names:
             revokes.append(f"REVOKE {_literal(', '.join(names))} ON {_literal(grant.object)} FROM %(user)s@%(host)s")
         if grant.option and names != ["PROXY"]:
             revokes.append(f"REVOKE GRANT OPTION ON {_literal(grant.object)} FROM %(user)s@%(host)s")
-    if has_select:
-        return revokes
-    return [f"GRANT SELECT ON {_literal(ours)} TO %(user)s@%(host)s", *revokes]
+    return [*grant_select(grants, dbname), *revokes]
 
 
 def mariadb_account(priv: str) -> Account | None:
@@ -276,7 +327,9 @@ def mariadb_account(priv: str) -> Account | None:
     # An empty entry among the alternatives stands for the account's own. An empty password is left out.
     methods = [entry or found for entry in found.get("auth_or") or [{}]]
     pairs = [(entry.get("plugin"), entry.get("authentication_string", "")) for entry in methods]
-    return _account(pairs, bool(found.get("account_locked", False)))
+    account = _account(pairs, bool(found.get("account_locked", False)))
+    lifetime = found.get("password_lifetime", -1)
+    return replace(account, changed=found.get("password_last_changed"), lifetime=None if lifetime < 0 else lifetime)
 
 
 def mysql_account(plugin: str, first: str | None, second: str | None, locked: bool) -> Account:
@@ -324,6 +377,10 @@ def _account(methods: Collection[tuple[str | None, str]], locked: bool) -> Accou
     plugins = dict.fromkeys(plugin or NATIVE for plugin, _ in methods)
     hashes = dict.fromkeys(text.upper() for plugin, text in methods if (plugin or NATIVE) == NATIVE)
     return Account(tuple(plugins), tuple(text for text in hashes if _NATIVE_HASH.fullmatch(text)), locked)
+
+
+def _may_select(grant: Grant) -> bool:
+    return "SELECT" in grant.privileges or "ALL PRIVILEGES" in grant.privileges
 
 
 def _all_tables(dbname: str) -> str:

@@ -34,7 +34,7 @@ Salt can ask the database server:
 The database has the tables that the maps ask:
   postfix_database.tables
 
-The account of the maps may read, and nothing else:
+The account of the maps may read the tables:
   postfix_database.account:
     - require:
       - postfix_database: The database has the tables that the maps ask

@@ -79,6 +79,6 @@ def started(directory):
 def server(started):
     """A MariaDB as it is before anything of ours; its general log is general.log in `directory`."""
     started.sql("DROP DATABASE IF EXISTS mailserver")
-    for (host,) in started.sql("SELECT Host FROM mysql.global_priv WHERE User = 'mailserver'"):
-        started.sql("DROP USER mailserver@%s", host)
+    for user, host in started.sql("SELECT User, Host FROM mysql.global_priv WHERE User IN ('mailserver', 'oldserver')"):
+        started.sql("DROP USER %s@%s", user, host)
     return started

@@ -203,6 +203,7 @@ def test_the_account_from_nothing(minion, server):
         NAME: {
             "account": {"old": None, "new": "made"},
             "password": {"old": None, "new": "***"},
+            "expires": {"old": None, "new": "never"},
             "grants": {"old": [], "new": SELECT},
         }
     }
@@ -214,6 +215,7 @@ def test_the_account_from_nothing(minion, server):
             "plugins": ["mysql_native_password"],
             "passwords": 1,
             "locked": False,
+            "expires": None,
         }
     }
 
@@ -248,13 +250,18 @@ def test_grants_become_exactly_select(minion, server, case):
     """And no lookup fails meanwhile: SELECT is never taken away, not even to be given back."""
     call(minion, "tables")
     call(minion, "account")
+    minion.pillar = pillar(server, revoke_other_grants=True)
     server.sql("CREATE ROLE IF NOT EXISTS lab_role")
     run(server, "CREATE PROCEDURE p() SELECT 1; CREATE TABLE IF NOT EXISTS test_other (a INT)")
     run(server, "CREATE DATABASE IF NOT EXISTS other; CREATE TABLE IF NOT EXISTS other.t (a INT)")
     before = priv(server)
     run(server, GRANTS[case].replace("{}", ACCOUNT))
+    would = call(minion, "account", test=True)
     with lookups(server) as failed:
-        done = both_ways(minion, "account")
+        done = call(minion, "account")
+    assert done["changes"] == would["changes"]
+    assert [text.partition(" loses ")[0] for text in would["warnings"]] == [NAME] * (case != "none")
+    assert call(minion, "account") == call(minion, "account", test=True) == {"changes": {}, "warnings": []}
     assert failed == [] or case == "none"
     assert list(done["changes"][NAME]) == ["grants"]
     assert done["changes"][NAME]["grants"]["new"] == SELECT
@@ -335,10 +342,13 @@ def test_each_change_leaves_a_line_in_the_log(minion, server, caplog):
 
     assert logged("tables", test=True) == [] == logged("account", test=True)
     (tables,) = logged("tables")
-    assert tables.startswith("Created or altered in N s: database; virtual_domains (table); virtual_users (table);")
-    assert logged("account") == [f"Created the account {NAME} in N s"]
+    assert tables.startswith(
+        "Created or altered in N s: database mailserver; virtual_domains (table); virtual_users (table);"
+    )
+    assert logged("account") == [f"Done in N s: create {NAME}"]
+    minion.pillar = pillar(server, revoke_other_grants=True)
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
-    assert logged("account") == [f"Changed the grants of {NAME} in N s"]
+    assert logged("account") == [f"Done in N s: change the grants of {NAME}"]
     minion.pillar = pillar(server, NEW)
     assert logged("credential_accepted") == [f"{NAME} now accepts 2 passwords, pillar's first, after N s"]
     assert logged("credential_sole", test=True) == []

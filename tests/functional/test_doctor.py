@@ -1,6 +1,7 @@
 """postfix_doctor between a real Postfix and a real MariaDB: each fault is found, named, and nothing else is."""
 
 import re
+import smtplib
 from dataclasses import dataclass
 
 import pytest
@@ -79,7 +80,7 @@ def test_doctor_without_the_admin_asks_with_what_the_files_hold(mail, server):
     assert findings(mail) == {}
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
     fix = findings(mail)["the account may only read", f"{NAME} on {HOST}:{server.port}"][1]
-    assert fix == f"{NAME} has SELECT, INSERT ON `mailserver`.*: revoke that, or apply ispmail.database"
+    assert fix.startswith(f"{NAME} has SELECT, INSERT ON `mailserver`.*: give the program that needs it an account")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,15 @@ def wrong_password(mail, server, postfix):
     return Expected("the login works", where, "fault", fix, follows=2)
 
 
+def manage_only_loopback(mail):
+    """Without accounts_host all accounts of the user are managed."""
+    found = mail.pillar
+    found["ispmail"]["server"]["accounts_host"] = HOST
+    mail.pillar = found
+
+
 def another_account(mail, server, postfix):
+    manage_only_loopback(mail)
     server.sql(f"DROP USER {ACCOUNT}")
     server.sql(f"CREATE USER mailserver@'127.%%' {NATIVE} %s", native_hash(OLD))
     server.sql("GRANT SELECT ON mailserver.* TO mailserver@'127.%'")
@@ -110,6 +119,7 @@ def another_account(mail, server, postfix):
 
 
 def unmanaged_account(mail, server, postfix):
+    manage_only_loopback(mail)
     server.sql("CREATE USER mailserver@'198.51.100.7'")
     fix = "a rotation does not change mailserver@198.51.100.7: drop it"
     return Expected("all accounts of the user are managed", "the database server", "warning", fix)
@@ -173,6 +183,37 @@ def locked_account(mail, server, postfix):
     return Expected("the account is not locked", NAME, "fault", "UNLOCK", follows=3)
 
 
+def password_that_expires(mail, server, postfix):
+    server.sql(f"ALTER USER {ACCOUNT} PASSWORD EXPIRE INTERVAL 90 DAY")
+    day = server.sql("SELECT DATE_FORMAT(FROM_UNIXTIME(UNIX_TIMESTAMP() + 90 * 86400), '%Y-%m-%d')")[0][0]
+    return Expected("the account's password does not expire", NAME, "warning", f"it expires on {day}, and every lookup")
+
+
+def password_that_has_expired(mail, server, postfix):
+    """Doctor spoke of the admin's password, and the beacon was silent."""
+    server.sql(f"ALTER USER {ACCOUNT} PASSWORD EXPIRE")
+    assert [login["user"] for login in call(mail, "refused")] == ["mailserver"]
+    where = f"{HOST}:{server.port} for virtual_mailbox_domains, virtual_alias_maps, virtual_mailbox_maps"
+    fix = "error 1820: the account's password has expired: change the password, or run ALTER USER"
+    return Expected("the login works", where, "fault", fix, follows=4)
+
+
+def table_in_utf8mb3(mail, server, postfix):
+    """One RCPT by anybody stopped the mail of all for a minute, and doctor said ok."""
+    change = "CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_general_ci"
+    server.sql(f"ALTER TABLE mailserver.virtual_aliases {change}")
+    fix = "ALTER TABLE virtual_aliases CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+    where = f"virtual_alias_maps on {HOST}:{server.port}"
+    return Expected("the query takes every address", where, "fault", fix, follows=1)
+
+
+def account_left_behind(mail, server, postfix):
+    server.sql(f"CREATE USER oldserver@'127.0.0.1' {NATIVE} %s", native_hash(OTHER))
+    server.sql("GRANT SELECT ON mailserver.* TO oldserver@'127.0.0.1'")
+    fix = "oldserver@127.0.0.1 may read the maps' tables (nobody is connected now): DROP USER 'oldserver'@'127.0.0.1'"
+    return Expected("no table file's old account is left behind", "the database server", "warning", fix)
+
+
 def older_process(mail, server, postfix):
     assert rcpt(postfix.port, "john@example.org")[0] == 250
     write_cold(alias_file(postfix), alias_file(postfix).read_text(), 0o640, "postfix")
@@ -206,6 +247,10 @@ FAULTS = (
     unmanaged_account,
     too_few_grants,
     file_closed_to_proxymap,
+    password_that_expires,
+    password_that_has_expired,
+    table_in_utf8mb3,
+    account_left_behind,
 )
 
 
@@ -219,6 +264,29 @@ def test_doctor_names_one_fault(mail, server, postfix, break_it):
     assert expected.fix in fix
     assert len(found) <= 1 + expected.follows, found
     assert not [text for _, text in found.values() if OLD in text or OTHER in text or native_hash(OLD) in text]
+
+
+def test_one_address_of_anybody_stops_nobodys_mail(mail, server, postfix):
+    """On utf8mb3 tables its RCPT made Postfix ignore the database for a minute."""
+    call(mail, "tables")
+    for table in ("domains", "users", "aliases"):
+        change = "CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_general_ci"
+        server.sql(f"ALTER TABLE mailserver.virtual_{table} {change}")
+    assert rcpt_utf8(postfix.port, "j\U0001f602@example.org") == 451
+    call(mail, "tables")
+    postfix.reload()
+    assert rcpt_utf8(postfix.port, "j\U0001f602@example.org") == 550
+    assert rcpt(postfix.port, "john@example.org")[0] == 250
+    assert findings(mail) == {}
+
+
+def rcpt_utf8(port, address):
+    """The reply to one RCPT by SMTPUTF8."""
+    with smtplib.SMTP(HOST, port, timeout=10) as client:
+        client.ehlo()
+        client.command_encoding = "utf-8"
+        client.mail("test@sender.test", ["SMTPUTF8"])
+        return client.rcpt(address)[0]
 
 
 def test_doctor_follows_a_whole_rotation(mail, server, postfix):

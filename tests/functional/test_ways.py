@@ -135,8 +135,8 @@ def test_a_key_of_four_bytes_is_asked(postfix):
         minion.pillar = pillar_for(postfix, server, maps={"virtual_mailbox_maps": {"expansion_limit": 9}})
         result = managed(minion)
         assert result["result"] is True
-        assert "virtual_mailbox_maps cannot be asked for a key with a 4-byte character" in result["comment"]
-        rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "every key can be asked"]
+        assert "virtual_mailbox_maps cannot be asked for an address with a 4-byte character" in result["comment"]
+        rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "the query takes every address"]
         assert [row["result"] for row in rows if row["where"] == "virtual_mailbox_maps"] == ["fault"], rows
 
 

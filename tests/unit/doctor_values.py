@@ -12,8 +12,8 @@ def database(host=None, create_tables=True, hosts=(), user="mailserver"):
     )
 
 
-def target(prefix="", answers=(), tables=None, accounts=None, own_server=True, changes=dict, **config):
-    """`admin_view` gives the tables and accounts."""
+def target(prefix="", answers=(), tables=None, accounts=None, others=None, own_server=True, changes=dict, **config):
+    """`admin_view` gives the tables, accounts and others."""
     return Target(
         instance=Instance("ispmail", "/etc/postfix", ()),
         prefix=prefix,
@@ -22,7 +22,7 @@ def target(prefix="", answers=(), tables=None, accounts=None, own_server=True, c
         names_socket=False,
         answers=answers,
         changes=changes,
-        admin_view=lambda: {"tables": tables or {}, "accounts": accounts or {}},
+        admin_view=lambda: {"tables": tables or {}, "accounts": accounts or {}, "others": others or {}},
     )
 
 

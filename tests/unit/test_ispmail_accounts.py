@@ -19,7 +19,8 @@ class FakeServer:
 
 
 def mysql_row(plugin="mysql_native_password", hash=OLD, second=None, locked="N"):
-    return {"host": "%", "plugin": plugin, "hash": hash, "second": second, "locked": locked}
+    known = {"host": "%", "plugin": plugin, "hash": hash, "second": second, "locked": locked}
+    return {**known, "changed": 1700000000, "lifetime": None}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def mysql_row(plugin="mysql_native_password", hash=OLD, second=None, locked="N")
 )
 def test_accounts_of_mysql(row, plugins, hashes, locked):
     found = read_accounts(FakeServer(False, row), "u")
-    assert found == {"%": Account(tuple(plugins), tuple(hashes), locked)}
+    assert found == {"%": Account(tuple(plugins), tuple(hashes), locked, 1700000000)}
 
 
 def test_a_mysql_keeps_no_third_password():

@@ -10,12 +10,22 @@ from ispmail_errors import PillarFault
 def test_the_least_pillar():
     config = database("ispmail", {"database": {"password": "x"}})
     assert (config.user, config.password, config.dbname) == ("mailserver", "x", "mailserver")
-    assert (config.hosts, config.create_tables) == (("127.0.0.1",), True)
+    assert (config.hosts, config.create_tables, config.revoke_other_grants, config.known_accounts) == (
+        (),
+        True,
+        False,
+        (),
+    )
+    assert config.managed_hosts([]) == ("127.0.0.1",)
+    assert config.managed_hosts(["localhost", "10.%"]) == ("localhost", "10.%")
     assert config.login == AdminLogin("root", None, "/run/mysqld/mysqld.sock", None)
     server = {"host": "db", "port": 3307, "user": "a", "password": "b", "accounts_host": ["A.test", "a.test", "10.%"]}
     config = database("ispmail", {"server": server})
     assert config.login == AdminLogin("a", "b", None, "db", 3307)
-    assert config.hosts == ("a.test", "10.%")
+    assert config.hosts == config.managed_hosts(["localhost"]) == ("a.test", "10.%")
+    server = {"accounts_host": None, "known_accounts": "dovecot", "revoke_other_grants": True}
+    config = database("ispmail", {"server": server})
+    assert (config.hosts, config.known_accounts, config.revoke_other_grants) == ((), ("dovecot",), True)
 
 
 FAULTS = [
@@ -27,7 +37,8 @@ FAULTS = [
     ({"server": {"user": "TOKEN\n"}}, "server:user", "a text"),
     ({"server": {"unix_socket": "/a", "host": "b"}}, "server:host", "beside unix_socket"),
     *(({"server": {"accounts_host": hosts}}, "server:accounts_host", "a list of texts") for hosts in ([], [1], "", {})),
-    ({"server": {"create_tables": "yes"}}, "server:create_tables", "true or false"),
+    *(({"server": {key: "yes"}}, f"server:{key}", "true or false") for key in ("create_tables", "revoke_other_grants")),
+    ({"server": {"known_accounts": [1]}}, "server:known_accounts", "a list of texts, the names of users"),
     ({"server": {"acounts_host": "x"}}, "server:acounts_host", "is not a key"),
     ({"database": {"user": ""}}, "database:user", "is empty"),
     ({"database": {"dbname": ""}}, "database:dbname", "is empty"),

@@ -139,3 +139,28 @@ def slow_refusal():
 def test_an_exception_that_is_none_of_the_server_s_has_no_number():
     failure = Client("x", Login("u", b""))._failure(KeyError(1045))
     assert str(failure).startswith("x: an unreadable answer: check") and failure.number == 0
+
+
+@pytest.mark.parametrize(("number", "state"), [(1205, "failed"), (2013, "may be done"), (2006, "may be done")])
+def test_a_failure_in_the_middle_names_what_is_done(number, state):
+    """Of three accounts two were left as they were, and the error did not say which."""
+
+    asked = []
+
+    class OneFails:
+        def ask(self, statement, arguments=None):
+            asked.append((statement, arguments))
+            if statement == "b2":
+                raise DatabaseError("db: no", number)
+
+    steps = [
+        ispmail_database.Step("a", ("a1",), {"new": "x"}),
+        ispmail_database.Step("b", ("b1", "b2", "b3")),
+        ispmail_database.Step("c", ("c1",)),
+    ]
+    with pytest.raises(DatabaseError) as caught:
+        ispmail_database.run(OneFails(), steps, "apply again")
+    assert str(caught.value) == f"db: no. apply again, it goes on from there:\n- done: a\n- {state}: b\n- not done: c"
+    assert caught.value.number == number
+    assert asked == [("a1", {"new": "x"}), ("b1", None), ("b2", None)]
+    assert "x" not in repr(steps[0])

@@ -82,8 +82,48 @@ def test_a_query_that_cannot_be_explained_is_no_fault():
     """CALL, and a view whose making the account may not see: Postfix asks them all the same."""
     plan = Rows([], "db: error 1345: grant SHOW VIEW")
     found = list(check_query(MapAnswers(live_map(), "db", NO_ROWS, plan)))
-    assert [finding.result for finding in found] == ["ok", "warning"]
-    assert found[1].fix == "EXPLAIN does not work: db: error 1345: grant SHOW VIEW"
+    assert [finding.result for finding in found] == ["ok", "ok", "warning"]
+    assert found[2].fix == "EXPLAIN does not work: db: error 1345: grant SHOW VIEW"
+
+
+def narrow(table, column, collation):
+    return {"t": table, "c": column, "o": collation}
+
+
+MIXED = "error 1267: a column's character set does not hold what it is compared with"
+EFFECT = "any sender can use one, and Postfix then ignores this host for a minute. "
+
+
+@pytest.mark.parametrize(
+    ("columns", "cure"),
+    [
+        (
+            [narrow("a", "source", "utf8mb3_general_ci"), narrow("a", "x", "utf8mb4_general_ci")],
+            "In a, source is utf8mb3_general_ci: "
+            "ALTER TABLE a CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci",
+        ),
+        (
+            [narrow("a", "source", "latin1_swedish_ci"), narrow("b", "x", "utf8mb4_general_ci")],
+            "a: convert source (latin1_swedish_ci) to utf8mb4 by hand, see ALTER TABLE … MODIFY, after a look at what "
+            "they hold",
+        ),
+        ([], "Check the query and the character sets"),
+    ],
+)
+def test_a_query_that_fails_for_some_addresses(columns, cure):
+    """One RCPT by anybody, and a query of utf8mb3 tables stopped the mail of all for a minute: doctor said ok."""
+    probes = {"an address with a 4-byte character": Rows([], MIXED), "a long address": NO_ROWS}
+    found = not_ok(check_query(MapAnswers(live_map(), "db", NO_ROWS, NO_ROWS, {}, probes, Rows(columns))))
+    fix = f"an address with a 4-byte character makes it fail ({MIXED}): {EFFECT}{cure}"
+    assert found == {"the query takes every address": ("fault", fix)}
+
+
+def test_what_any_sender_can_ask_is_asked():
+    asked = statements(live_map(query="SELECT 1 FROM t JOIN u WHERE a='%s'"))
+    assert "😂@" in asked.probes["an address with a 4-byte character"]
+    assert "PROBE@A.B.C" in asked.probes["an address in upper case"]
+    assert len(asked.probes["a long address"]) > 500
+    assert "TABLE_NAME IN ('t', 'u')" in asked.collations
 
 
 def test_the_plan_is_asked_for_in_columns():
@@ -187,7 +227,10 @@ def test_what_the_server_does_not_tell_is_one_fault(monkeypatch):
 def test_the_account_may_only_read(grants, described):
     login = Login("db", (live_map(user="mailserver", of=target(hosts=("127.0.0.1",))),), ())
     found = not_ok(check_login(LoginAnswers(login, "mysql_native_password", account(grants=grants), (), ())))
-    fix = f"mailserver@127.0.0.1 has {described}: revoke that, or apply ispmail.database"
+    fix = (
+        f"mailserver@127.0.0.1 has {described}: give the program that needs it an account of its own, then revoke it, "
+        "or set server:revoke_other_grants and apply ispmail.database"
+    )
     assert found == ({"the account may only read": ("warning", fix)} if described else {})
 
 

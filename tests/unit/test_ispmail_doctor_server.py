@@ -9,6 +9,8 @@ from ispmail_errors import CannotAsk
 
 from .doctor_values import target
 
+DAY = 86400
+EXPIRY = "the account's password does not expire"
 ADDRESSES = ["127.0.0.1", "198.51.100.7"]
 
 
@@ -27,26 +29,27 @@ ADDRESSES = ["127.0.0.1", "198.51.100.7"]
 def test_another_database_here_is_not_asked_for_the_maps(host, here):
     """On a mail server with a MariaDB for webmail the doctor said that the maps' account is missing."""
     assert is_local(host, ADDRESSES) == here
-    assert bool(list(check([target()], [host], ADDRESSES))) == here
+    assert bool(list(check([target()], [host], [], ADDRESSES))) == here
 
 
 @pytest.mark.parametrize(("create_tables", "result"), [(True, "warning"), (False, "ok")])
 def test_a_schema_of_the_sites_own_needs_none_of_the_guides_tables(create_tables, result):
     one = target(host="db", create_tables=create_tables, tables={"virtual_domains": ["table"]})
-    found = list(check([one], [], []))
-    assert [finding.result for finding in found] == [result, "ok"]
+    found = list(check([one], [], [], []))
+    assert found[0].result == result
     assert found[0].fix == ("virtual_domains is missing: apply ispmail.database" if create_tables else "")
 
 
 def test_what_a_table_is_missing_counts_also_in_a_schema_of_the_sites_own():
     one = target(host="db", create_tables=False, tables={"virtual_aliases": ["index on source"]})
-    assert next(check([one], [], [])).fix == "virtual_aliases is missing index on source: apply ispmail.database"
+    assert next(check([one], [], [], [])).fix == "virtual_aliases is missing index on source: apply ispmail.database"
 
 
 def test_instances_that_share_a_server_are_one():
     """The same login is the same server, whichever pillar key names it."""
     shared = [target(host="db"), target("second: ", host="db"), target("third: ", host="db2")]
-    found = {finding.where for finding in check([*shared, target("fourth: ", host="x", own_server=False)], [], [])}
+    findings = check([*shared, target("fourth: ", host="x", own_server=False)], [], [], [])
+    found = {finding.where for finding in findings if finding.check == "all accounts of the user are managed"}
     assert found == {"the database server", "third: the database server"}
 
 
@@ -56,20 +59,21 @@ def test_an_admin_that_cannot_log_in_is_a_warning():
     def fail():
         raise CannotAsk("the database server at db:3306: error 2003: it cannot be reached")
 
-    (finding,) = check([replace(target(host="db"), admin_view=fail)], [], [])
+    (finding,) = check([replace(target(host="db"), admin_view=fail)], [], [], [])
     assert finding.result == "warning"
     assert finding.fix == "its admin could not ask it: the database server at db:3306: error 2003: it cannot be reached"
 
 
-def account(managed=True, plugins=("mysql_native_password",), passwords=1, locked=False):
-    return {"managed": managed, "plugins": list(plugins), "passwords": passwords, "locked": locked}
+def account(managed=True, plugins=("mysql_native_password",), passwords=1, locked=False, expires=None):
+    known = {"managed": managed, "plugins": list(plugins), "passwords": passwords}
+    return {**known, "locked": locked, "expires": expires}
 
 
 def test_accounts_are_found_by_host():
     """With database:user in sdb, whose value is not looked up for this, each account seemed to be missing."""
     accounts = {"mailserver@127.0.0.1": account(), "mailserver@10.0.0.1": account(managed=False)}
     one = target(host="db", user="sdb://x/user", hosts=("127.0.0.1", "10.0.0.2"), accounts=accounts)
-    found = [finding for finding in check([one], [], []) if finding.result != "ok"]
+    found = [finding for finding in check([one], [], [], []) if finding.result != "ok"]
     assert [(finding.check, finding.where) for finding in found] == [
         ("all accounts of the user are managed", "the database server"),
         ("the account exists", "sdb://x/user@10.0.0.2"),
@@ -84,6 +88,14 @@ def test_accounts_are_found_by_host():
         ({"plugins": ["ed25519"]}, "smtpd's chroot has the login plugin", "fault", "it logs in by ed25519, which is"),
         ({"locked": True}, "the account is not locked", "fault", "run ALTER USER … ACCOUNT UNLOCK"),
         ({"passwords": 2}, "the account accepts one password", "warning", "it accepts 2: a rotation is under way"),
+        (
+            {"expires": {"seconds": 14 * DAY, "date": "2027-01-31"}},
+            EXPIRY,
+            "warning",
+            "it expires on 2027-01-31, and every lookup fails from then on: rotate the password, and run ALTER USER",
+        ),
+        ({"expires": {"seconds": 14 * DAY - 1, "date": "2027-01-31"}}, EXPIRY, "fault", "it expires on 2027-01-31"),
+        ({"expires": {"seconds": 0, "date": "now"}}, EXPIRY, "fault", "it has expired, every lookup fails: rotate"),
         ({"passwords": 0}, "the account accepts one password", "warning", "it accepts none: give it a password"),
     ],
 )
@@ -91,3 +103,24 @@ def test_one_account(change, check_name, result, fix):
     assert {finding.result for finding in check_account("a", account())} == {"ok"}
     (finding,) = (finding for finding in check_account("a", account(**change)) if finding.result != "ok")
     assert (finding.check, finding.result) == (check_name, result) and fix in finding.fix
+
+
+def test_without_accounts_host_the_accounts_that_exist_are_the_managed_ones():
+    accounts = {"mailserver@localhost": account(), "mailserver@10.0.0.%": account()}
+    assert {finding.result for finding in check([target(host="db", accounts=accounts)], [], [], [])} == {"ok"}
+    (missing,) = (finding for finding in check([target(host="db")], [], [], []) if finding.result != "ok")
+    assert (missing.check, missing.where) == ("the account exists", "mailserver@127.0.0.1")
+
+
+def test_an_account_that_no_table_file_uses_is_left_behind():
+    def other(**connections):
+        return {"drop": "DROP USER 'x'", "connections": connections}
+
+    one = target(host="db", others={"old@127.0.0.1": other(), "used@%": other(), "dovecot@%": other(mx1=2, mx2=1)})
+    (finding,) = (finding for finding in check([one], [], ["used"], []) if "left behind" in finding.check)
+    assert (finding.result, finding.fix) == (
+        "warning",
+        "old@127.0.0.1 may read the maps' tables (nobody is connected now): DROP USER 'x'; "
+        "dovecot@% may read the maps' tables (connected now: 2 from mx1, 1 from mx2): DROP USER 'x'. "
+        "If a program needs one, add its user to server:known_accounts",
+    )

@@ -24,9 +24,14 @@ def tried(monkeypatch):
 
         def connect(self):
             hosts.append(self.where)
-            number = int(self.where.partition(":")[0])
-            if number:
-                raise DatabaseError("no", number)
+            self.fail_if(self.where.partition(":")[0])
+
+        def ask(self, statement):
+            self.fail_if(self.where.partition(":")[2] or "0")
+
+        def fail_if(self, number):
+            if int(number):
+                raise DatabaseError("no", int(number))
 
         def close(self):
             pass
@@ -45,6 +50,14 @@ def test_refused_worked_and_neither(tried):
     logins = [live(host) for host in ("1045", "0", "1040", "1698", "2003")]
     assert try_all(logins) == Tried([logins[0], logins[3]], [logins[1]])
     assert try_all([]) == Tried([], [])
+
+
+@pytest.mark.parametrize("number", [1820, 1862, 3118, 4151])
+def test_an_expired_password_and_a_locked_account_are_refusals(tried, number):
+    """With an expired password the login itself may work, and every lookup fails: the beacon was silent."""
+    login, statement = live(str(number)), live(f"0:{number}")
+    assert try_all([login, statement]) == Tried([login, statement], [])
+    assert try_all([live("0:1040")]) == Tried([], [])
 
 
 def test_a_table_file_of_many_hosts_takes_few_threads(tried):

@@ -107,3 +107,24 @@ def test_formats(value, reasons):
 def test_findings_are_added():
     one, two = Fault("a", "is wrong"), Fault("b", "is odd")
     assert Findings((one,)) + Findings((two,), (two,)) == Findings((one, two), (two,))
+
+
+def test_probes_are_special_each_in_its_way():
+    plain, wide, upper, long = (probe.question for probe in ispmail_query.probes())
+    assert plain == ispmail_query.PROBE
+    assert max(map(ord, wide)) > 0xFFFF and upper == upper.upper() and len(long) > 500
+    for question in (plain, wide, upper, long):
+        assert ispmail_query.fill("%s %u %d %1 %9", question) is not None
+    assert {probe.question.rpartition("@")[2].lower() for probe in ispmail_query.probes("x.org")} == {"x.org"}
+
+
+@pytest.mark.parametrize(
+    ("query", "tables"),
+    [
+        ("SELECT a FROM t JOIN `u` ON t.id = u.id JOIN other.v ON v.id = u.id WHERE b='%u'", ["t", "u"]),
+        ("SELECT a FROM t WHERE b='%s' UNION SELECT c FROM t WHERE d='%s'", ["t"]),
+        ("CALL p('%s')", []),
+    ],
+)
+def test_tables_of_a_query(query, tables):
+    assert ispmail_query.tables(query) == tables

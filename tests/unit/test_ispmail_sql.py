@@ -39,6 +39,7 @@ def test_what_is_whole_is_missing_nothing():
         ("virtual_users", "indexes", (indexed("domain_id", "email", unique=True),), Missing(indexes=("email",))),
         ("virtual_aliases", "indexes", (indexed("destination", "source"),), Missing(indexes=("source",))),
         ("virtual_aliases", "foreign_keys", (), Missing(foreign_keys=("domain_id",))),
+        ("virtual_aliases", "collations", {"source": "utf8_bin", "x": "latin1_bin"}, Missing(utf8mb4=("source",))),
         ("virtual_users", "columns", ("id", "domain_id", "email", "password"), Missing(columns=("quota",))),
     ],
 )
@@ -63,20 +64,26 @@ def test_the_statements_that_add_what_is_missing():
     assert (
         ispmail_sql.alter_statement("m", "virtual_users", parts) == "ALTER TABLE `m`.`virtual_users` ADD INDEX (email)"
     )
+    parts = Missing(utf8mb4=("source",), collation="utf8mb4_bin")
+    assert parts.describe() == ["utf8mb4 for source"]
+    assert (
+        ispmail_sql.alter_statement("m", "virtual_aliases", parts)
+        == "ALTER TABLE `m`.`virtual_aliases` CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    )
     with pytest.raises(InvalidInput, match="exists without email, destination"):
         ispmail_sql.alter_statement("m", "virtual_aliases", Missing(columns=("email", "destination")))
 
 
 USER = "USER %(user)s@%(host)s"
 PASSWORDS = [
-    ("create", True, [f"CREATE {USER} IDENTIFIED VIA mysql_native_password USING %(new)s"]),
+    ("create", True, [f"CREATE {USER} IDENTIFIED VIA mysql_native_password USING %(new)s PASSWORD EXPIRE NEVER"]),
     (
         "accept",
         True,
         [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s OR mysql_native_password USING %(old0)s"],
     ),
     ("sole", True, [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s"]),
-    ("create", False, [f"CREATE {USER} IDENTIFIED WITH mysql_native_password AS %(new)s"]),
+    ("create", False, [f"CREATE {USER} IDENTIFIED WITH mysql_native_password AS %(new)s PASSWORD EXPIRE NEVER"]),
     ("accept", False, [f"ALTER {USER} IDENTIFIED WITH mysql_native_password AS %(new)s RETAIN CURRENT PASSWORD"]),
     (
         "sole",
@@ -211,3 +218,37 @@ def test_a_database_name_is_no_pattern():
         r"GRANT SELECT ON `a\_b`.* TO u@h",
         "REVOKE SELECT ON `a_b`.* FROM u@h",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "select", "more"),
+    [
+        ([], True, []),
+        (["GRANT SELECT ON `m`.* TO `u`@`h`"], False, []),
+        (["GRANT SELECT, INSERT ON `m`.* TO `u`@`h`"], False, ["INSERT ON `m`.*"]),
+        (["GRANT ALL PRIVILEGES ON `m`.* TO `u`@`h`"], False, ["ALL PRIVILEGES ON `m`.*"]),
+        (["GRANT SELECT ON `m`.* TO `u`@`h` WITH GRANT OPTION"], False, ["USAGE ON `m`.* WITH GRANT OPTION"]),
+        (["GRANT SELECT ON *.* TO `u`@`h`", "GRANT `r` TO `u`@`h`"], True, ["SELECT ON *.*", "ROLE `r`"]),
+    ],
+)
+def test_what_an_account_may_do_besides(lines, select, more):
+    grants = ispmail_sql.parse_grants(lines)
+    statement = ["GRANT SELECT ON `m`.* TO %(user)s@%(host)s"]
+    assert ispmail_sql.grant_select(grants, "m") == (statement if select else [])
+    assert ispmail_sql.describe_grants(ispmail_sql.more_than_select(grants, "m")) == more
+
+
+@pytest.mark.parametrize(
+    ("priv", "default", "expires"),
+    [
+        ('{"password_last_changed": 1000, "password_lifetime": 1}', 0, 1000 + 86400),
+        ('{"password_last_changed": 1000, "password_lifetime": 0}', 5, None),
+        ('{"password_last_changed": 1000, "password_lifetime": -1}', 5, 1000 + 5 * 86400),
+        ('{"password_last_changed": 1000}', 0, None),
+        ('{"password_last_changed": 0, "password_lifetime": 0}', 0, 0),
+        ("{}", 5, None),
+    ],
+)
+def test_when_a_password_expires(priv, default, expires):
+    found = ispmail_sql.mariadb_account(priv)
+    assert found is not None and found.expires(default) == expires

@@ -1,0 +1,30 @@
+"""Which columns any sender can make a query fail with, and how they are converted."""
+
+import pytest
+
+from ispmail_collations import by_hand, conversion, narrow
+
+
+def test_columns_that_do_not_hold_every_address():
+    columns = {"a": "utf8mb3_general_ci", "b": "utf8_bin", "c": "latin1_swedish_ci", "d": "utf8mb4_bin", "e": "binary"}
+    assert narrow(columns) == ("a", "b", "c")
+    assert by_hand({"a": "latin1_bin", "b": "utf8mb4_bin"}).startswith("convert a (latin1_bin) to utf8mb4 by hand")
+
+
+@pytest.mark.parametrize(
+    ("collations", "target"),
+    [
+        (["utf8mb3_general_ci", "utf8mb3_general_ci"], "utf8mb4_general_ci"),
+        (["utf8_bin"], "utf8mb4_bin"),
+        (["utf8mb3_unicode_ci", "utf8mb4_unicode_ci"], "utf8mb4_unicode_ci"),
+        (["utf8mb3_uca1400_ai_ci"], "utf8mb4_uca1400_ai_ci"),
+        # A password that was compared by its bytes would be compared by its letters.
+        (["utf8mb3_general_ci", "utf8mb3_bin"], ""),
+        # It may hold UTF-8 that was written through a latin1 connection.
+        (["latin1_swedish_ci"], ""),
+        (["utf8mb3_general_ci", "ascii_general_ci"], ""),
+        (["utf8mb3_general_mysql500_ci"], ""),
+    ],
+)
+def test_only_what_is_sure_to_keep_its_order_is_converted(collations, target):
+    assert conversion({str(number): text for number, text in enumerate(collations)}) == target
