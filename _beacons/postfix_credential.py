@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("1b046347ac8a")
+ispmail_stamp.require("3cd2d1ec2b41")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("1b046347ac8a")
+ispmail_stamp.require("3cd2d1ec2b41")
 
 import ispmail_accounts
 import ispmail_logins

@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("1b046347ac8a")
+ispmail_stamp.require("3cd2d1ec2b41")
 
 import ispmail_answers
 import ispmail_apply

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("1b046347ac8a")
+ispmail_stamp.require("3cd2d1ec2b41")
 
 from ispmail_salt import state
 

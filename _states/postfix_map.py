@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("1b046347ac8a")
+ispmail_stamp.require("3cd2d1ec2b41")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state
