@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("3cd2d1ec2b41")
+ispmail_stamp.require("86c881e21716")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("3cd2d1ec2b41")
+ispmail_stamp.require("86c881e21716")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

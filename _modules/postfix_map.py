@@ -6,19 +6,31 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("3cd2d1ec2b41")
+ispmail_stamp.require("86c881e21716")
 
 import ispmail_answers
 import ispmail_apply
 import ispmail_classes
+import ispmail_consumers
 import ispmail_files
+import ispmail_found
 import ispmail_inventory
 import ispmail_plan
+import ispmail_postconf
 import ispmail_postfix
 import ispmail_proof
 import ispmail_remove
 import ispmail_tablefile
-from ispmail_salt import account, complete, instance, instances, salt_errors
+from ispmail_salt import (
+    account,
+    complete,
+    consumer_logins,
+    instance,
+    instances,
+    named_directories,
+    salt_errors,
+    wanted,
+)
 
 
 def read(pillar="ispmail"):
@@ -44,8 +56,34 @@ def read(pillar="ispmail"):
     """
     with salt_errors():
         found = instance(__pillar__, pillar)
-        known = ispmail_inventory.settings(found.config_directory)
+        known = ispmail_inventory.settings(found.config_directory) if found.wanted else None
         return {each.name: _described(each, known) for each in found.wanted}
+
+
+def found(config_directory="/etc/postfix"):
+    """
+    Describe the SQL tables that main.cf names now, whoever made them, as the pillar that would make them.
+
+    config_directory : /etc/postfix
+        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+
+    Returns a text in YAML: ``ispmail``, the pillar, with a placeholder for each password; and ``left_out``, a list of
+    sentences on what pillar cannot hold, with the reasons. Pillar is not read, but for the directories that it names.
+
+    Raises SaltInvocationError for a directory that is not a Postfix instance, CommandExecutionError where there is no
+    Postfix or no main.cf.
+
+    Source: mysql_table(5), pgsql_table(5), sqlite_table(5), postconf(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.found
+    """
+    with salt_errors():
+        directory = ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
+        return ispmail_found.text(ispmail_found.found(directory), directory)
 
 
 def lookup(map, question, pillar="ispmail"):
@@ -86,7 +124,7 @@ def lookup(map, question, pillar="ispmail"):
 
 def apply(pillar="ispmail", test=False):
     """
-    Bring the table files and main.cf of this server to what pillar says, all or nothing.
+    Bring the table files, main.cf and the consumers' option files of this server to what pillar says, all or nothing.
 
     Each new table file is asked before it goes live; the answers that pillar expects are compared before and after;
     main.cf and the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is
@@ -99,7 +137,8 @@ def apply(pillar="ispmail", test=False):
         Whether only to tell what would be done. New table files are asked all the same, from memory.
 
     Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``), ``maps`` (how many
-    there are), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or would be, reloaded).
+    there are), ``consumers`` (the same), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or
+    would be, reloaded). The key of a consumer in ``changes`` is such as ``consumer:dovecot``.
 
     Raises SaltInvocationError that lists all faults of pillar, CommandExecutionError where a map could not be asked or
     gave another answer, or where a file could not be written; everything is as before then.
@@ -113,14 +152,15 @@ def apply(pillar="ispmail", test=False):
         salt '*' postfix_map.apply test=True
     """
     with salt_errors():
-        found = complete(__pillar__, __opts__, pillar)
-        return _outcome(ispmail_apply.apply(found, __opts__["cachedir"], test))
+        maps, consumers = wanted(__pillar__, __opts__, pillar)
+        return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers))
 
 
 def remove(maps=None, pillar="ispmail", test=False):
     """
     Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files. If any of that fails,
-    everything is put back. A change that was cut off before is finished.
+    everything is put back. A change that was cut off before is finished. Option files of consumers are left: their
+    programs log in by them.
 
     maps : None
         A list of names of maps in pillar; None for all. One that is null is not ours.
@@ -145,7 +185,37 @@ def remove(maps=None, pillar="ispmail", test=False):
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
     with salt_errors():
-        return _outcome(ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
+        consumers = consumer_logins(__pillar__, pillar)
+        found = _outcome(ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
+        if maps is None:
+            found["warnings"] += ispmail_consumers.left_behind(consumers)
+        return found
+
+
+def consumers(pillar="ispmail"):
+    """
+    See whether the other programs that log in with the maps' account use the password that pillar has.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a list of sentences, empty where all do: option files that differ from pillar, a configuration of Dovecot
+    that does not name its option file (with the lines to write), and files in ``holds`` without the password. A
+    consumer with ``ignore: true`` is left out.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where a file cannot be read, or doveconf
+    fails.
+
+    Source: doveconf(1), mariadb(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.consumers
+    """
+    with salt_errors():
+        return ispmail_consumers.unready(wanted(__pillar__, __opts__, pillar)[1])
 
 
 def answers(pillar="ispmail"):
@@ -213,7 +283,8 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
 
     Returns a dict: ``pillar`` and, where asked for, ``live``, each name of a map (with the pillar key before it, for
     another instance) that logs in to MySQL or MariaDB as the ``user`` of ``database`` to scrypt(password, nonce), None
-    where there is no password, or no table file. Maps of other accounts are left out.
+    where there is no password, or no table file. Maps of other accounts are left out. Consumers are there as
+    ``consumer:dovecot``, by their option file, or by whether the files in ``holds`` have pillar's password (None: not).
 
     Raises SaltInvocationError for a short nonce or faults in pillar, CommandExecutionError where a table file cannot be
     read.
@@ -228,8 +299,9 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
     """
     with salt_errors():
         keys = instances(__pillar__, pillar)
-        found = [complete(__pillar__, __opts__, key) for key in keys]
-        return ispmail_proof.fingerprints(found, account(__pillar__, __opts__, pillar), nonce, live)
+        found = [wanted(__pillar__, __opts__, key) for key in keys]
+        maps, consumers = zip(*found)
+        return ispmail_proof.fingerprints(maps, account(__pillar__, __opts__, pillar), nonce, live, consumers)
 
 
 def old_processes(pillar="ispmail"):
@@ -280,6 +352,7 @@ def _outcome(outcome):
     return {
         "changes": dict(outcome.changes),
         "maps": outcome.maps,
+        "consumers": outcome.consumers,
         "warnings": list(outcome.warnings),
         "reloaded": outcome.reloaded,
     }

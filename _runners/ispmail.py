@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("3cd2d1ec2b41")
+ispmail_stamp.require("86c881e21716")
 
 import salt.client
 import salt.utils.minions

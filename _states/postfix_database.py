@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("3cd2d1ec2b41")
+ispmail_stamp.require("86c881e21716")
 
 from ispmail_salt import state
 

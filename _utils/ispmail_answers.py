@@ -116,9 +116,11 @@ def live(maps: Sequence[Map | CompleteMap], inventory: Inventory, running: bool 
     """
     for as_, some in _by_asker(maps, inventory, staged=not running).items():
         # One that is not there is asked by its path, so that postmap says so.
-        by_path = {
-            each.name: each.table(running) for each in some if (each.proxy and running) or not os.path.exists(each.path)
-        }
+        by_path = {each.name: each.table(running) for each in some if not os.path.exists(each.path)}
+        if running:
+            by_path |= {
+                each.name: inventory.spelling(each.parameter, each.path, each.table()) for each in some if each.proxy
+            }
         if by_path:
             yield Group(by_path, ROOT)
         contents = {

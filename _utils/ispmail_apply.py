@@ -11,6 +11,7 @@ from typing import Any
 
 import ispmail_classes
 import ispmail_config
+import ispmail_consumers
 import ispmail_inventory
 import ispmail_plan
 import ispmail_postconf
@@ -20,6 +21,7 @@ import ispmail_tablefile
 import ispmail_transaction
 from ispmail_answers import PROBE_SECONDS, askers, live, staged, unaskable, wrong_answers
 from ispmail_config import CompleteInstance, CompleteMap
+from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import Failed, Fault, listed
 from ispmail_hosts import hosts, parse_host
 from ispmail_inventory import Inventory, is_own_parameter
@@ -40,10 +42,11 @@ class Outcome:
     maps: int = 0
     warnings: tuple[str, ...] = ()
     reloaded: bool = False
+    consumers: int = 0
 
 
-def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) -> Outcome:
-    """Bring the table files and main.cf to what pillar says.
+def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, consumers: Consumers = NONE) -> Outcome:
+    """Bring the table files, main.cf and the consumers' option files to what pillar says.
 
     Each new table file is asked before it goes live; the expected answers are compared before and after; main.cf and
     the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is put back.
@@ -51,22 +54,34 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     Args:
         cache_directory: Where the journal of changes is.
         test: Whether only to tell what would be done. New table files are asked all the same, from memory.
+        consumers: Other programs that log in with the same account.
 
     Raises:
         PillarFault: What pillar asks for cannot work on this server; lists all faults.
-        Failed: A map could not be asked or gave another answer, or a file could not be written. Everything is as
-            before then.
+        Failed: A map could not be asked or gave another answer, a consumer would not use the new password, or a file
+            could not be written. Everything is as before then.
     """
     directory = instance.config_directory
     began = time.monotonic()
-    difference = ispmail_plan.compare(instance)
+    others = ispmail_consumers.compare(consumers)
+    ispmail_consumers.check(consumers)
     interrupted = ispmail_transaction.interrupted(directory, cache_directory)
+    warnings = [*(ispmail_consumers.probe(consumers) if others.changes else []), *instance.warnings]
+    number = len(consumers.consumers)
+    if not instance.maps and not (interrupted and ispmail_postfix.installed()):
+        # A server that has only other programs with the maps' account needs no Postfix.
+        if (others.changes or interrupted) and not test:
+            _apply_to_consumers(others, directory, cache_directory)
+        return Outcome(others.changes, 0, tuple(warnings), consumers=number)
+    difference = ispmail_plan.compare(instance)
     if not (difference.changes or difference.faults or interrupted):
-        return Outcome(maps=len(instance.maps), warnings=(*instance.warnings, *difference.warnings))
+        if others.changes and not test:
+            _apply_to_consumers(others, directory, cache_directory)
+        return Outcome(others.changes, len(instance.maps), (*warnings, *difference.warnings), consumers=number)
     inventory = ispmail_inventory.read(directory, difference.settings)
-    warnings = _check(instance, difference, inventory)
+    warnings = list(dict.fromkeys([*warnings, *_check(instance, difference, inventory)]))
     running = ispmail_postfix.running(directory)
-    changes = dict(difference.changes)
+    changes = {**difference.changes, **others.changes}
     changed = set(difference.changed)
     if interrupted:
         changed = {each.name for each in instance.maps}
@@ -76,10 +91,12 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     if test:
         ispmail_transaction.check_main_cf(difference.parameters, directory)
     else:
-        warnings += _make(instance, difference, changed, cache_directory, inventory, running)
-        shown = ", ".join(sorted(changed)) or "nothing but a reload"
+        files = (*difference.files, *others.files)
+        change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
+        warnings += _make(instance, change, changed, inventory, running)
+        shown = ", ".join(sorted({*changed, *others.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
-    return Outcome(changes, len(instance.maps), tuple(warnings), running)
+    return Outcome(changes, len(instance.maps), tuple(warnings), running, number)
 
 
 def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[str]:
@@ -151,26 +168,29 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
     return faults
 
 
+def _apply_to_consumers(others: ispmail_consumers.Difference, directory: str, cache_directory: str) -> None:
+    """Replace option files only. What Postfix has read is as before: it need not run, nor be there."""
+    began = time.monotonic()
+    ispmail_transaction.make(Change(directory, cache_directory, others.files, reload=False))
+    log.info("applied: %s, in %.2f s", ", ".join(others.changes), time.monotonic() - began)
+
+
 def _make(
-    instance: CompleteInstance,
-    difference: Difference,
-    changed: set[str],
-    cache_directory: str,
-    inventory: Inventory,
-    running: bool,
+    instance: CompleteInstance, change: Change, changed: set[str], inventory: Inventory, running: bool
 ) -> list[str]:
     """Make the change, ask the live maps and smtpd itself, and return the warnings."""
-    directory = instance.config_directory
     before = ispmail_smtpd.ask(inventory) if running else None
     astray_before = ispmail_classes.astray(instance, inventory) if running else []
     warnings = []
 
+    after = ispmail_inventory.changed(inventory, change.parameters or {})
+
     def check(running: bool) -> None:
-        _ask_live(instance, changed, running, inventory)
+        _ask_live(instance, changed, running, after)
         if not running:
             return
-        refuse_if_worse(before, ispmail_smtpd.ask(inventory))
-        astray = ispmail_classes.astray(instance, inventory)
+        refuse_if_worse(before, ispmail_smtpd.ask(after))
+        astray = ispmail_classes.astray(instance, after)
         if caused := [each for each in astray if each not in astray_before]:
             raise Failed(listed("Mail would not go the way that pillar expects", caused))
         warnings.extend(astray)
@@ -179,7 +199,6 @@ def _make(
         warnings.append(
             f"smtpd itself was not asked ({before.text}): send a mail to see whether its chroot has all that it needs"
         )
-    change = Change(directory, cache_directory, difference.files, difference.parameters, difference.explicit)
     old = ispmail_transaction.make(change, check)
     if old:
         warnings.append(f"busy processes end their sessions with the old maps: {', '.join(old)}")

@@ -33,6 +33,7 @@ _SECTIONS: dict[str, type] = {
     "packages": bool,
     "instances": list,
     "rotation": dict,
+    "consumers": dict,
 }
 _KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
 _MAP_KEYS = ("parameter", "file", "type", "proxy")
@@ -298,8 +299,8 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
     proxy = fields.get("proxy", False)
     if not isinstance(proxy, bool):
         faults.append(Fault(f"{shown}:proxy", "must be true or false"))
-    file = fields.get("file", f"{_FILE_PREFIXES[table_type]}-{stem.replace('_', '-')}.cf")
-    if not _is_file_name(file):
+    file = fields.get("file", default_file(stem, table_type))
+    if not is_file_name(file):
         reason = "must be a file name or an absolute path, without blanks or any of , : $ { }"
         faults.append(Fault(f"{shown}:file", reason))
         file = f"none-{stem}"
@@ -309,7 +310,13 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
     return Map(stem, parameter, table_type, proxy is True, path, entry is not None), faults
 
 
-def _is_file_name(file: object) -> TypeGuard[str]:
+def default_file(name: str, table_type: str) -> str:
+    """The file of a map whose pillar does not name one."""
+    return f"{_FILE_PREFIXES[table_type]}-{name.replace('_', '-')}.cf"
+
+
+def is_file_name(file: object) -> TypeGuard[str]:
+    """Tell whether pillar may name this file."""
     return (
         isinstance(file, str)
         and re.fullmatch(r"[^\s\0,{}$:]*[^\s\0,{}$:/]", file) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ispmail_files
 import ispmail_postconf
@@ -14,8 +14,10 @@ from ispmail_expand import expand, names_in
 from ispmail_maincf import overrides, parts, words
 from ispmail_postconf import Service
 from ispmail_programs import programs_of
-from ispmail_reach import Reference, Word, words_of
+from ispmail_reach import Reference, Word, references, words_of
 
+# What proxymap may open: that a table stands there asks nothing.
+_PERMITS = ("proxy_read_maps", "proxy_write_maps")
 _SQL = re.compile(r"(mysql|pgsql|sqlite):|\$")
 
 
@@ -101,6 +103,14 @@ class Inventory:
     services: tuple[Service, ...]
     tables: tuple[Table, ...]
 
+    def spelling(self, parameter: str, path: str, table: str) -> str:
+        """How a parameter spells a proxied table: proxymap has to be asked so. `table` where it does not name it."""
+        known = self.settings
+        for each in references(known.values.get(parameter, ""), known.values):
+            if each.proxied and known.real_path(each.path) == known.real_path(path):
+                return each.table
+        return table
+
     def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
         """The services that open the tables of a parameter, or of what refers to it."""
         programs = ("proxymap",) if proxied else _programs(parameter, self.settings)
@@ -151,6 +161,13 @@ def is_own_parameter(name: str, known: Settings) -> bool:
     return ispmail_postconf.default(name, known.config_directory) is None
 
 
+def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inventory:
+    """The inventory as it is once parameters have other values; None takes one out of main.cf."""
+    known = inventory.settings
+    values = {**known.values, **{name: value or "" for name, value in parameters.items()}}
+    return of(replace(known, values=values), inventory.services)
+
+
 def of(known: Settings, services: Sequence[Service]) -> Inventory:
     """Put together what was read."""
     bare = Inventory(known, tuple(services), ())
@@ -172,7 +189,7 @@ _Found = tuple[Place, Reference, tuple[Reader, ...]]
 def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
     known = inventory.settings
     for name, value in known.values.items():
-        if not _SQL.search(value):
+        if name in _PERMITS or not _SQL.search(value):
             continue
         for word in known.words(name):
             for each in word.references:
@@ -197,7 +214,7 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
 def _programs(parameter: str, known: Settings) -> tuple[str, ...]:
     """The programs that read a parameter; for one of the admin's own, those of all parameters that refer to it."""
     users = [name for name, value in known.values.items() if "$" in value and parameter in names_in(value)]
-    users = [name for name in users if name not in ("proxy_read_maps", "proxy_write_maps", parameter)]
+    users = [name for name in users if name not in (*_PERMITS, parameter)]
     classes = words(known.expanded("smtpd_restriction_classes"))
     own = ("smtpd",) if parameter in classes else programs_of(parameter)
     inherited = [program for name in users for program in programs_of(name)]

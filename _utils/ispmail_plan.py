@@ -11,6 +11,7 @@ from typing import Any
 
 import ispmail_files
 import ispmail_inventory
+import ispmail_original
 import ispmail_tablefile
 from ispmail_config import CompleteInstance, CompleteMap, Map
 from ispmail_errors import CannotAsk, Fault
@@ -21,6 +22,7 @@ from ispmail_reach import Reference, Wanted, joined, pointing, references
 
 # A table file holds a password, and proxymap(8) reads it as user postfix.
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
+OWNERSHIP = {"mode": f"{_MODE:04o}", "user": _OWNER, "group": _GROUP}
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ def compare(instance: CompleteInstance) -> Difference:
     known = ispmail_inventory.settings(instance.config_directory)
     files, changes = [], {}
     for each in instance.maps:
-        replacement, differences = _compare_file(each, known.version)
+        replacements, differences = _compare_file(each, known.version)
         if differences:
-            files.append(replacement)
+            files += replacements
             changes[each.name] = differences
     changed = set(changes)
     faults = _shared_files(instance.maps, known)
@@ -114,22 +116,39 @@ def unmanaged_tables(maps: Sequence[Map], known: Settings) -> list[str]:
     ]
 
 
-def _compare_file(each: CompleteMap, version: str) -> tuple[Replacement, dict[str, Any]]:
-    """A table file as it should be, and how the one on disk differs from that."""
+def _compare_file(each: CompleteMap, version: str) -> tuple[list[Replacement], dict[str, Any]]:
+    """A table file as it should be, with a copy of one that somebody else wrote, and how the one on disk differs."""
     old = ispmail_files.read(each.path)
     text = ispmail_tablefile.for_release(each.type, each.text, version)
     new = File(old.path, text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
-    replacement = Replacement(new, still=(old.content,))
+    replacements = [Replacement(new, still=(old.content,))]
     if old.content is None:
-        return replacement, {"file": {"old": None, "new": each.path}, **_differing_keys(old, new)}
+        return replacements, {"file": {"old": None, "new": each.path}, **_differing_keys(old, new)}
     is_owned = ownership(old)
     changes: dict[str, Any] = {
         name: {"old": is_owned[name], "new": value} for name, value in ownership(new).items() if is_owned[name] != value
     }
     if old.content != new.content:
-        # Where no key differs, its layout does.
-        changes.update(_differing_keys(old, new) or {"layout": {"old": "another", "new": "canonical"}})
-    return replacement, changes
+        differing = _differing_keys(old, new)
+        changes.update(differing)
+        if not differing or ispmail_original.is_handmade(old.content):
+            changes["layout"] = {"old": "another", "new": "canonical"}
+        copy = _first_copy(old)
+        if copy:
+            replacements.append(copy)
+            changes["copy"] = {"old": None, "new": copy.path}
+    return replacements, changes
+
+
+def _first_copy(old: File) -> Replacement | None:
+    """A copy of a table file that somebody else wrote, kept when it is first replaced, without its passwords."""
+    if not old.content or not ispmail_original.is_handmade(old.content):
+        return None
+    there = ispmail_files.read(old.path + ispmail_original.SUFFIX)
+    if there.content is not None:
+        return None
+    content = ispmail_original.without_secrets(old.content)
+    return Replacement(File(there.path, content, _user(_OWNER), _group(_OWNER), 0o600), still=(None,))
 
 
 def _differing_keys(old: File, new: File) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -21,6 +22,11 @@ _READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
 
 # How long after a reload at least one of the old processes has ended, on a server that is not busy.
 _SIGNALLED_SECONDS = 0.5
+
+
+def installed() -> bool:
+    """Tell whether there is a Postfix. A server that has only other programs with the maps' account needs none."""
+    return shutil.which("postfix", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
 
 
 def running(config_directory: str) -> bool:

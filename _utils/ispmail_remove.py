@@ -48,6 +48,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     began = time.monotonic()
     chosen = choose(instance, names)
     directory = instance.config_directory
+    if not instance.wanted and not ispmail_postfix.installed():
+        # A server that has only other programs with the maps' account.
+        return Outcome()
     inventory = ispmail_inventory.read(directory)
     known = inventory.settings
     paths = {known.real_path(each.path) for each in chosen}
@@ -118,9 +121,7 @@ def _users_of(own: Sequence[str], ours: Sequence[str], inventory: Inventory) -> 
 
 def _refuse_in_use(inventory: Inventory, parameters: Mapping[str, str | None], paths: set[str]) -> None:
     """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
-    known = inventory.settings
-    values = {**known.values, **{name: value or "" for name, value in parameters.items()}}
-    after = ispmail_inventory.of(dataclasses.replace(known, values=values), inventory.services)
+    after = ispmail_inventory.changed(inventory, parameters)
     users = {
         f"{place.name} ({place.spelling})": None
         for table in after.tables

@@ -16,8 +16,10 @@ import salt.utils.sdb
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_config
+import ispmail_config_consumers
 import ispmail_config_database
 from ispmail_config import CompleteInstance, DatabaseConfig, Instance
+from ispmail_config_consumers import Consumers
 from ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
 from ispmail_tablefile import shown_key
 
@@ -104,10 +106,29 @@ def complete(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Co
     Raises:
         PillarFault: Lists all faults.
     """
+    return wanted(pillar, opts, key)[0]
+
+
+def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tuple[CompleteInstance, Consumers]:
+    """Read all that an apply brings a server to: maps and answers, and the consumers of their account.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
     found, faults = _looked_up(section(pillar, key), opts)
-    result = ispmail_config.complete(key, found, faults)
+    consumers, wrong = ispmail_config_consumers.assemble(key, found)
+    result = ispmail_config.complete(key, found, [*faults, *wrong])
     instance(pillar, key)
-    return result
+    return result, consumers
+
+
+def consumer_logins(pillar: Mapping[str, Any], key: str) -> Consumers:
+    """Read the consumers that pillar names, and where they log in; needs no password.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    return ispmail_config_consumers.logins(key, section(pillar, key))
 
 
 def database(

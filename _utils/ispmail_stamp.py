@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "3cd2d1ec2b41"
+STAMP = "86c881e21716"
 
 
 def require(stamp: str) -> None:

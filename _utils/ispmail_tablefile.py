@@ -68,7 +68,8 @@ READ_WHEN_CONNECTING = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_fi
 # The first release that connects to a single host again when it has closed the connection.
 _ASKS_AGAIN = (3, 10)
 
-_OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
+# The keys of Postfix 2.1's query interface.
+OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
 _HIDDEN_KEY = "(a key that is not shown)"
 
 
@@ -119,27 +120,32 @@ def parse(content: str | bytes | None) -> dict[str, str]:
     """Read a table file as Postfix does; a line that is fatal to Postfix is passed over. None: there is no file."""
     text = content.decode("utf-8", "surrogateescape") if isinstance(content, bytes) else content or ""
     keys: dict[str, str] = {}
-    for line in _logical_lines(text):
-        key, equals, value = line.partition("=")
-        key = key.strip(BLANKS)
-        if equals and re.fullmatch(rf"[^{BLANKS}]+", key):
+    for _, line in logical_lines(text):
+        if found := assignment(line):
             # The last of two wins, and takes its place in the order too.
-            keys.pop(key, None)
-            keys[key] = value.strip(BLANKS)
+            keys.pop(found[0], None)
+            keys[found[0]] = found[1]
     return keys
 
 
-def _logical_lines(text: str) -> list[str]:
-    """Join lines that begin with a blank to the one before; leave comments and empty lines out."""
-    logical: list[str] = []
-    for line in text.split("\n"):
+def assignment(line: str) -> tuple[str, str] | None:
+    """Split a logical line into key and value; None for one that is fatal to Postfix."""
+    key, equals, value = line.partition("=")
+    key = key.strip(BLANKS)
+    return (key, value.strip(BLANKS)) if equals and re.fullmatch(rf"[^{BLANKS}]+", key) else None
+
+
+def logical_lines(text: str) -> list[tuple[int, str]]:
+    """Number each line; join those that begin with a blank to the one before; leave comments and empty ones out."""
+    logical: list[tuple[int, str]] = []
+    for number, line in enumerate(text.split("\n"), 1):
         bare = line.strip(BLANKS)
         if not bare or bare.startswith("#"):
             continue
         if line[0] not in BLANKS:
-            logical.append(line)
+            logical.append((number, line))
         elif logical:
-            logical[-1] += line
+            logical[-1] = (logical[-1][0], logical[-1][1] + line)
     return logical
 
 
@@ -173,10 +179,10 @@ def inside_chroot(table_type: str, keys: Mapping[str, str], chroot: str) -> dict
 
 def redact(keys: Mapping[str, str]) -> dict[str, str]:
     """Put ``***`` in place of each secret. An unknown key may be a misspelt password: its value is a secret too."""
-    return {key: SECRET if _is_secret(key, value) else value for key, value in _hosts_once(keys).items()}
+    return {key: SECRET if _is_secret(key, value) else value for key, value in hosts_once(keys).items()}
 
 
-def _hosts_once(keys: Mapping[str, str]) -> dict[str, str]:
+def hosts_once(keys: Mapping[str, str]) -> dict[str, str]:
     """The keys of a table without what `for_release` adds."""
     given = split_list(keys.get("hosts", ""))
     return {**keys, "hosts": given[0]} if len(given) == 2 and given[0] == given[1] else dict(keys)
@@ -196,7 +202,7 @@ def _is_secret(key: str, value: str) -> bool:
 
 def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
     """Return the keys that differ between two tables, without a secret. None stands for a key that is not there."""
-    old, new = _hosts_once(old), _hosts_once(new)
+    old, new = hosts_once(old), hosts_once(new)
     shown_old, shown_new = redact(old), redact(new)
     return {
         key: {"old": shown_old.get(key), "new": shown_new.get(key)}
@@ -235,7 +241,7 @@ def validate(
         raise InvalidInput("the keys of a table must be a mapping")
     if version is not None and not isinstance(version, str):
         raise InvalidInput("the version must be a text, such as '3.10.13': put it in quotes")
-    faults = {key: _key_fault(table_type, key, version) or _value_fault(key, keys[key]) for key in keys}
+    faults = {key: key_fault(table_type, key, version) or _value_fault(key, keys[key]) for key in keys}
     missing = [
         Fault(name, f"is missing, and a {table_type} table does not open without it", "add it")
         for name, key in known.items()
@@ -249,9 +255,9 @@ def validate(
     return findings
 
 
-def _key_fault(table_type: str, key: str, version: str | None) -> Fault | None:
-    """Say why a table file cannot hold this key, or None."""
-    if key in _OBSOLETE:
+def key_fault(table_type: str, key: str, version: str | None) -> Fault | None:
+    """Say why a table file cannot hold this key, which Postfix ignores, or None."""
+    if key in OBSOLETE:
         return Fault(key, "belongs to Postfix 2.1's query interface and is ignored beside query", "write it as query")
     if key not in SCHEMA:
         return _unknown_key(table_type, key)

@@ -36,6 +36,7 @@ class Change:
     files: tuple[Replacement, ...] = ()  # deletions too
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
     expected: Mapping[str, str | None] | None = None  # what each parameter must still have, None for not set
+    reload: bool = True  # False: nothing in it is Postfix's, which need not be there
 
 
 def make(change: Change, check: Callable[[bool], None] | None = None) -> list[str]:
@@ -140,7 +141,7 @@ def _remove_leftovers(due: list[str] | None) -> None:
 def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
     exchange.put()
     directory = change.config_directory
-    running = ispmail_postfix.running(directory)
+    running = change.reload and ispmail_postfix.running(directory)
     if exchange.two_steps:
         if running:
             ispmail_postfix.reload(directory)
@@ -174,8 +175,8 @@ def _put_back(
     changed = ", ".join(exchange.begun)
     outcome = "Nothing was changed, Postfix answers as before."
     if changed:
-        _restore(exchange, change.config_directory, journal.workspace, old_values)
-        running = _reload_and_drop(exchange, change.config_directory)
+        _restore(change, exchange, journal.workspace, old_values)
+        running = _reload_and_drop(change, exchange)
         # An interrupted state is not "as it was": main.cf and files may be of two changes.
         state = "as it was" if due is None else "as the change that was cut off before had left it"
         answers = ", and Postfix reloaded: it answers as before." if running else "."
@@ -194,12 +195,13 @@ def _put_back(
     return outcome
 
 
-def _restore(exchange: Exchange, directory: str, workspace: str, old_values: Mapping[str, str | None]) -> None:
+def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Mapping[str, str | None]) -> None:
+    directory = change.config_directory
     if exchange.two_steps:
         # Where that fails, as on a full disk, the way back is one step.
         with contextlib.suppress(IspmailError):
             exchange.retreat()
-            _reloaded(directory)
+            _reloaded(change)
     try:
         exchange.restore(lambda: ispmail_postconf.edited(old_values, directory, workspace))
     except IspmailError as err:
@@ -207,21 +209,22 @@ def _restore(exchange: Exchange, directory: str, workspace: str, old_values: Map
         log.error("could not put back in %s: %s", directory, paths)
         # What runs is to agree with what is on disk, as far as that goes.
         with contextlib.suppress(IspmailError):
-            _reloaded(directory)
+            _reloaded(change)
         raise NotPutBack(f"It could not be put back ({err}): mail may be affected, look at {paths} now") from err
 
 
-def _reload_and_drop(exchange: Exchange, directory: str) -> bool:
+def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
     """Reload Postfix if it runs, then remove the new files, which it asks no more; return whether it runs."""
     try:
         try:
-            running = _reloaded(directory)
+            running = _reloaded(change)
         except IspmailError:
             # Processes with different configurations may accept what they should not: worth a second try.
-            running = _reloaded(directory)
+            running = _reloaded(change)
         exchange.drop()
         return running
     except IspmailError as err:
+        directory = change.config_directory
         new = f" except {', '.join(exchange.begun)}, which main.cf does not name any more" if exchange.begun else ""
         log.error("files are put back in %s, the rest is not done", directory)
         raise NotPutBack(
@@ -230,11 +233,11 @@ def _reload_and_drop(exchange: Exchange, directory: str) -> bool:
         ) from err
 
 
-def _reloaded(directory: str) -> bool:
-    """Reload Postfix if it runs, and return whether it does."""
-    running = ispmail_postfix.running(directory)
+def _reloaded(change: Change) -> bool:
+    """Reload Postfix if it runs and the change is Postfix's, and return whether it was."""
+    running = change.reload and ispmail_postfix.running(change.config_directory)
     if running:
-        ispmail_postfix.reload(directory)
+        ispmail_postfix.reload(change.config_directory)
     return running
 
 

@@ -149,8 +149,7 @@ AS_PILLAR_SAYS = "files and main.cf are as pillar says"
 
 
 def another_pillar(mail, server, postfix):
-    host = f"{HOST}:{server.port}"
-    mail.pillar = mail_pillar(server, postfix, database={"hosts": [host, host]})
+    mail.pillar = mail_pillar(server, postfix, database={"require_result_set": True})
     return Expected(AS_PILLAR_SAYS, "this server", "warning", "virtual_alias_maps, virtual_mailbox_maps")
 
 

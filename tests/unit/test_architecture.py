@@ -16,7 +16,17 @@ EDGE = {
 }
 DUNDERS = {"__salt__", "__opts__", "__pillar__", "__grains__", "__context__", "__utils__", "__proxy__"}
 # What a pure file may import: nothing that opens a file, a socket or a process.
-PURE = {"__future__", "collections.abc", "contextlib", "dataclasses", "difflib", "enum", "functools", "hashlib"}
+PURE = {
+    "__future__",
+    "collections",
+    "collections.abc",
+    "contextlib",
+    "dataclasses",
+    "difflib",
+    "enum",
+    "functools",
+    "hashlib",
+}
 PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "typing"}
 
 

@@ -1,0 +1,64 @@
+"""Read the SQL tables that a Postfix has now, and print the pillar that describes them."""
+
+from __future__ import annotations
+
+import yaml
+
+import ispmail_adopt
+import ispmail_files
+import ispmail_inventory
+import ispmail_plan
+from ispmail_adopt import Adopted, Source
+from ispmail_errors import CannotAsk
+from ispmail_maincf import overrides
+
+# The first line keeps Salt from reading {{ and {% in a query as Jinja.
+_HEAD = """\
+#!yaml
+# The SQL tables of Postfix in {directory}, as pillar. Write the passwords in place of the placeholders.
+"""
+_LEFT_OUT = """\
+# What pillar does not hold, and why. Read it, then delete it here.
+"""
+
+
+def found(config_directory: str) -> Adopted:
+    """Describe the SQL tables of one Postfix as pillar does, without a password.
+
+    Raises:
+        CannotAsk: There is no Postfix, or no main.cf.
+    """
+    inventory = ispmail_inventory.read(config_directory)
+    known = inventory.settings
+    overridden = {
+        f"{service.name}/{service.type}/{name}": value
+        for service in inventory.services
+        for name, value in overrides(service.command).items()
+    }
+    tables = ispmail_adopt.named(
+        known.values, overridden, known.real_path, lambda name: not ispmail_inventory.is_own_parameter(name, known)
+    )
+    sources = {each.path: _read(each.path) for each in tables if not each.obstacle}
+    return ispmail_adopt.adopt(tables, sources, config_directory, known.version)
+
+
+def text(adopted: Adopted, config_directory: str) -> str:
+    """Write what was found as YAML: `ispmail`, and `left_out` where there is something."""
+    pillar = _HEAD.format(directory=config_directory) + _yaml({"ispmail": dict(adopted.section)})
+    return pillar + _LEFT_OUT + _yaml({"left_out": list(adopted.left_out)}) if adopted.left_out else pillar
+
+
+def _yaml(value: object) -> str:
+    # Postfix asks maps in the order of pillar: it has to be kept.
+    dumped: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return dumped
+
+
+def _read(path: str) -> Source:
+    try:
+        file = ispmail_files.read(path)
+    except CannotAsk as err:
+        return Source(None, error=str(err))
+    now = ispmail_plan.ownership(file)
+    differs = file.content is not None and now != ispmail_plan.OWNERSHIP
+    return Source(file.content, ownership="{user}:{group} {mode}".format(**now) if differs else "")
