@@ -30,11 +30,15 @@ def test_a_share_of_all_points(found, scenario):
     """RCPTs are as before or as after, what it said is true, and the next change converges and leaves nothing."""
     found.restore(scenario.start)
     act = found.run_undone if scenario.undone else found.run
-    calls = len(traced(lambda: act(scenario.act)).calls)
-    assert calls > 50
+    calls = traced(lambda: act(scenario.act)).calls
+    # Until the journal is renamed nothing is changed, and `postfix check` of a copy makes most calls.
+    first = next(number for number, call in enumerate(calls, 1) if call.startswith("rename"))
+    assert len(calls) - first > 30
     wrong = []
     for point in range(POINTS):
-        wrong += run_point(found, scenario, WAYS[point % len(WAYS)], 1 + point * calls // POINTS) or []
+        way = WAYS[(point + SCENARIOS.index(scenario)) % len(WAYS)]
+        number = first + point * (len(calls) - first) // POINTS
+        wrong += run_point(found, scenario, way, number) or []
     assert wrong == []
 
 
