@@ -8,6 +8,7 @@ import ispmail_stamp
 ispmail_stamp.require("e418a6a597cc")
 
 import ispmail_accounts
+import ispmail_holders
 import ispmail_logins
 import ispmail_salt
 import ispmail_schema
@@ -177,3 +178,38 @@ def refused(pillar="ispmail"):
     """
     with salt_errors():
         return ispmail_logins.refused(ispmail_salt.instances(__pillar__, pillar), pillar)
+
+
+def holders(site_hosts=None, proof=False, pillar="ispmail"):
+    """
+    Find who else holds the password of the maps' account, or is connected by it, and that pillar does not name:
+    files below /etc, /usr/local and /var/spool/cron, programs of this server, tables of Postfix, other servers.
+
+    site_hosts : None
+        On the database server: a list of the names and addresses of the site's servers. Its admin is asked then, and
+        every other host that is connected is told.
+
+    proof : False
+        Whether a rotation has reached this server: then ``holds`` of ``consumers`` must hold pillar's password, and
+        no file is searched for it.
+
+    pillar : ispmail
+        The pillar key that holds the configuration; the ``instances`` that it names are included.
+
+    Returns a dict: ``unnamed``, a list of dicts of ``kind`` (``file``, ``program``, ``table`` or ``server``),
+    ``where`` (a path, the name of a program, an address) and ``text`` (a sentence, with what to do); and ``notes``, a
+    list of sentences on what could not be searched. No secret is in them.
+
+    Raises SaltInvocationError for faults in pillar or another kind of site_hosts, CommandExecutionError where this
+    server or, with site_hosts, the database cannot be asked.
+
+    Source: SHOW PROCESSLIST, proc(5), ss(8), postconf(1) -x
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.holders
+    """
+    with salt_errors():
+        return ispmail_holders.find(ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, proof).describe()

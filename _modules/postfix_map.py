@@ -11,13 +11,14 @@ ispmail_stamp.require("e418a6a597cc")
 import ispmail_answers
 import ispmail_apply
 import ispmail_files
+import ispmail_holders
 import ispmail_plan
 import ispmail_postconf
 import ispmail_postfix
 import ispmail_proof
 import ispmail_tablefile
 from ispmail_maincf import words
-from ispmail_salt import account, complete, instance, instances, salt_errors
+from ispmail_salt import account, complete, instance, instances, salt_errors, scope
 
 
 def read(pillar="ispmail"):
@@ -114,7 +115,10 @@ def apply(pillar="ispmail", test=False):
     """
     with salt_errors():
         found = complete(__pillar__, __opts__, pillar)
-        return _outcome(ispmail_apply.apply(found, __opts__["cachedir"], test))
+        # Before the table files are replaced: afterwards nobody knows the old password.
+        changes = ispmail_holders.password_changes(found)
+        warnings = ispmail_holders.warnings(scope(__pillar__, __opts__, pillar)) if changes else []
+        return _outcome(ispmail_apply.apply(found, __opts__["cachedir"], test), warnings)
 
 
 def remove(maps=None, pillar="ispmail", test=False):
@@ -276,10 +280,10 @@ def _described(each, value):
     return found
 
 
-def _outcome(outcome):
+def _outcome(outcome, warnings=()):
     return {
         "changes": dict(outcome.changes),
         "maps": outcome.maps,
-        "warnings": list(outcome.warnings),
+        "warnings": [*outcome.warnings, *warnings],
         "reloaded": outcome.reloaded,
     }

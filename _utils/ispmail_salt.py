@@ -16,9 +16,11 @@ import salt.utils.sdb
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_config
+import ispmail_config_consumers
 import ispmail_config_database
 from ispmail_config import CompleteInstance, DatabaseConfig, Instance
 from ispmail_errors import Fault, InvalidInput, IspmailError
+from ispmail_scope import Scope
 from ispmail_tablefile import shown_key
 
 
@@ -93,6 +95,19 @@ def database(
 def account(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> str:
     """Read the user of the maps' account, whatever else is wrong with the database server's side."""
     return str(_looked_up(ispmail_config_database.user(section(pillar, key)), opts)[0])
+
+
+def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Scope:
+    """Read what pillar says of the maps' account and of all that may use it, in all instances.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    found = instances(pillar, key)
+    consumers = [one for name in found for one in ispmail_config_consumers.consumers(name, section(pillar, name))]
+    # Pillar itself holds the password where there is no master.
+    roots = [path for paths in opts.get("pillar_roots", {}).values() for path in paths]
+    return Scope(found, database(pillar, opts, key), tuple(consumers), (opts["cachedir"], *roots))
 
 
 def named_directories(pillar: Mapping[str, Any]) -> Collection[str]:

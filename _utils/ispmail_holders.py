@@ -1,0 +1,237 @@
+"""Who else holds the password of the maps' account: files, programs, tables and servers that nobody has named.
+
+A rotation asks this before it changes anything: afterwards nobody knows the old password, and so nobody can search for
+it. What is found is told without the password.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import ispmail_connections
+import ispmail_database
+import ispmail_files
+import ispmail_hosts
+import ispmail_search
+import ispmail_sockets
+import ispmail_spellings
+import ispmail_tablefile
+from ispmail_command import output
+from ispmail_config import CompleteInstance
+from ispmail_connections import Listed, Unknown
+from ispmail_errors import CannotAsk, DatabaseError, InvalidInput, plural
+from ispmail_maincf import values_of
+from ispmail_scope import Scope
+
+FILE, PROGRAM, TABLE, SERVER = "file", "program", "table", "server"
+
+_HOW = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One that would lose its login if the password in use were dropped."""
+
+    kind: str  # file, program, table or server
+    where: str  # the path, the program's name, or the address
+    text: str  # a sentence: what was found, and how to name it
+
+
+@dataclass
+class Holders:
+    """What a search has found."""
+
+    unnamed: list[Holder] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # sentences: what could not be searched, and why that is no fault
+
+    def describe(self) -> dict[str, Any]:
+        """For people and programs."""
+        return {"unnamed": [asdict(holder) for holder in self.unnamed], "notes": list(dict.fromkeys(self.notes))}
+
+
+@dataclass(frozen=True)
+class _LiveTable:
+    path: str  # symbolic links resolved
+    keys: Mapping[str, str] = field(repr=False)
+
+
+def find(scope: Scope, site_hosts: Sequence[str] | None = None, proof: bool = False) -> Holders:
+    """Find who else holds the password, or is connected by the account.
+
+    Args:
+        site_hosts: On the database server: the names and addresses of the site's servers. Its admin is asked then.
+        proof: The rotation has reached this server: what consumers hold must be pillar's password, and no file is
+            searched for it.
+
+    Raises:
+        InvalidInput: `site_hosts` is no list of texts.
+        CannotAsk: This server, or the database as its admin, cannot be asked. A host of a table file that cannot be
+            asked is a note.
+    """
+    if site_hosts is not None and not (
+        isinstance(site_hosts, list) and all(isinstance(one, str) for one in site_hosts)
+    ):
+        raise InvalidInput("site_hosts must be a list of names and addresses")
+    found = Holders()
+    live = _live_tables(scope)
+    foreign = _foreign_tables(scope, found)
+    if proof:
+        _check_held(scope, found)
+    else:
+        _search_files(scope, live, [table.path for table in foreign], found)
+    _ask_hosts(scope, live, found)
+    if site_hosts is not None:
+        _ask_as_admin(scope, site_hosts, found)
+    found.unnamed = list(dict.fromkeys(found.unnamed))
+    return found
+
+
+def password_changes(wanted: CompleteInstance) -> bool:
+    """Whether an apply would replace a password in a live table file, its account being the same."""
+    for each in wanted.maps:
+        keys = ispmail_tablefile.parse(ispmail_files.read(each.path).content) if each.type == "mysql" else {}
+        if keys.get("user") == each.keys.get("user") and keys.get("password") != each.keys.get("password"):
+            return True
+    return False
+
+
+def warnings(scope: Scope) -> list[str]:
+    """What an apply says of those that it leaves with the old password, before it replaces the table files."""
+    head = "the password changes"
+    try:
+        return [f"{head}: {holder.text}" for holder in find(scope).unnamed]
+    except CannotAsk as err:
+        return [f"{head}, and whether others hold it could not be found out: {err}"]
+
+
+def _live_tables(scope: Scope) -> list[_LiveTable]:
+    """The table files of pillar's maps that are there and log in with the account."""
+    found = {}
+    for instance in scope.instances.values():
+        for each in instance.wanted:
+            file = ispmail_files.read(each.path) if each.type == "mysql" else None
+            if file and file.content is not None:
+                found[file.path] = _LiveTable(file.path, ispmail_tablefile.parse(file.content))
+    return [table for table in found.values() if table.keys.get("user") == scope.account]
+
+
+def _foreign_tables(scope: Scope, found: Holders) -> list[_LiveTable]:
+    """The tables that Postfix asks with the account and that are not pillar's. Those that nobody names are reported."""
+    ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
+    foreign = []
+    for instance in scope.instances.values():
+        for path, places in _tables(instance.config_directory).items():
+            if path in ours:
+                continue
+            keys = ispmail_tablefile.parse(ispmail_files.read(path).content)
+            if keys.get("user") != scope.account:
+                continue
+            foreign.append(_LiveTable(path, keys))
+            if not scope.names(path):
+                where = f"{path}, which {', '.join(places)} asks,"
+                how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
+                text = f"the table {where} logs in as {scope.account} and is not a map of pillar: {how}"
+                found.unnamed.append(Holder(TABLE, path, text))
+    return foreign
+
+
+def _tables(config_directory: str) -> dict[str, list[str]]:
+    """The MySQL tables that main.cf or master.cf name: real path to the parameters."""
+    if not os.path.isfile(os.path.join(config_directory, "main.cf")):
+        return {}
+    values = values_of(output("postconf", ["-c", config_directory, "-n", "-x"]))
+    values.update(values_of(output("postconf", ["-c", config_directory, "-P", "-x"])))
+    found: dict[str, list[str]] = {}
+    for name, value in values.items():
+        for path in re.findall(r"\bmysql:(/[^\s,{}]+)", value):
+            places = found.setdefault(os.path.realpath(path), [])
+            if name not in places:
+                places.append(name)
+    return found
+
+
+def _check_held(scope: Scope, found: Holders) -> None:
+    """See that the files of consumers, which others write, hold pillar's password."""
+    for consumer in scope.consumers:
+        for path in () if consumer.ignore else consumer.holds:
+            content = ispmail_files.read(path).content
+            if content is None or not ispmail_spellings.contains(content, scope.database.password or ""):
+                state = "is not there" if content is None else "does not hold pillar's password"
+                text = f"{path} of the consumer {consumer.name} {state}: apply what writes it, see its sls"
+                found.unnamed.append(Holder(FILE, path, text))
+
+
+def _search_files(scope: Scope, live: Sequence[_LiveTable], foreign: Collection[str], found: Holders) -> None:
+    """Search for the passwords that are in use on this server."""
+    words = {word for table in live for word in (table.keys.get("user", ""), table.keys.get("dbname", ""))}
+    secrets = []
+    for secret in dict.fromkeys(table.keys.get("password", "") for table in live):
+        reason = ispmail_search.unsearchable(secret, words)
+        if reason:
+            found.notes.append(f"files cannot be searched for the password in use: {reason}")
+        else:
+            secrets.append(secret)
+    if not secrets:
+        return
+    known = [*map(os.path.realpath, (*scope.named_files, *scope.left_out)), *(table.path for table in live), *foreign]
+    result = ispmail_search.search(secrets, known, ispmail_search.TREES)
+    found.notes += result.notes
+    if len(result.found) > ispmail_search.MOST_FOUND:
+        number = plural(len(result.found), "file")
+        found.notes.append(f"files cannot be searched for the password in use: it is a part of {number}, a common word")
+    else:
+        texts = {path: f"{path} holds the password in use: {_HOW}" for path in result.found}
+        found.unnamed += [Holder(FILE, path, text) for path, text in texts.items()]
+    how = "name it in holds of a consumer with ignore: true if it need not be searched (docs/consumers.md)"
+    for sentence in result.unsearched:
+        text = f"whether it holds the password in use is not known: {sentence}: {how}"
+        found.unnamed.append(Holder(FILE, sentence.partition(" ")[0], text))
+
+
+def _ask_hosts(scope: Scope, live: Sequence[_LiveTable], found: Holders) -> None:
+    """Ask each host of the live table files for the account's connections, and find their programs here."""
+    asked = set()
+    for table in live:
+        for host in ispmail_hosts.hosts(table.keys):
+            login = ispmail_database.login(host, table.keys)
+            if login in asked:
+                continue
+            asked.add(login)
+            try:
+                listed = ispmail_connections.listed_by_account(table.keys, host)
+            except DatabaseError as err:
+                found.notes.append(f"who is connected to {host} is not known: {err}")
+                continue
+            here = login.unix_socket is not None or ispmail_sockets.is_here(login.host or "")
+            _report_programs(scope, listed, here, found)
+
+
+def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], found: Holders) -> None:
+    """Ask the database server as its admin: for its own programs, and for hosts that are none of the site's."""
+    login = scope.database.login
+    with ispmail_database.admin(login) as server:
+        listed = ispmail_connections.listed_by_admin(server, scope.account)
+    here = login.unix_socket is not None or ispmail_sockets.is_here(login.host or "")
+    _report_programs(scope, listed, here, found)
+    for host in ispmail_connections.strangers(listed, site_hosts):
+        text = (
+            f"{host} is connected as {scope.account} and is none of the site's servers: give what runs there an account"
+            " of its own, or name the server in mail or addresses of the site (docs/master.conf)"
+        )
+        found.unnamed.append(Holder(SERVER, host, text))
+
+
+def _report_programs(scope: Scope, listed: Listed, here: bool, found: Holders) -> None:
+    for unknown in ispmail_connections.unknown_programs(listed, here, scope.programs):
+        found.unnamed.append(Holder(PROGRAM, unknown.program or "unknown", _program_text(scope.account, unknown)))
+
+
+def _program_text(account: str, unknown: Unknown) -> str:
+    how = _HOW.replace("name it in ispmail:consumers", "name it in programs of one of ispmail:consumers")
+    if unknown.only_maybe:
+        return f"{unknown.shown} uses the database's unix socket, perhaps as {account}: {how}"
+    return f"{unknown.shown} is connected as {account}: {how}"
