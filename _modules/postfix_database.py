@@ -24,7 +24,8 @@ def read(pillar="ispmail"):
 
     Returns a dict: ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a
     list of what it is missing, ``table`` for all of it), and ``accounts`` (``user@host``, all hosts of the maps' user,
-    to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, and ``locked``).
+    to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, and ``locked``), and
+    ``refused_logins`` (of all accounts, since the server's start; None where it does not count them, as a MySQL).
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server cannot be asked.
 

@@ -40,7 +40,8 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
     Returns:
         ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a list of
         what is missing, ``table`` for all of it), and ``accounts`` (``user@host``, all hosts of the maps' user, to
-        ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, and ``locked``).
+        ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, and ``locked``), and
+        ``refused_logins``, how many the server has refused since its start, None where it does not count them.
 
     Raises:
         DatabaseError: The server cannot be asked.
@@ -61,6 +62,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                 }
                 for host, found in read_accounts(server, config.user).items()
             },
+            "refused_logins": _refused_logins(server),
         }
 
 
@@ -259,6 +261,12 @@ def _report(name: str, action: Action, passwords: tuple[int, int], seconds: floa
 
 def _grants(server: Server, user: str, host: str) -> list[Grant]:
     return ispmail_database.grants(server.ask("SHOW GRANTS FOR %s@%s", [user, host]))
+
+
+def _refused_logins(server: Server) -> int | None:
+    """How many logins, of all accounts, a MariaDB has refused since its start; a MySQL does not count them."""
+    rows = server.ask("SHOW GLOBAL STATUS LIKE 'Access_denied_errors'")
+    return int(rows[0]["Value"]) if rows else None
 
 
 def _schema_privileges(server: Server, user: str, host: str) -> list[str]:
