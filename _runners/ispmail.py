@@ -246,17 +246,20 @@ def _listening(progress):
             salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True) as bus,
             salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__) as sender,
         ):
+            bus.connect_pub()
             ready.set()
             while True:
                 # Read before the wait: what was sent until then is still heard.
                 last = ended.is_set()
                 event = bus.get_event(wait=_POLL_SECONDS, full=True)
-                if event is None and last:
-                    break
-                step = progress.hear(event["tag"], event["data"], time.monotonic()) if event else None
-                if step:
+                now = time.monotonic()
+                over = event is None and last
+                steps = progress.hear(event["tag"], event["data"], now) if event else []
+                for step in progress.finish(now) if over else steps:
                     _print(step.describe())
                     sender.fire_event(step.event(), _STEP)
+                if over:
+                    break
 
     thread = threading.Thread(target=listen, name="ispmail-rotation", daemon=True)
     thread.start()

@@ -46,11 +46,13 @@ class Holders:
     """What a search has found."""
 
     unnamed: list[Holder] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # sentences: what could not be searched, and why that is no fault
+    unsearchable: list[str] = field(default_factory=list)  # sentences: why no file can be searched for the password
+    notes: list[str] = field(default_factory=list)  # sentences: what else was left out, and why that is no fault
 
     def describe(self) -> dict[str, Any]:
         """For people and programs."""
-        return {"unnamed": [asdict(holder) for holder in self.unnamed], "notes": list(dict.fromkeys(self.notes))}
+        notes = list(dict.fromkeys([*self.unsearchable, *self.notes]))
+        return {"unnamed": [asdict(holder) for holder in self.unnamed], "notes": notes}
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _search_files(scope: Scope, live: Sequence[_LiveTable], foreign: Collection[
     for secret in dict.fromkeys(table.keys.get("password", "") for table in live):
         reason = ispmail_search.unsearchable(secret, words)
         if reason:
-            found.notes.append(f"files cannot be searched for the password in use: {reason}")
+            found.unsearchable.append(f"files cannot be searched for the password in use: {reason}")
         else:
             secrets.append(secret)
     if not secrets:
@@ -182,7 +184,8 @@ def _search_files(scope: Scope, live: Sequence[_LiveTable], foreign: Collection[
     found.notes += result.notes
     if len(result.found) > ispmail_search.MOST_FOUND:
         number = plural(len(result.found), "file")
-        found.notes.append(f"files cannot be searched for the password in use: it is a part of {number}, a common word")
+        reason = f"it is a part of {number}, and so a common word"
+        found.unsearchable.append(f"files cannot be searched for the password in use: {reason}")
     else:
         texts = {path: f"{path} holds the password in use: {_HOW}" for path in result.found}
         found.unnamed += [Holder(FILE, path, text) for path, text in texts.items()]

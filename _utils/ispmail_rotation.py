@@ -1,38 +1,44 @@
-"""A rotation as the master's event bus tells of it: what has ended, how long it took, and a table of servers. Pure."""
+"""A rotation as the master's events tell of it: lines, events, a table of servers, and why it failed. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-# The SLS of the step that each mail server takes on its own.
-_DRAINED = "ispmail.drained"
+# The SLS of the step that each mail server takes on its own, and of the last one, at the database.
+_DRAINED, _SOLE = "ispmail.drained", "ispmail.credential_sole"
+# The steps that are the runner's own.
+_STEPS = {
+    "ispmail.holders": "Nobody holds the password unless pillar names it",
+    "ispmail.prove": "Every server is seen to use the new password",
+}
 _WAITED = "One or more requisite failed"
 _HEADER = ("site", "server", "result", "seconds", "what was done")
-# How many characters of what a server said are shown, in a line and in the table.
+# How many characters of what a server said are shown.
 _LONGEST = 160
 
 
 @dataclass(frozen=True)
 class Step:
-    """What has ended: a step of a rotation, or one server of a step."""
+    """What has ended: a step of the runner, or one server of a step."""
 
     site: str
     step: str
     result: bool
     seconds: float
-    said: str  # what the servers reported, for people
-    server: str = ""  # empty: the step as a whole
-    number: int = 0  # which of the site's mail servers it is, in the order in which they end
+    said: str  # what was reported, for people
+    server: str = ""  # empty: a step of the runner
+    number: int = 0  # which of the servers it is, in the order in which they end
     of: int = 0
 
     def describe(self) -> str:
         """Write it as one line."""
+        who = f": {self.server} ({self.number} of {self.of})" if self.server else ""
         ended = "ok" if self.result else "failed"
-        what = f"{self.server} ({self.number} of {self.of})" if self.server else self.step
-        return f"{self.site}: {what}: {ended} after {self.seconds:.1f} s{f': {self.said}' if self.said else ''}"
+        said = f": {self.said}" if self.said else ""
+        return f"{self.site}: {self.step}{who}: {ended} after {self.seconds:.1f} s{said}"
 
     def event(self) -> dict[str, Any]:
         """The data of the event that tells of it."""
@@ -43,8 +49,23 @@ class Step:
         return found
 
 
+@dataclass
+class _Begun:
+    """The step that is under way."""
+
+    site: str = ""
+    step: str = ""
+    function: str = ""  # of the runner, or the SLS
+    servers: Sequence[str] = ()
+    began: float = 0.0
+    ended: dict[str, Step] = field(default_factory=dict)
+
+
 class Progress:
-    """Follows one orchestration from its events."""
+    """Follows one orchestration from the events on the master's bus.
+
+    An orchestration itself tells only when a step begins. A step ends with the returns of its jobs.
+    """
 
     def __init__(self, job: str, sites: Mapping[str, Sequence[str]]) -> None:
         """Nothing has begun yet.
@@ -55,37 +76,46 @@ class Progress:
         """
         self._job = job
         self._sites = sites
-        self._asked: list[str] = []
-        self._step = ""
-        self._began = 0.0
-        self._done: dict[tuple[str, str], Step] = {}
-        self.steps: list[Step] = []
+        self._now = _Begun()
+        self._mail: dict[tuple[str, str], Step] = {}
+        self._sole: dict[str, list[bool]] = {}
 
-    def hear(self, tag: str, data: Mapping[str, Any], now: float) -> Step | None:
-        """Take an event of the master's bus; return what has ended by it.
+    def hear(self, tag: str, data: Mapping[str, Any], now: float) -> list[Step]:
+        """Take an event; return what has ended by it.
 
         Args:
-            now: When the event came, in seconds.
+            now: When it came, in seconds.
         """
         if tag == f"salt/run/{self._job}/args":
-            self._asked, self._step, self._began = list(data.get("tgt") or ()), str(data.get("name")), now
-            return None
-        if tag.startswith(f"salt/state_result/{self._job}/"):
-            return self._kept(_ended_step(data.get("ret") or {}))
-        if re.fullmatch(r"salt/job/\d+/ret/.+", tag) and (data.get("fun_args") or [None])[0] == _DRAINED:
-            return self._kept(self._ended_server(str(data.get("id")), data.get("return"), now))
-        return None
+            silent = self.finish(now)
+            self._now = _begun(data, now)
+            return silent
+        arguments = data.get("fun_args") or [None]
+        if re.fullmatch(r"salt/run/\d+/ret", tag) and data.get("fun") == f"runner.{self._now.function}":
+            is_own = isinstance(arguments[0], Mapping) and arguments[0].get("site") == self._now.site
+            return [self._ended_step(data, now)] if is_own else []
+        if re.fullmatch(r"salt/job/\d+/ret/.+", tag) and arguments[0] == self._now.function:
+            server = str(data.get("id"))
+            # A minion sends its return again where the master is slow to take it.
+            if server in self._now.servers and server not in self._now.ended:
+                return [self._ended_server(server, data.get("return"), now)]
+        return []
+
+    def finish(self, now: float) -> list[Step]:
+        """End the step that is under way: those that have not returned do not answer."""
+        silent = [server for server in self._now.servers if server not in self._now.ended]
+        return [self._ended_server(server, ["does not answer"], now) for server in silent]
 
     def dropped(self) -> list[str]:
         """The sites whose old password was dropped."""
-        return [step.site for step in self.steps if step.result and not step.server and step.step.startswith("The old")]
+        return [site for site, results in self._sole.items() if all(results)]
 
     def table(self) -> str:
         """Write all mail servers as a table."""
         rows: list[tuple[str, ...]] = [_HEADER]
         for site, servers in self._sites.items():
             for server in servers:
-                step = self._done.get((site, server))
+                step = self._mail.get((site, server))
                 if step is None:
                     rows.append((site, server, "not reached", "", ""))
                 else:
@@ -94,23 +124,28 @@ class Progress:
         rows.insert(1, tuple("-" * width for width in widths))
         return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)
 
-    def _ended_server(self, server: str, returned: object, now: float) -> Step | None:
-        site = _site(self._step)
-        # A minion sends its return again where the master is slow to take it.
-        if server not in self._asked or (site, server) in self._done:
-            return None
+    def _ended_step(self, data: Mapping[str, Any], now: float) -> Step:
+        returned = data.get("return")
+        said = "; ".join(map(str, returned)) if isinstance(returned, list) else ""
+        begun = self._now
+        self._now = _Begun()
+        return Step(begun.site, begun.step, data.get("success") is True, now - begun.began, _cut(said))
+
+    def _ended_server(self, server: str, returned: object, now: float) -> Step:
+        begun = self._now
         states = returned if isinstance(returned, Mapping) else {}
         result = bool(states) and all(state.get("result") for state in states.values())
-        servers = self._sites.get(site, ())
-        number = sum(1 for known, _ in self._done if known == site) + 1
-        said = "; ".join(_said(states)) or "no states: " + str(returned)
-        step = Step(site, self._step, result, now - self._began, _cut(said), server, number, len(servers))
-        self._done[site, server] = step
-        return step
-
-    def _kept(self, step: Step | None) -> Step | None:
-        if step:
-            self.steps.append(step)
+        said = "; ".join(_said(states) if states else map(str, returned if isinstance(returned, list) else [returned]))
+        number, of = len(begun.ended) + 1, len(begun.servers)
+        if begun.function == _DRAINED:
+            number = sum(1 for site, _ in self._mail if site == begun.site) + 1
+            of = len(self._sites.get(begun.site, ()))
+        step = Step(begun.site, begun.step, result, now - begun.began, _cut(said), server, number, of)
+        begun.ended[server] = step
+        if begun.function == _DRAINED:
+            self._mail[begun.site, server] = step
+        if begun.function == _SOLE:
+            self._sole.setdefault(begun.site, []).append(result)
         return step
 
 
@@ -174,24 +209,15 @@ def unnamed(answers: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _ended_step(state: Mapping[str, Any]) -> Step | None:
-    """A step of the orchestration that has run; None for one that only waited for a failed one."""
-    name, comment = str(state.get("__id__", "")), str(state.get("comment", ""))
-    if _WAITED in comment or not _site(name):
-        return None
-    changes = state.get("changes") or {}
-    result = state.get("result") is not False
-    servers = {server: states for server, states in (changes.get("ret") or {}).items() if isinstance(states, Mapping)}
-    said = [f"{server}: {text}" for server, states in servers.items() for text in _said(states)]
-    if not result:
-        said = reasons({name: state})
-    seconds = float(state.get("duration") or 0) / 1000
-    return Step(_site(name), name.rpartition(" in ")[0], result, seconds, _cut("; ".join(said)))
-
-
-def _site(name: str) -> str:
-    """The site in the name of a step."""
-    return name.rpartition(" in ")[2] if " in " in name else ""
+def _begun(data: Mapping[str, Any], now: float) -> _Begun:
+    """The step that an event of an orchestration tells of."""
+    name = str(data.get("name"))
+    if data.get("type") == "runner":
+        site = str((data.get("kwargs") or {}).get("site"))
+        return _Begun(site, _STEPS.get(name, name), name, began=now)
+    step, _, site = name.rpartition(" in ")
+    sls = ((data.get("args") or {}).get("arg") or [""])[0]
+    return _Begun(site, step, str(sls), list(data.get("tgt") or ()), now)
 
 
 def _said(states: Mapping[str, Any]) -> Iterable[str]:

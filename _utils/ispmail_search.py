@@ -18,6 +18,8 @@ TREES = ("/etc", "/usr/local/bin", "/usr/local/sbin", "/usr/local/etc", "/var/sp
 SHORTEST, MOST_FOUND = 6, 50
 _SECONDS, _FILES = 20, 50_000
 _LARGEST, _ALL_BYTES = 16 * 2**20, 512 * 2**20
+# How a compiled program begins, see elf(5): many are large, and a password in one is not one that is configured.
+_ELF = b"\x7fELF"
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".zip")
 # How many names a note tells.
 _SHOWN = 3
@@ -40,6 +42,7 @@ class _State:
     found: list[str] = field(default_factory=list)
     unsearched: list[str] = field(default_factory=list)
     compressed: list[str] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)
 
 
 class _Cut(Exception):
@@ -64,10 +67,11 @@ def search(secrets: Collection[str], known: Collection[str], trees: Sequence[str
                     state.found.append(path)
     except _Cut as err:
         state.unsearched.append(str(err))
-    notes = []
-    if state.compressed:
-        number = plural(len(state.compressed), "compressed file")
-        notes.append(f"{number} cannot be searched: {_shown(state.compressed)}")
+    notes = [
+        f"{plural(len(paths), what)} cannot be searched: {_shown(paths)}"
+        for what, paths in (("compressed file", state.compressed), ("compiled program", state.programs))
+        if paths
+    ]
     return Searched(tuple(sorted(state.found)), tuple(state.unsearched), tuple(notes))
 
 
@@ -123,6 +127,9 @@ def _holds(path: str, needles: Sequence[tuple[bytes, tuple[bytes, ...]]], state:
     except OSError as err:
         state.unsearched.append(f"{_printable(path)} cannot be read: {err.strerror}")
         return False
+    if content is not None and content.startswith(_ELF):
+        state.programs.append(path)
+        return False
     if content is None:
         state.unsearched.append(f"{_printable(path)} is larger than {_LARGEST // 2**20} MiB")
         return False
@@ -132,14 +139,15 @@ def _holds(path: str, needles: Sequence[tuple[bytes, tuple[bytes, ...]]], state:
 
 
 def _content(path: str) -> bytes | None:
-    """What a regular file holds; None where it is too large. Of anything else: nothing."""
+    """What a regular file holds; None where it is too large. Nothing of anything else, the head of a program only."""
     # It may have become a FIFO since the folder was read.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return b""
-        content = stream.read(_LARGEST + 1)
+        head = stream.read(len(_ELF))
+        content = head if head == _ELF else head + stream.read(_LARGEST)
     return None if len(content) > _LARGEST else content
 
 

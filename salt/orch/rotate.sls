@@ -1,6 +1,6 @@
 # A password rotation that loses no lookup. Put the new password into pillar, then run `salt-run ispmail.rotate`, which
 # runs this file. Each step of a site requires the one before it. If a step fails, the site keeps the old password
-# valid; run it again to continue. A failed site does not stop the others. Each step sends an event when it ends.
+# valid; run it again to continue. A failed site does not stop the others.
 #
 # ispmail:sites in the master's configuration lists the servers, see docs/master.conf.
 {#- With a number, state.apply waits for a run in progress. On 3008, True only queues the job, and False fails. #}
@@ -29,7 +29,6 @@ A rotation can begin in {{ site }}:
   salt.runner:
     - name: ispmail.holders
     - site: {{ site | json }}
-    - fire_event: True
 {%- do steps.append('The new password is accepted next to the old one in ' ~ site) %}
 
 {{ steps[1] }}:
@@ -39,7 +38,6 @@ A rotation can begin in {{ site }}:
     - sls: ispmail.credential_accepted
     - queue: {{ queue }}
     - timeout: {{ timeout }}
-    - fire_event: True
     - require:
       - salt: {{ steps[0] }}
 {%- for servers in [who['canary']] + who['batches'] %}
@@ -53,7 +51,6 @@ A rotation can begin in {{ site }}:
     - sls: ispmail.drained
     - queue: {{ queue }}
     - timeout: {{ timeout }}
-    - fire_event: True
     - require:
       - salt: {{ steps[-1] }}
 {%- do steps.append(step) %}
@@ -63,7 +60,6 @@ Every server is seen to use the new password in {{ site }}:
   salt.runner:
     - name: ispmail.prove
     - site: {{ site | json }}
-    - fire_event: True
     - require:
       - salt: {{ steps[-1] }}
 {%- do steps.append('Every server is seen to use the new password in ' ~ site) %}
@@ -75,7 +71,6 @@ The old password is dropped in {{ site }}:
     - sls: ispmail.credential_sole
     - queue: {{ queue }}
     - timeout: {{ timeout }}
-    - fire_event: True
     - require:
       - salt: {{ steps[-1] }}
 {%- do steps.append('The old password is dropped in ' ~ site) %}

@@ -160,12 +160,18 @@ def test_the_search_waits_for_nothing_and_leaves_the_trees_alone(applied, trees,
 def test_what_is_not_searched_is_told(applied, trees):
     """That nobody could look is not that there is nothing."""
     (trees / "old.gz").write_bytes(b"\x1f\x8b")
+    with open(trees / "program", "wb") as file:
+        file.write(b"\x7fELF")
+        file.truncate(17 * 2**20)
     with open(trees / "huge", "wb") as file:
         file.truncate(17 * 2**20)
     said = applied.call("postfix_database.holders")
     (unnamed,) = said["unnamed"]
     assert unnamed["where"] == str(trees / "huge") and "is larger than 16 MiB" in unnamed["text"]
-    assert said["notes"] == [f"1 compressed file cannot be searched: {trees / 'old.gz'}"]
+    assert said["notes"] == [
+        f"1 compressed file cannot be searched: {trees / 'old.gz'}",
+        f"1 compiled program cannot be searched: {trees / 'program'}",
+    ]
     name(applied, archive={"holds": [str(trees / "huge")], "ignore": True})
     assert holders(applied) == {}
 
@@ -256,3 +262,24 @@ def test_an_apply_without_a_rotation_warns_of_them(applied, mariadb, trees):
         assert "the password changes" not in managed(applied)["comment"]
     finally:
         set_password(mariadb, PASSWORD)
+
+
+def test_doctor_has_a_row_for_each(applied, mariadb, postfix, trees):
+    """None of them is wrong today: a rotation would stop, and a change without one would lock them out."""
+    checks = ("files with the password", "programs that are connected", "tables of the account")
+    rows = {f"pillar names all {check}": check for check in checks}
+
+    def found():
+        said = [each for each in applied.call("postfix_doctor.check") if each["check"] in rows]
+        return {rows[each["check"]]: (each["result"], each["where"], each["fix"]) for each in said}
+
+    assert found() == dict.fromkeys(checks, ("ok", "this server", ""))
+    table = postfix.config_directory / "by-hand.cf"
+    write_cold(table, (postfix.config_directory / "mariadb-virtual-alias-maps.cf").read_text())
+    subprocess.run(["postconf", "-c", postfix.config_directory, f"relocated_maps=mysql:{table}"], check=True)
+    (trees / "script").write_text(PASSWORD)
+    with foreign_client(mariadb):
+        said = found()
+    assert {result for result, _, _ in said.values()} == {"warning"}
+    assert [where for _, where, _ in said.values()] == [str(trees / "script"), "mariadb", str(table)]
+    assert PASSWORD not in str(said)

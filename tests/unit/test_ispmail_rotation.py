@@ -84,32 +84,41 @@ def test_what_nobody_has_named():
 
 JOB = "20261126000000000000"
 ARGS = f"salt/run/{JOB}/args"
-BATCH = "Batch 1 of 1 takes the new password in main"
+BATCH = "Batch 1 of 1 takes the new password"
 MANAGED = {"result": True, "comment": "3 maps have been applied\nPostfix has been reloaded", "changes": {}}
 STATES = {"postfix_map_|-a_|-b_|-managed": MANAGED, "pkg_|-a_|-b_|-installed": {"result": True, "comment": "there"}}
 BAD = {"postfix_map_|-a_|-b_|-managed": {"result": False, "comment": "Access denied"}}
+DROPPED = {"postfix_database_|-a_|-b_|-credential_sole": {"result": True, "comment": "has been dropped"}}
+
+
+def begins(step, servers, sls="ispmail.drained"):
+    return ARGS, {"type": "state", "name": f"{step} in main", "tgt": servers, "args": {"arg": [sls], "kwarg": {}}}
+
+
+def begins_runner(name, site="main"):
+    return ARGS, {"type": "runner", "name": name, "args": [], "kwargs": {"site": site}}
 
 
 def returned(server, states, sls="ispmail.drained"):
     return f"salt/job/20261126000000000001/ret/{server}", {"id": server, "fun_args": [sls, {}], "return": states}
 
 
-def ended(name, result=True, job=JOB, **state):
-    data = {"ret": {"__id__": name, "result": result, "comment": "", "duration": 1234.5, **state}}
-    return f"salt/state_result/{job}/master/{name}", data
+def runner_returned(name, returned=None, success=True, site="main"):
+    data = {"fun": f"runner.{name}", "fun_args": [{"site": site}], "return": returned, "success": success}
+    return "salt/run/20261126000000000002/ret", data
 
 
 @pytest.fixture
 def progress():
     found = Progress(JOB, {"main": ["mx1", "mx2", "mx3"]})
-    assert found.hear(ARGS, {"tgt": ["mx1", "mx2"], "name": BATCH}, 10.0) is None
+    assert found.hear(*begins(BATCH, ["mx1", "mx2"]), 10.0) == []
     return found
 
 
 def test_a_server_that_has_ended(progress):
-    step = progress.hear(*returned("mx2", STATES), 12.5)
+    (step,) = progress.hear(*returned("mx2", STATES), 12.5)
     said = "3 maps have been applied; Postfix has been reloaded"
-    assert step.describe() == f"main: mx2 (1 of 3): ok after 2.5 s: {said}"
+    assert step.describe() == f"main: {BATCH}: mx2 (1 of 3): ok after 2.5 s: {said}"
     assert step.event() == {
         "site": "main",
         "step": BATCH,
@@ -120,9 +129,8 @@ def test_a_server_that_has_ended(progress):
         "seconds": 2.5,
         "comment": said,
     }
-    assert (
-        progress.hear(*returned("mx1", BAD), 13.0).describe() == "main: mx1 (2 of 3): failed after 3.0 s: Access denied"
-    )
+    (failed,) = progress.hear(*returned("mx1", BAD), 13.0)
+    assert failed.describe() == f"main: {BATCH}: mx1 (2 of 3): failed after 3.0 s: Access denied"
     assert progress.table().splitlines() == [
         "site  server  result       seconds  what was done",
         "----  ------  -----------  -------  ---------------------------------------------------",
@@ -137,47 +145,71 @@ def test_a_server_that_has_ended(progress):
     [
         returned("mx3", STATES),  # another batch's, or another run's
         returned("mx1", STATES, sls="ispmail"),
-        ended("How to go on"),  # of no site
-        ended("x in main", job="1"),  # of another orchestration
-        ended("x in main", result=False, comment="One or more requisite failed: y"),
+        runner_returned("ispmail.prove"),
+        ("salt/run/1/args", begins("Other", ["mx3"])[1]),  # of another orchestration
         ("salt/auth", {}),
     ],
 )
-def test_what_is_none_of_this_rotation(progress, tag, data):
-    assert progress.hear(tag, data, 11.0) is None and progress.steps == []
+def test_what_is_none_of_this_step(progress, tag, data):
+    assert progress.hear(tag, data, 11.0) == []
+    assert progress.hear(*returned("mx1", STATES), 12.0)
 
 
 def test_a_return_that_is_sent_twice_counts_once(progress):
     assert progress.hear(*returned("mx1", STATES), 11.0)
-    assert progress.hear(*returned("mx1", STATES), 12.0) is None
+    assert progress.hear(*returned("mx1", STATES), 12.0) == []
 
 
 def test_a_return_that_is_no_states(progress):
-    step = progress.hear(*returned("mx1", ["Rendering SLS failed"]), 11.0)
-    assert step.result is False and "Rendering SLS failed" in step.said
+    (step,) = progress.hear(*returned("mx1", ["Rendering SLS failed"]), 11.0)
+    assert (step.result, step.said) == (False, "Rendering SLS failed")
 
 
-def test_a_step_that_has_ended(progress):
+def test_a_server_that_does_not_return(progress):
+    """It is told when the step is over, whether by the next one or by the end of all."""
+    progress.hear(*returned("mx1", STATES), 11.0)
+    (silent,) = progress.hear(*begins("The next", ["mx3"]), 40.0)
+    assert (silent.server, silent.step, silent.result, silent.said) == ("mx2", BATCH, False, "does not answer")
+    (silent,) = progress.finish(50.0)
+    assert (silent.server, silent.number) == ("mx3", 3)
+    assert progress.finish(51.0) == []
+
+
+def test_a_step_of_the_database(progress):
+    progress.hear(*begins("The new password is accepted", ["db"], "ispmail.credential_accepted"), 20.0)
     accepted = {"postfix_database_|-a_|-b_|-credential_accepted": {"result": True, "comment": "has been accepted"}}
-    step = progress.hear(*ended("The new password is accepted in main", changes={"ret": {"db": accepted}}), 20.0)
-    line = "main: The new password is accepted: ok after 1.2 s: db: has been accepted"
-    assert step.describe() == line
+    (step,) = progress.hear(*returned("db", accepted, "ispmail.credential_accepted"), 21.0)
+    assert step.describe() == "main: The new password is accepted: db (1 of 1): ok after 1.0 s: has been accepted"
+
+
+def test_a_step_of_the_runner(progress):
+    for server in ("mx1", "mx2"):
+        progress.hear(*returned(server, STATES), 11.0)
+    assert progress.hear(*begins_runner("ispmail.prove"), 20.0) == []
+    assert progress.hear(*runner_returned("ispmail.prove", site="other"), 21.0) == []
+    (step,) = progress.hear(*runner_returned("ispmail.prove", {"mx1": 3}), 21.5)
+    assert step.describe() == "main: Every server is seen to use the new password: ok after 1.5 s"
     assert "server" not in step.event()
+    assert progress.hear(*runner_returned("ispmail.prove", {"mx1": 3}), 22.0) == []
 
 
-def test_a_step_that_has_failed_tells_why(progress):
+def test_a_step_of_the_runner_that_has_failed_tells_why():
+    progress = Progress(JOB, {"main": ["mx1"]})
+    progress.hear(*begins_runner("ispmail.holders"), 20.0)
     lines = ["Nothing was changed:", "mx1: /root/x holds it"]
-    step = progress.hear(*ended("Nobody holds it in main", result=False, changes={"return": lines}), 20.0)
-    assert step.describe() == f"main: Nobody holds it: failed after 1.2 s: {'; '.join(lines)}"
+    (step,) = progress.hear(*runner_returned("ispmail.holders", lines, success=False), 21.0)
+    line = "main: Nobody holds the password unless pillar names it: failed after 1.0 s: "
+    assert step.describe() == line + "; ".join(lines)
 
 
-def test_sites_whose_old_password_is_dropped(progress):
+@pytest.mark.parametrize(("states", "dropped"), [(DROPPED, ["main"]), (BAD, []), (["no"], [])])
+def test_sites_whose_old_password_is_dropped(progress, states, dropped):
     assert progress.dropped() == []
-    progress.hear(*ended("The old password is dropped in other", result=False, comment="no"), 20.0)
-    progress.hear(*ended("The old password is dropped in main"), 21.0)
-    assert progress.dropped() == ["main"]
+    progress.hear(*begins("The old password is dropped", ["db"], "ispmail.credential_sole"), 20.0)
+    progress.hear(*returned("db", states, "ispmail.credential_sole"), 21.0)
+    assert progress.dropped() == dropped
 
 
 def test_a_long_text_is_cut(progress):
-    step = progress.hear(*returned("mx1", {"postfix_map_|-a": {"result": False, "comment": "x" * 500}}), 11.0)
+    (step,) = progress.hear(*returned("mx1", {"postfix_map_|-a": {"result": False, "comment": "x" * 500}}), 11.0)
     assert len(step.said) == 160 and step.said.endswith("…")
