@@ -1,4 +1,4 @@
-"""Notice that the database refuses the login that a live table file holds. It acts on nothing."""
+"""Notice that the database refuses the login that a live table file or option file holds. It acts on nothing."""
 
 import importlib
 import os
@@ -81,7 +81,9 @@ def beacon(config):
     if not isinstance(pillar, str):
         return []
     try:
-        logins = ispmail_logins.read(ispmail_salt.instances(__pillar__, pillar), pillar)
+        instances = ispmail_salt.instances(__pillar__, pillar)
+        consumers = [ispmail_salt.consumer_logins(__pillar__, key) for key in instances]
+        logins = ispmail_logins.read(instances, pillar, consumers)
         ispmail_client.require_pymysql()
     except IspmailError as err:
         log.debug("postfix_credential cannot ask: %s", err)

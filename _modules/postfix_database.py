@@ -157,14 +157,15 @@ def credential_sole(pillar="ispmail", test=False):
 
 def refused(pillar="ispmail"):
     """
-    List the logins in the live table files that the database refuses. A database that is down or silent has not
-    refused. Whatever the servers do, the answer is there within three seconds.
+    List the logins in the live table files and option files that the database refuses. A database that is down or
+    silent has not refused. Whatever the servers do, the answer is there within three seconds.
 
     pillar : ispmail
         The pillar key that holds the configuration; the ``instances`` that it names are looked at too.
 
     Returns a list of dicts: ``host`` and ``user``; ``maps``, the names of those that log in so (with the pillar key
-    before it, for another instance); and ``changed``, when the newest of their table files did, in ns since 1970.
+    before it, for another instance; ``consumer:dovecot`` for a consumer); and ``changed``, when the newest of their
+    files did, in ns since 1970.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where a table file cannot be read, or Salt's
     Python has no PyMySQL.
@@ -178,10 +179,12 @@ def refused(pillar="ispmail"):
         salt '*' postfix_database.refused
     """
     with salt_errors():
-        return ispmail_logins.refused(ispmail_salt.instances(__pillar__, pillar), pillar)
+        found = ispmail_salt.instances(__pillar__, pillar)
+        consumers = [ispmail_salt.consumer_logins(__pillar__, key) for key in found]
+        return ispmail_logins.refused(found, pillar, consumers)
 
 
-def holders(site_hosts=None, proof=False, pillar="ispmail"):
+def holders(site_hosts=None, files=True, pillar="ispmail"):
     """
     Find who else holds the password of the maps' account, or is connected by it, and that pillar does not name:
     files below /etc, /usr/local and /var/spool/cron, programs of this server, tables of Postfix, other servers.
@@ -190,9 +193,8 @@ def holders(site_hosts=None, proof=False, pillar="ispmail"):
         On the database server: a list of the names and addresses of the site's servers. Its admin is asked then, and
         every other host that is connected is told.
 
-    proof : False
-        Whether a rotation has reached this server: then ``holds`` of ``consumers`` must hold pillar's password, and
-        no file is searched for it.
+    files : True
+        Whether to search files. Once a rotation has reached a server it does not know the old password any more.
 
     pillar : ispmail
         The pillar key that holds the configuration; the ``instances`` that it names are included.
@@ -213,4 +215,4 @@ def holders(site_hosts=None, proof=False, pillar="ispmail"):
         salt '*' postfix_database.holders
     """
     with salt_errors():
-        return ispmail_holders.find(ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, proof).describe()
+        return ispmail_holders.find(ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, files).describe()

@@ -10,6 +10,7 @@ ispmail_stamp.require("e418a6a597cc")
 
 import ispmail_answers
 import ispmail_apply
+import ispmail_consumers
 import ispmail_files
 import ispmail_holders
 import ispmail_plan
@@ -18,7 +19,7 @@ import ispmail_postfix
 import ispmail_proof
 import ispmail_tablefile
 from ispmail_maincf import words
-from ispmail_salt import account, complete, instance, instances, salt_errors, scope
+from ispmail_salt import account, complete, consumer_logins, instance, instances, salt_errors, scope, wanted
 
 
 def read(pillar="ispmail"):
@@ -45,7 +46,7 @@ def read(pillar="ispmail"):
     with salt_errors():
         found = instance(__pillar__, pillar)
         names = ispmail_plan.parameters_of(found.wanted)
-        values = ispmail_postconf.get(names, found.config_directory, defaults=True)
+        values = ispmail_postconf.get(names, found.config_directory, defaults=True) if names else {}
         return {each.name: _described(each, values.get(each.parameter, "")) for each in found.wanted}
 
 
@@ -87,7 +88,7 @@ def lookup(map, question, pillar="ispmail"):
 
 def apply(pillar="ispmail", test=False):
     """
-    Bring the table files and main.cf of this server to what pillar says, all or nothing.
+    Bring the table files, main.cf and the consumers' option files of this server to what pillar says, all or nothing.
 
     Each new table file is asked before it goes live; the answers that pillar expects are compared before and after;
     main.cf and the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is
@@ -100,7 +101,8 @@ def apply(pillar="ispmail", test=False):
         Whether only to tell what would be done. New table files are asked all the same, from memory.
 
     Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``), ``maps`` (how many
-    there are), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or would be, reloaded).
+    there are), ``consumers`` (the same), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or
+    would be, reloaded). The key of a consumer in ``changes`` is such as ``consumer:dovecot``.
 
     Raises SaltInvocationError that lists all faults of pillar, CommandExecutionError where a map could not be asked or
     gave another answer, or where a file could not be written; everything is as before then.
@@ -114,16 +116,17 @@ def apply(pillar="ispmail", test=False):
         salt '*' postfix_map.apply test=True
     """
     with salt_errors():
-        found = complete(__pillar__, __opts__, pillar)
+        maps, consumers = wanted(__pillar__, __opts__, pillar)
         # Before the table files are replaced: afterwards nobody knows the old password.
-        changes = ispmail_holders.password_changes(found)
+        changes = ispmail_holders.password_changes(maps)
         warnings = ispmail_holders.warnings(scope(__pillar__, __opts__, pillar)) if changes else []
-        return _outcome(ispmail_apply.apply(found, __opts__["cachedir"], test), warnings)
+        return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers), warnings)
 
 
 def remove(maps=None, pillar="ispmail", test=False):
     """
-    Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
+    Take maps out of main.cf, reload Postfix if it runs, then remove their table files. Option files of consumers are
+    left: their programs log in by them.
 
     maps : None
         A list of names of maps in pillar, null ones too; None for all.
@@ -148,7 +151,36 @@ def remove(maps=None, pillar="ispmail", test=False):
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
     with salt_errors():
-        return _outcome(ispmail_apply.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
+        found = _outcome(ispmail_apply.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
+        if maps is None:
+            found["warnings"] += ispmail_consumers.left_behind(consumer_logins(__pillar__, pillar))
+        return found
+
+
+def consumers(pillar="ispmail"):
+    """
+    See whether the other programs that log in with the maps' account use the password that pillar has.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a list of sentences, empty where all do: option files that differ from pillar, a configuration of Dovecot
+    that does not name its option file (with the lines to write), and files in ``holds`` without the password. A
+    consumer with ``ignore: true`` is left out.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where a file cannot be read, or doveconf
+    fails.
+
+    Source: doveconf(1), mariadb(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.consumers
+    """
+    with salt_errors():
+        return ispmail_consumers.unready(wanted(__pillar__, __opts__, pillar)[1])
 
 
 def answers(pillar="ispmail"):
@@ -218,7 +250,8 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
 
     Returns a dict: ``pillar`` and, where asked for, ``live``, each name of a map (with the pillar key before it, for
     another instance) that logs in to MySQL or MariaDB as the ``user`` of ``database`` to scrypt(password, nonce), None
-    where there is no password, or no table file. Maps of other accounts are left out.
+    where there is no password, or no table file. Maps of other accounts are left out. Consumers are there as
+    ``consumer:dovecot``, by their option file, or by whether the files in ``holds`` have pillar's password (None: not).
 
     Raises SaltInvocationError for a short nonce or faults in pillar, CommandExecutionError where a table file cannot be
     read.
@@ -233,8 +266,9 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
     """
     with salt_errors():
         keys = instances(__pillar__, pillar)
-        found = [complete(__pillar__, __opts__, key) for key in keys]
-        return ispmail_proof.fingerprints(found, account(__pillar__, __opts__, pillar), nonce, live)
+        found = [wanted(__pillar__, __opts__, key) for key in keys]
+        maps, consumers = zip(*found)
+        return ispmail_proof.fingerprints(maps, account(__pillar__, __opts__, pillar), nonce, live, consumers)
 
 
 def old_processes(pillar="ispmail"):
@@ -284,6 +318,7 @@ def _outcome(outcome, warnings=()):
     return {
         "changes": dict(outcome.changes),
         "maps": outcome.maps,
+        "consumers": outcome.consumers,
         "warnings": [*outcome.warnings, *warnings],
         "reloaded": outcome.reloaded,
     }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ispmail_config
+import ispmail_consumers
 import ispmail_files
 import ispmail_lookup
 import ispmail_plan
@@ -19,6 +20,7 @@ import ispmail_postfix
 import ispmail_transaction
 from ispmail_answers import PROBE_SECONDS, choose, live_tables, unaskable, wrong_answers
 from ispmail_config import CompleteInstance, CompleteMap, Instance
+from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import Failed, Fault, listed
 from ispmail_files import Replacement
 from ispmail_maincf import shown, with_tables
@@ -44,10 +46,11 @@ class Outcome:
     maps: int = 0
     warnings: tuple[str, ...] = ()
     reloaded: bool = False
+    consumers: int = 0
 
 
-def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) -> Outcome:
-    """Bring the table files and main.cf to what pillar says.
+def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, consumers: Consumers = NONE) -> Outcome:
+    """Bring the table files, main.cf and the consumers' option files to what pillar says.
 
     Each new table file is asked before it goes live; the expected answers are compared before and after; main.cf and
     the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is put back.
@@ -55,33 +58,50 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     Args:
         cache_directory: Where the journal of changes is.
         test: Whether only to tell what would be done. New table files are asked all the same, from memory.
+        consumers: Other programs that log in with the same account.
 
     Raises:
         PillarFault: What pillar asks for cannot work on this server; lists all faults.
-        Failed: A map could not be asked or gave another answer, or a file could not be written. Everything is as
-            before then.
+        Failed: A map could not be asked or gave another answer, a consumer would not use the new password, or a file
+            could not be written. Everything is as before then.
     """
     directory = instance.config_directory
     began = time.monotonic()
-    difference = ispmail_plan.compare(instance)
-    if not difference.changes and not ispmail_transaction.interrupted(directory, cache_directory):
-        return Outcome(maps=len(instance.maps), warnings=(*instance.warnings, *difference.warnings))
+    # A server without maps needs no Postfix.
+    difference = ispmail_plan.compare(instance) if instance.maps else ispmail_plan.NOTHING
+    others = ispmail_consumers.compare(consumers)
+    ispmail_consumers.check(consumers)
+    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
+    number = len(consumers.consumers)
+    if not difference.changes and not others.changes and not interrupted:
+        known = (*instance.warnings, *difference.warnings)
+        return Outcome(maps=len(instance.maps), warnings=known, consumers=number)
+    warnings = ispmail_consumers.probe(consumers) if others.changes else []
+    if not difference.changes and not (interrupted and ispmail_postfix.installed()):
+        if not test:
+            # What Postfix has read is as before: it need not run, nor be there.
+            ispmail_transaction.make(Change(directory, cache_directory, others.files, reload=False))
+            log.info("applied: %s, in %.2f s", ", ".join(others.changes), time.monotonic() - began)
+        warnings += [*instance.warnings, *difference.warnings]
+        return Outcome(others.changes, len(instance.maps), tuple(warnings), consumers=number)
     facts = ispmail_postfix.facts(directory)
-    warnings = _check(instance, difference, facts)
+    warnings += _check(instance, difference, facts)
     running = ispmail_postfix.running(directory)
-    changes = dict(difference.changes)
+    changes = {**difference.changes, **others.changes}
     changed = set(difference.changed)
-    if ispmail_transaction.interrupted(directory, cache_directory):
+    if interrupted:
         changed = {each.name for each in instance.maps}
         changes["postfix"] = {"old": "an apply was interrupted", "new": "reloaded" if running else "checked"}
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     if not test:
         before = ispmail_postfix.rcpt(_RECIPIENT, facts.smtpd) if running else None
-        warnings += _make(instance, difference, changed, cache_directory, before)
-        shown = ", ".join(sorted(changed)) or "nothing but a reload"
+        files = (*difference.files, *others.files)
+        change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
+        warnings += _make(instance, change, changed, before)
+        shown = ", ".join(sorted({*changed, *others.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
-    return Outcome(changes, len(instance.maps), tuple(warnings), running)
+    return Outcome(changes, len(instance.maps), tuple(warnings), running, number)
 
 
 def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str, test: bool = False) -> Outcome:
@@ -100,6 +120,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     began = time.monotonic()
     chosen = choose(instance, names)
     directory = instance.config_directory
+    if not instance.wanted and not ispmail_postfix.installed():
+        # A server that has only other programs with the maps' account.
+        return Outcome()
     values = ispmail_postconf.get([*parameters_of(chosen), "proxy_read_maps"], directory)
     paths = {each.path for each in chosen}
     parameters = _without(paths, values, directory)
@@ -180,15 +203,12 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
     ]
 
 
-def _make(
-    instance: CompleteInstance, difference: Difference, changed: set[str], cache_directory: str, before: Reply | None
-) -> list[str]:
+def _make(instance: CompleteInstance, change: Change, changed: set[str], before: Reply | None) -> list[str]:
     """Make the change, ask the live maps and smtpd itself, and return the warnings.
 
     Args:
         before: What smtpd said before; None where Postfix does not run.
     """
-    directory = instance.config_directory
 
     def check(running: bool) -> None:
         _ask_live(instance, changed, running)
@@ -200,7 +220,6 @@ def _make(
         warnings.append(
             f"smtpd itself was not asked ({before.text}): send a mail to see whether its chroot has all that it needs"
         )
-    change = Change(directory, cache_directory, difference.files, difference.parameters, difference.explicit)
     old = ispmail_transaction.make(change, check)
     if old:
         warnings.append(f"busy processes end their sessions with the old maps: {', '.join(old)}")

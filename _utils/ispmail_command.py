@@ -1,4 +1,4 @@
-"""Run Postfix's own commands, see postconf(1), postfix(1) and postmap(1)."""
+"""Run commands of Postfix and Dovecot, see postconf(1), postfix(1), postmap(1) and doveconf(1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Literal
 
 from ispmail_errors import CannotAsk
 
-Name = Literal["postconf", "postfix", "postmap"]
+Name = Literal["postconf", "postfix", "postmap", "doveconf"]
+
+_PACKAGES = {"doveconf": "dovecot-core"}
 
 # What Postfix's messages quote of a configuration file, and what is shown in place of it. A line that Postfix cannot
 # read is quoted whole, a value that it cannot use with its key, and so is the first of two lines with one key.
@@ -67,7 +69,8 @@ def run(
             check=False,
         )
     except FileNotFoundError as err:
-        raise CannotAsk(f"{name} is not there: install the package postfix") from err
+        package = _PACKAGES.get(name, "postfix")
+        raise CannotAsk(f"{name} is not there: install the package {package}") from err
     except OSError as err:
         raise CannotAsk(f"{name} cannot be run: {err.strerror}") from err
     except subprocess.TimeoutExpired:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from ispmail_config import SEE_EXAMPLE, unknown_keys
+import ispmail_optionfile
+import ispmail_tablefile
+from ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
 from ispmail_errors import Fault, PillarFault
 from ispmail_tablefile import shown_key
 
 # A consumer that is known by its name: `dovecot: {}` is enough.
 _BUILT_IN: dict[str, dict[str, object]] = {
-    "dovecot": {"option_file": "/etc/dovecot/ispmail.cnf", "group": "dovecot", "programs": ["auth"]},
+    "dovecot": {
+        "option_file": "/etc/dovecot/ispmail.cnf",
+        "group": "dovecot",
+        "programs": ["auth"],
+        "config_file": "/etc/dovecot/dovecot.conf",
+    },
 }
-_KEYS = ("option_file", "option_group", "user", "group", "mode", "sls", "holds", "programs", "ignore")
 # What only an option file has.
-_OF_OPTION_FILE = ("option_group", "user", "group", "mode")
+_OF_OPTION_FILE = ("option_group", "user", "group", "mode", "config_file")
+_KEYS = ("option_file", *_OF_OPTION_FILE, "sls", "holds", "programs", "ignore")
+# The keys of a table file that say how to log in.
+_LOGIN_KEYS = (
+    *("user", "password", "hosts", "dbname"),
+    *("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_verify_cert"),
+)
 # The kernel cuts the name of a process after so many bytes, see proc(5).
 _LONGEST_NAME = 15
 
@@ -37,28 +49,75 @@ class Consumer:
     holds: tuple[str, ...]  # files that hold the password
     programs: tuple[str, ...]  # names of processes whose database connections are this consumer's, as in /proc/*/comm
     ignore: bool  # known, and allowed to break
+    config_file: str | None = None  # the dovecot.conf that has to name the option file; None: no Dovecot
 
 
-def consumers(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> tuple[Consumer, ...]:
-    """Read the consumers that pillar names. Needs no password.
+@dataclass(frozen=True)
+class Consumers:
+    """The consumers of one pillar key, and how they log in."""
+
+    pillar_key: str
+    consumers: tuple[Consumer, ...]
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # those of a table file, without its query
+
+    @property
+    def with_option_file(self) -> tuple[Consumer, ...]:
+        """Those whose option file we write."""
+        return tuple(each for each in self.consumers if each.option_file)
+
+
+NONE = Consumers("", ())
+
+
+def consumers(pillar_key: str, section: object) -> tuple[Consumer, ...]:
+    """Read the consumers that pillar names.
 
     Args:
         pillar_key: The pillar key, such as ``ispmail``.
         section: What pillar holds under it.
-        faults: What is already known to be wrong.
 
     Raises:
-        PillarFault: Lists all faults.
+        PillarFault: Lists all faults of the consumers.
     """
-    found, own = assemble(section)
-    problems = [*faults, *own]
-    if problems:
-        raise PillarFault(pillar_key, problems)
+    found, faults = _consumers(section)
+    if faults:
+        raise PillarFault(pillar_key, faults)
     return found
 
 
-def assemble(section: object) -> tuple[tuple[Consumer, ...], list[Fault]]:
-    """Read the consumers that pillar names, and tell the faults."""
+def logins(pillar_key: str, section: object) -> Consumers:
+    """Read the consumers that pillar names, and where they log in. Needs no password and no sdb.
+
+    Raises:
+        PillarFault: Lists all faults of the consumers.
+    """
+    found = consumers(pillar_key, section)
+    keys = {name: value for name, value in _shared(section).items() if name not in ("user", "password")}
+    usable = {name: value for name, value in keys.items() if not _key_faults({name: value})}
+    return Consumers(pillar_key, found, _canonical(usable))
+
+
+def assemble(pillar_key: str, section: object) -> tuple[Consumers, list[Fault]]:
+    """Read the consumers that pillar names and how they log in, and tell the faults. Then they are not complete.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it, sdb:// URIs already looked up.
+    """
+    found, faults = _consumers(section)
+    if not found and not faults:
+        return Consumers(pillar_key, ()), []
+    keys = _shared(section)
+    wrong = _key_faults(keys)
+    faults += [fault.at(f"database:{fault.key}") for fault in wrong]
+    if "password" not in keys:
+        faults.append(Fault("database:password", "is missing", "it has no default"))
+    elif not wrong:
+        faults += ispmail_optionfile.faults(str(keys.get("user", "")), str(keys["password"]))
+    return Consumers(pillar_key, found, {} if faults else _canonical(keys)), faults
+
+
+def _consumers(section: object) -> tuple[tuple[Consumer, ...], list[Fault]]:
     given = section.get("consumers") if isinstance(section, Mapping) else None
     if given is None:
         return (), []
@@ -73,6 +132,22 @@ def assemble(section: object) -> tuple[tuple[Consumer, ...], list[Fault]]:
         if consumer:
             found.append(consumer)
     return tuple(found), faults + _shared_files(found)
+
+
+def _shared(section: object) -> dict[str, object]:
+    """What pillar's `database` says of a login."""
+    given = section.get("database") if isinstance(section, Mapping) else None
+    shared = {**DATABASE, **(given if isinstance(given, Mapping) else {})}
+    return {key: value for key, value in shared.items() if key in _LOGIN_KEYS and value is not None}
+
+
+def _key_faults(keys: Mapping[str, object]) -> list[Fault]:
+    return [fault for fault in ispmail_tablefile.validate("mysql", keys).errors if fault.key in keys]
+
+
+def _canonical(keys: Mapping[str, object]) -> dict[str, str]:
+    query = ispmail_tablefile.canonicalize("mysql", {"dbname": "x", **keys, "query": "SELECT 1 FROM x WHERE y='%s'"})
+    return {key: value for key, value in query.items() if key in keys}
 
 
 def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]]:
@@ -97,7 +172,7 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
         faults.append(Fault(f"{key}:ignore", "must be true or false"))
     if faults:
         return None, faults
-    option_file = fields.get("option_file")
+    option_file, config_file = fields.get("option_file"), fields.get("config_file")
     return Consumer(
         name=name,
         option_file=None if option_file is None else os.path.normpath(str(option_file)),
@@ -109,6 +184,7 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
         holds=tuple(os.path.normpath(each) for each in holds or ()),
         programs=tuple(map(_as_process_name, programs or ())),
         ignore=fields.get("ignore") is True,
+        config_file=None if config_file is None else os.path.normpath(str(config_file)),
     ), []
 
 
@@ -140,8 +216,9 @@ def _way_faults(key: str, fields: Mapping[str, object]) -> list[Fault]:
 
 def _option_file_faults(key: str, fields: Mapping[str, object]) -> list[Fault]:
     faults = []
-    if fields.get("option_file") is not None and not _is_path(fields["option_file"]):
-        faults.append(Fault(f"{key}:option_file", "must be the absolute path of a file, without blanks or quotes"))
+    for name in ("option_file", "config_file"):
+        if fields.get(name) is not None and not _is_path(fields[name]):
+            faults.append(Fault(f"{key}:{name}", "must be the absolute path of a file, without blanks or quotes"))
     for name in ("option_group", "user", "group"):
         value = fields.get(name, "root")
         if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):

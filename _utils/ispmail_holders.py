@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ispmail_connections
+import ispmail_consumers
 import ispmail_database
 import ispmail_files
 import ispmail_hosts
 import ispmail_search
 import ispmail_sockets
-import ispmail_spellings
 import ispmail_tablefile
 from ispmail_command import output
 from ispmail_config import CompleteInstance
@@ -56,18 +56,17 @@ class Holders:
 
 
 @dataclass(frozen=True)
-class _LiveTable:
-    path: str  # symbolic links resolved
-    keys: Mapping[str, str] = field(repr=False)
+class _LiveLogin:
+    path: str  # of the table file or option file, symbolic links resolved
+    keys: Mapping[str, str] = field(repr=False)  # as a table file has them
 
 
-def find(scope: Scope, site_hosts: Sequence[str] | None = None, proof: bool = False) -> Holders:
+def find(scope: Scope, site_hosts: Sequence[str] | None = None, files: bool = True) -> Holders:
     """Find who else holds the password, or is connected by the account.
 
     Args:
         site_hosts: On the database server: the names and addresses of the site's servers. Its admin is asked then.
-        proof: The rotation has reached this server: what consumers hold must be pillar's password, and no file is
-            searched for it.
+        files: Whether to search files. Once a server has the new password it does not know the old one any more.
 
     Raises:
         InvalidInput: `site_hosts` is no list of texts.
@@ -79,11 +78,9 @@ def find(scope: Scope, site_hosts: Sequence[str] | None = None, proof: bool = Fa
     ):
         raise InvalidInput("site_hosts must be a list of names and addresses")
     found = Holders()
-    live = _live_tables(scope)
+    live = _live_logins(scope)
     foreign = _foreign_tables(scope, found)
-    if proof:
-        _check_held(scope, found)
-    else:
+    if files:
         _search_files(scope, live, [table.path for table in foreign], found)
     _ask_hosts(scope, live, found)
     if site_hosts is not None:
@@ -110,18 +107,22 @@ def warnings(scope: Scope) -> list[str]:
         return [f"{head}, and whether others hold it could not be found out: {err}"]
 
 
-def _live_tables(scope: Scope) -> list[_LiveTable]:
-    """The table files of pillar's maps that are there and log in with the account."""
+def _live_logins(scope: Scope) -> list[_LiveLogin]:
+    """The logins with the account in the table files of pillar's maps, and in the option files of consumers."""
     found = {}
     for instance in scope.instances.values():
         for each in instance.wanted:
             file = ispmail_files.read(each.path) if each.type == "mysql" else None
             if file and file.content is not None:
-                found[file.path] = _LiveTable(file.path, ispmail_tablefile.parse(file.content))
-    return [table for table in found.values() if table.keys.get("user") == scope.account]
+                found[file.path] = _LiveLogin(file.path, ispmail_tablefile.parse(file.content))
+    for some in scope.consumers:
+        for consumer in some.with_option_file:
+            path = os.path.realpath(consumer.option_file or "")
+            found[path] = _LiveLogin(path, {**some.keys, **ispmail_consumers.login_in(consumer)})
+    return [login for login in found.values() if login.keys.get("user") == scope.account]
 
 
-def _foreign_tables(scope: Scope, found: Holders) -> list[_LiveTable]:
+def _foreign_tables(scope: Scope, found: Holders) -> list[_LiveLogin]:
     """The tables that Postfix asks with the account and that are not pillar's. Those that nobody names are reported."""
     ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
     foreign = []
@@ -132,7 +133,7 @@ def _foreign_tables(scope: Scope, found: Holders) -> list[_LiveTable]:
             keys = ispmail_tablefile.parse(ispmail_files.read(path).content)
             if keys.get("user") != scope.account:
                 continue
-            foreign.append(_LiveTable(path, keys))
+            foreign.append(_LiveLogin(path, keys))
             if not scope.names(path):
                 where = f"{path}, which {', '.join(places)} asks,"
                 how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
@@ -156,22 +157,11 @@ def _tables(config_directory: str) -> dict[str, list[str]]:
     return found
 
 
-def _check_held(scope: Scope, found: Holders) -> None:
-    """See that the files of consumers, which others write, hold pillar's password."""
-    for consumer in scope.consumers:
-        for path in () if consumer.ignore else consumer.holds:
-            content = ispmail_files.read(path).content
-            if content is None or not ispmail_spellings.contains(content, scope.database.password or ""):
-                state = "is not there" if content is None else "does not hold pillar's password"
-                text = f"{path} of the consumer {consumer.name} {state}: apply what writes it, see its sls"
-                found.unnamed.append(Holder(FILE, path, text))
-
-
-def _search_files(scope: Scope, live: Sequence[_LiveTable], foreign: Collection[str], found: Holders) -> None:
+def _search_files(scope: Scope, live: Sequence[_LiveLogin], foreign: Collection[str], found: Holders) -> None:
     """Search for the passwords that are in use on this server."""
-    words = {word for table in live for word in (table.keys.get("user", ""), table.keys.get("dbname", ""))}
+    words = {word for login in live for word in (login.keys.get("user", ""), login.keys.get("dbname", ""))}
     secrets = []
-    for secret in dict.fromkeys(table.keys.get("password", "") for table in live):
+    for secret in dict.fromkeys(login.keys.get("password", "") for login in live):
         reason = ispmail_search.unsearchable(secret, words)
         if reason:
             found.unsearchable.append(f"files cannot be searched for the password in use: {reason}")
@@ -179,7 +169,7 @@ def _search_files(scope: Scope, live: Sequence[_LiveTable], foreign: Collection[
             secrets.append(secret)
     if not secrets:
         return
-    known = [*map(os.path.realpath, (*scope.named_files, *scope.left_out)), *(table.path for table in live), *foreign]
+    known = [*map(os.path.realpath, (*scope.named_files, *scope.left_out)), *(login.path for login in live), *foreign]
     result = ispmail_search.search(secrets, known, ispmail_search.TREES)
     found.notes += result.notes
     if len(result.found) > ispmail_search.MOST_FOUND:
@@ -195,21 +185,21 @@ def _search_files(scope: Scope, live: Sequence[_LiveTable], foreign: Collection[
         found.unnamed.append(Holder(FILE, sentence.partition(" ")[0], text))
 
 
-def _ask_hosts(scope: Scope, live: Sequence[_LiveTable], found: Holders) -> None:
+def _ask_hosts(scope: Scope, live: Sequence[_LiveLogin], found: Holders) -> None:
     """Ask each host of the live table files for the account's connections, and find their programs here."""
     asked = set()
-    for table in live:
-        for host in ispmail_hosts.hosts(table.keys):
-            login = ispmail_database.login(host, table.keys)
-            if login in asked:
+    for login in live:
+        for host in ispmail_hosts.hosts(login.keys):
+            target = ispmail_database.login(host, login.keys)
+            if target in asked:
                 continue
-            asked.add(login)
+            asked.add(target)
             try:
-                listed = ispmail_connections.listed_by_account(table.keys, host)
+                listed = ispmail_connections.listed_by_account(login.keys, host)
             except DatabaseError as err:
                 found.notes.append(f"who is connected to {host} is not known: {err}")
                 continue
-            here = login.unix_socket is not None or ispmail_sockets.is_here(login.host or "")
+            here = target.unix_socket is not None or ispmail_sockets.is_here(target.host or "")
             _report_programs(scope, listed, here, found)
 
 

@@ -34,6 +34,10 @@ class Difference:
     warnings: tuple[str, ...]
 
 
+# Of a server that has none of the maps.
+NOTHING = Difference((), {}, {}, {}, frozenset(), (), ())
+
+
 def compare(instance: CompleteInstance) -> Difference:
     """Compare pillar with the table files and main.cf, by one postconf where nothing differs.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Sequence
@@ -55,6 +56,11 @@ def facts(config_directory: str) -> Facts:
     chroot = any(service.chroot in in_chroot and service.program in _IN_CHROOT for service in services)
     smtpd = _smtpd(services, values["inet_interfaces"])
     return Facts(values["mail_version"], values["queue_directory"], chroot, smtpd)
+
+
+def installed() -> bool:
+    """Tell whether there is a Postfix. A server that has only other programs with the maps' account needs none."""
+    return shutil.which("postfix", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
 
 
 def running(config_directory: str) -> bool:

@@ -19,6 +19,7 @@ import ispmail_config
 import ispmail_config_consumers
 import ispmail_config_database
 from ispmail_config import CompleteInstance, DatabaseConfig, Instance
+from ispmail_config_consumers import Consumers
 from ispmail_errors import Fault, InvalidInput, IspmailError
 from ispmail_scope import Scope
 from ispmail_tablefile import shown_key
@@ -73,8 +74,27 @@ def complete(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Co
     Raises:
         PillarFault: Lists all faults.
     """
+    return wanted(pillar, opts, key)[0]
+
+
+def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tuple[CompleteInstance, Consumers]:
+    """Read all that an apply brings a server to: maps and answers, and the consumers of their account.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
     found, faults = _looked_up(section(pillar, key), opts)
-    return ispmail_config.complete(key, found, faults)
+    consumers, wrong = ispmail_config_consumers.assemble(key, found)
+    return ispmail_config.complete(key, found, [*faults, *wrong]), consumers
+
+
+def consumer_logins(pillar: Mapping[str, Any], key: str) -> Consumers:
+    """Read the consumers that pillar names, and where they log in; needs no password.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    return ispmail_config_consumers.logins(key, section(pillar, key))
 
 
 def database(
@@ -104,7 +124,7 @@ def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Scope
         PillarFault: Lists all faults.
     """
     found = instances(pillar, key)
-    consumers = [one for name in found for one in ispmail_config_consumers.consumers(name, section(pillar, name))]
+    consumers = [consumer_logins(pillar, name) for name in found]
     # Pillar itself holds the password where there is no master.
     roots = [path for paths in opts.get("pillar_roots", {}).values() for path in paths]
     return Scope(found, database(pillar, opts, key), tuple(consumers), (opts["cachedir"], *roots))

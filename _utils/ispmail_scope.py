@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ispmail_config import DatabaseConfig, Instance
-from ispmail_config_consumers import Consumer
+from ispmail_config_consumers import Consumer, Consumers
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Scope:
 
     instances: Mapping[str, Instance]  # by pillar key
     database: DatabaseConfig  # the account, pillar's password, and the admin's login
-    consumers: tuple[Consumer, ...]
+    consumers: tuple[Consumers, ...]  # those of each pillar key
     left_out: tuple[str, ...]  # directories that are not searched: pillar and caches of Salt itself
 
     @property
@@ -24,14 +24,18 @@ class Scope:
         return self.database.user
 
     @property
+    def _each(self) -> list[Consumer]:
+        return [consumer for some in self.consumers for consumer in some.consumers]
+
+    @property
     def named_files(self) -> frozenset[str]:
         """The files, and directories, that consumers name."""
-        return frozenset(path for one in self.consumers for path in (*one.holds, one.option_file) if path)
+        return frozenset(path for one in self._each for path in (*one.holds, one.option_file) if path)
 
     @property
     def programs(self) -> frozenset[str]:
         """The names of the processes that consumers name."""
-        return frozenset(program for one in self.consumers for program in one.programs)
+        return frozenset(program for one in self._each for program in one.programs)
 
     def names(self, path: str) -> bool:
         """Whether consumers name a file, or a directory that it is in."""

@@ -1,4 +1,4 @@
-"""The ways in which files of other programs spell a password: as it is, or escaped for my.cnf, PHP, a shell, JSON…"""
+"""How files of other programs spell a password: plain, or escaped for my.cnf, PHP, a shell, JSON, a URL."""
 
 from __future__ import annotations
 

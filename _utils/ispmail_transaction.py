@@ -33,6 +33,7 @@ class Change:
     files: tuple[Replacement, ...] = ()
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
     expected: Mapping[str, str | None] | None = None  # what each parameter must still have, None for not set
+    reload: bool = True  # False: nothing in it is Postfix's, which need not be there
 
 
 def make(change: Change, check: Callable[[bool], None] | None = None) -> list[str]:
@@ -61,13 +62,13 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         _mark(journal, "".join(f"{replacement.path}\n" for replacement in replacements) or "at work\n")
         try:
             before = ispmail_files.replace(replacements)
-            running = ispmail_postfix.running(directory)
+            running = change.reload and ispmail_postfix.running(directory)
             if running:
                 old_processes = ispmail_postfix.reload(directory)
             if check:
                 check(running)
         except BaseException as err:
-            outcome = _put_back(before, directory, old_values)
+            outcome = _put_back(before, change, old_values)
             if before or isinstance(err, Exception):
                 # Otherwise a signal interrupted replace(), perhaps after its renames: the next apply finishes it.
                 _mark(journal, "")
@@ -145,8 +146,9 @@ def _mark(journal: TextIO, text: str) -> None:
     os.fsync(journal.fileno())
 
 
-def _put_back(before: Sequence[Replacement], config_directory: str, old_values: Mapping[str, str | None]) -> str:
+def _put_back(before: Sequence[Replacement], change: Change, old_values: Mapping[str, str | None]) -> str:
     """Put everything back as it was, and say so."""
+    config_directory = change.config_directory
     if not before:
         return "Nothing was changed, Postfix answers as before."
     began = time.monotonic()
@@ -159,7 +161,7 @@ def _put_back(before: Sequence[Replacement], config_directory: str, old_values: 
             edited = each.lock and each.still is not None and now not in each.still
             replacements.append(ispmail_postconf.edited(old_values, config_directory) if edited else each)
         ispmail_files.replace(replacements)
-        if ispmail_postfix.running(config_directory):
+        if change.reload and ispmail_postfix.running(config_directory):
             ispmail_postfix.reload(config_directory)
             outcome = "Everything was put back as it was, and Postfix reloaded: it answers as before."
         else:

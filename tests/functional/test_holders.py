@@ -20,6 +20,7 @@ from ..conftest import PASSWORD, pillar_for
 from .test_apply import managed
 
 NEW = "newSecretW7q3Z9"
+MAPS = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
 
 
 @pytest.fixture
@@ -232,18 +233,22 @@ def test_the_database_as_its_admin_that_cannot_be_asked(applied, scratch_directo
         applied.call("postfix_database.holders", site_hosts=["192.0.2.1"])
 
 
-def test_the_proof_looks_into_the_files_of_consumers(applied, trees):
-    held = trees / "db.php"
-    held.write_text("$config['password'] = 'an-older-one';")
-    name(applied, webmail={"sls": "webmail.config", "holds": [str(held), str(trees / "none")]})
-    found = dict(holders(applied, proof=True)["file"])
-    assert found[str(held)].startswith(f"{held} of the consumer webmail does not hold pillar's password: apply what")
-    assert "is not there" in found[str(trees / "none")]
-    held.write_text("$p = '" + PASSWORD.replace("\\", "\\\\").replace("'", "\\'") + "';")
-    name(applied, webmail={"sls": "webmail.config", "holds": [str(held)]})
-    assert holders(applied, proof=True) == {}
+def test_a_consumers_option_file_counts_as_a_login(minion, mariadb, trees):
+    """A server without maps knows the password in use by its consumers alone."""
+    option_file = trees / "backup.cnf"
+    pillar = minion.pillar
+    pillar["ispmail"]["maps"] = dict.fromkeys(MAPS)
+    pillar["ispmail"]["consumers"] = {"backup": {"option_file": str(option_file)}}
+    minion.pillar = pillar
+    assert managed(minion)["result"] is True
+    assert holders(minion) == {}
     (trees / "script").write_text(PASSWORD)
-    assert holders(applied, proof=True) == {}
+    with foreign_client(mariadb):
+        assert {kind: where for kind, ((where, _),) in holders(minion).items()} == {
+            "file": str(trees / "script"),
+            "program": "mariadb",
+        }
+        assert set(holders(minion, files=False)) == {"program"}
 
 
 def test_an_apply_without_a_rotation_warns_of_them(applied, mariadb, trees):

@@ -1,9 +1,12 @@
 """What pillar may say of the consumers of the maps' account."""
 
 import pytest
+import yaml
 
-from ispmail_config_consumers import Consumer, consumers
-from ispmail_errors import Fault, PillarFault
+from ispmail_config_consumers import Consumer, Consumers, assemble, consumers, logins
+from ispmail_errors import PillarFault
+
+from .test_documentation import ROOT
 
 
 def read(**entries):
@@ -26,6 +29,7 @@ def test_dovecot_is_built_in():
         holds=(),
         programs=("auth",),
         ignore=False,
+        config_file="/etc/dovecot/dovecot.conf",
     )
     assert read(dovecot={}) == (expected,)
     (changed,) = read(dovecot={"option_file": "/etc/dovecot//db.cnf", "option_group": "mail", "programs": ["dict"]})
@@ -47,6 +51,18 @@ def test_other_consumers():
     assert (webmail.option_file, webmail.holds) == (None, ("/etc/webmail/db.php",))
     assert webmail.programs == ("php-fpm8.2-pool",), "as the kernel cuts it"
     assert script.ignore and not webmail.ignore
+
+
+def test_the_example_has_every_key():
+    text = (ROOT / "pillar.example").read_text(encoding="utf-8")
+    commented = text[text.index("  # consumers:\n") :].partition("\n\n")[0]
+    example = yaml.safe_load(commented.replace("  # ", "", 1).replace("\n  # ", "\n"))
+    dovecot, *_ = consumers("ispmail", example)
+    assert (dovecot,) == read(dovecot={}), "the example has the defaults"
+    with pytest.raises(PillarFault, match="known are") as caught:
+        read(x={"zzzzzz": 1, "ignore": True})
+    known = str(caught.value).partition("known are ")[2].split(", ")
+    assert set(known) == {key for entry in example["consumers"].values() for key in entry}
 
 
 FAULTS = [
@@ -77,9 +93,26 @@ def test_faults_of_pillar(entries, key, said):
 
 
 def test_all_faults_at_once():
-    with pytest.raises(PillarFault) as caught:
-        consumers("ispmail", {"consumers": {"x": {}, "y": {"ignore": 1}}}, [Fault("database:password", "is missing")])
-    keys = [fault.key for fault in caught.value.faults]
-    assert keys == ["database:password", "consumers:x", "consumers:y", "consumers:y:ignore"]
+    _, faults = assemble("ispmail", {"consumers": {"x": {}, "y": {"ignore": 1}}, "database": {"hosts": []}})
+    keys = [fault.key for fault in faults]
+    assert keys == ["consumers:x", "consumers:y", "consumers:y:ignore", "database:hosts", "database:password"]
     with pytest.raises(PillarFault, match="must be a mapping"):
         consumers("ispmail", {"consumers": ["dovecot"]})
+
+
+def test_how_consumers_log_in():
+    database = {"password": "x", "hosts": ["db1", "db2"], "charset": "utf8mb4"}
+    found, faults = assemble("ispmail", {"consumers": {"dovecot": {}}, "database": database})
+    assert not faults and "x" not in repr(found.keys.get("user")) and "password" not in repr(found)
+    assert found.keys == {"user": "mailserver", "password": "x", "hosts": "db1 db2", "dbname": "mailserver"}
+    assert [each.name for each in found.with_option_file] == ["dovecot"]
+    bare = logins("ispmail", {"consumers": {"dovecot": {}}, "database": {**database, "hosts": "sdb://x/y"}})
+    assert "password" not in bare.keys and bare.keys["dbname"] == "mailserver"
+    assert assemble("ispmail", {"database": {}}) == (Consumers("ispmail", ()), [])
+
+
+def test_a_password_that_an_option_file_cannot_hold():
+    _, faults = assemble("ispmail", {"consumers": {"dovecot": {}}, "database": {"password": "x" * 5000}})
+    assert [str(fault) for fault in faults] == [
+        "database:password is too long for an option file: take 4000 bytes at the most"
+    ]
