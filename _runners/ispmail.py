@@ -70,12 +70,11 @@ def rotate(test=False, watch=30):
         raise
     if test:
         return _preview()
-    before = _refused_logins()
     with salt_errors():
         done = merged(cache_folder(__opts__), "rotate", _orchestrate)
     if done is None:
         return "another rotation is about to start"
-    dropped = done.pop("dropped")
+    dropped, before = done.pop("dropped"), done.pop("before")
     if dropped and watch:
         _print(f"counting refused logins for {watch} s")
         time.sleep(watch)
@@ -215,6 +214,7 @@ def _orchestrate():
     """Run the orchestration, and tell of each step as it ends."""
     began = time.monotonic()
     known = _sites()
+    before = _refused_logins()
     job = salt.utils.jid.gen_jid(__opts__)
     progress = Progress(job, {name: _matching(site, "mail") for name, site in known.items()})
     log.info("rotation of %s started", ", ".join(known))
@@ -233,6 +233,7 @@ def _orchestrate():
         "reasons": failures,
         "retcode": 1 if failures else 0,
         "dropped": progress.dropped(),
+        "before": before,
     }
 
 
