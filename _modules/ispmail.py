@@ -4,7 +4,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("4a1c988920e4")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

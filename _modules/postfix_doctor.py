@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("4a1c988920e4")
 
 import dataclasses
 

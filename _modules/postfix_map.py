@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("4a1c988920e4")
 
 import ispmail_answers
 import ispmail_apply

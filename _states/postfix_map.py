@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("4a1c988920e4")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -17,6 +17,7 @@ import ispmail_consumers
 import ispmail_database
 import ispmail_files
 import ispmail_hosts
+import ispmail_optionfile
 import ispmail_search
 import ispmail_sockets
 import ispmail_tablefile
@@ -131,7 +132,7 @@ def _foreign_tables(scope: Scope, found: Holders) -> list[_LiveLogin]:
             if path in ours:
                 continue
             keys = ispmail_tablefile.parse(ispmail_files.read(path).content)
-            if keys.get("user") != scope.account:
+            if _user_of(keys) != scope.account:
                 continue
             foreign.append(_LiveLogin(path, keys))
             if not scope.names(path):
@@ -140,6 +141,14 @@ def _foreign_tables(scope: Scope, found: Holders) -> list[_LiveLogin]:
                 text = f"the table {where} logs in as {scope.account} and is not a map of pillar: {how}"
                 found.unnamed.append(Holder(TABLE, path, text))
     return foreign
+
+
+def _user_of(keys: Mapping[str, str]) -> str | None:
+    """Who logs in by a table file: what its option file says does not count where the table itself names a user."""
+    if "user" in keys or "option_file" not in keys:
+        return keys.get("user")
+    groups = ispmail_optionfile.parse(ispmail_files.read(keys["option_file"]).content)
+    return groups.get(keys.get("option_group", "client"), {}).get("user")
 
 
 def _tables(config_directory: str) -> dict[str, list[str]]:

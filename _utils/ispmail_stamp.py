@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "e418a6a597cc"
+STAMP = "4a1c988920e4"
 
 
 def require(stamp: str) -> None:

@@ -210,6 +210,10 @@ def test_a_table_that_is_not_pillars(applied, postfix, trees):
     write_cold(table, ours.replace("user = mailserver", "user = other"))
     name(applied)
     assert holders(applied) == {}
+    option_file = postfix.config_directory / "by-hand.cnf"
+    option_file.write_text("[client]\nuser = mailserver\n")
+    write_cold(table, ours.replace("user = mailserver", f"option_file = {option_file}"))
+    assert [where for where, _ in holders(applied)["table"]] == [str(table)]
 
 
 def test_a_stranger_in_the_databases_list(applied, mariadb):
