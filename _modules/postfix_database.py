@@ -184,7 +184,7 @@ def refused(pillar="ispmail"):
         return ispmail_logins.refused(found, pillar, consumers)
 
 
-def holders(site_hosts=None, files=True, pillar="ispmail"):
+def holders(site_hosts=None, search="all", pillar="ispmail"):
     """
     Find who else holds the password of the maps' account, or is connected by it, and that pillar does not name:
     files below /etc, /usr/local and /var/spool/cron, programs of this server, tables of Postfix, other servers.
@@ -193,8 +193,9 @@ def holders(site_hosts=None, files=True, pillar="ispmail"):
         On the database server: a list of the names and addresses of the site's servers. Its admin is asked then, and
         every other host that is connected is told.
 
-    files : True
-        Whether to search files. Once a rotation has reached a server it does not know the old password any more.
+    search : all
+        Which passwords files are searched for: ``all`` that are in use on this server; only the ``old`` ones in use,
+        which pillar does not have any more; or ``none``.
 
     pillar : ispmail
         The pillar key that holds the configuration; the ``instances`` that it names are included.
@@ -203,7 +204,7 @@ def holders(site_hosts=None, files=True, pillar="ispmail"):
     ``where`` (a path, the name of a program, an address) and ``text`` (a sentence, with what to do); and ``notes``, a
     list of sentences on what could not be searched. No secret is in them.
 
-    Raises SaltInvocationError for faults in pillar or another kind of site_hosts, CommandExecutionError where this
+    Raises SaltInvocationError for faults in pillar or another argument, CommandExecutionError where this
     server or, with site_hosts, the database cannot be asked.
 
     Source: SHOW PROCESSLIST, proc(5), ss(8), postconf(1) -x
@@ -215,4 +216,4 @@ def holders(site_hosts=None, files=True, pillar="ispmail"):
         salt '*' postfix_database.holders
     """
     with salt_errors():
-        return ispmail_holders.find(ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, files).describe()
+        return ispmail_holders.find(ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, search).describe()

@@ -40,12 +40,12 @@ def present(client: Any, servers: Sequence[str]) -> list[str]:
 
 
 def holders(
-    client: Any, servers: Servers, up: Sequence[str], files: bool = True
+    client: Any, servers: Servers, up: Sequence[str], search: str = "old"
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Ask the servers that answer who else holds the password, and is not named in pillar.
 
     Args:
-        files: As for `ispmail_holders.find`.
+        search: As for `ispmail_holders.find`. A file that holds pillar's own password keeps its login.
 
     Returns:
         Sentences on what was found, or could not be found out; and server to its notes.
@@ -54,7 +54,7 @@ def holders(
     notes: dict[str, list[str]] = {}
     for role, options in ((servers.mail, {}), (servers.database, {"site_hosts": list(servers.hosts)})):
         there = [server for server in role if server in up]
-        said = _ask_holders(client, there, {**options, "files": files})
+        said = _ask_holders(client, there, {**options, "search": search})
         answers = {server: said.get(server) for server in there}
         faults += [*unnamed(answers), *unanswered(answers, dict)]
         for server, answer in answers.items():
@@ -91,7 +91,7 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
             faults.append(f"{server}: {login['host']} refuses the login of {', '.join(login['maps'])}")
         for process in old[server] if isinstance(old[server], list) else []:
             faults.append(f"{server}: {process} still uses an older table file")
-    faults += holders(client, servers, up, files=False)[0]
+    faults += holders(client, servers, up, search="none")[0]
     maps = {server: len(said["live"]) for server, said in used.items() if isinstance(said, dict)}
     return list(dict.fromkeys(faults)), maps
 

@@ -29,6 +29,8 @@ from ispmail_maincf import values_of
 from ispmail_scope import Scope
 
 FILE, PROGRAM, TABLE, SERVER = "file", "program", "table", "server"
+# Which passwords files are searched for: all in use, those in use that pillar does not have any more, or none.
+ALL, OLD, NONE = "all", "old", "none"
 
 _HOW = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
 
@@ -62,15 +64,15 @@ class _LiveLogin:
     keys: Mapping[str, str] = field(repr=False)  # as a table file has them
 
 
-def find(scope: Scope, site_hosts: Sequence[str] | None = None, files: bool = True) -> Holders:
+def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = ALL) -> Holders:
     """Find who else holds the password, or is connected by the account.
 
     Args:
         site_hosts: On the database server: the names and addresses of the site's servers. Its admin is asked then.
-        files: Whether to search files. Once a server has the new password it does not know the old one any more.
+        search: ``all`` passwords in use, the ``old`` ones that pillar does not have any more, or ``none``.
 
     Raises:
-        InvalidInput: `site_hosts` is no list of texts.
+        InvalidInput: `site_hosts` is no list of texts, or `search` is none of these.
         CannotAsk: This server, or the database as its admin, cannot be asked. A host of a table file that cannot be
             asked is a note.
     """
@@ -78,11 +80,15 @@ def find(scope: Scope, site_hosts: Sequence[str] | None = None, files: bool = Tr
         isinstance(site_hosts, list) and all(isinstance(one, str) for one in site_hosts)
     ):
         raise InvalidInput("site_hosts must be a list of names and addresses")
+    if search not in (ALL, OLD, NONE):
+        raise InvalidInput(f"search must be one of {ALL}, {OLD}, {NONE}")
     found = Holders()
     live = _live_logins(scope)
     foreign = _foreign_tables(scope, found)
-    if files:
-        _search_files(scope, live, [table.path for table in foreign], found)
+    passwords = {login.keys.get("password", "") for login in live} if search != NONE else set()
+    if search == OLD:
+        passwords.discard(scope.database.password or "")
+    _search_files(scope, passwords, [*live, *foreign], found)
     _ask_hosts(scope, live, found)
     if site_hosts is not None:
         _ask_as_admin(scope, site_hosts, found)
@@ -103,7 +109,7 @@ def warnings(scope: Scope) -> list[str]:
     """What an apply says of those that it leaves with the old password, before it replaces the table files."""
     head = "the password changes"
     try:
-        return [f"{head}: {holder.text}" for holder in find(scope).unnamed]
+        return [f"{head}: {holder.text}" for holder in find(scope, search=OLD).unnamed]
     except CannotAsk as err:
         return [f"{head}, and whether others hold it could not be found out: {err}"]
 
@@ -166,11 +172,11 @@ def _tables(config_directory: str) -> dict[str, list[str]]:
     return found
 
 
-def _search_files(scope: Scope, live: Sequence[_LiveLogin], foreign: Collection[str], found: Holders) -> None:
-    """Search for the passwords that are in use on this server."""
-    words = {word for login in live for word in (login.keys.get("user", ""), login.keys.get("dbname", ""))}
+def _search_files(scope: Scope, passwords: Collection[str], known: Sequence[_LiveLogin], found: Holders) -> None:
+    """Search for passwords in the files of this server, but for those that are known to hold them."""
+    words = {word for login in known for word in (login.keys.get("user", ""), login.keys.get("dbname", ""))}
     secrets = []
-    for secret in dict.fromkeys(login.keys.get("password", "") for login in live):
+    for secret in passwords:
         reason = ispmail_search.unsearchable(secret, words)
         if reason:
             found.unsearchable.append(f"files cannot be searched for the password in use: {reason}")
@@ -178,8 +184,8 @@ def _search_files(scope: Scope, live: Sequence[_LiveLogin], foreign: Collection[
             secrets.append(secret)
     if not secrets:
         return
-    known = [*map(os.path.realpath, (*scope.named_files, *scope.left_out)), *(login.path for login in live), *foreign]
-    result = ispmail_search.search(secrets, known, ispmail_search.TREES)
+    left_out = [*map(os.path.realpath, (*scope.named_files, *scope.left_out)), *(login.path for login in known)]
+    result = ispmail_search.search(secrets, left_out, ispmail_search.TREES)
     found.notes += result.notes
     if len(result.found) > ispmail_search.MOST_FOUND:
         number = plural(len(result.found), "file")

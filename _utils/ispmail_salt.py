@@ -125,9 +125,10 @@ def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Scope
     """
     found = instances(pillar, key)
     consumers = [consumer_logins(pillar, name) for name in found]
-    # Pillar itself holds the password where there is no master.
+    # Where there is no master, or with sdb, pillar's own password is in files of this server.
     roots = [path for paths in opts.get("pillar_roots", {}).values() for path in paths]
-    return Scope(found, database(pillar, opts, key), tuple(consumers), (opts["cachedir"], *roots))
+    left_out = (opts["cachedir"], os.path.dirname(opts["conf_file"]), *roots)
+    return Scope(found, database(pillar, opts, key), tuple(consumers), left_out)
 
 
 def named_directories(pillar: Mapping[str, Any]) -> Collection[str]:

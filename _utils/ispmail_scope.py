@@ -16,7 +16,7 @@ class Scope:
     instances: Mapping[str, Instance]  # by pillar key
     database: DatabaseConfig  # the account, pillar's password, and the admin's login
     consumers: tuple[Consumers, ...]  # those of each pillar key
-    left_out: tuple[str, ...]  # directories that are not searched: pillar and caches of Salt itself
+    left_out: tuple[str, ...]  # directories that are not searched: Salt's configuration, pillar and cache
 
     @property
     def account(self) -> str:

@@ -90,6 +90,8 @@ def unsearchable(secret: str, words: Collection[str]) -> str:
 
 def _files(folder: str, left_out: Collection[str], state: _State) -> Iterator[str]:
     """The regular files below a folder that are to be searched."""
+    if folder in left_out:
+        return
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -99,11 +101,9 @@ def _files(folder: str, left_out: Collection[str], state: _State) -> Iterator[st
         state.unsearched.append(f"{_printable(folder)} cannot be read: {err.strerror}")
         return
     for entry in entries:
-        if entry.path in left_out:
-            continue
         if entry.is_dir(follow_symlinks=False):
             yield from _files(entry.path, left_out, state)
-        elif entry.is_file(follow_symlinks=False):
+        elif entry.is_file(follow_symlinks=False) and entry.path not in left_out:
             if entry.name.endswith(_COMPRESSED):
                 state.compressed.append(entry.path)
             else:

@@ -142,6 +142,25 @@ def test_a_script_with_the_password_is_named(applied, trees, spelling):
     assert holders(applied) == {}
 
 
+def test_a_rotation_asks_for_the_old_password_only(applied, trees):
+    """One that is interrupted and goes on finds servers with the new one: who holds that keeps its login."""
+    (trees / "script").write_text(PASSWORD)
+    assert holders(applied, search="old") == {}
+    pillar = applied.pillar
+    pillar["ispmail"]["database"]["password"] = NEW
+    applied.pillar = pillar
+    assert set(holders(applied, search="old")) == {"file"}
+    with pytest.raises(SaltInvocationError, match="search must be one of all, old, none"):
+        applied.call("postfix_database.holders", search="new")
+
+
+def test_salts_own_files_are_not_searched(applied, trees, monkeypatch):
+    """Configuration, pillar and cache of a server without a master; sdb may keep its file there."""
+    (applied.directory / "sdb.yaml").write_text(PASSWORD)
+    monkeypatch.setattr(ispmail_search, "TREES", [str(applied.directory)])
+    assert holders(applied) == {}
+
+
 def test_the_search_waits_for_nothing_and_leaves_the_trees_alone(applied, trees, scratch_directory):
     """FIFOs, devices, links out of the trees."""
     outside = scratch_directory / "outside"
@@ -252,7 +271,7 @@ def test_a_consumers_option_file_counts_as_a_login(minion, mariadb, trees):
             "file": str(trees / "script"),
             "program": "mariadb",
         }
-        assert set(holders(minion, files=False)) == {"program"}
+        assert set(holders(minion, search="none")) == {"program"}
 
 
 def test_an_apply_without_a_rotation_warns_of_them(applied, mariadb, trees):

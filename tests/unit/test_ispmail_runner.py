@@ -192,7 +192,7 @@ def test_nobody_else_holds_the_password(servers):
     asked = {tuple(to): kwarg for to, name, kwarg in client.asked if name == "postfix_database.holders"}
     # The database server is told who belongs to the site, by what the master knows of it.
     hosts = ["192.0.2.1", "mx1", "mx2"]
-    assert asked == {("mx1", "mx2"): {"files": True}, ("db",): {"files": True, "site_hosts": hosts}}
+    assert asked == {("mx1", "mx2"): {"search": "old"}, ("db",): {"search": "old", "site_hosts": hosts}}
 
 
 @pytest.mark.parametrize(
