@@ -18,6 +18,7 @@ from salt.exceptions import SaltInvocationError
 
 import ispmail_fleet
 import ispmail_sites
+from ispmail_errors import plural
 from ispmail_fleet import Servers
 from ispmail_queue import merged
 from ispmail_rotation import Progress, reasons
@@ -318,7 +319,8 @@ def _report_refused(dropped, before):
         found[site] = sum(counts.values())
         for server, count in counts.items():
             if count > 0:
-                comment = f"{server} has refused {count} logins since the rotation began: see the log of the database"
+                refused = plural(count, "login")
+                comment = f"{server} has refused {refused} since the rotation began: see the log of the database"
                 __salt__["event.send"](_REFUSED, {"site": site, "server": server, "refused": count, "comment": comment})
                 _print(f"{site}: {comment}")
     return found

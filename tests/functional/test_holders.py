@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 
+import pymysql
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -311,3 +312,14 @@ def test_doctor_has_a_row_for_each(applied, mariadb, postfix, trees):
     assert {result for result, _, _ in said.values()} == {"warning"}
     assert [where for _, where, _ in said.values()] == [str(trees / "script"), "mariadb", str(table)]
     assert PASSWORD not in str(said)
+
+
+def test_refused_logins_are_counted(applied, mariadb):
+    """By the server, of all accounts: a rotation compares them before and after the drop."""
+    pillar = applied.pillar
+    pillar["ispmail"]["server"] = {"unix_socket": mariadb.socket}
+    applied.pillar = pillar
+    before = applied.call("postfix_database.read")["refused_logins"]
+    with pytest.raises(pymysql.err.OperationalError, match="1045"):
+        pymysql.connect(host=HOST, port=mariadb.port, user="mailserver", password="an-older-one")
+    assert applied.call("postfix_database.read")["refused_logins"] == before + 1

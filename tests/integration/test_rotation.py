@@ -3,8 +3,10 @@
 import contextlib
 import os
 import subprocess
+import threading
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from lab import HOST, wait_until
@@ -50,6 +52,21 @@ def client(databases):
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def locked_out(databases):
+    """Somebody who still has the old password tries to log in, once it is dropped."""
+
+    def try_it():
+        assert wait_until(lambda: accepted(databases) == (1, True), 120)
+        with contextlib.suppress(pymysql.err.OperationalError):
+            pymysql.connect(host=HOST, port=databases.port, user="first", password=SECRET).close()
+
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    yield
+    thread.join()
 
 
 def run(site, *arguments):
@@ -99,11 +116,15 @@ def test_named_holders_let_it_pass_and_each_step_is_told(site, databases):
         assert accepted(databases) == (1, False)
         bus = Bus(site.master.config)
         bus.start()
-        done, lines = run(site, "watch=3")
-    events = [data for tag, data in bus.stop() if tag == "ispmail/rotation/step"]
+        with locked_out(databases):
+            done, lines = run(site, "watch=8")
+    heard = bus.stop()
+    events = [data for tag, data in heard if tag == "ispmail/rotation/step"]
+    (refused,) = [data for tag, data in heard if tag == "ispmail/rotation/refused"]
+    assert (refused["site"], refused["server"], refused["refused"]) == ("main", "m1", 1)
     assert accepted(databases) == (1, True)
     assert site["m1"].replies() == CODES["m1"]
-    assert (done["retcode"], done["reasons"], done["refused"]) == (0, [], {"main": 0})
+    assert (done["retcode"], done["reasons"], done["refused"]) == (0, [], {"main": 1})
     header, _, row = done["rotation"].splitlines()
     assert header.split()[:4] == ["site", "server", "result", "seconds"]
     assert row.split()[:3] == ["main", "m1", "ok"] and "3 maps have been applied" in row
@@ -114,7 +135,8 @@ def test_named_holders_let_it_pass_and_each_step_is_told(site, databases):
         "The canary takes the new password: m1 (1 of 1)",
         "Every server is seen to use the new password",
         "The old password is dropped: m1 (1 of 1)",
-        "counting refused logins for 3 s",
+        "counting refused logins for 8 s",
+        "m1 has refused 1 login since the rotation began: see the log of the database",
     ]
-    assert [event["step"] for event in events] == [step.removesuffix(": m1 (1 of 1)") for step in steps[:-1]]
+    assert [event["step"] for event in events] == [step.removesuffix(": m1 (1 of 1)") for step in steps[:-2]]
     assert [(event["server"], event["result"]) for event in events if "server" in event] == [("m1", True)] * 3
