@@ -127,7 +127,7 @@ def test_named_holders_let_it_pass_and_each_step_is_told(site, databases):
     assert (done["retcode"], done["reasons"], done["refused"]) == (0, [], {"main": 1})
     header, _, row = done["rotation"].splitlines()
     assert header.split()[:4] == ["site", "server", "result", "seconds"]
-    assert row.split()[:3] == ["main", "m1", "ok"] and "3 maps have been applied" in row
+    assert row.split()[:3] == ["main", "m1", "ok"] and "3 maps and 1 consumer have been applied" in row
     steps = [line.removeprefix("main: ").partition(": ok after ")[0] for line in lines]
     assert steps == [
         "Nobody holds the password unless pillar names it",
