@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("489831174a2f")
+ispmail_stamp.require("85ce1c1d7e96")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

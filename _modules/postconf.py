@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("489831174a2f")
+ispmail_stamp.require("85ce1c1d7e96")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -5,9 +5,10 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("489831174a2f")
+ispmail_stamp.require("85ce1c1d7e96")
 
 import ispmail_accounts
+import ispmail_holders
 import ispmail_logins
 import ispmail_salt
 import ispmail_schema
@@ -24,9 +25,10 @@ def read(pillar="ispmail"):
     Returns a dict: ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a
     list of what it is missing, ``table`` for all of it), ``accounts`` (``user@host``, all hosts of the maps' user,
     to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``, and
-    ``expires``, None or a dict of ``seconds`` from now and ``date``), and ``others`` (``user@host`` of other accounts
+    ``expires``, None or a dict of ``seconds`` from now and ``date``), ``others`` (``user@host`` of other accounts
     that may read all of the maps' tables, to a dict of ``drop``, a statement, and ``connections``, how many there are
-    now from each host, None where the admin may not see that).
+    now from each host, None where the admin may not see that), and ``refused_logins`` (of all accounts, since the
+    server's start; None where it does not count them, as a MySQL).
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server cannot be asked.
 
@@ -186,3 +188,38 @@ def refused(pillar="ispmail"):
         found = ispmail_salt.instances(__pillar__, pillar)
         consumers = [ispmail_salt.consumer_logins(__pillar__, key) for key in found]
         return ispmail_logins.refused(found, pillar, consumers)
+
+
+def holders(site_hosts=None, search="all", pillar="ispmail"):
+    """
+    Find who else holds the password of the maps' account, or is connected by it, and that pillar does not name:
+    files below /etc, /usr/local and /var/spool/cron, programs of this server, tables of Postfix, other servers.
+
+    site_hosts : None
+        On the database server: a list of the names and addresses of the site's servers. Its admin is asked then, and
+        every other host that is connected is told.
+
+    search : all
+        Which passwords files are searched for: ``all`` that are in use on this server; only the ``old`` ones in use,
+        which pillar does not have any more; or ``none``.
+
+    pillar : ispmail
+        The pillar key that holds the configuration; the ``instances`` that it names are included.
+
+    Returns a dict: ``unnamed``, a list of dicts of ``kind`` (``file``, ``program``, ``table`` or ``server``),
+    ``where`` (a path, the name of a program, an address) and ``text`` (a sentence, with what to do); and ``notes``, a
+    list of sentences on what could not be searched. No secret is in them.
+
+    Raises SaltInvocationError for faults in pillar or another argument, CommandExecutionError where this
+    server or, with site_hosts, the database cannot be asked.
+
+    Source: SHOW PROCESSLIST, proc(5), ss(8), postconf(1) -x
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_database.holders
+    """
+    with salt_errors():
+        return ispmail_holders.find(ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, search).describe()

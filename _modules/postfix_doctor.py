@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("489831174a2f")
+ispmail_stamp.require("85ce1c1d7e96")
 
 import dataclasses
 
@@ -71,7 +71,11 @@ def report(pillar="ispmail", width=100):
 def _findings(pillar):
     instances = ispmail_salt.instances(__pillar__, pillar)
     targets = [_target(pillar, instance) for instance in instances.values()]
-    return list(ispmail_doctor.check(targets, __grains__["ipv4"]))
+
+    def scope():
+        return ispmail_salt.scope(__pillar__, __opts__, pillar)
+
+    return list(ispmail_doctor.check(targets, __grains__["ipv4"], scope))
 
 
 def _target(pillar, instance):

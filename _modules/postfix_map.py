@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("489831174a2f")
+ispmail_stamp.require("85ce1c1d7e96")
 
 import ispmail_answers
 import ispmail_apply
@@ -14,6 +14,7 @@ import ispmail_classes
 import ispmail_consumers
 import ispmail_files
 import ispmail_found
+import ispmail_holders
 import ispmail_inventory
 import ispmail_plan
 import ispmail_postconf
@@ -29,6 +30,7 @@ from ispmail_salt import (
     instances,
     named_directories,
     salt_errors,
+    scope,
     wanted,
 )
 
@@ -153,7 +155,10 @@ def apply(pillar="ispmail", test=False):
     """
     with salt_errors():
         maps, consumers = wanted(__pillar__, __opts__, pillar)
-        return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers))
+        # Before the table files are replaced: afterwards nobody knows the old password.
+        changes = ispmail_holders.password_changes(maps)
+        warnings = ispmail_holders.warnings(scope(__pillar__, __opts__, pillar)) if changes else []
+        return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers), warnings)
 
 
 def remove(maps=None, pillar="ispmail", test=False):
@@ -348,11 +353,11 @@ def _described(each, known):
     return found
 
 
-def _outcome(outcome):
+def _outcome(outcome, warnings=()):
     return {
         "changes": dict(outcome.changes),
         "maps": outcome.maps,
         "consumers": outcome.consumers,
-        "warnings": list(outcome.warnings),
+        "warnings": [*outcome.warnings, *warnings],
         "reloaded": outcome.reloaded,
     }

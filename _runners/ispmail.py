@@ -1,42 +1,56 @@
 """What the master does: rotate passwords, re-apply, and prove which password each server uses."""
 
+import contextlib
 import logging
-import math
-import re
-import secrets
+import sys
+import threading
 import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("489831174a2f")
+ispmail_stamp.require("85ce1c1d7e96")
 
 import salt.client
+import salt.utils.event
+import salt.utils.jid
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from ispmail_errors import Failed, kind_of, listed
+import ispmail_fleet
+import ispmail_sites
+from ispmail_errors import Failed, kind_of, plural
+from ispmail_fleet import Servers
 from ispmail_queue import merged
-from ispmail_salt import cache_folder
+from ispmail_rotation import Progress, reasons
+from ispmail_salt import cache_folder, salt_errors
 
 log = logging.getLogger(__name__)
 
-# How long a server may take to say that it is there, and to read its pillar anew. In seconds.
-_PING_SECONDS, _PILLAR_SECONDS = 5, 30
-_KEYS = ("database", "mail", "canary", "tgt_type", "without")
 _NEEDED = ("database", "mail")
-_TARGETS = ("glob", "list", "compound", "grain", "grain_pcre", "pcre", "pillar", "pillar_pcre", "nodegroup", "ipcidr")
-_FAILED = "ispmail/rotation/failed"
+_FAILED, _STEP, _REFUSED = "ispmail/rotation/failed", "ispmail/rotation/step", "ispmail/rotation/refused"
+# How often the master's bus is looked at, and how long to wait for its listener. In seconds.
+_POLL_SECONDS, _READY_SECONDS = 0.5, 5
 
 
-def rotate():
+def rotate(test=False, watch=30):
     """
     Rotate the password of every site. Calls that come at the same time are merged: one runs, one waits, the others
-    return at once. At least one rotation is guaranteed to start after this call.
+    return at once. At least one rotation is guaranteed to start after this call. Each step is printed as it ends
+    (stderr), and is told by an event ``ispmail/rotation/step``.
 
-    Takes no arguments: ``ispmail:sites`` in the master's configuration says which servers there are.
+    test : False
+        Whether only to tell what would be done, and what would stop it.
 
-    Returns what ``state.orchestrate orch.rotate`` returns, or a sentence where another call does it. Where it failed,
-    the event ``ispmail/rotation/failed`` reports it, with the reasons as ``comment``.
+    watch : 30
+        For how many seconds after the drop the logins that the database refuses are counted. If there are any, the
+        event ``ispmail/rotation/refused`` tells of them.
+
+    ``ispmail:sites`` in the master's configuration says which servers there are.
+
+    Returns a dict: ``rotation`` (a table of the mail servers), ``reasons`` (why it failed, a list), ``refused`` (site
+    to the number of refused logins), ``retcode``; or a sentence where another call does it. Where it failed, the event
+    ``ispmail/rotation/failed`` reports it, with the reasons as ``comment``. With ``test=True`` a dict: site to a dict
+    of ``would`` and ``stops``, lists of sentences; and ``retcode``.
 
     Raises SaltInvocationError where the configuration is wrong, CommandExecutionError where the cache directory cannot
     be written, or Salt itself fails.
@@ -47,13 +61,16 @@ def rotate():
 
     .. code-block:: bash
 
-        salt-run ispmail.rotate
+        salt-run ispmail.rotate test=True
     """
     try:
         _sites()
     except SaltInvocationError as err:
-        __salt__["event.send"](_FAILED, {"comment": str(err)})
+        if not test:
+            __salt__["event.send"](_FAILED, {"comment": str(err)})
         raise
+    if test:
+        return _preview()
     try:
         done = merged(cache_folder(__opts__), "rotate", _orchestrate)
     except Exception as err:  # pylint: disable=broad-except
@@ -61,7 +78,14 @@ def rotate():
         comment = str(err) if isinstance(err, Failed) else f"the rotation ended with {kind_of(err)}"
         __salt__["event.send"](_FAILED, {"comment": comment})
         raise CommandExecutionError(comment) from None
-    return "another rotation is about to start" if done is None else done
+    if done is None:
+        return "another rotation is about to start"
+    dropped, before = done.pop("dropped"), done.pop("before")
+    if dropped and watch:
+        _print(f"counting refused logins for {watch} s")
+        time.sleep(watch)
+    done["refused"] = _report_refused(dropped, before)
+    return done
 
 
 def reapply():
@@ -115,6 +139,41 @@ def sites(batch="25%"):
         return {name: _resolve_targets(client, name, site, batch) for name, site in _sites().items()}
 
 
+def holders(site):
+    """
+    Find who else holds the password of a site's account and is not named in pillar: files, programs, tables of Postfix
+    on each of its servers, and other servers in the database's list of connections. A rotation asks this first, and
+    changes nothing if there is anybody.
+
+    site
+        A name below ``ispmail:sites`` in the master's configuration.
+
+    Returns a dict: server to a list of notes, on what could not be searched there. If somebody is found, a list of
+    sentences that name file, program or server and tell how to name it; the run then counts as failed. Servers that
+    do not answer are left out: the proof of a rotation names them.
+
+    Raises SaltInvocationError where the configuration is wrong or has no such site.
+
+    Source: postfix_database.holders
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run ispmail.holders main
+    """
+    targets = _site(site)
+    with salt.client.get_local_client(__opts__["conf_file"]) as client:
+        servers = _servers(targets)
+        faults, notes = ispmail_fleet.holders(client, servers, ispmail_fleet.present(client, servers.all))
+    if faults:
+        __context__["retcode"] = 1
+        log.warning("site %s: the password is also held by what pillar does not name", site)
+        head = "Nothing was changed, because these would lose their login to the database:"
+        return [head, *faults]
+    return notes
+
+
 def prove(site, timeout=60):
     """
     Prove that every mail server of a site uses the password that the database server's pillar has, in every map; that
@@ -140,128 +199,166 @@ def prove(site, timeout=60):
 
         salt-run ispmail.prove main
     """
-    known = _sites()
-    if site not in known:
-        raise SaltInvocationError(f"the master's configuration has no site {site}: it has {', '.join(known)}")
-    nonce = secrets.token_hex(16)
+    targets = _site(site)
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
-        database, mail = (_matching(known[site], role) for role in _NEEDED)
-        up = _present(client, [*database, *mail])
-
-        def ask(servers, functions):
-            """Server to what it returned, for each of the functions, in one job."""
-            there = [server for server in servers if server in up]
-            jobs = list(functions), list(functions.values())
-            returned = client.cmd(there, *jobs, timeout=timeout, tgt_type="list") if there else {}
-            found = {server: returned[server] if isinstance(returned.get(server), dict) else {} for server in servers}
-            return [{server: found[server].get(name) for server in servers} for name in functions]
-
-        (wanted,) = ask(database, {"postfix_map.fingerprints": [nonce, False]})
-        used, refused, old = ask(
-            mail, {"postfix_map.fingerprints": [nonce], "postfix_database.refused": [], "postfix_map.old_processes": []}
-        )
-    matched = zip(_NEEDED, (database, mail))
-    faults = [f"ispmail:sites:{site}:{role} matches no server" for role, servers in matched if not servers]
-    # Check the four answers separately: one host can be both database and mail server.
-    faults += [*_unanswered(wanted, dict), *_unanswered(used, dict)]
-    faults += [*_unanswered(refused, list), *_unanswered(old, list)]
-    faults += _mismatches(wanted, used)
-    for server in mail:
-        for login in refused[server] if isinstance(refused[server], list) else []:
-            faults.append(f"{server}: {login['host']} refuses the login of {', '.join(login['maps'])}")
-        for process in old[server] if isinstance(old[server], list) else []:
-            faults.append(f"{server}: {process} still uses an older table file")
+        servers = _servers(targets)
+        up = ispmail_fleet.present(client, servers.all)
+        faults, maps = ispmail_fleet.proof(client, servers, up, timeout)
+    matched = zip(_NEEDED, (servers.database, servers.mail))
+    faults = [*(f"ispmail:sites:{site}:{role} matches no server" for role, found in matched if not found), *faults]
     if faults:
         # An exception would come with Salt's traceback around it.
         __context__["retcode"] = 1
         log.warning("site %s: not every server is proved to use the new password", site)
         head = "The old password is still accepted, because not every server is seen to use the new one:"
         return [head, *dict.fromkeys(faults)]
-    log.info("site %s: %s use the new password", site, ", ".join(mail))
-    return {server: len(used[server]["live"]) for server in mail}
+    log.info("site %s: %s use the new password", site, ", ".join(maps))
+    return maps
 
 
 def _orchestrate():
+    """Run the orchestration, and tell of each step as it ends."""
     began = time.monotonic()
-    log.info("rotation of %s started", ", ".join(_sites()))
-    done = __salt__["state.orchestrate"]("orch.rotate")
-    reasons = [reason for states in (done.get("data") or {}).values() for reason in _reasons(states)]
-    ended = "failed" if reasons else "succeeded"
-    log.log(logging.WARNING if reasons else logging.INFO, "rotation %s in %.1f s", ended, time.monotonic() - began)
-    if reasons:
-        __salt__["event.send"](_FAILED, {"comment": "\n".join(dict.fromkeys(reasons))})
-    return done
+    known = _sites()
+    before = _refused_logins()
+    job = salt.utils.jid.gen_jid(__opts__)
+    progress = Progress(job, {name: _matching(site, "mail") for name, site in known.items()})
+    log.info("rotation of %s started", ", ".join(known))
+    with _listening(progress):
+        done = __salt__["state.orchestrate"]("orch.rotate", orchestration_jid=job)
+    failures = [reason for states in (done.get("data") or {}).values() for reason in reasons(states)]
+    failures = list(dict.fromkeys(failures))
+    ended = "failed" if failures else "succeeded"
+    log.log(logging.WARNING if failures else logging.INFO, "rotation %s in %.1f s", ended, time.monotonic() - began)
+    if failures:
+        # An exception would come with Salt's traceback around it.
+        __context__["retcode"] = 1
+        __salt__["event.send"](_FAILED, {"comment": "\n".join(failures)})
+    return {
+        "rotation": progress.table(),
+        "reasons": failures,
+        "retcode": 1 if failures else 0,
+        "dropped": progress.dropped(),
+        "before": before,
+    }
 
 
-def _reasons(returned):
-    """Why states failed, from what a run of them returned: those of an orchestration hold those of its servers."""
-    if not isinstance(returned, dict):
-        return [str(line) for line in returned if line] if isinstance(returned, list) else []
-    reasons: list[str] = []
-    for state in returned.values():
-        if not isinstance(state, dict):
-            continue
-        if state.get("result") is False:
-            changes = state.get("changes") or {}
-            inner = _reasons(changes.get("return"))
-            for server, states in (changes.get("ret") or {}).items():
-                inner += [f"{server}: {reason}" for reason in _reasons(states) or ["does not answer"]]
-            # A state that only waited for a failed one has nothing to add.
-            outer = [] if "One or more requisite failed" in state["comment"] else [state["comment"]]
-            reasons += inner or outer
-    return reasons
+@contextlib.contextmanager
+def _listening(progress):
+    """Print what ends meanwhile, and send an event for it. Where the bus is silent the rotation runs all the same."""
+    ready, ended = threading.Event(), threading.Event()
+
+    def listen():
+        with (
+            salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True) as bus,
+            salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__) as sender,
+        ):
+            bus.connect_pub()
+            ready.set()
+            while True:
+                # Read before the wait: what was sent until then is still heard.
+                last = ended.is_set()
+                event = bus.get_event(wait=_POLL_SECONDS, full=True)
+                now = time.monotonic()
+                over = event is None and last
+                steps = progress.hear(event["tag"], event["data"], now) if event else []
+                for step in progress.finish(now) if over else steps:
+                    _print(step.describe())
+                    sender.fire_event(step.event(), _STEP)
+                if over:
+                    break
+
+    thread = threading.Thread(target=listen, name="ispmail-rotation", daemon=True)
+    thread.start()
+    ready.wait(_READY_SECONDS)
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_READY_SECONDS)
 
 
-def _mismatches(wanted, used):
-    """Sentences on the passwords that differ from the one in the database servers' pillar."""
-    answered = [said for said in wanted.values() if isinstance(said, dict)]
-    passwords = {value for said in answered for value in said["pillar"].values()}
-    if answered and (len(passwords) != 1 or None in passwords):
-        return [f"{', '.join(wanted)}: pillar does not have one password for all maps of the account"]
-    faults = []
-    for server, said in used.items():
-        for where, subject in (("pillar", "pillar has"), ("live", "the table file has")):
-            values = said[where].items() if isinstance(said, dict) else []
-            others = [name for name, value in values if value not in passwords]
-            if others:
-                faults.append(f"{server}: {subject} another password for {', '.join(others)}, or none")
-        if isinstance(said, dict) and not said["live"]:
-            faults.append(f"{server}: none of its maps logs in with the account of ispmail:database")
-    return faults if answered else []
+def _print(line):
+    """Tell the person at the terminal. Not on stdout, where the result may be read by a program."""
+    if not __opts__.get("quiet"):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
-def _unanswered(answers, kind):
-    """Sentences on the servers that did not answer, or not what was asked."""
-    return [
-        f"{server}: {said if isinstance(said, str) else 'does not answer'}"
-        for server, said in answers.items()
-        if not isinstance(said, kind)
-    ]
+def _preview():
+    """What a rotation would do in each site, and what would stop it."""
+    found = {}
+    with salt.client.get_local_client(__opts__["conf_file"]) as client:
+        for name, targets in _sites().items():
+            who = _resolve_targets(client, name, targets, 1)
+            rest = [server for batch in who["batches"] for server in batch]
+            up = [*who["database"], *who["canary"], *rest]
+            stops = [*who["faults"], *(f"{server}: does not answer" for server in who["down"])]
+            if not who["faults"]:
+                stops += ispmail_fleet.would_stop(client, _servers(targets), up)
+            would = [f"accept the new password next to the one in use: {', '.join(who['database'])}"]
+            would += [
+                f"apply it, and wait for old processes: {', '.join(each)}" for each in (who["canary"], rest) if each
+            ]
+            would.append(f"prove that all use it, then drop the old one: {', '.join(who['database'])}")
+            found[name] = {"would": would, "stops": list(dict.fromkeys(stops))}
+    failed = any(each["stops"] for each in found.values())
+    if failed:
+        __context__["retcode"] = 1
+    return {**found, "retcode": 1 if failed else 0}
+
+
+def _report_refused(dropped, before):
+    """Tell how many logins were refused since the counts before, of the sites whose old password was dropped."""
+    if not dropped:
+        return {}
+    found = {}
+    after = _refused_logins()
+    for site in dropped:
+        # A count that has fallen is that of a server that was restarted.
+        counts = {
+            server: max(0, count - before[site][server])
+            for server, count in after[site].items()
+            if server in before[site]
+        }
+        found[site] = sum(counts.values())
+        for server, count in counts.items():
+            if count > 0:
+                refused = plural(count, "login")
+                comment = f"{server} has refused {refused} since the rotation began: see the log of the database"
+                __salt__["event.send"](_REFUSED, {"site": site, "server": server, "refused": count, "comment": comment})
+                _print(f"{site}: {comment}")
+    return found
+
+
+def _refused_logins():
+    """Site to its database servers, and how many logins each has refused so far."""
+    with salt.client.get_local_client(__opts__["conf_file"]) as client:
+        return {
+            name: ispmail_fleet.refused_logins(client, _matching(site, "database")) for name, site in _sites().items()
+        }
 
 
 def _sites():
     """The sites in the master's configuration, checked: name to targets."""
-    configured = __opts__.get("ispmail")
-    configured = configured.get("sites") if isinstance(configured, dict) else None
-    if not isinstance(configured, dict) or not configured:
-        raise SaltInvocationError("the master's configuration has no ispmail:sites: see docs/master.conf")
-    faults, found = [], {}
-    for site, given in configured.items():
-        if not isinstance(given, dict) or not re.fullmatch(r"[A-Za-z0-9_.-]+", str(site)):
-            faults.append(f"ispmail:sites:{site} must be a mapping, its name of letters, digits, _, . and -")
-            continue
-        targets = {"tgt_type": "glob", "without": [], **given}
-        unknown = [key for key in targets if key not in _KEYS]
-        faults += [f"ispmail:sites:{site}:{key} is missing" for key in _NEEDED if not targets.get(key)]
-        faults += [f"ispmail:sites:{site}:{key} is not a key: known are {', '.join(_KEYS)}" for key in unknown]
-        if targets["tgt_type"] not in _TARGETS:
-            faults.append(f"ispmail:sites:{site}:tgt_type must be one of {', '.join(_TARGETS)}")
-        if not isinstance(targets["without"], list) or not all(isinstance(name, str) for name in targets["without"]):
-            faults.append(f"ispmail:sites:{site}:without must be a list of servers")
-        found[str(site)] = targets
-    if faults:
-        raise SaltInvocationError(listed("the master's configuration has errors, see docs/master.conf", faults))
-    return found
+    with salt_errors():
+        return ispmail_sites.sites(__opts__.get("ispmail"))
+
+
+def _servers(targets):
+    """The servers of a site, and the names by which its database may list their connections."""
+    database, mail = (_matching(targets, role) for role in _NEEDED)
+    # From the master's cache: a server that is down is one of the site's too.
+    grains = __salt__["cache.grains"](sorted({*database, *mail}), tgt_type="list")
+    return Servers(database, mail, ispmail_sites.hosts(grains, targets["addresses"]))
+
+
+def _site(name):
+    """The targets of one site."""
+    known = _sites()
+    if name not in known:
+        raise SaltInvocationError(f"the master's configuration has no site {name}: it has {', '.join(known)}")
+    return known[name]
 
 
 def _matching(site, role):
@@ -273,22 +370,10 @@ def _matching(site, role):
     return sorted({*found["minions"], *found.get("missing", [])} - set(site["without"]))
 
 
-def _present(client, servers):
-    """Those of the servers that answer; they have refreshed their pillar then."""
-    # A server that is down is waited for once, and not for long.
-    waits = {"timeout": _PING_SECONDS, "gather_job_timeout": _PING_SECONDS}
-    answers = client.cmd(servers, "test.ping", tgt_type="list", **waits) if servers else {}
-    here = sorted(server for server, answer in answers.items() if answer is True)
-    if not here:
-        return []
-    refreshed = client.cmd(here, "saltutil.refresh_pillar", [True], timeout=_PILLAR_SECONDS, tgt_type="list")
-    return [server for server in here if refreshed.get(server) is True]
-
-
 def _resolve_targets(client, name, site, batch):
     """Which servers a rotation of a site goes to, in which order, and why it cannot start."""
     roles = {role: _matching(site, role) for role in ("database", "mail", "canary")}
-    up = _present(client, sorted({server for servers in roles.values() for server in servers}))
+    up = ispmail_fleet.present(client, sorted({server for servers in roles.values() for server in servers}))
     mail = [server for server in roles["mail"] if server in up]
     canary = [server for server in roles["canary"] if server in up]
     faults = [f"{role}, {site[role]}, matches no server" for role in _NEEDED if not roles[role]]
@@ -305,7 +390,8 @@ def _resolve_targets(client, name, site, batch):
         if roles["mail"] and not mail:
             faults.append("no mail server answers")
     rest = [server for server in mail if server not in canary]
-    size = _size(batch, len(rest))
+    with salt_errors():
+        size = ispmail_sites.batch_size(batch, len(rest))
     return {
         "database": roles["database"],
         "canary": canary,
@@ -313,11 +399,3 @@ def _resolve_targets(client, name, site, batch):
         "down": [server for server in roles["mail"] if server not in up],
         "faults": [f"ispmail:sites:{name}: {fault}" for fault in faults],
     }
-
-
-def _size(batch, number):
-    """How many of a number of servers go at a time."""
-    share = re.fullmatch(r"(\d+)(%?)", str(batch))
-    if not share or not int(share[1]):
-        raise SaltInvocationError("ispmail:rotation:batch must be a number of servers, or a share such as 25%")
-    return max(1, math.ceil(number * int(share[1]) / 100)) if share[2] else int(share[1])

@@ -50,8 +50,9 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
         ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a list of
         what is missing, ``table`` for all of it), ``accounts`` (``user@host``, all hosts of the maps' user, to
         ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``, and ``expires``: None
-        for never, or when its password does, ``seconds`` from now and ``date``), and ``others``, see
-        `ispmail_account_users.other_readers`.
+        for never, or when its password does, ``seconds`` from now and ``date``), ``others``, see
+        `ispmail_account_users.other_readers`, and ``refused_logins``, how many the server has refused since its start,
+        None where it does not count them.
 
     Raises:
         DatabaseError: The server cannot be asked.
@@ -77,6 +78,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                 for host, account in found.items()
             },
             "others": ispmail_account_users.other_readers(server, config),
+            "refused_logins": _refused_logins(server),
         }
 
 
@@ -352,6 +354,12 @@ def _report(name: str, action: Action, passwords: tuple[int, int], seconds: floa
 
 def _grants(server: Server, user: str, host: str) -> list[Grant]:
     return ispmail_database.grants(server.ask("SHOW GRANTS FOR %s@%s", [user, host]))
+
+
+def _refused_logins(server: Server) -> int | None:
+    """How many logins, of all accounts, a MariaDB has refused since its start; a MySQL does not count them."""
+    rows = server.ask("SHOW GLOBAL STATUS LIKE 'Access_denied_errors'")
+    return int(rows[0]["Value"]) if rows else None
 
 
 def _schema_privileges(server: Server, user: str, host: str) -> list[str]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import ispmail_doctor_holders
 import ispmail_doctor_login
 import ispmail_doctor_postfix
 import ispmail_doctor_server
 from ispmail_doctor_postfix import LiveMap, Target
 from ispmail_report import Finding
+from ispmail_scope import Scope
 
 
-def check(targets: Sequence[Target], addresses: Sequence[str]) -> Iterator[Finding]:
+def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[], Scope]) -> Iterator[Finding]:
     """Check all instances of Postfix on this server, then the databases that their table files name.
 
     Args:
         targets: The main instance first.
         addresses: The IPv4 addresses of this machine.
+        scope: Reads what pillar says of the account, secrets too.
 
     Raises:
         CannotAsk: Postfix cannot be asked. A database that cannot be asked is a finding.
@@ -31,3 +34,4 @@ def check(targets: Sequence[Target], addresses: Sequence[str]) -> Iterator[Findi
     hosts = [login.host for login in ispmail_doctor_login.logins(maps)]
     users = {live.keys.get("user", "") for live in maps}
     yield from ispmail_doctor_server.check(targets, hosts, users, addresses)
+    yield from ispmail_doctor_holders.check(scope)

@@ -21,6 +21,7 @@ import ispmail_config_database
 from ispmail_config import CompleteInstance, DatabaseConfig, Instance
 from ispmail_config_consumers import Consumers
 from ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
+from ispmail_scope import Scope
 from ispmail_tablefile import shown_key
 
 # The pillar key of the main instance.
@@ -149,6 +150,20 @@ def database(
 def account(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> str:
     """Read the user of the maps' account, whatever else is wrong with the database server's side."""
     return str(_looked_up(ispmail_config_database.user(section(pillar, key)), opts)[0])
+
+
+def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Scope:
+    """Read what pillar says of the maps' account and of all that may use it, in all instances.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    found = instances(pillar, key)
+    consumers = [consumer_logins(pillar, name) for name in found]
+    # Where there is no master, or with sdb, pillar's own password is in files of this server.
+    roots = [path for paths in opts.get("pillar_roots", {}).values() for path in paths]
+    left_out = (opts["cachedir"], os.path.dirname(opts["conf_file"]), *roots)
+    return Scope(found, database(pillar, opts, key), tuple(consumers), left_out)
 
 
 def named_directories(pillar: Mapping[str, Any]) -> Collection[str]:

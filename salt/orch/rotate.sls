@@ -5,6 +5,8 @@
 # ispmail:sites in the master's configuration lists the servers, see docs/master.conf.
 {#- With a number, state.apply waits for a run in progress. On 3008, True only queues the job, and False fails. #}
 {%- set queue = 100 %}
+{#- Salt's own default of 5 s lets a slow master publish a step twice. #}
+{%- set timeout = 30 %}
 {%- set batch = salt['pillar.get']('ispmail:rotation:batch', '25%') %}
 {%- set sites = salt['saltutil.runner']('ispmail.sites', kwarg={'batch': batch}) %}
 {%- if sites is not mapping %}
@@ -21,14 +23,23 @@ A rotation can begin in {{ site }}:
   test.fail_without_changes:
     - comment: {{ who['faults'] | join('\n') | json }}
 {%- else %}
-{%- set steps = ['The new password is accepted next to the old one in ' ~ site] %}
+{%- set steps = ['Nobody holds the password unless pillar names it in ' ~ site] %}
 
 {{ steps[0] }}:
+  salt.runner:
+    - name: ispmail.holders
+    - site: {{ site | json }}
+{%- do steps.append('The new password is accepted next to the old one in ' ~ site) %}
+
+{{ steps[1] }}:
   salt.state:
     - tgt: {{ who['database'] | json }}
     - tgt_type: list
     - sls: ispmail.credential_accepted
     - queue: {{ queue }}
+    - timeout: {{ timeout }}
+    - require:
+      - salt: {{ steps[0] }}
 {%- for servers in [who['canary']] + who['batches'] %}
 {%- set those = 'The canary takes' if loop.first else 'Batch ' ~ loop.index0 ~ ' of ' ~ (loop.length - 1) ~ ' takes' %}
 {%- set step = those ~ ' the new password in ' ~ site %}
@@ -39,6 +50,7 @@ A rotation can begin in {{ site }}:
     - tgt_type: list
     - sls: ispmail.drained
     - queue: {{ queue }}
+    - timeout: {{ timeout }}
     - require:
       - salt: {{ steps[-1] }}
 {%- do steps.append(step) %}
@@ -58,6 +70,7 @@ The old password is dropped in {{ site }}:
     - tgt_type: list
     - sls: ispmail.credential_sole
     - queue: {{ queue }}
+    - timeout: {{ timeout }}
     - require:
       - salt: {{ steps[-1] }}
 {%- do steps.append('The old password is dropped in ' ~ site) %}

@@ -86,8 +86,10 @@ class Fleet(Lab):
         """What pillar has from now on; no event is sent. `others`: minion to more of it, just for that one."""
         database = {"password": password, "hosts": hosts or [self.db.address, self.replica.address]}
         beacons = {"postfix_credential": [{"interval": INTERVAL}, {"disable_during_state_run": True}]}
-        rotation = {"batch": 2}
-        ispmail = {"database": database, "server": {"accounts_host": "198.18.%"}, "rotation": rotation}
+        # What asks here whether the database takes a password is somebody else to a rotation.
+        consumers = {"lab": {"programs": ["mariadb"], "ignore": True}}
+        ispmail = {"database": database, "server": {"accounts_host": "198.18.%"}, "rotation": {"batch": 2}}
+        ispmail["consumers"] = consumers
         top = {"*": ["ispmail"]}
         for name, pillar in (others or {}).items():
             top[name] = [name]

@@ -96,6 +96,9 @@ class Sites(Lab):
             text = file.read_text()
             for there, here in addresses.items():
                 text = text.replace(there, here)
+            if file.stem in USERS:
+                # What asks here whether the database takes a password is somebody else to a rotation.
+                text += "  consumers:\n    lab: {programs: [python], ignore: true}\n"
             self.master.write(f"/srv/pillar/{file.name}", text)
         for name in MINIONS:
             grains = {"roles": ["mail"]} if name in MAIL else {}

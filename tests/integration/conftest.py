@@ -27,7 +27,13 @@ OTHER_SECRET = f"{CORE}-two"
 WRONG_SECRET = f"{CORE}-no"
 
 # What a master that serves a checkout has to have, see README.
-MASTER = {"file_ignore_regex": [r"(^|/)\.git(/|$)"]}
+MASTER = {
+    "file_ignore_regex": [r"(^|/)\.git(/|$)"],
+    "runner_dirs": [str(REPOSITORY / "_runners")],
+    "utils_dirs": [str(REPOSITORY / "_utils")],
+    # Its database is on the mail server itself, which has the socket in pillar for the tests of rotations.
+    "ispmail": {"sites": {"main": {"database": "m1", "mail": "m1"}}},
+}
 
 EVERYONE = ["jack@example.org", "john@example.org", "nobody@example.org", "jack@example.net", "john@example.net"]
 NO_MAPS = dict.fromkeys(EVERYONE, 554)

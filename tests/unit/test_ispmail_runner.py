@@ -1,4 +1,4 @@
-"""The runner's own decisions: who is who, how many at a time, whose password is another one, why a run failed."""
+"""The runner's own decisions: who is who, whom a rotation goes to, what is proved, and what a dry run tells."""
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -13,57 +13,25 @@ def configured(monkeypatch):
     """A function that sets what the master's configuration has as ispmail:sites."""
 
     def configure(sites):
-        monkeypatch.setattr(ispmail, "__opts__", {"ispmail": {"sites": sites}}, raising=False)
+        monkeypatch.setattr(ispmail, "__opts__", {"ispmail": {"sites": sites}, "conf_file": "/nowhere"}, raising=False)
+        monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
+        known = {"mx1": {"ipv4": ["192.0.2.1"]}, "mx2": {}}
+        monkeypatch.setattr(ispmail, "__salt__", {"cache.grains": lambda servers, tgt_type: known}, raising=False)
 
     return configure
 
 
-def test_a_site_has_its_defaults(configured):
-    configured({"main": MAIN, 2: {**MAIN, "tgt_type": "list", "without": ["mx9"]}})
-    assert ispmail._sites() == {
-        "main": {**MAIN, "tgt_type": "glob", "without": []},
-        "2": {**MAIN, "tgt_type": "list", "without": ["mx9"]},
-    }
-
-
-@pytest.mark.parametrize("sites", [None, {}, [], "main"])
-@pytest.mark.parametrize("whole", [True, False])
-def test_without_sites_the_fix_is_named(configured, monkeypatch, sites, whole):
-    configured(sites)
-    if whole:
-        monkeypatch.setattr(ispmail, "__opts__", {"ispmail": sites})
+def test_a_wrong_configuration_is_one_of_salts_errors(configured):
+    configured({})
     with pytest.raises(SaltInvocationError, match=r"has no ispmail:sites: see docs/master\.conf"):
         ispmail._sites()
 
 
-def test_all_faults_of_sites_are_told_at_once(configured):
-    configured({"a": {"mail": "mx*", "cannary": "mx1"}, "b": "mx*", "c d": MAIN, "e": {"database": ""}, "f": MAIN})
-    with pytest.raises(SaltInvocationError) as caught:
-        ispmail._sites()
-    head, *faults = str(caught.value).split("\n- ")
-    assert head == "the master's configuration has errors, see docs/master.conf:"
-    assert [fault.partition(" ")[0] for fault in faults if not fault.startswith("ispmail:sites:c d ")] == [
-        "ispmail:sites:a:database",
-        "ispmail:sites:a:cannary",
-        "ispmail:sites:b",
-        "ispmail:sites:e:database",
-        "ispmail:sites:e:mail",
-    ]
-    assert len(faults) == 6
-
-
-@pytest.mark.parametrize("without", ["mx4", None, [4]])
-def test_who_is_left_out_is_a_list(configured, without):
-    """A text became its letters, and nobody was left out."""
-    configured({"a": {**MAIN, "without": without}})
-    with pytest.raises(SaltInvocationError, match="ispmail:sites:a:without must be a list of servers"):
-        ispmail._sites()
-
-
-def test_a_target_that_is_none(configured):
-    configured({"a": {**MAIN, "tgt_type": "compund"}})
-    with pytest.raises(SaltInvocationError, match="ispmail:sites:a:tgt_type must be one of glob, list, compound"):
-        ispmail._sites()
+@pytest.mark.parametrize("function", [ispmail.prove, ispmail.holders])
+def test_a_site_that_is_none(configured, function):
+    configured({"main": MAIN})
+    with pytest.raises(SaltInvocationError, match="has no site other: it has main"):
+        function("other")
 
 
 WHO = {
@@ -102,7 +70,7 @@ def test_to_whom_a_rotation_goes(monkeypatch, case):
     roles = {"database": ["db"], "mail": ["mx1", "mx2", "mx3", "mx4"], "canary": ["mx1"], **changed}
     monkeypatch.setattr(ispmail, "_matching", lambda who, role: roles[role])
     monkeypatch.setattr(
-        ispmail, "_present", lambda client, servers: [each for each in servers if each in there.split()]
+        ispmail.ispmail_fleet, "present", lambda client, servers: [each for each in servers if each in there.split()]
     )
     configured = {role: "x" for role in roles if roles[role] or role != "canary"}
     found = ispmail._resolve_targets(None, "main", configured, 2)
@@ -111,54 +79,23 @@ def test_to_whom_a_rotation_goes(monkeypatch, case):
     assert len(reasons) == len(faults) and all(map(str.startswith, reasons, faults)), reasons
 
 
-SIZES = [("25%", 3, 1), ("25%", 100, 25), ("25%", 101, 26), ("100%", 7, 7), ("1%", 7, 1), (2, 7, 2), ("3", 7, 3)]
-
-
-@pytest.mark.parametrize(("batch", "number", "size"), SIZES)
-def test_how_many_at_a_time(batch, number, size):
-    assert ispmail._size(batch, number) == size
-
-
-@pytest.mark.parametrize("batch", [0, "0%", "", "some", None, -1, "25 %"])
-def test_a_batch_that_is_none(batch):
-    with pytest.raises(SaltInvocationError, match="ispmail:rotation:batch must be"):
-        ispmail._size(batch, 4)
-
-
 def used(live="new", pillar="new"):
     return {"pillar": {"virtual_alias_maps": pillar}, "live": {"virtual_alias_maps": live}}
 
 
-NOT_ONE = "db: pillar does not have one password for all maps of the account"
-DATABASE = {"db": {"pillar": {"virtual_alias_maps": "new", "virtual_mailbox_maps": "new"}}}
-
-
-@pytest.mark.parametrize(
-    ("wanted", "said", "faults"),
-    [
-        (DATABASE, used(), []),
-        (DATABASE, used(live="old"), ["mx: the table file has another password for virtual_alias_maps, or none"]),
-        (DATABASE, used(live=None), ["mx: the table file has another password for virtual_alias_maps, or none"]),
-        (DATABASE, used(pillar="old"), ["mx: pillar has another password for virtual_alias_maps, or none"]),
-        (
-            DATABASE,
-            {"pillar": {}, "live": {}},
-            ["mx: none of its maps logs in with the account of ispmail:database"],
-        ),
-        (
-            {"db": {"pillar": {"a": "new", "b": "old"}}},
-            used(),
-            [NOT_ONE],
-        ),
-        ({"db": {"pillar": {"a": None}}}, used(), [NOT_ONE]),
-        ({"db": {"pillar": {}}}, used(), [NOT_ONE]),
-        # A server that does not answer is reported elsewhere.
-        ({"db": None}, used(), []),
-        (DATABASE, "Minion did not return", []),
-    ],
-)
-def test_whose_password_is_another_one(wanted, said, faults):
-    assert ispmail._mismatches(wanted, {"mx": said}) == faults
+NOBODY = {"unnamed": [], "notes": []}
+SCRIPT = {"unnamed": [{"kind": "file", "where": "/root/x", "text": "/root/x holds the password in use: name it"}]}
+ANSWERS = {
+    "test.ping": True,
+    "saltutil.refresh_pillar": True,
+    "state.apply": True,
+    "postfix_map.fingerprints": used(),
+    "postfix_database.refused": [],
+    "postfix_map.old_processes": [],
+    "postfix_database.holders": NOBODY,
+    "postfix_database.credential_accepted": {"changes": {}, "warnings": []},
+    "postfix_database.read": {"refused_logins": 7},
+}
 
 
 class FakeClient:
@@ -166,6 +103,7 @@ class FakeClient:
 
     def __init__(self, answers):
         self.answers = answers
+        self.asked = []
 
     def __enter__(self):
         return self
@@ -173,16 +111,21 @@ class FakeClient:
     def __exit__(self, *_):
         pass
 
-    def cmd(self, servers, functions, arguments=(), **_):
-        if isinstance(functions, str):
-            return dict.fromkeys(servers, True)
-        well = {"postfix_map.fingerprints": used(), "postfix_database.refused": [], "postfix_map.old_processes": []}
+    def cmd(self, servers, functions, arguments=(), kwarg=None, **_):
+        self.asked.append((servers, functions, kwarg))
         said = {}
         for server in servers:
+            if isinstance(functions, str):
+                said[server] = self._answer(server, functions)
+                continue
             job = (server, len(functions))
             if job not in self.answers or self.answers[job] is not None:
-                said[server] = {name: self.answers.get((server, name), well[name]) for name in functions}
+                said[server] = {name: self._answer(server, name) for name in functions}
         return said
+
+    def _answer(self, server, name):
+        answer = self.answers.get((server, name), ANSWERS[name])
+        return answer.pop(0) if isinstance(answer, list) and answer and name == "postfix_database.holders" else answer
 
 
 PROOFS = {
@@ -198,6 +141,10 @@ PROOFS = {
     ),
     "an old process": ({("mx1", "postfix_map.old_processes"): ["smtpd 5"]}, "mx1: smtpd 5 still uses"),
     "another password": ({("mx2", "postfix_map.fingerprints"): used(live="old")}, "mx2: the table file has another"),
+    "somebody whom pillar does not name": (
+        {("mx2", "postfix_database.holders"): {**NOBODY, **SCRIPT}},
+        "mx2: /root/x holds the password in use: name it",
+    ),
     # The database's server is a mail server too, and its first answer is lost.
     "no answer of the database's server": ({("mx1", 1): None}, "mx1: does not answer"),
 }
@@ -207,8 +154,6 @@ PROOFS = {
 def test_what_is_proved(configured, monkeypatch, case):
     answers, fault = PROOFS[case]
     configured({"main": {"database": "mx1", "mail": "mx*"}})
-    monkeypatch.setitem(ispmail.__opts__, "conf_file", "/nowhere")
-    monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
     monkeypatch.setattr(ispmail, "_matching", lambda who, role: {"database": ["mx1"], "mail": ["mx1", "mx2"]}[role])
     monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: FakeClient(answers))
     said = ispmail.prove("main")
@@ -220,47 +165,121 @@ def test_what_is_proved(configured, monkeypatch, case):
 
 def test_nobody_is_no_proof(configured, monkeypatch):
     configured({"main": MAIN})
-    monkeypatch.setitem(ispmail.__opts__, "conf_file", "/nowhere")
-    monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
     monkeypatch.setattr(ispmail, "_matching", lambda who, role: [])
     monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: FakeClient({}))
     assert "ispmail:sites:main:mail matches no server" in ispmail.prove("main")
 
 
-def test_without_answers_nothing_is_proved():
-    assert ispmail._unanswered({"a": None, "b": False, "c": "no such function", "d": {}}, dict) == [
-        "a: does not answer",
-        "b: does not answer",
-        "c: no such function",
-    ]
+@pytest.fixture
+def servers(configured, monkeypatch):
+    """A function that gives the servers db, mx1 and mx2 some answers; returns the client that asks them."""
+
+    def answer(answers):
+        configured({"main": MAIN})
+        client = FakeClient(answers)
+        roles = {"database": ["db"], "mail": ["mx1", "mx2"], "canary": []}
+        monkeypatch.setattr(ispmail, "_matching", lambda who, role: roles[role])
+        monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: client)
+        return client
+
+    return answer
 
 
-def test_the_reasons_of_a_failed_orchestration():
-    """What an admin wants to read of it, and nothing of what went well or only waited."""
-    inner = {
-        "postfix_map_|-x": {"result": False, "comment": "Nothing was changed: Access denied", "changes": {}},
-        "postfix_map_|-y": {"result": False, "comment": "One or more requisite failed: x", "changes": {}},
-        "postfix_map_|-z": {"result": True, "comment": "fine", "changes": {"a": "b"}},
-    }
-    returned = {
-        "1": {"result": True, "comment": "States ran successfully.", "changes": {"ret": {"db": inner}}},
-        "2": {
-            "result": False,
-            "comment": "Run failed on minions: mx1",
-            "changes": {"ret": {"mx1": inner, "mx2": False}},
+def test_nobody_else_holds_the_password(servers):
+    client = servers({("mx2", "postfix_database.holders"): {**NOBODY, "notes": ["a", "a"]}})
+    assert ispmail.holders("main") == {"db": [], "mx1": [], "mx2": ["a"]}
+    assert ispmail.__context__ == {}
+    asked = {tuple(to): kwarg for to, name, kwarg in client.asked if name == "postfix_database.holders"}
+    # The database server is told who belongs to the site, by what the master knows of it.
+    hosts = ["192.0.2.1", "mx1", "mx2"]
+    assert asked == {("mx1", "mx2"): {"search": "old"}, ("db",): {"search": "old", "site_hosts": hosts}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ({**NOBODY, **SCRIPT}, "mx1: /root/x holds the password in use: name it"),
+        (None, "mx1: does not answer"),
+        ("ERROR: ss is not there", "mx1: ERROR: ss is not there"),
+    ],
+)
+def test_somebody_else_or_no_answer_stops_a_rotation(servers, answer, line):
+    servers({("mx1", "postfix_database.holders"): answer})
+    head, *lines = ispmail.holders("main")
+    assert head.startswith("Nothing was changed") and lines == [line]
+    assert ispmail.__context__ == {"retcode": 1}
+
+
+def test_older_modules_are_synced_before_they_are_asked(servers):
+    """Salt syncs with an apply only: the first rotation after an upgrade would stop here."""
+    answers = ["'postfix_database.holders' is not available.", {**NOBODY, **SCRIPT}]
+    client = servers({("mx1", "postfix_database.holders"): answers})
+    assert ispmail.holders("main")[1:] == ["mx1: /root/x holds the password in use: name it"]
+    assert (["mx1"], "state.apply", {"queue": 100}) in client.asked
+
+
+def test_a_dry_run_tells_what_would_be_done(servers):
+    client = servers({})
+    assert ispmail.rotate(test=True) == {
+        "main": {
+            "would": [
+                "accept the new password next to the one in use: db",
+                "apply it, and wait for old processes: mx1",
+                "apply it, and wait for old processes: mx2",
+                "prove that all use it, then drop the old one: db",
+            ],
+            "stops": [],
         },
-        "3": {"result": False, "comment": "One or more requisite failed: 2", "changes": {}},
-        "4": {"result": False, "comment": "Runner function failed.", "changes": {"return": ["mx3: no", "mx4: no"]}},
-        "5": {"result": False, "comment": "Fix that", "changes": {}},
+        "retcode": 0,
     }
-    assert ispmail._reasons(returned) == [
-        "mx1: Nothing was changed: Access denied",
-        "mx2: does not answer",
-        "mx3: no",
-        "mx4: no",
-        "Fix that",
-    ]
-    assert ispmail._reasons(["Rendering SLS failed"]) == ["Rendering SLS failed"]
+    jobs = {name: kwarg for _, name, kwarg in client.asked}
+    assert jobs["postfix_database.credential_accepted"] == {"test": True}
+    assert not {"state.apply", "state.sls"} & set(jobs)
+
+
+STOPS = {
+    "a holder": ({("mx1", "postfix_database.holders"): {**NOBODY, **SCRIPT}}, "mx1: /root/x holds the password in use"),
+    "a server that is down": ({("mx2", "test.ping"): False}, "mx2: does not answer"),
+    "the database": ({("db", "postfix_database.credential_accepted"): "ERROR: two others"}, "db: ERROR: two others"),
+    "another pillar": ({("mx2", "postfix_map.fingerprints"): used(pillar="other")}, "mx2: pillar has another password"),
+    "the database server is down": ({("db", "test.ping"): False}, "ispmail:sites:main: the database server db does"),
+}
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_a_dry_run_tells_what_would_stop_it(servers, case):
+    answers, line = STOPS[case]
+    servers(answers)
+    found = ispmail.rotate(test=True)
+    assert any(each.startswith(line) for each in found["main"]["stops"]), found
+    assert found["retcode"] == 1 and ispmail.__context__ == {"retcode": 1}
+
+
+@pytest.fixture
+def sent(servers, monkeypatch):
+    """The events that the runner sends; the servers are all well."""
+    servers({})
+    events = []
+    ispmail.__salt__["event.send"] = lambda tag, data: events.append((tag, data))
+    monkeypatch.setattr(ispmail, "_print", lambda line: None)
+    return events
+
+
+@pytest.mark.parametrize(("before", "refused"), [(7, 0), (5, 2), (9, -2)])
+def test_refused_logins_after_the_drop(sent, before, refused):
+    """A count that has fallen is that of a server that was restarted."""
+    assert ispmail._report_refused(["main"], {"main": {"db": before}}) == {"main": max(refused, 0)}
+    if refused > 0:
+        ((tag, data),) = sent
+        assert tag == "ispmail/rotation/refused"
+        assert (data["site"], data["server"], data["refused"]) == ("main", "db", 2)
+        assert data["comment"].startswith("db has refused 2 logins since the rotation began")
+    else:
+        assert sent == []
+
+
+def test_nothing_is_counted_without_a_drop(sent):
+    assert ispmail._report_refused([], {}) == {}
 
 
 @pytest.mark.parametrize("broken", ["the cache", "Salt"])

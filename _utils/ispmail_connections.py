@@ -1,0 +1,187 @@
+"""The database's list of an account's connections, and the programs of this server that own them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ispmail_database
+import ispmail_sockets
+from ispmail_database import Server
+from ispmail_errors import CannotAsk
+from ispmail_sockets import Connection, Process
+
+# An account needs no privilege to see its own connections.
+STATEMENTS = ("SHOW PROCESSLIST", "SELECT CONNECTION_ID() AS id, @@port AS port, @@socket AS socket")
+# How many connections of one program are told.
+_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Client:
+    """One connection, as the database lists it."""
+
+    host: str  # an IP address or a name
+    port: int | None  # None: through the unix socket
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The connections of an account that a server lists, without the one that asked."""
+
+    clients: tuple[Client, ...]
+    port: int  # of the server
+    socket: str  # of the server; the path is one of the server's machine
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """What nobody has named: a program, and how sure it is that it is the account's."""
+
+    program: str  # the name of its processes, empty where /proc does not show it
+    shown: str  # its processes, for people
+    only_maybe: bool = False  # it uses the unix socket, where the database does not tell whose connection is whose
+
+
+def read_listed(rows: Sequence[Mapping[str, Any]], facts: Sequence[Mapping[str, Any]], user: str) -> Listed:
+    """Read what a server answered to `STATEMENTS`.
+
+    Raises:
+        LookupError, TypeError, ValueError: No MariaDB or MySQL answers that, see `ispmail_database.understood`.
+    """
+    own = int(facts[0]["id"])
+    clients = []
+    for row in rows:
+        if str(row["User"]) == user and int(row["Id"]) != own:
+            host, _, port = str(row["Host"]).rpartition(":")
+            clients.append(Client(host, int(port)) if port.isdigit() else Client(str(row["Host"]), None))
+    return Listed(tuple(clients), int(facts[0]["port"]), str(facts[0]["socket"]))
+
+
+def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
+    """Ask a host of a table file, with the login of that file.
+
+    Raises:
+        DatabaseError: It cannot be asked.
+    """
+    with ispmail_database.understood(host):
+        processes, facts = ispmail_database.ask(keys, host, STATEMENTS).answers
+        for answer in (processes, facts):
+            if answer.reason:
+                raise CannotAsk(answer.reason)
+        return read_listed(processes.rows, facts.rows, keys.get("user", ""))
+
+
+def listed_by_admin(server: Server, user: str) -> Listed:
+    """Ask a server as its admin, who sees all connections.
+
+    Raises:
+        DatabaseError: It cannot be asked.
+    """
+    processes, facts = (server.ask(statement) for statement in STATEMENTS)
+    return read_listed(processes, facts, user)
+
+
+def unknown_programs(listed: Listed, here: bool, programs: Collection[str]) -> list[Unknown]:
+    """Find the programs of this server that own connections and are neither Postfix nor known.
+
+    Args:
+        listed: What the database lists.
+        here: Whether the database runs on this machine.
+        programs: The names of known programs, as in /proc/PID/comm.
+
+    Raises:
+        CannotAsk: This server cannot tell who owns its connections.
+    """
+    connections = ispmail_sockets.tcp_connections() if any(client.port for client in listed.clients) else []
+    inodes = [one.inode for client in listed.clients for one in joined(client, connections, listed.port)]
+    over_socket = [client for client in listed.clients if client.port is None] if here else []
+    unix_inodes = ispmail_sockets.unix_clients(listed.socket) if over_socket else []
+    owned = ispmail_sockets.owners([*inodes, *unix_inodes])
+    own = ispmail_sockets.own_processes()
+
+    def is_known(process: Process) -> bool:
+        return process.name in programs or ispmail_sockets.is_postfix(process)
+
+    def is_own(process: Process) -> bool:
+        return ispmail_sockets.is_own(process, own)
+
+    found = _grouped(process for inode in inodes for process in owned.get(inode, []) if not is_own(process))
+    certain = [_unknown(processes) for processes in found.values() if not all(map(is_known, processes))]
+    hidden = [inode for inode in inodes if inode not in owned]
+    if hidden and _still_there(hidden):
+        certain.append(Unknown("", "a program that /proc does not show, such as one of a container"))
+    return certain + _over_socket(len(over_socket), [owned.get(inode, []) for inode in unix_inodes], is_known, is_own)
+
+
+def joined(client: Client, connections: Iterable[Connection], server_port: int) -> list[Connection]:
+    """This server's end of a connection that the database lists; none where it is another server's.
+
+    The host may be a name, as a database that resolves names lists it: then the two ports have to do.
+    """
+    return [
+        one
+        for one in connections
+        if one.port == client.port
+        and one.peer_port == server_port
+        and (not ispmail_sockets.is_address(client.host) or ispmail_sockets.same_address(one.address, client.host))
+    ]
+
+
+def strangers(listed: Listed, site_hosts: Collection[str]) -> list[str]:
+    """The hosts in the database's list that are none of the site's, nor the database's own machine.
+
+    Args:
+        site_hosts: IP addresses and names of the site's servers.
+    """
+    names = {name.lower() for name in site_hosts}
+    found = []
+    for client in listed.clients:
+        host = client.host.lower()
+        if client.port is None or host in names or ispmail_sockets.is_here(host):
+            continue
+        if any(ispmail_sockets.same_address(host, name) for name in names):
+            continue
+        # A database that resolves names lists the full one.
+        if not ispmail_sockets.is_address(host) and host.partition(".")[0] in names:
+            continue
+        found.append(ispmail_database.shown(client.host))
+    return list(dict.fromkeys(found))
+
+
+def _over_socket(
+    number: int,
+    owners: Sequence[Sequence[Process]],
+    is_known: Callable[[Process], bool],
+    is_own: Callable[[Process], bool],
+) -> list[Unknown]:
+    """Compare how many of the account's connections there are with how many known programs hold.
+
+    The database does not tell which of the clients of its unix socket uses which account.
+    """
+    known = [processes for processes in owners if any(map(is_known, processes))]
+    others = [one for processes in owners if processes not in known for one in processes if not is_own(one)]
+    if number <= len(known) or not others:
+        return []
+    return [_unknown(processes, only_maybe=True) for processes in _grouped(others).values()]
+
+
+def _grouped(processes: Iterable[Process]) -> dict[str, list[Process]]:
+    """Processes by their names."""
+    found: dict[str, list[Process]] = {}
+    for process in processes:
+        if process not in found.setdefault(process.name, []):
+            found[process.name].append(process)
+    return found
+
+
+def _unknown(processes: Sequence[Process], only_maybe: bool = False) -> Unknown:
+    more = len(processes) - _TOLD
+    shown = ", ".join(process.describe() for process in processes[:_TOLD])
+    return Unknown(processes[0].name, shown + (f" and {more} more" if more > 0 else ""), only_maybe)
+
+
+def _still_there(inodes: Collection[int]) -> bool:
+    """Whether sockets without an owner are open after all, and did not just end."""
+    return any(one.inode in inodes and one.inode for one in ispmail_sockets.tcp_connections())

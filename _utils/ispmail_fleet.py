@@ -1,0 +1,130 @@
+"""Ask the servers of a site through the master: who is there, who uses which password, who else holds it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ispmail_rotation import mismatches, unanswered, unnamed
+
+# How long a server may take to say that it is there, to read its pillar anew, and to search its files. In seconds.
+_PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The servers of a site, whether they answer or not. One may be in both roles."""
+
+    database: Sequence[str]
+    mail: Sequence[str]
+    hosts: Sequence[str]  # their names and addresses, as a database may list their connections
+
+    @property
+    def all(self) -> list[str]:
+        """Each server once."""
+        return sorted({*self.database, *self.mail})
+
+
+def present(client: Any, servers: Sequence[str]) -> list[str]:
+    """List those of the servers that answer; they have refreshed their pillar then."""
+    # A server that is down is waited for once, and not for long.
+    waits = {"timeout": _PING_SECONDS, "gather_job_timeout": _PING_SECONDS}
+    answers = client.cmd(servers, "test.ping", tgt_type="list", **waits) if servers else {}
+    here = sorted(server for server, answer in answers.items() if answer is True)
+    if not here:
+        return []
+    refreshed = client.cmd(here, "saltutil.refresh_pillar", [True], timeout=_PILLAR_SECONDS, tgt_type="list")
+    return [server for server in here if refreshed.get(server) is True]
+
+
+def holders(
+    client: Any, servers: Servers, up: Sequence[str], search: str = "old"
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Ask the servers that answer who else holds the password, and is not named in pillar.
+
+    Args:
+        search: As for `ispmail_holders.find`. A file that holds pillar's own password keeps its login.
+
+    Returns:
+        Sentences on what was found, or could not be found out; and server to its notes.
+    """
+    faults: list[str] = []
+    notes: dict[str, list[str]] = {}
+    for role, options in ((servers.mail, {}), (servers.database, {"site_hosts": list(servers.hosts)})):
+        there = [server for server in role if server in up]
+        said = _ask_holders(client, there, {**options, "search": search})
+        answers = {server: said.get(server) for server in there}
+        faults += [*unnamed(answers), *unanswered(answers, dict)]
+        for server, answer in answers.items():
+            notes.setdefault(server, []).extend(answer["notes"] if isinstance(answer, Mapping) else [])
+    return list(dict.fromkeys(faults)), {server: list(dict.fromkeys(told)) for server, told in notes.items()}
+
+
+def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tuple[list[str], dict[str, int]]:
+    """Find out why it is not proved that all mail servers use the password of the database server's pillar.
+
+    Returns:
+        Sentences, none where it is proved; and mail server to the number of its maps.
+    """
+    nonce = secrets.token_hex(16)
+
+    def ask(asked: Sequence[str], functions: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+        """Server to what it returned, for each of the functions, in one job."""
+        there = [server for server in asked if server in up]
+        jobs = list(functions), list(functions.values())
+        returned = client.cmd(there, *jobs, timeout=timeout, tgt_type="list") if there else {}
+        found = {server: returned[server] if isinstance(returned.get(server), dict) else {} for server in asked}
+        return [{server: found[server].get(name) for server in asked} for name in functions]
+
+    (wanted,) = ask(servers.database, {"postfix_map.fingerprints": [nonce, False]})
+    used, refused, old = ask(
+        servers.mail,
+        {"postfix_map.fingerprints": [nonce], "postfix_database.refused": [], "postfix_map.old_processes": []},
+    )
+    # Check the answers separately: one host can be both database and mail server.
+    faults = [*unanswered(wanted, dict), *unanswered(used, dict), *unanswered(refused, list), *unanswered(old, list)]
+    faults += mismatches(wanted, used)
+    for server in servers.mail:
+        for login in refused[server] if isinstance(refused[server], list) else []:
+            faults.append(f"{server}: {login['host']} refuses the login of {', '.join(login['maps'])}")
+        for process in old[server] if isinstance(old[server], list) else []:
+            faults.append(f"{server}: {process} still uses an older table file")
+    faults += holders(client, servers, up, search="none")[0]
+    maps = {server: len(said["live"]) for server, said in used.items() if isinstance(said, dict)}
+    return list(dict.fromkeys(faults)), maps
+
+
+def would_stop(client: Any, servers: Servers, up: Sequence[str]) -> list[str]:
+    """Find out why a rotation would stop, as far as that can be known before it."""
+    database, mail = ([server for server in role if server in up] for role in (servers.database, servers.mail))
+    options = {"timeout": _SEARCH_SECONDS, "tgt_type": "list"}
+    accept = client.cmd(database, "postfix_database.credential_accepted", kwarg={"test": True}, **options)
+    nonce = secrets.token_hex(16)
+    prints = client.cmd(sorted({*database, *mail}), "postfix_map.fingerprints", [nonce, False], **options)
+    wanted, used = ({server: prints.get(server) for server in role} for role in (database, mail))
+    faults = [*unanswered({server: accept.get(server) for server in database}, dict), *unanswered(used, dict)]
+    return [*faults, *mismatches(wanted, used, live=False), *holders(client, servers, up)[0]]
+
+
+def refused_logins(client: Any, servers: Sequence[str]) -> dict[str, int]:
+    """Ask database servers how many logins they have refused so far; those that do not tell are left out."""
+    # A server that is down is not waited for; a job that runs is.
+    options = {"timeout": _PING_SECONDS, "gather_job_timeout": _PING_SECONDS, "tgt_type": "list"}
+    said = client.cmd(servers, "postfix_database.read", **options) if servers else {}
+    counts = {server: each.get("refused_logins") for server, each in said.items() if isinstance(each, Mapping)}
+    return {server: count for server, count in counts.items() if isinstance(count, int)}
+
+
+def _ask_holders(client: Any, servers: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask servers, once their modules are as new as this runner: Salt syncs them with an apply only."""
+    if not servers:
+        return {}
+    name, wait = "postfix_database.holders", {"timeout": _SEARCH_SECONDS, "tgt_type": "list"}
+    said: dict[str, Any] = client.cmd(servers, name, kwarg=options, **wait)
+    older = [server for server in servers if "is not available" in str(said.get(server))]
+    if older:
+        client.cmd(older, "state.apply", ["ispmail.modules"], kwarg={"queue": 100}, **wait)
+        said.update(client.cmd(older, name, kwarg=options, **wait))
+    return said

@@ -1,0 +1,42 @@
+"""What pillar says of the maps' account, and of all that may use it, as one value. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ispmail_config import DatabaseConfig, Instance
+from ispmail_config_consumers import Consumer, Consumers
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What pillar says of the account and of those that may use it."""
+
+    instances: Mapping[str, Instance]  # by pillar key
+    database: DatabaseConfig  # the account, pillar's password, and the admin's login
+    consumers: tuple[Consumers, ...]  # those of each pillar key
+    left_out: tuple[str, ...]  # directories that are not searched: Salt's configuration, pillar and cache
+
+    @property
+    def account(self) -> str:
+        """The user of the maps' account."""
+        return self.database.user
+
+    @property
+    def _each(self) -> list[Consumer]:
+        return [consumer for some in self.consumers for consumer in some.consumers]
+
+    @property
+    def named_files(self) -> frozenset[str]:
+        """The files, and directories, that consumers name."""
+        return frozenset(path for one in self._each for path in (*one.holds, one.option_file) if path)
+
+    @property
+    def programs(self) -> frozenset[str]:
+        """The names of the processes that consumers name."""
+        return frozenset(program for one in self._each for program in one.programs)
+
+    def names(self, path: str) -> bool:
+        """Whether consumers name a file, or a directory that it is in."""
+        return any(path == named or path.startswith(f"{named}/") for named in self.named_files)

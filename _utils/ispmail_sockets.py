@@ -1,0 +1,221 @@
+"""Which process of this server owns a connection, see proc(5) and ss(8)."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from ispmail_errors import CannotAsk
+
+# The state of an established connection in /proc/net/tcp.
+_ESTABLISHED = "01"
+_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An established TCP connection, seen from this end."""
+
+    address: str
+    port: int
+    peer_port: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that runs now. Its command line is not read: a password may stand in it."""
+
+    pid: int
+    name: str  # as in /proc/PID/comm
+    parent: int
+    executable: str  # empty where it cannot be read
+    started: float  # seconds since 1970
+    unit: str  # of systemd, such as report.service; empty where there is none
+
+    def describe(self) -> str:
+        """Write it for people."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"{self.name} (pid {self.pid}{f', {self.unit}' if self.unit else ''}, since {since})"
+
+
+def tcp_connections() -> list[Connection]:
+    """Read the established TCP connections of this server.
+
+    Raises:
+        CannotAsk: /proc cannot be read.
+    """
+    found: list[Connection] = []
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/net/{name}", encoding="ascii") as stream:
+                found += parse_tcp(stream.read())
+        except FileNotFoundError:
+            # A kernel without IPv6.
+            continue
+        except OSError as err:
+            raise CannotAsk(f"/proc/net/{name} cannot be read: {err.strerror}") from err
+    return found
+
+
+def parse_tcp(text: str) -> list[Connection]:
+    """Read what /proc/net/tcp or tcp6 holds: the established connections."""
+    found = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == _ESTABLISHED:
+            address, port = fields[1].split(":")
+            peer_port = fields[2].split(":")[1]
+            found.append(Connection(_address(address), int(port, 16), int(peer_port, 16), int(fields[9])))
+    return found
+
+
+def unix_clients(path: str) -> list[int]:
+    """List the sockets, by their inodes, that are connected to a unix socket of this server.
+
+    Raises:
+        CannotAsk: ss is not there, or fails.
+    """
+    command = ["ss", "--unix", "--no-header", "--numeric", "state", "established"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError as err:
+        raise CannotAsk("ss is not there, so who uses a unix socket cannot be seen: install iproute2") from err
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise CannotAsk(f"ss cannot tell who uses a unix socket: {type(err).__name__}") from err
+    if done.returncode:
+        raise CannotAsk("ss cannot tell who uses a unix socket: it failed")
+    return parse_ss(done.stdout, path)
+
+
+def parse_ss(text: str, path: str) -> list[int]:
+    """Read what ss printed: the inodes of the sockets at the other end of one that is bound to a path."""
+    # Netid Recv-Q Send-Q Local:Inode Peer:Inode; the path of the server's end is its local address.
+    lines = re.findall(r"^u_\w+ +\d+ +\d+ +(.*) (\d+) +\* (\d+) *$", text, re.MULTILINE)
+    return [int(peer) for local, _, peer in lines if local.strip() == path]
+
+
+def owners(inodes: Collection[int]) -> dict[int, list[Process]]:
+    """Find the processes that hold sockets; a socket that nobody holds any more is left out."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, list[Process]] = {}
+    for pid in _pids() if wanted else ():
+        held = {wanted[target] for target in _descriptors(pid) if target in wanted}
+        process = read_process(pid) if held else None
+        if process:
+            for inode in held:
+                found.setdefault(inode, []).append(process)
+    return found
+
+
+def read_process(pid: int) -> Process | None:
+    """Read what there is to say of a process; None where it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            name, _, rest = stream.read().partition("(")[2].rpartition(")")
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as stream:
+            units = re.findall(r"[^/\n]+\.(?:service|scope)(?=$|/)", stream.read(), re.MULTILINE)
+    except OSError:
+        return None
+    fields = rest.split()
+    # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
+    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+    executable = ""
+    with contextlib.suppress(OSError):
+        executable = os.readlink(f"/proc/{pid}/exe")
+    return Process(pid, _printable(name), int(fields[1]), executable, started, units[-1] if units else "")
+
+
+def own_processes() -> dict[int, Process]:
+    """This process and those that it descends from, by their pids."""
+    found: dict[int, Process] = {}
+    process = read_process(os.getpid())
+    while process and process.pid > 1:
+        found[process.pid] = process
+        process = read_process(process.parent)
+    return found
+
+
+def is_own(process: Process, own: Mapping[int, Process]) -> bool:
+    """Whether a process is this one, an ancestor of it, or another job of the same minion."""
+    if process.pid in own:
+        return True
+    return process.parent in own and process.executable == own[process.parent].executable
+
+
+def is_postfix(process: Process) -> bool:
+    """Whether a process is a daemon of any Postfix on this server, or postmap."""
+    if os.path.basename(process.executable.removesuffix(" (deleted)")) == "postmap":
+        return True
+    parent = read_process(process.parent)
+    return (
+        parent is not None and re.search(r"/postfix/(?:s?bin/)?master(?: \(deleted\))?$", parent.executable) is not None
+    )
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two texts are the same IP address, ``::ffff:192.0.2.1`` and ``192.0.2.1`` too."""
+    first, second = _parsed(one), _parsed(other)
+    return first is not None and first == second
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an IP address, and not a name."""
+    return _parsed(text) is not None
+
+
+def is_here(host: str) -> bool:
+    """Whether an IP address, or ``localhost``, is one of this machine."""
+    if host == "localhost":
+        return True
+    address = _parsed(host)
+    if address is None:
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+        # The kernel lets nobody bind another machine's address.
+        probe.bind((str(address), 0))
+        return True
+    return False
+
+
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
+
+
+def _address(text: str) -> str:
+    """An address as /proc/net/tcp has it: words of four bytes, each in the byte order of this machine."""
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    return str(ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words)))
+
+
+def _pids() -> Iterator[int]:
+    return map(int, filter(str.isdigit, os.listdir("/proc")))
+
+
+def _descriptors(pid: int) -> list[str]:
+    """What the open files of a process are; none where it has ended."""
+    targets = []
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                targets.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return targets
+
+
+def _printable(name: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in name)

@@ -1,0 +1,325 @@
+"""postfix_database.holders: a real client, script and table that nobody has named, beside real Postfix and MariaDB."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+
+import pymysql
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import ispmail_search
+from lab import HOST, scratch, wait_until
+from lab.mariadb import set_password
+from lab.minion import Minion
+from lab.postfix import Postfix, write_cold
+from lab.smtp import rcpt
+
+from ..conftest import PASSWORD, pillar_for
+from .test_apply import managed
+
+NEW = "newSecretW7q3Z9"
+MAPS = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+
+
+@pytest.fixture
+def trees(scratch_directory, monkeypatch):
+    """An empty folder that is searched in place of /etc and so on."""
+    folder = scratch_directory / "trees"
+    folder.mkdir()
+    monkeypatch.setattr(ispmail_search, "TREES", [str(folder)])
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def applied(minion, trees):
+    """The minion with its maps applied; nobody else holds the password."""
+    assert managed(minion)["result"] is True
+    return minion
+
+
+def holders(minion, **options):
+    """What is not named: kind to a list of place and sentence. No secret is in it."""
+    said = minion.call("postfix_database.holders", **options)
+    assert PASSWORD not in str(said)
+    found = {}
+    for holder in said["unnamed"]:
+        found.setdefault(holder["kind"], []).append((holder["where"], holder["text"]))
+    return found
+
+
+def name(minion, **consumers):
+    pillar = minion.pillar
+    pillar["ispmail"]["consumers"] = consumers
+    minion.pillar = pillar
+
+
+@contextlib.contextmanager
+def foreign_client(mariadb, over_socket=False, user="mailserver", program="mariadb"):
+    """A program that nobody knows, connected for as long as this lasts."""
+    where = [f"--socket={mariadb.socket}"] if over_socket else [f"--host={HOST}", f"--port={mariadb.port}"]
+    command = [program, "--no-defaults", *where, f"--user={user}", "--execute=SELECT SLEEP(60)"]
+    client = subprocess.Popen(command, env={**os.environ, "MYSQL_PWD": PASSWORD}, stdout=subprocess.DEVNULL)
+    try:
+        sleeping = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO = 'SELECT SLEEP(60)'"
+        assert wait_until(lambda: mariadb.sql(sleeping) == ((1,),), 10)
+        yield client
+    finally:
+        client.kill()
+        client.wait()
+        assert wait_until(lambda: mariadb.sql(sleeping) == ((0,),), 10)
+
+
+def test_postfix_itself_is_nobody_else(applied, postfix):
+    assert rcpt(postfix.port, "john@example.org")[0] == 250
+    assert applied.call("postfix_database.holders") == {"unnamed": [], "notes": []}
+
+
+def test_a_foreign_client_is_named_with_its_pid(applied, mariadb):
+    with foreign_client(mariadb) as client:
+        ((where, text),) = holders(applied)["program"]
+        assert where == "mariadb"
+        assert text.startswith(f"mariadb (pid {client.pid}, ") and "is connected as mailserver: name it" in text
+        assert "programs of one of ispmail:consumers" in text
+        name(applied, report={"programs": ["mariadb"], "ignore": True})
+        assert holders(applied) == {}
+    name(applied)
+    assert holders(applied) == {}
+
+
+def test_the_client_of_another_account_is_nobody(applied, mariadb):
+    """Its ports are not in the list of this account."""
+    mariadb.sql("CREATE OR REPLACE USER webmail@'127.0.0.1' IDENTIFIED BY %s", PASSWORD)
+    with foreign_client(mariadb, user="webmail"):
+        assert holders(applied) == {}
+
+
+@pytest.fixture
+def by_socket(mariadb, trees):
+    """A minion whose maps ask through the unix socket, its Postfix without a chroot."""
+    mariadb.sql("CREATE OR REPLACE USER mailserver@localhost IDENTIFIED BY %s", PASSWORD)
+    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
+    with scratch() as directory, Postfix(directory / "mail", chroot=False) as postfix:
+        minion = Minion(directory, pillar_for(postfix, mariadb, database={"hosts": f"unix:{mariadb.socket}"}))
+        assert managed(minion)["result"] is True
+        yield minion, postfix
+    mariadb.sql("DROP USER mailserver@localhost")
+
+
+def test_a_foreign_client_of_the_unix_socket(by_socket, mariadb):
+    """The database's list has no port there: the socket's clients are counted."""
+    minion, postfix = by_socket
+    assert rcpt(postfix.port, "john@example.org")[0] == 250
+    assert holders(minion) == {}
+    with foreign_client(mariadb, over_socket=True) as client:
+        ((where, text),) = holders(minion)["program"]
+        assert where == "mariadb" and f"mariadb (pid {client.pid}, " in text
+        assert "uses the database's unix socket, perhaps as mailserver" in text
+        name(minion, report={"programs": ["mariadb"], "ignore": True})
+        assert holders(minion) == {}
+
+
+SPELT = {
+    "raw": lambda: PASSWORD,
+    "my.cnf": lambda: 'password="' + PASSWORD.replace("\\", "\\\\").replace('"', '\\"') + '"',
+    "url": lambda: "mysql://mailserver:pw-Zq8%23x7%25%3B%3D%24%27%22%5Cw%7B%7D-Kv3@127.0.0.1/mailserver",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELT)
+def test_a_script_with_the_password_is_named(applied, trees, spelling):
+    script = trees / "deeper" / "report.sh"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\nDSN={SPELT[spelling]()}\n")
+    ((where, text),) = holders(applied)["file"]
+    assert where == str(script)
+    assert text.startswith(f"{script} holds the password in use: name it in ispmail:consumers")
+    name(applied, report={"holds": [str(script)], "ignore": True})
+    assert holders(applied) == {}
+    name(applied, report={"holds": [str(script.parent)], "ignore": True})
+    assert holders(applied) == {}
+
+
+def test_a_rotation_asks_for_the_old_password_only(applied, trees):
+    """One that is interrupted and goes on finds servers with the new one: who holds that keeps its login."""
+    (trees / "script").write_text(PASSWORD)
+    assert holders(applied, search="old") == {}
+    pillar = applied.pillar
+    pillar["ispmail"]["database"]["password"] = NEW
+    applied.pillar = pillar
+    assert set(holders(applied, search="old")) == {"file"}
+    with pytest.raises(SaltInvocationError, match="search must be one of all, old, none"):
+        applied.call("postfix_database.holders", search="new")
+
+
+def test_salts_own_files_are_not_searched(applied, trees, monkeypatch):
+    """Configuration, pillar and cache of a server without a master; sdb may keep its file there."""
+    (applied.directory / "sdb.yaml").write_text(PASSWORD)
+    monkeypatch.setattr(ispmail_search, "TREES", [str(applied.directory)])
+    assert holders(applied) == {}
+
+
+def test_the_search_waits_for_nothing_and_leaves_the_trees_alone(applied, trees, scratch_directory):
+    """FIFOs, devices, links out of the trees."""
+    outside = scratch_directory / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text(PASSWORD)
+    os.mkfifo(trees / "fifo")
+    os.mknod(trees / "zero", 0o600 | 0o020000, os.makedev(1, 5))
+    (trees / "folder").symlink_to(outside)
+    (trees / "file").symlink_to(outside / "secret")
+    (trees / "loop").symlink_to(trees)
+    began = time.monotonic()
+    assert holders(applied) == {}
+    assert time.monotonic() - began < 5
+    shutil.rmtree(outside)
+
+
+def test_what_is_not_searched_is_told(applied, trees):
+    """That nobody could look is not that there is nothing."""
+    (trees / "old.gz").write_bytes(b"\x1f\x8b")
+    with open(trees / "program", "wb") as file:
+        file.write(b"\x7fELF")
+        file.truncate(17 * 2**20)
+    with open(trees / "huge", "wb") as file:
+        file.truncate(17 * 2**20)
+    said = applied.call("postfix_database.holders")
+    (unnamed,) = said["unnamed"]
+    assert unnamed["where"] == str(trees / "huge") and "is larger than 16 MiB" in unnamed["text"]
+    assert said["notes"] == [
+        f"1 compressed file cannot be searched: {trees / 'old.gz'}",
+        f"1 compiled program cannot be searched: {trees / 'program'}",
+    ]
+    name(applied, archive={"holds": [str(trees / "huge")], "ignore": True})
+    assert holders(applied) == {}
+
+
+def test_a_password_that_cannot_be_searched_for(applied, mariadb, postfix, trees):
+    """A short one would be found everywhere: that is told, and no file is named for it."""
+    set_password(mariadb, "abc12")
+    try:
+        pillar = applied.pillar
+        pillar["ispmail"]["database"]["password"] = "abc12"
+        applied.pillar = pillar
+        assert managed(applied)["result"] is True
+        (trees / "words").write_text("xabc123")
+        said = applied.call("postfix_database.holders")
+        assert said["unnamed"] == []
+        assert "it has less than 6 characters" in said["notes"][0]
+    finally:
+        set_password(mariadb, PASSWORD)
+
+
+def test_a_table_that_is_not_pillars(applied, postfix, trees):
+    """A hand-made table with the same account beside ours: after the drop it answered 451 for every address."""
+    table = postfix.config_directory / "by-hand.cf"
+    ours = (postfix.config_directory / "mariadb-virtual-alias-maps.cf").read_text()
+    write_cold(table, ours)
+    table.chmod(0o640)
+    parameters = {"hand": "mysql:$config_directory/by-hand.cf"}
+    for key, value in {**parameters, "relocated_maps": "$hand"}.items():
+        subprocess.run(["postconf", "-c", postfix.config_directory, f"{key}={value}"], check=True)
+    ((where, text),) = holders(applied)["table"]
+    assert where == str(table)
+    assert "relocated_maps" in text and "logs in as mailserver and is not a map of pillar" in text
+    name(applied, byhand={"holds": [str(table)], "sls": "by.hand"})
+    assert holders(applied) == {}
+    write_cold(table, ours.replace("user = mailserver", "user = other"))
+    name(applied)
+    assert holders(applied) == {}
+    option_file = postfix.config_directory / "by-hand.cnf"
+    option_file.write_text("[client]\nuser = mailserver\n")
+    write_cold(table, ours.replace("user = mailserver", f"option_file = {option_file}"))
+    assert [where for where, _ in holders(applied)["table"]] == [str(table)]
+
+
+def test_a_stranger_in_the_databases_list(applied, mariadb):
+    """Asked as the admin: the addresses of the site's servers are the runner's."""
+    pillar = applied.pillar
+    pillar["ispmail"]["server"] = {"unix_socket": mariadb.socket}
+    applied.pillar = pillar
+    mariadb.sql("CREATE OR REPLACE USER mailserver@'127.0.0.2' IDENTIFIED BY %s", PASSWORD)
+    assert holders(applied, site_hosts=["192.0.2.1"]) == {}
+    with pytest.raises(SaltInvocationError, match="site_hosts must be a list"):
+        applied.call("postfix_database.holders", site_hosts="192.0.2.1")
+    mariadb.sql("DROP USER mailserver@'127.0.0.2'")
+
+
+def test_the_database_as_its_admin_that_cannot_be_asked(applied, scratch_directory):
+    """That nobody could look is an error, not an empty list."""
+    pillar = applied.pillar
+    pillar["ispmail"]["server"] = {"unix_socket": str(scratch_directory / "none")}
+    applied.pillar = pillar
+    with pytest.raises(CommandExecutionError, match="the database server at"):
+        applied.call("postfix_database.holders", site_hosts=["192.0.2.1"])
+
+
+def test_a_consumers_option_file_counts_as_a_login(minion, mariadb, trees):
+    """A server without maps knows the password in use by its consumers alone."""
+    option_file = trees / "backup.cnf"
+    pillar = minion.pillar
+    pillar["ispmail"]["maps"] = dict.fromkeys(MAPS)
+    pillar["ispmail"]["consumers"] = {"backup": {"option_file": str(option_file)}}
+    minion.pillar = pillar
+    assert managed(minion)["result"] is True
+    assert holders(minion) == {}
+    (trees / "script").write_text(PASSWORD)
+    with foreign_client(mariadb):
+        assert {kind: where for kind, ((where, _),) in holders(minion).items()} == {
+            "file": str(trees / "script"),
+            "program": "mariadb",
+        }
+        assert set(holders(minion, search="none")) == {"program"}
+
+
+def test_an_apply_without_a_rotation_warns_of_them(applied, mariadb, trees):
+    """Afterwards nobody knows the old password: what holds it is told before."""
+    (trees / "script").write_text(PASSWORD)
+    pillar = applied.pillar
+    pillar["ispmail"]["database"]["password"] = NEW
+    applied.pillar = pillar
+    set_password(mariadb, NEW)
+    try:
+        for options in ({"test": True}, {}):
+            state = managed(applied, **options)
+            assert f"warning: the password changes: {trees / 'script'} holds the password in use" in state["comment"]
+            assert PASSWORD not in state["comment"]
+        assert state["result"] is True
+        assert "the password changes" not in managed(applied)["comment"]
+    finally:
+        set_password(mariadb, PASSWORD)
+
+
+def test_doctor_has_a_row_for_each(applied, mariadb, postfix, trees):
+    """None of them is wrong today: a rotation would stop, and a change without one would lock them out."""
+    checks = ("files with the password", "programs that are connected", "tables of the account")
+    rows = {f"pillar names all {check}": check for check in checks}
+
+    def found():
+        said = [each for each in applied.call("postfix_doctor.check") if each["check"] in rows]
+        return {rows[each["check"]]: (each["result"], each["where"], each["fix"]) for each in said}
+
+    assert found() == dict.fromkeys(checks, ("ok", "this server", ""))
+    table = postfix.config_directory / "by-hand.cf"
+    write_cold(table, (postfix.config_directory / "mariadb-virtual-alias-maps.cf").read_text())
+    subprocess.run(["postconf", "-c", postfix.config_directory, f"relocated_maps=mysql:{table}"], check=True)
+    (trees / "script").write_text(PASSWORD)
+    with foreign_client(mariadb):
+        said = found()
+    assert {result for result, _, _ in said.values()} == {"warning"}
+    assert [where for _, where, _ in said.values()] == [str(trees / "script"), "mariadb", str(table)]
+    assert PASSWORD not in str(said)
+
+
+def test_refused_logins_are_counted(applied, mariadb):
+    """By the server, of all accounts: a rotation compares them before and after the drop."""
+    pillar = applied.pillar
+    pillar["ispmail"]["server"] = {"unix_socket": mariadb.socket}
+    applied.pillar = pillar
+    before = applied.call("postfix_database.read")["refused_logins"]
+    with pytest.raises(pymysql.err.OperationalError, match="1045"):
+        pymysql.connect(host=HOST, port=mariadb.port, user="mailserver", password="an-older-one")
+    assert applied.call("postfix_database.read")["refused_logins"] == before + 1

@@ -1,0 +1,142 @@
+"""`salt-run ispmail.rotate`: what stops it before anything is changed, and what it tells while it runs."""
+
+import contextlib
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from lab import HOST, wait_until
+from lab.mariadb import native_hash
+
+from .conftest import CODES, CORE, SECRET
+from .test_secrets import Bus
+
+NEW = f"{CORE}-three"
+SCRIPT = Path("/usr/local/sbin/salt-ispmail-test-report")
+
+
+@pytest.fixture
+def site(applied, databases):
+    """m1 as a site of its own, with a new password in pillar."""
+    applied["m1"].write_pillar(database={"password": NEW}, server={"unix_socket": databases.socket})
+    yield applied
+    databases.sql("ALTER USER first@%s IDENTIFIED VIA mysql_native_password USING %s", HOST, native_hash(SECRET))
+
+
+@contextlib.contextmanager
+def script():
+    """A script that nobody has named, with the password in use."""
+    SCRIPT.write_text("#!/bin/sh\nexec mysql -p'" + SECRET.replace("'", "'\\''") + "'\n")
+    SCRIPT.chmod(0o700)
+    try:
+        yield
+    finally:
+        SCRIPT.unlink()
+
+
+@contextlib.contextmanager
+def client(databases):
+    """A program that nobody has named, connected with the account."""
+    command = ["mariadb", "--no-defaults", f"--host={HOST}", f"--port={databases.port}", "--user=first"]
+    process = subprocess.Popen(
+        [*command, "--execute=SELECT SLEEP(120)"], env={**os.environ, "MYSQL_PWD": SECRET}, stdout=subprocess.DEVNULL
+    )
+    try:
+        sleeping = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP%'"
+        assert wait_until(lambda: databases.sql(sleeping) == ((1,),), 10)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def locked_out(databases):
+    """Somebody who still has the old password tries to log in, once it is dropped."""
+
+    def try_it():
+        assert wait_until(lambda: accepted(databases) == (1, True), 120)
+        with contextlib.suppress(pymysql.err.OperationalError):
+            pymysql.connect(host=HOST, port=databases.port, user="first", password=SECRET).close()
+
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    yield
+    thread.join()
+
+
+def run(site, *arguments):
+    """What `salt-run ispmail.rotate` returned, and the lines that it printed meanwhile; no secret is in any of it."""
+    done = site.master.salt_run_cli(timeout=240).run("ispmail.rotate", *arguments)
+    assert CORE not in done.stdout + done.stderr
+    assert done.data["retcode"] == done.returncode, done
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("main: ", "counting "))]
+    return done.data, lines
+
+
+def accepted(databases):
+    """How many passwords the account accepts, and whether the new one is one of them."""
+    ((priv,),) = databases.sql("SELECT Priv FROM mysql.global_priv WHERE User = 'first'")
+    return priv.count("mysql_native_password"), native_hash(NEW) in priv
+
+
+def test_what_nobody_has_named_stops_it_before_anything_is_changed(site, databases):
+    """Dovecot of the guide: five servers succeeded, and at its next new connection nobody could log in."""
+    before = site["m1"].files()
+    with script(), client(databases) as process:
+        would, lines = run(site, "test=True")
+        assert lines == []
+        stopped, lines = run(site, "watch=0")
+    for reasons in (would["main"]["stops"], stopped["reasons"]):
+        text = "\n".join(reasons)
+        assert f"m1: {SCRIPT} holds the password in use: name it in ispmail:consumers" in text
+        assert f"m1: mariadb (pid {process.pid}, " in text and "is connected as first: name it in programs of" in text
+    assert stopped["rotation"].splitlines()[2].split() == ["main", "m1", "not", "reached"]
+    assert len(lines) == 1 and lines[0].startswith(
+        "main: Nobody holds the password unless pillar names it: failed after"
+    )
+    assert accepted(databases) == (1, False)
+    assert site["m1"].files() == before
+    assert site["m1"].replies() == CODES["m1"]
+
+
+def test_named_holders_let_it_pass_and_each_step_is_told(site, databases):
+    site["m1"].write_pillar(
+        database={"password": NEW},
+        server={"unix_socket": databases.socket},
+        consumers={"report": {"holds": [str(SCRIPT)], "programs": ["mariadb"], "ignore": True}},
+    )
+    with script(), client(databases):
+        would, _ = run(site, "test=True")
+        assert would["main"]["stops"] == []
+        assert accepted(databases) == (1, False)
+        bus = Bus(site.master.config)
+        bus.start()
+        with locked_out(databases):
+            done, lines = run(site, "watch=8")
+    heard = bus.stop()
+    events = [data for tag, data in heard if tag == "ispmail/rotation/step"]
+    (refused,) = [data for tag, data in heard if tag == "ispmail/rotation/refused"]
+    assert (refused["site"], refused["server"], refused["refused"]) == ("main", "m1", 1)
+    assert accepted(databases) == (1, True)
+    assert site["m1"].replies() == CODES["m1"]
+    assert (done["retcode"], done["reasons"], done["refused"]) == (0, [], {"main": 1})
+    header, _, row = done["rotation"].splitlines()
+    assert header.split()[:4] == ["site", "server", "result", "seconds"]
+    assert row.split()[:3] == ["main", "m1", "ok"] and "3 maps and 1 consumer have been applied" in row
+    steps = [line.removeprefix("main: ").partition(": ok after ")[0] for line in lines]
+    assert steps == [
+        "Nobody holds the password unless pillar names it",
+        "The new password is accepted next to the old one: m1 (1 of 1)",
+        "The canary takes the new password: m1 (1 of 1)",
+        "Every server is seen to use the new password",
+        "The old password is dropped: m1 (1 of 1)",
+        "counting refused logins for 8 s",
+        "m1 has refused 1 login since the rotation began: see the log of the database",
+    ]
+    assert [event["step"] for event in events] == [step.removesuffix(": m1 (1 of 1)") for step in steps[:-2]]
+    assert [(event["server"], event["result"]) for event in events if "server" in event] == [("m1", True)] * 3

@@ -1,0 +1,121 @@
+"""The database's list of connections, and how it is joined with this server's."""
+
+import pytest
+
+import ispmail_connections
+from ispmail_connections import Client, Listed
+from ispmail_sockets import Connection, Process
+
+FACTS = [{"id": 9, "port": 3306, "socket": "/run/mysqld/mysqld.sock"}]
+
+
+def row(number, host, user="mailserver"):
+    return {"Id": number, "User": user, "Host": host}
+
+
+def listed(*hosts):
+    return ispmail_connections.read_listed(
+        [row(number, host) for number, host in enumerate(hosts)], FACTS, "mailserver"
+    )
+
+
+def test_the_connections_of_the_account_without_the_own():
+    rows = [row(1, "127.0.0.1:40000"), row(2, "localhost"), row(9, "127.0.0.1:40001"), row(3, "x:1", "webmail")]
+    found = ispmail_connections.read_listed(rows, FACTS, "mailserver")
+    assert found == Listed((Client("127.0.0.1", 40000), Client("localhost", None)), 3306, "/run/mysqld/mysqld.sock")
+
+
+@pytest.mark.parametrize("host", ["::1:40000", "::ffff:127.0.0.1:40000", "mx1.example.org:40000"])
+def test_hosts_as_servers_list_them(host):
+    (client,) = listed(host).clients
+    assert (client.host, client.port) == (host.rpartition(":")[0], 40000)
+
+
+CONNECTIONS = [
+    Connection("127.0.0.1", 40000, 3306, 1),
+    Connection("192.0.2.1", 40000, 3306, 2),
+    Connection("192.0.2.1", 40000, 443, 3),
+    Connection("::1", 40001, 3306, 4),
+]
+
+
+@pytest.mark.parametrize(
+    ("client", "inodes"),
+    [
+        (Client("127.0.0.1", 40000), [1]),
+        (Client("::ffff:127.0.0.1", 40000), [1]),
+        (Client("192.0.2.9", 40000), []),  # another server's connection from the same port
+        (Client("mx1.example.org", 40000), [1, 2]),  # a name: then the ports have to do
+        (Client("localhost", 40001), [4]),
+        (Client("localhost", None), []),
+    ],
+)
+def test_connections_are_joined_by_port_and_address(client, inodes):
+    assert [one.inode for one in ispmail_connections.joined(client, CONNECTIONS, 3306)] == inodes
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "found"),
+    [
+        ("192.0.2.9:1", ["192.0.2.1"], ["192.0.2.9"]),
+        ("192.0.2.1:1", ["192.0.2.1"], []),
+        ("::ffff:192.0.2.1:1", ["192.0.2.1"], []),
+        ("2001:db8::1:1", ["2001:0db8::1"], []),
+        ("mx1.example.org:1", ["192.0.2.1", "MX1.example.org"], []),
+        ("mx1.example.org:1", ["mx1"], []),
+        ("mx9.example.org:1", ["mx1.example.org"], ["mx9.example.org"]),
+        ("127.0.0.1:1", ["192.0.2.1"], []),
+        ("localhost:1", ["192.0.2.1"], []),
+        ("localhost", ["192.0.2.1"], []),
+        ("evil\x1b[2J:1", ["192.0.2.1"], ["(an unreadable name)"]),
+    ],
+)
+def test_hosts_that_are_none_of_the_sites(host, names, found):
+    assert ispmail_connections.strangers(listed(host, host), names) == found
+
+
+def process(pid, name):
+    return Process(pid, name, 1, f"/usr/bin/{name}", 0.0, "")
+
+
+SMTPD, DUMP, SALT, AUTH = process(1, "smtpd"), process(2, "mysqldump"), process(3, "salt-minion"), process(4, "auth")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """This server: inode to the processes that hold it. smtpd is Postfix's, and salt-minion is ours."""
+    held = {11: [SMTPD], 12: [DUMP], 13: [SALT], 14: [AUTH], 21: [SMTPD], 22: [DUMP], 23: [SALT]}
+    tcp = [Connection("127.0.0.1", 40000 + inode, 3306, inode) for inode in range(11, 20)]
+    sockets = ispmail_connections.ispmail_sockets
+    monkeypatch.setattr(sockets, "tcp_connections", lambda: tcp)
+    monkeypatch.setattr(sockets, "unix_clients", lambda path: [21, 22, 23])
+    monkeypatch.setattr(sockets, "owners", lambda inodes: {inode: held[inode] for inode in inodes if inode in held})
+    monkeypatch.setattr(sockets, "own_processes", dict)
+    monkeypatch.setattr(sockets, "is_postfix", lambda one: one is SMTPD)
+    monkeypatch.setattr(sockets, "is_own", lambda one, own: one is SALT)
+    return held
+
+
+def unknown(hosts, here=True, programs=()):
+    found = ispmail_connections.unknown_programs(listed(*hosts), here, programs)
+    return [(one.program, one.only_maybe) for one in found]
+
+
+def test_programs_that_nobody_has_named(server):
+    hosts = [f"127.0.0.1:{port}" for port in (40011, 40012, 40013, 40014)]
+    assert unknown(hosts) == [("mysqldump", False), ("auth", False)]
+    assert unknown(hosts, programs=["auth", "mysqldump"]) == []
+
+
+def test_a_connection_whose_program_is_hidden(server):
+    """A container's: nobody here has it open, and it is there all the same."""
+    assert unknown(["127.0.0.1:40019"]) == [("", False)]
+    server[19] = [SMTPD]
+    assert unknown(["127.0.0.1:40019"]) == []
+
+
+@pytest.mark.parametrize(("number", "found"), [(0, []), (1, []), (2, [("mysqldump", True)])])
+def test_the_unix_socket_counts(server, number, found):
+    """One of its three clients is Postfix's: with one connection of the account, that is it."""
+    assert unknown(["localhost"] * number) == found
+    assert unknown(["localhost"] * number, here=False) == []

@@ -1,0 +1,215 @@
+"""A rotation as the bus tells of it: lines, events, the table; whose password is another one; why a run failed."""
+
+import pytest
+
+from ispmail_rotation import Progress, mismatches, reasons, unanswered, unnamed
+
+
+def used(live="new", pillar="new"):
+    return {"pillar": {"virtual_alias_maps": pillar}, "live": {"virtual_alias_maps": live}}
+
+
+NOT_ONE = "db: pillar does not have one password for all maps of the account"
+DATABASE = {"db": {"pillar": {"virtual_alias_maps": "new", "virtual_mailbox_maps": "new"}}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said", "faults"),
+    [
+        (DATABASE, used(), []),
+        (DATABASE, used(live="old"), ["mx: the table file has another password for virtual_alias_maps, or none"]),
+        (DATABASE, used(live=None), ["mx: the table file has another password for virtual_alias_maps, or none"]),
+        (DATABASE, used(pillar="old"), ["mx: pillar has another password for virtual_alias_maps, or none"]),
+        (
+            DATABASE,
+            {"pillar": {}, "live": {}},
+            ["mx: none of its maps logs in with the account of ispmail:database"],
+        ),
+        (
+            {"db": {"pillar": {"a": "new", "b": "old"}}},
+            used(),
+            [NOT_ONE],
+        ),
+        ({"db": {"pillar": {"a": None}}}, used(), [NOT_ONE]),
+        ({"db": {"pillar": {}}}, used(), [NOT_ONE]),
+        # A server that does not answer is reported elsewhere.
+        ({"db": None}, used(), []),
+        (DATABASE, "Minion did not return", []),
+    ],
+)
+def test_whose_password_is_another_one(wanted, said, faults):
+    assert mismatches(wanted, {"mx": said}) == faults
+
+
+def test_without_answers_nothing_is_proved():
+    assert unanswered({"a": None, "b": False, "c": "no such function", "d": {}}, dict) == [
+        "a: does not answer",
+        "b: does not answer",
+        "c: no such function",
+    ]
+
+
+def test_the_reasons_of_a_failed_orchestration():
+    """What an admin wants to read of it, and nothing of what went well or only waited."""
+    inner = {
+        "postfix_map_|-x": {"result": False, "comment": "Nothing was changed: Access denied", "changes": {}},
+        "postfix_map_|-y": {"result": False, "comment": "One or more requisite failed: x", "changes": {}},
+        "postfix_map_|-z": {"result": True, "comment": "fine", "changes": {"a": "b"}},
+    }
+    returned = {
+        "1": {"result": True, "comment": "States ran successfully.", "changes": {"ret": {"db": inner}}},
+        "2": {
+            "result": False,
+            "comment": "Run failed on minions: mx1",
+            "changes": {"ret": {"mx1": inner, "mx2": False}},
+        },
+        "3": {"result": False, "comment": "One or more requisite failed: 2", "changes": {}},
+        "4": {"result": False, "comment": "Runner function failed.", "changes": {"return": ["mx3: no", "mx4: no"]}},
+        "5": {"result": False, "comment": "Fix that", "changes": {}},
+    }
+    assert reasons(returned) == [
+        "mx1: Nothing was changed: Access denied",
+        "mx2: does not answer",
+        "mx3: no",
+        "mx4: no",
+        "Fix that",
+    ]
+    assert reasons(["Rendering SLS failed"]) == ["Rendering SLS failed"]
+
+
+def test_what_nobody_has_named():
+    answers = {"a": None, "b": {"unnamed": [{"text": "/x holds it"}, {"text": "y uses it"}]}, "c": "ERROR"}
+    assert unnamed(answers) == ["b: /x holds it", "b: y uses it"]
+
+
+JOB = "20261126000000000000"
+ARGS = f"salt/run/{JOB}/args"
+BATCH = "Batch 1 of 1 takes the new password"
+MANAGED = {"result": True, "comment": "3 maps have been applied\nPostfix has been reloaded", "changes": {}}
+STATES = {"postfix_map_|-a_|-b_|-managed": MANAGED, "pkg_|-a_|-b_|-installed": {"result": True, "comment": "there"}}
+BAD = {"postfix_map_|-a_|-b_|-managed": {"result": False, "comment": "Access denied"}}
+DROPPED = {"postfix_database_|-a_|-b_|-credential_sole": {"result": True, "comment": "has been dropped"}}
+
+
+def begins(step, servers, sls="ispmail.drained"):
+    return ARGS, {"type": "state", "name": f"{step} in main", "tgt": servers, "args": {"arg": [sls], "kwarg": {}}}
+
+
+def begins_runner(name, site="main"):
+    return ARGS, {"type": "runner", "name": name, "args": [], "kwargs": {"site": site}}
+
+
+def returned(server, states, sls="ispmail.drained"):
+    return f"salt/job/20261126000000000001/ret/{server}", {"id": server, "fun_args": [sls, {}], "return": states}
+
+
+def runner_returned(name, returned=None, success=True, site="main"):
+    data = {"fun": f"runner.{name}", "fun_args": [{"site": site}], "return": returned, "success": success}
+    return "salt/run/20261126000000000002/ret", data
+
+
+@pytest.fixture
+def progress():
+    found = Progress(JOB, {"main": ["mx1", "mx2", "mx3"]})
+    assert found.hear(*begins(BATCH, ["mx1", "mx2"]), 10.0) == []
+    return found
+
+
+def test_a_server_that_has_ended(progress):
+    (step,) = progress.hear(*returned("mx2", STATES), 12.5)
+    said = "3 maps have been applied; Postfix has been reloaded"
+    assert step.describe() == f"main: {BATCH}: mx2 (1 of 3): ok after 2.5 s: {said}"
+    assert step.event() == {
+        "site": "main",
+        "step": BATCH,
+        "server": "mx2",
+        "number": 1,
+        "of": 3,
+        "result": True,
+        "seconds": 2.5,
+        "comment": said,
+    }
+    (failed,) = progress.hear(*returned("mx1", BAD), 13.0)
+    assert failed.describe() == f"main: {BATCH}: mx1 (2 of 3): failed after 3.0 s: Access denied"
+    assert progress.table().splitlines() == [
+        "site  server  result       seconds  what was done",
+        "----  ------  -----------  -------  ---------------------------------------------------",
+        "main  mx1     failed       3.0      Access denied",
+        "main  mx2     ok           2.5      3 maps have been applied; Postfix has been reloaded",
+        "main  mx3     not reached",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tag", "data"),
+    [
+        returned("mx3", STATES),  # another batch's, or another run's
+        returned("mx1", STATES, sls="ispmail"),
+        runner_returned("ispmail.prove"),
+        ("salt/run/1/args", begins("Other", ["mx3"])[1]),  # of another orchestration
+        ("salt/auth", {}),
+    ],
+)
+def test_what_is_none_of_this_step(progress, tag, data):
+    assert progress.hear(tag, data, 11.0) == []
+    assert progress.hear(*returned("mx1", STATES), 12.0)
+
+
+def test_a_return_that_is_sent_twice_counts_once(progress):
+    assert progress.hear(*returned("mx1", STATES), 11.0)
+    assert progress.hear(*returned("mx1", STATES), 12.0) == []
+
+
+def test_a_return_that_is_no_states(progress):
+    (step,) = progress.hear(*returned("mx1", ["Rendering SLS failed"]), 11.0)
+    assert (step.result, step.said) == (False, "Rendering SLS failed")
+
+
+def test_a_server_that_does_not_return(progress):
+    """It is told when the step is over, whether by the next one or by the end of all."""
+    progress.hear(*returned("mx1", STATES), 11.0)
+    (silent,) = progress.hear(*begins("The next", ["mx3"]), 40.0)
+    assert (silent.server, silent.step, silent.result, silent.said) == ("mx2", BATCH, False, "does not answer")
+    (silent,) = progress.finish(50.0)
+    assert (silent.server, silent.number) == ("mx3", 3)
+    assert progress.finish(51.0) == []
+
+
+def test_a_step_of_the_database(progress):
+    progress.hear(*begins("The new password is accepted", ["db"], "ispmail.credential_accepted"), 20.0)
+    accepted = {"postfix_database_|-a_|-b_|-credential_accepted": {"result": True, "comment": "has been accepted"}}
+    (step,) = progress.hear(*returned("db", accepted, "ispmail.credential_accepted"), 21.0)
+    assert step.describe() == "main: The new password is accepted: db (1 of 1): ok after 1.0 s: has been accepted"
+
+
+def test_a_step_of_the_runner(progress):
+    for server in ("mx1", "mx2"):
+        progress.hear(*returned(server, STATES), 11.0)
+    assert progress.hear(*begins_runner("ispmail.prove"), 20.0) == []
+    assert progress.hear(*runner_returned("ispmail.prove", site="other"), 21.0) == []
+    (step,) = progress.hear(*runner_returned("ispmail.prove", {"mx1": 3}), 21.5)
+    assert step.describe() == "main: Every server is seen to use the new password: ok after 1.5 s"
+    assert "server" not in step.event()
+    assert progress.hear(*runner_returned("ispmail.prove", {"mx1": 3}), 22.0) == []
+
+
+def test_a_step_of_the_runner_that_has_failed_tells_why():
+    progress = Progress(JOB, {"main": ["mx1"]})
+    progress.hear(*begins_runner("ispmail.holders"), 20.0)
+    lines = ["Nothing was changed:", "mx1: /root/x holds it"]
+    (step,) = progress.hear(*runner_returned("ispmail.holders", lines, success=False), 21.0)
+    line = "main: Nobody holds the password unless pillar names it: failed after 1.0 s: "
+    assert step.describe() == line + "; ".join(lines)
+
+
+@pytest.mark.parametrize(("states", "dropped"), [(DROPPED, ["main"]), (BAD, []), (["no"], [])])
+def test_sites_whose_old_password_is_dropped(progress, states, dropped):
+    assert progress.dropped() == []
+    progress.hear(*begins("The old password is dropped", ["db"], "ispmail.credential_sole"), 20.0)
+    progress.hear(*returned("db", states, "ispmail.credential_sole"), 21.0)
+    assert progress.dropped() == dropped
+
+
+def test_a_long_text_is_cut(progress):
+    (step,) = progress.hear(*returned("mx1", {"postfix_map_|-a": {"result": False, "comment": "x" * 500}}), 11.0)
+    assert len(step.said) == 160 and step.said.endswith("…")

@@ -1,0 +1,73 @@
+"""The sites in the master's configuration: their faults, their hosts, and how many servers go at a time."""
+
+import pytest
+
+from ispmail_errors import InvalidInput
+from ispmail_sites import batch_size, hosts, sites
+
+MAIN = {"database": "db*", "mail": "mx*"}
+
+
+def test_a_site_has_its_defaults():
+    given = {"main": MAIN, 2: {**MAIN, "tgt_type": "list", "without": ["mx9"], "addresses": ["192.0.2.9"]}}
+    assert sites({"sites": given}) == {
+        "main": {**MAIN, "tgt_type": "glob", "without": [], "addresses": []},
+        "2": {**MAIN, "tgt_type": "list", "without": ["mx9"], "addresses": ["192.0.2.9"]},
+    }
+
+
+@pytest.mark.parametrize("given", [None, {}, [], "main"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_without_sites_the_fix_is_named(given, whole):
+    with pytest.raises(InvalidInput, match=r"has no ispmail:sites: see docs/master\.conf"):
+        sites(given if whole else {"sites": given})
+
+
+def test_all_faults_of_sites_are_told_at_once():
+    given = {"a": {"mail": "mx*", "cannary": "mx1"}, "b": "mx*", "c d": MAIN, "e": {"database": ""}, "f": MAIN}
+    with pytest.raises(InvalidInput) as caught:
+        sites({"sites": given})
+    head, *faults = str(caught.value).split("\n- ")
+    assert head == "the master's configuration has errors, see docs/master.conf:"
+    assert [fault.partition(" ")[0] for fault in faults if not fault.startswith("ispmail:sites:c d ")] == [
+        "ispmail:sites:a:database",
+        "ispmail:sites:a:cannary",
+        "ispmail:sites:b",
+        "ispmail:sites:e:database",
+        "ispmail:sites:e:mail",
+    ]
+    assert len(faults) == 6
+
+
+@pytest.mark.parametrize("key", ["without", "addresses"])
+@pytest.mark.parametrize("value", ["mx4", None, [4]])
+def test_who_is_left_out_is_a_list(key, value):
+    """A text became its letters, and nobody was left out."""
+    with pytest.raises(InvalidInput, match=f"ispmail:sites:a:{key} must be a list of "):
+        sites({"sites": {"a": {**MAIN, key: value}}})
+
+
+def test_a_target_that_is_none():
+    with pytest.raises(InvalidInput, match="ispmail:sites:a:tgt_type must be one of glob, list, compound"):
+        sites({"sites": {"a": {**MAIN, "tgt_type": "compund"}}})
+
+
+SIZES = [("25%", 3, 1), ("25%", 100, 25), ("25%", 101, 26), ("100%", 7, 7), ("1%", 7, 1), (2, 7, 2), ("3", 7, 3)]
+
+
+@pytest.mark.parametrize(("batch", "number", "size"), SIZES)
+def test_how_many_at_a_time(batch, number, size):
+    assert batch_size(batch, number) == size
+
+
+@pytest.mark.parametrize("batch", [0, "0%", "", "some", None, -1, "25 %"])
+def test_a_batch_that_is_none(batch):
+    with pytest.raises(InvalidInput, match="ispmail:rotation:batch must be"):
+        batch_size(batch, 4)
+
+
+def test_the_hosts_of_a_site():
+    """By whatever name or address the database lists their connections; of a server that nobody knows, its name."""
+    grains = {"mx1": {"ipv4": ["192.0.2.1", "127.0.0.1"], "ipv6": [], "fqdn": "mx1.example.org", "host": ""}, "mx2": {}}
+    assert hosts(grains, ["203.0.113.1"]) == ["127.0.0.1", "192.0.2.1", "203.0.113.1", "mx1", "mx1.example.org", "mx2"]
+    assert hosts({"mx1": None}, []) == ["mx1"]

@@ -1,0 +1,126 @@
+"""Who owns a connection: what /proc and ss print, and this very process."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import ispmail_sockets
+from ispmail_errors import CannotAsk
+from ispmail_sockets import Connection, Process
+
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:0CEA 00000000:0000 0A 00000000:00000000 00:00000000 00000000   116        0 4711 1 0 100 0 0 10 0
+   1: 0100007F:D431 0100007F:0CEA 01 00000000:00000000 00:00000000 00000000   116        0 4712 1 0 20 4 30 10 -1
+   2: 0100007F:D432 0100007F:0CEA 06 00000000:00000000 03:00000000 00000000     0        0 0 3 0
+"""
+TCP6 = """\
+  sl  local_address                         remote_address                        st ... inode
+   0: 0000000000000000FFFF00000100007F:0CEB 0000000000000000FFFF00000100007F:D431 01 0:0 00:0 00000000 116 0 4713 1 0
+   1: B80D0120000000000000000001000000:0CEB B80D0120000000000000000002000000:D431 01 0:0 00:0 00000000 116 0 4714 1 0
+"""
+SS = """\
+u_str 0      0      /run/mysqld/mysqld.sock 11730573 * 11730572
+u_str 0      0      /run/other.sock 1 * 2
+u_str 0      0                            * 11730572 * 11730573
+u_seq 0      0                            * 11737900 * 0
+"""
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the text is one of a little-endian machine")
+def test_established_connections():
+    assert ispmail_sockets.parse_tcp(TCP) == [Connection("127.0.0.1", 0xD431, 0x0CEA, 4712)]
+    mapped, other = ispmail_sockets.parse_tcp(TCP6)
+    assert ispmail_sockets.same_address(mapped.address, "127.0.0.1")
+    assert other == Connection("2001:db8::1", 0x0CEB, 0xD431, 4714)
+
+
+def test_clients_of_a_unix_socket():
+    assert ispmail_sockets.parse_ss(SS, "/run/mysqld/mysqld.sock") == [11730572]
+    assert ispmail_sockets.parse_ss(SS, "/run/none") == []
+
+
+def test_without_ss_it_is_an_error(monkeypatch):
+    """Not an empty list: whoever uses the socket would be nobody."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(CannotAsk, match="install iproute2"):
+        ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
+
+
+def test_ss_that_fails(monkeypatch, tmp_path):
+    (tmp_path / "ss").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "ss").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotAsk, match="it failed"):
+        ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
+
+
+def test_the_owner_of_a_connection_is_found():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        port = client.getsockname()[1]
+        (ours,) = [one for one in ispmail_sockets.tcp_connections() if one.port == port]
+        assert (ours.address, ours.peer_port) == ("127.0.0.1", server.getsockname()[1])
+        (owner,) = ispmail_sockets.owners([ours.inode])[ours.inode]
+    assert owner.pid == os.getpid() and owner.parent == os.getppid()
+    assert ispmail_sockets.owners([ours.inode]) == {}
+
+
+def process(pid, parent, executable="/usr/bin/python3", name="python3"):
+    return Process(pid, name, parent, executable, 0.0, "")
+
+
+def test_jobs_of_the_same_minion_are_own():
+    own = {4: process(4, 3), 3: process(3, 2)}
+    assert ispmail_sockets.is_own(process(4, 3), own)
+    assert ispmail_sockets.is_own(process(5, 3), own)
+    assert not ispmail_sockets.is_own(process(5, 3, "/usr/bin/mariadb"), own)
+    assert not ispmail_sockets.is_own(process(5, 1), own)
+
+
+def test_own_processes_begin_with_this_one():
+    own = ispmail_sockets.own_processes()
+    assert {os.getpid(), os.getppid()} <= set(own) and 1 not in own
+
+
+@pytest.mark.parametrize(
+    ("executable", "yes"),
+    [
+        ("/usr/lib/postfix/sbin/master", True),
+        ("/usr/libexec/postfix/master", True),
+        ("/usr/lib/postfix/sbin/master (deleted)", True),
+        ("/opt/master", False),
+        ("/usr/lib/dovecot/master", False),
+    ],
+)
+def test_children_of_a_postfix(monkeypatch, executable, yes):
+    monkeypatch.setattr(ispmail_sockets, "read_process", lambda pid: process(pid, 1, executable, "master"))
+    assert ispmail_sockets.is_postfix(process(5, 4, "/usr/lib/postfix/sbin/smtpd")) is yes
+
+
+def test_postmap_by_hand_is_postfix(monkeypatch):
+    monkeypatch.setattr(ispmail_sockets, "read_process", lambda pid: None)
+    assert ispmail_sockets.is_postfix(process(5, 4, "/usr/sbin/postmap"))
+    assert not ispmail_sockets.is_postfix(process(5, 4, "/usr/sbin/postalias-like"))
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("localhost", True), ("127.0.0.1", True), ("127.0.0.9", True), ("192.0.2.1", False), ("db.example.org", False)],
+)
+def test_whether_a_host_is_this_machine(host, here):
+    assert ispmail_sockets.is_here(host) is here
+
+
+def test_a_process_for_people():
+    """Without its command line: a password may stand there."""
+    sleeper = subprocess.Popen(["sleep", "60", "s3cret"][:2])
+    try:
+        found = ispmail_sockets.read_process(sleeper.pid)
+        assert found.describe().startswith(f"{found.name} (pid {sleeper.pid}, ") and "since 20" in found.describe()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert ispmail_sockets.read_process(sleeper.pid) is None
