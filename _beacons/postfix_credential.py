@@ -1,4 +1,4 @@
-"""Notice that the database refuses the login that a live table file holds. It acts on nothing."""
+"""Notice that the database refuses the login that a live table file or option file holds. It acts on nothing."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 import contextlib
 import json
@@ -81,7 +81,9 @@ def beacon(config):
     if not isinstance(pillar, str):
         return []
     try:
-        logins = ispmail_logins.read(ispmail_salt.instances(__pillar__, pillar), pillar)
+        instances = ispmail_salt.instances(__pillar__, pillar)
+        consumers = [ispmail_salt.consumer_logins(__pillar__, key) for key in instances]
+        logins = ispmail_logins.read(instances, pillar, consumers)
         ispmail_client.require_pymysql()
     except IspmailError as err:
         log.debug("postfix_credential cannot ask: %s", err)

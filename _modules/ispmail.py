@@ -1,19 +1,22 @@
 """Apply the formula once for many events, and tell which version of these modules is here."""
 
+import logging
 import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_queue
-from ispmail_errors import Failed
-from ispmail_salt import cache_folder, salt_errors
+from ispmail_errors import Failed, kind_of
+from ispmail_salt import cache_folder
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from ispmail_stamp import version as _version
+
+log = logging.getLogger(__name__)
 
 _SLS = "ispmail"
 # How many state runs may wait behind the one that is under way.
@@ -53,7 +56,7 @@ def reapply():
     it was applied ``result``, True or False. Where it failed, the event ``ispmail/apply/failed`` reports it, once as
     long as it fails in the same way.
 
-    Raises CommandExecutionError where the cache directory cannot be written.
+    Raises nothing: where the cache directory cannot be written, that is the comment of a failed apply.
 
     Source: salt.modules.state.apply
 
@@ -63,15 +66,19 @@ def reapply():
 
         salt '*' ispmail.reapply
     """
-    with salt_errors():
+    try:
         failed = ispmail_queue.merged(cache_folder(__opts__), "apply", _apply)
         if failed is None:
             return {"applied": False, "comment": "another apply is about to start"}
         # That there was nothing to change proves nothing: pillar may be as old as the table files.
         failed = failed or _unaskable()
-        comment = "\n".join(failed)
-        if _is_news(comment) and failed:
-            __salt__["event.send"]("ispmail/apply/failed", {"sls": _SLS, "comment": comment})
+    except (Failed, CommandExecutionError, SaltInvocationError) as err:
+        failed = [f"It could not be applied: {err}"]
+    except Exception as err:  # pylint: disable=broad-except
+        # Salt's own work (its caches, its event bus) may raise anything, with any text.
+        failed = [f"It could not be applied: state.apply {_SLS} ended with {kind_of(err)}"]
+    comment = "\n".join(failed)
+    _report(comment)
     if failed:
         __context__["retcode"] = 2
     return {"applied": True, "result": not failed, "comment": comment}
@@ -95,16 +102,24 @@ def _unaskable():
         return [str(err)]
 
 
-def _is_news(comment):
-    """Remember what was reported last; whether this is something else."""
+def _report(comment):
+    """Report by event what failed, unless that was reported last; an empty text is remembered only."""
     path = os.path.join(cache_folder(__opts__), "failed")
+    last: str | None = ""
     try:
-        with open(path, "a+", encoding="utf-8") as last:
-            last.seek(0)
-            if last.read() == comment:
-                return False
-            last.truncate(0)
-            last.write(comment)
+        with open(path, encoding="utf-8") as file:
+            last = file.read()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as err:
+        log.warning("%s cannot be read, a failure may be reported twice: %s", path, kind_of(err))
+        last = None
+    if comment == last:
+        return
+    if comment:
+        __salt__["event.send"]("ispmail/apply/failed", {"sls": _SLS, "comment": comment})
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(comment)
     except OSError as err:
-        raise Failed(f"{path} cannot be written: {err.strerror}") from err
-    return True
+        log.warning("%s cannot be written, a failure may be reported twice: %s", path, kind_of(err))

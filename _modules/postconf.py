@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

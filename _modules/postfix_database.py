@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 import ispmail_accounts
 import ispmail_logins
@@ -161,14 +161,15 @@ def credential_sole(pillar="ispmail", test=False):
 
 def refused(pillar="ispmail"):
     """
-    List the logins in the live table files that the database refuses. A database that is down or silent has not
-    refused. Whatever the servers do, the answer is there within three seconds.
+    List the logins in the live table files and option files that the database refuses. A database that is down or
+    silent has not refused. Whatever the servers do, the answer is there within three seconds.
 
     pillar : ispmail
         The pillar key that holds the configuration; the ``instances`` that it names are looked at too.
 
     Returns a list of dicts: ``host`` and ``user``; ``maps``, the names of those that log in so (with the pillar key
-    before it, for another instance); and ``changed``, when the newest of their table files did, in ns since 1970.
+    before it, for another instance; ``consumer:dovecot`` for a consumer); and ``changed``, when the newest of their
+    files did, in ns since 1970.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where a table file cannot be read, or Salt's
     Python has no PyMySQL.
@@ -182,4 +183,6 @@ def refused(pillar="ispmail"):
         salt '*' postfix_database.refused
     """
     with salt_errors():
-        return ispmail_logins.refused(ispmail_salt.instances(__pillar__, pillar), pillar)
+        found = ispmail_salt.instances(__pillar__, pillar)
+        consumers = [ispmail_salt.consumer_logins(__pillar__, key) for key in found]
+        return ispmail_logins.refused(found, pillar, consumers)

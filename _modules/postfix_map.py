@@ -6,18 +6,20 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 import ispmail_answers
 import ispmail_apply
+import ispmail_classes
+import ispmail_consumers
 import ispmail_files
+import ispmail_inventory
 import ispmail_plan
-import ispmail_postconf
 import ispmail_postfix
 import ispmail_proof
+import ispmail_remove
 import ispmail_tablefile
-from ispmail_maincf import words
-from ispmail_salt import account, complete, instance, instances, salt_errors
+from ispmail_salt import account, complete, consumer_logins, instance, instances, salt_errors, wanted
 
 
 def read(pillar="ispmail"):
@@ -43,9 +45,8 @@ def read(pillar="ispmail"):
     """
     with salt_errors():
         found = instance(__pillar__, pillar)
-        names = ispmail_plan.parameters_of(found.wanted)
-        values = ispmail_postconf.get(names, found.config_directory, defaults=True)
-        return {each.name: _described(each, values.get(each.parameter, "")) for each in found.wanted}
+        known = ispmail_inventory.settings(found.config_directory) if found.wanted else None
+        return {each.name: _described(each, known) for each in found.wanted}
 
 
 def lookup(map, question, pillar="ispmail"):
@@ -86,7 +87,7 @@ def lookup(map, question, pillar="ispmail"):
 
 def apply(pillar="ispmail", test=False):
     """
-    Bring the table files and main.cf of this server to what pillar says, all or nothing.
+    Bring the table files, main.cf and the consumers' option files of this server to what pillar says, all or nothing.
 
     Each new table file is asked before it goes live; the answers that pillar expects are compared before and after;
     main.cf and the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is
@@ -99,7 +100,8 @@ def apply(pillar="ispmail", test=False):
         Whether only to tell what would be done. New table files are asked all the same, from memory.
 
     Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``), ``maps`` (how many
-    there are), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or would be, reloaded).
+    there are), ``consumers`` (the same), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or
+    would be, reloaded). The key of a consumer in ``changes`` is such as ``consumer:dovecot``.
 
     Raises SaltInvocationError that lists all faults of pillar, CommandExecutionError where a map could not be asked or
     gave another answer, or where a file could not be written; everything is as before then.
@@ -113,16 +115,18 @@ def apply(pillar="ispmail", test=False):
         salt '*' postfix_map.apply test=True
     """
     with salt_errors():
-        found = complete(__pillar__, __opts__, pillar)
-        return _outcome(ispmail_apply.apply(found, __opts__["cachedir"], test))
+        maps, consumers = wanted(__pillar__, __opts__, pillar)
+        return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers))
 
 
 def remove(maps=None, pillar="ispmail", test=False):
     """
-    Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
+    Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files. If any of that fails,
+    everything is put back. A change that was cut off before is finished. Option files of consumers are left: their
+    programs log in by them.
 
     maps : None
-        A list of names of maps in pillar, null ones too; None for all.
+        A list of names of maps in pillar; None for all. One that is null is not ours.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -133,7 +137,7 @@ def remove(maps=None, pillar="ispmail", test=False):
     Returns a dict as ``apply`` does.
 
     Raises SaltInvocationError for a map that pillar does not name, CommandExecutionError where main.cf or a file cannot
-    be written; everything is as before then.
+    be written, Postfix cannot be reloaded, or smtpd cannot ask its maps any more; it says what is there then.
 
     Source: postconf(1), postfix(1)
 
@@ -144,7 +148,37 @@ def remove(maps=None, pillar="ispmail", test=False):
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
     with salt_errors():
-        return _outcome(ispmail_apply.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
+        consumers = consumer_logins(__pillar__, pillar)
+        found = _outcome(ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
+        if maps is None:
+            found["warnings"] += ispmail_consumers.left_behind(consumers)
+        return found
+
+
+def consumers(pillar="ispmail"):
+    """
+    See whether the other programs that log in with the maps' account use the password that pillar has.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a list of sentences, empty where all do: option files that differ from pillar, a configuration of Dovecot
+    that does not name its option file (with the lines to write), and files in ``holds`` without the password. A
+    consumer with ``ignore: true`` is left out.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where a file cannot be read, or doveconf
+    fails.
+
+    Source: doveconf(1), mariadb(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.consumers
+    """
+    with salt_errors():
+        return ispmail_consumers.unready(wanted(__pillar__, __opts__, pillar)[1])
 
 
 def answers(pillar="ispmail"):
@@ -168,7 +202,7 @@ def answers(pillar="ispmail"):
     """
     with salt_errors():
         found = complete(__pillar__, __opts__, pillar)
-        return ispmail_answers.wrong_answers(found, ispmail_answers.live_tables(found.maps))
+        return ispmail_classes.wrong_answers(found)
 
 
 def probe(pillar="ispmail"):
@@ -192,9 +226,7 @@ def probe(pillar="ispmail"):
     """
     with salt_errors():
         return [
-            reason
-            for each in instances(__pillar__, pillar).values()
-            for reason in ispmail_answers.unaskable(ispmail_answers.live_tables(each.wanted), each.config_directory)[0]
+            reason for each in instances(__pillar__, pillar).values() for reason in ispmail_answers.unaskable_live(each)
         ]
 
 
@@ -214,7 +246,8 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
 
     Returns a dict: ``pillar`` and, where asked for, ``live``, each name of a map (with the pillar key before it, for
     another instance) that logs in to MySQL or MariaDB as the ``user`` of ``database`` to scrypt(password, nonce), None
-    where there is no password, or no table file. Maps of other accounts are left out.
+    where there is no password, or no table file. Maps of other accounts are left out. Consumers are there as
+    ``consumer:dovecot``, by their option file, or by whether the files in ``holds`` have pillar's password (None: not).
 
     Raises SaltInvocationError for a short nonce or faults in pillar, CommandExecutionError where a table file cannot be
     read.
@@ -229,8 +262,9 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
     """
     with salt_errors():
         keys = instances(__pillar__, pillar)
-        found = [complete(__pillar__, __opts__, key) for key in keys]
-        return ispmail_proof.fingerprints(found, account(__pillar__, __opts__, pillar), nonce, live)
+        found = [wanted(__pillar__, __opts__, key) for key in keys]
+        maps, consumers = zip(*found)
+        return ispmail_proof.fingerprints(maps, account(__pillar__, __opts__, pillar), nonce, live, consumers)
 
 
 def old_processes(pillar="ispmail"):
@@ -261,13 +295,14 @@ def old_processes(pillar="ispmail"):
         ]
 
 
-def _described(each, value):
-    """A map as it is on this server, without secrets; `value` is what its parameter has."""
+def _described(each, known):
+    """A map as it is on this server, without secrets."""
     file = ispmail_files.read(each.path)
+    reached = [one for word in known.words(each.parameter) for one in word.references if one.path == file.path]
     found = {
         "parameter": each.parameter,
-        "table": each.table(),
-        "in_parameter": each.table() in words(value),
+        "table": reached[0].table if reached else each.table(),
+        "in_parameter": bool(reached),
         "keys": None,
     }
     if file.content is not None:
@@ -280,6 +315,7 @@ def _outcome(outcome):
     return {
         "changes": dict(outcome.changes),
         "maps": outcome.maps,
+        "consumers": outcome.consumers,
         "warnings": list(outcome.warnings),
         "reloaded": outcome.reloaded,
     }

@@ -8,15 +8,15 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 import salt.client
 import salt.utils.minions
-from salt.exceptions import SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from ispmail_errors import listed
+from ispmail_errors import Failed, kind_of, listed
 from ispmail_queue import merged
-from ispmail_salt import cache_folder, salt_errors
+from ispmail_salt import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def rotate():
     the event ``ispmail/rotation/failed`` reports it, with the reasons as ``comment``.
 
     Raises SaltInvocationError where the configuration is wrong, CommandExecutionError where the cache directory cannot
-    be written.
+    be written, or Salt itself fails.
 
     Source: salt.runners.state.orchestrate
 
@@ -54,8 +54,13 @@ def rotate():
     except SaltInvocationError as err:
         __salt__["event.send"](_FAILED, {"comment": str(err)})
         raise
-    with salt_errors():
+    try:
         done = merged(cache_folder(__opts__), "rotate", _orchestrate)
+    except Exception as err:  # pylint: disable=broad-except
+        # Salt's own work (its caches, its event bus) may raise anything, with any text.
+        comment = str(err) if isinstance(err, Failed) else f"the rotation ended with {kind_of(err)}"
+        __salt__["event.send"](_FAILED, {"comment": comment})
+        raise CommandExecutionError(comment) from None
     return "another rotation is about to start" if done is None else done
 
 

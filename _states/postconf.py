@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 from ispmail_salt import state
 

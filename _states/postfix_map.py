@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e418a6a597cc")
+ispmail_stamp.require("dc25b6953b5b")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state
@@ -15,8 +15,8 @@ from ispmail_salt import check_state, state
 
 def managed(name, pillar="ispmail"):
     """
-    The table files, and the parameters that point at them, are as pillar says. All of it or nothing, see
-    ``postfix_map.apply``.
+    The table files, the parameters that point at them, and the option files of consumers are as pillar says. All of it
+    or nothing, see ``postfix_map.apply``.
 
     name
         A sentence, for people.
@@ -107,6 +107,39 @@ def answers(name, pillar="ispmail"):
     return check_state(name, "The live maps answer as expected", check)
 
 
+def consumers(name, pillar="ispmail"):
+    """
+    The other programs that log in with the maps' account use the password that pillar has.
+
+    name
+        A sentence, for people.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns the usual dict of a state; it never has changes. With ``test=True`` a failure is no
+    failure yet: an apply may write what is missing.
+
+    Raises nothing: a failure is in the comment.
+
+    Source: doveconf(1), mariadb(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' state.single postfix_map.consumers 'the other programs have the password'
+    """
+
+    def check():
+        wrong = __salt__["postfix_map.consumers"](pillar)
+        return listed("Not every program uses the password that pillar has", wrong) if wrong else None
+
+    ret = check_state(name, "The other programs use the password that pillar has", check)
+    # What an apply would write is not there yet.
+    return {**ret, "result": None} if __opts__["test"] and not ret["result"] else ret
+
+
 def drained(name, timeout=60, pillar="ispmail"):
     """
     No process of Postfix uses an older table file any more.
@@ -149,11 +182,14 @@ def drained(name, timeout=60, pillar="ispmail"):
 
 
 def _described(outcome, done, test):
-    maps, has = plural(outcome["maps"], "map"), "has" if outcome["maps"] == 1 else "have"
+    things = [plural(outcome["maps"], "map")] if outcome["maps"] or not outcome["consumers"] else []
+    if outcome["consumers"]:
+        things.append(plural(outcome["consumers"], "consumer"))
+    has = "has" if outcome["maps"] + outcome["consumers"] == 1 else "have"
     if not outcome["changes"]:
-        text = f"{maps}: in the correct state"
+        text = f"{' and '.join(things)}: in the correct state"
     else:
-        text = f"{maps} would be {done}" if test else f"{maps} {has} been {done}"
+        text = f"{' and '.join(things)} {'would be' if test else f'{has} been'} {done}"
     if outcome["reloaded"]:
         text += f"\nPostfix {'would be' if test else 'has been'} reloaded"
     return text

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import ispmail_files
+import ispmail_inventory
 import ispmail_lookup
 import ispmail_postconf
+import ispmail_route
 from ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from ispmail_errors import InvalidInput
-from ispmail_lookup import COULD_NOT_ASK, Lookup, Probe
-from ispmail_maincf import SECRET_PARAMETERS, is_sql_table, path_of, words
+from ispmail_expand import expand
+from ispmail_inventory import Inventory
+from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe
+from ispmail_maincf import SECRET_PARAMETERS, path_of
+from ispmail_reach import words_of
 from ispmail_tablefile import SECRET, shown_key
 
+# How many table files are held in memory at once: each takes a descriptor.
+_CHUNK = 64
 # How long to go on looking for more that cannot be asked, after the first, in seconds.
 PROBE_SECONDS = 10
 
@@ -31,9 +42,26 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
     """
     if not question or re.search(r"[\n\0\ud800-\udfff]", question):
         raise InvalidInput("the question must be a text of one line")
-    table = _named_table(instance, name) if ":" in name else choose(instance, [name])[0].table()
-    found = ispmail_lookup.ask(question, [table], instance.config_directory)
-    hidden = found.answer is not None and os.path.realpath(path_of(table)) in secret_paths(instance)
+    inventory = ispmail_inventory.read(instance.config_directory)
+    if ":" in name:
+        table = _named_table(instance, inventory, name)
+        path = path_of(table)
+        found = ispmail_lookup.ask(question, [table], instance.config_directory)
+    else:
+        chosen = choose(instance, [name])
+        path = chosen[0].path
+        with contextlib.closing(live(chosen, inventory)) as groups:
+            group = next(groups)
+            asked = group.tables[name]
+            found = ispmail_lookup.ask(question, [asked], instance.config_directory, as_=group.as_)
+        table = chosen[0].table()
+        found = dataclasses.replace(
+            found,
+            table=table if found.table else None,
+            reason=found.reason and found.reason.replace(asked, table),
+            warnings=tuple(warning.replace(asked, table) for warning in found.warnings),
+        )
+    hidden = found.answer is not None and os.path.realpath(path) in secret_paths(instance)
     return dataclasses.replace(found, answer=SECRET) if hidden else found
 
 
@@ -46,107 +74,181 @@ def secret_paths(instance: Instance | CompleteInstance) -> set[str]:
 
 
 def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
-    """Pick maps of pillar by name, those that are null too; None for all.
+    """Pick maps of pillar by name; None for all. Those that pillar sets to null are not ours.
 
     Raises:
         InvalidInput: `names` is no list, or pillar names no such map.
     """
-    known = {each.name: each for each in instance.maps}
+    known = {each.name: each for each in instance.wanted}
     if names is None:
-        return list(instance.maps)
+        return list(instance.wanted)
     if not isinstance(names, (list, tuple)):
         raise InvalidInput(f"maps must be a list of names, such as [{next(iter(known), '')}]")
+    nulls = [each.name for each in instance.maps if not each.wanted and each.name in names]
+    if nulls:
+        raise InvalidInput(f"pillar sets {', '.join(nulls)} to null, which leaves it alone: remove a map before that")
     missing = [shown_key(name) for name in names if not isinstance(name, str) or name not in known]
     if missing:
         raise InvalidInput(f"pillar names no map {', '.join(missing)}: it names {', '.join(known)}")
     return [known[name] for name in names]
 
 
-def unaskable(
-    tables: Mapping[str, str], config_directory: str, in_chroot: bool = False, pass_fds: Collection[int] = ()
-) -> tuple[list[str], list[str]]:
-    """Probe tables, given by the names of their maps.
+@dataclass(frozen=True)
+class Group:
+    """Maps that are asked in the same way: the name of each to its table, and as whom."""
+
+    tables: Mapping[str, str]
+    as_: Asker
+
+
+def staged(maps: Sequence[CompleteMap], inventory: Inventory) -> Generator[Group]:
+    """New table files in memory, as each process that will read them is going to ask."""
+    contents = {each.name: (each.type, each.text.encode()) for each in maps}
+    for as_, some in _by_asker(maps, inventory, staged=True).items():
+        yield from _in_memory({each.name: contents[each.name] for each in some}, as_)
+
+
+def live(maps: Sequence[Map | CompleteMap], inventory: Inventory, running: bool = True) -> Generator[Group]:
+    """Live table files, as each process that reads them asks: through proxymap itself for maps with ``proxy: true``.
+
+    Args:
+        running: Whether a proxymap can be asked.
+    """
+    for as_, some in _by_asker(maps, inventory, staged=not running).items():
+        # One that is not there is asked by its path, so that postmap says so.
+        by_path = {each.name: each.table(running) for each in some if not os.path.exists(each.path)}
+        if running:
+            by_path |= {
+                each.name: inventory.spelling(each.parameter, each.path, each.table()) for each in some if each.proxy
+            }
+        if by_path:
+            yield Group(by_path, ROOT)
+        contents = {
+            each.name: (each.type, ispmail_files.read(each.path).content or b"")
+            for each in some
+            if each.name not in by_path
+        }
+        yield from _in_memory(contents, as_)
+
+
+def unaskable(groups: Iterable[Group], config_directory: str) -> tuple[list[str], list[str]]:
+    """Probe tables.
 
     Returns:
         Sentences on those that cannot be asked, and warnings; each with the maps that it is about.
     """
     reasons: dict[str, list[str]] = {}
     warnings: dict[str, list[str]] = {}
-    for name, found in probe(tables, config_directory, in_chroot, pass_fds).items():
-        for sentence in found.warnings if found.reason is None else [found.reason]:
-            (warnings if found.reason is None else reasons).setdefault(sentence, []).append(name)
+    for group in groups:
+        for name, found in probe(group, config_directory).items():
+            for sentence in found.warnings if found.reason is None else [found.reason]:
+                names = (warnings if found.reason is None else reasons).setdefault(sentence, [])
+                names += [] if name in names else [name]
     return _with_maps(reasons), _with_maps(warnings)
 
 
-def probe(
-    tables: Mapping[str, str], config_directory: str, in_chroot: bool = False, pass_fds: Collection[int] = ()
-) -> dict[str, Probe]:
-    """Probe tables, given by the names of their maps; in what is said of each, its map stands for the table.
+def unaskable_live(instance: Instance) -> list[str]:
+    """Sentences on the live maps of an instance that cannot be asked."""
+    inventory = ispmail_inventory.read(instance.config_directory)
+    running = ispmail_route.is_there(inventory.settings.queue_directory)
+    return unaskable(live(instance.wanted, inventory, running), instance.config_directory)[0]
+
+
+def probe(group: Group, config_directory: str) -> dict[str, Probe]:
+    """Probe tables; in what is said of each, its map stands for the table.
 
     So maps that fail in the same way have the same reason.
     """
-    found = ispmail_lookup.probe(list(tables.values()), config_directory, in_chroot=in_chroot, pass_fds=pass_fds)
+    found = ispmail_lookup.probe(list(group.tables.values()), config_directory, as_=group.as_)
     named = {}
-    for name, table in tables.items():
+    for name, table in group.tables.items():
         reason, warnings = found[table].reason, found[table].warnings
         reason = None if reason is None else reason.replace(table, name)
         named[name] = Probe(reason, tuple(warning.replace(table, name) for warning in warnings))
     return named
 
 
-def wrong_answers(
-    instance: CompleteInstance,
-    tables: Mapping[str, str],
-    in_chroot: bool = False,
-    pass_fds: Collection[int] = (),
-) -> list[str]:
-    """Compare the answers that pillar expects of these tables, given by the names of their maps.
+def wrong_answers(instance: CompleteInstance, groups: Iterable[Group]) -> list[str]:
+    """Compare the answers that pillar expects of these tables.
 
     Returns:
         Sentences on those that are not as expected.
     """
-    wrong: list[tuple[Answer, Lookup, str]] = []
+    wrong: dict[tuple[Answer, str], Lookup] = {}
     left_out = []
     silent: set[str] = set()
     until = time.monotonic() + PROBE_SECONDS
-    for expected in instance.answers:
-        if silent and time.monotonic() > until:
-            left_out = ["the other answers were not checked: that took too long already"]
-            break
-        table = tables.get(expected.map)
-        if table is None or table in silent:
-            continue
-        found = ispmail_lookup.ask(
-            expected.question, [table], instance.config_directory, in_chroot=in_chroot, pass_fds=pass_fds
-        )
-        if found.result == COULD_NOT_ASK:
-            silent.add(table)
-        elif _is_expected(found.answer, expected.answer):
-            continue
-        wrong.append((expected, found, table))
+    for group in groups:
+        for expected in instance.answers:
+            if silent and time.monotonic() > until:
+                left_out = ["the other answers were not checked: that took too long already"]
+                break
+            table = group.tables.get(expected.map)
+            if table is None or table in silent:
+                continue
+            found = ispmail_lookup.ask(expected.question, [table], instance.config_directory, as_=group.as_)
+            if found.result == COULD_NOT_ASK:
+                silent.add(table)
+            elif _is_expected(found.answer, expected.answer):
+                continue
+            wrong[expected, table] = found
     if not wrong:
         return left_out
     secret = secret_paths(instance)
     hidden = {each.name: os.path.realpath(each.path) in secret for each in instance.maps}
-    return [_difference(expected, found, table, hidden[expected.map]) for expected, found, table in wrong] + left_out
+    sentences = [
+        _difference(expected, found, table, hidden[expected.map]) for (expected, table), found in wrong.items()
+    ]
+    return [*dict.fromkeys(sentences), *left_out]
 
 
-def live_tables(maps: Iterable[Map | CompleteMap], proxied: bool = True) -> dict[str, str]:
-    """Name of a map to its live table. `proxied`: False where no proxymap runs."""
-    return {each.name: each.table(proxied) for each in maps}
+def askers(each: Map, inventory: Inventory, staged: bool = False) -> list[Asker]:
+    """As whom a map is asked.
+
+    Args:
+        staged: Whether its table file is not live yet, so that proxymap itself cannot be asked.
+    """
+    if each.type == "sqlite" and not each.proxy:
+        # Opened before a program gives up its rights.
+        return [ROOT]
+    if each.proxy and not staged:
+        return [ROOT]
+    readers = inventory.readers(each.parameter, each.proxy)
+    return list(dict.fromkeys(Asker(reader.user, reader.chroot) for reader in readers)) or [ROOT]
 
 
-def _named_table(instance: Instance, name: str) -> str:
+def _by_asker(maps: Sequence[Map], inventory: Inventory, staged: bool) -> dict[Asker, list[Any]]:
+    found: dict[Asker, list[Any]] = {}
+    for each in maps:
+        for as_ in askers(each, inventory, staged):
+            found.setdefault(as_, []).append(each)
+    return found
+
+
+def _in_memory(contents: Mapping[str, tuple[str, bytes]], as_: Asker) -> Generator[Group]:
+    names = list(contents)
+    for start in range(0, len(names), _CHUNK):
+        some = {name: contents[name] for name in names[start : start + _CHUNK]}
+        with ispmail_lookup.in_memory(some, as_) as (tables, with_descriptors):
+            yield Group(tables, with_descriptors)
+
+
+def _named_table(instance: Instance, inventory: Inventory, name: str) -> str:
     """A table that pillar or main.cf names. Any other would let a job open a file of its choice."""
-    values = ispmail_postconf.get(None, instance.config_directory).values()
-    known = {word for value in values for word in words(value)}
-    known |= {each.table(proxied) for each in instance.maps for proxied in (True, False)}
-    if name not in known or not is_sql_table(name):
+    known = inventory.settings
+    found = words_of(name, known.values, known.real_path)
+    allowed = {(each.type, each.path) for each in inventory.tables}
+    allowed |= {(each.type, known.real_path(each.path)) for each in instance.maps}
+    if (
+        len(found) != 1
+        or not found[0].is_table
+        or (found[0].references[0].type, found[0].references[0].path) not in allowed
+    ):
         raise InvalidInput(
             "that is not the name of a map in pillar, nor an SQL table that pillar or main.cf names: "
             f"known are {', '.join(each.name for each in instance.maps)}"
         )
-    return name
+    return expand(name, known.values)
 
 
 def _with_maps(sentences: Mapping[str, Sequence[str]]) -> list[str]:

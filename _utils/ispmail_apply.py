@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import ispmail_classes
 import ispmail_config
-import ispmail_files
-import ispmail_lookup
+import ispmail_consumers
+import ispmail_inventory
 import ispmail_plan
 import ispmail_postconf
 import ispmail_postfix
+import ispmail_smtpd
+import ispmail_tablefile
 import ispmail_transaction
-from ispmail_answers import PROBE_SECONDS, choose, live_tables, unaskable, wrong_answers
-from ispmail_config import CompleteInstance, CompleteMap, Instance
+from ispmail_answers import PROBE_SECONDS, askers, live, staged, unaskable, wrong_answers
+from ispmail_config import CompleteInstance, CompleteMap
+from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import Failed, Fault, listed
-from ispmail_files import Replacement
-from ispmail_maincf import shown, with_tables
-from ispmail_plan import Difference, parameters_of
-from ispmail_postfix import Facts, Reply
+from ispmail_hosts import hosts, parse_host
+from ispmail_inventory import Inventory, is_own_parameter
+from ispmail_plan import Difference
+from ispmail_programs import table_fault
+from ispmail_smtpd import refuse_if_worse
+from ispmail_tablefile import READ_WHEN_CONNECTING
 from ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
-
-# How many new table files are held in memory at once: each takes a descriptor.
-_CHUNK = 64
-# The keys of a table that name files which are read when a process connects: inside its chroot.
-_READ_IN_CHROOT = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
-# A recipient of a domain that nobody has: smtpd and its helpers ask the maps for it.
-_RECIPIENT = "probe@probe.invalid"
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,11 @@ class Outcome:
     maps: int = 0
     warnings: tuple[str, ...] = ()
     reloaded: bool = False
+    consumers: int = 0
 
 
-def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) -> Outcome:
-    """Bring the table files and main.cf to what pillar says.
+def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, consumers: Consumers = NONE) -> Outcome:
+    """Bring the table files, main.cf and the consumers' option files to what pillar says.
 
     Each new table file is asked before it goes live; the expected answers are compared before and after; main.cf and
     the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is put back.
@@ -55,104 +54,74 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False) 
     Args:
         cache_directory: Where the journal of changes is.
         test: Whether only to tell what would be done. New table files are asked all the same, from memory.
+        consumers: Other programs that log in with the same account.
 
     Raises:
         PillarFault: What pillar asks for cannot work on this server; lists all faults.
-        Failed: A map could not be asked or gave another answer, or a file could not be written. Everything is as
-            before then.
+        Failed: A map could not be asked or gave another answer, a consumer would not use the new password, or a file
+            could not be written. Everything is as before then.
     """
     directory = instance.config_directory
     began = time.monotonic()
+    others = ispmail_consumers.compare(consumers)
+    ispmail_consumers.check(consumers)
+    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
+    warnings = [*(ispmail_consumers.probe(consumers) if others.changes else []), *instance.warnings]
+    number = len(consumers.consumers)
+    if not instance.maps and not (interrupted and ispmail_postfix.installed()):
+        # A server that has only other programs with the maps' account needs no Postfix.
+        if (others.changes or interrupted) and not test:
+            _apply_to_consumers(others, directory, cache_directory)
+        return Outcome(others.changes, 0, tuple(warnings), consumers=number)
     difference = ispmail_plan.compare(instance)
-    if not difference.changes and not ispmail_transaction.interrupted(directory, cache_directory):
-        return Outcome(maps=len(instance.maps), warnings=(*instance.warnings, *difference.warnings))
-    facts = ispmail_postfix.facts(directory)
-    warnings = _check(instance, difference, facts)
+    if not (difference.changes or difference.faults or interrupted):
+        if others.changes and not test:
+            _apply_to_consumers(others, directory, cache_directory)
+        return Outcome(others.changes, len(instance.maps), (*warnings, *difference.warnings), consumers=number)
+    inventory = ispmail_inventory.read(directory, difference.settings)
+    warnings = list(dict.fromkeys([*warnings, *_check(instance, difference, inventory)]))
     running = ispmail_postfix.running(directory)
-    changes = dict(difference.changes)
+    changes = {**difference.changes, **others.changes}
     changed = set(difference.changed)
-    if ispmail_transaction.interrupted(directory, cache_directory):
+    if interrupted:
         changed = {each.name for each in instance.maps}
-        changes["postfix"] = {"old": "an apply was interrupted", "new": "reloaded" if running else "checked"}
+        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
-    if not test:
-        before = ispmail_postfix.rcpt(_RECIPIENT, facts.smtpd) if running else None
-        warnings += _make(instance, difference, changed, cache_directory, before)
-        shown = ", ".join(sorted(changed)) or "nothing but a reload"
+    if test:
+        ispmail_transaction.check_main_cf(difference.parameters, directory)
+    else:
+        files = (*difference.files, *others.files)
+        change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
+        warnings += _make(instance, change, changed, inventory, running)
+        shown = ", ".join(sorted({*changed, *others.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
-    return Outcome(changes, len(instance.maps), tuple(warnings), running)
+    return Outcome(changes, len(instance.maps), tuple(warnings), running, number)
 
 
-def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str, test: bool = False) -> Outcome:
-    """Take maps out of main.cf, reload Postfix if it runs, then remove their table files.
-
-    Args:
-        names: Maps in pillar, null ones too; None for all.
-        cache_directory: Where the journal of changes is.
-        test: Whether only to tell what would be done.
-
-    Raises:
-        InvalidInput: Pillar names no such map.
-        Failed: A table file is still asked elsewhere, or main.cf or a file cannot be written. Everything is as
-            before then.
-    """
-    began = time.monotonic()
-    chosen = choose(instance, names)
-    directory = instance.config_directory
-    values = ispmail_postconf.get([*parameters_of(chosen), "proxy_read_maps"], directory)
-    paths = {each.path for each in chosen}
-    parameters = _without(paths, values, directory)
-    files = [file for file in map(ispmail_files.read, sorted(paths)) if file.content is not None]
-    there = {file.path for file in files}
-    changes: dict[str, Any] = {
-        each.name: {"file": {"old": each.path, "new": None}} for each in chosen if os.path.realpath(each.path) in there
-    }
-    if parameters:
-        changes["main.cf"] = {
-            name: {"old": shown(name, values[name]), "new": shown(name, new)} for name, new in parameters.items()
-        }
-    if files:
-        _refuse_in_use(directory, paths, values)
-    running = bool(parameters) and ispmail_postfix.running(directory)
-    if parameters and not test:
-        expected = {name: values[name] for name in parameters}
-        ispmail_transaction.make(Change(directory, cache_directory, (), parameters, expected))
-    if files and not test:
-        ispmail_files.replace(
-            [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
-        )
-    if changes and not test:
-        log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
-    return Outcome(changes, len(chosen), (), running)
-
-
-def _check(instance: CompleteInstance, difference: Difference, facts: Facts) -> list[str]:
+def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[str]:
     """Refuse what this server cannot do, ask each new table file, and return the warnings."""
-    directory = instance.config_directory
-    faults = _faults_here(instance, facts)
-    warnings = ispmail_config.check(instance, faults, version=facts.version, chroot=facts.chroot)
+    faults = [*difference.faults, *_faults_here(instance, difference, inventory)]
+    warnings = ispmail_config.check(instance, faults, version=inventory.settings.version)
     known = (*instance.warnings, *difference.warnings)
     warnings += [warning for warning in known if warning not in warnings]
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     changed = [each for each in instance.maps if each.name in difference.changed]
     failures: list[str] = []
     until = time.monotonic() + PROBE_SECONDS
-    for in_chroot in (False, True):
-        some = [each for each in changed if (facts.chroot and not each.proxy) == in_chroot]
-        for start in range(0, len(some), _CHUNK):
-            if failures and time.monotonic() > until:
-                break
-            with ispmail_lookup.in_memory(some[start : start + _CHUNK]) as (tables, descriptors):
-                reasons, doubts = unaskable(tables, directory, in_chroot, descriptors)
-                failures += reasons or wrong_answers(instance, tables, in_chroot, descriptors)
-                warnings += doubts
+    for group in staged(changed, inventory):
+        if failures and time.monotonic() > until:
+            break
+        reasons, doubts = unaskable([group], instance.config_directory)
+        failures += [each for each in reasons or wrong_answers(instance, [group]) if each not in failures]
+        doubts += ispmail_classes.taken_before(changed, group, inventory)
+        warnings += [doubt for doubt in doubts if doubt not in warnings]
     if failures:
         raise Failed(listed("Nothing was changed, Postfix answers as before", failures))
     return warnings
 
 
-def _faults_here(instance: CompleteInstance, facts: Facts) -> list[Fault]:
+def _faults_here(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[Fault]:
     """What pillar asks for, and this server does not have."""
     types = ispmail_postconf.table_types(instance.config_directory)
     faults = [
@@ -166,94 +135,80 @@ def _faults_here(instance: CompleteInstance, facts: Facts) -> list[Fault]:
         if not os.path.isdir(os.path.dirname(each.path))
     ]
     for each in instance.maps:
-        if facts.chroot and not each.proxy:
-            faults += _missing_in_chroot(each, facts.queue_directory)
-    return faults
+        if each.parameter in difference.parameters:
+            key, is_own = f"maps:{each.name}:parameter", is_own_parameter(each.parameter, inventory.settings)
+            faults += filter(None, [table_fault(each.parameter, key, is_own)])
+        for as_ in askers(each, inventory, staged=True):
+            faults += _missing_in_chroot(each, as_.chroot) if as_.chroot else []
+    return [*dict.fromkeys(faults)]
 
 
 def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
-    """TLS files are read when a process connects, which is inside its chroot: postmap finds them, smtpd does not."""
-    return [
-        Fault(each.sources[key], "is read inside smtpd's chroot", f"copy it to {chroot}{value}, or set proxy: true")
+    """What a program opens when it connects to the database, which it does from inside its chroot."""
+    faults = [
+        Fault(
+            each.sources[key],
+            f"is read inside the chroot {chroot}, and {chroot}{value} is not there",
+            "copy it there, or set proxy: true",
+        )
         for key, value in each.keys.items()
-        if key in _READ_IN_CHROOT and value and not os.path.exists(f"{chroot}{value}")
+        if key in READ_WHEN_CONNECTING and value and not os.path.exists(f"{chroot}{value}")
     ]
+    keys = ispmail_tablefile.parse(each.text)
+    sockets = [parse_host(text, each.type).socket for text in hosts(keys)] if each.type != "sqlite" else []
+    faults += [
+        Fault(
+            each.sources.get("hosts", f"maps:{each.name}:hosts"),
+            f"is a socket, which is looked for inside the chroot {chroot}, and {chroot}{socket} is not there",
+            "write 127.0.0.1, set proxy: true, or mount the socket's directory there",
+        )
+        for socket in sockets
+        if socket and not os.path.exists(f"{chroot}{socket}")
+    ]
+    return faults
+
+
+def _apply_to_consumers(others: ispmail_consumers.Difference, directory: str, cache_directory: str) -> None:
+    """Replace option files only. What Postfix has read is as before: it need not run, nor be there."""
+    began = time.monotonic()
+    ispmail_transaction.make(Change(directory, cache_directory, others.files, reload=False))
+    log.info("applied: %s, in %.2f s", ", ".join(others.changes), time.monotonic() - began)
 
 
 def _make(
-    instance: CompleteInstance, difference: Difference, changed: set[str], cache_directory: str, before: Reply | None
+    instance: CompleteInstance, change: Change, changed: set[str], inventory: Inventory, running: bool
 ) -> list[str]:
-    """Make the change, ask the live maps and smtpd itself, and return the warnings.
+    """Make the change, ask the live maps and smtpd itself, and return the warnings."""
+    before = ispmail_smtpd.ask(inventory) if running else None
+    astray_before = ispmail_classes.astray(instance, inventory) if running else []
+    warnings = []
 
-    Args:
-        before: What smtpd said before; None where Postfix does not run.
-    """
-    directory = instance.config_directory
+    after = ispmail_inventory.changed(inventory, change.parameters or {})
 
     def check(running: bool) -> None:
-        _ask_live(instance, changed, running)
-        if running and before:
-            _compare_replies(before, ispmail_postfix.rcpt(_RECIPIENT, before.server))
+        _ask_live(instance, changed, running, after)
+        if not running:
+            return
+        refuse_if_worse(before, ispmail_smtpd.ask(after))
+        astray = ispmail_classes.astray(instance, after)
+        if caused := [each for each in astray if each not in astray_before]:
+            raise Failed(listed("Mail would not go the way that pillar expects", caused))
+        warnings.extend(astray)
 
-    warnings = []
     if before and before.code in (None, 421, 530):
         warnings.append(
             f"smtpd itself was not asked ({before.text}): send a mail to see whether its chroot has all that it needs"
         )
-    change = Change(directory, cache_directory, difference.files, difference.parameters, difference.explicit)
     old = ispmail_transaction.make(change, check)
     if old:
         warnings.append(f"busy processes end their sessions with the old maps: {', '.join(old)}")
     return warnings
 
 
-def _ask_live(instance: CompleteInstance, changed: set[str], running: bool) -> None:
-    """Ask the live tables as main.cf has them, through proxymap for maps with ``proxy: true``."""
-    tables = live_tables(instance.maps, running)
-    asked = {name: table for name, table in tables.items() if name in changed}
-    failures = unaskable(asked, instance.config_directory)[0] or wrong_answers(instance, tables)
+def _ask_live(instance: CompleteInstance, changed: set[str], running: bool, inventory: Inventory) -> None:
+    """Ask the live tables, through proxymap for maps with ``proxy: true``."""
+    asked = [each for each in instance.maps if each.name in changed]
+    failures = unaskable(live(asked, inventory, running), instance.config_directory)[0]
+    failures = failures or wrong_answers(instance, live(instance.maps, inventory, running))
     if failures:
         raise Failed(listed("The live maps do not answer as they should", failures))
-
-
-def _compare_replies(before: Reply, after: Reply) -> None:
-    """Refuse what postmap cannot see: smtpd answered before, and now it does not, or cannot ask its maps."""
-    text = after.text
-    broken = after.code == 451 and ("lookup failure" in text or "configuration error" in text)
-    if not broken and (after.code is not None or before.code is None):
-        return
-    said = f"{after.code or ''} {text}".strip()
-    cannot = "could not ask its maps before, and cannot now" if before.text == text else "can no longer ask its maps"
-    raise Failed(f"smtpd on {after.server} {cannot}, though postmap can ({said}): see the mail log")
-
-
-def _without(paths: set[str], values: Mapping[str, str], directory: str) -> dict[str, str | None]:
-    """What the parameters become without these tables; None takes a parameter out."""
-    parameters: dict[str, str | None] = {}
-    for name, value in values.items():
-        kept = with_tables(value, [], paths)
-        if kept == value:
-            continue
-        is_default = name == "proxy_read_maps" and kept == ispmail_postconf.default(name, directory)
-        parameters[name] = None if is_default or not kept else kept
-    return parameters
-
-
-def _refuse_in_use(directory: str, paths: set[str], ours: Mapping[str, str]) -> None:
-    """Refuse to remove a table file that is still asked: each RCPT would be answered by 451."""
-
-    def asks(value: str) -> bool:
-        return with_tables(value, [], paths) != value
-
-    values = ispmail_postconf.get(None, directory)
-    users = [name for name, value in values.items() if name not in ours and asks(value)]
-    users += [
-        f"{service.name}/{service.type} in master.cf"
-        for service in ispmail_postconf.services(directory)
-        if asks(service.command)
-    ]
-    if users:
-        log.warning("refused to remove table files that are still asked by %s", ", ".join(users))
-        raise Failed(
-            f"Nothing was changed: the table files are asked by {', '.join(users)} too: take them out there first"
-        )

@@ -1,17 +1,20 @@
-"""Run Postfix's own commands, see postconf(1), postfix(1) and postmap(1)."""
+"""Run commands of Postfix and Dovecot, see postconf(1), postfix(1), postmap(1) and doveconf(1)."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ispmail_errors import CannotAsk
 
-Name = Literal["postconf", "postfix", "postmap"]
+Name = Literal["postconf", "postfix", "postmap", "doveconf"]
+
+_PACKAGES = {"doveconf": "dovecot-core"}
 
 # What Postfix's messages quote of a configuration file, and what is shown in place of it. A line that Postfix cannot
 # read is quoted whole, a value that it cannot use with its key, and so is the first of two lines with one key.
@@ -43,15 +46,20 @@ def run(
     timeout: float = 10,
     environment: Mapping[str, str] | None = None,
     pass_fds: Collection[int] = (),
+    *,
+    user: str | None = None,
+    stdin: str = "",
 ) -> Done:
     """Run a command without a shell, for `timeout` seconds at most.
 
     Args:
         environment: Variables to set for it.
         pass_fds: Open files that it inherits.
+        user: As whom it runs, with that user's groups; None for ourselves.
+        stdin: What it can read.
 
     Raises:
-        CannotAsk: It is not installed.
+        CannotAsk: It is not installed, or there is no such user.
     """
     # MAIL_CONFIG and MAIL_VERBOSE would change what is asked and said; a plain user's PATH has no sbin.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAIL_")}
@@ -60,21 +68,37 @@ def run(
         done = subprocess.run(
             [name, *arguments],
             capture_output=True,
-            stdin=subprocess.DEVNULL,
+            input=stdin.encode("utf-8", "surrogateescape"),
             timeout=timeout,
             env={**inherited, "LC_ALL": "C", "PATH": path, **(environment or {})},
             pass_fds=tuple(pass_fds),
             check=False,
+            **_as_user(user),
         )
     except FileNotFoundError as err:
-        raise CannotAsk(f"{name} is not there: install the package postfix") from err
+        package = _PACKAGES.get(name, "postfix")
+        raise CannotAsk(f"{name} is not there: install the package {package}") from err
     except OSError as err:
         raise CannotAsk(f"{name} cannot be run: {err.strerror}") from err
     except subprocess.TimeoutExpired:
         return Done(None, "", f"no end within {timeout:.0f} s")
+    except subprocess.SubprocessError as err:
+        # The forked child failed before its execve, and could not say why.
+        raise CannotAsk(f"{name} cannot be run: its process could not be started") from err
     return Done(
         done.returncode, done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode("utf-8", "surrogateescape")
     )
+
+
+def _as_user(user: str | None) -> dict[str, Any]:
+    if user is None:
+        return {}
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError as err:
+        raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from err
+    groups = os.getgrouplist(user, entry.pw_gid)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
 
 
 def output(name: Name, arguments: Sequence[str]) -> str:

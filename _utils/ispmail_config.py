@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 import ispmail_tablefile
 from ispmail_errors import Fault, PillarFault, below
+from ispmail_programs import table_fault
 from ispmail_tablefile import shown_key
 
 DEFAULT_DIRECTORY = "/etc/postfix"
@@ -34,6 +35,7 @@ _SECTIONS: dict[str, type] = {
     "packages": bool,
     "instances": list,
     "rotation": dict,
+    "consumers": dict,
 }
 _KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
 _MAP_KEYS = ("parameter", "file", "type", "proxy")
@@ -196,25 +198,20 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
     return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, ()), faults
 
 
-def check(
-    instance: CompleteInstance, faults: Iterable[Fault] = (), version: str | None = None, chroot: bool | None = None
-) -> list[str]:
+def check(instance: CompleteInstance, faults: Iterable[Fault] = (), version: str | None = None) -> list[str]:
     """Check the table keys of all maps, and return the warnings.
 
     Args:
         instance: What pillar asks for.
         faults: What is already known to be wrong.
         version: The installed Postfix. None: what depends on it is left out.
-        chroot: Whether Postfix reads the maps inside a chroot. None: what depends on it is left out.
 
     Raises:
         PillarFault: Lists all faults at once.
     """
     errors, warnings = list(faults), []
     for each in instance.maps:
-        found = ispmail_tablefile.validate(
-            each.type, each.keys, version=version, chroot=chroot, proxy=each.proxy, parameter=each.parameter
-        )
+        found = ispmail_tablefile.validate(each.type, each.keys, version=version, parameter=each.parameter)
         errors += [_at_its_source(each, fault) for fault in found.errors]
         warnings += [_at_its_source(each, fault) for fault in found.warnings]
     if errors:
@@ -305,6 +302,8 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
     if not isinstance(parameter, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
         faults.append(Fault(f"{shown}:parameter", "must be the name of a main.cf parameter"))
         parameter = stem
+    elif fault := table_fault(parameter, f"{shown}:parameter", is_own=True):
+        faults.append(fault)
     table_type = fields.get("type", "mysql")
     if table_type not in ispmail_tablefile.TYPES:
         faults.append(Fault(f"{shown}:type", f"must be one of {', '.join(ispmail_tablefile.TYPES)}"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import ispmail_collations
 import ispmail_database
+import ispmail_lookup
 import ispmail_query
 from ispmail_database import Rows
 from ispmail_doctor_postfix import LiveMap
@@ -119,15 +120,14 @@ def logins(maps: Sequence[LiveMap]) -> list[Login]:
 def statements(live: LiveMap) -> Statements:
     """Write what a map's hosts are asked: its query and plan, and with several hosts what they should agree in."""
     template = live.keys.get("query", "")
-    query, *others = [(probe.kind, _filled(template, probe.question)) for probe in ispmail_query.probes()]
+    query = ispmail_query.fill(template, ispmail_query.PROBE) or template
+    others = {kind: ispmail_query.fill(template, key) for key, kind in ispmail_query.SPECIAL_PROBES.items()}
+    # Postfix does not ask where a part of the address is missing.
+    probes = {kind: statement for kind, statement in others.items() if statement is not None}
     compared = {}
     if len(live.hosts) > 1:
         compared = {**_row_counts(template), **_expected_answers(live, template)}
-    return Statements(query[1], f"{_EXPLAIN} {query[1]}", compared, dict(others), _collations(template))
-
-
-def _filled(template: str, question: str) -> str:
-    return ispmail_query.fill(template, question) or template
+    return Statements(query, f"{_EXPLAIN} {query}", compared, probes, _collations(template))
 
 
 def _row_counts(template: str) -> dict[str, str]:
@@ -236,9 +236,11 @@ def check_login(found: LoginAnswers) -> Iterator[Finding]:
 
 def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
     fix = ""
-    if found.plugin != NATIVE and any(live.in_chroot for live in found.login.maps):
+    chroots = {live.chroot for live in found.login.maps if live.chroot}
+    missing = [each for each in chroots if not ispmail_lookup.has_plugin(each, found.plugin)]
+    if found.plugin != NATIVE and missing:
         fix = (
-            f"the account logs in by {found.plugin}, which is missing in smtpd's chroot: "
+            f"the account logs in by {found.plugin}, which is missing in smtpd's chroot {', '.join(sorted(missing))}: "
             f"use {NATIVE}, or set proxy: true for the maps"
         )
     yield fault_if(fix, PLUGIN_CHECK, found.login.where)

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ispmail_answers
+import ispmail_classes
 import ispmail_files
 import ispmail_hosts
-import ispmail_postconf
+import ispmail_inventory
 import ispmail_postfix
+import ispmail_smtpd
 import ispmail_tablefile
 from ispmail_config import DatabaseConfig, Instance, Map
 from ispmail_errors import CannotAsk, IspmailError
+from ispmail_inventory import Inventory
 from ispmail_report import Finding, fault_if, warning_if
 
 # Postfix's own default for the processes of a service.
@@ -43,7 +46,7 @@ class Postfix:
     """How one instance asks its maps."""
 
     target: Target
-    chroot: bool  # whether smtpd runs in one
+    inventory: Inventory
     process_limit: int
     mail_owner: str
 
@@ -71,12 +74,8 @@ class LiveMap:
     map: Map
     keys: Mapping[str, str] = field(repr=False)
     mode: int  # of the table file
+    chroot: str | None  # from inside which a program asks it
     postfix: Postfix
-
-    @property
-    def in_chroot(self) -> bool:
-        """Whether a program in a chroot asks it."""
-        return self.postfix.chroot and not self.map.proxy
 
     @property
     def hosts(self) -> list[str]:
@@ -87,13 +86,13 @@ class LiveMap:
 def read_postfix(target: Target) -> Postfix:
     """Read how an instance asks its maps."""
     directory = target.instance.config_directory
-    values = ispmail_postconf.get(["default_process_limit", "mail_owner"], directory, defaults=True)
-    limit = values["default_process_limit"]
+    inventory = ispmail_inventory.read(directory)
+    limit = inventory.settings.expanded("default_process_limit")
     return Postfix(
         target=target,
-        chroot=ispmail_postfix.facts(directory).chroot,
+        inventory=inventory,
         process_limit=int(limit) if limit.isdigit() else _PROCESSES,
-        mail_owner=values["mail_owner"],
+        mail_owner=inventory.settings.expanded("mail_owner"),
     )
 
 
@@ -104,7 +103,9 @@ def read_maps(postfix: Postfix) -> list[LiveMap]:
         file = ispmail_files.read(wanted.path)
         if file.content:
             name = f"{postfix.prefix}{wanted.name}"
-            live.append(LiveMap(name, wanted, ispmail_tablefile.parse(file.content), file.mode, postfix))
+            keys = ispmail_tablefile.parse(file.content)
+            chroots = [as_.chroot for as_ in ispmail_answers.askers(wanted, postfix.inventory) if as_.chroot]
+            live.append(LiveMap(name, wanted, keys, file.mode, chroots[0] if chroots else None, postfix))
     return live
 
 
@@ -116,6 +117,7 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
         yield from _readable_for_proxymap(live)
         yield from _credentials_are_in_the_file(live)
     yield from _can_be_asked(postfix, maps)
+    yield from _smtpd_can_ask(postfix)
     yield from _no_old_processes(postfix, maps)
 
 
@@ -173,16 +175,32 @@ def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
 
 
 def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
-    """Postfix's own client asks, with the plugins that each map's reader has."""
+    """Postfix's own client asks, as each process that reads the map."""
+    running = ispmail_postfix.running(postfix.config_directory)
+    reasons: dict[str, set[str]] = {}
+    doubts: dict[str, set[str]] = {}
+    ways: list[str] = []
+    for group in ispmail_answers.live([live.map for live in maps], postfix.inventory, running):
+        for name, found in ispmail_answers.probe(group, postfix.config_directory).items():
+            reasons.setdefault(name, set()).update([found.reason] if found.reason else [])
+            doubts.setdefault(name, set()).update(found.warnings if not found.reason else [])
+        ways += ispmail_classes.taken_before([live.map for live in maps], group, postfix.inventory)
     names_by_reason: dict[str, list[str]] = {}
-    for in_chroot in (False, True):
-        tables = {live.name: live.map.table(proxied=False) for live in maps if live.in_chroot == in_chroot}
-        if not tables:
-            continue
-        for name, found in ispmail_answers.probe(tables, postfix.config_directory, in_chroot).items():
-            names_by_reason.setdefault(found.reason or "", []).append(name)
+    for live in maps:
+        names_by_reason.setdefault("; ".join(sorted(reasons[live.map.name])), []).append(live.name)
     for reason, some in names_by_reason.items():
         yield fault_if(reason, "Postfix can ask the map", ", ".join(some))
+    for live in maps:
+        for doubt in sorted(doubts[live.map.name]):
+            yield fault_if(doubt, "every key can be asked", live.name)
+    yield fault_if("; ".join(dict.fromkeys(ways)), "mail goes the way of its map", postfix.where)
+
+
+def _smtpd_can_ask(postfix: Postfix) -> Iterator[Finding]:
+    """What no lookup shows: smtpd itself, with all that it has open, and its chroot as it is."""
+    said = ispmail_smtpd.ask(postfix.inventory)
+    fix = f"smtpd says {said}: see the mail log" if said.cannot_ask else ""
+    yield fault_if(fix, "smtpd can ask its maps", postfix.where)
 
 
 def _no_old_processes(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:

@@ -69,6 +69,12 @@ def below(pillar_key: str, faults: Iterable[Fault]) -> list[str]:
     return [f"{pillar_key}:{fault}" for fault in faults]
 
 
+def kind_of(err: BaseException) -> str:
+    """Say of an unforeseen error what it is, and the system's reason for it; the rest of its text may hold anything."""
+    reason = err.strerror if isinstance(err, OSError) else None
+    return f"{type(err).__name__} ({reason})" if reason else type(err).__name__
+
+
 def listed(head: str, lines: Iterable[str]) -> str:
     """Write a heading and a list, one line each."""
     return "\n- ".join([f"{head}:", *lines])

@@ -1,21 +1,23 @@
-"""Read and replace configuration files: all of a set or none, and never half-written or readable by others.
+"""Read and replace configuration files, with a way back, and never half-written or readable by others.
 
 Postfix programs pause while a configuration file is less than 2 s old. So a file is written under a temporary name with
-its final owner and mode, its modification time is set back, and only then it is renamed.
+its final owner and mode, its modification time is set back, and only then it is renamed. The old file keeps a second
+name until the end: to put it back is a rename, which needs no room on the disk.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed
+from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError
 
 # How far the modification time is set back, in seconds.
 BACKDATED = 5
@@ -33,7 +35,6 @@ class File:
     uid: int = 0
     gid: int = 0
     mode: int = 0  # permission bits only
-    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class Replacement:
     """What a file becomes: `new`, or nothing where `new.content` is None.
 
     Nothing is replaced unless the file still holds one of `still`, where that is given. With `lock` postconf's own
-    lock is held meanwhile.
+    lock is held meanwhile. With `between` the file gets that content first, see `Exchange.complete`.
     """
 
     new: File
     still: tuple[bytes | None, ...] | None = field(default=None, repr=False)
     lock: bool = False
+    between: bytes | None = field(default=None, repr=False)
 
     @property
     def path(self) -> str:
@@ -72,90 +74,231 @@ def read(path: str) -> File:
         return File(os.path.realpath(path), None)
     except OSError as err:
         raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
-    return File(
-        os.path.realpath(path), content, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), status.st_mtime_ns
-    )
+    return File(os.path.realpath(path), content, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
 
-def replace(replacements: Sequence[Replacement]) -> list[Replacement]:
-    """Replace files, all of them or none.
+class Exchange:
+    """Files that take the place of others: `put`, `complete`, `delete`, `forget`; or back by `restore` and `drop`.
 
-    Returns:
-        The replacements that put everything back as it was.
+    `begun` lists the files that may differ from what they were, in the order in which they were changed. Each method
+    raises an error of ours and leaves `begun` right, so that what is there can be told.
+    """
+
+    def __init__(self, replacements: Sequence[Replacement]) -> None:
+        self._replacements = tuple(replacements)
+        self._old: dict[str, File] = {}
+        self._new = {each.path: each for each in self._replacements}
+        self.begun: list[str] = []
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that are replaced or deleted."""
+        return list(self._new)
+
+    def put(self) -> None:
+        """Replace the files that get new content, in the order given; those to be deleted are only looked at.
+
+        Raises:
+            ChangedMeanwhile: Somebody else has changed one of the files.
+            Failed: A file cannot be written, or not be kept.
+        """
+        writes = [each for each in self._replacements if each.new.content is not None]
+        with _failures(self.paths), contextlib.ExitStack() as stack:
+            for each in self._replacements:
+                if each.lock:
+                    stack.enter_context(_postconf_lock(each.path))
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                list(pool.map(_write_temporary, map(_first, writes)))
+            # Read as late as possible: what somebody else writes from here on would be lost.
+            for each in self._replacements:
+                self._old[each.path] = self._kept(each)
+            for each in writes:
+                self.begun.append(each.path)
+                os.rename(_temporary(each.path), each.path)
+            _sync_directories(each.path for each in writes)
+
+    @property
+    def two_steps(self) -> bool:
+        """Whether a file gets other content first."""
+        return any(each.between is not None for each in self._replacements)
+
+    def complete(self) -> None:
+        """Give the files that got other content first their final content.
+
+        Raises:
+            ChangedMeanwhile: Somebody else has changed one of them.
+            Failed: One cannot be written.
+        """
+        self._step(lambda each: each.between, lambda each: each.new)
+
+    def retreat(self) -> None:
+        """Undo `complete`.
+
+        Raises:
+            ChangedMeanwhile, Failed: As there.
+        """
+        self._step(lambda each: each.new.content, _first)
+
+    def _step(self, now: Callable[[Replacement], bytes | None], then: Callable[[Replacement], File]) -> None:
+        for each in self._replacements:
+            if each.between is not None:
+                step = Replacement(then(each), still=(now(each),), lock=each.lock)
+                with _failures([each.path]), contextlib.ExitStack() as stack:
+                    if each.lock:
+                        stack.enter_context(_postconf_lock(each.path))
+                    _write_temporary(step.new)
+                    _refuse_changed(step, read(each.path))
+                    os.rename(_temporary(each.path), each.path)
+                    _sync_directories([each.path])
+
+    def delete(self) -> None:
+        """Delete the files that are to be deleted.
+
+        Raises:
+            Failed: One cannot be deleted.
+        """
+        gone = [path for path, each in self._new.items() if each.new.content is None and self._exists_before(path)]
+        with _failures(gone):
+            for path in gone:
+                self.begun.append(path)
+                os.unlink(path)
+            _sync_directories(gone)
+
+    def forget(self) -> None:
+        """Remove what is left beside the files: the temporary ones, and the second names of the old ones.
+
+        Then all renames and deletions are on the disk.
+
+        Raises:
+            Failed: One cannot be removed.
+        """
+        remove_leftovers(self.paths)
+
+    def restore(self, edited: Callable[[], Replacement] | None = None) -> None:
+        """Put the old files back, in reverse order; new files stay until `drop`, Postfix may still ask them.
+
+        Args:
+            edited: Gives the replacement of main.cf where somebody else has edited it since.
+
+        Raises:
+            ChangedMeanwhile: Somebody else has changed a table file.
+            Failed: A file cannot be put back. It and those changed before it are left as they are.
+        """
+        for path in [path for path in reversed(self.begun) if self._exists_before(path)]:
+            ours = (self._old[path].content, self._new[path].between, self._new[path].new.content)
+            with _failures([path]), contextlib.ExitStack() as stack:
+                if self._new[path].lock:
+                    # Without room for the lock file no postconf has room for its own edit.
+                    with contextlib.suppress(OSError):
+                        stack.enter_context(_postconf_lock(path))
+                unchanged = read(path).content in ours
+                if unchanged:
+                    os.rename(_second_name(path), path)
+            if not unchanged:
+                if edited is None or not self._new[path].lock:
+                    raise ChangedMeanwhile(f"{path} was changed by somebody else meanwhile")
+                replace(edited())
+            self.begun.remove(path)
+
+    def drop(self) -> None:
+        """Remove the files that were not there before.
+
+        Raises:
+            Failed: One cannot be removed.
+        """
+        new = [path for path in self.begun if not self._exists_before(path)]
+        with _failures(new):
+            for path in new:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                self.begun.remove(path)
+
+    def _exists_before(self, path: str) -> bool:
+        return self._old[path].content is not None
+
+    def _kept(self, replacement: Replacement) -> File:
+        """Read an old file, refuse one that somebody else has changed, and give it a second name."""
+        path = replacement.path
+        old = read(path)
+        _refuse_changed(replacement, old)
+        if old.content is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_second_name(path))
+            os.link(path, _second_name(path))
+        return old
+
+
+def _first(replacement: Replacement) -> File:
+    """What a file becomes first."""
+    if replacement.between is None:
+        return replacement.new
+    return dataclasses.replace(replacement.new, content=replacement.between)
+
+
+def _refuse_changed(replacement: Replacement, found: File) -> None:
+    allowed = replacement.still
+    if allowed is not None and found.content not in (*allowed, replacement.new.content):
+        raise ChangedMeanwhile(f"{found.path} was changed by somebody else meanwhile: try again")
+
+
+def replace(replacement: Replacement) -> None:
+    """Replace one file.
 
     Raises:
-        ChangedMeanwhile: Somebody else has changed one of the files.
-        Failed: A file cannot be written. Nothing is changed in either case.
+        ChangedMeanwhile: Somebody else has changed it.
+        Failed: It cannot be written. It is as before in either case, or the error names a second failure.
     """
-    before: list[File] = []
-    written: list[str] = []
+    exchange = Exchange([replacement])
     try:
-        with contextlib.ExitStack() as stack:
-            for replacement in replacements:
-                if replacement.lock:
-                    stack.enter_context(_postconf_lock(replacement.path))
-            writes = [replacement.new for replacement in replacements if replacement.new.content is not None]
-            written = [_temporary(file.path) for file in writes]
-            with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                list(pool.map(_write_temporary, writes))
-            # Read as late as possible: what somebody else writes from here on would be lost.
-            before = [read(replacement.path) for replacement in replacements]
-            for replacement, old in zip(replacements, before):
-                allowed = replacement.still
-                if allowed is not None and old.content not in (*allowed, replacement.new.content):
-                    raise ChangedMeanwhile(
-                        f"{replacement.path} was changed by somebody else meanwhile, nothing was written: try again"
-                    )
-            _rename_all(replacements, before)
-    except OSError as err:
-        # write(2) names no file, rename(2) two.
-        path = err.filename2 or err.filename or ", ".join(replacement.path for replacement in replacements)
-        raise Failed(f"{path} cannot be written: {err.strerror}") from err
-    finally:
-        for path in written:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-    return [
-        Replacement(old, still=(replacement.new.content,), lock=replacement.lock)
-        for replacement, old in zip(replacements, before)
-    ]
+        exchange.put()
+    except IspmailError as err:
+        try:
+            exchange.restore()
+            exchange.drop()
+            exchange.forget()
+        except IspmailError as second:
+            raise Failed(f"{err}; {second}") from err
+        raise
+    exchange.forget()
 
 
 def remove_leftovers(paths: Iterable[str]) -> None:
-    """Remove what a killed `replace` has left beside these files: it may hold a secret.
+    """Remove what a change that was cut off has left beside these files: it may hold a password.
 
     Raises:
-        Failed: One cannot be removed.
+        Failed: One cannot be removed; the others are.
     """
+    failures, there = [], []
     for path in paths:
-        try:
-            os.unlink(_temporary(path))
-        except FileNotFoundError:
-            pass
-        except OSError as err:
-            raise Failed(f"{err.filename} cannot be removed: {err.strerror}") from err
+        if os.path.isdir(os.path.dirname(path)):
+            there.append(path)
+        for leftover in (_temporary(path), _second_name(path)):
+            try:
+                os.unlink(leftover)
+            except FileNotFoundError:
+                pass
+            except OSError as err:
+                failures.append(f"{leftover}, which may hold a password, cannot be removed: {err.strerror}")
+    if failures:
+        raise Failed("; ".join(failures))
+    with _failures(there):
+        _sync_directories(there)
 
 
-def _rename_all(replacements: Sequence[Replacement], before: Sequence[File]) -> None:
-    done: list[File] = []
+@contextlib.contextmanager
+def _failures(paths: Sequence[str]) -> Iterator[None]:
+    """Turn an error of the system into one of ours, with the file that it is about."""
     try:
-        for replacement, old in zip(replacements, before):
-            done.append(old)
-            if replacement.new.content is not None:
-                os.rename(_temporary(replacement.path), replacement.path)
-            elif old.content is not None:
-                os.unlink(replacement.path)
-        for directory in {os.path.dirname(replacement.path) for replacement in replacements}:
-            _fsync(directory)
-    except BaseException:
-        for old in done:
-            if old.content is None:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(old.path)
-            else:
-                _write_temporary(old)
-                os.rename(_temporary(old.path), old.path)
-        raise
+        yield
+    except OSError as err:
+        # write(2) names no file, rename(2) and link(2) two.
+        path = err.filename2 or err.filename or ", ".join(paths)
+        raise Failed(f"{path} cannot be written: {err.strerror}") from err
+
+
+def _second_name(path: str) -> str:
+    """Where the old file stays until the end of a change."""
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.old")
 
 
 def _temporary(path: str) -> str:
@@ -173,18 +316,21 @@ def _write_temporary(file: File) -> None:
         os.fchmod(descriptor, file.mode)
         stream.write(file.content or b"")
         stream.flush()
-        backdated = time.time_ns() - BACKDATED * 10**9
-        when = backdated if file.mtime_ns is None else min(file.mtime_ns, backdated)
-        os.utime(descriptor, ns=(when, when))
+        os.utime(descriptor, (time.time() - BACKDATED,) * 2)
         os.fsync(descriptor)
 
 
-def _fsync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync_directories(paths: Iterable[str]) -> None:
+    """Have the names of these files on the disk."""
+    for directory in {os.path.dirname(path) for path in paths}:
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as err:
+            # fsync(2) names no file.
+            raise OSError(err.errno, err.strerror, directory) from err
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -201,6 +347,9 @@ def _postconf_lock(path: str) -> Iterator[None]:
                 break
         except BlockingIOError:
             pass
+        except OSError:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
         if time.monotonic() > until:
             raise Failed(
@@ -210,6 +359,7 @@ def _postconf_lock(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        # One that is left harms nobody: postconf opens it again.
+        with contextlib.suppress(OSError):
             os.unlink(lock)
         os.close(descriptor)

@@ -58,15 +58,11 @@ def is_remote(text: str) -> bool:
     return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+", host.name)
 
 
-def host_fault(text: str, table_type: str, in_chroot: bool) -> Fault | None:
-    """Say why Postfix cannot use a host, or None. `in_chroot`: whether it is reached from inside smtpd's chroot."""
+def host_fault(text: str, table_type: str) -> Fault | None:
+    """Say why Postfix cannot use a host, or None."""
     if _is_uri(text, table_type):
         return _uri_fault(text)
-    fault = _path_fault(text, table_type) if text.startswith(("/", "unix:")) else _name_fault(text, table_type)
-    if not fault and in_chroot and parse_host(text, table_type).socket:
-        reason = "is reached by a unix socket, which does not exist in the chroot that smtpd runs in"
-        return Fault("hosts", reason, "write 127.0.0.1, or set proxy: true")
-    return fault
+    return _path_fault(text, table_type) if text.startswith(("/", "unix:")) else _name_fault(text, table_type)
 
 
 def _split_port(text: str) -> tuple[str, str | None]:

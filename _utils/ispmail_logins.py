@@ -1,4 +1,4 @@
-"""Find the logins in live table files that the database refuses.
+"""Find the logins in live table files and option files that the database refuses.
 
 A database that is down or silent has not refused. Whatever the servers do, an attempt ends within three seconds.
 """
@@ -10,17 +10,19 @@ import encodings.idna  # noqa: F401  not in the thread that looks a host up: the
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ispmail_client
+import ispmail_consumers
 import ispmail_database
 import ispmail_files
 import ispmail_hosts
 import ispmail_tablefile
 from ispmail_client import Client, Login
 from ispmail_config import Instance, qualified
+from ispmail_config_consumers import Consumer, Consumers
 from ispmail_errors import DatabaseError
 from ispmail_meanings import REFUSALS
 
@@ -32,11 +34,11 @@ _MOST = 64
 
 @dataclass(frozen=True)
 class LiveLogin:
-    """A login in one or more table files, to one host."""
+    """A login in one or more files, to one host."""
 
-    host: str  # as the table files have it
+    host: str  # as the files have it
     login: Login
-    maps: tuple[str, ...]  # the maps that log in so; with the pillar key before it, for another instance
+    maps: tuple[str, ...]  # who logs in so: maps, consumer:dovecot; with the pillar key before it, for another instance
     changed: int  # when the newest of their table files did, in ns since 1970
 
     def describe(self) -> dict[str, Any]:
@@ -53,21 +55,24 @@ class Tried:
     worked: list[LiveLogin]
 
 
-def refused(instances: Mapping[str, Instance], main_key: str) -> list[dict[str, Any]]:
-    """Tell which logins in the live table files the database refuses.
+def refused(
+    instances: Mapping[str, Instance], main_key: str, consumers: Iterable[Consumers] = ()
+) -> list[dict[str, Any]]:
+    """Tell which logins in the live table files and option files the database refuses.
 
     Args:
         instances: Pillar key to instance.
         main_key: The pillar key that is not named before a map.
+        consumers: Those of each pillar key.
 
     Raises:
         CannotAsk: A table file cannot be read, or there is no PyMySQL.
     """
-    return [login.describe() for login in try_all(read(instances, main_key)).refused]
+    return [login.describe() for login in try_all(read(instances, main_key, consumers)).refused]
 
 
-def read(instances: Mapping[str, Instance], main_key: str) -> list[LiveLogin]:
-    """Read the logins in the live table files. Equal logins to the same host are one.
+def read(instances: Mapping[str, Instance], main_key: str, consumers: Iterable[Consumers] = ()) -> list[LiveLogin]:
+    """Read the logins in the live table files and option files. Equal logins to the same host are one.
 
     Raises:
         CannotAsk: A table file cannot be read.
@@ -79,6 +84,11 @@ def read(instances: Mapping[str, Instance], main_key: str) -> list[LiveLogin]:
                 name = qualified(each.name, key, main_key)
                 for host, login, changed in _logins(each.path):
                     found.setdefault((host, login), {})[name] = changed
+    for some in consumers:
+        for consumer in some.with_option_file:
+            name = qualified(f"consumer:{consumer.name}", some.pillar_key, main_key)
+            for host, login, changed in _consumer_logins(consumer, some.keys):
+                found.setdefault((host, login), {})[name] = changed
     return [LiveLogin(host, login, tuple(maps), max(maps.values())) for (host, login), maps in found.items()]
 
 
@@ -175,16 +185,37 @@ def watch(name: str) -> Watch:
 
 def _logins(path: str) -> list[tuple[str, Login, int]]:
     """Each host of a table file, how to log in there, and when the file changed."""
-    try:
-        # Before the file is read: if it is replaced in between, it is reported once too often, and not once too few.
-        changed = os.stat(path).st_ctime_ns
-    except OSError:
+    changed = _changed(path)
+    if changed is None:
         return []
     content = ispmail_files.read(path).content
     keys = ispmail_tablefile.parse(content)
     # What is in an option_file is not looked at here; without it no login would be right.
     if content is None or "option_file" in keys:
         return []
+    return _at_each_host(keys, changed)
+
+
+def _consumer_logins(consumer: Consumer, keys: Mapping[str, str]) -> list[tuple[str, Login, int]]:
+    """The same of an option file; the hosts are those that the maps share in pillar."""
+    changed = _changed(consumer.option_file or "")
+    if changed is None or "hosts" not in keys:
+        return []
+    return _at_each_host({**keys, **ispmail_consumers.login_in(consumer)}, changed)
+
+
+def _changed(path: str) -> int | None:
+    """When a file changed; None where it is not there.
+
+    Asked before the file is read: if it is replaced in between, it is reported once too often, and not once too few.
+    """
+    try:
+        return os.stat(path).st_ctime_ns
+    except OSError:
+        return None
+
+
+def _at_each_host(keys: Mapping[str, str], changed: int) -> list[tuple[str, Login, int]]:
     # Which database is asked makes no difference to whether the login is refused.
     return [
         (host, replace(ispmail_database.login(host, keys), database=None), changed)

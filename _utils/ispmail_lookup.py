@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
+import glob
 import os
+import pwd
 import re
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import ispmail_files
 import ispmail_hosts
 import ispmail_tablefile
 from ispmail_command import Done, readable, run, safe
-from ispmail_config import CompleteMap
+from ispmail_errors import CannotAsk
 from ispmail_maincf import path_of
-from ispmail_query import PROBE
+from ispmail_query import PROBE, SPECIAL_PROBES
 
 ANSWER, NO_ANSWER, COULD_NOT_ASK = "answer", "no answer", "could not ask"
 
-# Where smtpd's chroot has no client plugins: with this, postmap sees none either.
-_NO_PLUGINS = {"MARIADB_PLUGIN_DIR": "/nonexistent"}
+_AFTER_A_FAILED_QUERY = (
+    "anybody can send mail to such an address, and after a failed query Postfix does not ask that database for a minute"
+)
 
 # What to do about each reason, by what Postfix or the database server says.
 _FIXES = (
@@ -55,6 +59,18 @@ _FIXES = (
 
 
 @dataclass(frozen=True)
+class Asker:
+    """As whom a table is asked: as the process of Postfix that will ask it."""
+
+    user: str | None = None  # None: as ourselves
+    chroot: str | None = None  # where it looks for sockets, certificates and plugins
+    descriptors: tuple[int, ...] = ()  # open files that a table's path ``/proc/self/fd/N`` stands for
+
+
+ROOT = Asker()
+
+
+@dataclass(frozen=True)
 class Lookup:
     """What a table said to one question.
 
@@ -77,33 +93,139 @@ class Probe:
     warnings: tuple[str, ...]
 
 
-def ask(
-    question: str,
-    tables: Sequence[str],
-    config_directory: str,
-    timeout: float = 10,
-    in_chroot: bool = False,
-    pass_fds: Collection[int] = (),
-) -> Lookup:
+def ask(question: str, tables: Sequence[str], config_directory: str, timeout: float = 10, as_: Asker = ROOT) -> Lookup:
     """Ask tables one question, one after the other, until one answers.
 
     Args:
         question: The key to look up, one line.
         tables: Such as ``mysql:/etc/postfix/a.cf``.
         timeout: How many seconds to wait for all of it.
-        in_chroot: Whether to see only the client plugins that smtpd sees in its chroot: none.
-        pass_fds: Open files that a table's path ``/proc/self/fd/N`` stands for.
+        as_: As whom to ask.
 
     Raises:
         CannotAsk: There is no postmap.
     """
-    arguments = ["-c", config_directory, "-q", question, *tables]
-    done = run("postmap", arguments, timeout, _NO_PLUGINS if in_chroot else None, pass_fds)
+    return _asked([question], tables, config_directory, timeout, as_)
+
+
+def found(questions: Sequence[str], table: str, config_directory: str, as_: Asker = ROOT) -> list[str]:
+    """Ask a table several questions, and return those that it has an answer to; none if it cannot be asked."""
+    if not questions:
+        return []
+    asked = _asked(questions, [table], config_directory, 10, as_)
+    if len(questions) == 1:
+        return list(questions) if asked.result == ANSWER else []
+    return [line.partition("\t")[0] for line in (asked.answer or "").splitlines()]
+
+
+def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_: Asker = ROOT) -> dict[str, Probe]:
+    """Find out which tables can be asked, by questions that run each one's query.
+
+    One postmap asks all of them, with one database connection at a time. Only where that fails each is asked by itself.
+    What fails only for a special key is a warning.
+
+    Args:
+        timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
+            out which of them, and which host, does not answer.
+        as_: As for `ask`.
+    """
+    until = time.monotonic() + timeout * 1.5
+    results: dict[str, Lookup] = {}
+    by_question: dict[str, list[str]] = {}
+    for table in tables:
+        by_question.setdefault(_probe_question(table), []).append(table)
+
+    def ask_some(questions: Sequence[str], some: Sequence[str]) -> Lookup:
+        left = min(timeout if len(some) > 1 else timeout / 2, until - time.monotonic())
+        if left <= 0:
+            return _failure(None, "not asked, the time for probes was used up by other tables", ())
+        return _asked(questions, some, config_directory, left, as_)
+
+    def ask_one(question: str, table: str) -> Lookup:
+        plain = ask_some([question], [table])
+        if plain.result == COULD_NOT_ASK:
+            return plain
+        failed = [kind for special, kind in SPECIAL_PROBES.items() if _fails(ask_some([special], [table]))]
+        doubts = [f"{table} cannot be asked for {kind}: {_AFTER_A_FAILED_QUERY}" for kind in failed]
+        return dataclasses.replace(plain, warnings=(*plain.warnings, *doubts))
+
+    for question, some in by_question.items():
+        together = ask_some([question, *SPECIAL_PROBES], some)
+        if together.result == NO_ANSWER:
+            results.update(dict.fromkeys(some, together))
+            continue
+        # One answered, or one failed: only asking each by itself tells which.
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            results.update(zip(some, pool.map(ask_one, [question] * len(some), some)))
+    return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
+
+
+@contextlib.contextmanager
+def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tuple[dict[str, str], Asker]]:
+    """Hold table files where postmap can read them, with nothing on disk.
+
+    Args:
+        texts: Name of a map to its type, and the content of its table file.
+        as_: Who will ask.
+
+    Yields:
+        Name of a map to its table, and `as_` with the descriptors that postmap has to inherit.
+    """
+    with contextlib.ExitStack() as stack:
+        tables, descriptors = {}, []
+        for name, (table_type, content) in texts.items():
+            try:
+                descriptor = _memory(_seen_from(as_.chroot, table_type, content), as_, stack)
+            except OSError as err:
+                raise CannotAsk(f"no memory to ask the new table file of {name} from: {err.strerror}") from err
+            descriptors.append(descriptor)
+            tables[name] = f"{table_type}:/proc/self/fd/{descriptor}"
+        yield tables, dataclasses.replace(as_, descriptors=tuple(descriptors))
+
+
+def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
+    """A file in memory that its asker can read, as a descriptor that is closed with the stack."""
+    # The name is for /proc only, and a long one is refused.
+    descriptor = os.memfd_create("table")
+    stack.callback(os.close, descriptor)
+    os.fchmod(descriptor, 0o600)
+    if as_.user:
+        os.fchown(descriptor, pwd.getpwnam(as_.user).pw_uid, -1)
+    with open(descriptor, "wb", closefd=False) as stream:
+        stream.write(content)
+    # Postfix pauses on a file that is less than two seconds old.
+    os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
+    return descriptor
+
+
+def has_plugin(chroot: str, plugin: str) -> bool:
+    """Tell whether a chroot has the client's file of a login plugin, such as client_ed25519.so for ed25519."""
+    return bool(glob.glob(f"{glob.escape(_plugin_directory(chroot))}/*{glob.escape(plugin)}*.so"))
+
+
+def _seen_from(chroot: str | None, table_type: str, content: bytes) -> bytes:
+    """A table file with the paths that a reader in a chroot will open, written as they are seen from outside."""
+    keys = ispmail_tablefile.parse(content)
+    inside = ispmail_tablefile.inside_chroot(table_type, keys, chroot) if chroot else keys
+    if inside == keys:
+        return content
+    return ispmail_tablefile.text_of(inside).encode("utf-8", "surrogateescape")
+
+
+def _asked(
+    questions: Sequence[str], tables: Sequence[str], config_directory: str, timeout: float, as_: Asker
+) -> Lookup:
+    """Ask tables several questions; the answer is that of one question alone."""
+    one = len(questions) == 1 and questions[0] != "-"  # that stands for stdin
+    arguments = ["-c", config_directory, "-q", questions[0] if one else "-", *tables]
+    stdin = "" if one else "".join(f"{question}\n" for question in questions)
+    done = run("postmap", arguments, timeout, _plugins(as_.chroot), as_.descriptors, user=as_.user, stdin=stdin)
     if done.returncode is None:
         table = tables[0] if len(tables) == 1 else None
         return _failure(table, f"{done.stderr.replace('end', 'answer')}{_silent_hosts(table)}", ())
     warnings, fatal = _complaints(done)
-    if done.returncode == 0:
+    # Nothing is never an answer: then postmap could not print it.
+    if done.returncode == 0 and done.stdout:
         return Lookup(ANSWER, warnings, answer=readable(done.stdout).removesuffix("\n"))
     if fatal or done.returncode != 1:
         failed = next((table for table in tables if any(_is_named(table, line) for line in fatal)), None)
@@ -113,66 +235,19 @@ def ask(
     return Lookup(NO_ANSWER, warnings)
 
 
-def probe(
-    tables: Sequence[str],
-    config_directory: str,
-    timeout: float = 8,
-    in_chroot: bool = False,
-    pass_fds: Collection[int] = (),
-) -> dict[str, Probe]:
-    """Find out which tables can be asked, by a question that runs each one's query.
-
-    One postmap asks all of them, with one database connection at a time. Only where that fails each is asked by itself.
-
-    Args:
-        timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
-            out which of them, and which host, does not answer.
-        in_chroot, pass_fds: As for `ask`.
-    """
-    until = time.monotonic() + timeout * 1.5
-    results: dict[str, Lookup] = {}
-    by_question: dict[str, list[str]] = {}
-    for table in tables:
-        by_question.setdefault(_probe_question(table), []).append(table)
-
-    def ask_some(question: str, some: Sequence[str]) -> Lookup:
-        left = min(timeout if len(some) > 1 else timeout / 2, until - time.monotonic())
-        if left <= 0:
-            return _failure(None, "not asked, the time for probes was used up by other tables", ())
-        return ask(question, some, config_directory, left, in_chroot, pass_fds)
-
-    for question, some in by_question.items():
-        together = ask_some(question, some)
-        if together.result == NO_ANSWER or len(some) == 1:
-            results.update(dict.fromkeys(some, together))
-            continue
-        # One answered, or one failed: only asking each by itself tells which.
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            results.update(zip(some, pool.map(ask_some, [question] * len(some), [[table] for table in some])))
-    return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
+def _plugins(chroot: str | None) -> dict[str, str] | None:
+    """Where the client library of MariaDB looks for plugins: in a chroot, below it, and there may be none."""
+    if chroot is None:
+        return None
+    return {"MARIADB_PLUGIN_DIR": _plugin_directory(chroot)}
 
 
-@contextlib.contextmanager
-def in_memory(maps: Sequence[CompleteMap]) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """Hold new table files where postmap can read them, with nothing on disk.
+def _plugin_directory(chroot: str) -> str:
+    return chroot + next(glob.iglob("/usr/lib/*/libmariadb3/plugin"), "/nonexistent")
 
-    Yields:
-        Name of a map to its table, and the descriptors that postmap has to inherit.
-    """
-    with contextlib.ExitStack() as stack:
-        tables, descriptors = {}, []
-        for each in maps:
-            # The name is for /proc only, and a long one is refused.
-            descriptor = os.memfd_create("table")
-            stack.callback(os.close, descriptor)
-            os.fchmod(descriptor, 0o600)
-            with open(descriptor, "wb", closefd=False) as stream:
-                stream.write(each.text.encode())
-            # Postfix pauses on a file that is less than two seconds old.
-            os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
-            descriptors.append(descriptor)
-            tables[each.name] = f"{each.type}:/proc/self/fd/{descriptor}"
-        yield tables, descriptors
+
+def _fails(found: Lookup) -> bool:
+    return found.result == COULD_NOT_ASK
 
 
 def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:

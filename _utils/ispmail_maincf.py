@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from ispmail_errors import InvalidInput
 
@@ -26,7 +27,7 @@ def parts(value: str) -> list[str]:
     return re.split(f"[{BLANKS}]+", value.strip(BLANKS))
 
 
-def words(value: str) -> list[str]:
+def words(value: str, separators: str = "," + BLANKS) -> list[str]:
     """Split a value into its words, at commas and white space; what stands in braces stays together."""
     found, depth = [""], 0
     for char in value:
@@ -34,7 +35,7 @@ def words(value: str) -> list[str]:
             depth += 1
         elif char == "}":
             depth = max(0, depth - 1)
-        if depth == 0 and char in "," + BLANKS:
+        if depth == 0 and char in separators:
             found.append("")
         else:
             found[-1] += char
@@ -44,11 +45,6 @@ def words(value: str) -> list[str]:
 def path_of(word: str) -> str:
     """The path in a table such as ``proxy:mysql:/etc/postfix/a.cf``."""
     return word.rpartition(":")[2]
-
-
-def is_sql_table(word: str) -> bool:
-    """Tell whether a word of a value is an SQL table by its path, through proxymap or not."""
-    return re.match("(proxy:)?(mysql|pgsql|sqlite):/", word) is not None
 
 
 def shown(name: str, value: str | None, secret_names: Collection[str] = SECRET_PARAMETERS) -> str | None:
@@ -66,31 +62,16 @@ def shown(name: str, value: str | None, secret_names: Collection[str] = SECRET_P
     return value
 
 
-def names_in(value: str) -> list[str]:
-    """The parameters that a value refers to, as ``$name``, ``$(name)`` or ``${name…}``."""
-    return re.findall(r"\$[({]?(\w+)", value)
-
-
-def with_tables(value: str, tables: Sequence[str], paths: Collection[str]) -> str:
-    """Put our tables into a parameter's value, and keep all else that it holds.
-
-    Args:
-        value: The value, as main.cf has it.
-        tables: Our tables in their order, such as ``proxy:mysql:/etc/postfix/a.cf``.
-        paths: The paths of all our tables: words with these paths that are not in `tables` are taken out.
-
-    Returns:
-        The value as it is where the tables already stand in it in this order; else with them where the first of them
-        stood, or at the end.
-    """
-    found = words(value)
-    ours = [number for number, word in enumerate(found) if path_of(word) in paths]
-    if [found[number] for number in ours] == list(tables):
-        return value
-    others = [word for number, word in enumerate(found) if number not in ours]
-    start = ours[0] if ours else len(others)
-    separator = " " if len(others) > 1 and "," not in value else ", "
-    return separator.join([*others[:start], *tables, *others[start:]])
+def overrides(command: str) -> dict[str, str]:
+    """The parameters that a command of master.cf sets by ``-o name=value`` or ``-o { name = value }``."""
+    found = {}
+    arguments = words(command, BLANKS)
+    for option, argument in itertools.pairwise(arguments):
+        if option == "-o":
+            in_braces = argument.startswith("{") and argument.endswith("}")
+            name, _, value = (argument[1:-1] if in_braces else argument).partition("=")
+            found[name.strip(BLANKS)] = value.strip(BLANKS)
+    return found
 
 
 def values_of(printed: str) -> dict[str, str]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ispmail_files
-import ispmail_postconf
+import ispmail_inventory
 import ispmail_tablefile
 from ispmail_config import CompleteInstance, CompleteMap, Map
-from ispmail_errors import CannotAsk
+from ispmail_errors import CannotAsk, Fault
 from ispmail_files import File, Replacement
-from ispmail_maincf import is_sql_table, path_of, shown, with_tables, words
+from ispmail_inventory import Settings
+from ispmail_maincf import shown
+from ispmail_reach import Reference, Wanted, joined, pointing, references
 
 # A table file holds a password, and proxymap(8) reads it as user postfix.
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
@@ -25,53 +27,62 @@ _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
 class Difference:
     """What differs between pillar and the server."""
 
+    settings: Settings  # what main.cf has now
     files: tuple[Replacement, ...]
     parameters: Mapping[str, str]  # what each main.cf parameter becomes
-    explicit: Mapping[str, str | None]  # what main.cf sets each of them to now, None for not set
     changes: Mapping[str, Any]  # for people: a map's name, or main.cf, to what differs, secrets as ***
     changed: frozenset[str]  # the names of the maps that Postfix will ask in another way
+    faults: tuple[Fault, ...]  # of pillar, beside this main.cf
     unknown: tuple[str, ...]  # parameters that Postfix does not know
     warnings: tuple[str, ...]
 
+    @property
+    def explicit(self) -> dict[str, str | None]:
+        """What main.cf sets each of the parameters to now, None for not set."""
+        return {name: self.settings.set_value(name) for name in self.parameters}
+
 
 def compare(instance: CompleteInstance) -> Difference:
-    """Compare pillar with the table files and main.cf, by one postconf where nothing differs.
+    """Compare pillar with the table files and main.cf, by one postconf.
 
     Raises:
         CannotAsk: A file or main.cf cannot be read.
     """
+    known = ispmail_inventory.settings(instance.config_directory)
     files, changes = [], {}
     for each in instance.maps:
-        replacement, differences = _compare_file(each)
+        replacement, differences = _compare_file(each, known.version)
         if differences:
             files.append(replacement)
             changes[each.name] = differences
     changed = set(changes)
-    names = parameters_of(instance.maps)
-    asked = list(dict.fromkeys([*names, "virtual_mailbox_maps", "proxy_read_maps"]))
-    values = ispmail_postconf.get(asked, instance.config_directory, defaults=True)
-    by_parameter = {name: [each for each in instance.maps if each.parameter == name] for name in names}
-    differing = [name for name in names if _pointing(values.get(name, ""), by_parameter[name]) != values.get(name)]
-    changed |= {each.name for name in differing for each in by_parameter[name]}
-    explicit = ispmail_postconf.get(differing, instance.config_directory)
-    parameters = {name: _pointing(explicit.get(name, ""), by_parameter[name]) for name in differing}
-    warnings = [*_open_domains(names, values), *unmanaged_tables(values, instance.maps)]
-    warnings += _lost_defaults(differing, explicit, values)
-    readable = _readable_by_proxymap(values["proxy_read_maps"], instance.maps)
+    faults = _shared_files(instance.maps, known)
+    parameters, warnings = {}, [*_open_domains(instance.maps, known), *unmanaged_tables(instance.maps, known)]
+    for name in parameters_of(instance.maps):
+        maps = [each for each in instance.maps if each.parameter == name]
+        value, wrong = _pointing(known, name, maps)
+        faults += wrong
+        if value is not None:
+            parameters[name] = value
+            changed |= {each.name for each in maps}
+            warnings += _lost_default(known, name)
+    unknown = tuple(name for name in parameters if name not in known.values)
+    readable = _readable_by_proxymap(known, parameters, instance.maps)
     if readable is not None:
         parameters["proxy_read_maps"] = readable
-        explicit.update(ispmail_postconf.get(["proxy_read_maps"], instance.config_directory))
     if parameters:
         changes["main.cf"] = {
-            name: {"old": shown(name, explicit.get(name)), "new": shown(name, new)} for name, new in parameters.items()
+            name: {"old": shown(name, known.set_value(name)), "new": shown(name, new)}
+            for name, new in parameters.items()
         }
     return Difference(
+        settings=known,
         files=tuple(files),
         parameters=parameters,
-        explicit={name: explicit.get(name) for name in parameters},
         changes=changes,
         changed=frozenset(changed),
-        unknown=tuple(name for name in differing if name not in values),
+        faults=tuple(faults),
+        unknown=unknown,
         warnings=tuple(warnings),
     )
 
@@ -92,21 +103,22 @@ def ownership(file: File) -> dict[str, str]:
     return names
 
 
-def unmanaged_tables(values: Mapping[str, str], maps: Sequence[Map]) -> list[str]:
+def unmanaged_tables(maps: Sequence[Map], known: Settings) -> list[str]:
     """Warnings of SQL tables in our parameters that pillar does not name: perhaps left by a change of file or type."""
-    paths = {each.path for each in maps}
+    paths = {known.real_path(each.path) for each in maps}
     return [
-        f"{parameter} also asks {word}, which pillar does not name: it is kept, take it out if it is a leftover"
+        f"{parameter} also asks {word.text}, which pillar does not name: it is kept, take it out if it is a leftover"
         for parameter in parameters_of(maps)
-        for word in words(values.get(parameter, ""))
-        if is_sql_table(word) and path_of(word) not in paths
+        for word in known.words(parameter)
+        if any(each.path not in paths for each in word.references)
     ]
 
 
-def _compare_file(each: CompleteMap) -> tuple[Replacement, dict[str, Any]]:
+def _compare_file(each: CompleteMap, version: str) -> tuple[Replacement, dict[str, Any]]:
     """A table file as it should be, and how the one on disk differs from that."""
     old = ispmail_files.read(each.path)
-    new = File(old.path, each.text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
+    text = ispmail_tablefile.for_release(each.type, each.text, version)
+    new = File(old.path, text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
     replacement = Replacement(new, still=(old.content,))
     if old.content is None:
         return replacement, {"file": {"old": None, "new": each.path}, **_differing_keys(old, new)}
@@ -135,32 +147,65 @@ def _group(name: str) -> int:
         raise CannotAsk(f"there is no group {name}: install the package postfix") from err
 
 
-def _pointing(value: str, maps: Sequence[Map]) -> str:
-    """A parameter's value with these maps in their order, and all else that it holds."""
-    return with_tables(value, [each.table() for each in maps], {each.path for each in maps})
+def _shared_files(maps: Sequence[CompleteMap], known: Settings) -> list[Fault]:
+    """Faults of maps whose file is another map's, perhaps by a link."""
+    owners: dict[str, str] = {}
+    return [
+        Fault(f"maps:{each.name}:file", f"is the file of {owner} too", "each map needs its own")
+        for each in maps
+        if (owner := owners.setdefault(known.real_path(each.path), each.name)) != each.name
+    ]
 
 
-def _open_domains(names: Sequence[str], values: Mapping[str, str]) -> list[str]:
+def _pointing(known: Settings, name: str, maps: Sequence[CompleteMap]) -> tuple[str | None, list[Fault]]:
+    """What a parameter becomes, so that it points at these maps in their order; None where it does."""
+    wanted = [
+        Wanted(f"maps:{each.name}", each.table(), Reference(each.type, known.real_path(each.path), each.proxy))
+        for each in maps
+    ]
+    current = known.values.get(name, "")
+    value, faults = pointing(current, known.words(name), wanted)
+    if value == current:
+        return None, faults
+    # A default is not kept: main.cf would have it twice when the default changes.
+    return (value if name in known.explicit else pointing("", [], wanted)[0]), faults
+
+
+def _open_domains(maps: Sequence[Map], known: Settings) -> list[str]:
+    names = parameters_of(maps)
     domains_only = "virtual_mailbox_domains" in names and "virtual_mailbox_maps" not in names
-    if domains_only and not values["virtual_mailbox_maps"]:
+    if domains_only and not known.expanded("virtual_mailbox_maps"):
         return ["without virtual_mailbox_maps every address of the domains is accepted: is that meant?"]
     return []
 
 
-def _lost_defaults(names: Sequence[str], explicit: Mapping[str, str], values: Mapping[str, str]) -> list[str]:
-    return [
-        f"{name} had its default, {values[name]}, which is not kept: set it in main.cf first if it is needed"
-        for name in names
-        if name not in explicit and values.get(name) and not values[name].startswith("$virtual_")
-    ]
+def _lost_default(known: Settings, name: str) -> list[str]:
+    value = known.values.get(name)
+    if name in known.explicit or not value or value.startswith("$virtual_"):
+        return []
+    return [f"{name} had its default, {value}, which is not kept: set it in main.cf first if it is needed"]
 
 
-def _readable_by_proxymap(value: str, maps: Sequence[Map]) -> str | None:
-    """proxy_read_maps with the proxied tables that it does not allow yet; None where it allows all."""
-    allowed = words(value)
-    missing = [
-        each for each in maps if each.proxy and f"${each.parameter}" not in allowed and each.table() not in allowed
+def _readable_by_proxymap(known: Settings, parameters: Mapping[str, str], maps: Sequence[Map]) -> str | None:
+    """proxy_read_maps with the proxied tables that it does not allow yet; None where it allows all.
+
+    proxymap compares texts: a table is allowed by the spelling that its reader uses.
+    """
+    if not any(each.proxy for each in maps):
+        return None
+    values = {**known.values, **parameters}
+    paths = {known.real_path(each.path) for each in maps if each.proxy}
+    used = [
+        each.table
+        for name in parameters_of(maps)
+        for each in references(values.get(name, ""), values)
+        if each.proxied and known.real_path(each.path) in paths
     ]
+    current = values["proxy_read_maps"]
+    allowed = {each.table for each in references(current, values)}
+    missing = [table for table in dict.fromkeys(used) if table not in allowed]
     if not missing:
         return None
-    return with_tables(value, [each.table() for each in missing], {each.path for each in missing})
+    found = known.words("proxy_read_maps")
+    outdated = [word for word in found if word.is_table and word.references[0].path in paths]
+    return joined(current, found, outdated, missing)

@@ -12,21 +12,26 @@ from dataclasses import dataclass
 import ispmail_files
 import ispmail_maincf
 import ispmail_tablefile
-from ispmail_command import output
+from ispmail_command import Done, output, run
 from ispmail_config import DEFAULT_DIRECTORY
 from ispmail_errors import CannotAsk, Failed, InvalidInput
+from ispmail_expand import names_in
 from ispmail_files import Replacement
 from ispmail_maincf import (
-    BLANKS,
     SECRET_PARAMETERS,
     checked_names,
     checked_values,
-    names_in,
     parts,
     same,
     values_of,
     words,
 )
+
+# A parameter that nobody sets. postconf exits with 0 also where it could not print: asked for with each question, this
+# one tells "is not set" from "was not printed".
+_WITNESS = "mail_release_date"
+# One of the last that it prints of all parameters.
+_LAST = "virtual_uid_maps"
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,11 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
     if parameters is not None and not names:
         return {}
     main_cf = _main_cf(config_directory)
-    flags = [] if defaults else ["-n"]
-    printed = values_of(output("postconf", ["-c", config_directory, *flags, *names]))
+    # What is set with -o is printed by -n too.
+    flags = [] if defaults else ["-n", "-o", f"{_WITNESS}=1"]
+    printed = _printed(config_directory, *flags, *([*names, _WITNESS] if names else []))
+    if defaults and not names and _LAST not in printed:
+        raise CannotAsk(f"postconf did not print all parameters: run postconf -c {config_directory}")
     values = {name: value for name, value in printed.items() if name in names or not names}
     missing = [name for name in names if name not in values]
     if missing:
@@ -94,7 +102,7 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
 
 def expanded(parameters: Sequence[str], config_directory: str) -> list[str]:
     """Read the values of parameters with each ``$name`` expanded, those that a service of master.cf overrides too."""
-    values = list(values_of(output("postconf", ["-c", config_directory, "-x", *checked_names(parameters)])).values())
+    values = list(_printed(config_directory, "-x", *checked_names(parameters), _WITNESS).values())
     overrides = values_of(output("postconf", ["-c", config_directory, "-P", "-x"]))
     return values + [value for name, value in overrides.items() if name.rpartition("/")[2] in parameters]
 
@@ -112,8 +120,7 @@ def shown(values: Mapping[str, str], config_directory: str) -> dict[str, str | N
 
 def default(parameter: str, config_directory: str) -> str | None:
     """Read the default of a parameter, whatever main.cf sets; None for one that Postfix does not know."""
-    printed = output("postconf", ["-c", config_directory, "-d", *checked_names([parameter])])
-    return printed.partition("=")[2].strip(BLANKS) if printed else None
+    return _printed(config_directory, "-d", *checked_names([parameter]), _WITNESS).get(parameter)
 
 
 def services(config_directory: str) -> list[Service]:
@@ -126,6 +133,8 @@ def services(config_directory: str) -> list[Service]:
     for key, value in values_of(output("postconf", ["-c", config_directory, "-F"])).items():
         name, service_type, field = key.rsplit("/", 2)
         found.setdefault((name, service_type), {})[field] = value
+    if not found:
+        raise CannotAsk(f"postconf printed no service of {config_directory}/master.cf: run postconf -F")
     return [
         Service(name, service_type, fields.get("chroot", ""), fields.get("command", ""))
         for (name, service_type), fields in found.items()
@@ -133,15 +142,23 @@ def services(config_directory: str) -> list[Service]:
 
 
 def table_types(config_directory: str) -> list[str]:
-    """Read which types of table this Postfix can open."""
-    return output("postconf", ["-c", config_directory, "-m"]).split()
+    """Read which types of table this Postfix can open.
+
+    Raises:
+        CannotAsk: postconf cannot tell.
+    """
+    types = output("postconf", ["-c", config_directory, "-m"]).split()
+    if not types:
+        raise CannotAsk("postconf printed no type of table: run postconf -m")
+    return types
 
 
-def edited(parameters: Mapping[str, object], config_directory: str) -> Replacement:
+def edited(parameters: Mapping[str, object], config_directory: str, workspace: str | None = None) -> Replacement:
     """Prepare a main.cf with other values: postconf edits a copy of it.
 
     Args:
         parameters: Name to value, None to take the parameter out.
+        workspace: Where the copy is for that time; None for the directory of temporary files.
 
     Raises:
         InvalidInput: A name or a value cannot be one.
@@ -156,11 +173,51 @@ def edited(parameters: Mapping[str, object], config_directory: str) -> Replaceme
     edits = [f"{name}={value}" for name, value in values.items() if value is not None]
     removals = [name for name, value in values.items() if value is None]
     try:
-        after = _on_a_copy(content, edits, removals)
+        after = _on_a_copy(content, edits, removals, workspace)
     except OSError as err:
-        raise Failed(f"{tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
-    new = dataclasses.replace(file, content=after, mtime_ns=None)
+        raise Failed(f"{workspace or tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
+    new = dataclasses.replace(file, content=after)
     return Replacement(new, still=(file.content,), lock=True)
+
+
+def refuse_broken(
+    after: Replacement, parameters: Mapping[str, str | None], config_directory: str, workspace: str | None = None
+) -> None:
+    """Have Postfix look at a main.cf before it goes live, beside a copy of master.cf.
+
+    Args:
+        after: What `edited` returned.
+        parameters: What was asked for; it is read back.
+        workspace: Where the copies are for that time; None for the directory of temporary files.
+
+    Raises:
+        Failed: `postconf -n` or `postfix check` refuses it, or it does not hold what was asked for.
+    """
+    content = after.new.content or b""
+    master_cf = ispmail_files.read(os.path.join(config_directory, "master.cf")).content or b""
+    try:
+        checked = _checked(content, master_cf, workspace)
+    except OSError as err:
+        raise Failed(f"{workspace or tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
+    if checked.returncode != 0:
+        raise Failed(
+            "Nothing was changed: postfix check refuses main.cf as it would be: the mail log says why. "
+            f"These parameters would change: {', '.join(parameters)}"
+        )
+    held = ispmail_tablefile.parse(content)
+    differing = [name for name, value in parameters.items() if not same(held.get(name), value)]
+    if differing:
+        names = ", ".join(differing)
+        raise Failed(f"Nothing was changed: postconf did not set {names} in main.cf as asked: edit it by hand")
+
+
+def _checked(main_cf: bytes, master_cf: bytes, workspace: str | None) -> Done:
+    """How `postfix check` ended for a main.cf and a master.cf."""
+    with tempfile.TemporaryDirectory(prefix="postconf-", dir=workspace) as directory:
+        _write_copy(directory, "main.cf", main_cf)
+        _write_copy(directory, "master.cf", master_cf)
+        output("postconf", ["-c", directory, "-n"])
+        return run("postfix", ["-c", directory, "check"], timeout=60)
 
 
 def change(parameters: Mapping[str, object], config_directory: str, test: bool) -> dict[str, dict[str, str | None]]:
@@ -181,24 +238,42 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     old = shown({name: current[name] for name in differing if name in current}, config_directory)
     new = shown({name: value for name, value in differing.items() if value is not None}, config_directory)
     if not test:
-        ispmail_files.replace([edited(differing, config_directory)])
+        ispmail_files.replace(edited(differing, config_directory))
     return {name: {"old": old.get(name), "new": new.get(name)} for name in differing}
 
 
-def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str]) -> bytes:
+def _printed(config_directory: str, *arguments: str) -> dict[str, str]:
+    """What postconf prints of parameters, the witness among them."""
+    values = values_of(output("postconf", ["-c", config_directory, *arguments]))
+    if values.pop(_WITNESS, None) is None:
+        raise CannotAsk(f"postconf did not print all that it was asked for: run postconf -c {config_directory} -n")
+    return values
+
+
+def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str], workspace: str | None) -> bytes:
     """What postconf makes of a main.cf."""
-    with tempfile.TemporaryDirectory(prefix="postconf-") as directory:
-        copy = os.path.join(directory, "main.cf")
-        with open(copy, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(content)
+    with tempfile.TemporaryDirectory(prefix="postconf-", dir=workspace) as directory:
+        copy = _write_copy(directory, "main.cf", content)
         for flag, arguments in (("-e", edits), ("-X", removals)):
             if arguments:
-                # postconf pauses while main.cf is less than two seconds old.
-                os.utime(copy, (time.time() - ispmail_files.BACKDATED,) * 2)
+                _set_back(copy)
                 output("postconf", ["-c", directory, flag, *arguments])
         with open(copy, "rb") as stream:
             return stream.read()
+
+
+def _write_copy(directory: str, name: str, content: bytes) -> str:
+    path = os.path.join(directory, name)
+    with open(path, "wb") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(content)
+    _set_back(path)
+    return path
+
+
+def _set_back(path: str) -> None:
+    """Postfix's programs pause while a configuration file is less than two seconds old."""
+    os.utime(path, (time.time() - ispmail_files.BACKDATED,) * 2)
 
 
 def _main_cf(config_directory: str) -> str:

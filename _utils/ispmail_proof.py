@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import ispmail_consumers
 import ispmail_files
 import ispmail_tablefile
 from ispmail_config import CompleteInstance, qualified
+from ispmail_config_consumers import Consumers
 from ispmail_errors import InvalidInput
 
 _NONCE_LENGTH = 16
@@ -16,7 +18,11 @@ _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 16}
 
 
 def fingerprints(
-    instances: Sequence[CompleteInstance], account: str, nonce: object, live: bool = True
+    instances: Sequence[CompleteInstance],
+    account: str,
+    nonce: object,
+    live: bool = True,
+    consumers: Sequence[Consumers] = (),
 ) -> dict[str, dict[str, str | None]]:
     """Return scrypt(password, nonce) of the maps that log in to MySQL or MariaDB as one account, see RFC 7914.
 
@@ -25,10 +31,11 @@ def fingerprints(
         account: The user; maps of others are left out.
         nonce: A text of 16 characters or more, used once, so that no fingerprint can be looked up.
         live: Whether to read the live table files too.
+        consumers: Other programs that log in with the account, and those of the other instances.
 
     Returns:
-        ``pillar`` and, where asked for, ``live``: each the name of a map to its fingerprint, None where there is no
-        password, or no table file.
+        ``pillar`` and, where asked for, ``live``: each the name of a map, or such as ``consumer:dovecot``, to its
+        fingerprint, None where there is no password, or no table file.
 
     Raises:
         InvalidInput: The nonce is too short.
@@ -56,4 +63,15 @@ def fingerprints(
             if live:
                 keys = ispmail_tablefile.parse(ispmail_files.read(each.path).content)
                 found["live"][name] = fingerprint(keys.get("password"))
+    for some in consumers:
+        if some.keys.get("user") != account:
+            continue
+        passwords = ispmail_consumers.live_passwords(some) if live else {}
+        for consumer in some.consumers:
+            if not consumer.ignore:
+                short = f"consumer:{consumer.name}"
+                name = qualified(short, some.pillar_key, instances[0].pillar_key)
+                found["pillar"][name] = fingerprint(some.keys["password"])
+                if live:
+                    found["live"][name] = fingerprint(passwords[short])
     return found

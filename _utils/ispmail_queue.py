@@ -37,9 +37,11 @@ def merged(folder: str, name: str, function: Callable[[], T]) -> T | None:
             raise Failed(f"{folder} cannot be written: {err.strerror}") from err
         try:
             fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(running, fcntl.LOCK_EX)
         except BlockingIOError:
             return None
-        fcntl.flock(running, fcntl.LOCK_EX)
+        except OSError as err:
+            raise Failed(f"{folder}: its files cannot be locked: {err.strerror}") from err
         # Release the waiting slot before reading any input: a later caller needs newer input than we are about to read.
         waiting.close()
         return function()

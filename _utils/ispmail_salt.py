@@ -16,10 +16,15 @@ import salt.utils.sdb
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_config
+import ispmail_config_consumers
 import ispmail_config_database
 from ispmail_config import CompleteInstance, DatabaseConfig, Instance
-from ispmail_errors import Fault, InvalidInput, IspmailError
+from ispmail_config_consumers import Consumers
+from ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
 from ispmail_tablefile import shown_key
+
+# The pillar key of the main instance.
+_MAIN = "ispmail"
 
 
 @contextlib.contextmanager
@@ -56,7 +61,37 @@ def instance(pillar: Mapping[str, Any], key: str) -> Instance:
     Raises:
         PillarFault: Lists all faults.
     """
-    return ispmail_config.instance(key, section(pillar, key))
+    found = ispmail_config.instance(key, section(pillar, key))
+    _refuse_shared(pillar, found)
+    return found
+
+
+def _refuse_shared(pillar: Mapping[str, Any], found: Instance) -> None:
+    """Refuse an instance whose directory or table file is another one's too: each apply would undo the other's.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    main = found.pillar_key
+    if not found.others and main != _MAIN and _MAIN in pillar:
+        main = _MAIN
+    keys = [main, *ispmail_config.instance(main, section(pillar, main)).others]
+    if found.pillar_key not in keys or len(keys) == 1:
+        return
+    others = [ispmail_config.instance(key, section(pillar, key)) for key in keys if key != found.pillar_key]
+    faults = []
+    for other in others:
+        if os.path.realpath(other.config_directory) == os.path.realpath(found.config_directory):
+            reason = f"is the one of {other.pillar_key} too"
+            faults.append(Fault("postfix:config_directory", reason, "each instance needs its own"))
+        theirs = {os.path.realpath(each.path): each.name for each in other.wanted}
+        faults += [
+            Fault(f"maps:{each.name}:file", f"is the file of {other.pillar_key}:{owner} too", "each map needs its own")
+            for each in found.wanted
+            if (owner := theirs.get(os.path.realpath(each.path)))
+        ]
+    if faults:
+        raise PillarFault(found.pillar_key, faults)
 
 
 def instances(pillar: Mapping[str, Any], key: str) -> dict[str, Instance]:
@@ -71,8 +106,29 @@ def complete(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Co
     Raises:
         PillarFault: Lists all faults.
     """
+    return wanted(pillar, opts, key)[0]
+
+
+def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tuple[CompleteInstance, Consumers]:
+    """Read all that an apply brings a server to: maps and answers, and the consumers of their account.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
     found, faults = _looked_up(section(pillar, key), opts)
-    return ispmail_config.complete(key, found, faults)
+    consumers, wrong = ispmail_config_consumers.assemble(key, found)
+    result = ispmail_config.complete(key, found, [*faults, *wrong])
+    instance(pillar, key)
+    return result, consumers
+
+
+def consumer_logins(pillar: Mapping[str, Any], key: str) -> Consumers:
+    """Read the consumers that pillar names, and where they log in; needs no password.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    return ispmail_config_consumers.logins(key, section(pillar, key))
 
 
 def database(

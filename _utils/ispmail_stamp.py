@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "e418a6a597cc"
+STAMP = "dc25b6953b5b"
 
 
 def require(stamp: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ispmail_errors import Fault, InvalidInput, listed
-from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, split_list
+from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
 from ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, format_faults, query_findings
 
 TYPES = ("mysql", "pgsql", "sqlite")
@@ -62,6 +62,12 @@ SCHEMA: dict[str, Key] = {
     "tls_verify_cert": Key("boolean", _MYSQL, since="2.11", default="no"),
 }
 
+# Paths that are read whenever a process connects; the table file itself is read when it starts.
+READ_WHEN_CONNECTING = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "option_file")
+
+# The first release that connects to a single host again when it has closed the connection.
+_ASKS_AGAIN = (3, 10)
+
 _OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
 _HIDDEN_KEY = "(a key that is not shown)"
 
@@ -101,7 +107,12 @@ def canonicalize(table_type: str, keys: Mapping[str, object]) -> dict[str, str]:
 
 def render(table_type: str, keys: Mapping[str, object]) -> str:
     """Write the text of a table file: one ``key = value`` a line, nothing else. Raises as `canonicalize` does."""
-    return "".join(f"{key} = {value}".rstrip(" ") + "\n" for key, value in canonicalize(table_type, keys).items())
+    return text_of(canonicalize(table_type, keys))
+
+
+def text_of(keys: Mapping[str, str]) -> str:
+    """Write keys as the text of a table file."""
+    return "".join(f"{key} = {value}".rstrip(" ") + "\n" for key, value in keys.items())
 
 
 def parse(content: str | bytes | None) -> dict[str, str]:
@@ -132,9 +143,43 @@ def _logical_lines(text: str) -> list[str]:
     return logical
 
 
+def for_release(table_type: str, text: str, version: str) -> str:
+    """A table file for one release of Postfix: a single host stands in it twice before 3.10.
+
+    There, Postfix does not ask a host for a minute when it has closed a connection; the same host named twice is asked
+    at once. mysql_table(5)
+    """
+    keys = parse(text)
+    given = split_list(keys.get("hosts", ""))
+    if table_type not in _SERVERS or len(given) != 1 or _release(version) >= _ASKS_AGAIN:
+        return text
+    return text_of({**keys, "hosts": f"{given[0]} {given[0]}"})
+
+
+def inside_chroot(table_type: str, keys: Mapping[str, str], chroot: str) -> dict[str, str]:
+    """The keys of a table with the paths that a program in a chroot opens, written as they are seen from outside it.
+
+    The file of an sqlite table is opened before the chroot is entered.
+    """
+    found = {key: f"{chroot}{value}" if key in READ_WHEN_CONNECTING and value else value for key, value in keys.items()}
+    if table_type in ("mysql", "pgsql"):
+        sockets = [parse_host(text, table_type).socket for text in hosts(keys)]
+        if any(sockets):
+            found["hosts"] = ", ".join(
+                f"unix:{chroot}{socket}" if socket else text for text, socket in zip(hosts(keys), sockets)
+            )
+    return found
+
+
 def redact(keys: Mapping[str, str]) -> dict[str, str]:
     """Put ``***`` in place of each secret. An unknown key may be a misspelt password: its value is a secret too."""
-    return {key: SECRET if _is_secret(key, value) else value for key, value in keys.items()}
+    return {key: SECRET if _is_secret(key, value) else value for key, value in _hosts_once(keys).items()}
+
+
+def _hosts_once(keys: Mapping[str, str]) -> dict[str, str]:
+    """The keys of a table without what `for_release` adds."""
+    given = split_list(keys.get("hosts", ""))
+    return {**keys, "hosts": given[0]} if len(given) == 2 and given[0] == given[1] else dict(keys)
 
 
 def _is_secret(key: str, value: str) -> bool:
@@ -151,6 +196,7 @@ def _is_secret(key: str, value: str) -> bool:
 
 def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
     """Return the keys that differ between two tables, without a secret. None stands for a key that is not there."""
+    old, new = _hosts_once(old), _hosts_once(new)
     shown_old, shown_new = redact(old), redact(new)
     return {
         key: {"old": shown_old.get(key), "new": shown_new.get(key)}
@@ -172,8 +218,6 @@ def validate(
     table_type: str,
     keys: Mapping[str, object],
     version: str | None = None,
-    chroot: bool | None = None,
-    proxy: bool = False,
     parameter: str | None = None,
 ) -> Findings:
     """List all that is wrong, and all that is doubtful, in the keys of a table. No text holds a value.
@@ -181,8 +225,6 @@ def validate(
     Args:
         keys: The values as pillar has them.
         version: The Postfix release that will read the file. None: rules that depend on it are left out.
-        chroot: Whether smtpd, cleanup or trivial-rewrite run in a chroot. None: as for version.
-        proxy: Whether the map is read through proxymap(8), which runs outside the chroot.
         parameter: The main.cf parameter that points at the map.
 
     Raises:
@@ -200,7 +242,7 @@ def validate(
         if key.required and keys.get(name) is None and not faults.get(name)
     ]
     texts = {key: _text(known[key].kind, keys[key]) for key in keys if not faults[key] and keys[key] is not None}
-    table = _Table(table_type, texts, in_chroot=bool(chroot) and not proxy, parameter=parameter)
+    table = _Table(table_type, texts, parameter)
     findings = Findings((*(fault for fault in faults.values() if fault), *missing))
     for rule in _RULES:
         findings += rule(table)
@@ -319,11 +361,10 @@ def _text_fault(key: str, value: object) -> Fault | None:
 
 @dataclass(frozen=True)
 class _Table:
-    """The values of a table that are good by themselves, and who reads it."""
+    """The values of a table that are good by themselves."""
 
     type: str
     texts: Mapping[str, str] = field(repr=False)
-    in_chroot: bool
     parameter: str | None
 
 
@@ -342,7 +383,7 @@ def _hosts_rules(table: _Table) -> Findings:
     if table.texts.get("hosts") == "":
         return Findings((Fault("hosts", "names no host", "give at least one, or null to leave the line out"),))
     texts = hosts(table.texts)
-    faults = [host_fault(text, table.type, table.in_chroot) for text in texts]
+    faults = [host_fault(text, table.type) for text in texts]
     errors = tuple(dict.fromkeys(fault for fault in faults if fault))
     has_tls = any(key.startswith("tls_") for key in table.texts)
     if table.type == "mysql" and not has_tls and any(is_remote(text) for text in texts):
@@ -359,13 +400,6 @@ def _domain_rules(table: _Table) -> Findings:
         return Findings((Fault("domain", reason, "take it out"),))
     reason = "means that bare domains and @domain catch-alls are never asked"
     return Findings(warnings=(Fault("domain", reason, "take it out, unless that is meant"),))
-
-
-def _option_file_rules(table: _Table) -> Findings:
-    if not table.in_chroot or "option_file" not in table.texts:
-        return Findings()
-    reason = "does not exist in the chroot that smtpd runs in, and Postfix ignores that silently"
-    return Findings((Fault("option_file", reason, "use the table's own keys, or set proxy: true"),))
 
 
 def _password_rules(table: _Table) -> Findings:
@@ -388,7 +422,6 @@ _RULES: tuple[Callable[[_Table], Findings], ...] = (
     _format_rules,
     _hosts_rules,
     _domain_rules,
-    _option_file_rules,
     _password_rules,
     _tls_rules,
 )

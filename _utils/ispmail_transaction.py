@@ -1,27 +1,30 @@
-"""Change one Postfix instance, all or nothing: table files, main.cf, reload, and put back."""
+"""Change one Postfix instance, all or nothing: files, main.cf, reload, check, deletions, and put back.
+
+The order is such that main.cf never names a table that is not there, wherever a change is cut off: new files, main.cf,
+reload, check, deletions. The way back is the same in reverse, and new files go last, after the reload.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import dataclasses
 import logging
-import os
 import time
-import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TextIO
 
 import ispmail_files
 import ispmail_postconf
 import ispmail_postfix
-from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack
-from ispmail_files import Replacement
-from ispmail_maincf import same
+from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of
+from ispmail_files import Exchange, Replacement
+from ispmail_journal import Journal
+from ispmail_maincf import same, words
 
 log = logging.getLogger(__name__)
 
-_LOCK_SECONDS = 60
+# Parameters that decide which domains are ours, see trivial-rewrite(8).
+_DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
 
 
 @dataclass(frozen=True)
@@ -30,53 +33,50 @@ class Change:
 
     config_directory: str
     cache_directory: str  # where the journal is
-    files: tuple[Replacement, ...] = ()
+    files: tuple[Replacement, ...] = ()  # deletions too
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
     expected: Mapping[str, str | None] | None = None  # what each parameter must still have, None for not set
+    reload: bool = True  # False: nothing in it is Postfix's, which need not be there
 
 
 def make(change: Change, check: Callable[[bool], None] | None = None) -> list[str]:
     """Replace files and set parameters together, reload Postfix if it runs, check, and put all back if any of it fails.
 
+    A change that was cut off before is finished by it: what that one left beside the files is removed, and Postfix is
+    reloaded. A change without files and parameters does just that.
+
     Args:
-        check: Called last, with whether Postfix runs. It raises an error of ours to have everything put back.
+        check: Called after the reload and before deletions, with whether Postfix runs. It raises an error of ours to
+            have everything put back.
 
     Returns:
         The processes that still use what they have read before, as `ispmail_postfix.reload` does.
 
     Raises:
-        Failed: Says why, and that everything was put back.
+        Failed: Says why, and what is there now: nothing was changed, all was put back, or all is live and checked.
         NotPutBack: It could not be put back.
     """
-    directory = change.config_directory
-    with _journal(change) as journal:
+    journal = Journal(change.config_directory, change.cache_directory)
+    with journal.locked():
+        due = journal.due()
+        _remove_leftovers(due)
         old_values = _old_values(change)
-        replacements = list(change.files)
-        if change.parameters:
-            replacements.append(ispmail_postconf.edited(change.parameters, directory))
-        before: list[Replacement] = []
-        old_processes: list[str] = []
-        journal.seek(0)
-        ispmail_files.remove_leftovers(journal.read().splitlines())
-        _mark(journal, "".join(f"{replacement.path}\n" for replacement in replacements) or "at work\n")
+        main_cf = _main_cf(change, old_values, journal.workspace)
+        for each in main_cf:
+            ispmail_postconf.refuse_broken(each, change.parameters or {}, change.config_directory, journal.workspace)
+        exchange = Exchange([*change.files, *main_cf])
+        journal.write([*(due or ()), *exchange.paths])
         try:
-            before = ispmail_files.replace(replacements)
-            running = ispmail_postfix.running(directory)
-            if running:
-                old_processes = ispmail_postfix.reload(directory)
-            if check:
-                check(running)
+            old_processes = _forward(change, exchange, due is not None, check)
         except BaseException as err:
-            outcome = _put_back(before, directory, old_values)
-            if before or isinstance(err, Exception):
-                # Otherwise a signal interrupted replace(), perhaps after its renames: the next apply finishes it.
-                _mark(journal, "")
+            try:
+                outcome = _put_back(change, exchange, journal, due, old_values)
+            except NotPutBack as second:
+                raise NotPutBack(f"{_reason(err)}\n{second}") from err
             if not isinstance(err, Exception):
                 raise
-            # The text of an unforeseen error may hold anything.
-            reason = str(err) if isinstance(err, IspmailError) else f"unforeseen {type(err).__name__}"
-            raise Failed(f"{reason}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
-        _mark(journal, "")
+            raise Failed(f"{_reason(err)}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
+        _finish(exchange, journal)
     return old_processes
 
 
@@ -85,13 +85,18 @@ def interrupted(config_directory: str, cache_directory: str) -> bool:
 
     Postfix may not have been reloaded then.
     """
-    path = _journal_path(config_directory, cache_directory)
-    try:
-        return os.path.getsize(path) > 0
-    except FileNotFoundError:
-        return False
-    except OSError as err:
-        raise Failed(f"Nothing was changed: {path} cannot be read: {err.strerror}") from err
+    return Journal(config_directory, cache_directory).due() is not None
+
+
+def check_main_cf(parameters: Mapping[str, str | None], config_directory: str) -> None:
+    """Have Postfix check main.cf as `make` would have it, and change nothing.
+
+    Raises:
+        Failed: It refuses.
+    """
+    if parameters:
+        edited = ispmail_postconf.edited(parameters, config_directory)
+        ispmail_postconf.refuse_broken(edited, parameters, config_directory)
 
 
 def _old_values(change: Change) -> dict[str, str | None]:
@@ -108,64 +113,133 @@ def _old_values(change: Change) -> dict[str, str | None]:
     return {name: found.get(name) for name in change.parameters}
 
 
-def _journal_path(config_directory: str, cache_directory: str) -> str:
-    name = urllib.parse.quote(os.path.realpath(config_directory), safe="")
-    return os.path.join(cache_directory, "postfix_change", name)
+def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:
+    """What main.cf becomes, in two steps where domains come or go together with the maps of their addresses.
+
+    smtpd and trivial-rewrite read main.cf at different times. Where trivial-rewrite knows a domain, and smtpd not the
+    map of its mailboxes, each address of that domain is accepted. So domains come last and go first.
+    """
+    if not change.parameters:
+        return []
+    edited = ispmail_postconf.edited(change.parameters, change.config_directory, workspace)
+    domains = {name: value for name, value in change.parameters.items() if name in _DOMAINS}
+    rest = {name: value for name, value in change.parameters.items() if name not in _DOMAINS}
+    more = sum(len(words(value or "")) - len(words(old_values[name] or "")) for name, value in domains.items())
+    if not more or not rest:
+        return [edited]
+    first = ispmail_postconf.edited(rest if more > 0 else domains, change.config_directory, workspace)
+    return [dataclasses.replace(edited, between=first.new.content)]
 
 
-@contextlib.contextmanager
-def _journal(change: Change) -> Iterator[TextIO]:
-    """One change at a time; yields the journal, which is empty when all is well."""
-    path = _journal_path(change.config_directory, change.cache_directory)
+def _remove_leftovers(due: list[str] | None) -> None:
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        stream = open(path, "a+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115  closed below
-    except OSError as err:
-        raise Failed(f"Nothing was changed: {path} cannot be written: {err.strerror}") from err
-    with stream:
-        until = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as err:
-                if time.monotonic() > until:
-                    raise Failed(
-                        f"another apply has been at work for {_LOCK_SECONDS} s, nothing was changed: "
-                        f"see who holds it with fuser {path}"
-                    ) from err
-                time.sleep(0.1)
-        yield stream
+        ispmail_files.remove_leftovers(due or ())
+    except Failed as err:
+        raise Failed(f"Nothing was changed, an interrupted change is still to be finished: {err}") from err
 
 
-def _mark(journal: TextIO, text: str) -> None:
-    journal.truncate(0)
-    journal.write(text)
-    journal.flush()
-    os.fsync(journal.fileno())
+def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
+    exchange.put()
+    directory = change.config_directory
+    running = change.reload and ispmail_postfix.running(directory)
+    if exchange.two_steps:
+        if running:
+            ispmail_postfix.reload(directory)
+        exchange.complete()
+    # Deletions alone are of files that main.cf does not name.
+    reload_due = due or bool(exchange.begun)
+    old_processes = ispmail_postfix.reload(directory) if running and reload_due else []
+    if check:
+        check(running)
+    exchange.delete()
+    return old_processes
 
 
-def _put_back(before: Sequence[Replacement], config_directory: str, old_values: Mapping[str, str | None]) -> str:
-    """Put everything back as it was, and say so."""
-    if not before:
-        return "Nothing was changed, Postfix answers as before."
+def _finish(exchange: Exchange, journal: Journal) -> None:
+    try:
+        exchange.forget()
+        journal.clear()
+    except Failed as err:
+        raise Failed(f"The change is live and checked, but not finished: {err}. Apply again to finish it") from err
+
+
+def _put_back(
+    change: Change, exchange: Exchange, journal: Journal, due: list[str] | None, old_values: Mapping[str, str | None]
+) -> str:
+    """Put everything back as it was, and say so; the journal is cleared only where nothing is left to do.
+
+    Raises:
+        NotPutBack: Says how far it came.
+    """
     began = time.monotonic()
-    paths = ", ".join(each.path for each in before)
-    replacements = []
+    changed = ", ".join(exchange.begun)
+    outcome = "Nothing was changed, Postfix answers as before."
+    if changed:
+        _restore(change, exchange, journal.workspace, old_values)
+        running = _reload_and_drop(change, exchange)
+        # An interrupted state is not "as it was": main.cf and files may be of two changes.
+        state = "as it was" if due is None else "as the change that was cut off before had left it"
+        answers = ", and Postfix reloaded: it answers as before." if running else "."
+        outcome = f"Everything was put back {state}{answers}"
+        if due is not None:
+            outcome += " Apply again to finish that change."
+        log.warning("put back in %s: %s, in %.2f s", change.config_directory, changed, time.monotonic() - began)
     try:
-        for each in before:
-            now = ispmail_files.read(each.path).content
-            # Where somebody else has edited main.cf since, undo our parameters only.
-            edited = each.lock and each.still is not None and now not in each.still
-            replacements.append(ispmail_postconf.edited(old_values, config_directory) if edited else each)
-        ispmail_files.replace(replacements)
-        if ispmail_postfix.running(config_directory):
-            ispmail_postfix.reload(config_directory)
-            outcome = "Everything was put back as it was, and Postfix reloaded: it answers as before."
+        exchange.forget()
+        if due is None:
+            journal.clear()
         else:
-            outcome = "Everything was put back as it was."
-        log.warning("put back in %s: %s, in %.2f s", config_directory, paths, time.monotonic() - began)
-        return outcome
+            journal.write(due)
+    except Failed as err:
+        outcome += f" One thing is left to do: {err}. Apply again to have it done."
+    return outcome
+
+
+def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Mapping[str, str | None]) -> None:
+    directory = change.config_directory
+    if exchange.two_steps:
+        # Where that fails, as on a full disk, the way back is one step.
+        with contextlib.suppress(IspmailError):
+            exchange.retreat()
+            _reloaded(change)
+    try:
+        exchange.restore(lambda: ispmail_postconf.edited(old_values, directory, workspace))
     except IspmailError as err:
-        log.error("could not put back in %s: %s", config_directory, paths)
+        paths = ", ".join(exchange.begun)
+        log.error("could not put back in %s: %s", directory, paths)
+        # What runs is to agree with what is on disk, as far as that goes.
+        with contextlib.suppress(IspmailError):
+            _reloaded(change)
         raise NotPutBack(f"It could not be put back ({err}): mail may be affected, look at {paths} now") from err
+
+
+def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
+    """Reload Postfix if it runs, then remove the new files, which it asks no more; return whether it runs."""
+    try:
+        try:
+            running = _reloaded(change)
+        except IspmailError:
+            # Processes with different configurations may accept what they should not: worth a second try.
+            running = _reloaded(change)
+        exchange.drop()
+        return running
+    except IspmailError as err:
+        directory = change.config_directory
+        new = f" except {', '.join(exchange.begun)}, which main.cf does not name any more" if exchange.begun else ""
+        log.error("files are put back in %s, the rest is not done", directory)
+        raise NotPutBack(
+            f"All files are as before{new}. The rest could not be done ({err}): "
+            f"processes of Postfix may still use the new files. Run postfix -c {directory} reload, or apply again"
+        ) from err
+
+
+def _reloaded(change: Change) -> bool:
+    """Reload Postfix if it runs and the change is Postfix's, and return whether it was."""
+    running = change.reload and ispmail_postfix.running(change.config_directory)
+    if running:
+        ispmail_postfix.reload(change.config_directory)
+    return running
+
+
+def _reason(err: BaseException) -> str:
+    return str(err) if isinstance(err, IspmailError) else f"unforeseen {kind_of(err)}"

@@ -21,6 +21,8 @@ PACKAGES = "systemd,systemd-sysv,dbus,iproute2,procps,ca-certificates,python3"
 FLEET_SCRIPT = r"""
 apt-get update -q
 apt-get install -y -q postfix postfix-mysql mariadb-server python3-venv gcc libc6-dev python3-dev
+apt-get install -y -q --no-install-recommends dovecot-core dovecot-imapd dovecot-lmtpd dovecot-mysql
+systemctl disable dovecot  # for the tests that want it
 echo lab.test >/etc/mailname
 postconf -e inet_protocols=ipv4 inet_interfaces=all mydestination=localhost  # unanswered, Debian leaves these empty
 postconf -X myhostname  # the name of the machine that built this

@@ -1,7 +1,8 @@
-# Second step of a rotation, on each mail server: apply the maps, then wait until no Postfix process uses an older table
-# file.
+# Second step of a rotation, on each mail server: apply the maps and the consumers, then wait until no Postfix process uses
+# an older table file.
 include:
   - ispmail.maps
+  - ispmail.consumers
 
 No process asks with an older table file:
   postfix_map.drained:

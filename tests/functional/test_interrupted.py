@@ -148,7 +148,7 @@ def test_a_table_file_that_is_asked_elsewhere_is_not_removed(minion, postfix):
     before = contents(postfix)
     result = minion.apply("ispmail.clean")["postfix_map.absent"]
     assert result["result"] is False
-    assert "the table files are asked by smtpd_recipient_restrictions too" in result["comment"]
+    assert f"the table files are asked by smtpd_recipient_restrictions ({table}) too" in result["comment"]
     assert contents(postfix) == before
 
 

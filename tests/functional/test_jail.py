@@ -63,7 +63,8 @@ def test_a_ca_file_outside_the_jail_is_refused(tls_minion, postfix, certificates
     result = managed(tls_minion)
     assert result["result"] is False
     jailed = in_jail(postfix, certificates / "ca.pem")
-    assert f"ispmail:database:tls_CAfile is read inside smtpd's chroot: copy it to {jailed}" in result["comment"]
+    said = f"ispmail:database:tls_CAfile is read inside the chroot {postfix.queue_directory}, and {jailed} is not there"
+    assert said in result["comment"]
     assert contents(postfix) == before
     jailed.parent.mkdir(parents=True)
     shutil.copy(certificates / "ca.pem", jailed)
@@ -81,15 +82,29 @@ def test_proxymap_needs_nothing_in_the_jail(tls_minion, postfix):
     assert replies(postfix) == ANSWERED
 
 
-def test_what_only_smtpd_cannot_ask_is_undone(tls_minion, postfix, certificates):
-    """The jail's CA file is another: postmap answers, smtpd does not, and only smtpd's own reply tells."""
+def test_another_file_in_the_jail_is_seen(tls_minion, postfix, certificates):
+    """The jail's CA file is another: postmap as root answered, smtpd did not."""
     jailed = in_jail(postfix, certificates / "ca.pem")
     jailed.parent.mkdir(parents=True)
     shutil.copy(certificates / "other.pem", jailed)
     before = contents(postfix)
     result = managed(tls_minion)
     assert result["result"] is False
+    assert "Nothing was changed" in result["comment"] and "certificate" in result["comment"]
+    assert contents(postfix) == before
+    assert replies(postfix) == dict.fromkeys(ANSWERED, 554)
+
+
+def test_what_only_smtpd_cannot_use_is_undone(minion, postfix, pillar):
+    """postmap takes any answer; to smtpd this one is no action, and each RCPT would be 451."""
+    postfix.write_main_cf(ours="inline:{a=OK}", smtpd_client_restrictions="check_client_access $ours, permit")
+    assert managed(minion)["result"] is True
+    before = contents(postfix)
+    query = "SELECT 'no_such_action' FROM virtual_domains WHERE '%s' = '127.0.0.1'"
+    minion.pillar = pillar(maps={"ours": {"query": query}})
+    result = managed(minion)
+    assert result["result"] is False
     assert f"smtpd on 127.0.0.1:{postfix.port} can no longer ask its maps, though postmap can (451" in result["comment"]
     assert "Everything was put back as it was" in result["comment"]
     assert contents(postfix) == before
-    assert replies(postfix) == dict.fromkeys(ANSWERED, 554)
+    assert replies(postfix) == ANSWERED

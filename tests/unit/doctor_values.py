@@ -2,6 +2,7 @@
 
 from ispmail_config import AdminLogin, DatabaseConfig, Instance, Map
 from ispmail_doctor_postfix import LiveMap, Postfix, Target
+from ispmail_inventory import Inventory, Settings
 
 
 def database(host=None, create_tables=True, hosts=(), user="mailserver"):
@@ -25,9 +26,13 @@ def target(prefix="", answers=(), tables=None, accounts=None, others=None, own_s
     )
 
 
+NOTHING = Inventory(Settings("/etc/postfix", {}, frozenset()), (), ())
+
+
 def live_map(
     name="virtual_alias_maps", limit=100, proxy=False, chroot=False, mode=0o640, type_="mysql", of=None, **keys
 ):
     of = of or target()
     map_ = Map(name, name, type_, proxy, f"/etc/postfix/{name}.cf")
-    return LiveMap(f"{of.prefix}{name}", map_, keys, mode, Postfix(of, chroot, limit, "postfix"))
+    directory = "/var/spool/postfix" if chroot and not proxy else None
+    return LiveMap(f"{of.prefix}{name}", map_, keys, mode, directory, Postfix(of, NOTHING, limit, "postfix"))

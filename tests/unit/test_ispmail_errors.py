@@ -34,3 +34,10 @@ def test_one_tree():
 
 def test_numbers_of_things():
     assert [ispmail_errors.plural(number, "map") for number in (0, 1, 2)] == ["0 maps", "1 map", "2 maps"]
+
+
+def test_an_unforeseen_error_is_named_without_its_text():
+    assert ispmail_errors.kind_of(ValueError("a secret")) == "ValueError"
+    assert ispmail_errors.kind_of(OSError(28, "No space left on device", "/a secret")) == (
+        "OSError (No space left on device)"
+    )

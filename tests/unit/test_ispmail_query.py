@@ -109,15 +109,6 @@ def test_findings_are_added():
     assert Findings((one,)) + Findings((two,), (two,)) == Findings((one, two), (two,))
 
 
-def test_probes_are_special_each_in_its_way():
-    plain, wide, upper, long = (probe.question for probe in ispmail_query.probes())
-    assert plain == ispmail_query.PROBE
-    assert max(map(ord, wide)) > 0xFFFF and upper == upper.upper() and len(long) > 500
-    for question in (plain, wide, upper, long):
-        assert ispmail_query.fill("%s %u %d %1 %9", question) is not None
-    assert {probe.question.rpartition("@")[2].lower() for probe in ispmail_query.probes("x.org")} == {"x.org"}
-
-
 @pytest.mark.parametrize(
     ("query", "tables"),
     [

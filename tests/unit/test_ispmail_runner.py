@@ -1,7 +1,7 @@
 """The runner's own decisions: who is who, how many at a time, whose password is another one, why a run failed."""
 
 import pytest
-from salt.exceptions import SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from _runners import ispmail
 
@@ -261,3 +261,24 @@ def test_the_reasons_of_a_failed_orchestration():
         "Fix that",
     ]
     assert ispmail._reasons(["Rendering SLS failed"]) == ["Rendering SLS failed"]
+
+
+@pytest.mark.parametrize("broken", ["the cache", "Salt"])
+def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, tmp_path, broken):
+    """A full /var/cache was a traceback, and no event."""
+    configured({"main": MAIN})
+    events = []
+
+    def orchestrate(sls):
+        raise OSError(28, "No space left on device", "/var/cache/a secret")
+
+    salt = {"event.send": lambda tag, data: events.append((tag, data)), "state.orchestrate": orchestrate}
+    monkeypatch.setattr(ispmail, "__salt__", salt, raising=False)
+    monkeypatch.setitem(ispmail.__opts__, "cachedir", str(tmp_path))
+    if broken == "the cache":
+        (tmp_path / "ispmail").write_text("")
+    with pytest.raises(CommandExecutionError) as caught:
+        ispmail.rotate()
+    assert events == [("ispmail/rotation/failed", {"comment": str(caught.value)})]
+    wanted = "cannot be written: " if broken == "the cache" else "the rotation ended with OSError (No space left"
+    assert wanted in str(caught.value) and "secret" not in str(caught.value)

@@ -149,11 +149,6 @@ FAULTS = [
     ("mysql", {"hosts": ["a,TOKEN"]}, {}, "hosts", "two items"),
     ("mysql", {"hosts": [1]}, {}, "hosts", "in quotes"),
     *(
-        ("mysql", {"hosts": value}, {"chroot": True}, "hosts", "proxy: true")
-        for value in ("localhost", "inet:localhost", "LocalHost", "unix:/TOKEN", ["127.0.0.1", "localhost"], None)
-    ),
-    ("pgsql", {"hosts": "unix:/TOKEN"}, {"chroot": True}, "hosts", "proxy: true"),
-    *(
         ("pgsql", {"hosts": value}, {}, "hosts", "holds a password")
         for value in (
             "postgresql://u:TOKEN@db/mail",
@@ -165,7 +160,6 @@ FAULTS = [
     ),
     ("mysql", {"hosts": "postgresql://u@db/mail"}, {}, "hosts", "port that is not a number"),
     # Across keys.
-    ("mysql", {"option_file": "/TOKEN"}, {"chroot": True}, "option_file", "proxy: true"),
     *(
         (type_, {"domain": "TOKEN"}, {"parameter": parameter}, "domain", f"stops every question of {parameter}")
         for type_ in TYPES
@@ -178,7 +172,7 @@ FAULTS = [
 
 # As above, but nothing is wrong with it.
 ALLOWED = [
-    *((type_, {}, {"chroot": True, "version": version}) for type_ in TYPES for version in (BOOKWORM, TRIXIE)),
+    *((type_, {}, {"version": version}) for type_ in TYPES for version in (BOOKWORM, TRIXIE)),
     ("mysql", {"charset": "utf8mb4", "idle_interval": 60, "retry_interval": "60"}, {"version": TRIXIE}),
     ("mysql", {"charset": "utf8mb4"}, {"version": "3.9"}),
     ("mysql", {"charset": "utf8mb4"}, {"version": "3.11-20250801"}),
@@ -188,11 +182,10 @@ ALLOWED = [
     ("pgsql", {"encoding": "UTF8"}, {"version": TRIXIE}),
     *(("mysql", {"password": f"{blank}p{blank}"}, {}) for blank in "\xa0\x85\u2028\x1c\x1d\x1e\x1f\ufeff"),
     *(("mysql", {"password": value}, {}) for value in ("*" * 9, "*" * 11, "%s%", "#;='\"\\{}$$${x}", "a \t b", "yes")),
-    *(("mysql", {"hosts": value}, {"chroot": True, "proxy": True}) for value in ("localhost", "unix:/x", None)),
-    *(("mysql", {"hosts": value}, {"chroot": False}) for value in ("localhost", "unix:/x", None)),
-    ("mysql", {"option_file": "/x"}, {"chroot": True, "proxy": True}),
-    ("pgsql", {"hosts": "localhost:5432"}, {"chroot": True}),
-    ("pgsql", {"hosts": "postgresql://u@db:5432/mail?sslmode=require"}, {"chroot": True}),
+    *(("mysql", {"hosts": value}, {}) for value in ("localhost", "unix:/x", None)),
+    ("mysql", {"option_file": "/x"}, {}),
+    ("pgsql", {"hosts": "localhost:5432"}, {}),
+    ("pgsql", {"hosts": "postgresql://u@db:5432/mail?sslmode=require"}, {}),
     *(("mysql", {"hosts": value}, {}) for value in ("db:1", "db:65535", "inet:db", "127.0.0.1, 127.0.0.2", ["a", "b"])),
     *(("mysql", {"query": f"{WHERE}n='%{letter}'"}, {}) for letter in "sudSUD123456789"),
     *(
@@ -393,8 +386,6 @@ def test_no_structure_breaks_it(type_, data):
     keys = data.draw(st.dictionaries(st.sampled_from(known), yaml(known)) | yaml([*known, "table", "Password"]))
     facts = {
         "version": data.draw(st.sampled_from([None, "", "x", BOOKWORM, TRIXIE])),
-        "chroot": data.draw(st.booleans() | st.none()),
-        "proxy": data.draw(st.booleans()),
         "parameter": data.draw(st.none() | odd_texts | st.just("relay_domains")),
     }
     if not isinstance(keys, dict):
@@ -675,3 +666,46 @@ def test_redact_leaves_what_is_no_secret():
     keys = GOOD["mysql"]
     assert ispmail_tablefile.redact(keys) == {**keys, "password": "***"}
     assert keys["password"] == "p"
+
+
+def table_file(**keys):
+    return ispmail_tablefile.text_of({"user": "u", "password": "p #x", **keys, "dbname": "d", "query": "SELECT '%s'"})
+
+
+@pytest.mark.parametrize(
+    "type_, hosts, version, after",
+    [
+        ("mysql", "127.0.0.1", "3.7.11", "127.0.0.1 127.0.0.1"),
+        ("pgsql", "unix:/x", "3.9.0", "unix:/x unix:/x"),
+        # From 3.10 on Postfix asks the host again by itself.
+        ("mysql", "127.0.0.1", "3.10.13", "127.0.0.1"),
+        ("mysql", "127.0.0.1", "4.0.0", "127.0.0.1"),
+        # Two are two already.
+        ("mysql", "a b", "3.7.11", "a b"),
+        ("mysql", "a a", "3.7.11", "a a"),
+    ],
+)
+def test_a_single_host_stands_twice_for_an_old_postfix(type_, hosts, version, after):
+    text = ispmail_tablefile.for_release(type_, table_file(hosts=hosts), version)
+    assert text == table_file(hosts=after)
+
+
+def test_that_it_stands_twice_is_seen_by_nobody():
+    twice, once = (ispmail_tablefile.parse(table_file(hosts=value)) for value in ("h:1 h:1", "h:1"))
+    assert ispmail_tablefile.diff(twice, once) == {}
+    assert ispmail_tablefile.redact(twice)["hosts"] == "h:1"
+    other = ispmail_tablefile.parse(table_file(hosts="k"))
+    assert ispmail_tablefile.diff(twice, other) == {"hosts": {"old": "h:1", "new": "k"}}
+
+
+def test_what_is_opened_inside_a_chroot():
+    keys = {"hosts": "localhost, unix:/a 127.0.0.1", "tls_CAfile": "/ca", "tls_key_file": "", "password": "/p"}
+    assert ispmail_tablefile.inside_chroot("mysql", keys, "/jail") == {
+        "hosts": "unix:/jail/run/mysqld/mysqld.sock, unix:/jail/a, 127.0.0.1",
+        "tls_CAfile": "/jail/ca",
+        "tls_key_file": "",
+        "password": "/p",
+    }
+    # To libpq localhost is a host; an sqlite file is opened before.
+    assert ispmail_tablefile.inside_chroot("pgsql", {"hosts": "localhost"}, "/jail") == {"hosts": "localhost"}
+    assert ispmail_tablefile.inside_chroot("sqlite", {"dbpath": "/x"}, "/jail") == {"dbpath": "/x"}

@@ -1,0 +1,142 @@
+"""Expand ``$name`` in main.cf values, as Postfix does, see postconf(5). Pure.
+
+`postconf -x` does the same, but only for whole parameters: not for one word of a value, and not for a value that is
+about to be written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ispmail_maincf import BLANKS
+
+# Of values that refer to each other in a circle; Postfix ends with a fatal error then.
+_DEEPEST = 30
+_CLOSING = {"{": "}", "(": ")"}
+_OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
+
+
+def expand(text: str, values: Mapping[str, str], depth: int = 0) -> str:
+    """Put values in place of ``$name``, ``${name}``, ``$(name)``, ``${name?…}``, ``${name:…}`` and ``${{…} == {…}?…}``.
+
+    Args:
+        values: Name to value, not expanded; a name that is not there has an empty value.
+
+    Returns:
+        The text; what Postfix would refuse is left as it is.
+    """
+    if "$" not in text or depth > _DEEPEST:
+        return text
+    found, position = [], 0
+    while position < len(text):
+        dollar = text.find("$", position)
+        if dollar < 0:
+            break
+        found.append(text[position:dollar])
+        if text.startswith("$$", dollar):
+            found.append("$")
+            position = dollar + 2
+            continue
+        body, position = _reference(text, dollar + 1)
+        found.append(text[dollar:position] if body is None else _value(body, values, depth + 1))
+    return "".join(found) + text[position:]
+
+
+def names_in(text: str) -> list[str]:
+    """The names that a value refers to, at any depth of its braces."""
+    return re.findall(rf"\$[({{]?[{BLANKS}]*(\w+)", text)
+
+
+def sole_name(word: str) -> str | None:
+    """The name in a word that is one reference and nothing else, such as ``$name`` or ``${name}``."""
+    found = re.fullmatch(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))", word)
+    return next(filter(None, found.groups())) if found else None
+
+
+def _reference(text: str, start: int) -> tuple[str | None, int]:
+    """What a ``$`` refers to, and where that ends; None where there is nothing that Postfix would take."""
+    if start < len(text) and text[start] in _CLOSING:
+        end = _end_of_group(text, start)
+        return (None, len(text)) if end is None else (text[start + 1 : end], end + 1)
+    name = re.compile(r"[A-Za-z0-9_]+").match(text, start)
+    return (name[0], name.end()) if name else (None, start)
+
+
+def _end_of_group(text: str, start: int) -> int | None:
+    """Where the group that opens there is closed; None if it is not."""
+    opening, level = text[start], 0
+    for position in range(start, len(text)):
+        if text[position] == opening:
+            level += 1
+        elif text[position] == _CLOSING[opening]:
+            level -= 1
+            if level == 0:
+                return position
+    return None
+
+
+def _value(body: str, values: Mapping[str, str], depth: int) -> str:
+    body = body.strip(BLANKS)
+    if body.startswith("{"):
+        return _compared(body, values, depth)
+    name = re.split(r"\W", body, maxsplit=1)[0]
+    rest = body[len(name) :].strip(BLANKS)
+    value = expand(values.get(name, ""), values, depth)
+    return _chosen(rest, bool(value), values, depth) if rest else value
+
+
+def _compared(body: str, values: Mapping[str, str], depth: int) -> str:
+    """The value of ``{a} == {b} ? {x} : {y}``."""
+    left, rest = _argument(body)
+    operator = next((each for each in _OPERATORS if rest.startswith(each)), "")
+    rest = rest[len(operator) :]
+    by_level = rest.startswith("level")
+    right, rest = _argument(rest.removeprefix("level").strip(BLANKS))
+    sides = (expand(left, values, depth), expand(right, values, depth))
+    holds = _holds(operator, *sides, by_level=by_level)
+    return _chosen(rest, holds, values, depth) if rest else ("true" if holds else "")
+
+
+def _holds(operator: str, left: str, right: str, by_level: bool) -> bool:
+    if by_level:
+        order = _order(_level(left), _level(right))
+    elif left.isdigit() and right.isdigit():
+        order = _order(int(left), int(right))
+    else:
+        order = _order(left, right)
+    return {"==": order == 0, "!=": order != 0, "<": order < 0, "<=": order <= 0, ">": order > 0, ">=": order >= 0}.get(
+        operator, False
+    )
+
+
+def _order(left: Any, right: Any) -> int:
+    return int(left > right) - int(left < right)
+
+
+def _level(text: str) -> tuple[int, ...]:
+    """A compatibility level, major.minor.patch, as numbers."""
+    numbers = [int(part) for part in re.findall(r"\d+", text)[:3]]
+    return tuple([*numbers, 0, 0, 0][:3])
+
+
+def _chosen(rest: str, condition: bool, values: Mapping[str, str], depth: int) -> str:
+    """What stands behind ``?`` or ``:``, as the condition chooses."""
+    operator, argument = rest[:1], rest[1:].strip(BLANKS)
+    if operator == ":":
+        return "" if condition else expand(_argument(argument)[0], values, depth)
+    first, others = _argument(argument)
+    if condition:
+        return expand(first, values, depth)
+    return expand(_argument(others[1:].strip(BLANKS))[0], values, depth) if others.startswith(":") else ""
+
+
+def _argument(text: str) -> tuple[str, str]:
+    """A text in braces, or all of a text without, and what follows it."""
+    if not text.startswith("{"):
+        return text, ""
+    end = _end_of_group(text, 0)
+    if end is None:
+        return text, ""
+    return text[1:end].strip(BLANKS), text[end + 1 :].strip(BLANKS)

@@ -1,0 +1,221 @@
+"""What one Postfix has, whoever made it: its settings, and every SQL table that main.cf or master.cf reaches."""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import ispmail_files
+import ispmail_postconf
+import ispmail_tablefile
+from ispmail_expand import expand, names_in
+from ispmail_maincf import overrides, parts, words
+from ispmail_postconf import Service
+from ispmail_programs import programs_of
+from ispmail_reach import Reference, Word, references, words_of
+
+# What proxymap may open: that a table stands there asks nothing.
+_PERMITS = ("proxy_read_maps", "proxy_write_maps")
+_SQL = re.compile(r"(mysql|pgsql|sqlite):|\$")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of one Postfix."""
+
+    config_directory: str
+    values: Mapping[str, str]  # as main.cf has them, or their defaults; ``$name`` not expanded
+    explicit: frozenset[str]  # those that main.cf sets
+
+    def expanded(self, name: str) -> str:
+        """A parameter's value, ``$name`` expanded; empty where there is none."""
+        return expand(self.values.get(name, ""), self.values)
+
+    def words(self, name: str) -> list[Word]:
+        """The words of a parameter, with the tables that each reaches, their paths resolved."""
+        return words_of(self.values.get(name, ""), self.values, self.real_path)
+
+    def set_value(self, name: str) -> str | None:
+        """What main.cf sets a parameter to; None where it does not."""
+        return self.values[name] if name in self.explicit else None
+
+    def real_path(self, path: str) -> str:
+        """Where a table's path leads: links followed, from the queue directory where it is not absolute.
+
+        A name without a slash is none: main.cf itself holds the keys of that table.
+        """
+        if not path.startswith(("/", ".")):
+            return path
+        return os.path.realpath(os.path.join(self.expanded("queue_directory"), path))
+
+    @property
+    def version(self) -> str:
+        """Postfix's version."""
+        return self.values["mail_version"]
+
+    @property
+    def queue_directory(self) -> str:
+        """Where its queue is, and the chroot of its daemons."""
+        return self.expanded("queue_directory")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a table is named."""
+
+    name: str  # virtual_alias_maps, or submission/inet/virtual_alias_maps for an option of master.cf
+    spelling: str  # the word that reaches it
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A service that asks a table, and how."""
+
+    service: str  # such as smtp/inet
+    program: str
+    user: str  # as whom it logs in to the database
+    chroot: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """An SQL table that Postfix reaches."""
+
+    type: str
+    path: str  # real
+    proxied: bool
+    places: tuple[Place, ...]
+    readers: tuple[Reader, ...]
+
+    @property
+    def table(self) -> str:
+        """How main.cf would write it."""
+        return Reference(self.type, self.path, self.proxied).table
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """One Postfix, read once."""
+
+    settings: Settings
+    services: tuple[Service, ...]
+    tables: tuple[Table, ...]
+
+    def spelling(self, parameter: str, path: str, table: str) -> str:
+        """How a parameter spells a proxied table: proxymap has to be asked so. `table` where it does not name it."""
+        known = self.settings
+        for each in references(known.values.get(parameter, ""), known.values):
+            if each.proxied and known.real_path(each.path) == known.real_path(path):
+                return each.table
+        return table
+
+    def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
+        """The services that open the tables of a parameter, or of what refers to it."""
+        programs = ("proxymap",) if proxied else _programs(parameter, self.settings)
+        owner = self.settings.expanded("mail_owner")
+        old_defaults = self.settings.expanded("compatibility_level").split(".")[0] == "0"
+        in_chroot = ("y", "-") if old_defaults else ("y",)
+        return tuple(
+            Reader(
+                f"{service.name}/{service.type}",
+                service.program,
+                owner,
+                self.settings.queue_directory if service.chroot in in_chroot else None,
+            )
+            for service in self.services
+            if service.program in programs
+        )
+
+
+def settings(config_directory: str) -> Settings:
+    """Read all parameters, by one postconf.
+
+    Raises:
+        CannotAsk: There is no Postfix, or no main.cf.
+    """
+    values = ispmail_postconf.get(None, config_directory, defaults=True)
+    # postconf does not print a parameter of the admin's own until another one uses it.
+    content = ispmail_files.read(os.path.join(config_directory, "main.cf")).content
+    explicit = {name: " ".join(parts(value)) for name, value in ispmail_tablefile.parse(content).items()}
+    known = {**explicit, **values, "config_directory": config_directory}
+    return Settings(config_directory, known, frozenset(explicit))
+
+
+def read(config_directory: str, known: Settings | None = None) -> Inventory:
+    """Read an instance, by two postconf.
+
+    Args:
+        known: Its settings, where they are known already; then it is one.
+
+    Raises:
+        CannotAsk: There is no Postfix, no main.cf, or no master.cf.
+    """
+    known = known or settings(config_directory)
+    return of(known, ispmail_postconf.services(config_directory))
+
+
+def is_own_parameter(name: str, known: Settings) -> bool:
+    """Tell whether a parameter is the admin's own, none of Postfix's."""
+    return ispmail_postconf.default(name, known.config_directory) is None
+
+
+def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inventory:
+    """The inventory as it is once parameters have other values; None takes one out of main.cf."""
+    known = inventory.settings
+    values = {**known.values, **{name: value or "" for name, value in parameters.items()}}
+    return of(replace(known, values=values), inventory.services)
+
+
+def of(known: Settings, services: Sequence[Service]) -> Inventory:
+    """Put together what was read."""
+    bare = Inventory(known, tuple(services), ())
+    found: dict[Reference, tuple[list[Place], list[Reader]]] = {}
+    for place, reference, readers in (*_in_main_cf(bare), *_in_master_cf(bare)):
+        places, all_readers = found.setdefault(reference, ([], []))
+        places.append(place)
+        all_readers += [reader for reader in readers if reader not in all_readers]
+    tables = tuple(
+        Table(each.type, each.path, each.proxied, tuple(places), tuple(readers))
+        for each, (places, readers) in found.items()
+    )
+    return Inventory(known, tuple(services), tables)
+
+
+_Found = tuple[Place, Reference, tuple[Reader, ...]]
+
+
+def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
+    known = inventory.settings
+    for name, value in known.values.items():
+        if name in _PERMITS or not _SQL.search(value):
+            continue
+        for word in known.words(name):
+            for each in word.references:
+                yield Place(name, word.text), each, inventory.readers(name, each.proxied)
+
+
+def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
+    """Tables in the options of a service. A table may be an argument of its command too, as for postmulti's own."""
+    known = inventory.settings
+    for service in inventory.services:
+        where = f"{service.name}/{service.type}"
+        own = overrides(service.command)
+        values = {**known.values, **own}
+        for name, value in own.items() if _SQL.search(service.command) else ():
+            for word in words_of(value, values, known.real_path):
+                for each in word.references:
+                    readers = inventory.readers(name, each.proxied)
+                    theirs = tuple(one for one in readers if each.proxied or one.service == where)
+                    yield Place(f"{where}/{name}", word.text), each, theirs
+
+
+def _programs(parameter: str, known: Settings) -> tuple[str, ...]:
+    """The programs that read a parameter; for one of the admin's own, those of all parameters that refer to it."""
+    users = [name for name, value in known.values.items() if "$" in value and parameter in names_in(value)]
+    users = [name for name in users if name not in (*_PERMITS, parameter)]
+    classes = words(known.expanded("smtpd_restriction_classes"))
+    own = ("smtpd",) if parameter in classes else programs_of(parameter)
+    inherited = [program for name in users for program in programs_of(name)]
+    return tuple(dict.fromkeys([*own, *inherited]))

@@ -1,0 +1,84 @@
+"""Which of Postfix's programs read a parameter of main.cf, and what may stand in it, see postconf(5). Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ispmail_errors import Fault
+
+_SMTPD, _CLEANUP, _REWRITE, _LOCAL, _VIRTUAL = "smtpd", "cleanup", "trivial-rewrite", "local", "virtual"
+
+# The programs that open the tables of a parameter, by their manual pages.
+_PROGRAMS: dict[str, tuple[str, ...]] = {
+    "mydestination": (_REWRITE, _SMTPD, _LOCAL),
+    "relay_domains": (_REWRITE, _SMTPD),
+    "virtual_alias_domains": (_REWRITE, _SMTPD),
+    "virtual_mailbox_domains": (_REWRITE, _SMTPD),
+    "transport_maps": (_REWRITE,),
+    "relocated_maps": (_REWRITE, _SMTPD),
+    "mynetworks": (_SMTPD,),
+    "local_recipient_maps": (_SMTPD,),
+    "relay_recipient_maps": (_SMTPD,),
+    "rbl_reply_maps": (_SMTPD,),
+    "virtual_alias_maps": (_SMTPD, _CLEANUP),
+    "virtual_maps": (_SMTPD, _CLEANUP),
+    "canonical_maps": (_SMTPD, _CLEANUP),
+    "recipient_canonical_maps": (_SMTPD, _CLEANUP),
+    "sender_canonical_maps": (_SMTPD, _CLEANUP),
+    "sender_bcc_maps": (_CLEANUP,),
+    "recipient_bcc_maps": (_CLEANUP,),
+    "virtual_mailbox_maps": (_SMTPD, _VIRTUAL),
+    "virtual_uid_maps": (_VIRTUAL,),
+    "virtual_gid_maps": (_VIRTUAL,),
+    "fast_flush_domains": ("flush",),
+    "fallback_transport_maps": (_LOCAL,),
+    "alias_maps": (_LOCAL, _SMTPD),
+    "proxy_read_maps": ("proxymap",),
+}
+# By the beginning or end of a name; the first that fits.
+_BY_PATTERN: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"(address_verify_)?(sender_dependent|empty_address|transport).*_maps", (_REWRITE,)),
+    (r"smtpd_.*|permit_mx_backup_networks|.*_clients", (_SMTPD,)),
+    (r"smtp_.*", ("smtp",)),
+    (r"lmtp_.*", ("lmtp",)),
+    (r"postscreen_.*", ("postscreen",)),
+    (r"tlsproxy_.*", ("tlsproxy",)),
+    (r"mailbox_.*|propagate_.*|forward_.*", (_LOCAL,)),
+    (r".*_checks|masquerade_.*", (_CLEANUP,)),
+)
+# What is taken for a parameter that we do not know.
+_MOST = (_SMTPD, _CLEANUP, _REWRITE)
+
+_TAKES_TABLES = re.compile(
+    r".*_maps|.*_checks|.*_domains|.*_networks|.*_exceptions|.*_clients|.*_users|mydestination|mynetworks"
+    r"|debug_peer_list|smtpd_authorized_.*_hosts|relay_clientcerts|smtpd_.*_ccerts"
+)
+_RESTRICTIONS = re.compile(r"smtpd_\w+_restrictions|postscreen_access_list|smtpd_restriction_classes")
+# Parameters of a transport have the transport's name before them, so Postfix's own list does not have them.
+_OF_TRANSPORT = re.compile(r".*_(limit|delay|feedback|concurrency|slots|cost|discount|loan)")
+
+
+def programs_of(parameter: str) -> tuple[str, ...]:
+    """The programs that open the tables of a parameter, such as smtpd."""
+    if parameter in _PROGRAMS:
+        return _PROGRAMS[parameter]
+    return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), _MOST)
+
+
+def table_fault(parameter: str, key: str, is_own: bool) -> Fault | None:
+    """Why a parameter cannot hold a map, and what works instead; None where it can.
+
+    Args:
+        key: The pillar key that names the parameter.
+        is_own: Whether it is none of Postfix's parameters.
+    """
+    if _RESTRICTIONS.fullmatch(parameter):
+        return Fault(
+            key,
+            f"{parameter} is a list of restrictions, no list of tables",
+            "name a parameter of your own, such as access_maps_sql, "
+            f"and write check_…_access $access_maps_sql into {parameter} yourself",
+        )
+    if _TAKES_TABLES.fullmatch(parameter) or (is_own and not _OF_TRANSPORT.fullmatch(parameter)):
+        return None
+    return Fault(key, f"{parameter} does not take lookup tables", "see postconf(5) for the parameter that does")

@@ -1,0 +1,135 @@
+"""Take maps out of one Postfix instance: main.cf first, then their table files, and put back if mail suffers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ispmail_files
+import ispmail_inventory
+import ispmail_postconf
+import ispmail_postfix
+import ispmail_smtpd
+import ispmail_transaction
+from ispmail_answers import choose
+from ispmail_apply import Outcome
+from ispmail_config import Instance
+from ispmail_errors import Failed
+from ispmail_expand import names_in, sole_name
+from ispmail_files import Replacement
+from ispmail_inventory import Inventory, is_own_parameter
+from ispmail_maincf import shown, words
+from ispmail_plan import parameters_of
+from ispmail_reach import without
+from ispmail_smtpd import refuse_if_worse
+from ispmail_transaction import Change
+
+log = logging.getLogger(__name__)
+
+
+def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str, test: bool = False) -> Outcome:
+    """Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files.
+
+    A change that was cut off before is finished by it.
+
+    Args:
+        names: Maps in pillar, null ones too; None for all.
+        cache_directory: Where the journal of changes is.
+        test: Whether only to tell what would be done.
+
+    Raises:
+        InvalidInput: Pillar names no such map.
+        Failed: A table file is still asked elsewhere, or main.cf or a file cannot be written. Everything is as
+            before then.
+    """
+    began = time.monotonic()
+    chosen = choose(instance, names)
+    directory = instance.config_directory
+    if not instance.wanted and not ispmail_postfix.installed():
+        # A server that has only other programs with the maps' account.
+        return Outcome()
+    inventory = ispmail_inventory.read(directory)
+    known = inventory.settings
+    paths = {known.real_path(each.path) for each in chosen}
+    parameters = _without(parameters_of(chosen), paths, inventory)
+    files = [file for file in map(ispmail_files.read, sorted(paths)) if file.content is not None]
+    there = {file.path for file in files}
+    changes: dict[str, Any] = {
+        each.name: {"file": {"old": each.path, "new": None}} for each in chosen if known.real_path(each.path) in there
+    }
+    if parameters:
+        changes["main.cf"] = {
+            name: {"old": shown(name, known.set_value(name)), "new": shown(name, new)}
+            for name, new in parameters.items()
+        }
+    _refuse_in_use(inventory, parameters, paths)
+    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
+    running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
+    if interrupted:
+        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
+    if test:
+        ispmail_transaction.check_main_cf(parameters, directory)
+    elif changes:
+        expected = {name: known.set_value(name) for name in parameters}
+        deletions = [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
+        before = ispmail_smtpd.ask(inventory) if running else None
+
+        def check(running: bool) -> None:
+            # Where smtpd could not ask its maps before, what is removed may be the cause.
+            if running and before and not before.cannot_ask:
+                refuse_if_worse(before, ispmail_smtpd.ask(inventory))
+
+        ispmail_transaction.make(Change(directory, cache_directory, tuple(deletions), parameters, expected), check)
+        log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
+    return Outcome(changes, len(chosen), (), running)
+
+
+def _without(names: Sequence[str], paths: set[str], inventory: Inventory) -> dict[str, str | None]:
+    """What the parameters become without these tables; None takes a parameter out."""
+    known = inventory.settings
+    own = _own_parameters(names, inventory)
+    parameters: dict[str, str | None] = {}
+    for name, value in without([*names, "proxy_read_maps"], own, paths, known.values, known.real_path).items():
+        default = ispmail_postconf.default(name, known.config_directory) if name == "proxy_read_maps" else None
+        parameters[name] = value if value and value != default else None
+    return parameters
+
+
+def _own_parameters(names: Sequence[str], inventory: Inventory) -> list[str]:
+    """The parameters of the admin's own that only these refer to, directly or by each other."""
+    known = inventory.settings
+    own: list[str] = []
+    todo = list(names)
+    while todo:
+        for name in map(sole_name, words(known.values.get(todo.pop(0), ""))):
+            if name in known.explicit and name not in (*own, *names) and is_own_parameter(name, known):
+                own.append(name)
+                todo.append(name)
+    users = _users_of(own, [*names, *own, "proxy_read_maps"], inventory)
+    return [name for name in own if name not in users]
+
+
+def _users_of(own: Sequence[str], ours: Sequence[str], inventory: Inventory) -> set[str]:
+    """Those of our own parameters that something else refers to as well."""
+    values = [value for name, value in inventory.settings.values.items() if "$" in value and name not in ours]
+    values += [service.command for service in inventory.services]
+    return {name for value in values for name in names_in(value) if name in own}
+
+
+def _refuse_in_use(inventory: Inventory, parameters: Mapping[str, str | None], paths: set[str]) -> None:
+    """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
+    after = ispmail_inventory.changed(inventory, parameters)
+    users = {
+        f"{place.name} ({place.spelling})": None
+        for table in after.tables
+        if table.path in paths
+        for place in table.places
+    }
+    if users:
+        log.warning("refused to remove table files that are still asked by %s", ", ".join(users))
+        raise Failed(
+            f"Nothing was changed: the table files are asked by {', '.join(users)} too: take them out there first"
+        )

@@ -1,0 +1,102 @@
+"""Ask smtpd itself, as a client that sends a mail: the one question that has everything in it."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from ispmail_errors import Failed
+from ispmail_inventory import Inventory
+from ispmail_maincf import words
+
+# A recipient of a domain that nobody has: smtpd and its helpers ask the maps for it.
+NOBODY = "probe@probe.invalid"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What smtpd said to a question. `code` is None where there was no reply, `text` then says why."""
+
+    server: str | None  # host:port; None where no smtpd listens without TLS
+    code: int | None
+    text: str
+
+    @property
+    def cannot_ask(self) -> bool:
+        """Whether smtpd says that it cannot ask its maps."""
+        return self.code == 451 and ("lookup failure" in self.text or "configuration error" in self.text)
+
+    def __str__(self) -> str:
+        return f"{self.code or ''} {self.text}".strip()
+
+
+def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> Reply:
+    """Ask an smtpd whether it takes mail for a recipient. No mail is sent.
+
+    Args:
+        timeout: How many seconds to wait for each reply.
+    """
+    import smtplib  # noqa: PLC0415  an apply that has nothing to do need not load it
+
+    server = _address(inventory)
+    if server is None:
+        return Reply(None, None, "no smtpd listens without TLS")
+    host, _, port = server.rpartition(":")
+    try:
+        with smtplib.SMTP(host, int(port), local_hostname="localhost", timeout=timeout) as client:
+            client.ehlo_or_helo_if_needed()
+            code, text = client.docmd("MAIL FROM:<>")
+            if code == 530 and client.has_extn("starttls"):
+                # submission with smtpd_tls_security_level=encrypt; whose certificate it is does not matter here.
+                client.starttls()
+                client.ehlo()
+                code, text = client.docmd("MAIL FROM:<>")
+            if code == 250:
+                code, text = client.docmd(f"RCPT TO:<{recipient}>")
+    except smtplib.SMTPResponseException as err:
+        said = err.smtp_error
+        code, text = err.smtp_code, said if isinstance(said, bytes) else said.encode()
+    except (OSError, smtplib.SMTPException) as err:
+        return Reply(server, None, getattr(err, "strerror", None) or type(err).__name__)
+    return Reply(server, code, text.decode(errors="replace"))
+
+
+def _address(inventory: Inventory) -> str | None:
+    """Where an smtpd listens that speaks first and without TLS, as host:port; None: nowhere."""
+    for service in inventory.services:
+        if service.type == "inet" and service.program == "smtpd" and "wrappermode" not in service.command:
+            host, _, port = service.name.rpartition(":")
+            break
+    else:
+        return None
+    if not host:
+        host = next(iter(words(inventory.settings.expanded("inet_interfaces"))), "all")
+        host = "127.0.0.1" if host in ("all", "loopback-only") else host
+    if not port.isdigit():
+        try:
+            port = str(socket.getservbyname(port, "tcp"))
+        except OSError:
+            return None
+    return f"{host.strip('[]')}:{port}"
+
+
+def refuse_if_worse(before: Reply | None, after: Reply) -> None:
+    """Refuse what postmap cannot see: smtpd answered before, and now it does not, or cannot ask its maps.
+
+    Args:
+        before: None where Postfix did not run then.
+
+    Raises:
+        Failed: Says what smtpd said.
+    """
+    answered_before = before is None or before.code is not None
+    is_silent = after.server is not None and after.code is None
+    if not after.cannot_ask and not (is_silent and answered_before):
+        return
+    if before is None:
+        cannot = "does not answer, or cannot ask its maps"
+    elif before.text == after.text:
+        cannot = "could not ask its maps before, and cannot now"
+    else:
+        cannot = "can no longer ask its maps"
+    raise Failed(f"smtpd on {after.server} {cannot}, though postmap can ({after}): see the mail log")

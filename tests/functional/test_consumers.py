@@ -1,0 +1,439 @@
+"""Other programs that log in with the maps' account: a real Dovecot, option files, and files that an SLS writes."""
+
+import time
+
+import pytest
+
+import ispmail_postfix
+from lab import HOST, scratch, wait_until
+from lab.dovecot import Dovecot, MailLoad
+from lab.mariadb import MariaDB, schema, set_password
+from lab.minion import FILE_ROOTS, Minion
+from lab.smtp import Load
+
+OLD, NEW = "oldSecretJ4x8K2", "newSecretW7q3Z9"
+JOHN, MAIL_PASSWORD = "john@example.org", "mailSecret"
+NO_MAPS = dict.fromkeys(("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps"))
+# A password in an option file is in quotes: all that these have is escaped, or needs no escape.
+NASTY = [
+    *(
+        "in ner",
+        "#x",
+        "x#y",
+        "x #y",
+        ";x",
+        "x=y",
+        "50%",
+        "%u%s%{user}",
+        "back\\slash",
+        "end\\",
+        "\\n\\t\\s",
+        'quo"te',
+        '"x"',
+    ),
+    *(
+        "quo'te",
+        "'x'",
+        "{}",
+        "$x",
+        "$$",
+        "${x}",
+        "$ENV:PATH",
+        "</etc/hostname",
+        "!include x",
+        "[client]",
+        "ümläut€",
+        "😂",
+    ),
+    *("tab\tx", "\x01\x7f", "a,b", "`id`", "~", "x" * 200, OLD),
+]
+
+
+@pytest.fixture(scope="module")
+def database():
+    with scratch() as directory, MariaDB(directory / "db") as server:
+        yield server
+
+
+@pytest.fixture
+def db(database):
+    """A MariaDB whose account mailserver has the password OLD, and whose user john may log in to Dovecot."""
+    schema(database, OLD)
+    database.sql("UPDATE mailserver.virtual_users SET password = %s", f"{{PLAIN}}{MAIL_PASSWORD}")
+    return database
+
+
+@pytest.fixture
+def mail():
+    """A directory that every user may enter."""
+    with scratch() as directory:
+        yield directory
+
+
+@pytest.fixture
+def dovecot(db, mail):
+    """A running Dovecot as docs/consumers.md has it; its option file holds the password OLD."""
+    option_file = mail / "dovecot" / "etc" / "ispmail.cnf"
+    instance = Dovecot(mail / "dovecot", db.port, option_file=str(option_file))
+    option_file.write_text(f'[client]\nuser="mailserver"\npassword="{OLD}"\n')
+    with instance:
+        yield instance
+
+
+def option_file(dovecot):
+    return dovecot.config_file.with_name("ispmail.cnf")
+
+
+def consumer_of(dovecot):
+    return {"option_file": str(option_file(dovecot)), "config_file": str(dovecot.config_file)}
+
+
+def section(db, password=NEW, **more):
+    """Pillar of a server that has consumers and no maps, unless `more` says otherwise."""
+    return {
+        "database": {"password": password, "hosts": f"{HOST}:{db.port}"},
+        "server": {"unix_socket": db.socket},
+        "packages": False,
+        "maps": NO_MAPS,
+        **more,
+    }
+
+
+@pytest.fixture
+def alone(db, dovecot, mail):
+    """A minion of a server with a Dovecot and without maps: its Postfix is not there."""
+    postfix = {"config_directory": str(mail / "no-postfix")}
+    consumers = {"dovecot": consumer_of(dovecot)}
+    return Minion(mail / "minion", {"ispmail": section(db, OLD, postfix=postfix, consumers=consumers)})
+
+
+def change(minion, **more):
+    """Change pillar below ispmail."""
+    minion.pillar = {"ispmail": {**minion.pillar["ispmail"], **more}}
+
+
+def take(minion, password):
+    """Have pillar hold another password."""
+    change(minion, database={**minion.pillar["ispmail"]["database"], "password": password})
+
+
+def managed(minion, **options):
+    return minion.apply("ispmail.maps", **options)["postfix_map.managed"]
+
+
+def test_dovecot_gets_its_option_file(alone, db, dovecot, audit):
+    path = option_file(dovecot)
+    path.unlink()
+    would = managed(alone, test=True)
+    assert (would["result"], path.exists()) == (None, False), would["comment"]
+    with audit() as seen:
+        done = managed(alone)
+    assert done["result"] is True and done["comment"].startswith("1 consumer has been applied"), done["comment"]
+    assert (
+        would["changes"]
+        == done["changes"]
+        == {
+            "consumer:dovecot": {
+                "file": {"old": None, "new": str(path)},
+                "user": {"old": None, "new": "mailserver"},
+                "password": {"old": None, "new": "***"},
+            }
+        }
+    )
+    assert not [command for command in seen.commands if command[0].startswith("post")], "there is no Postfix"
+    assert path.read_text() == f'[client]\nuser="mailserver"\npassword="{OLD}"\n'
+    assert (path.owner(), path.group(), path.stat().st_mode & 0o7777) == ("root", "dovecot", 0o640)
+    assert dovecot.login(JOHN, MAIL_PASSWORD) == dovecot.deliver(JOHN) == "ok"
+    again = managed(alone)
+    assert (again["result"], again["changes"]) == (True, {}) and "correct state" in again["comment"]
+    path.chmod(0o644)
+    fixed = managed(alone)["changes"]["consumer:dovecot"]
+    assert fixed["mode"] == {"old": "0644", "new": "0640"} and "password" not in fixed
+
+
+def test_every_password_reaches_dovecot(alone, db, dovecot):
+    """The guides' connect line breaks with a blank or a #; an option file holds whatever a table file does."""
+    failed = []
+    for password in NASTY:
+        set_password(db, password)
+        take(alone, password)
+        done = alone.call("postfix_map.apply")
+        # Killed connections would do, but Dovecot 2.3 waits longer and longer after each of them.
+        dovecot.restart()
+        results = [dovecot.login(JOHN, MAIL_PASSWORD), dovecot.deliver(JOHN)]
+        if not done["changes"] or results != ["ok", "ok"]:
+            failed.append((password, results, done))
+    assert not failed
+    assert len(NASTY) > 30
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"user": "mailserver", "password": OLD},
+        {"option_file": "OWN", "password": OLD},
+        {"user": "other", "password": OLD},
+    ],
+    ids=["as the guide has it", "both", "nothing of ours"],
+)
+def test_a_dovecot_that_would_not_use_the_option_file(alone, db, dovecot, login):
+    """Case: Dovecot keeps the password in its own configuration. The apply says which lines to write, and stops."""
+    path = option_file(dovecot)
+    before = path.read_bytes()
+    dovecot.configure(**{key: value.replace("OWN", str(path)) for key, value in login.items()})
+    schema(db, NEW)
+    take(alone, NEW)
+    for test in (True, False):
+        done = managed(alone, test=test)
+        assert (done["result"], done["changes"]) == (False, {}), done["comment"]
+    if login["user" if "user" in login else "password"] != "other":
+        assert str(dovecot.sql_file) in done["comment"]
+    assert OLD not in done["comment"] and NEW not in done["comment"]
+    assert path.read_bytes() == before
+    lines = [line for line in done["comment"].splitlines() if line.startswith("    ")]
+    assert f"option_file={path}" in lines[0] and "password" not in lines[0]
+    # Write what it says, and it works.
+    text = dovecot.sql_file.read_text()
+    (old_line,) = [line for line in text.splitlines() if line.startswith("connect")]
+    dovecot.sql_file.write_text(text.replace(old_line, lines[0].strip()))
+    assert managed(alone)["result"] is True
+
+
+def test_could_not_tell_is_an_error(alone, dovecot, mail):
+    dovecot.config_file.write_text("passdb {\n")
+    done = managed(alone)
+    assert done["result"] is False and "doveconf failed" in done["comment"], done["comment"]
+    change(alone, consumers={"dovecot": {**consumer_of(dovecot), "config_file": str(mail / "none.conf")}})
+    assert "doveconf failed" in managed(alone)["comment"]
+
+
+def test_a_login_that_the_database_refuses(alone, db, dovecot):
+    """What is to be written is tried first: a wrong password in pillar changes nothing."""
+    before = option_file(dovecot).read_bytes()
+    take(alone, NEW)
+    for test in (True, False):
+        done = managed(alone, test=test)
+        assert done["result"] is False and "log in as before" in done["comment"], done["comment"]
+        assert NEW not in done["comment"]
+    assert option_file(dovecot).read_bytes() == before
+    db.stop()
+    try:
+        done = managed(alone)
+        assert done["result"] is False and "login of the consumers" in done["comment"]
+    finally:
+        db.start()
+    assert option_file(dovecot).read_bytes() == before
+
+
+def test_settings_of_others_in_the_option_file(alone, dovecot):
+    path = option_file(dovecot)
+    path.write_text(path.read_text() + f"[mysqldump]\nhost={NEW}\n")
+    done = managed(alone)
+    assert done["result"] is False and "[mysqldump] host too, which would be lost" in done["comment"], done["comment"]
+    assert NEW not in done["comment"]
+
+
+def test_a_change_without_postfix_that_was_cut_off(alone, dovecot, monkeypatch):
+    """The next apply finishes it: there is no Postfix that could be asked or reloaded."""
+    monkeypatch.setattr(ispmail_postfix, "installed", lambda: False)
+    path = option_file(dovecot)
+    left = path.with_name(f".{path.name}.new")
+    path.unlink()
+    managed(alone)
+    (journal,) = (alone.cache / "postfix_change").iterdir()
+    left.write_text(f"password={NEW}\n")
+    journal.write_text(f"{path}\n")
+    done = managed(alone)
+    assert done["result"] is True, done["comment"]
+    assert not left.exists() and journal.read_text() == ""
+
+
+def test_the_formula_installs_postfix_only_for_maps(alone):
+    def installed():
+        shown = alone.call("state.show_sls", "ispmail.packages")
+        return [name for state in shown.values() for part in state["pkg"] if "pkgs" in part for name in part["pkgs"]]
+
+    change(alone, packages=True)
+    assert "postfix" not in installed()
+    change(alone, maps={**NO_MAPS, "virtual_alias_maps": {}})
+    assert {"postfix", "postfix-mysql"} <= set(installed())
+    change(alone, maps={})
+    assert {"postfix", "postfix-mysql"} <= set(installed())
+
+
+def test_all_faults_at_once(alone):
+    change(alone, database={"passwort": "x"}, consumers={"dovecot": {"option_file": "x"}, "y": {}})
+    done = managed(alone)
+    assert done["result"] is False
+    for key in ("database:passwort", "database:password", "consumers:dovecot:option_file", "consumers:y"):
+        assert f"- ispmail:{key} " in done["comment"], done["comment"]
+
+
+def test_a_server_without_maps_takes_part_in_a_rotation(alone, db, dovecot, monkeypatch):
+    nonce = "0123456789abcdef"
+    assert set(alone.call("postfix_map.fingerprints", nonce)["live"]) == {"consumer:dovecot"}
+    take(alone, NEW)
+    said = alone.call("postfix_map.fingerprints", nonce)
+    assert said["live"]["consumer:dovecot"] not in (None, said["pillar"]["consumer:dovecot"])
+    assert alone.call("postfix_database.credential_accepted")["changes"]
+    done = alone.apply("ispmail.drained")
+    assert all(state["result"] for state in done.values()), done
+    assert {"postfix_map.managed", "postfix_map.consumers", "postfix_map.drained"} <= set(done)
+    said = alone.call("postfix_map.fingerprints", nonce)
+    assert said["live"] == said["pillar"] and len(said["live"]) == 1
+    assert alone.call("postfix_database.refused") == []
+    assert alone.call("postfix_database.credential_sole")["changes"]
+    assert dovecot.restart().login(JOHN, MAIL_PASSWORD) == "ok"
+    # Somebody else changes the password: the login in the option file is refused.
+    set_password(db, "another")
+    (refused,) = alone.call("postfix_database.refused")
+    assert (refused["maps"], refused["user"]) == (["consumer:dovecot"], "mailserver")
+    monkeypatch.setattr(ispmail_postfix, "installed", lambda: False)
+    done = alone.apply("ispmail.clean")["postfix_map.absent"]
+    assert done["result"] is True and f"{option_file(dovecot)} was left" in done["comment"], done["comment"]
+    assert option_file(dovecot).exists(), "Dovecot still logs in by it"
+
+
+def rotate(minion, db, password):
+    """A rotation of one server, step by step; what failed."""
+    take(minion, password)
+    assert minion.call("postfix_database.credential_accepted")["changes"]
+    done = minion.apply("ispmail.drained")
+    assert minion.call("postfix_database.credential_sole")["changes"]
+    return [state["comment"] for state in done.values() if state["result"] is not True]
+
+
+def test_rotations_under_load(db, dovecot, postfix, mail):
+    """Case: a rotation dropped a password that Dovecot still had. 0 failed RCPTs, logins and deliveries."""
+    sections = {"postfix": {"config_directory": str(postfix.config_directory)}, "maps": {}}
+    minion = Minion(mail / "minion", {"ispmail": section(db, OLD, **sections)})
+    change(minion, consumers={"dovecot": consumer_of(dovecot)})
+    assert all(state["result"] for state in minion.apply("ispmail").values())
+    rcpts = Load(postfix.port, {"jack@example.org": 250, JOHN: 250, "nobody@example.org": 550}, rate=50)
+    with rcpts, MailLoad(dovecot.imap_port, dovecot.lmtp_port, JOHN, MAIL_PASSWORD) as load:
+        for number in range(5):
+            assert rotate(minion, db, f"{NEW}{number}") == []
+            time.sleep(1)
+        report, counts = rcpts.stop(), load.counts()
+    assert counts["failed logins"] == counts["failed mails"] == report.failed == 0, (counts, report.failures[:3])
+    assert counts["logins"] > 50 and counts["mails"] > 20 and report.count > 100
+    down = time.monotonic()
+    with MailLoad(dovecot.imap_port, dovecot.lmtp_port, JOHN, MAIL_PASSWORD) as load:
+        db.restart()
+        up = time.monotonic()
+        assert wait_until(lambda: dovecot.login(JOHN, MAIL_PASSWORD) == "ok", 60)
+        time.sleep(3)
+    late = [each for each in load.done if each.result != "ok" and not down <= each.at <= up + 1]
+    assert not late, late[:3]
+
+
+def test_what_a_rotation_did_to_dovecot_before(db, mail):
+    """The guide's own set-up, with the password in Dovecot's configuration: after the drop nobody can log in."""
+    with Dovecot(mail / "dovecot", db.port, user="mailserver", password=OLD) as dovecot:
+        assert dovecot.login(JOHN, MAIL_PASSWORD) == "ok"
+        set_password(db, NEW)
+        assert dovecot.login(JOHN, MAIL_PASSWORD) == "ok", "its connections live on"
+        dovecot.restart()
+        assert dovecot.login(JOHN, MAIL_PASSWORD, timeout=5) != "ok"
+        assert dovecot.deliver(JOHN, timeout=5) != "ok"
+
+
+def test_a_failed_change_puts_the_option_file_back(db, dovecot, postfix, mail, monkeypatch):
+    """Table files and option file are one change: all of it, or nothing."""
+    sections = {"postfix": {"config_directory": str(postfix.config_directory)}, "maps": {}}
+    minion = Minion(mail / "minion", {"ispmail": section(db, OLD, **sections)})
+    change(minion, consumers={"dovecot": consumer_of(dovecot)})
+    assert managed(minion)["result"] is True
+    path = option_file(dovecot)
+    before, since = path.read_bytes(), path.stat().st_ctime_ns
+    schema(db, NEW)
+    take(minion, NEW)
+    # postmap, as root, can ask this one; proxymap cannot.
+    hidden = postfix.directory / "hidden"
+    hidden.mkdir(mode=0o700)
+    change(minion, maps={"virtual_alias_maps": {"proxy": True, "file": str(hidden / "aliases.cf")}})
+    done = managed(minion)
+    assert done["result"] is False and "put back" in done["comment"], done["comment"]
+    assert path.read_bytes() == before
+    assert path.stat().st_ctime_ns > since, "it was never replaced, so nothing was put back"
+
+
+WEBMAIL = """
+{%- set password = salt['pillar.get']('ispmail:database:password') %}
+The webmail has its configuration:
+  file.managed:
+    - name: PATH
+    - contents: "$config['db'] = 'mysql://mailserver:WRITTEN@127.0.0.1/mailserver';"
+    - show_changes: False
+"""
+
+
+@pytest.fixture
+def webmail(db, mail):
+    """A minion of a server with a webmail whose configuration an SLS of the admin writes, and the function to call."""
+    path, tree = mail / "db.php", mail / "salt"
+    (tree / "webmail").mkdir(parents=True)
+    consumers = {"webmail": {"sls": "webmail.config", "holds": [str(path)], "programs": ["php-fpm8.2"]}}
+    pillar = {"ispmail": section(db, "a b/c#1", consumers=consumers)}
+    minion = Minion(mail / "minion", pillar, file_roots={"base": [*FILE_ROOTS, str(tree)]})
+    set_password(db, "a b/c#1")
+
+    def apply(written="{{ password | urlencode }}", **options):
+        text = WEBMAIL.replace("PATH", str(path)).replace("WRITTEN", written)
+        (tree / "webmail" / "config.sls").write_text(text)
+        return minion.apply("ispmail", **options)
+
+    apply.minion, apply.path = minion, path
+    return apply
+
+
+def test_an_sls_of_the_admin_writes_the_password(webmail):
+    would = webmail(test=True)
+    assert {would[name]["result"] for name in ("file.managed", "postfix_map.consumers")} == {None}
+    done = webmail()
+    assert all(state["result"] for state in done.values()), done
+    assert b"mailserver:a%20b" in webmail.path.read_bytes()
+    order = [done[name]["__run_num__"] for name in ("postfix_map.managed", "file.managed", "postfix_map.consumers")]
+    assert order == sorted(order)
+    said = webmail.minion.call("postfix_map.fingerprints", "0123456789abcdef")
+    assert said["live"] == said["pillar"] and list(said["live"]) == ["consumer:webmail"]
+
+
+def test_an_sls_that_forgets_the_password(webmail):
+    done = webmail(written="another")["postfix_map.consumers"]
+    assert done["result"] is False and "does not hold the password that pillar has" in done["comment"]
+    assert f"holds: {webmail.path} " in done["comment"] and "see what webmail.config writes" in done["comment"]
+    assert "a b/c#1" not in done["comment"]
+    said = webmail.minion.call("postfix_map.fingerprints", "0123456789abcdef")
+    assert said["live"] == {"consumer:webmail": None}
+    webmail.path.unlink()
+    assert ["is not there" in reason for reason in webmail.minion.call("postfix_map.consumers")] == [True]
+
+
+def test_the_sls_waits_for_the_maps(webmail):
+    """A password that does not work reaches no program."""
+    change(
+        webmail.minion,
+        consumers={"x": {"option_file": "/nowhere/x.cnf"}, **webmail.minion.pillar["ispmail"]["consumers"]},
+    )
+    done = webmail()
+    assert done["postfix_map.managed"]["result"] is False
+    assert done["file.managed"]["result"] is False and not webmail.path.exists()
+
+
+def test_a_consumer_that_may_break(webmail):
+    webmail(written="another")
+    change(webmail.minion, consumers={"old": {"holds": [str(webmail.path)], "ignore": True}})
+    assert webmail.minion.call("postfix_map.consumers") == []
+    assert webmail.minion.call("postfix_map.fingerprints", "0123456789abcdef") == {"pillar": {}, "live": {}}
+
+
+def test_no_secret_in_logs(alone, db, dovecot, webmail):
+    """Whatever is applied or refused: no log of the minion has a password."""
+    managed(alone)
+    take(alone, NEW)
+    managed(alone)
+    webmail()
+    webmail(written="another")
+    for minion, secret in ((alone, OLD), (alone, NEW), (webmail.minion, "a b/c#1")):
+        assert secret not in minion.log_file.read_text() if minion.log_file.exists() else True

@@ -1,0 +1,239 @@
+"""What main.cf reaches by any spelling, and that apply and remove decide by it."""
+
+import os
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import ispmail_expand
+import ispmail_inventory
+from ispmail_command import run
+from lab.postfix import write_cold
+
+from ..unit.test_ispmail_expand import EXPANDED, VALUES
+from .test_apply import ANSWERED, contents, everything, managed, replies
+
+ALIASES = "mariadb-virtual-alias-maps.cf"
+
+
+@pytest.mark.parametrize("text, expanded", EXPANDED)
+def test_postconf_expands_as_we_do(scratch_directory, text, expanded):
+    values = {name: value for name, value in VALUES.items() if name != "circle"}
+    lines = [f"{name} = {value}\n" for name, value in {**values, "relay_domains": text}.items()]
+    write_cold(scratch_directory / "main.cf", "".join(lines))
+    write_cold(scratch_directory / "master.cf", "")
+    printed = run("postconf", ["-c", str(scratch_directory), "-x", "relay_domains"]).stdout
+    assert printed.partition("=")[2].split() == ispmail_expand.expand(text, VALUES).split() == expanded.split()
+
+
+def test_every_spelling_is_found(postfix):
+    directory = postfix.config_directory
+    postfix.write_main_cf(
+        own=f"mysql:{directory}/own.cf",
+        virtual_alias_maps="proxy:mysql:$config_directory/a.cf, $own",
+        virtual_mailbox_maps="unionmap:{mysql:${config_directory}//b.cf, hash:/x}",
+        smtpd_restriction_classes="ours",
+        ours="check_sender_access sqlite:$config_directory/c.cf, permit",
+        smtpd_recipient_restrictions="ours, permit",
+        virtual_uid_maps="mysql:./relative.cf",
+        transport_maps="mysql:names_in_main_cf",
+    )
+    with open(postfix.master_cf, "a") as file:
+        file.write("10.0.0.1:2525 inet n - n - - smtpd -o { smtpd_sender_login_maps = mysql:$config_directory/d.cf }\n")
+    os.utime(postfix.master_cf, (1, 1))
+    (directory / "own.cf").symlink_to(directory / "real.cf")
+    inventory = ispmail_inventory.read(str(directory))
+    found = {each.table: each for each in inventory.tables}
+    queue = postfix.queue_directory
+    assert set(found) == {
+        f"mysql:{directory}/real.cf",
+        f"proxy:mysql:{directory}/a.cf",
+        f"mysql:{directory}/b.cf",
+        f"sqlite:{directory}/c.cf",
+        f"mysql:{directory}/d.cf",
+        f"mysql:{queue}/relative.cf",
+        "mysql:names_in_main_cf",
+    }
+
+    def readers(table):
+        return {(each.program, each.user, each.chroot) for each in found[table].readers}
+
+    assert readers(f"proxy:mysql:{directory}/a.cf") == {("proxymap", "postfix", None)}
+    assert readers(f"mysql:{queue}/relative.cf") == {("virtual", "postfix", None)}
+    assert readers(f"sqlite:{directory}/c.cf") == {("smtpd", "postfix", str(queue)), ("smtpd", "postfix", None)}
+    assert readers(f"mysql:{directory}/d.cf") == {("smtpd", "postfix", None)}
+    assert ("cleanup", "postfix", str(queue)) in readers(f"mysql:{directory}/real.cf")
+    places = {(each.name, each.spelling) for each in found[f"mysql:{directory}/real.cf"].places}
+    assert ("virtual_alias_maps", "$own") in places and ("own", f"mysql:{directory}/own.cf") in places
+
+
+# How main.cf may spell the guide's alias table, and what else it then has.
+SPELLINGS = {
+    "expanded": ("mysql:$config_directory/" + ALIASES, {}),
+    "braced": ("mysql:${config_directory}/" + ALIASES, {}),
+    "doubled slashes": ("mysql:$config_directory//" + ALIASES, {}),
+    "linked": ("mysql:$config_directory/link.cf", {}),
+    "a parameter of its own": ("$alias_maps_mysql", {"alias_maps_mysql": "mysql:$config_directory/" + ALIASES}),
+    "a condition": ("${nothing?{hash:/x}:{mysql:$config_directory/" + ALIASES + "}}", {}),
+    "unionmap": ("unionmap:{mysql:$config_directory/" + ALIASES + "}", {}),
+    "among others": ("inline:{{a@example.org=john@example.org}}, mysql:$config_directory/" + ALIASES, {}),
+}
+
+
+@pytest.mark.parametrize("spelling, own", SPELLINGS.values(), ids=SPELLINGS)
+def test_another_spelling_of_our_file_is_ours(minion, postfix, spelling, own):
+    """It was added a second time, and clean deleted the file while the parameter still named it: 451 for all."""
+    assert managed(minion)["result"] is True
+    (postfix.config_directory / "link.cf").symlink_to(postfix.config_directory / ALIASES)
+    domains, mailboxes = (
+        f"mysql:{postfix.config_directory}/mariadb-virtual-mailbox-{name}.cf" for name in ("domains", "maps")
+    )
+    postfix.write_main_cf(
+        virtual_alias_maps=spelling, virtual_mailbox_domains=domains, virtual_mailbox_maps=mailboxes, **own
+    )
+    postfix.reload()
+    assert replies(postfix) == ANSWERED
+    before = everything(postfix)
+    result = managed(minion)
+    assert result["result"] is True and result["changes"] == {}, result["comment"]
+    assert everything(postfix) == before
+    assert minion.call("postfix_map.read")["virtual_alias_maps"]["in_parameter"] is True
+
+    removed = minion.apply("ispmail.clean")["postfix_map.absent"]
+    assert removed["result"] is True, removed["comment"]
+    assert not [
+        table for table in ispmail_inventory.read(str(postfix.config_directory)).tables if table.type == "mysql"
+    ]
+    assert not list(postfix.config_directory.glob("mariadb-*"))
+    # No map is left, so nothing is known; but nothing fails.
+    assert set(replies(postfix).values()) == {554}
+
+
+def test_a_table_in_braces_with_others_is_not_removed(minion, postfix):
+    managed(minion)
+    tables = f"unionmap:{{mysql:$config_directory/{ALIASES}, inline:{{a=b}}}}"
+    postfix.command("postconf", "-e", f"virtual_alias_maps={tables}")
+    postfix.reload()
+    before = contents(postfix)
+    result = minion.apply("ispmail.clean")["postfix_map.absent"]
+    assert result["result"] is False
+    assert f"virtual_alias_maps ({tables})" in result["comment"] and "take them out there first" in result["comment"]
+    assert contents(postfix) == before
+    assert replies(postfix) == ANSWERED
+
+
+def test_proxy_by_a_parameter_of_the_admins_own_is_refused(minion, postfix, pillar):
+    """proxy: true changed only one of two, and both were asked."""
+    managed(minion)
+    postfix.write_main_cf(virtual_alias_maps="$own", own=f"mysql:$config_directory/{ALIASES}")
+    before = contents(postfix)
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"proxy": True}})
+    result = managed(minion)
+    assert result["result"] is False
+    assert "ispmail:maps:virtual_alias_maps is read as mysql:" in result["comment"]
+    assert "by $own in main.cf: give the map parameter: own" in result["comment"]
+    assert contents(postfix) == before
+
+
+def test_a_proxied_table_keeps_its_spelling_and_is_allowed(minion, postfix, pillar):
+    """proxymap compares texts: what a reader of another parameter asks for has to stand there as it is spelt."""
+    maps = {"own_maps": {"proxy": True, "file": ALIASES, "query": "SELECT '%s'"}, "virtual_alias_maps": None}
+    spelling = f"proxy:mysql:$config_directory//{ALIASES}"
+    postfix.write_main_cf(own_maps=spelling)
+    minion.pillar = pillar(maps=maps)
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    assert (
+        postfix.command("postconf", "-x", "proxy_read_maps")
+        .strip()
+        .endswith(f"proxy:mysql:{postfix.config_directory}//{ALIASES}")
+    )
+    assert managed(minion)["changes"] == {}
+
+
+def test_two_maps_on_one_file_are_refused(minion, postfix, pillar):
+    """By a link: each apply flipped the live answers, and said True."""
+    (postfix.config_directory / "same.cf").symlink_to(postfix.config_directory / ALIASES)
+    before = everything(postfix)
+    minion.pillar = pillar(
+        maps={"more": {"parameter": "virtual_alias_maps", "file": "same.cf", "query": "SELECT '%s'"}}
+    )
+    result = managed(minion)
+    assert result["result"] is False
+    assert "ispmail:maps:more:file is the file of virtual_alias_maps too: each map needs its own" in result["comment"]
+    assert everything(postfix) == before
+
+
+def test_two_instances_with_one_directory_are_refused(minion, postfix, pillar):
+    both = pillar(instances=["second"])
+    both["second"] = {"database": both["ispmail"]["database"], "postfix": both["ispmail"]["postfix"]}
+    (postfix.config_directory.parent / "link").symlink_to(postfix.config_directory)
+    both["second"]["postfix"] = {"config_directory": str(postfix.config_directory.parent / "link")}
+    minion.pillar = both
+    before = everything(postfix)
+    for pillar_key, other in (("ispmail", "second"), ("second", "ispmail")):
+        with pytest.raises(SaltInvocationError, match=f"{pillar_key}:postfix:config_directory is .* {other} too"):
+            minion.call("postfix_map.apply", pillar_key)
+        with pytest.raises(SaltInvocationError, match=f"is the one of {other} too"):
+            minion.call("postfix_map.remove", None, pillar_key)
+    assert everything(postfix) == before
+
+
+@pytest.mark.parametrize(
+    "parameter, reason",
+    [
+        ("smtpd_sender_restrictions", "is a list of restrictions, no list of tables: name a parameter of your own"),
+        *((name, "does not take lookup tables") for name in ("soft_bounce", "mail_owner", "command_directory")),
+        ("inet_interfaces", "does not take lookup tables"),
+        ("smtp_destination_concurrency_limit", "does not take lookup tables"),
+    ],
+)
+def test_a_parameter_that_takes_no_tables_is_refused(minion, postfix, pillar, parameter, reason):
+    """With soft_bounce the change went live; with command_directory each reload failed ever after."""
+    minion.pillar = pillar(maps={"wrong": {"parameter": parameter, "query": "SELECT '%s'"}})
+    before = everything(postfix)
+    for test in (True, False):
+        result = managed(minion, test=test)
+        assert result["result"] is False
+        assert f"ispmail:maps:wrong:parameter {parameter} {reason}" in " ".join(result["comment"].split())
+    assert everything(postfix) == before
+
+
+def test_what_the_refusal_advises_works(minion, postfix, pillar):
+    """A parameter of one's own, and check_sender_access $own: applied, asked, and removed."""
+    postfix.write_main_cf(smtpd_sender_restrictions="check_sender_access $blocked_senders, reject_non_fqdn_sender")
+    query = "SELECT 'REJECT' FROM virtual_users WHERE email='%s'"
+    minion.pillar = pillar(maps={"blocked_senders": {"query": query}})
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    assert replies(postfix) == ANSWERED
+    assert managed(minion)["changes"] == {}
+    before = contents(postfix)
+    # Without it check_sender_access would stand alone, and smtpd would answer 451 to all.
+    with pytest.raises(CommandExecutionError, match=r"can no longer ask its maps(.|\n)*put back as it was"):
+        minion.call("postfix_map.remove", ["blocked_senders"])
+    assert contents(postfix) == before
+    assert replies(postfix) == ANSWERED
+
+
+def test_what_pillar_sets_to_null_is_not_removed(minion, postfix, pillar):
+    managed(minion)
+    before = contents(postfix)
+    minion.pillar = pillar(maps={"virtual_alias_maps": None})
+    with pytest.raises(SaltInvocationError, match="to null, which leaves it alone"):
+        minion.call("postfix_map.remove", ["virtual_alias_maps"])
+    assert contents(postfix) == before
+    assert minion.apply("ispmail.clean")["postfix_map.absent"]["result"] is True
+    assert (postfix.config_directory / ALIASES).exists()
+    assert postfix.postconf("virtual_alias_maps")
+
+
+def test_a_main_cf_that_postfix_refuses_does_not_go_live(minion, postfix):
+    """Somebody left it broken: postfix check says so before anything is written, in a dry run too."""
+    postfix.write_main_cf(daemon_directory="/nowhere")
+    before = everything(postfix)
+    for test in (True, False):
+        result = managed(minion, test=test)
+        assert result["result"] is False
+        assert "postfix check refuses main.cf as it would be" in result["comment"]
+    assert everything(postfix) == before

@@ -1,0 +1,189 @@
+"""As its reader asks, and by the way that mail takes: what a question by root to one map does not show."""
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from lab import scratch
+from lab.mariadb import MariaDB, schema
+from lab.minion import Minion
+from lab.postfix import Postfix
+from lab.smtp import Load, rcpt
+
+from ..conftest import PASSWORD, pillar_for
+from .test_apply import ANSWERED, contents, managed, replies
+from .test_jail import certificates, openssl  # noqa: F401  a fixture
+
+DOMAIN = {"map": "virtual_mailbox_domains", "question": "example.org", "answer": True}
+MAILBOX = {"map": "virtual_mailbox_maps", "question": "john@example.org", "answer": True}
+
+
+def in_jail(postfix, path):
+    return postfix.queue_directory / str(path).lstrip("/")
+
+
+@pytest.fixture
+def client_certificate(certificates):  # noqa: F811
+    """A client's key that only root can read, and its certificate."""
+    name = (
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "client.key",
+        "-out",
+        "client.csr",
+        "-subj",
+        "/CN=client",
+    )
+    openssl(certificates, *name)
+    sign = ("x509", "-req", "-in", "client.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "3")
+    openssl(certificates, *sign, "-out", "client.pem")
+    key = certificates / "client.key"
+    key.chmod(0o600)
+    os.chown(key, 0, 0)
+    return key, certificates / "client.pem"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_key_that_only_root_can_read_is_refused(certificates, client_certificate, running):  # noqa: F811
+    """Postfix was stopped at the apply: True. It was started: 451 for all, and doctor had no fault."""
+    key, certificate = client_certificate
+    options = [
+        f"--ssl-{name}={certificates}/{file}"
+        for name, file in (("ca", "ca.pem"), ("cert", "db.pem"), ("key", "db.key"))
+    ]
+    with (
+        scratch() as directory,
+        MariaDB(directory / "db", options=options) as server,
+        Postfix(directory / "mail", chroot=False) as postfix,
+    ):
+        schema(server, PASSWORD)
+        server.sql("ALTER USER mailserver@'127.0.0.1' REQUIRE X509")
+        database = {"tls_key_file": str(key), "tls_cert_file": str(certificate), "tls_CAfile": f"{certificates}/ca.pem"}
+        minion = Minion(directory / "minion", pillar_for(postfix, server, database=database))
+        if not running:
+            postfix.stop()
+        before = contents(postfix)
+        result = managed(minion)
+        assert result["result"] is False
+        assert "Nothing was changed" in result["comment"]
+        assert contents(postfix) == before
+        os.chown(key, 0, 0)
+        key.chmod(0o640)
+        subprocess.run(["chgrp", "postfix", key], check=True)
+        result = managed(minion)
+        assert result["result"] is True, result["comment"]
+        postfix.start()
+        assert replies(postfix) == ANSWERED
+        # Somebody takes the right away again: an apply finds all as pillar says, doctor does not.
+        key.chmod(0o600)
+        report = minion.call("postfix_doctor.check")
+        faults = [row for row in report if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
+        assert faults, report
+
+
+def test_a_socket_that_is_in_the_jail_is_used(minion, postfix, pillar, mariadb):
+    """It worked in smtpd, was in the correct state, and the first change was refused."""
+    inside = in_jail(postfix, mariadb.socket)
+    inside.parent.mkdir(parents=True)
+    os.link(mariadb.socket, inside)
+    mariadb.sql("CREATE USER IF NOT EXISTS mailserver@localhost IDENTIFIED BY %s", PASSWORD)
+    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
+    try:
+        minion.pillar = pillar(database={"hosts": f"unix:{mariadb.socket}"})
+        result = managed(minion)
+        assert result["result"] is True, result["comment"]
+        assert replies(postfix) == ANSWERED
+        inside.unlink()
+        minion.pillar = pillar(
+            database={"hosts": f"unix:{mariadb.socket}"}, maps={"virtual_alias_maps": {"expansion_limit": 3}}
+        )
+        result = managed(minion)
+        assert result["result"] is False and f"{inside} is not there" in result["comment"]
+        report = minion.call("postfix_doctor.check")
+        assert [row for row in report if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
+    finally:
+        mariadb.sql("DROP USER mailserver@localhost")
+
+
+def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, mariadb):
+    """virtual(8) has no chroot, so its map may name a socket."""
+    mariadb.sql("CREATE USER IF NOT EXISTS mailserver@localhost IDENTIFIED BY %s", PASSWORD)
+    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
+    try:
+        hosts = f"unix:{mariadb.socket}"
+        minion.pillar = pillar(
+            maps={"virtual_uid_maps": {"hosts": hosts, "query": "SELECT 5000 FROM virtual_users WHERE email='%s'"}}
+        )
+        result = managed(minion)
+        assert result["result"] is True, result["comment"]
+    finally:
+        mariadb.sql("DROP USER mailserver@localhost")
+
+
+def test_a_key_of_four_bytes_is_asked(postfix):
+    """One RCPT by a stranger failed the query, and Postfix did not ask the database for a minute."""
+    with scratch() as directory, MariaDB(directory / "db") as server:
+        schema(server, PASSWORD)
+        minion = Minion(directory / "minion", pillar_for(postfix, server))
+        assert "4-byte" not in str(managed(minion))
+        server.sql("ALTER TABLE mailserver.virtual_users CONVERT TO CHARACTER SET utf8mb3")
+        minion.pillar = pillar_for(postfix, server, maps={"virtual_mailbox_maps": {"expansion_limit": 9}})
+        result = managed(minion)
+        assert result["result"] is True
+        assert "virtual_mailbox_maps cannot be asked for a key with a 4-byte character" in result["comment"]
+        rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "every key can be asked"]
+        assert [row["result"] for row in rows if row["where"] == "virtual_mailbox_maps"] == ["fault"], rows
+
+
+def test_a_closed_connection_costs_nothing(minion, postfix, mariadb):
+    """With one host Postfix before 3.10 did not ask it for a minute after a connection was closed."""
+    managed(minion)
+    with Load(postfix.port, ANSWERED, rate=40) as load:
+        time.sleep(1)
+        numbers = mariadb.sql("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'mailserver'")
+        for (number,) in numbers:
+            mariadb.sql(f"KILL {number}")
+        time.sleep(3)
+    report = load.stop()
+    assert numbers and report.count > 100
+    assert report.failed == 0, report
+
+
+@pytest.mark.parametrize("taker", ["mydestination", "virtual_alias_domains"])
+def test_a_domain_that_another_class_takes_is_named(minion, postfix, pillar, taker):
+    """All was green, and mailboxes bounced."""
+    minion.pillar = pillar(answers=[DOMAIN, MAILBOX])
+    assert managed(minion)["result"] is True
+    assert minion.apply("ispmail.answers")["postfix_map.answers"]["result"] is True
+    postfix.write_main_cf(**{**postfix.postconf(), taker: "example.org, other.example"})
+    postfix.reload()
+    said = f"mail for example.org goes the way of {taker}, not of virtual_mailbox_domains"
+    state = minion.apply("ispmail.answers")["postfix_map.answers"]
+    assert state["result"] is False and said in state["comment"]
+    rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "mail goes the way of its map"]
+    assert [row["result"] for row in rows] == ["fault"] and said in rows[0]["fix"]
+    # A change says it too, by what main.cf lists alone.
+    minion.pillar = pillar(maps={"virtual_mailbox_domains": {"expansion_limit": 9}})
+    assert said in managed(minion)["comment"]
+
+
+def test_a_change_that_sends_mail_another_way_is_put_back(minion, postfix, pillar):
+    """An alias table that answers for bare domains makes each an alias domain: mailboxes are unknown then."""
+    minion.pillar = pillar(answers=[DOMAIN, MAILBOX])
+    assert managed(minion)["result"] is True
+    before = contents(postfix)
+    query = "SELECT name FROM virtual_domains WHERE name='%s' OR CONCAT('john@', name) = '%s' AND 1 = 0"
+    minion.pillar = pillar(
+        answers=[DOMAIN, MAILBOX], maps={"domains_as_aliases": {"parameter": "virtual_alias_maps", "query": query}}
+    )
+    result = managed(minion)
+    assert result["result"] is False
+    assert "mail for example.org goes the way of virtual_alias_domains" in result["comment"]
+    assert "put back as it was" in result["comment"]
+    assert contents(postfix) == before
+    assert rcpt(postfix.port, "john@example.org")[0] == 250

@@ -1,0 +1,118 @@
+"""What pillar may say of the consumers of the maps' account."""
+
+import pytest
+import yaml
+
+from ispmail_config_consumers import Consumer, Consumers, assemble, consumers, logins
+from ispmail_errors import PillarFault
+
+from .test_documentation import ROOT
+
+
+def read(**entries):
+    return consumers("ispmail", {"consumers": entries})
+
+
+def test_without_consumers():
+    assert consumers("ispmail", {}) == consumers("ispmail", {"consumers": None}) == read() == read(dovecot=None) == ()
+
+
+def test_dovecot_is_built_in():
+    expected = Consumer(
+        name="dovecot",
+        option_file="/etc/dovecot/ispmail.cnf",
+        option_group="client",
+        user="root",
+        group="dovecot",
+        mode=0o640,
+        sls=None,
+        holds=(),
+        programs=("auth",),
+        ignore=False,
+        config_file="/etc/dovecot/dovecot.conf",
+    )
+    assert read(dovecot={}) == (expected,)
+    (changed,) = read(dovecot={"option_file": "/etc/dovecot//db.cnf", "option_group": "mail", "programs": ["dict"]})
+    assert (changed.option_file, changed.option_group, changed.programs) == ("/etc/dovecot/db.cnf", "mail", ("dict",))
+
+
+def test_dovecot_whose_password_is_written_by_an_sls():
+    (found,) = read(dovecot={"sls": "dovecot.sql", "holds": ["/etc/dovecot/dovecot-sql.conf.ext"]})
+    assert (found.option_file, found.sls, found.programs) == (None, "dovecot.sql", ("auth",))
+
+
+def test_other_consumers():
+    backup, webmail, script = read(
+        backup={"option_file": "/etc/backup/db.cnf", "group": "backup", "mode": "0440", "programs": ["mysqldump"]},
+        webmail={"sls": "webmail.config", "holds": ["/etc/webmail/db.php"], "programs": ["php-fpm8.2-pool-webmail"]},
+        script={"holds": ["/root/report.sh"], "programs": ["report"], "ignore": True},
+    )
+    assert (backup.user, backup.group, backup.mode) == ("root", "backup", 0o440)
+    assert (webmail.option_file, webmail.holds) == (None, ("/etc/webmail/db.php",))
+    assert webmail.programs == ("php-fpm8.2-pool",), "as the kernel cuts it"
+    assert script.ignore and not webmail.ignore
+
+
+def test_the_example_has_every_key():
+    text = (ROOT / "pillar.example").read_text(encoding="utf-8")
+    commented = text[text.index("  # consumers:\n") :].partition("\n\n")[0]
+    example = yaml.safe_load(commented.replace("  # ", "", 1).replace("\n  # ", "\n"))
+    dovecot, *_ = consumers("ispmail", example)
+    assert (dovecot,) == read(dovecot={}), "the example has the defaults"
+    with pytest.raises(PillarFault, match="known are") as caught:
+        read(x={"zzzzzz": 1, "ignore": True})
+    known = str(caught.value).partition("known are ")[2].split(", ")
+    assert set(known) == {key for entry in example["consumers"].values() for key in entry}
+
+
+FAULTS = [
+    ({"x": "TOKEN"}, "consumers:x", "must be a mapping"),
+    ({"x:y": {"ignore": True}}, "consumers:(a key that is not shown)", "letters"),
+    ({"x": {"ignore": True, "programmes": []}}, "consumers:x:programmes", "is programs meant"),
+    ({"old-x.1": {}}, "consumers:old-x.1", "does not say where its password is"),
+    ({"x": {"ignore": "yes", "holds": ["/a"]}}, "consumers:x:ignore", "true or false"),
+    ({"x": {"sls": "a.b"}}, "consumers:x:holds", "is missing"),
+    ({"x": {"sls": 1, "holds": ["/a"]}}, "consumers:x:sls", "name of an SLS"),
+    *(({"x": {"holds": holds}}, "consumers:x:holds", "absolute paths") for holds in ("/a", ["a"], [1], ["/a b"])),
+    *(({"dovecot": {"programs": names}}, "consumers:dovecot:programs", "names") for names in ("a", [1], ["/bin/a"])),
+    ({"dovecot": {"option_file": "db.cnf"}}, "consumers:dovecot:option_file", "absolute path"),
+    ({"x": {"option_file": "/a", "holds": ["/b"]}}, "consumers:x:option_file", "beside sls or holds"),
+    ({"x": {"holds": ["/b"], "mode": "0600"}}, "consumers:x:mode", "belongs to an option_file"),
+    *(({"dovecot": {"mode": mode}}, "consumers:dovecot:mode", "0640") for mode in ("0644", 640, "640", "0660")),
+    *(({"dovecot": {key: "a]"}}, f"consumers:dovecot:{key}", "a name") for key in ("user", "group", "option_group")),
+    ({"dovecot": {}, "x": {"option_file": "/etc/dovecot/./ispmail.cnf"}}, "consumers:x:option_file", "file of dovecot"),
+]
+
+
+@pytest.mark.parametrize(("entries", "key", "said"), FAULTS)
+def test_faults_of_pillar(entries, key, said):
+    with pytest.raises(PillarFault) as caught:
+        consumers("ispmail", {"consumers": entries})
+    assert [fault.key for fault in caught.value.faults] == [key]
+    assert said in str(caught.value.faults[0]) and "TOKEN" not in str(caught.value)
+
+
+def test_all_faults_at_once():
+    _, faults = assemble("ispmail", {"consumers": {"x": {}, "y": {"ignore": 1}}, "database": {"hosts": []}})
+    keys = [fault.key for fault in faults]
+    assert keys == ["consumers:x", "consumers:y", "consumers:y:ignore", "database:hosts", "database:password"]
+    with pytest.raises(PillarFault, match="must be a mapping"):
+        consumers("ispmail", {"consumers": ["dovecot"]})
+
+
+def test_how_consumers_log_in():
+    database = {"password": "x", "hosts": ["db1", "db2"], "charset": "utf8mb4"}
+    found, faults = assemble("ispmail", {"consumers": {"dovecot": {}}, "database": database})
+    assert not faults and "x" not in repr(found.keys.get("user")) and "password" not in repr(found)
+    assert found.keys == {"user": "mailserver", "password": "x", "hosts": "db1 db2", "dbname": "mailserver"}
+    assert [each.name for each in found.with_option_file] == ["dovecot"]
+    bare = logins("ispmail", {"consumers": {"dovecot": {}}, "database": {**database, "hosts": "sdb://x/y"}})
+    assert bare.keys == {"dbname": "mailserver"}
+    assert assemble("ispmail", {"database": {}}) == (Consumers("ispmail", ()), [])
+
+
+def test_a_password_that_an_option_file_cannot_hold():
+    _, faults = assemble("ispmail", {"consumers": {"dovecot": {}}, "database": {"password": "x" * 5000}})
+    assert [str(fault) for fault in faults] == [
+        "database:password is too long for an option file: take 4000 bytes at the most"
+    ]

@@ -1,0 +1,132 @@
+"""What doveconf and files of Dovecot say of its logins."""
+
+import pytest
+
+from ispmail_config_consumers import consumers
+from ispmail_dovecot import faults, is_old, new_connections, old_connections, sql_files
+
+(DOVECOT,) = consumers("ispmail", {"consumers": {"dovecot": {}}})
+(OTHER_GROUP,) = consumers("ispmail", {"consumers": {"dovecot": {"option_group": "mail"}}})
+
+# To the letter what doveconf -n of Dovecot 2.3.19 prints.
+OLD = """# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf
+dict {
+  quota = mysql:/etc/dovecot/dict-sql.conf.ext
+}
+passdb {
+  args = /etc/dovecot/dovecot-sql.conf.ext
+  driver = sql
+}
+passdb {
+  driver = pam
+}
+userdb {
+  args = /etc/dovecot/users.conf.ext
+  driver = sql
+}
+userdb {
+  args = /etc/dovecot/not-sql
+  driver = passwd-file
+}
+"""
+
+# What doveconf -n of Dovecot 2.4.1 prints.
+NEW = """# 2.4.1-4 (7d8c0e5759): /etc/dovecot/dovecot.conf
+sql_driver = mysql
+mysql 127.0.0.1 {
+  dbname = mailserver
+  option_file = /etc/dovecot/ispmail.cnf
+}
+passdb sql {
+  query = SELECT email as user, password FROM virtual_users WHERE email='%{user}'
+}
+"""
+
+
+def of_old(line, consumer=DOVECOT):
+    return faults(consumer, "mailserver", old_connections("/f", f"driver = mysql\n{line}\n"), old=True)
+
+
+def of_new(text, consumer=DOVECOT):
+    return faults(consumer, "mailserver", new_connections(text), old=False)
+
+
+def test_which_files_dovecot_reads():
+    assert is_old(OLD) and not is_old(NEW)
+    names = ["dict-sql.conf.ext", "dovecot-sql.conf.ext", "users.conf.ext"]
+    assert sql_files(OLD) == [f"/etc/dovecot/{name}" for name in names]
+
+
+def test_the_option_file_is_named():
+    named = "connect = host=127.0.0.1 dbname=mailserver option_file=/etc/dovecot/ispmail.cnf"
+    assert (
+        of_old(named)
+        == of_old(f"{named} # as the manual says")
+        == of_old(named.replace(" dbname", " \\\n dbname"))
+        == []
+    )
+    assert of_old(f"{named} option_group=mail", OTHER_GROUP) == of_new(NEW) == []
+    grouped = NEW.replace("ispmail.cnf\n", "ispmail.cnf\n  option_group = mail\n")
+    assert of_new(grouped, OTHER_GROUP) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "connect = host=db1 port=3307 dbname=mailserver user=mailserver password=hunter2",
+        "connect = host=db1 port=3307 dbname=mailserver user=mailserver password=hun ter2",
+        "connect = 'host=db1 port=3307 dbname=mailserver option_file=/etc/dovecot/ispmail.cnf password=hunter2'",
+        "connect = host=db1 port=3307 dbname=mailserver option_file=/etc/dovecot/ispmail.cnf user=mailserver",
+    ],
+)
+def test_the_line_to_write_for_2_3(line):
+    (fault,) = of_old(line)
+    assert fault.startswith("/f ") and "ter2" not in fault
+    right = "    connect = host=db1 port=3307 dbname=mailserver option_file=/etc/dovecot/ispmail.cnf"
+    assert fault.splitlines()[1:] == [right]
+    assert of_old(fault.splitlines()[1]) == []
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "  user = mailserver\n  password = # hidden, use -P to show it\n",
+        "  option_file = /etc/dovecot/ispmail.cnf\n  password = # hidden, use -P to show it\n",
+        "  option_file = /etc/dovecot/ispmail.cnf\n  user = mailserver\n",
+    ],
+)
+def test_the_block_to_write_for_2_4(inside):
+    (fault,) = of_new(f"# 2.4.1 (x)\nmysql db1 {{\n  dbname = mailserver\n  port = 3307\n{inside}}}\n")
+    block = fault.split("\n", 1)[1]
+    inner = ["dbname = mailserver", "port = 3307", "option_file = /etc/dovecot/ispmail.cnf"]
+    assert block.splitlines() == ["    mysql db1 {", *(f"      {line}" for line in inner), "    }"]
+    assert of_new(f"# 2.4.1 (x)\n{block}\n") == []
+
+
+def test_a_password_that_all_blocks_of_2_4_share():
+    (fault,) = of_new(NEW.replace("sql_driver", "mysql_password = # hidden, use -P to show it\nsql_driver"))
+    assert "of its own" in fault
+
+
+def test_dovecot_without_a_database():
+    assert "option_file=/etc/dovecot/ispmail.cnf" in faults(DOVECOT, "mailserver", [], old=True)[0]
+    assert "Write in /etc/dovecot/dovecot.conf" in faults(DOVECOT, "mailserver", [], old=False)[0]
+    assert "option_group = mail" in faults(OTHER_GROUP, "mailserver", [], old=False)[0]
+
+
+def test_another_group_of_the_option_file():
+    (fault,) = of_old("connect = host=db1 option_file=/etc/dovecot/ispmail.cnf", OTHER_GROUP)
+    assert fault.endswith("connect = host=db1 option_file=/etc/dovecot/ispmail.cnf option_group=mail")
+
+
+def test_logins_of_others_are_left_alone():
+    named = old_connections("/f", "connect = host=127.0.0.1 option_file=/etc/dovecot/ispmail.cnf")
+    other = old_connections("/g", "connect = host=127.0.0.1 user=quota password=x")
+    assert faults(DOVECOT, "mailserver", [*named, *other], old=True) == []
+    assert len(faults(DOVECOT, "mailserver", other, old=True)) == 1, "nothing names the option file"
+    assert old_connections("/h", "driver = pgsql\nconnect = host=127.0.0.1 user=mailserver password=x") == []
+
+
+def test_an_include_that_is_not_read():
+    with pytest.raises(ValueError, match="/f"):
+        old_connections("/f", "!include /etc/dovecot/secret.ext\n")

@@ -1,0 +1,71 @@
+"""References in main.cf values. tests/functional/test_inventory.py asks postconf itself about the same values."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ispmail_expand
+
+VALUES = {"own": "mysql:/a.cf", "compatibility_level": "3.6", "empty": "", "chain": "x $own", "circle": "a$circle"}
+EXPANDED = [
+    ("plain, text", "plain, text"),
+    ("$own", "mysql:/a.cf"),
+    ("${own}", "mysql:/a.cf"),
+    ("$(own)", "mysql:/a.cf"),
+    ("${ own }", "mysql:/a.cf"),
+    ("$own.cf $own-x", "mysql:/a.cf.cf mysql:/a.cf-x"),
+    ("$chain", "x mysql:/a.cf"),
+    ("x$$y $$own", "x$y $own"),
+    ("\\$own", "\\mysql:/a.cf"),
+    ("${own?yes}", "yes"),
+    ("${nope?yes}", ""),
+    ("${empty:no}", "no"),
+    ("${nope:{$own}}", "mysql:/a.cf"),
+    ("${own?{y es}:{n o}}", "y es"),
+    ("${nope?{y es}:{n o}}", "n o"),
+    ("${own ? {x} : {y}}", "x"),
+    ("${own?a:b}", "a:b"),
+    ("${own?{${empty:deep}}}", "deep"),
+    ("${{$compatibility_level} <level {3.6} ? {lt} : {ge}}", "ge"),
+    ("${{2.10} >level {2.9} ? {y}:{n}}", "y"),
+    ("${{abc} == {abc} ? {same}:{diff}}", "same"),
+    ("${{10} < {9} ? {lt}:{ge}}", "ge"),
+    ("${{1} == {01} ? {same}:{diff}}", "same"),
+    ("${{b} > {a} ? {y}:{n}}", "y"),
+    ("${{$own} != {} ? {set} : {unset}}", "set"),
+    ("${{a} == {a}}|${{a} == {b}}", "true|"),
+    ("unionmap:{$own, hash:/b}", "unionmap:{mysql:/a.cf, hash:/b}"),
+]
+# What Postfix refuses; nothing is known of it.
+REFUSED = ["${own", "$", "a $ b", "$ own", "$\u00e9"]
+
+
+@pytest.mark.parametrize("text, expanded", EXPANDED)
+def test_expand(text, expanded):
+    assert ispmail_expand.expand(text, VALUES) == expanded
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_postfix_refuses_stays(text):
+    assert ispmail_expand.expand(text, VALUES) == text
+
+
+@given(st.text("$({?:})own=<level 1", max_size=30))
+def test_no_text_breaks_it(text):
+    ispmail_expand.expand(text, VALUES)
+
+
+def test_a_circle_ends():
+    assert len(ispmail_expand.expand("$circle", VALUES)) < 100
+
+
+@pytest.mark.parametrize(
+    "text, names", [("$a ${b} $(c) ${d?{$e}}", ["a", "b", "c", "d", "e"]), ("x", []), ("${ f }", ["f"])]
+)
+def test_names_in(text, names):
+    assert ispmail_expand.names_in(text) == names
+
+
+@pytest.mark.parametrize("word, name", [("$a", "a"), ("${a}", "a"), ("$(a)", "a"), ("x$a", None), ("${a?b}", None)])
+def test_sole_name(word, name):
+    assert ispmail_expand.sole_name(word) == name

@@ -1,0 +1,166 @@
+"""Which tables a value of main.cf reaches, and how ours get into it and out of it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ispmail_maincf
+import ispmail_reach
+from ispmail_reach import Reference, Wanted
+
+VALUES = {"dir": "/etc/postfix", "own": "mysql:/etc/postfix/a.cf", "both": "mysql:/etc/postfix/a.cf, hash:/x", "no": ""}
+A, B, C = (f"mysql:/etc/postfix/{name}.cf" for name in "abc")
+
+
+def real_path(path):
+    """Where paths lead: /link is a symbolic link to /etc/postfix."""
+    return path.replace("//", "/").replace("/link/", "/etc/postfix/")
+
+
+def wanted(*tables):
+    found = []
+    for table in tables:
+        reference = ispmail_reach.references(table, {})[0]
+        found.append(Wanted(f"maps:{reference.path[-4]}", table, reference))
+    return found
+
+
+def pointing(value, tables, values=VALUES):
+    words = ispmail_reach.words_of(value, values, real_path)
+    return ispmail_reach.pointing(value, words, wanted(*tables))
+
+
+def without(value, paths, own=(), values=VALUES):
+    values = {**values, "maps": value}
+    return ispmail_reach.without(["maps"], own, {f"/etc/postfix/{name}.cf" for name in paths}, values, real_path)
+
+
+REFERENCES = [
+    ("", []),
+    ("hash:/x, ldap:/y", []),
+    (A, [("mysql", "/etc/postfix/a.cf", False)]),
+    ("proxy:pgsql:$dir/a.cf", [("pgsql", "/etc/postfix/a.cf", True)]),
+    ("debug:proxy:mysql:${dir}/a.cf", [("mysql", "/etc/postfix/a.cf", True)]),
+    ("unionmap:{mysql:/a, {proxy:sqlite:/b}}, hash:/c", [("mysql", "/a", False), ("sqlite", "/b", True)]),
+    ("check_sender_access mysql:/a, reject, !mysql:/b", [("mysql", "/a", False), ("mysql", "/b", False)]),
+    ("${no?{mysql:/a}:{mysql:/b}}", [("mysql", "/b", False)]),
+    ("$own $(own)", [("mysql", "/etc/postfix/a.cf", False)] * 2),
+    # The obsolete way: the keys of the table stand in main.cf itself.
+    ("mysql:alias", [("mysql", "alias", False)]),
+    ("xmysql:/a mysql-x:/b", []),
+]
+
+
+@pytest.mark.parametrize("value, found", REFERENCES)
+def test_references(value, found):
+    assert ispmail_reach.references(value, VALUES) == [Reference(*each) for each in found]
+
+
+# The value, the tables that shall be in it, what it is then.
+POINTING = [
+    ("", [A], A),
+    ("", [A, B], f"{A}, {B}"),
+    ("hash:/x", [A], f"hash:/x, {A}"),
+    # As it is already: not a byte of it changes.
+    (f" hash:/x   {A},{B}", [A, B], f" hash:/x   {A},{B}"),
+    (f"{A} hash:/x {B}", [A, B], f"{A} hash:/x {B}"),
+    # In another order, twice, too few, too many.
+    (f"{B}, {A}", [A, B], f"{A}, {B}"),
+    (f"{A}, {A}", [A], A),
+    (f"hash:/x, {A}, hash:/y", [A, B], f"hash:/x, {A}, {B}, hash:/y"),
+    (f"hash:/x, {A}, hash:/y, {B}, hash:/z", [B, A], f"hash:/x, {B}, {A}, hash:/y, hash:/z"),
+    # The same path by another way.
+    (f"hash:/x, proxy:{A}, hash:/y", [A], f"hash:/x, {A}, hash:/y"),
+    (f"hash:/x, {A}, hash:/y", [f"proxy:{A}"], f"hash:/x, proxy:{A}, hash:/y"),
+    ("pgsql:/etc/postfix/a.cf", [A], A),
+    # What is not ours stays, braces and all.
+    ("mysql:/etc/postfix/other.cf", [A], f"mysql:/etc/postfix/other.cf, {A}"),
+    ("inline:{ {a = b, c} }", [A], f"inline:{{ {{a = b, c}} }}, {A}"),
+    ("$alias_maps", [A], f"$alias_maps, {A}"),
+    # Another spelling of ours is ours, and stays.
+    *(
+        (spelling, [A], spelling)
+        for spelling in (
+            "mysql:$dir/a.cf",
+            "mysql:${dir}/a.cf",
+            "mysql:$(dir)//a.cf",
+            "mysql:/link/a.cf",
+            "debug:mysql:$dir/a.cf",
+            "$own",
+            "${own}",
+            "unionmap:{hash:/x, mysql:$dir/a.cf}",
+            "${no?{hash:/x}:{mysql:/link/a.cf}}",
+        )
+    ),
+    ("mysql:$dir/a.cf", [A, B], f"mysql:$dir/a.cf, {B}"),
+    ("mysql:$dir/a.cf hash:/x", [f"proxy:{A}"], f"proxy:{A}, hash:/x"),
+    # Twice by two spellings: one of them is left.
+    (f"mysql:$dir/a.cf, {A}", [A], "mysql:$dir/a.cf"),
+    ("$own, mysql:$dir/b.cf", [B, A], "$own, mysql:$dir/b.cf"),
+    (f"$own, hash:/x, {A}", [A], "$own, hash:/x"),
+]
+
+
+@pytest.mark.parametrize("value, tables, after", POINTING)
+def test_pointing(value, tables, after):
+    assert pointing(value, tables) == (after, [])
+
+
+@pytest.mark.parametrize(
+    "value, fix",
+    [
+        ("$own", "give the map parameter: own"),
+        ("${own}", "give the map parameter: own"),
+        ("unionmap:{mysql:$dir/a.cf, hash:/x}", f"write proxy:{A} there"),
+    ],
+)
+def test_what_another_parameter_or_braces_hold_is_not_changed(value, fix):
+    """proxy: true once changed only one of two, and both were asked."""
+    _, faults = pointing(value, [f"proxy:{A}"])
+    assert [str(fault) for fault in faults] == [f"maps:a is read as {A} by {value} in main.cf: {fix}"]
+
+
+_words = st.lists(
+    st.sampled_from([A, B, C, f"proxy:{A}", "mysql:$dir/a.cf", "hash:/x", "inline:{ {a = b} }", "$own", "$no"]),
+    max_size=6,
+)
+
+
+@given(_words, st.sampled_from([", ", " ", ","]), st.permutations([A, B]))
+def test_a_second_apply_finds_nothing_to_do(words, separator, tables):
+    """And what is not ours is there, in its order."""
+    after, faults = pointing(separator.join(words), tables)
+    assert not faults
+    assert pointing(after, tables) == (after, [])
+    reached = [each.path for each in ispmail_reach.references(after, VALUES)]
+    assert "/etc/postfix/a.cf" in reached and "/etc/postfix/b.cf" in reached
+    others = [word for word in words if word in (C, "hash:/x", "inline:{ {a = b} }", "$no")]
+    assert [word for word in ispmail_maincf.words(after) if word in others] == others
+
+
+WITHOUT = [
+    (A, "a", [], {"maps": ""}),
+    (f"proxy:{A} hash:/x", "a", [], {"maps": "hash:/x"}),
+    (f"hash:/x, {A}, {B}, hash:/y", "ab", [], {"maps": "hash:/x, hash:/y"}),
+    (f"{B}, hash:/x", "a", [], {}),
+    ("mysql:$dir/a.cf, mysql:/link/a.cf", "a", [], {"maps": ""}),
+    ("unionmap:{mysql:$dir/a.cf}", "a", [], {"maps": ""}),
+    ("pipemap:{mysql:$dir/a.cf, mysql:/link/b.cf}", "ab", [], {"maps": ""}),
+    # Other tables in the braces: not ours to change.
+    ("unionmap:{mysql:$dir/a.cf, hash:/x}", "a", [], {}),
+    ("pipemap:{mysql:$dir/a.cf, mysql:/link/b.cf}", "a", [], {}),
+    # A parameter of the admin's own goes too, if nothing else refers to it.
+    ("$own, hash:/x", "a", ["own"], {"own": "", "maps": "hash:/x"}),
+    ("$own", "a", [], {}),
+    ("$both", "a", ["both"], {"both": "hash:/x"}),
+]
+
+
+@pytest.mark.parametrize("value, paths, own, after", WITHOUT)
+def test_without(value, paths, own, after):
+    assert without(value, paths, own) == after
+
+
+def test_without_by_two_parameters_of_the_admins_own():
+    values = {**VALUES, "nest": "$own"}
+    assert without("$nest hash:/x", "a", ["own", "nest"], values) == {"own": "", "nest": "", "maps": "hash:/x"}

@@ -1,0 +1,77 @@
+"""The spellings of a password, compared with what the formats' own writers make of it."""
+
+import json
+import shlex
+import urllib.parse
+import xml.sax.saxutils
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ispmail_spellings import contains, contains_whole, spellings
+
+NASTY = [
+    "plain1",
+    "with blank",
+    "#hash",
+    "back\\slash",
+    'double"quote',
+    "single'quote",
+    "$var${x}`cmd`",
+    "50%off%{x}",
+    "a/b+c&d=e;f?g",
+    "<tag>&amp;",
+    "ümläut€",
+    "all\\of\"it'$`!%/ #",
+]
+
+
+@pytest.mark.parametrize("secret", NASTY)
+def test_what_other_programs_write_is_found(secret):
+    written = {
+        "my.cnf": 'password="{}"'.format(secret.replace("\\", "\\\\").replace('"', '\\"')),
+        "PHP, single": "$p = '{}';".format(secret.replace("\\", "\\\\").replace("'", "\\'")),
+        "PHP, double": '$p = "{}";'.format(secret.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")),
+        "shell": f"PASSWORD={shlex.quote(secret)}\n",
+        "shell, by hand": "PASSWORD='{}'\n".format(secret.replace("'", "'\\''")),
+        "JSON": json.dumps({"password": secret}),
+        "JSON, UTF-8": json.dumps({"password": secret}, ensure_ascii=False),
+        "JSON, PHP": json.dumps({"password": secret}).replace("/", "\\/"),
+        "DSN": f"mysql://mailserver:{urllib.parse.quote(secret, safe='')}@127.0.0.1/mailserver",
+        "URL": f"mysql://mailserver:{urllib.parse.quote(secret)}@127.0.0.1/mailserver",
+        "form": urllib.parse.urlencode({"password": secret}),
+        "XML": f"<password>{xml.sax.saxutils.escape(secret)}</password>".replace('"', "&quot;"),
+        "YAML": "password: '{}'".format(secret.replace("'", "''")),
+        "crontab": f"* * * * * report -p {secret}".replace("%", "\\%"),
+    }
+    missed = [form for form, text in written.items() if not contains(text.encode(), secret)]
+    assert not missed
+    assert not [form for form, text in written.items() if not contains_whole(text.encode(), secret)]
+    assert not contains(b"password = another", secret)
+
+
+def test_a_password_that_is_a_part_of_another_word():
+    """A file that still has the old password, which begins with the new one, must not pass for one with the new one."""
+    assert contains(b"password=secret12", "secret1") and not contains_whole(b"password=secret12", "secret1")
+    assert contains(b"xsecret1", "secret1") and not contains_whole(b"xsecret1", "secret1")
+    assert contains_whole(b"xsecret1 secret1", "secret1")
+
+
+def test_an_empty_password_is_nowhere():
+    assert spellings("") == () and not contains(b"anything", "") and not contains_whole(b"anything", "")
+
+
+def test_bytes_that_are_no_text():
+    secret = b"latin1-\xe4".decode("utf-8", "surrogateescape")
+    assert contains(b"password = latin1-\xe4\n", secret)
+
+
+@given(st.text(st.characters(exclude_categories=[]), min_size=1))
+def test_any_text_has_spellings(secret):
+    try:
+        raw = secret.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return
+    found = spellings(secret)
+    assert found[0] == raw and len(set(found)) == len(found) and all(found)
