@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("85ce1c1d7e96")
+ispmail_stamp.require("030000a8000e")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("85ce1c1d7e96")
+ispmail_stamp.require("030000a8000e")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

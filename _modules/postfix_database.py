@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("85ce1c1d7e96")
+ispmail_stamp.require("030000a8000e")
 
 import ispmail_accounts
 import ispmail_holders

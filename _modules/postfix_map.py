@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("85ce1c1d7e96")
+ispmail_stamp.require("030000a8000e")
 
 import ispmail_answers
 import ispmail_apply

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("85ce1c1d7e96")
+ispmail_stamp.require("030000a8000e")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -23,9 +23,10 @@ from ispmail_command import output
 from ispmail_config_consumers import Consumer, Consumers
 from ispmail_errors import CannotAsk, DatabaseError, Failed, listed
 from ispmail_files import File, Replacement
+from ispmail_meanings import REFUSALS
 
-# ER_DBACCESS_DENIED_ERROR, ER_ACCESS_DENIED_ERROR, ER_BAD_DB_ERROR, ER_ACCESS_DENIED_NO_PASSWORD_ERROR: a server's no.
-_REFUSALS = (1044, 1045, 1049, 1698)
+# A login that is refused for its account, or for its database: ER_DBACCESS_DENIED_ERROR, ER_BAD_DB_ERROR.
+_REFUSALS = (*REFUSALS, 1044, 1049)
 # `user` in changes is who logs in.
 _OWNED = {"user": "owner"}
 

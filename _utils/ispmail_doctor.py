@@ -25,13 +25,14 @@ def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[
         CannotAsk: Postfix cannot be asked. A database that cannot be asked is a finding.
     """
     maps: list[LiveMap] = []
+    users: set[str] = set()
     for target in targets:
         postfix = ispmail_doctor_postfix.read_postfix(target)
         live = ispmail_doctor_postfix.read_maps(postfix)
         yield from ispmail_doctor_postfix.check(postfix, live)
         maps += live
+        users |= ispmail_doctor_postfix.users(postfix)
     yield from ispmail_doctor_login.check(maps)
     hosts = [login.host for login in ispmail_doctor_login.logins(maps)]
-    users = {live.keys.get("user", "") for live in maps}
     yield from ispmail_doctor_server.check(targets, hosts, users, addresses)
     yield from ispmail_doctor_holders.check(scope)

@@ -109,6 +109,12 @@ def read_maps(postfix: Postfix) -> list[LiveMap]:
     return live
 
 
+def users(postfix: Postfix) -> set[str]:
+    """The users by whom this Postfix logs in: in all SQL tables that it reaches, pillar's or not."""
+    paths = [table.path for table in postfix.inventory.tables if os.path.isabs(table.path)]
+    return {ispmail_tablefile.parse(ispmail_files.read(path).content).get("user", "") for path in paths}
+
+
 def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     """Yield what can be found out on this server alone."""
     yield from _as_pillar_says(postfix)

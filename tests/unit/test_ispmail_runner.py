@@ -288,10 +288,11 @@ def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, tmp_p
     configured({"main": MAIN})
     events = []
 
-    def orchestrate(sls):
+    def orchestrate():
         raise OSError(28, "No space left on device", "/var/cache/a secret")
 
-    salt = {"event.send": lambda tag, data: events.append((tag, data)), "state.orchestrate": orchestrate}
+    salt = {"event.send": lambda tag, data: events.append((tag, data))}
+    monkeypatch.setattr(ispmail, "_orchestrate", orchestrate)
     monkeypatch.setattr(ispmail, "__salt__", salt, raising=False)
     monkeypatch.setitem(ispmail.__opts__, "cachedir", str(tmp_path))
     if broken == "the cache":
