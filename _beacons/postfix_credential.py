@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("030000a8000e")
+ispmail_stamp.require("48150169b722")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("030000a8000e")
+ispmail_stamp.require("48150169b722")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("030000a8000e")
+ispmail_stamp.require("48150169b722")
 
 import ispmail_answers
 import ispmail_apply

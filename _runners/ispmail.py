@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("030000a8000e")
+ispmail_stamp.require("48150169b722")
 
 import salt.client
 import salt.utils.event

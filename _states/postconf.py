@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("030000a8000e")
+ispmail_stamp.require("48150169b722")
 
 from ispmail_salt import state
 

@@ -132,14 +132,17 @@ def live(maps: Sequence[Map | CompleteMap], inventory: Inventory, running: bool 
 
 
 def unaskable(groups: Iterable[Group], config_directory: str) -> tuple[list[str], list[str]]:
-    """Probe tables.
+    """Probe tables. Once some cannot be asked, no further group is asked after PROBE_SECONDS.
 
     Returns:
         Sentences on those that cannot be asked, and warnings; each with the maps that it is about.
     """
     reasons: dict[str, list[str]] = {}
     warnings: dict[str, list[str]] = {}
+    until = time.monotonic() + PROBE_SECONDS
     for group in groups:
+        if reasons and time.monotonic() > until:
+            break
         for name, found in probe(group, config_directory).items():
             for sentence in found.warnings if found.reason is None else [found.reason]:
                 names = (warnings if found.reason is None else reasons).setdefault(sentence, [])

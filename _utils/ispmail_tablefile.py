@@ -149,6 +149,12 @@ def logical_lines(text: str) -> list[tuple[int, str]]:
     return logical
 
 
+def knows(key: str, version: str) -> bool:
+    """Tell whether a release of Postfix reads a key of a table file."""
+    since = SCHEMA[key].since
+    return since is None or _release(version) >= _release(since)
+
+
 def for_release(table_type: str, text: str, version: str) -> str:
     """A table file for one release of Postfix: a single host stands in it twice before 3.10.
 

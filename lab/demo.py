@@ -17,6 +17,7 @@ import pymysql
 import salt.version
 
 from lab import is_free, scratch
+from lab.dovecot import Dovecot, MailLoad
 from lab.mariadb import MariaDB, schema, set_password
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix
@@ -51,6 +52,8 @@ RECIPIENTS = {
     "nobody@example.org": (550, "neither"),
     "john@example.com": (554, "not our domain"),
 }
+# Who logs in to Dovecot.
+MAILBOX, MAIL_PASSWORD = "john@example.org", "mailSecret"
 # State IDs of salt/ispmail/*.sls.
 SYNCED = "The modules for Postfix maps are synced"
 MANAGED = "Postfix asks the maps that pillar names"
@@ -71,6 +74,7 @@ class Demo:
         self.password = f"it's 100% {self.token} \\ #1;"
         self.db = MariaDB(directory / "db")
         self._mail: Postfix | None = None
+        self._dovecot: Dovecot | None = None
         self.minion = Minion(directory / "minion", enable_fqdns_grains=False)
 
     @property
@@ -80,8 +84,17 @@ class Demo:
             raise RuntimeError("Postfix was not started")
         return self._mail
 
+    @property
+    def dovecot(self) -> Dovecot:
+        """The private Dovecot."""
+        if self._dovecot is None:
+            raise RuntimeError("Dovecot was not started")
+        return self._dovecot
+
     def stop(self) -> None:
         """Stop the servers."""
+        if self._dovecot:
+            self._dovecot.stop()
         if self._mail:
             self._mail.stop()
         self.db.stop()
@@ -101,6 +114,7 @@ class Demo:
         self.recipients()
         self.second_apply()
         self.wrong_password()
+        self.dovecot_joins()
         self.by_hand(self.rotation())
 
     def servers(self) -> None:
@@ -208,6 +222,22 @@ class Demo:
         self.screen.check("the apply", refused["result"], False, "is refused: no file written, no reload")
         self._check_load(report)
 
+    def dovecot_joins(self) -> None:
+        """A Dovecot on the same account gets its login from an option file that Salt writes."""
+        self.screen.step("Add Dovecot, which logs in to the database with the same account", 41)
+        self.db.sql("UPDATE mailserver.virtual_users SET password = %s", f"{{PLAIN}}{MAIL_PASSWORD}")
+        option_file = self.directory / "dovecot" / "etc" / "ispmail.cnf"
+        with delayed_signals():
+            self._dovecot = Dovecot(self.directory / "dovecot", self.db.port, option_file=str(option_file))
+        self._write_pillar(self.password)
+        self.screen.quote("ispmail:\n  consumers:\n    dovecot: {}   # /etc/dovecot/ispmail.cnf, see docs/consumers.md")
+        code, states = self._apply()
+        self._check_state(states, MANAGED, {"consumer:dovecot"})
+        self._check_exit_code(code, 0)
+        with delayed_signals():
+            self.dovecot.start()
+        self.screen.check("Dovecot", self.dovecot.login(MAILBOX, MAIL_PASSWORD), "ok", f"{MAILBOX} logs in by IMAP")
+
     def rotation(self) -> Report:
         """A new password in the order of salt/orch/rotate.sls, without a failed lookup."""
         self.screen.step("Change the database password with Salt, while clients ask Postfix for recipients", 18)
@@ -221,13 +251,15 @@ class Demo:
         )
         self._write_pillar(self.password, server={"unix_socket": self.db.socket})
         before = self._smtpd_processes()
-        with self._load() as load:
+        logins = MailLoad(self.dovecot.imap_port, self.dovecot.lmtp_port, MAILBOX, MAIL_PASSWORD)
+        with logins, self._load() as load:
             self._credential("accepted", ACCEPTED, old, (True, True), "accepts both the old and the new password")
             code, states = self._apply("ispmail.drained")
-            self._check_state(states, MANAGED, set(MAPS), "the table files")
+            files = {*MAPS, "consumer:dovecot"}
+            self._check_state(states, MANAGED, files, "the files")
             secret = {"password": {"old": "***", "new": "***"}}
             changes = states[MANAGED]["changes"]
-            self.screen.check_silently("the changes of the table files", changes, dict.fromkeys(MAPS, secret))
+            self.screen.check_silently("the changes of the files", changes, dict.fromkeys(files, secret))
             self._check_state(states, DRAINED, set(), "Postfix")
             self._check_exit_code(code, 0)
             self._credential("sole", SOLE, old, (False, True), "accepts only the new password")
@@ -236,7 +268,16 @@ class Demo:
         enough = len(self._smtpd_processes() - before) >= 5
         self.screen.check_silently("at least 5 new smtpd processes during the rotation", enough, True)
         self._check_load(report)
-        text = "are in pillar and the table files, and in no output, log or cache"
+        counts = logins.counts()
+        failed = (counts["failed logins"], counts["failed mails"])
+        text = f"{counts['logins']} logins, {counts['mails']} mails delivered by LMTP, {sum(failed)} failed"
+        self.screen.check("Dovecot", failed, (0, 0), text)
+        with delayed_signals():
+            self.dovecot.restart()
+        text = "logs in to the database anew after a restart"
+        self.screen.check("Dovecot", self.dovecot.login(MAILBOX, MAIL_PASSWORD), "ok", text)
+        self.dovecot.stop()
+        text = "are in pillar, the table files and the option file, and in no output, log or cache"
         self.screen.check("the passwords", self._leaks(), [], text)
         return report
 
@@ -271,6 +312,9 @@ class Demo:
         """Write the pillar for these servers."""
         database = {"password": password, "hosts": _address(self.db)}
         postfix = {"config_directory": str(self.mail.config_directory)}
+        if self._dovecot:
+            files = {"option_file": str(self._option_file()), "config_file": str(self.dovecot.config_file)}
+            sections["consumers"] = {"dovecot": files}
         self.minion.pillar = {"ispmail": {"database": database, "postfix": postfix, **sections}}
 
     def _apply(self, sls: str = "ispmail") -> tuple[int, dict[str, dict[str, Any]]]:
@@ -351,10 +395,16 @@ class Demo:
     def _files(self) -> list[Path]:
         return [self._file(parameter) for parameter in MAPS]
 
+    def _option_file(self) -> Path:
+        return self.dovecot.config_file.with_name("ispmail.cnf")
+
     def _table_file(self, parameter: str) -> str:
         """The content of a table file in the guide, with this demo's values."""
+        # A Postfix before 3.10 has the host twice, see docs/costs.md.
+        release = tuple(int(part) for part in self.mail.command("postconf", "-h", "mail_version").split(".")[:2])
+        hosts = " ".join([_address(self.db)] * (1 if release >= (3, 10) else 2))
         return (
-            f"user = mailserver\npassword = {self.password}\nhosts = {_address(self.db)}\n"
+            f"user = mailserver\npassword = {self.password}\nhosts = {hosts}\n"
             f"dbname = mailserver\nquery = {MAPS[parameter][1]}\n"
         )
 
@@ -370,7 +420,7 @@ class Demo:
 
     def _leaks(self) -> list[str]:
         """The files that contain a password and should not."""
-        allowed = {self.minion.pillar_file, *self._files()}
+        allowed = {self.minion.pillar_file, self._option_file(), *self._files()}
         files = (path for path in self.directory.rglob("*") if path.is_file() and not path.is_symlink())
         others = (path for path in files if path not in allowed and self.db.directory not in path.parents)
         return sorted(str(path) for path in others if self.token.encode() in path.read_bytes())
@@ -423,6 +473,7 @@ def _show(screen: Screen) -> bool:
         screen.step("Remove everything", 26)
         left: list[object] = [*demo.mail.processes(), *demo.directory.glob("*")]
         left += ["MariaDB"] if demo.db.running else []
+        left += [f"port {port}" for port in (demo.dovecot.imap_port, demo.dovecot.lmtp_port) if not is_free(port)]
         left += [f"port {server.port}" for server in (demo.db, demo.mail) if not is_free(server.port)]
         screen.check("/etc/postfix", _files_in(OWN_POSTFIX) == before, True, "unchanged")
         screen.check("processes, ports and files", left, [], "gone")
