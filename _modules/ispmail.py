@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("48150169b722")
+ispmail_stamp.require("45a3fad734f6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

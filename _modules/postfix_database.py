@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("48150169b722")
+ispmail_stamp.require("45a3fad734f6")
 
 import ispmail_accounts
 import ispmail_holders

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("48150169b722")
+ispmail_stamp.require("45a3fad734f6")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("48150169b722")
+ispmail_stamp.require("45a3fad734f6")
 
 from ispmail_salt import state
 

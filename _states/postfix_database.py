@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("48150169b722")
+ispmail_stamp.require("45a3fad734f6")
 
 from ispmail_salt import state
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("48150169b722")
+ispmail_stamp.require("45a3fad734f6")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os.path
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import ispmail_tablefile
@@ -15,6 +16,9 @@ from ispmail_hosts import split_list
 from ispmail_programs import table_fault
 from ispmail_reach import Word, words_of
 from ispmail_tablefile import OBSOLETE, SCHEMA, SECRET, shown_key
+
+# A shorter password is a part of many values.
+_LEAST_PASSWORD = 4
 
 # Lists of what proxymap(8) may read and write: no question is asked by them.
 _PERMISSIONS = ("proxy_read_maps", "proxy_write_maps")
@@ -134,10 +138,11 @@ def adopt(
     """
     left_out: list[str] = []
     found: list[_Found] = []
+    passwords = _passwords(sources.values())
     for each in _default_places_first(tables):
         reason = each.obstacle or _same_file(each, found)
         if not reason:
-            keys, notes, reason = _keys(each, sources[each.path], version)
+            keys, notes, reason = _keys(each, sources[each.path], version, passwords)
             if not reason:
                 found.append(_Found(each, keys))
                 left_out += [f"{each}: {note}" for note in notes]
@@ -167,7 +172,15 @@ def _same_file(table: Named, found: Iterable[_Found]) -> str:
     return f"its file is already the one of {owners[0]}, and pillar has one map for one file: it stays as it is"
 
 
-def _keys(table: Named, source: Source, version: str | None) -> tuple[dict[str, str], list[str], str]:
+def _passwords(sources: Iterable[Source]) -> set[str]:
+    """The passwords in table files. Very short ones are a part of anything."""
+    found = {ispmail_tablefile.parse(source.content).get("password", "") for source in sources}
+    return {password for password in found if len(password) >= _LEAST_PASSWORD}
+
+
+def _keys(
+    table: Named, source: Source, version: str | None, passwords: Collection[str]
+) -> tuple[dict[str, str], list[str], str]:
     """The keys of a table as its file will have them, notes, and why pillar cannot hold the table."""
     if source.error:
         return {}, [], source.error
@@ -179,13 +192,20 @@ def _keys(table: Named, source: Source, version: str | None) -> tuple[dict[str, 
     notes = [f"its file is {source.ownership}, an apply changes that"] if source.ownership else []
     for key in list(keys):
         if fault := ispmail_tablefile.key_fault(table.type, key, version):
+            if key not in (*SCHEMA, *OBSOLETE) and not difflib.get_close_matches(key, SCHEMA, 1):
+                # It may be anything, a password too.
+                fault = fault.at("a key that is not shown")
             notes.append(f"{str(fault).partition(': ')[0]}, an apply takes it out of the file")
             del keys[key]
     if "password" in ispmail_tablefile.schema(table.type) and "option_file" not in keys:
         # Postfix reads a missing password as an empty one; pillar asks for one of the two.
         keys.setdefault("password", "")
     faults = ispmail_tablefile.validate(table.type, keys, version, parameter=table.place).errors
-    hidden = [key for key, value in ispmail_tablefile.redact(keys).items() if value == SECRET and key != "password"]
+    hidden = [
+        key
+        for key, value in ispmail_tablefile.redact(keys).items()
+        if key != "password" and (value == SECRET or any(password in value for password in passwords))
+    ]
     reasons = [*map(str, faults), *(f"the value of {shown_key(key)} may hold a password" for key in hidden)]
     reasons += [f"pillar takes the value of {key} for a URI" for key in keys if keys[key].startswith("sdb://")]
     if reasons:

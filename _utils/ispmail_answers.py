@@ -14,14 +14,12 @@ from typing import Any
 import ispmail_files
 import ispmail_inventory
 import ispmail_lookup
-import ispmail_postconf
 import ispmail_route
 from ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from ispmail_errors import InvalidInput
-from ispmail_expand import expand
 from ispmail_inventory import Inventory
 from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe
-from ispmail_maincf import SECRET_PARAMETERS, path_of
+from ispmail_maincf import SECRET_PARAMETERS
 from ispmail_reach import words_of
 from ispmail_tablefile import SECRET, shown_key
 
@@ -44,13 +42,13 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
         raise InvalidInput("the question must be a text of one line")
     inventory = ispmail_inventory.read(instance.config_directory)
     if ":" in name:
-        table = _named_table(instance, inventory, name)
-        path = path_of(table)
+        table, path = _named_table(instance, inventory, name)
         found = ispmail_lookup.ask(question, [table], instance.config_directory)
     else:
         chosen = choose(instance, [name])
         path = chosen[0].path
-        with contextlib.closing(live(chosen, inventory)) as groups:
+        running = ispmail_route.is_there(inventory.settings.queue_directory)
+        with contextlib.closing(live(chosen, inventory, running)) as groups:
             group = next(groups)
             asked = group.tables[name]
             found = ispmail_lookup.ask(question, [asked], instance.config_directory, as_=group.as_)
@@ -61,16 +59,19 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
             reason=found.reason and found.reason.replace(asked, table),
             warnings=tuple(warning.replace(asked, table) for warning in found.warnings),
         )
-    hidden = found.answer is not None and os.path.realpath(path) in secret_paths(instance)
+    hidden = found.answer is not None and inventory.settings.real_path(path) in secret_tables(instance, inventory)
     return dataclasses.replace(found, answer=SECRET) if hidden else found
 
 
-def secret_paths(instance: Instance | CompleteInstance) -> set[str]:
-    """The real paths of the tables that hold a relay's passwords, however main.cf and master.cf spell them."""
-    values = ispmail_postconf.expanded(SECRET_PARAMETERS, instance.config_directory)
-    found = {path for value in values for path in re.findall(r"/[^\s,{}]+", value)}
-    found |= {each.path for each in instance.maps if each.parameter in SECRET_PARAMETERS}
-    return set(map(os.path.realpath, found))
+def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -> set[str]:
+    """The paths of the tables that hold a relay's passwords, however main.cf and master.cf spell them."""
+    found = {
+        table.path
+        for table in inventory.tables
+        if any(place.name.rpartition("/")[2] in SECRET_PARAMETERS for place in table.places)
+    }
+    known = inventory.settings
+    return found | {known.real_path(each.path) for each in instance.maps if each.parameter in SECRET_PARAMETERS}
 
 
 def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
@@ -197,8 +198,9 @@ def wrong_answers(instance: CompleteInstance, groups: Iterable[Group]) -> list[s
             wrong[expected, table] = found
     if not wrong:
         return left_out
-    secret = secret_paths(instance)
-    hidden = {each.name: os.path.realpath(each.path) in secret for each in instance.maps}
+    inventory = ispmail_inventory.read(instance.config_directory)
+    secret = secret_tables(instance, inventory)
+    hidden = {each.name: inventory.settings.real_path(each.path) in secret for each in instance.maps}
     sentences = [
         _difference(expected, found, table, hidden[expected.map]) for (expected, table), found in wrong.items()
     ]
@@ -236,22 +238,25 @@ def _in_memory(contents: Mapping[str, tuple[str, bytes]], as_: Asker) -> Generat
             yield Group(tables, with_descriptors)
 
 
-def _named_table(instance: Instance, inventory: Inventory, name: str) -> str:
-    """A table that pillar or main.cf names. Any other would let a job open a file of its choice."""
+def _named_table(instance: Instance, inventory: Inventory, name: str) -> tuple[str, str]:
+    """A table that pillar or main.cf names, and the real path of its file.
+
+    Any other would let a job open a file of its choice. So nothing of the caller's own path is used: it may be a link
+    that leads elsewhere a moment later.
+    """
     known = inventory.settings
-    found = words_of(name, known.values, known.real_path)
-    allowed = {(each.type, each.path) for each in inventory.tables}
-    allowed |= {(each.type, known.real_path(each.path)) for each in instance.maps}
-    if (
-        len(found) != 1
-        or not found[0].is_table
-        or (found[0].references[0].type, found[0].references[0].path) not in allowed
-    ):
+    words = words_of(name, known.values, known.real_path)
+    asked = words[0].references[0] if len(words) == 1 and words[0].is_table else None
+    allowed = {(each.type, known.real_path(each.path)): each.parameter for each in instance.maps}
+    allowed |= {(each.type, each.path): each.places[0].name for each in inventory.tables}
+    if asked is None or (asked.type, asked.path) not in allowed:
         raise InvalidInput(
             "that is not the name of a map in pillar, nor an SQL table that pillar or main.cf names: "
             f"known are {', '.join(each.name for each in instance.maps)}"
         )
-    return expand(name, known.values)
+    if not asked.proxied:
+        return asked.table, asked.path
+    return inventory.spelling(allowed[asked.type, asked.path], asked.path, asked.table), asked.path
 
 
 def _with_maps(sentences: Mapping[str, Sequence[str]]) -> list[str]:

@@ -1,17 +1,15 @@
-"""Bring one Postfix instance to what pillar says, or take the maps out: all or nothing, checked, and put back."""
+"""Bring one Postfix instance to what pillar says: all or nothing, checked, and put back."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import ispmail_classes
 import ispmail_config
 import ispmail_consumers
+import ispmail_files
 import ispmail_inventory
 import ispmail_plan
 import ispmail_postconf
@@ -25,24 +23,13 @@ from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import Failed, Fault, listed
 from ispmail_hosts import hosts, parse_host
 from ispmail_inventory import Inventory, is_own_parameter
-from ispmail_plan import Difference
+from ispmail_plan import Difference, Outcome
 from ispmail_programs import table_fault
 from ispmail_smtpd import refuse_if_worse
 from ispmail_tablefile import READ_WHEN_CONNECTING
 from ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was changed, or would be."""
-
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    maps: int = 0
-    warnings: tuple[str, ...] = ()
-    reloaded: bool = False
-    consumers: int = 0
 
 
 def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, consumers: Consumers = NONE) -> Outcome:
@@ -131,6 +118,9 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         if not os.path.isdir(os.path.dirname(each.path))
     ]
     for each in instance.maps:
+        for directory in dict.fromkeys(map(os.path.dirname, (each.path, os.path.realpath(each.path)))):
+            if os.path.isdir(directory) and (reason := ispmail_files.unsafe_directory(directory)):
+                faults.append(Fault(f"maps:{each.name}:file", f"is where {reason}", "choose a directory of root's"))
         if each.parameter in difference.parameters:
             key, is_own = f"maps:{each.name}:parameter", is_own_parameter(each.parameter, inventory.settings)
             faults += filter(None, [table_fault(each.parameter, key, is_own)])
@@ -185,13 +175,13 @@ def _make(
         _ask_live(instance, changed, running, after)
         if not running:
             return
-        refuse_if_worse(before, ispmail_smtpd.ask(after))
+        warnings.extend(refuse_if_worse(before, ispmail_smtpd.ask(after)))
         astray = ispmail_classes.astray(instance, after)
         if caused := [each for each in astray if each not in astray_before]:
             raise Failed(listed("Mail would not go the way that pillar expects", caused))
         warnings.extend(astray)
 
-    if before and before.code in (None, 421, 530):
+    if before and before.was_not_asked:
         warnings.append(
             f"smtpd itself was not asked ({before.text}): send a mail to see whether its chroot has all that it needs"
         )

@@ -55,14 +55,15 @@ def run(
     Args:
         environment: Variables to set for it.
         pass_fds: Open files that it inherits.
-        user: As whom it runs, with that user's groups; None for ourselves.
+        user: As whom it runs, with that user's groups; None for ourselves. Other processes of that user can look into
+            it: it gets nothing of ours, no environment, working directory or terminal.
         stdin: What it can read.
 
     Raises:
         CannotAsk: It is not installed, or there is no such user.
     """
     # MAIL_CONFIG and MAIL_VERBOSE would change what is asked and said; a plain user's PATH has no sbin.
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAIL_")}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAIL_") and user is None}
     path = f"{inherited.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     try:
         done = subprocess.run(
@@ -98,7 +99,8 @@ def _as_user(user: str | None) -> dict[str, Any]:
     except KeyError as err:
         raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from err
     groups = os.getgrouplist(user, entry.pw_gid)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+    ids = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+    return {**ids, "cwd": "/", "start_new_session": True}
 
 
 def output(name: Name, arguments: Sequence[str]) -> str:

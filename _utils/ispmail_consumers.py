@@ -48,6 +48,11 @@ def compare(consumers: Consumers) -> Difference:
     """
     files, changes, foreign = [], {}, []
     for each in consumers.with_option_file:
+        path = each.option_file or ""
+        reason = "it is a link" if os.path.islink(path) else ispmail_files.unsafe_directory(os.path.dirname(path))
+        if reason:
+            foreign.append(f"{path} cannot be written safely by root, {reason}: name a file in a directory of root's")
+            continue
         replacement, differences, other = _compare_file(each, consumers.keys)
         if other:
             foreign.append(

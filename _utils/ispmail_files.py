@@ -262,6 +262,24 @@ def replace(replacement: Replacement) -> None:
     exchange.forget()
 
 
+def unsafe_directory(directory: str) -> str | None:
+    """Say where others than root could put a link or a file of theirs in place of root's; None where nobody can."""
+    first = directory = os.path.realpath(directory)
+    while True:
+        try:
+            status = os.stat(directory)
+        except OSError as err:
+            return f"{directory} cannot be read: {err.strerror}"
+        by_group = status.st_mode & stat.S_IWGRP and status.st_gid != 0
+        # In a directory like /tmp nobody can replace what is root's, but anybody can make a new file.
+        sticky = status.st_mode & stat.S_ISVTX and directory != first
+        if status.st_uid != 0 or ((by_group or status.st_mode & stat.S_IWOTH) and not sticky):
+            return f"others than root may write in {directory}"
+        if directory == "/":
+            return None
+        directory = os.path.dirname(directory)
+
+
 def remove_leftovers(paths: Iterable[str]) -> None:
     """Remove what a change that was cut off has left beside these files: it may hold a password.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import glob
 import os
 import pwd
@@ -68,6 +69,8 @@ class Asker:
 
 
 ROOT = Asker()
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tu
 def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
     """A file in memory that its asker can read, as a descriptor that is closed with the stack."""
     # The name is for /proc only, and a long one is refused.
-    descriptor = os.memfd_create("table")
+    descriptor = os.memfd_create("table", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     stack.callback(os.close, descriptor)
     os.fchmod(descriptor, 0o600)
     if as_.user:
@@ -196,6 +199,8 @@ def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
         stream.write(content)
     # Postfix pauses on a file that is less than two seconds old.
     os.utime(descriptor, (time.time() - ispmail_files.BACKDATED,) * 2)
+    # Other processes of the asker could change it, and with it what is asked.
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     return descriptor
 
 

@@ -55,11 +55,14 @@ def shown(name: str, value: str | None, secret_names: Collection[str] = SECRET_P
     """
     if value is None:
         return None
-    if re.search(r"(password|passwd|_pw|_secret)$", name):
+    if re.search(r"(?i)pass(w|$|_)|pwd|(^|_)pw($|_)|secret", name) and not name.endswith("_maps"):
         return "***"
-    if name in secret_names:
-        return re.sub(r"(?s)\b(static|inline):.*", r"\1:***", value)
-    return value
+    return without_inline(value) if name in secret_names else value
+
+
+def without_inline(value: str) -> str:
+    """A value without what it holds itself: that may be passwords."""
+    return re.sub(r"(?s)\b(static|inline):.*", r"\1:***", value)
 
 
 def overrides(command: str) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 from ispmail_errors import Fault
 
 # libmariadb reads a line into a buffer of 4096 bytes. A longer line would become two.
@@ -9,6 +12,7 @@ _LONGEST_LINE = 4000
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "s": " ", '"': '"', "'": "'", "\\": "\\"}
 # The group of lines that belong to no group, such as !include.
 NO_GROUP = ""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 
 
 def render(group: str, user: str, password: str) -> str:
@@ -27,32 +31,45 @@ def faults(user: str, password: str) -> list[Fault]:
 
 def parse(content: bytes | None) -> dict[str, dict[str, str]]:
     """Read the groups of an option file, each option to its value. The last of two wins. None: there is no file."""
-    text = (content or b"").decode("utf-8", "surrogateescape")
     groups: dict[str, dict[str, str]] = {}
+    for group, name, value in _lines(content):
+        groups.setdefault(group, {})
+        if name:
+            groups[group][name] = _unquoted(value or "")
+    return groups
+
+
+def other_settings(content: bytes | None, group: str) -> list[str]:
+    """Name what an option file sets beside user and password of one group, as ``[group] option``.
+
+    A line that sets nothing may be anything, a password too: it is not shown.
+    """
+    found = []
+    for owner, name, value in _lines(content):
+        if not name or (owner == group and name in ("user", "password") and value is not None):
+            continue
+        shown = name if value is not None and _NAME.fullmatch(name) else "a line"
+        shown = name.split()[0] if name.split()[0] in ("!include", "!includedir") else shown
+        place = f"[{owner if _NAME.fullmatch(owner) else '***'}] " if owner else ""
+        found.append(f"{place}{shown}")
+    return list(dict.fromkeys(found))
+
+
+def _lines(content: bytes | None) -> Iterator[tuple[str, str, str | None]]:
+    """Group, option and value of each line; an empty option where a group begins, None where there is no value."""
     group = NO_GROUP
-    for line in text.split("\n"):
+    for line in (content or b"").decode("utf-8", "surrogateescape").split("\n"):
         bare = line.strip()
         if not bare or bare[0] in "#;":
             continue
         if bare[0] == "[":
             group = bare[1:].partition("]")[0].strip()
-            groups.setdefault(group, {})
+            yield group, "", None
             continue
-        name, _, value = bare.partition("=")
+        name, equals, value = bare.partition("=")
         # What includes other files belongs to no group.
         owner = NO_GROUP if bare[0] == "!" else group
-        groups.setdefault(owner, {})[name.strip().replace("-", "_")] = _unquoted(value.strip())
-    return groups
-
-
-def other_settings(content: bytes | None, group: str) -> list[str]:
-    """Name what an option file sets beside user and password of one group, as ``[group] option``."""
-    return [
-        f"[{name}] {option.split()[0]}" if name else option.split()[0]
-        for name, options in parse(content).items()
-        for option in options
-        if name != group or option not in ("user", "password")
-    ]
+        yield owner, name.strip().replace("-", "_"), value.strip() if equals else None
 
 
 def _escaped(value: str) -> str:

@@ -10,6 +10,7 @@ from ispmail_hosts import BLANKS
 from ispmail_tablefile import OBSOLETE, SCHEMA, SECRET, shown_key
 
 SUFFIX = ".before-ispmail"
+_LOGIN_IN_URI = re.compile(r"://[^/\s]*:[^/\s]*@")
 _TELLS_A_SECRET = re.compile(r"(?i)pass|pw|secret")
 
 
@@ -56,7 +57,7 @@ def _left_out(line: str, passwords: Collection[str]) -> str:
     if not found:
         return "a line"
     key, value = found
-    is_secret = any(password in value for password in passwords)
+    is_secret = any(password in value for password in passwords) or _LOGIN_IN_URI.search(value) is not None
     if key in OBSOLETE:
         is_secret = is_secret or _TELLS_A_SECRET.search(value) is not None
     else:

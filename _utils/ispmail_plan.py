@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import itertools
+import os
 import pwd
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ispmail_files
@@ -15,12 +17,17 @@ import ispmail_original
 import ispmail_tablefile
 from ispmail_config import CompleteInstance, CompleteMap, Map
 from ispmail_errors import CannotAsk, Fault
+from ispmail_expand import expand, names_in
 from ispmail_files import File, Replacement
 from ispmail_inventory import Settings
-from ispmail_maincf import shown
+from ispmail_maincf import shown, without_inline
+from ispmail_maincf import words as split_words
+from ispmail_programs import restriction_fault
 from ispmail_reach import Reference, Wanted, joined, pointing, references
 
 # A table file holds a password, and proxymap(8) reads it as user postfix.
+OPEN_DOMAINS = "without virtual_mailbox_maps every address of the domains is accepted: is that meant?"
+
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
 OWNERSHIP = {"mode": f"{_MODE:04o}", "user": _OWNER, "group": _GROUP}
 
@@ -44,6 +51,17 @@ class Difference:
         return {name: self.settings.set_value(name) for name in self.parameters}
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What was changed, or would be."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    maps: int = 0
+    warnings: tuple[str, ...] = ()
+    reloaded: bool = False
+    consumers: int = 0
+
+
 def compare(instance: CompleteInstance) -> Difference:
     """Compare pillar with the table files and main.cf, by one postconf.
 
@@ -58,17 +76,18 @@ def compare(instance: CompleteInstance) -> Difference:
             files += replacements
             changes[each.name] = differences
     changed = set(changes)
-    faults = _shared_files(instance.maps, known)
+    faults = [*_shared_files(instance.maps, known), *restriction_faults(instance.maps, known)]
     parameters, warnings = {}, [*_open_domains(instance.maps, known), *unmanaged_tables(instance.maps, known)]
+    ours = {known.real_path(each.path) for each in instance.maps}
     for name in parameters_of(instance.maps):
         maps = [each for each in instance.maps if each.parameter == name]
-        value, wrong = _pointing(known, name, maps)
+        value, wrong = _pointing(known, name, maps, ours)
         faults += wrong
         if value is not None:
             parameters[name] = value
             changed |= {each.name for each in maps}
-            warnings += _lost_default(known, name)
-    unknown = tuple(name for name in parameters if name not in known.values)
+    referred = {found for value in known.values.values() if "$" in value for found in names_in(value)}
+    unknown = tuple(name for name in parameters if name not in known.values and name not in referred)
     readable = _readable_by_proxymap(known, parameters, instance.maps)
     if readable is not None:
         parameters["proxy_read_maps"] = readable
@@ -105,11 +124,32 @@ def ownership(file: File) -> dict[str, str]:
     return names
 
 
+def restriction_faults(maps: Sequence[Map], known: Settings) -> list[Fault]:
+    """Faults of maps whose parameter is a list of restrictions in this main.cf: a class, or by what it holds.
+
+    Without its table a ``check_…_access`` stands alone, and smtpd answers with 451 to each recipient.
+    """
+    classes = split_words(known.expanded("smtpd_restriction_classes"))
+    faults = []
+    for each in maps:
+        words = known.words(each.parameter)
+        path = known.real_path(each.path)
+        pairs = [
+            word
+            for before, word in itertools.pairwise(words)
+            if before.text.startswith("check_") and path in [one.path for one in word.references]
+        ]
+        if each.parameter in classes or pairs:
+            faults.append(restriction_fault(each.parameter, f"maps:{each.name}:parameter"))
+    return faults
+
+
 def unmanaged_tables(maps: Sequence[Map], known: Settings) -> list[str]:
     """Warnings of SQL tables in our parameters that pillar does not name: perhaps left by a change of file or type."""
     paths = {known.real_path(each.path) for each in maps}
     return [
-        f"{parameter} also asks {word.text}, which pillar does not name: it is kept, take it out if it is a leftover"
+        f"{parameter} also asks {without_inline(word.text)}, which pillar does not name: "
+        "it is kept, take it out if it is a leftover"
         for parameter in parameters_of(maps)
         for word in known.words(parameter)
         if any(each.path not in paths for each in word.references)
@@ -144,7 +184,10 @@ def _first_copy(old: File) -> Replacement | None:
     """A copy of a table file that somebody else wrote, kept when it is first replaced, without its passwords."""
     if not old.content or not ispmail_original.is_handmade(old.content):
         return None
-    there = ispmail_files.read(old.path + ispmail_original.SUFFIX)
+    path = old.path + ispmail_original.SUFFIX
+    if os.path.islink(path):
+        raise CannotAsk(f"{path} is a link: remove it, a copy of {old.path} is to be kept there")
+    there = ispmail_files.read(path)
     if there.content is not None:
         return None
     content = ispmail_original.without_secrets(old.content)
@@ -176,8 +219,14 @@ def _shared_files(maps: Sequence[CompleteMap], known: Settings) -> list[Fault]:
     ]
 
 
-def _pointing(known: Settings, name: str, maps: Sequence[CompleteMap]) -> tuple[str | None, list[Fault]]:
-    """What a parameter becomes, so that it points at these maps in their order; None where it does."""
+def _pointing(
+    known: Settings, name: str, maps: Sequence[CompleteMap], ours: Collection[str]
+) -> tuple[str | None, list[Fault]]:
+    """What a parameter becomes, so that it points at these maps in their order; None where it does.
+
+    Args:
+        ours: The paths of all our tables.
+    """
     wanted = [
         Wanted(f"maps:{each.name}", each.table(), Reference(each.type, known.real_path(each.path), each.proxy))
         for each in maps
@@ -186,23 +235,23 @@ def _pointing(known: Settings, name: str, maps: Sequence[CompleteMap]) -> tuple[
     value, faults = pointing(current, known.words(name), wanted)
     if value == current:
         return None, faults
-    # A default is not kept: main.cf would have it twice when the default changes.
-    return (value if name in known.explicit else pointing("", [], wanted)[0]), faults
+    kept = name in known.explicit or _default_counts(known, name, ours)
+    return (value if kept else pointing("", [], wanted)[0]), faults
+
+
+def _default_counts(known: Settings, name: str, ours: Collection[str]) -> bool:
+    """Whether the default of a parameter leads to more than our own tables: that is kept, else mail for it is lost."""
+    return any(
+        expand(word.text, known.values).strip()
+        and not (word.only_tables and all(each.path in ours for each in word.references))
+        for word in known.words(name)
+    )
 
 
 def _open_domains(maps: Sequence[Map], known: Settings) -> list[str]:
     names = parameters_of(maps)
     domains_only = "virtual_mailbox_domains" in names and "virtual_mailbox_maps" not in names
-    if domains_only and not known.expanded("virtual_mailbox_maps"):
-        return ["without virtual_mailbox_maps every address of the domains is accepted: is that meant?"]
-    return []
-
-
-def _lost_default(known: Settings, name: str) -> list[str]:
-    value = known.values.get(name)
-    if name in known.explicit or not value or value.startswith("$virtual_"):
-        return []
-    return [f"{name} had its default, {value}, which is not kept: set it in main.cf first if it is needed"]
+    return [OPEN_DOMAINS] if domains_only and not known.expanded("virtual_mailbox_maps") else []
 
 
 def _readable_by_proxymap(known: Settings, parameters: Mapping[str, str], maps: Sequence[Map]) -> str | None:

@@ -100,13 +100,6 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
     return values
 
 
-def expanded(parameters: Sequence[str], config_directory: str) -> list[str]:
-    """Read the values of parameters with each ``$name`` expanded, those that a service of master.cf overrides too."""
-    values = list(_printed(config_directory, "-x", *checked_names(parameters), _WITNESS).values())
-    overrides = values_of(output("postconf", ["-c", config_directory, "-P", "-x"]))
-    return values + [value for name, value in overrides.items() if name.rpartition("/")[2] in parameters]
-
-
 def shown(values: Mapping[str, str], config_directory: str) -> dict[str, str | None]:
     """Values for people: no password that stands in main.cf itself, or in a parameter that one of those refers to."""
     secret_names: set[str] = set()

@@ -65,6 +65,16 @@ def programs_of(parameter: str) -> tuple[str, ...]:
     return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), _MOST)
 
 
+def restriction_fault(parameter: str, key: str) -> Fault:
+    """The fault of a parameter that holds restrictions, such as ``check_sender_access`` and its table."""
+    return Fault(
+        key,
+        f"{parameter} is a list of restrictions, no list of tables",
+        "name a parameter of your own, such as access_maps_sql, "
+        f"and write check_…_access $access_maps_sql into {parameter} yourself",
+    )
+
+
 def table_fault(parameter: str, key: str, is_own: bool) -> Fault | None:
     """Why a parameter cannot hold a map, and what works instead; None where it can.
 
@@ -73,12 +83,7 @@ def table_fault(parameter: str, key: str, is_own: bool) -> Fault | None:
         is_own: Whether it is none of Postfix's parameters.
     """
     if _RESTRICTIONS.fullmatch(parameter):
-        return Fault(
-            key,
-            f"{parameter} is a list of restrictions, no list of tables",
-            "name a parameter of your own, such as access_maps_sql, "
-            f"and write check_…_access $access_maps_sql into {parameter} yourself",
-        )
+        return restriction_fault(parameter, key)
     if _TAKES_TABLES.fullmatch(parameter) or (is_own and not _OF_TRANSPORT.fullmatch(parameter)):
         return None
     return Fault(key, f"{parameter} does not take lookup tables", "see postconf(5) for the parameter that does")

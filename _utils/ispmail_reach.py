@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ispmail_errors import Fault
 from ispmail_expand import expand, sole_name
-from ispmail_maincf import words
+from ispmail_maincf import without_inline, words
 
 _TABLE = r"((?:(?:proxy|debug):)*)(mysql|pgsql|sqlite):([^\s,{}]+)"
 _WRITTEN_AS_TABLE = re.compile(r"((proxy|debug):)*(mysql|pgsql|sqlite):")
@@ -100,14 +100,17 @@ def pointing(value: str, found: Sequence[Word], maps: Sequence[Wanted]) -> tuple
     seen = [each for word in found for each in word.references if each.path in paths]
     held = [word for word in found if not word.is_table and _reaches(word, paths)]
     wanted = [each.reference for each in maps]
-    if seen == wanted or (held and len(seen) == len(wanted) and set(seen) == set(wanted)):
+    negated = any(word.text.startswith("!") for word in held)
+    if (seen == wanted and not negated) or (
+        held and not negated and len(seen) == len(wanted) and set(seen) == set(wanted)
+    ):
         return value, []
     by_path = {each.reference.path: each for each in maps}
     faults = [
         _is_held(by_path[each.path], word, each)
         for word in held
         for each in word.references
-        if each.path in paths and each != by_path[each.path].reference
+        if each.path in paths and (each != by_path[each.path].reference or word.text.startswith("!"))
     ]
     in_held = {each.path for word in held for each in word.references}
     spelling = {word.references[0]: word.text for word in reversed(found) if word.is_table and word.references}
@@ -172,4 +175,4 @@ def _is_held(wanted: Wanted, word: Word, found: Reference) -> Fault:
     """The fault of a table that is read in another way than pillar says, by a word that is not ours to change."""
     own = sole_name(word.text)
     fix = f"give the map parameter: {own}" if own else f"write {wanted.table} there"
-    return Fault(wanted.key, f"is read as {found.table} by {word.text} in main.cf", fix)
+    return Fault(wanted.key, f"is read as {found.table} by {without_inline(word.text)} in main.cf", fix)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ispmail_files
@@ -15,14 +17,13 @@ import ispmail_postfix
 import ispmail_smtpd
 import ispmail_transaction
 from ispmail_answers import choose
-from ispmail_apply import Outcome
-from ispmail_config import Instance
-from ispmail_errors import Failed
+from ispmail_config import Instance, Map
+from ispmail_errors import Failed, PillarFault
 from ispmail_expand import names_in, sole_name
 from ispmail_files import Replacement
-from ispmail_inventory import Inventory, is_own_parameter
-from ispmail_maincf import shown, words
-from ispmail_plan import parameters_of
+from ispmail_inventory import Inventory, Settings, is_own_parameter
+from ispmail_maincf import overrides, shown, without_inline, words
+from ispmail_plan import OPEN_DOMAINS, Outcome, parameters_of, restriction_faults
 from ispmail_reach import without
 from ispmail_smtpd import refuse_if_worse
 from ispmail_transaction import Change
@@ -53,6 +54,8 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         return Outcome()
     inventory = ispmail_inventory.read(directory)
     known = inventory.settings
+    if faults := restriction_faults(chosen, known):
+        raise PillarFault(instance.pillar_key, faults)
     paths = {known.real_path(each.path) for each in chosen}
     parameters = _without(parameters_of(chosen), paths, inventory)
     files = [file for file in map(ispmail_files.read, sorted(paths)) if file.content is not None]
@@ -66,6 +69,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             for name, new in parameters.items()
         }
     _refuse_in_use(inventory, parameters, paths)
+    warnings = _doubts(chosen, ispmail_inventory.changed(inventory, parameters).settings)
     interrupted = ispmail_transaction.interrupted(directory, cache_directory)
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
     if interrupted:
@@ -78,13 +82,12 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         before = ispmail_smtpd.ask(inventory) if running else None
 
         def check(running: bool) -> None:
-            # Where smtpd could not ask its maps before, what is removed may be the cause.
-            if running and before and not before.cannot_ask:
-                refuse_if_worse(before, ispmail_smtpd.ask(inventory))
+            if running and before:
+                warnings.extend(refuse_if_worse(before, ispmail_smtpd.ask(inventory)))
 
         ispmail_transaction.make(Change(directory, cache_directory, tuple(deletions), parameters, expected), check)
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
-    return Outcome(changes, len(chosen), (), running)
+    return Outcome(changes, len(chosen), tuple(warnings), running)
 
 
 def _without(names: Sequence[str], paths: set[str], inventory: Inventory) -> dict[str, str | None]:
@@ -122,14 +125,45 @@ def _users_of(own: Sequence[str], ours: Sequence[str], inventory: Inventory) -> 
 def _refuse_in_use(inventory: Inventory, parameters: Mapping[str, str | None], paths: set[str]) -> None:
     """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
     after = ispmail_inventory.changed(inventory, parameters)
-    users = {
-        f"{place.name} ({place.spelling})": None
+    users = [
+        f"{place.name} ({without_inline(place.spelling)})"
         for table in after.tables
         if table.path in paths
         for place in table.places
-    }
+    ]
+    users += [f"{name} ({word})" for name, word in _left_alone(inventory, parameters)]
     if users:
+        users = list(dict.fromkeys(users))
         log.warning("refused to remove table files that are still asked by %s", ", ".join(users))
         raise Failed(
             f"Nothing was changed: the table files are asked by {', '.join(users)} too: take them out there first"
         )
+
+
+def _left_alone(inventory: Inventory, parameters: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+    """Where a parameter that has nothing left is named by something that needs a table, such as check_…_access."""
+    known = inventory.settings
+    empty = {name for name, value in parameters.items() if not value}
+    own = {name for name in empty if is_own_parameter(name, known)}
+    values = {name: value for name, value in known.values.items() if name not in parameters}
+    for service in inventory.services:
+        where = f"{service.name}/{service.type}"
+        values |= {f"{where}/{name}": value for name, value in overrides(service.command).items()}
+    for name, value in values.items():
+        found = words(value) if "$" in value else []
+        for before, word in itertools.pairwise(["", *found]):
+            referred = sole_name(word)
+            if referred in own or (referred in empty and before.startswith("check_")):
+                yield name, f"{before} {word}".strip()
+
+
+def _doubts(chosen: Sequence[Map], after: Settings) -> list[str]:
+    """What is to be said of a removal, though it is possible."""
+    found = [
+        f"{each.path} is a link: the file that it leads to is removed, the link is left"
+        for each in chosen
+        if os.path.islink(each.path)
+    ]
+    if after.expanded("virtual_mailbox_domains") and not after.expanded("virtual_mailbox_maps"):
+        found.append(OPEN_DOMAINS)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass
 
@@ -25,6 +26,14 @@ class Reply:
     def cannot_ask(self) -> bool:
         """Whether smtpd says that it cannot ask its maps."""
         return self.code == 451 and ("lookup failure" in self.text or "configuration error" in self.text)
+
+    @property
+    def was_not_asked(self) -> bool:
+        """Whether smtpd refuses our client itself, before it asks any map."""
+        refuses = (
+            self.code is not None and self.code >= 500 and re.search("Access denied|Client host rejected", self.text)
+        )
+        return self.code in (None, 421, 530) or bool(refuses)
 
     def __str__(self) -> str:
         return f"{self.code or ''} {self.text}".strip()
@@ -80,11 +89,14 @@ def _address(inventory: Inventory) -> str | None:
     return f"{host.strip('[]')}:{port}"
 
 
-def refuse_if_worse(before: Reply | None, after: Reply) -> None:
+def refuse_if_worse(before: Reply | None, after: Reply) -> list[str]:
     """Refuse what postmap cannot see: smtpd answered before, and now it does not, or cannot ask its maps.
 
     Args:
         before: None where Postfix did not run then.
+
+    Returns:
+        A warning where smtpd could not ask its maps before either: that is not of this change.
 
     Raises:
         Failed: Says what smtpd said.
@@ -92,11 +104,9 @@ def refuse_if_worse(before: Reply | None, after: Reply) -> None:
     answered_before = before is None or before.code is not None
     is_silent = after.server is not None and after.code is None
     if not after.cannot_ask and not (is_silent and answered_before):
-        return
-    if before is None:
-        cannot = "does not answer, or cannot ask its maps"
-    elif before.text == after.text:
-        cannot = "could not ask its maps before, and cannot now"
-    else:
-        cannot = "can no longer ask its maps"
-    raise Failed(f"smtpd on {after.server} {cannot}, though postmap can ({after}): see the mail log")
+        return []
+    see = f"({after}): see the mail log, which names the table"
+    if before is not None and before.cannot_ask and after.cannot_ask:
+        return [f"smtpd on {after.server} could not ask its maps before this change, and cannot now {see}"]
+    cannot = "does not answer, or cannot ask its maps" if before is None else "can no longer ask its maps"
+    raise Failed(f"smtpd on {after.server} {cannot}, though postmap can {see}")

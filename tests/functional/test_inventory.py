@@ -9,6 +9,7 @@ import ispmail_expand
 import ispmail_inventory
 from ispmail_command import run
 from lab.postfix import write_cold
+from lab.smtp import rcpt
 
 from ..unit.test_ispmail_expand import EXPANDED, VALUES
 from .test_apply import ANSWERED, contents, everything, managed, replies
@@ -210,7 +211,9 @@ def test_what_the_refusal_advises_works(minion, postfix, pillar):
     assert managed(minion)["changes"] == {}
     before = contents(postfix)
     # Without it check_sender_access would stand alone, and smtpd would answer 451 to all.
-    with pytest.raises(CommandExecutionError, match=r"can no longer ask its maps(.|\n)*put back as it was"):
+    with pytest.raises(
+        CommandExecutionError, match=r"asked by smtpd_sender_restrictions \(check_sender_access \$blocked"
+    ):
         minion.call("postfix_map.remove", ["blocked_senders"])
     assert contents(postfix) == before
     assert replies(postfix) == ANSWERED
@@ -237,3 +240,70 @@ def test_a_main_cf_that_postfix_refuses_does_not_go_live(minion, postfix):
         assert result["result"] is False
         assert "postfix check refuses main.cf as it would be" in result["comment"]
     assert everything(postfix) == before
+
+
+def test_a_map_that_a_service_needs_is_not_removed(minion, postfix, pillar):
+    """check_sender_access stood alone in submission then: 451 for every RCPT there, and the removal said True."""
+    minion.pillar = pillar(maps={"blocked_senders": {"query": "SELECT 'REJECT' FROM virtual_users WHERE email='%s'"}})
+    option = "-o smtpd_sender_restrictions=check_sender_access,$blocked_senders,permit"
+    service = f"127.0.0.2:2525 inet n - y - - smtpd {option}\n"
+    write_cold(postfix.master_cf, postfix.master_cf.read_text() + service)
+    assert managed(minion)["result"] is True
+    before = contents(postfix)
+    for test in (True, False):
+        with pytest.raises(
+            CommandExecutionError, match=r"127.0.0.2:2525/inet/smtpd_sender_restrictions \(check_sender"
+        ):
+            minion.call("postfix_map.remove", ["blocked_senders"], test=test)
+    assert contents(postfix) == before
+
+
+def test_a_restriction_class_is_no_parameter_for_a_map(minion, postfix, pillar):
+    table = f"mysql:{postfix.config_directory}/mariadb-ours.cf"
+    postfix.write_main_cf(smtpd_restriction_classes="ours", ours=f"check_sender_access {table}, permit")
+    minion.pillar = pillar(maps={"ours": {"query": "SELECT 'REJECT' FROM virtual_users WHERE email='%s'"}})
+    result = managed(minion)
+    assert result["result"] is False
+    assert "ispmail:maps:ours:parameter ours is a list of restrictions" in " ".join(result["comment"].split())
+    with pytest.raises(SaltInvocationError, match="ours is a list of restrictions"):
+        minion.call("postfix_map.remove", ["ours"])
+
+
+def test_a_default_that_is_in_use_is_kept(minion, postfix):
+    """An address in virtual_maps, of which virtual_alias_maps takes its default, was unknown after the first apply."""
+    postfix.write_main_cf(
+        virtual_maps="inline:{old@example.net=john@example.org}", virtual_alias_domains="example.net, example.com"
+    )
+    postfix.reload()
+    assert managed(minion)["result"] is True
+    assert postfix.postconf("virtual_alias_maps")["virtual_alias_maps"].startswith("$virtual_maps, mysql:")
+    assert rcpt(postfix.port, "old@example.net")[0] == 250
+    assert replies(postfix) == ANSWERED
+
+
+def test_a_removal_that_opens_the_domains_says_so(minion, postfix):
+    managed(minion)
+    for test in (True, False):
+        found = minion.call("postfix_map.remove", ["virtual_mailbox_maps"], test=test)
+        assert "every address of the domains is accepted" in " ".join(found["warnings"])
+
+
+def test_a_table_is_asked_by_its_real_path_only(minion, postfix, audit):
+    """By a link of the caller's own that leads elsewhere a moment later, a job opened any file as root."""
+    managed(minion)
+    link = postfix.directory / "link.cf"
+    link.symlink_to(postfix.config_directory / ALIASES)
+    with audit() as seen:
+        found = minion.call("postfix_map.lookup", f"mysql:{link}", "jack@example.org")
+    assert found["answer"] == "john@example.org"
+    assert not [command for command in seen.commands if str(link) in " ".join(command)]
+
+
+def test_a_directory_that_others_can_write_is_refused(minion, postfix, pillar):
+    folder = postfix.directory / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"file": str(folder / "a.cf")}})
+    result = managed(minion)
+    assert result["result"] is False
+    assert f"others than root may write in {folder}: choose a directory of root's" in result["comment"]

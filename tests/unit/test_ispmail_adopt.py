@@ -269,7 +269,14 @@ def test_values_are_written_as_pillar_has_them():
 
 # The file, the version, what is said of it, whether there is a map all the same.
 LEFT_OUT = {
-    "an unknown key": (f"{OWN}port = 3306\n", None, "port is not a key of mysql_table(5)", True),
+    "a misspelt key": (f"{OWN}host = h\n", None, "host is not a key of mysql_table(5)", True),
+    "an unknown key": (f"{OWN}SEKRET6 = 1\n", None, "a key that is not shown is not a key of mysql_table(5)", True),
+    "the password in a query": (
+        f"{OWN}password = Hx7y\ntls_CAfile = Hx7y\n",
+        None,
+        "tls_CAfile may hold a pass",
+        False,
+    ),
     "a key that may be a password": (f"{OWN}pässword = Hx7\n", None, "(a key that is not shown)", True),
     "a key of another type": (f"{OWN}encoding = UTF8\n", None, "encoding is a key of pgsql tables", True),
     "a key that is too new": (f"{OWN}charset = utf8mb4\n", "3.7.11", "charset is read from Postfix 3.9 on", True),
@@ -347,7 +354,13 @@ HOSTS = st.sampled_from(["h1", "h1 h2:3307", "127.0.0.1"])
 FILES = st.lists(
     st.fixed_dictionaries(
         {"dbname": VALUES},
-        optional={"user": VALUES, "password": VALUES, "tls_CAfile": VALUES, "option_file": VALUES, "hosts": HOSTS},
+        optional={
+            "user": VALUES,
+            "password": st.sampled_from(["p1-long", "p2-long"]),
+            "tls_CAfile": VALUES,
+            "option_file": VALUES,
+            "hosts": HOSTS,
+        },
     ),
     min_size=1,
     max_size=5,

@@ -42,3 +42,13 @@ def test_what_an_admin_needs_is_kept(line):
 
 def test_bytes_that_are_no_utf_8_can_be_sent():
     assert ispmail_command.safe("a\udcffb") == "a\ufffdb"
+
+
+def test_another_user_gets_nothing_of_ours(monkeypatch):
+    """That user's other processes can look into it: environment, working directory, terminal."""
+    monkeypatch.setenv("VAULT_TOKEN", "SECRET")
+    done = ispmail_command.run("sh", ["-c", "id -un; pwd; env; ps -o sid= -p $$; echo $$"], user="nobody")
+    name, directory, *environment, session, process = done.stdout.split("\n")[:-1]
+    assert (name, directory) == ("nobody", "/")
+    assert {line.partition("=")[0] for line in environment} <= {"PATH", "LC_ALL", "PWD", "SHLVL", "_", "OLDPWD"}
+    assert session.strip() == process

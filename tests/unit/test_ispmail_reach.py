@@ -106,6 +106,12 @@ def test_pointing(value, tables, after):
     assert pointing(value, tables) == (after, [])
 
 
+def test_a_negated_table_is_not_ours():
+    """It counted as in the correct state, while it says the contrary."""
+    _, faults = pointing(f"!{A}", [A])
+    assert faults and f"is read as {A} by !{A}" in str(faults[0])
+
+
 @pytest.mark.parametrize(
     "value, fix",
     [
