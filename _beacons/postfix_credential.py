@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("45a3fad734f6")
+ispmail_stamp.require("e1a23bb45a66")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("45a3fad734f6")
+ispmail_stamp.require("e1a23bb45a66")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

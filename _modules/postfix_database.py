@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("45a3fad734f6")
+ispmail_stamp.require("e1a23bb45a66")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("45a3fad734f6")
+ispmail_stamp.require("e1a23bb45a66")
 
 from ispmail_salt import state
 

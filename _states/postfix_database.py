@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("45a3fad734f6")
+ispmail_stamp.require("e1a23bb45a66")
 
 from ispmail_salt import state
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import ispmail_connections
 import ispmail_database
 import ispmail_sql
 from ispmail_config import DatabaseConfig
@@ -17,16 +19,9 @@ def connections(server: Server, user: str) -> dict[str, int] | None:
     Returns:
         Client host to how many connections it has. None where the admin may not see them.
     """
-    if not _sees_all(server):
+    if not ispmail_database.sees_all(server):
         return None
-    statement = "SELECT HOST AS host FROM information_schema.PROCESSLIST WHERE USER = %s"
-    found: dict[str, int] = {}
-    for row in server.ask(statement, [user]):
-        # A port follows the host, but for a unix socket.
-        host, colon, port = str(row["host"]).rpartition(":")
-        name = ispmail_database.shown(host if colon and port.isdigit() else row["host"])
-        found[name] = found.get(name, 0) + 1
-    return found
+    return dict(Counter(ispmail_database.shown(client.host) for client in ispmail_connections.listed_by_admin(server, user).clients))
 
 
 def describe_connections(found: Mapping[str, int] | None) -> str:
@@ -79,13 +74,3 @@ def _readers_of_all(server: Server, dbname: str) -> list[str]:
     # With a schema of the site's own, any table may be one that the maps read.
     grantees += [grantee for grantee, names in readable.items() if guide <= names]
     return sorted(set(grantees))
-
-
-def _sees_all(server: Server) -> bool:
-    """Whether the admin sees the connections of all accounts."""
-    statement = (
-        "SELECT 1 AS a FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS' AND"
-        " GRANTEE = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''',"
-        " SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')"
-    )
-    return bool(server.ask(statement))

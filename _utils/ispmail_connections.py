@@ -74,11 +74,16 @@ def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
 
 
 def listed_by_admin(server: Server, user: str) -> Listed:
-    """Ask a server as its admin, who sees all connections.
+    """Ask a server as its admin.
 
     Raises:
+        CannotAsk: The admin does not see the connections of others.
         DatabaseError: It cannot be asked.
     """
+    if not ispmail_database.sees_all(server):
+        raise CannotAsk(
+            "the admin of the database does not see who is connected: run GRANT PROCESS ON *.* TO its account"
+        )
     processes, facts = (server.ask(statement) for statement in STATEMENTS)
     return read_listed(processes, facts, user)
 

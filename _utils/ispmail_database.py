@@ -231,3 +231,13 @@ def _rows(client: Client, statement: str) -> Rows:
             # The server let the account in to change its password: it answers nothing else.
             raise
         return Rows([], str(err))
+
+
+def sees_all(server: Server) -> bool:
+    """Tell whether the admin sees the connections of all accounts: else he sees his own only."""
+    statement = (
+        "SELECT 1 AS a FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS' AND"
+        " GRANTEE = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''',"
+        " SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')"
+    )
+    return bool(server.ask(statement))

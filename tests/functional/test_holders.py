@@ -257,6 +257,20 @@ def test_the_database_as_its_admin_that_cannot_be_asked(applied, scratch_directo
         applied.call("postfix_database.holders", site_hosts=["192.0.2.1"])
 
 
+def test_an_admin_who_does_not_see_connections_is_an_error(applied, mariadb):
+    """It counted as nobody: a rotation then dropped the password under programs that were connected."""
+    mariadb.sql("CREATE USER boss@localhost IDENTIFIED BY 'boss-secret-1'")
+    mariadb.sql("GRANT SELECT, CREATE USER, RELOAD, GRANT OPTION ON *.* TO boss@localhost")
+    try:
+        pillar = applied.pillar
+        pillar["ispmail"]["server"] = {"unix_socket": mariadb.socket, "user": "boss", "password": "boss-secret-1"}
+        applied.pillar = pillar
+        with foreign_client(mariadb), pytest.raises(CommandExecutionError, match="GRANT PROCESS ON"):
+            applied.call("postfix_database.holders", site_hosts=["192.0.2.1"])
+    finally:
+        mariadb.sql("DROP USER boss@localhost")
+
+
 def test_a_consumers_option_file_counts_as_a_login(minion, mariadb, trees):
     """A server without maps knows the password in use by its consumers alone."""
     option_file = trees / "backup.cnf"
