@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e1a23bb45a66")
+ispmail_stamp.require("796ad44444a9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e1a23bb45a66")
+ispmail_stamp.require("796ad44444a9")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

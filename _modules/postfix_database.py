@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("e1a23bb45a66")
+ispmail_stamp.require("796ad44444a9")
 
 import ispmail_accounts
 import ispmail_holders
@@ -193,7 +193,8 @@ def refused(pillar="ispmail"):
 def holders(site_hosts=None, search="all", pillar="ispmail"):
     """
     Find who else holds the password of the maps' account, or is connected by it, and that pillar does not name:
-    files below /etc, /usr/local and /var/spool/cron, programs of this server, tables of Postfix, other servers.
+    files below /etc, /usr/local and /var/spool/cron, files that an apply left with an older password, programs of this
+    server, tables of Postfix, other servers.
 
     site_hosts : None
         On the database server: a list of the names and addresses of the site's servers. Its admin is asked then, and
@@ -207,8 +208,9 @@ def holders(site_hosts=None, search="all", pillar="ispmail"):
         The pillar key that holds the configuration; the ``instances`` that it names are included.
 
     Returns a dict: ``unnamed``, a list of dicts of ``kind`` (``file``, ``program``, ``table`` or ``server``),
-    ``where`` (a path, the name of a program, an address) and ``text`` (a sentence, with what to do); and ``notes``, a
-    list of sentences on what could not be searched. No secret is in them.
+    ``where`` (a path, in which backslashes stand for what cannot be printed; the name of a program, an address) and
+    ``text`` (a sentence, with what to do); and ``notes``, a list of sentences on what could not be searched. No secret
+    is in them.
 
     Raises SaltInvocationError for faults in pillar or another argument, CommandExecutionError where this
     server or, with site_hosts, the database cannot be asked.

@@ -4,9 +4,11 @@ A *map* is what a main.cf parameter points at; its *table file* says how to ask 
 themselves: no secret is ever an argument.
 """
 
+import functools
+
 import ispmail_stamp
 
-ispmail_stamp.require("e1a23bb45a66")
+ispmail_stamp.require("796ad44444a9")
 
 import ispmail_answers
 import ispmail_apply
@@ -155,10 +157,9 @@ def apply(pillar="ispmail", test=False):
     """
     with salt_errors():
         maps, consumers = wanted(__pillar__, __opts__, pillar)
-        # Before the table files are replaced: afterwards nobody knows the old password.
-        changes = ispmail_holders.password_changes(maps)
-        warnings = ispmail_holders.warnings(scope(__pillar__, __opts__, pillar)) if changes else []
-        return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers), warnings)
+        known = functools.partial(scope, __pillar__, __opts__, pillar, as_admin=False)
+        with ispmail_holders.left_behind(maps, consumers, known, test) as warnings:
+            return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers), warnings)
 
 
 def remove(maps=None, pillar="ispmail", test=False):

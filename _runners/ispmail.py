@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e1a23bb45a66")
+ispmail_stamp.require("796ad44444a9")
 
 import salt.client
 import salt.utils.event
@@ -18,10 +18,10 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_fleet
 import ispmail_sites
-from ispmail_errors import Failed, kind_of, plural
+from ispmail_errors import Failed, kind_of, plural, printable
 from ispmail_fleet import Servers
 from ispmail_queue import merged
-from ispmail_rotation import Progress, reasons
+from ispmail_rotation import Progress, dropped, reasons, table
 from ispmail_salt import cache_folder, salt_errors
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,11 @@ def rotate(test=False, watch=30):
         raise CommandExecutionError(comment) from None
     if done is None:
         return "another rotation is about to start"
-    dropped, before = done.pop("dropped"), done.pop("before")
-    if dropped and watch:
+    sole, before = done.pop("dropped"), done.pop("before")
+    if sole and watch:
         _print(f"counting refused logins for {watch} s")
         time.sleep(watch)
-    done["refused"] = _report_refused(dropped, before)
+    done["refused"] = _report_refused(sole, before)
     return done
 
 
@@ -222,12 +222,13 @@ def _orchestrate():
     known = _sites()
     before = _refused_logins()
     job = salt.utils.jid.gen_jid(__opts__)
-    progress = Progress(job, {name: _matching(site, "mail") for name, site in known.items()})
+    mail = {name: _matching(site, "mail") for name, site in known.items()}
     log.info("rotation of %s started", ", ".join(known))
-    with _listening(progress):
+    with _listening(Progress(job, mail)):
         done = __salt__["state.orchestrate"]("orch.rotate", orchestration_jid=job)
-    failures = [reason for states in (done.get("data") or {}).values() for reason in reasons(states)]
-    failures = list(dict.fromkeys(failures))
+    # One entry, the master's own. Only the lines meanwhile are from events: any minion can forge those.
+    returned = next(iter((done.get("data") or {}).values()), None)
+    failures = list(dict.fromkeys(reasons(returned)))
     ended = "failed" if failures else "succeeded"
     log.log(logging.WARNING if failures else logging.INFO, "rotation %s in %.1f s", ended, time.monotonic() - began)
     if failures:
@@ -235,10 +236,10 @@ def _orchestrate():
         __context__["retcode"] = 1
         __salt__["event.send"](_FAILED, {"comment": "\n".join(failures)})
     return {
-        "rotation": progress.table(),
+        "rotation": table(mail, returned),
         "reasons": failures,
         "retcode": 1 if failures else 0,
-        "dropped": progress.dropped(),
+        "dropped": dropped(mail, returned),
         "before": before,
     }
 
@@ -261,8 +262,7 @@ def _listening(progress):
                 event = bus.get_event(wait=_POLL_SECONDS, full=True)
                 now = time.monotonic()
                 over = event is None and last
-                steps = progress.hear(event["tag"], event["data"], now) if event else []
-                for step in progress.finish(now) if over else steps:
+                for step in progress.finish(now) if over else _heard(progress, event, now):
                     _print(step.describe())
                     sender.fire_event(step.event(), _STEP)
                 if over:
@@ -278,10 +278,19 @@ def _listening(progress):
         thread.join(_READY_SECONDS)
 
 
+def _heard(progress, event, now):
+    """What has ended by an event. Anybody's event may have any shape: what is wrong with one must not end the rest."""
+    try:
+        return progress.hear(event["tag"], event["data"], now) if event else []
+    except Exception as err:  # pylint: disable=broad-except
+        log.warning("an event of the master's bus was left out: %s", kind_of(err))
+        return []
+
+
 def _print(line):
     """Tell the person at the terminal. Not on stdout, where the result may be read by a program."""
     if not __opts__.get("quiet"):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{printable(line)}\n")
         sys.stderr.flush()
 
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e1a23bb45a66")
+ispmail_stamp.require("796ad44444a9")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

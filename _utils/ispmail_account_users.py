@@ -21,7 +21,12 @@ def connections(server: Server, user: str) -> dict[str, int] | None:
     """
     if not ispmail_database.sees_all(server):
         return None
-    return dict(Counter(ispmail_database.shown(client.host) for client in ispmail_connections.listed_by_admin(server, user).clients))
+    return dict(
+        Counter(
+            ispmail_database.shown(client.host)
+            for client in ispmail_connections.listed_by_admin(server, user, None).clients
+        )
+    )
 
 
 def describe_connections(found: Mapping[str, int] | None) -> str:

@@ -14,6 +14,7 @@ from ispmail_sockets import Connection, Process
 
 # An account needs no privilege to see its own connections.
 STATEMENTS = ("SHOW PROCESSLIST", "SELECT CONNECTION_ID() AS id, @@port AS port, @@socket AS socket")
+_LOOPBACK = ("127.0.0.1", "::1")
 # How many connections of one program are told.
 _TOLD = 3
 
@@ -33,6 +34,7 @@ class Listed:
     clients: tuple[Client, ...]
     port: int  # of the server
     socket: str  # of the server; the path is one of the server's machine
+    addresses: tuple[str, ...] = ()  # of the server, as far as they are known
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,16 @@ class Unknown:
     only_maybe: bool = False  # it uses the unix socket, where the database does not tell whose connection is whose
 
 
-def read_listed(rows: Sequence[Mapping[str, Any]], facts: Sequence[Mapping[str, Any]], user: str) -> Listed:
+def read_listed(
+    rows: Sequence[Mapping[str, Any]],
+    facts: Sequence[Mapping[str, Any]],
+    user: str,
+    addresses: tuple[str, ...] = (),
+) -> Listed:
     """Read what a server answered to `STATEMENTS`.
+
+    Args:
+        addresses: Of that server; none where it was asked through its unix socket.
 
     Raises:
         LookupError, TypeError, ValueError: No MariaDB or MySQL answers that, see `ispmail_database.understood`.
@@ -56,7 +66,7 @@ def read_listed(rows: Sequence[Mapping[str, Any]], facts: Sequence[Mapping[str, 
         if str(row["User"]) == user and int(row["Id"]) != own:
             host, _, port = str(row["Host"]).rpartition(":")
             clients.append(Client(host, int(port)) if port.isdigit() else Client(str(row["Host"]), None))
-    return Listed(tuple(clients), int(facts[0]["port"]), str(facts[0]["socket"]))
+    return Listed(tuple(clients), int(facts[0]["port"]), str(facts[0]["socket"]), addresses)
 
 
 def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
@@ -70,11 +80,15 @@ def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
         for answer in (processes, facts):
             if answer.reason:
                 raise CannotAsk(answer.reason)
-        return read_listed(processes.rows, facts.rows, keys.get("user", ""))
+        addresses = ispmail_sockets.addresses(ispmail_database.login(host, keys).host)
+        return read_listed(processes.rows, facts.rows, keys.get("user", ""), addresses)
 
 
-def listed_by_admin(server: Server, user: str) -> Listed:
+def listed_by_admin(server: Server, user: str, host: str | None) -> Listed:
     """Ask a server as its admin.
+
+    Args:
+        host: Where it was asked; None for its unix socket.
 
     Raises:
         CannotAsk: The admin does not see the connections of others.
@@ -85,29 +99,26 @@ def listed_by_admin(server: Server, user: str) -> Listed:
             "the admin of the database does not see who is connected: run GRANT PROCESS ON *.* TO its account"
         )
     processes, facts = (server.ask(statement) for statement in STATEMENTS)
-    return read_listed(processes, facts, user)
+    return read_listed(processes, facts, user, ispmail_sockets.addresses(host))
 
 
-def unknown_programs(listed: Listed, here: bool, programs: Collection[str]) -> list[Unknown]:
-    """Find the programs of this server that own connections and are neither Postfix nor known.
+def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], bool]) -> list[Unknown]:
+    """Find the programs of this server that own connections and are not known.
 
     Args:
         listed: What the database lists.
         here: Whether the database runs on this machine.
-        programs: The names of known programs, as in /proc/PID/comm.
+        is_known: Whether a process is Postfix's or a consumer's.
 
     Raises:
         CannotAsk: This server cannot tell who owns its connections.
     """
     connections = ispmail_sockets.tcp_connections() if any(client.port for client in listed.clients) else []
-    inodes = [one.inode for client in listed.clients for one in joined(client, connections, listed.port)]
+    inodes = [one.inode for client in listed.clients for one in joined(client, connections, listed)]
     over_socket = [client for client in listed.clients if client.port is None] if here else []
     unix_inodes = ispmail_sockets.unix_clients(listed.socket) if over_socket else []
     owned = ispmail_sockets.owners([*inodes, *unix_inodes])
     own = ispmail_sockets.own_processes()
-
-    def is_known(process: Process) -> bool:
-        return process.name in programs or ispmail_sockets.is_postfix(process)
 
     def is_own(process: Process) -> bool:
         return ispmail_sockets.is_own(process, own)
@@ -120,18 +131,27 @@ def unknown_programs(listed: Listed, here: bool, programs: Collection[str]) -> l
     return certain + _over_socket(len(over_socket), [owned.get(inode, []) for inode in unix_inodes], is_known, is_own)
 
 
-def joined(client: Client, connections: Iterable[Connection], server_port: int) -> list[Connection]:
+def joined(client: Client, connections: Iterable[Connection], listed: Listed) -> list[Connection]:
     """This server's end of a connection that the database lists; none where it is another server's.
 
-    The host may be a name, as a database that resolves names lists it: then the two ports have to do.
+    Any local user can have a connection between the same two ports, to an own program on another address. So those to
+    an address of the database go before all others. (It may have more addresses than we know.)
     """
-    return [
+    found = [
         one
         for one in connections
-        if one.port == client.port
-        and one.peer_port == server_port
-        and (not ispmail_sockets.is_address(client.host) or ispmail_sockets.same_address(one.address, client.host))
+        if one.port == client.port and one.peer_port == listed.port and _may_be(client.host, one.address)
     ]
+    addresses = listed.addresses or (*_LOOPBACK, client.host)
+    sure = [one for one in found if any(ispmail_sockets.same_address(one.peer, each) for each in addresses)]
+    return sure or found
+
+
+def _may_be(host: str, address: str) -> bool:
+    """Whether a host of the database's list may be an address. A database that resolves names lists a name."""
+    if host == "localhost":
+        return any(ispmail_sockets.same_address(address, each) for each in _LOOPBACK)
+    return not ispmail_sockets.is_address(host) or ispmail_sockets.same_address(address, host)
 
 
 def strangers(listed: Listed, site_hosts: Collection[str]) -> list[str]:

@@ -83,3 +83,13 @@ def listed(head: str, lines: Iterable[str]) -> str:
 def plural(number: int, noun: str) -> str:
     """Write a number of things: ``1 map``, ``3 maps``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Make one line of a text that others chose. What a terminal would act on becomes a blank or a ``?``."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.splitlines()))
+
+
+def escaped(text: str) -> str:
+    """Write a path for programs: what cannot be printed, or is no UTF-8, with backslashes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ispmail_rotation import mismatches, unanswered, unnamed
+from ispmail_errors import printable
+from ispmail_rotation import checked, is_holders, is_logins, is_prints, is_texts, mismatches, unanswered, unnamed
 
 # How long a server may take to say that it is there, to read its pillar anew, and to search its files. In seconds.
 _PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
+
+# What a function returns where it returns what was asked.
+_SHAPES = {
+    "postfix_map.fingerprints": is_prints,
+    "postfix_database.refused": is_logins,
+    "postfix_map.old_processes": is_texts,
+}
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,11 @@ def holders(
     for role, options in ((servers.mail, {}), (servers.database, {"site_hosts": list(servers.hosts)})):
         there = [server for server in role if server in up]
         said = _ask_holders(client, there, {**options, "search": search})
-        answers = {server: said.get(server) for server in there}
+        answers = checked({server: said.get(server) for server in there}, is_holders)
         faults += [*unnamed(answers), *unanswered(answers, dict)]
         for server, answer in answers.items():
             notes.setdefault(server, []).extend(answer["notes"] if isinstance(answer, Mapping) else [])
-    return list(dict.fromkeys(faults)), {server: list(dict.fromkeys(told)) for server, told in notes.items()}
+    return _lines(faults), {server: _lines(told) for server, told in notes.items()}
 
 
 def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tuple[list[str], dict[str, int]]:
@@ -71,12 +79,12 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
     nonce = secrets.token_hex(16)
 
     def ask(asked: Sequence[str], functions: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-        """Server to what it returned, for each of the functions, in one job."""
+        """Server to what it returned, for each of the functions, in one job; what has the right shape, or a text."""
         there = [server for server in asked if server in up]
         jobs = list(functions), list(functions.values())
         returned = client.cmd(there, *jobs, timeout=timeout, tgt_type="list") if there else {}
         found = {server: returned[server] if isinstance(returned.get(server), dict) else {} for server in asked}
-        return [{server: found[server].get(name) for server in asked} for name in functions]
+        return [checked({server: found[server].get(name) for server in asked}, _SHAPES[name]) for name in functions]
 
     (wanted,) = ask(servers.database, {"postfix_map.fingerprints": [nonce, False]})
     used, refused, old = ask(
@@ -93,7 +101,7 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
             faults.append(f"{server}: {process} still uses an older table file")
     faults += holders(client, servers, up, search="none")[0]
     maps = {server: len(said["live"]) for server, said in used.items() if isinstance(said, dict)}
-    return list(dict.fromkeys(faults)), maps
+    return _lines(faults), maps
 
 
 def would_stop(client: Any, servers: Servers, up: Sequence[str]) -> list[str]:
@@ -103,9 +111,9 @@ def would_stop(client: Any, servers: Servers, up: Sequence[str]) -> list[str]:
     accept = client.cmd(database, "postfix_database.credential_accepted", kwarg={"test": True}, **options)
     nonce = secrets.token_hex(16)
     prints = client.cmd(sorted({*database, *mail}), "postfix_map.fingerprints", [nonce, False], **options)
-    wanted, used = ({server: prints.get(server) for server in role} for role in (database, mail))
+    wanted, used = (checked({server: prints.get(server) for server in role}, is_prints) for role in (database, mail))
     faults = [*unanswered({server: accept.get(server) for server in database}, dict), *unanswered(used, dict)]
-    return [*faults, *mismatches(wanted, used, live=False), *holders(client, servers, up)[0]]
+    return _lines([*faults, *mismatches(wanted, used, live=False), *holders(client, servers, up)[0]])
 
 
 def refused_logins(client: Any, servers: Sequence[str]) -> dict[str, int]:
@@ -128,3 +136,8 @@ def _ask_holders(client: Any, servers: Sequence[str], options: Mapping[str, Any]
         client.cmd(older, "state.apply", ["ispmail.modules"], kwarg={"queue": 100}, **wait)
         said.update(client.cmd(older, name, kwarg=options, **wait))
     return said
+
+
+def _lines(found: Iterable[str]) -> list[str]:
+    """What servers told, each once and as one line: whoever has a server chooses its texts."""
+    return list(dict.fromkeys(map(printable, found)))

@@ -6,8 +6,12 @@ it. What is found is told without the password.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+import stat
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,17 +22,24 @@ import ispmail_files
 import ispmail_hosts
 import ispmail_inventory
 import ispmail_optionfile
+import ispmail_remembered
 import ispmail_search
 import ispmail_sockets
 import ispmail_tablefile
 from ispmail_config import CompleteInstance
+from ispmail_config_consumers import Consumers
 from ispmail_connections import Listed, Unknown
-from ispmail_errors import CannotAsk, DatabaseError, InvalidInput, plural
+from ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
+from ispmail_inventory import Inventory
 from ispmail_scope import Scope
+from ispmail_sockets import Process, Programs
 
 FILE, PROGRAM, TABLE, SERVER = "file", "program", "table", "server"
 # Which passwords files are searched for: all in use, those in use that pillar does not have any more, or none.
 ALL, OLD, NONE = "all", "old", "none"
+
+# How many files are told, and how long an apply asks hosts for connections.
+_MOST_FILES, _APPLY_SECONDS = 50, 10
 
 _HOW = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
 
@@ -38,7 +49,7 @@ class Holder:
     """One that would lose its login if the password in use were dropped."""
 
     kind: str  # file, program, table or server
-    where: str  # the path, the program's name, or the address
+    where: str  # the path (what cannot be printed with backslashes), the program's name, or the address
     text: str  # a sentence: what was found, and how to name it
 
 
@@ -49,6 +60,7 @@ class Holders:
     unnamed: list[Holder] = field(default_factory=list)
     unsearchable: list[str] = field(default_factory=list)  # sentences: why no file can be searched for the password
     notes: list[str] = field(default_factory=list)  # sentences: what else was left out, and why that is no fault
+    files: dict[str, str] = field(default_factory=dict)  # path to a sentence: all that hold the password, or may
 
     def describe(self) -> dict[str, Any]:
         """For people and programs."""
@@ -62,12 +74,13 @@ class _LiveLogin:
     keys: Mapping[str, str] = field(repr=False)  # as a table file has them
 
 
-def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = ALL) -> Holders:
+def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = ALL, within: float = math.inf) -> Holders:
     """Find who else holds the password, or is connected by the account.
 
     Args:
         site_hosts: On the database server: the names and addresses of the site's servers. Its admin is asked then.
         search: ``all`` passwords in use, the ``old`` ones that pillar does not have any more, or ``none``.
+        within: After so many seconds no further host is asked.
 
     Raises:
         InvalidInput: `site_hosts` is no list of texts, or `search` is none of these.
@@ -82,34 +95,61 @@ def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = AL
         raise InvalidInput(f"search must be one of {ALL}, {OLD}, {NONE}")
     found = Holders()
     live = _live_logins(scope)
-    foreign = _foreign_tables(scope, found)
+    inventories = _inventories(scope)
+    foreign = _foreign_tables(scope, inventories, found)
     passwords = {login.keys.get("password", "") for login in live} if search != NONE else set()
     if search == OLD:
         passwords.discard(scope.database.password or "")
-    _search_files(scope, passwords, [*live, *foreign], found)
-    _ask_hosts(scope, live, found)
+    left_out = _left_out(scope, [*live, *foreign])
+    _search_files(passwords, left_out, [*live, *foreign], found)
+    _recall(scope, left_out, found)
+    is_known = _known_programs(scope, inventories)
+    _ask_hosts(scope, live, is_known, found, within)
     if site_hosts is not None:
-        _ask_as_admin(scope, site_hosts, found)
+        _ask_as_admin(scope, site_hosts, is_known, found)
     found.unnamed = list(dict.fromkeys(found.unnamed))
     return found
 
 
-def password_changes(wanted: CompleteInstance) -> bool:
-    """Whether an apply would replace a password in a live table file, its account being the same."""
+@contextlib.contextmanager
+def left_behind(
+    wanted: CompleteInstance, consumers: Consumers, scope: Callable[[], Scope], test: bool
+) -> Iterator[list[str]]:
+    """Look for those that an apply leaves with the old password, and remember the files among them.
+
+    Args:
+        scope: Reads what pillar says of the account; the admin's login is not needed.
+        test: Whether nothing is to be written.
+
+    Yields:
+        Sentences, before the table files are replaced: afterwards nobody knows the old password.
+    """
+    if not _password_changes(wanted, consumers):
+        yield []
+        return
+    head = "the password changes"
+    try:
+        known = scope()
+        found = find(known, search=OLD, within=_APPLY_SECONDS)
+    except (CannotAsk, InvalidInput) as err:
+        reason = "; ".join(map(str, err.faults)) if isinstance(err, PillarFault) else str(err)
+        yield [f"{head}, and whether others hold it could not be found out: {reason}"]
+        return
+    with ispmail_remembered.added(known.cache, () if test else found.files):
+        yield [f"{head}: {holder.text}" for holder in found.unnamed]
+
+
+def _password_changes(wanted: CompleteInstance, consumers: Consumers) -> bool:
+    """Whether an apply would replace a password in a live table file or option file, its account being the same."""
     for each in wanted.maps:
         keys = ispmail_tablefile.parse(ispmail_files.read(each.path).content) if each.type == "mysql" else {}
         if keys.get("user") == each.keys.get("user") and keys.get("password") != each.keys.get("password"):
             return True
+    for consumer in consumers.with_option_file:
+        keys = ispmail_consumers.login_in(consumer)
+        if keys.get("user") == consumers.keys.get("user") and keys.get("password") != consumers.keys.get("password"):
+            return True
     return False
-
-
-def warnings(scope: Scope) -> list[str]:
-    """What an apply says of those that it leaves with the old password, before it replaces the table files."""
-    head = "the password changes"
-    try:
-        return [f"{head}: {holder.text}" for holder in find(scope, search=OLD).unnamed]
-    except CannotAsk as err:
-        return [f"{head}, and whether others hold it could not be found out: {err}"]
 
 
 def _live_logins(scope: Scope) -> list[_LiveLogin]:
@@ -127,23 +167,28 @@ def _live_logins(scope: Scope) -> list[_LiveLogin]:
     return [login for login in found.values() if login.keys.get("user") == scope.account]
 
 
-def _foreign_tables(scope: Scope, found: Holders) -> list[_LiveLogin]:
+def _inventories(scope: Scope) -> list[Inventory]:
+    """What each Postfix of pillar has; a server with other programs only needs none."""
+    folders = [one.config_directory for one in scope.instances.values()]
+    return [ispmail_inventory.read(folder) for folder in folders if os.path.isfile(os.path.join(folder, "main.cf"))]
+
+
+def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holders) -> list[_LiveLogin]:
     """The tables that Postfix asks with the account and that are not pillar's. Those that nobody names are reported."""
     ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
     foreign = []
-    for instance in scope.instances.values():
-        for path, places in _tables(instance.config_directory).items():
-            if path in ours:
-                continue
-            keys = ispmail_tablefile.parse(ispmail_files.read(path).content)
-            if _user_of(keys) != scope.account:
-                continue
-            foreign.append(_LiveLogin(path, keys))
-            if not scope.names(path):
-                where = f"{path}, which {', '.join(places)} asks,"
-                how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
-                text = f"the table {where} logs in as {scope.account} and is not a map of pillar: {how}"
-                found.unnamed.append(Holder(TABLE, path, text))
+    for path, places in (item for each in inventories for item in _tables(each).items()):
+        if path in ours:
+            continue
+        keys = ispmail_tablefile.parse(ispmail_files.read(path).content)
+        if _user_of(keys) != scope.account:
+            continue
+        foreign.append(_LiveLogin(path, keys))
+        if not scope.names(path):
+            where = f"{printable(path)}, which {', '.join(places)} asks,"
+            how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
+            text = f"the table {where} logs in as {scope.account} and is not a map of pillar: {how}"
+            found.unnamed.append(Holder(TABLE, escaped(path), text))
     return foreign
 
 
@@ -155,19 +200,33 @@ def _user_of(keys: Mapping[str, str]) -> str | None:
     return groups.get(keys.get("option_group", "client"), {}).get("user")
 
 
-def _tables(config_directory: str) -> dict[str, list[str]]:
+def _tables(inventory: Inventory) -> dict[str, list[str]]:
     """The MySQL tables that main.cf or master.cf name: real path to the parameters."""
-    if not os.path.isfile(os.path.join(config_directory, "main.cf")):
-        return {}
     found: dict[str, list[str]] = {}
-    for table in ispmail_inventory.read(config_directory).tables:
+    for table in inventory.tables:
         if table.type == "mysql" and os.path.isabs(table.path):
             places = found.setdefault(table.path, [])
             places += [place.name for place in table.places if place.name not in places]
     return found
 
 
-def _search_files(scope: Scope, passwords: Collection[str], known: Sequence[_LiveLogin], found: Holders) -> None:
+def _left_out(scope: Scope, known: Sequence[_LiveLogin]) -> frozenset[str]:
+    """What is not searched. A user can make a link of a file that is named: it leads to one file, and to no folder."""
+    files = {path for path in map(os.path.realpath, scope.named_files) if _is_regular(path)}
+    folders = map(os.path.realpath, scope.left_out)
+    return frozenset((*scope.named_files, *files, *folders, *(login.path for login in known)))
+
+
+def _is_regular(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _search_files(
+    passwords: Collection[str], left_out: Collection[str], known: Sequence[_LiveLogin], found: Holders
+) -> None:
     """Search for passwords in the files of this server, but for those that are known to hold them."""
     words = {word for login in known for word in (login.keys.get("user", ""), login.keys.get("dbname", ""))}
     secrets = []
@@ -179,47 +238,86 @@ def _search_files(scope: Scope, passwords: Collection[str], known: Sequence[_Liv
             secrets.append(secret)
     if not secrets:
         return
-    left_out = [*map(os.path.realpath, (*scope.named_files, *scope.left_out)), *(login.path for login in known)]
     result = ispmail_search.search(secrets, left_out, ispmail_search.TREES)
     found.notes += result.notes
-    if len(result.found) > ispmail_search.MOST_FOUND:
-        number = plural(len(result.found), "file")
-        reason = f"it is a part of {number}, and so a common word"
-        found.unsearchable.append(f"files cannot be searched for the password in use: {reason}")
-    else:
-        texts = {path: f"{path} holds the password in use: {_HOW}" for path in result.found}
-        found.unnamed += [Holder(FILE, path, text) for path, text in texts.items()]
     how = "name it in holds of a consumer with ignore: true if it need not be searched (docs/consumers.md)"
-    for sentence in result.unsearched:
-        text = f"whether it holds the password in use is not known: {sentence}: {how}"
-        found.unnamed.append(Holder(FILE, sentence.partition(" ")[0], text))
+    found.files = {path: f"{printable(path)} holds the password in use: {_HOW}" for path in result.found}
+    shown = list(found.files)[:_MOST_FILES]
+    for path, sentence in result.unsearched.items():
+        found.files[path] = f"whether it holds the password in use is not known: {sentence}: {how}"
+        shown.append(path)
+    found.unnamed += [Holder(FILE, escaped(path), found.files[path]) for path in shown]
+    more = len(result.found) - _MOST_FILES
+    if more > 0:
+        text = f"{plural(more, 'more file')} hold the password in use: {_HOW}"
+        found.unnamed.append(Holder(FILE, "", text))
 
 
-def _ask_hosts(scope: Scope, live: Sequence[_LiveLogin], found: Holders) -> None:
+def _recall(scope: Scope, left_out: Collection[str], found: Holders) -> None:
+    """Report the files that an earlier apply left with an older password."""
+    for each in ispmail_remembered.paths(scope.cache):
+        is_named = any(each == path or each.startswith(f"{path}/") for path in left_out)
+        if each not in found.files and not is_named:
+            text = (
+                f"{printable(each)} was left by an apply with an older password, or perhaps with one, and has not"
+                f" changed since: correct or delete it, or {_HOW}"
+            )
+            found.unnamed.append(Holder(FILE, escaped(each), text))
+
+
+def _known_programs(scope: Scope, inventories: Sequence[Inventory]) -> Callable[[Process], bool]:
+    """Whether a process is Postfix's or a consumer's. A name alone is not enough: anybody can take one."""
+    owners: dict[str, set[int]] = {}
+    for consumer in scope.each_consumer:
+        uids = set()
+        for path in (*consumer.holds, *filter(None, [consumer.option_file])):
+            with contextlib.suppress(OSError):
+                uids.add(os.lstat(path).st_uid)
+        for program in consumer.programs:
+            owners.setdefault(program, set()).update(uids)
+    installed = {
+        Programs(*(os.path.realpath(each.settings.expanded(f"{kind}_directory")) for kind in ("daemon", "command")))
+        for each in inventories
+    }
+
+    def is_known(process: Process) -> bool:
+        if process.name in owners and (ispmail_sockets.is_systems(process) or process.uid in owners[process.name]):
+            return True
+        return ispmail_sockets.is_postfix(process, installed)
+
+    return is_known
+
+
+def _ask_hosts(
+    scope: Scope, live: Sequence[_LiveLogin], is_known: Callable[[Process], bool], found: Holders, within: float
+) -> None:
     """Ask each host of the live table files for the account's connections, and find their programs here."""
     asked = set()
-    for login in live:
-        for host in ispmail_hosts.hosts(login.keys):
-            target = ispmail_database.login(host, login.keys)
-            if target in asked:
-                continue
-            asked.add(target)
-            try:
-                listed = ispmail_connections.listed_by_account(login.keys, host)
-            except DatabaseError as err:
-                found.notes.append(f"who is connected to {host} is not known: {err}")
-                continue
-            here = target.unix_socket is not None or ispmail_sockets.is_here(target.host or "")
-            _report_programs(scope, listed, here, found)
+    until = time.monotonic() + within
+    for login, host in ((one, host) for one in live for host in ispmail_hosts.hosts(one.keys)):
+        target = ispmail_database.login(host, login.keys)
+        if target in asked:
+            continue
+        asked.add(target)
+        if time.monotonic() > until:
+            found.notes.append(f"who is connected to {host} is not known: other hosts took more than {within} s")
+            continue
+        try:
+            listed = ispmail_connections.listed_by_account(login.keys, host)
+        except DatabaseError as err:
+            found.notes.append(f"who is connected to {host} is not known: {err}")
+            continue
+        here = target.unix_socket is not None or ispmail_sockets.is_here(target.host or "")
+        _report_programs(scope.account, listed, here, is_known, found)
 
 
-def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], found: Holders) -> None:
+def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], is_known: Callable[[Process], bool], found: Holders) -> None:
     """Ask the database server as its admin: for its own programs, and for hosts that are none of the site's."""
     login = scope.database.login
     with ispmail_database.admin(login) as server:
-        listed = ispmail_connections.listed_by_admin(server, scope.account)
+        listed = ispmail_connections.listed_by_admin(server, scope.account, login.host)
     here = login.unix_socket is not None or ispmail_sockets.is_here(login.host or "")
-    _report_programs(scope, listed, here, found)
+    _report_programs(scope.account, listed, here, is_known, found)
     for host in ispmail_connections.strangers(listed, site_hosts):
         text = (
             f"{host} is connected as {scope.account} and is none of the site's servers: give what runs there an account"
@@ -228,9 +326,11 @@ def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], found: Holders) -> No
         found.unnamed.append(Holder(SERVER, host, text))
 
 
-def _report_programs(scope: Scope, listed: Listed, here: bool, found: Holders) -> None:
-    for unknown in ispmail_connections.unknown_programs(listed, here, scope.programs):
-        found.unnamed.append(Holder(PROGRAM, unknown.program or "unknown", _program_text(scope.account, unknown)))
+def _report_programs(
+    account: str, listed: Listed, here: bool, is_known: Callable[[Process], bool], found: Holders
+) -> None:
+    for unknown in ispmail_connections.unknown_programs(listed, here, is_known):
+        found.unnamed.append(Holder(PROGRAM, unknown.program or "unknown", _program_text(account, unknown)))
 
 
 def _program_text(account: str, unknown: Unknown) -> str:

@@ -1,14 +1,22 @@
-"""A rotation as the master's events tell of it: lines, events, a table of servers, and why it failed. Pure."""
+"""A rotation in words. Pure.
+
+While it runs: lines and events, from the events on the master's bus, which any minion can forge. Afterwards: a table of
+the servers, whose password was dropped, and why it failed, from what the orchestration has returned.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# The SLS of the step that each mail server takes on its own, and of the last one, at the database.
-_DRAINED, _SOLE = "ispmail.drained", "ispmail.credential_sole"
+from ispmail_errors import printable
+
+# The SLS of the step that each mail server takes on its own.
+_DRAINED = "ispmail.drained"
+# How salt/orch/rotate.sls names that step, and the last one, at the database.
+_TAKES, _DROPPED = "takes the new password", "The old password is dropped"
 # The steps that are the runner's own.
 _STEPS = {
     "ispmail.holders": "Nobody holds the password unless pillar names it",
@@ -18,6 +26,7 @@ _WAITED = "One or more requisite failed"
 _HEADER = ("site", "server", "result", "seconds", "what was done")
 # How many characters of what a server said are shown.
 _LONGEST = 160
+_SILENT, _STRANGE = "does not answer", "did not answer what was asked"
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class _Begun:
     function: str = ""  # of the runner, or the SLS
     servers: Sequence[str] = ()
     began: float = 0.0
+    job: str = ""  # the id of its job, once it is known
     ended: dict[str, Step] = field(default_factory=dict)
 
 
@@ -77,52 +87,45 @@ class Progress:
         self._job = job
         self._sites = sites
         self._now = _Begun()
-        self._mail: dict[tuple[str, str], Step] = {}
-        self._sole: dict[str, list[bool]] = {}
+        self._taken: dict[str, int] = {}  # site to how many of its servers have taken the password
 
-    def hear(self, tag: str, data: Mapping[str, Any], now: float) -> list[Step]:
+    def hear(self, tag: str, data: object, now: float) -> list[Step]:
         """Take an event; return what has ended by it.
 
         Args:
             now: When it came, in seconds.
         """
+        if not isinstance(data, Mapping):
+            return []
         if tag == f"salt/run/{self._job}/args":
             silent = self.finish(now)
             self._now = _begun(data, now)
             return silent
-        arguments = data.get("fun_args") or [None]
         if re.fullmatch(r"salt/run/\d+/ret", tag) and data.get("fun") == f"runner.{self._now.function}":
-            is_own = isinstance(arguments[0], Mapping) and arguments[0].get("site") == self._now.site
+            first = _first(data.get("fun_args"))
+            is_own = isinstance(first, Mapping) and first.get("site") == self._now.site
             return [self._ended_step(data, now)] if is_own else []
-        if re.fullmatch(r"salt/job/\d+/ret/.+", tag) and arguments[0] == self._now.function:
-            server = str(data.get("id"))
-            # A minion sends its return again where the master is slow to take it.
-            if server in self._now.servers and server not in self._now.ended:
-                return [self._ended_server(server, data.get("return"), now)]
+        job = re.fullmatch(r"salt/job/(\d+)/(new|ret/.+)", tag)
+        return self._hear_job(job[1], job[2] == "new", data, now) if job else []
+
+    def _hear_job(self, job: str, is_new: bool, data: Mapping[str, Any], now: float) -> list[Step]:
+        """Take an event of a job. The first job that may be the step's is it, and no other one."""
+        begun = self._now
+        if _first(data.get("arg" if is_new else "fun_args")) != begun.function or begun.job not in ("", job):
+            return []
+        server = str(data.get("id"))
+        if is_new:
+            begun.job = job if data.get("tgt") == begun.servers else begun.job
+        # A minion sends its return again where the master is slow to take it.
+        elif server in begun.servers and server not in begun.ended:
+            begun.job = job
+            return [self._ended_server(server, data.get("return"), now)]
         return []
 
     def finish(self, now: float) -> list[Step]:
         """End the step that is under way: those that have not returned do not answer."""
         silent = [server for server in self._now.servers if server not in self._now.ended]
-        return [self._ended_server(server, ["does not answer"], now) for server in silent]
-
-    def dropped(self) -> list[str]:
-        """The sites whose old password was dropped."""
-        return [site for site, results in self._sole.items() if all(results)]
-
-    def table(self) -> str:
-        """Write all mail servers as a table."""
-        rows: list[tuple[str, ...]] = [_HEADER]
-        for site, servers in self._sites.items():
-            for server in servers:
-                step = self._mail.get((site, server))
-                if step is None:
-                    rows.append((site, server, "not reached", "", ""))
-                else:
-                    rows.append((site, server, "ok" if step.result else "failed", f"{step.seconds:.1f}", step.said))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-        rows.insert(1, tuple("-" * width for width in widths))
-        return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)
+        return [self._ended_server(server, [_SILENT], now) for server in silent]
 
     def _ended_step(self, data: Mapping[str, Any], now: float) -> Step:
         returned = data.get("return")
@@ -133,45 +136,113 @@ class Progress:
 
     def _ended_server(self, server: str, returned: object, now: float) -> Step:
         begun = self._now
-        states = returned if isinstance(returned, Mapping) else {}
-        result = bool(states) and all(state.get("result") for state in states.values())
-        said = "; ".join(_said(states) if states else map(str, returned if isinstance(returned, list) else [returned]))
         number, of = len(begun.ended) + 1, len(begun.servers)
         if begun.function == _DRAINED:
-            number = sum(1 for site, _ in self._mail if site == begun.site) + 1
+            number = self._taken[begun.site] = self._taken.get(begun.site, 0) + 1
             of = len(self._sites.get(begun.site, ()))
-        step = Step(begun.site, begun.step, result, now - begun.began, _cut(said), server, number, of)
+        step = Step(begun.site, begun.step, _is_good(returned), now - begun.began, _told(returned), server, number, of)
         begun.ended[server] = step
-        if begun.function == _DRAINED:
-            self._mail[begun.site, server] = step
-        if begun.function == _SOLE:
-            self._sole.setdefault(begun.site, []).append(result)
         return step
 
 
+def table(sites: Mapping[str, Sequence[str]], returned: object) -> str:
+    """Write the mail servers of all sites as a table.
+
+    Args:
+        sites: Site to its mail servers.
+        returned: What the states of the orchestration have returned.
+    """
+    rows: list[tuple[str, ...]] = [_HEADER]
+    for site, servers in sites.items():
+        taken: dict[str, object] = {}
+        for step, state in _steps(site, returned):
+            if step.endswith(f" {_TAKES}"):
+                taken.update(_mapping(_mapping(state.get("changes")).get("ret")))
+        for server in servers:
+            if server in taken:
+                states = taken[server]
+                result = "ok" if _is_good(states) else "failed"
+                rows.append((site, server, result, f"{_seconds(states):.1f}", _told(states or [_SILENT])))
+            else:
+                rows.append((site, server, "not reached", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def dropped(sites: Iterable[str], returned: object) -> list[str]:
+    """List the sites whose old password was dropped, from what the states of the orchestration have returned."""
+    return [
+        site
+        for site in sites
+        if any(step == _DROPPED and state.get("result") is True for step, state in _steps(site, returned))
+    ]
+
+
 def reasons(returned: object) -> list[str]:
-    """Tell why states failed, from what a run of them returned: those of an orchestration hold those of its servers."""
-    if not isinstance(returned, Mapping):
-        return [str(line) for line in returned if line] if isinstance(returned, list) else []
+    """Tell why an orchestration failed, from what its states have returned: they hold those of the servers."""
+    if isinstance(returned, list):
+        return _lines(*returned)
     found: list[str] = []
-    for state in returned.values():
-        if not isinstance(state, Mapping) or state.get("result") is not False:
-            continue
-        changes = state.get("changes") or {}
-        inner = reasons(changes.get("return"))
-        for server, states in (changes.get("ret") or {}).items():
-            inner += [f"{server}: {reason}" for reason in reasons(states) or ["does not answer"]]
-        # A state that only waited for a failed one has nothing to add.
-        outer = [] if _WAITED in state["comment"] else [state["comment"]]
-        found += inner or outer
+    for state in _failed(returned):
+        changes = _mapping(state.get("changes"))
+        inner = _lines(*changes["return"]) if isinstance(changes.get("return"), list) else []
+        for server, states in _mapping(changes.get("ret")).items():
+            lines = (
+                _lines(*states)
+                if isinstance(states, list)
+                else [line for each in _failed(states) for line in _comment(each)]
+            )
+            inner += [f"{server}: {line}" for line in lines or ([] if _is_good(states) else [_SILENT])]
+        found += inner or _comment(state)
     return found
+
+
+def checked(answers: Mapping[str, object], is_right: Callable[[object], bool]) -> dict[str, object]:
+    """Replace answers of a wrong shape by a sentence. What a server cannot be asked it says in a text of its own."""
+    return {
+        server: said if said is None or said is False or isinstance(said, str) or is_right(said) else _STRANGE
+        for server, said in answers.items()
+    }
+
+
+def is_prints(said: object) -> bool:
+    """Whether an answer has the shape of that of `postfix_map.fingerprints`."""
+    return isinstance(said, Mapping) and all(
+        isinstance(said.get(name), Mapping)
+        and all(isinstance(key, str) and isinstance(value, (str, type(None))) for key, value in said[name].items())
+        for name in ("pillar", "live")
+    )
+
+
+def is_logins(said: object) -> bool:
+    """Whether an answer has the shape of that of `postfix_database.refused`."""
+    return isinstance(said, list) and all(
+        isinstance(login, Mapping) and isinstance(login.get("host"), str) and is_texts(login.get("maps"))
+        for login in said
+    )
+
+
+def is_texts(said: object) -> bool:
+    """Whether an answer is a list of texts."""
+    return isinstance(said, list) and all(isinstance(each, str) for each in said)
+
+
+def is_holders(said: object) -> bool:
+    """Whether an answer has the shape of that of `postfix_database.holders`."""
+    return (
+        isinstance(said, Mapping)
+        and isinstance(said.get("unnamed"), list)
+        and all(isinstance(each, Mapping) and isinstance(each.get("text"), str) for each in said["unnamed"])
+        and is_texts(said.get("notes"))
+    )
 
 
 def mismatches(wanted: Mapping[str, Any], used: Mapping[str, Any], live: bool = True) -> list[str]:
     """Tell whose passwords differ from the one in the database servers' pillar.
 
     Args:
-        wanted: Database server to its fingerprints.
+        wanted: Database server to its fingerprints, `checked`.
         used: Mail server to its fingerprints, or what it said in place of them.
         live: Whether the table files count too.
     """
@@ -194,14 +265,14 @@ def mismatches(wanted: Mapping[str, Any], used: Mapping[str, Any], live: bool = 
 def unanswered(answers: Mapping[str, object], kind: type) -> list[str]:
     """Tell which servers did not answer, or not what was asked."""
     return [
-        f"{server}: {said if isinstance(said, str) else 'does not answer'}"
+        f"{server}: {said if isinstance(said, str) else _SILENT}"
         for server, said in answers.items()
         if not isinstance(said, kind)
     ]
 
 
 def unnamed(answers: Mapping[str, object]) -> list[str]:
-    """Tell what servers found that nobody has named, from what `postfix_database.holders` returned."""
+    """Tell what servers found that nobody has named, from what `postfix_database.holders` returned, `checked`."""
     return [
         f"{server}: {holder['text']}"
         for server, said in answers.items()
@@ -213,19 +284,76 @@ def _begun(data: Mapping[str, Any], now: float) -> _Begun:
     """The step that an event of an orchestration tells of."""
     name = str(data.get("name"))
     if data.get("type") == "runner":
-        site = str((data.get("kwargs") or {}).get("site"))
+        site = str(_mapping(data.get("kwargs")).get("site"))
         return _Begun(site, _STEPS.get(name, name), name, began=now)
     step, _, site = name.rpartition(" in ")
-    sls = ((data.get("args") or {}).get("arg") or [""])[0]
-    return _Begun(site, step, str(sls), list(data.get("tgt") or ()), now)
+    sls = _first(_mapping(data.get("args")).get("arg"))
+    servers = data.get("tgt")
+    return _Begun(site, step, str(sls), servers if isinstance(servers, list) else [], now)
+
+
+def _steps(site: str, returned: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The steps of a site, and what the state of each has returned."""
+    for key, state in _mapping(returned).items():
+        # The module, the ID, the name and the function.
+        name = (*str(key).split("_|-"), "")[1]
+        if name.endswith(f" in {site}") and isinstance(state, Mapping):
+            yield name.removesuffix(f" in {site}"), state
+
+
+def _is_good(returned: object) -> bool:
+    """Whether states were run, and all were good."""
+    states = _mapping(returned)
+    return bool(states) and all(isinstance(state, Mapping) and state.get("result") for state in states.values())
+
+
+def _failed(returned: object) -> list[Mapping[str, Any]]:
+    """The states that failed."""
+    states = _mapping(returned).values()
+    return [state for state in states if isinstance(state, Mapping) and state.get("result") is False]
+
+
+def _comment(state: Mapping[str, Any]) -> list[str]:
+    """Why a state failed. One that only waited for a failed one has nothing to add."""
+    comment = str(state.get("comment") or "failed, and does not tell why")
+    return [] if _WAITED in comment else _lines(comment)
+
+
+def _lines(*texts: object) -> list[str]:
+    """The lines of texts that servers wrote, without what a terminal would act on."""
+    return [printable(line) for text in texts if text for line in str(text).splitlines() if line.strip()]
+
+
+def _seconds(returned: object) -> float:
+    """How long states took."""
+    times = [_mapping(state).get("duration") for state in _mapping(returned).values()]
+    return sum(time for time in times if isinstance(time, (int, float))) / 1000
+
+
+def _told(returned: object) -> str:
+    """What states, or a list of sentences in place of them, tell; for one line."""
+    if isinstance(returned, Mapping):
+        return _cut("; ".join(_said(returned)))
+    return _cut("; ".join(map(str, returned if isinstance(returned, list) else [returned])))
 
 
 def _said(states: Mapping[str, Any]) -> Iterable[str]:
     """What our own states reported."""
     for key, state in states.items():
-        if key.startswith("postfix_") and isinstance(state, Mapping) and _WAITED not in str(state.get("comment")):
+        if str(key).startswith("postfix_") and isinstance(state, Mapping) and _WAITED not in str(state.get("comment")):
             yield from str(state.get("comment", "")).splitlines()
 
 
+def _mapping(value: object) -> Mapping[Any, Any]:
+    """A mapping; an empty one in place of what is none."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _first(value: object) -> object:
+    """The first of a list; None where there is none."""
+    return value[0] if isinstance(value, (list, tuple)) and value else None
+
+
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    line = printable(text)
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

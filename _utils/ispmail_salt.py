@@ -116,7 +116,14 @@ def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tupl
     Raises:
         PillarFault: Lists all faults.
     """
-    found, faults = _looked_up(section(pillar, key), opts)
+    given = section(pillar, key)
+    others = given
+    if isinstance(given, Mapping):
+        # Not the admin's login to the database server: a mail server may have no key to it.
+        others = {name: value for name, value in given.items() if name != "server"}
+    found, faults = _looked_up(others, opts)
+    if isinstance(given, Mapping):
+        found = {**given, **found}
     consumers, wrong = ispmail_config_consumers.assemble(key, found)
     result = ispmail_config.complete(key, found, [*faults, *wrong])
     instance(pillar, key)
@@ -140,9 +147,15 @@ def database(
     Raises:
         PillarFault: Lists all faults.
     """
+    return _database(pillar, opts, key, ("database", "server"), password_needed)
+
+
+def _database(
+    pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, names: Collection[str], password_needed: bool = False
+) -> DatabaseConfig:
     found = section(pillar, key)
     if isinstance(found, Mapping):
-        found = {name: found.get(name) for name in ("database", "server")}
+        found = {name: found.get(name) for name in names}
     found, faults = _looked_up(found, opts)
     return ispmail_config_database.database(key, found, faults, password_needed)
 
@@ -152,8 +165,11 @@ def account(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> str
     return str(_looked_up(ispmail_config_database.user(section(pillar, key)), opts)[0])
 
 
-def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Scope:
+def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, as_admin: bool = True) -> Scope:
     """Read what pillar says of the maps' account and of all that may use it, in all instances.
+
+    Args:
+        as_admin: Whether the admin's login is needed. A mail server may have none, or one that it cannot look up.
 
     Raises:
         PillarFault: Lists all faults.
@@ -163,7 +179,8 @@ def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Scope
     # Where there is no master, or with sdb, pillar's own password is in files of this server.
     roots = [path for paths in opts.get("pillar_roots", {}).values() for path in paths]
     left_out = (opts["cachedir"], os.path.dirname(opts["conf_file"]), *roots)
-    return Scope(found, database(pillar, opts, key), tuple(consumers), left_out)
+    config = _database(pillar, opts, key, ("database", "server") if as_admin else ("database",))
+    return Scope(found, config, tuple(consumers), left_out, cache_folder(opts))
 
 
 def named_directories(pillar: Mapping[str, Any]) -> Collection[str]:

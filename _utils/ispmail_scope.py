@@ -14,9 +14,10 @@ class Scope:
     """What pillar says of the account and of those that may use it."""
 
     instances: Mapping[str, Instance]  # by pillar key
-    database: DatabaseConfig  # the account, pillar's password, and the admin's login
+    database: DatabaseConfig  # the account and pillar's password; the admin's login where that was read
     consumers: tuple[Consumers, ...]  # those of each pillar key
     left_out: tuple[str, ...]  # directories that are not searched: Salt's configuration, pillar and cache
+    cache: str  # where it is written down who was left with an older password
 
     @property
     def account(self) -> str:
@@ -24,18 +25,14 @@ class Scope:
         return self.database.user
 
     @property
-    def _each(self) -> list[Consumer]:
+    def each_consumer(self) -> list[Consumer]:
+        """The consumers of all pillar keys."""
         return [consumer for some in self.consumers for consumer in some.consumers]
 
     @property
     def named_files(self) -> frozenset[str]:
         """The files, and directories, that consumers name."""
-        return frozenset(path for one in self._each for path in (*one.holds, one.option_file) if path)
-
-    @property
-    def programs(self) -> frozenset[str]:
-        """The names of the processes that consumers name."""
-        return frozenset(program for one in self._each for program in one.programs)
+        return frozenset(path for one in self.each_consumer for path in (*one.holds, one.option_file) if path)
 
     def names(self, path: str) -> bool:
         """Whether consumers name a file, or a directory that it is in."""

@@ -6,18 +6,22 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ispmail_spellings
-from ispmail_errors import plural
+from ispmail_errors import plural, printable
 
 # Where configuration and local scripts live. Home directories and web roots may be huge, and are not ours to read.
 TREES = ("/etc", "/usr/local/bin", "/usr/local/sbin", "/usr/local/etc", "/var/spool/cron")
-# A shorter password is a part of too many words; so is one that is found in more files than that.
-SHORTEST, MOST_FOUND = 6, 50
+# Where any local user can have files, by crontab(1) and at(1).
+JOBS = ("/var/spool/cron",)
+# A shorter password is a part of too many words.
+SHORTEST = 6
 _SECONDS, _FILES = 20, 50_000
 _LARGEST, _ALL_BYTES = 16 * 2**20, 512 * 2**20
+# The same for all jobs of users together, so that they cannot use up what is for the server's own files.
+_JOB_FILES, _JOB_BYTES = 2_000, 64 * 2**20
 # How a compiled program begins, see elf(5): many are large, and a password in one is not one that is configured.
 _ELF = b"\x7fELF"
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".zip")
@@ -29,24 +33,44 @@ _SHOWN = 3
 class Searched:
     """What a search has found."""
 
-    found: tuple[str, ...]  # the files that hold one of the passwords
-    unsearched: tuple[str, ...]  # sentences, with a path at the beginning: whether these hold it is not known
+    found: tuple[str, ...]  # the files that hold one of the passwords, those of root first
+    unsearched: Mapping[str, str]  # path to a sentence: whether these hold it is not known
     notes: tuple[str, ...]  # sentences: what was left out on purpose
+
+
+@dataclass
+class _Read:
+    """How much was read."""
+
+    files: int = 0
+    bytes: int = 0
 
 
 @dataclass
 class _State:
     until: float
-    files: int = 0
-    bytes: int = 0
-    found: list[str] = field(default_factory=list)
-    unsearched: list[str] = field(default_factory=list)
+    read: _Read = field(default_factory=_Read)
+    jobs: _Read = field(default_factory=_Read)  # of users
+    found: list[tuple[bool, str]] = field(default_factory=list)  # whether it is not root's, and its path
+    unsearched: dict[str, str] = field(default_factory=dict)
     compressed: list[str] = field(default_factory=list)
     programs: list[str] = field(default_factory=list)
+    left_jobs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes | None  # None where it is too large, or one job of a user too many
+    uid: int
+    is_users_job: bool
 
 
 class _Cut(Exception):
     """A limit is reached. Its text is the sentence about it."""
+
+    def __init__(self, folder: str, text: str) -> None:
+        super().__init__(text)
+        self.folder = folder
 
 
 def search(secrets: Collection[str], known: Collection[str], trees: Sequence[str]) -> Searched:
@@ -54,7 +78,7 @@ def search(secrets: Collection[str], known: Collection[str], trees: Sequence[str
 
     Args:
         secrets: The passwords.
-        known: Files and directories that are left out, symbolic links resolved.
+        known: Files and directories that are left out.
         trees: Where to search.
     """
     state = _State(time.monotonic() + _SECONDS)
@@ -63,16 +87,22 @@ def search(secrets: Collection[str], known: Collection[str], trees: Sequence[str
     try:
         for tree in dict.fromkeys(map(os.path.realpath, trees)):
             for path in _files(tree, left_out, state):
-                if _holds(path, needles, state):
-                    state.found.append(path)
+                _look(path, needles, state)
     except _Cut as err:
-        state.unsearched.append(str(err))
+        state.unsearched[err.folder] = str(err)
     notes = [
         f"{plural(len(paths), what)} cannot be searched: {_shown(paths)}"
-        for what, paths in (("compressed file", state.compressed), ("compiled program", state.programs))
+        for what, paths in (
+            ("compressed file", state.compressed),
+            ("compiled program", state.programs),
+        )
         if paths
     ]
-    return Searched(tuple(sorted(state.found)), tuple(state.unsearched), tuple(notes))
+    if state.left_jobs:
+        notes.append(
+            f"{plural(len(state.left_jobs), 'job')} of users too large, or too many: {_shown(state.left_jobs)}"
+        )
+    return Searched(tuple(path for _, path in sorted(state.found)), state.unsearched, tuple(notes))
 
 
 def unsearchable(secret: str, words: Collection[str]) -> str:
@@ -98,7 +128,7 @@ def _files(folder: str, left_out: Collection[str], state: _State) -> Iterator[st
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as err:
-        state.unsearched.append(f"{_printable(folder)} cannot be read: {err.strerror}")
+        state.unsearched[folder] = f"{printable(folder)} cannot be read: {err.strerror}"
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
@@ -110,45 +140,54 @@ def _files(folder: str, left_out: Collection[str], state: _State) -> Iterator[st
                 yield entry.path
 
 
-def _holds(path: str, needles: Sequence[tuple[bytes, tuple[bytes, ...]]], state: _State) -> bool:
-    """Whether a file holds one of the passwords.
+def _look(path: str, needles: Sequence[tuple[bytes, tuple[bytes, ...]]], state: _State) -> None:
+    """Take down whether a file holds one of the passwords.
 
     Raises:
         _Cut: A limit is reached.
     """
-    state.files += 1
-    if time.monotonic() > state.until or state.files > _FILES or state.bytes > _ALL_BYTES:
+    if time.monotonic() > state.until or state.read.files >= _FILES or state.read.bytes > _ALL_BYTES:
         limits = f"{_SECONDS} s, {_FILES:,} files or {_ALL_BYTES // 2**20} MiB"
-        raise _Cut(f"{_printable(os.path.dirname(path))} and what comes after it was not searched: more than {limits}")
+        folder = os.path.dirname(path)
+        raise _Cut(folder, f"{printable(folder)} and what comes after it was not searched: more than {limits}")
     try:
-        content = _content(path)
+        file = _read(path, state)
     except FileNotFoundError:
-        return False
+        return
     except OSError as err:
-        state.unsearched.append(f"{_printable(path)} cannot be read: {err.strerror}")
-        return False
-    if content is not None and content.startswith(_ELF):
+        state.unsearched[path] = f"{printable(path)} cannot be read: {err.strerror}"
+        return
+    read = state.jobs if file.is_users_job else state.read
+    read.files += 1
+    read.bytes += len(file.content or b"")
+    if file.content is None and file.is_users_job:
+        state.left_jobs.append(path)
+    elif file.content is None:
+        state.unsearched[path] = f"{printable(path)} is larger than {_LARGEST // 2**20} MiB"
+    elif file.content.startswith(_ELF):
         state.programs.append(path)
-        return False
-    if content is None:
-        state.unsearched.append(f"{_printable(path)} is larger than {_LARGEST // 2**20} MiB")
-        return False
-    state.bytes += len(content)
     # The core first: one pass over the file in place of some twenty.
-    return any(core in content and any(each in content for each in spellings) for core, spellings in needles)
+    elif any(core in file.content and any(map(file.content.__contains__, each)) for core, each in needles):
+        state.found.append((file.uid != 0, path))
 
 
-def _content(path: str) -> bytes | None:
-    """What a regular file holds; None where it is too large. Nothing of anything else, the head of a program only."""
+def _read(path: str, state: _State) -> _File:
+    """What a regular file holds. Nothing of anything else, the head of a program only."""
     # It may have become a FIFO since the folder was read.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
+        is_users_job = status.st_uid != 0 and any(path.startswith(f"{folder}/") for folder in JOBS)
         if not stat.S_ISREG(status.st_mode):
-            return b""
-        head = stream.read(len(_ELF))
-        content = head if head == _ELF else head + stream.read(_LARGEST)
-    return None if len(content) > _LARGEST else content
+            content: bytes | None = b""
+        elif is_users_job and (state.jobs.files >= _JOB_FILES or state.jobs.bytes > _JOB_BYTES):
+            content = None
+        else:
+            head = stream.read(len(_ELF))
+            content = head if head == _ELF else head + stream.read(_LARGEST)
+    if content is not None and len(content) > _LARGEST:
+        content = None
+    return _File(content, status.st_uid, is_users_job)
 
 
 def _core(secret: str) -> bytes:
@@ -159,8 +198,4 @@ def _core(secret: str) -> bytes:
 
 def _shown(paths: Sequence[str]) -> str:
     more = len(paths) - _SHOWN
-    return ", ".join(map(_printable, paths[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
-
-
-def _printable(path: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in path)
+    return ", ".join(map(printable, paths[:_SHOWN])) + (f" and {more} more" if more > 0 else "")

@@ -13,11 +13,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from ispmail_errors import CannotAsk
+from ispmail_errors import CannotAsk, printable
 
 # The state of an established connection in /proc/net/tcp.
 _ESTABLISHED = "01"
 _SECONDS = 10
+# The first user id of a person, see adduser(8) and login.defs(5).
+_FIRST_PERSON = 1000
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,17 @@ class Connection:
 
     address: str
     port: int
+    peer: str
     peer_port: int
     inode: int
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where the programs of one Postfix are, symbolic links resolved."""
+
+    daemons: str
+    commands: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Process:
     executable: str  # empty where it cannot be read
     started: float  # seconds since 1970
     unit: str  # of systemd, such as report.service; empty where there is none
+    uid: int  # the real one: a program that is setuid is still its caller's
 
     def describe(self) -> str:
         """Write it for people."""
@@ -73,8 +85,9 @@ def parse_tcp(text: str) -> list[Connection]:
         fields = line.split()
         if len(fields) > 9 and fields[3] == _ESTABLISHED:
             address, port = fields[1].split(":")
-            peer_port = fields[2].split(":")[1]
-            found.append(Connection(_address(address), int(port, 16), int(peer_port, 16), int(fields[9])))
+            peer, peer_port = fields[2].split(":")
+            ends = (_address(address), int(port, 16), _address(peer), int(peer_port, 16))
+            found.append(Connection(*ends, int(fields[9])))
     return found
 
 
@@ -123,7 +136,11 @@ def read_process(pid: int) -> Process | None:
             name, _, rest = stream.read().partition("(")[2].rpartition(")")
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as stream:
             units = re.findall(r"[^/\n]+\.(?:service|scope)(?=$|/)", stream.read(), re.MULTILINE)
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
+            uid = re.search(r"^Uid:\s+(\d+)", stream.read(), re.MULTILINE)
     except OSError:
+        return None
+    if uid is None:
         return None
     fields = rest.split()
     # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
@@ -132,7 +149,8 @@ def read_process(pid: int) -> Process | None:
     executable = ""
     with contextlib.suppress(OSError):
         executable = os.readlink(f"/proc/{pid}/exe")
-    return Process(pid, _printable(name), int(fields[1]), executable, started, units[-1] if units else "")
+    unit = printable(units[-1]) if units else ""
+    return Process(pid, printable(name), int(fields[1]), executable, started, unit, int(uid[1]))
 
 
 def own_processes() -> dict[int, Process]:
@@ -152,14 +170,26 @@ def is_own(process: Process, own: Mapping[int, Process]) -> bool:
     return process.parent in own and process.executable == own[process.parent].executable
 
 
-def is_postfix(process: Process) -> bool:
-    """Whether a process is a daemon of any Postfix on this server, or postmap."""
-    if os.path.basename(process.executable.removesuffix(" (deleted)")) == "postmap":
+def is_postfix(process: Process, installed: Collection[Programs]) -> bool:
+    """Whether a process is a daemon of a Postfix on this server, or postmap that an admin or Postfix runs.
+
+    Anybody can give an own program a name, or a path that looks like Postfix's.
+    """
+    executable = process.executable.removesuffix(" (deleted)")
+    if is_systems(process) and any(executable == f"{each.commands}/postmap" for each in installed):
         return True
-    parent = read_process(process.parent)
+    daemons = [each.daemons for each in installed if os.path.dirname(executable) == each.daemons]
+    parent = read_process(process.parent) if daemons else None
     return (
-        parent is not None and re.search(r"/postfix/(?:s?bin/)?master(?: \(deleted\))?$", parent.executable) is not None
+        parent is not None
+        and parent.uid == 0
+        and parent.executable.removesuffix(" (deleted)") == f"{daemons[0]}/master"
     )
+
+
+def is_systems(process: Process) -> bool:
+    """Whether a process is root's or a system account's, and not a person's."""
+    return process.uid < _FIRST_PERSON
 
 
 def same_address(one: str, other: str) -> bool:
@@ -186,6 +216,15 @@ def is_here(host: str) -> bool:
         probe.bind((str(address), 0))
         return True
     return False
+
+
+def addresses(host: str | None) -> tuple[str, ...]:
+    """The IP addresses of a host; none for None, and where its name cannot be resolved."""
+    if host is None:
+        return ()
+    with contextlib.suppress(OSError, UnicodeError):
+        return tuple(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, None)))
+    return ()
 
 
 def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -215,7 +254,3 @@ def _descriptors(pid: int) -> list[str]:
             with contextlib.suppress(OSError):
                 targets.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
     return targets
-
-
-def _printable(name: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in name)

@@ -58,11 +58,12 @@ def name(minion, **consumers):
 
 
 @contextlib.contextmanager
-def foreign_client(mariadb, over_socket=False, user="mailserver", program="mariadb"):
+def foreign_client(mariadb, over_socket=False, user="mailserver", program="mariadb", uid=0):
     """A program that nobody knows, connected for as long as this lasts."""
     where = [f"--socket={mariadb.socket}"] if over_socket else [f"--host={HOST}", f"--port={mariadb.port}"]
     command = [program, "--no-defaults", *where, f"--user={user}", "--execute=SELECT SLEEP(60)"]
-    client = subprocess.Popen(command, env={**os.environ, "MYSQL_PWD": PASSWORD}, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "MYSQL_PWD": PASSWORD}
+    client = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, user=uid, cwd="/")
     try:
         sleeping = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO = 'SELECT SLEEP(60)'"
         assert wait_until(lambda: mariadb.sql(sleeping) == ((1,),), 10)
@@ -88,6 +89,28 @@ def test_a_foreign_client_is_named_with_its_pid(applied, mariadb):
         assert holders(applied) == {}
     name(applied)
     assert holders(applied) == {}
+
+
+def test_a_users_program_of_the_same_name_is_nobody_who_is_named(applied, mariadb, trees):
+    """Whoever starts a program chooses its name."""
+    script = trees / "report.sh"
+    with foreign_client(mariadb, uid=1000):
+        name(applied, report={"programs": ["mariadb"], "holds": [str(script)], "ignore": True})
+        assert [where for where, _ in holders(applied)["program"]] == ["mariadb"]
+        script.write_text("")
+        os.chown(script, 1000, 1000)
+        assert holders(applied) == {}
+
+
+@pytest.mark.parametrize("path", ["postmap", "postfix/sbin/smtpd"])
+def test_a_program_that_looks_like_postfixs(applied, mariadb, scratch_directory, path):
+    """Any executable of that name, and the child of any program called .../postfix/master, was Postfix."""
+    program = scratch_directory / "fake" / path
+    program.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(shutil.which("mariadb"), program)
+    with foreign_client(mariadb, program=str(program)) as client:
+        ((where, text),) = holders(applied)["program"]
+        assert where == program.name and f"(pid {client.pid}, " in text
 
 
 def test_the_client_of_another_account_is_nobody(applied, mariadb):
@@ -153,6 +176,37 @@ def test_a_rotation_asks_for_the_old_password_only(applied, trees):
     assert set(holders(applied, search="old")) == {"file"}
     with pytest.raises(SaltInvocationError, match="search must be one of all, old, none"):
         applied.call("postfix_database.holders", search="new")
+
+
+def test_a_name_in_pillar_that_has_become_a_link(applied, trees, scratch_directory):
+    """The owner of a file that may break made it a link to /etc: all of /etc was left out."""
+    named = scratch_directory / "report.sh"
+    (trees / "script").write_text(PASSWORD)
+    name(applied, report={"holds": [str(named)], "ignore": True})
+    named.symlink_to(trees)
+    assert [where for where, _ in holders(applied)["file"]] == [str(trees / "script")]
+    named.unlink()
+    named.symlink_to(trees / "script")
+    assert holders(applied) == {}
+    named.unlink()
+
+
+def test_a_file_name_that_is_no_text(applied, trees):
+    """It broke the return of the job, or acted on the admin's terminal."""
+    with open(os.fsencode(trees) + b"/x\xff\n\x1b[2J", "w", encoding="utf-8") as file:
+        file.write(PASSWORD)
+    ((where, text),) = holders(applied)["file"]
+    assert where == f"{trees}/x\\udcff\\n\\x1b[2J"
+    assert text.startswith(f"{trees}/x? ?[2J holds the password in use: ")
+
+
+def test_a_password_in_very_many_files_is_one_all_the_same(applied, trees):
+    """It was taken for a common word, and that was a note only."""
+    for number in range(53):
+        (trees / f"{number:02}").write_text(PASSWORD)
+    *files, (where, text) = holders(applied)["file"]
+    assert [path for path, _ in files] == [str(trees / f"{number:02}") for number in range(50)]
+    assert (where, text.partition(":")[0]) == ("", "3 more files hold the password in use")
 
 
 def test_salts_own_files_are_not_searched(applied, trees, monkeypatch):
@@ -305,6 +359,49 @@ def test_an_apply_without_a_rotation_warns_of_them(applied, mariadb, trees):
         assert "the password changes" not in managed(applied)["comment"]
     finally:
         set_password(mariadb, PASSWORD)
+
+
+@pytest.fixture
+def changes(applied, mariadb):
+    """A minion whose pillar has another password than its table files; the database has pillar's."""
+    pillar = applied.pillar
+    pillar["ispmail"]["database"]["password"] = NEW
+    applied.pillar = pillar
+    set_password(mariadb, NEW)
+    yield applied
+    set_password(mariadb, PASSWORD)
+
+
+def test_what_an_apply_left_with_the_old_password_is_not_forgotten(changes, trees):
+    """A server that was down when a rotation looked took the password by itself; the next rotation found nobody."""
+    script = trees / "script"
+    script.write_text(PASSWORD)
+    managed(changes, test=True)
+    remembered = changes.cache / "ispmail" / "left_with_an_older_password"
+    assert not remembered.exists()
+    assert managed(changes)["result"] is True
+    for search in ("all", "old", "none"):
+        ((where, text),) = holders(changes, search=search)["file"]
+        assert where == str(script)
+        assert text.startswith(f"{script} was left by an apply with an older password")
+    assert PASSWORD not in remembered.read_text()
+    name(changes, report={"holds": [str(script)], "ignore": True})
+    assert holders(changes, search="old") == {}
+    name(changes)
+    assert set(holders(changes, search="old")) == {"file"}
+    script.write_text("its own account")
+    assert holders(changes, search="old") == {}
+
+
+@pytest.mark.parametrize("server", [{"password": "sdb://none/x"}, {"none": 1}])
+def test_an_apply_needs_no_admin(changes, trees, server):
+    """What is wrong with the admin's login failed the apply of a mail server that never uses it."""
+    pillar = changes.pillar
+    pillar["ispmail"]["server"] = server
+    changes.pillar = pillar
+    (trees / "script").write_text(PASSWORD)
+    state = managed(changes)
+    assert state["result"] is True and f"the password changes: {trees / 'script'} holds" in state["comment"]
 
 
 def test_doctor_has_a_row_for_each(applied, mariadb, postfix, trees):

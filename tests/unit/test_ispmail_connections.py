@@ -31,11 +31,16 @@ def test_hosts_as_servers_list_them(host):
     assert (client.host, client.port) == (host.rpartition(":")[0], 40000)
 
 
+DATABASE = "192.0.2.5"
 CONNECTIONS = [
-    Connection("127.0.0.1", 40000, 3306, 1),
-    Connection("192.0.2.1", 40000, 3306, 2),
-    Connection("192.0.2.1", 40000, 443, 3),
-    Connection("::1", 40001, 3306, 4),
+    Connection("127.0.0.1", 40000, DATABASE, 3306, 1),
+    Connection("192.0.2.1", 40000, DATABASE, 3306, 2),
+    Connection("192.0.2.1", 40000, DATABASE, 443, 3),
+    Connection("::1", 40001, DATABASE, 3306, 4),
+    # A local user's: between the same ports, to an own program.
+    Connection("127.0.0.2", 40000, "127.0.0.2", 3306, 5),
+    Connection("192.0.2.1", 40000, "203.0.113.1", 3306, 6),
+    Connection("192.0.2.1", 40002, "203.0.113.1", 3306, 7),
 ]
 
 
@@ -45,13 +50,30 @@ CONNECTIONS = [
         (Client("127.0.0.1", 40000), [1]),
         (Client("::ffff:127.0.0.1", 40000), [1]),
         (Client("192.0.2.9", 40000), []),  # another server's connection from the same port
-        (Client("mx1.example.org", 40000), [1, 2]),  # a name: then the ports have to do
+        (Client("192.0.2.1", 40000), [2]),
+        (Client("192.0.2.1", 40002), [7]),  # the database may have an address that we do not know
+        (Client("mx1.example.org", 40000), [1, 2]),  # a name: then ports and the database's address have to do
         (Client("localhost", 40001), [4]),
+        (Client("localhost", 40002), []),
         (Client("localhost", None), []),
     ],
 )
-def test_connections_are_joined_by_port_and_address(client, inodes):
-    assert [one.inode for one in ispmail_connections.joined(client, CONNECTIONS, 3306)] == inodes
+def test_connections_are_joined_by_ports_and_addresses(client, inodes):
+    asked = Listed((), 3306, "", (DATABASE,))
+    assert [one.inode for one in ispmail_connections.joined(client, CONNECTIONS, asked)] == inodes
+
+
+@pytest.mark.parametrize("addresses", [("127.0.0.1",), ()])
+def test_a_local_user_cannot_pass_for_a_connection_to_localhost(addresses):
+    """With two ports alone, any user could have one of Postfix's, and stop every rotation."""
+    found = [
+        Connection("127.0.0.1", 40000, "127.0.0.1", 3306, 1),
+        Connection("127.0.0.2", 40000, "127.0.0.2", 3306, 2),
+        Connection("127.0.0.1", 40000, "127.0.0.2", 3306, 3),
+    ]
+    for host in ("localhost", "127.0.0.1"):
+        (one,) = ispmail_connections.joined(Client(host, 40000), found, Listed((), 3306, "", addresses))
+        assert one.inode == 1
 
 
 @pytest.mark.parametrize(
@@ -75,7 +97,7 @@ def test_hosts_that_are_none_of_the_sites(host, names, found):
 
 
 def process(pid, name):
-    return Process(pid, name, 1, f"/usr/bin/{name}", 0.0, "")
+    return Process(pid, name, 1, f"/usr/bin/{name}", 0.0, "", 0)
 
 
 SMTPD, DUMP, SALT, AUTH = process(1, "smtpd"), process(2, "mysqldump"), process(3, "salt-minion"), process(4, "auth")
@@ -85,19 +107,18 @@ SMTPD, DUMP, SALT, AUTH = process(1, "smtpd"), process(2, "mysqldump"), process(
 def server(monkeypatch):
     """This server: inode to the processes that hold it. smtpd is Postfix's, and salt-minion is ours."""
     held = {11: [SMTPD], 12: [DUMP], 13: [SALT], 14: [AUTH], 21: [SMTPD], 22: [DUMP], 23: [SALT]}
-    tcp = [Connection("127.0.0.1", 40000 + inode, 3306, inode) for inode in range(11, 20)]
+    tcp = [Connection("127.0.0.1", 40000 + inode, "127.0.0.1", 3306, inode) for inode in range(11, 20)]
     sockets = ispmail_connections.ispmail_sockets
     monkeypatch.setattr(sockets, "tcp_connections", lambda: tcp)
     monkeypatch.setattr(sockets, "unix_clients", lambda path: [21, 22, 23])
     monkeypatch.setattr(sockets, "owners", lambda inodes: {inode: held[inode] for inode in inodes if inode in held})
     monkeypatch.setattr(sockets, "own_processes", dict)
-    monkeypatch.setattr(sockets, "is_postfix", lambda one: one is SMTPD)
     monkeypatch.setattr(sockets, "is_own", lambda one, own: one is SALT)
     return held
 
 
 def unknown(hosts, here=True, programs=()):
-    found = ispmail_connections.unknown_programs(listed(*hosts), here, programs)
+    found = ispmail_connections.unknown_programs(listed(*hosts), here, lambda one: one is SMTPD or one.name in programs)
     return [(one.program, one.only_maybe) for one in found]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 import ispmail_errors
-from ispmail_errors import Fault, PillarFault
+from ispmail_errors import Fault, PillarFault, escaped, printable
 
 FAULTS = [
     (Fault("database:password", "is missing"), "ispmail:database:password is missing"),
@@ -41,3 +41,16 @@ def test_an_unforeseen_error_is_named_without_its_text():
     assert ispmail_errors.kind_of(OSError(28, "No space left on device", "/a secret")) == (
         "OSError (No space left on device)"
     )
+
+
+HOSTILE = "a\nb\x1b[2J\udcff\u202e\x85ü"
+
+
+def test_what_others_wrote_is_one_line_that_a_terminal_shows():
+    assert printable(HOSTILE) == "a b?[2J?? ü"
+    assert printable(HOSTILE).encode()
+
+
+def test_a_path_with_odd_bytes_can_be_told():
+    """A file name that is no UTF-8 broke the return of the job."""
+    assert escaped(HOSTILE) == "a\\nb\\x1b[2J\\udcff\\u202e\\x85ü"

@@ -2,7 +2,22 @@
 
 import pytest
 
-from ispmail_rotation import Progress, mismatches, reasons, unanswered, unnamed
+from ispmail_rotation import (
+    Progress,
+    checked,
+    dropped,
+    is_holders,
+    is_logins,
+    is_prints,
+    is_texts,
+    mismatches,
+    reasons,
+    table,
+    unanswered,
+    unnamed,
+)
+
+from .test_documentation import ROOT
 
 
 def used(live="new", pillar="new"):
@@ -77,6 +92,49 @@ def test_the_reasons_of_a_failed_orchestration():
     assert reasons(["Rendering SLS failed"]) == ["Rendering SLS failed"]
 
 
+HOSTILE = "fine\n\x1b[2Jmx2: ok\x07"
+
+
+@pytest.mark.parametrize(
+    ("states", "lines"),
+    [
+        ({"a": {"result": False}}, ["mx1: failed, and does not tell why"]),
+        ({"a": {"result": False, "comment": None}}, ["mx1: failed, and does not tell why"]),
+        ({"a": {"result": False, "comment": HOSTILE}}, ["mx1: fine", "mx1: ?[2Jmx2: ok?"]),
+        ({"a": {"result": False, "comment": "no", "changes": {"ret": {"mx2": False}}}}, ["mx1: no"]),
+        ({"a": 7}, ["mx1: does not answer"]),
+        ([HOSTILE], ["mx1: fine", "mx1: ?[2Jmx2: ok?"]),
+        (7, ["mx1: does not answer"]),
+    ],
+)
+def test_whatever_a_minion_returns_a_rotation_tells_why(states, lines):
+    """A KeyError here ended a rotation after other sites' passwords were dropped."""
+    assert reasons({"1": {"result": False, "comment": "Run failed", "changes": {"ret": {"mx1": states}}}}) == lines
+
+
+@pytest.mark.parametrize("state", [{"changes": 7}, {"changes": {"ret": 7, "return": 7}}, {"comment": 7}])
+def test_odd_states_of_the_orchestration_itself(state):
+    assert len(reasons({"1": {"result": False, **state}, "2": 7})) == 1
+
+
+@pytest.mark.parametrize(
+    ("is_right", "good", "wrong"),
+    [
+        (is_prints, used(), [{}, {"pillar": {}}, {"pillar": 1, "live": {}}, {"pillar": {"a": []}, "live": {}}, [], 7]),
+        (is_logins, [{"host": "db", "maps": ["a"]}], [[7], [{}], [{"host": "db", "maps": "a"}], {}]),
+        (is_texts, ["a"], [[7], {}, 7]),
+        (is_holders, {"unnamed": [{"text": "x"}], "notes": []}, [{}, {"unnamed": [{}], "notes": []}, []]),
+    ],
+)
+def test_answers_of_another_shape(is_right, good, wrong):
+    assert checked({"a": good, "b": None, "c": "ERROR"}, is_right) == {"a": good, "b": None, "c": "ERROR"}
+    for said in wrong:
+        answers = checked({"mx": said}, is_right)
+        assert unanswered(answers, type(good)) == ["mx: did not answer what was asked"]
+        if is_right is is_prints:
+            assert mismatches(DATABASE, answers) == []
+
+
 def test_what_nobody_has_named():
     answers = {"a": None, "b": {"unnamed": [{"text": "/x holds it"}, {"text": "y uses it"}]}, "c": "ERROR"}
     assert unnamed(answers) == ["b: /x holds it", "b: y uses it"]
@@ -131,13 +189,43 @@ def test_a_server_that_has_ended(progress):
     }
     (failed,) = progress.hear(*returned("mx1", BAD), 13.0)
     assert failed.describe() == f"main: {BATCH}: mx1 (2 of 3): failed after 3.0 s: Access denied"
-    assert progress.table().splitlines() == [
+
+
+def step_returned(name, servers, result=True, site="main"):
+    """What an orchestration returns of a step of one of its sites."""
+    name = f"{name} in {site}"
+    return {f"salt_|-{name}_|-{name}_|-state": {"result": result, "changes": {"ret": servers}}}
+
+
+def test_the_table_is_of_what_the_orchestration_has_returned():
+    slow = {key: {**state, "duration": 1250.0} for key, state in STATES.items()}
+    returned = {
+        **step_returned("The canary takes the new password", {"mx1": BAD}, False),
+        **step_returned(BATCH, {"mx2": slow, "mx4": False}, False),
+        **step_returned("The old password is dropped", {"mx3": STATES}),
+        **step_returned(BATCH, {"mx3": STATES}, site="other"),
+        "odd": 7,
+    }
+    assert table({"main": ["mx1", "mx2", "mx3", "mx4"]}, returned).splitlines() == [
         "site  server  result       seconds  what was done",
         "----  ------  -----------  -------  ---------------------------------------------------",
-        "main  mx1     failed       3.0      Access denied",
+        "main  mx1     failed       0.0      Access denied",
         "main  mx2     ok           2.5      3 maps have been applied; Postfix has been reloaded",
         "main  mx3     not reached",
+        "main  mx4     failed       0.0      does not answer",
     ]
+
+
+def test_a_table_has_one_line_for_each_server():
+    states = {"postfix_map_|-a": {"result": True, "comment": HOSTILE, "duration": "x"}}
+    lines = table({"main": ["mx1"]}, step_returned(BATCH, {"mx1": states})).splitlines()
+    assert len(lines) == 3 and lines[2].endswith("fine; ?[2Jmx2: ok?")
+
+
+def test_the_steps_have_the_names_that_the_orchestration_gives_them():
+    text = (ROOT / "salt" / "orch" / "rotate.sls").read_text(encoding="utf-8")
+    assert "those ~ ' the new password in ' ~ site" in text and text.count("takes' %}") == 1
+    assert "\nThe old password is dropped in {{ site }}:\n" in text
 
 
 @pytest.mark.parametrize(
@@ -202,12 +290,55 @@ def test_a_step_of_the_runner_that_has_failed_tells_why():
     assert step.describe() == line + "; ".join(lines)
 
 
-@pytest.mark.parametrize(("states", "dropped"), [(DROPPED, ["main"]), (BAD, []), (["no"], [])])
-def test_sites_whose_old_password_is_dropped(progress, states, dropped):
-    assert progress.dropped() == []
-    progress.hear(*begins("The old password is dropped", ["db"], "ispmail.credential_sole"), 20.0)
-    progress.hear(*returned("db", states, "ispmail.credential_sole"), 21.0)
-    assert progress.dropped() == dropped
+@pytest.mark.parametrize("result", [True, False])
+def test_sites_whose_old_password_is_dropped(result):
+    returned = step_returned("The old password is dropped", {"db": DROPPED}, result)
+    assert dropped(["main", "other"], returned) == (["main"] if result else [])
+    assert dropped(["main"], None) == []
+
+
+def test_an_event_of_another_job_is_none_of_the_step(progress):
+    """Any minion can send an event that looks like another one's return; which job is the step's is told before."""
+    tag, data = returned("mx1", BAD)
+    forged = tag.replace("20261126000000000001", "1")
+    new = {"fun": "state.sls", "arg": ["ispmail.drained", {}], "tgt": ["mx1", "mx2"]}
+    assert progress.hear("salt/job/20261126000000000001/new", new, 10.5) == []
+    assert progress.hear(forged, data, 11.0) == []
+    assert progress.hear(*returned("mx1", STATES), 12.0)[0].result is True
+
+
+def test_all_returns_of_a_step_are_of_one_job(progress):
+    assert progress.hear(*returned("mx1", STATES), 11.0)
+    tag, data = returned("mx2", BAD)
+    assert progress.hear(tag.replace("20261126000000000001", "1"), data, 12.0) == []
+    assert progress.hear(*returned("mx2", STATES), 13.0)
+
+
+@pytest.mark.parametrize("odd", [{"a": 1}, 7, None, [], "text", [None]])
+def test_odd_events_are_left_out(progress, odd):
+    """One of them ended the listener, and all lines after it."""
+    for tag in (returned("mx1", None)[0], "salt/run/1/ret", "salt/job/1/new"):
+        data = {"fun": "runner.ispmail.drained", "fun_args": odd, "arg": odd, "id": "mx1", "return": STATES}
+        assert progress.hear(tag, data, 11.0) == []
+        assert progress.hear(tag, odd, 11.0) == []
+    assert progress.hear(*returned("mx1", STATES), 12.0)
+
+
+@pytest.mark.parametrize("odd", [{"x": 1}, 7, None, [], [{}], {7: {}}])
+def test_odd_returns_have_failed(progress, odd):
+    (step,) = progress.hear(*returned("mx1", odd), 11.0)
+    assert step.result is False
+
+
+@pytest.mark.parametrize("data", [{"name": 7, "args": 7, "tgt": 7}, {"type": "runner", "kwargs": 7}, {}])
+def test_odd_steps(progress, data):
+    progress.hear(ARGS, data, 11.0)
+    assert progress.finish(12.0) == []
+
+
+def test_a_server_cannot_add_a_line(progress):
+    (step,) = progress.hear(*returned("mx1", {"postfix_map_|-a": {"result": True, "comment": HOSTILE}}), 11.0)
+    assert step.said == "fine; ?[2Jmx2: ok?"
 
 
 def test_a_long_text_is_cut(progress):

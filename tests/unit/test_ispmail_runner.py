@@ -145,6 +145,10 @@ PROOFS = {
         {("mx2", "postfix_database.holders"): {**NOBODY, **SCRIPT}},
         "mx2: /root/x holds the password in use: name it",
     ),
+    "no fingerprints": ({("mx2", "postfix_map.fingerprints"): {}}, "mx2: did not answer what was asked"),
+    "odd logins": ({("mx2", "postfix_database.refused"): [{}]}, "mx2: did not answer what was asked"),
+    "odd holders": ({("mx2", "postfix_database.holders"): {"unnamed": [7]}}, "mx2: did not answer what was asked"),
+    "a text that acts on a terminal": ({("mx2", "postfix_map.old_processes"): ["x\n\x1b[2Jy"]}, "mx2: x ?[2Jy still"),
     # The database's server is a mail server too, and its first answer is lost.
     "no answer of the database's server": ({("mx1", 1): None}, "mx1: does not answer"),
 }
@@ -302,3 +306,18 @@ def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, tmp_p
     assert events == [("ispmail/rotation/failed", {"comment": str(caught.value)})]
     wanted = "cannot be written: " if broken == "the cache" else "the rotation ended with OSError (No space left"
     assert wanted in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_an_event_that_cannot_be_read_does_not_end_the_rest(configured):
+    class Progress:
+        def hear(self, tag, data, now):
+            raise KeyError("x")
+
+    assert ispmail._heard(Progress(), {"tag": "a", "data": {}}, 1.0) == []
+    assert ispmail._heard(Progress(), {}, 1.0) == []
+
+
+def test_what_is_printed_is_one_line(configured, capsys):
+    configured({"main": MAIN})
+    ispmail._print("a\n\x1b[2Jb")
+    assert capsys.readouterr().err == "a ?[2Jb\n"

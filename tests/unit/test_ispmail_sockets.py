@@ -9,7 +9,7 @@ import pytest
 
 import ispmail_sockets
 from ispmail_errors import CannotAsk
-from ispmail_sockets import Connection, Process
+from ispmail_sockets import Connection, Process, Programs
 
 TCP = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -32,10 +32,10 @@ u_seq 0      0                            * 11737900 * 0
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the text is one of a little-endian machine")
 def test_established_connections():
-    assert ispmail_sockets.parse_tcp(TCP) == [Connection("127.0.0.1", 0xD431, 0x0CEA, 4712)]
+    assert ispmail_sockets.parse_tcp(TCP) == [Connection("127.0.0.1", 0xD431, "127.0.0.1", 0x0CEA, 4712)]
     mapped, other = ispmail_sockets.parse_tcp(TCP6)
     assert ispmail_sockets.same_address(mapped.address, "127.0.0.1")
-    assert other == Connection("2001:db8::1", 0x0CEB, 0xD431, 4714)
+    assert other == Connection("2001:db8::1", 0x0CEB, "2001:db8::2", 0xD431, 4714)
 
 
 def test_clients_of_a_unix_socket():
@@ -62,14 +62,14 @@ def test_the_owner_of_a_connection_is_found():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         port = client.getsockname()[1]
         (ours,) = [one for one in ispmail_sockets.tcp_connections() if one.port == port]
-        assert (ours.address, ours.peer_port) == ("127.0.0.1", server.getsockname()[1])
+        assert (ours.address, (ours.peer, ours.peer_port)) == ("127.0.0.1", server.getsockname())
         (owner,) = ispmail_sockets.owners([ours.inode])[ours.inode]
-    assert owner.pid == os.getpid() and owner.parent == os.getppid()
+    assert (owner.pid, owner.parent, owner.uid) == (os.getpid(), os.getppid(), os.getuid())
     assert ispmail_sockets.owners([ours.inode]) == {}
 
 
-def process(pid, parent, executable="/usr/bin/python3", name="python3"):
-    return Process(pid, name, parent, executable, 0.0, "")
+def process(pid, parent, executable="/usr/bin/python3", name="python3", uid=0):
+    return Process(pid, name, parent, executable, 0.0, "", uid)
 
 
 def test_jobs_of_the_same_minion_are_own():
@@ -85,25 +85,61 @@ def test_own_processes_begin_with_this_one():
     assert {os.getpid(), os.getppid()} <= set(own) and 1 not in own
 
 
+INSTALLED = [Programs("/usr/lib/postfix/sbin", "/usr/sbin"), Programs("/opt/postfix/libexec", "/opt/postfix/bin")]
+
+
 @pytest.mark.parametrize(
-    ("executable", "yes"),
+    ("executable", "parent", "uid", "yes"),
     [
-        ("/usr/lib/postfix/sbin/master", True),
-        ("/usr/libexec/postfix/master", True),
-        ("/usr/lib/postfix/sbin/master (deleted)", True),
-        ("/opt/master", False),
-        ("/usr/lib/dovecot/master", False),
+        ("/usr/lib/postfix/sbin/smtpd", "/usr/lib/postfix/sbin/master", 0, True),
+        ("/opt/postfix/libexec/smtpd", "/opt/postfix/libexec/master", 0, True),
+        ("/usr/lib/postfix/sbin/smtpd (deleted)", "/usr/lib/postfix/sbin/master (deleted)", 0, True),
+        ("/usr/lib/postfix/sbin/smtpd", "/usr/lib/postfix/sbin/master", 1000, False),
+        ("/usr/lib/postfix/sbin/smtpd", "/home/u/postfix/master", 0, False),
+        ("/home/u/smtpd", "/usr/lib/postfix/sbin/master", 0, False),
+        ("/home/u/postfix/smtpd", "/home/u/postfix/master", 0, False),
+        ("/usr/lib/dovecot/auth", "/usr/lib/dovecot/master", 0, False),
     ],
 )
-def test_children_of_a_postfix(monkeypatch, executable, yes):
-    monkeypatch.setattr(ispmail_sockets, "read_process", lambda pid: process(pid, 1, executable, "master"))
-    assert ispmail_sockets.is_postfix(process(5, 4, "/usr/lib/postfix/sbin/smtpd")) is yes
+def test_children_of_a_postfix(monkeypatch, executable, parent, uid, yes):
+    """Any user can run a program of any name below a folder of any name."""
+    monkeypatch.setattr(ispmail_sockets, "read_process", lambda pid: process(pid, 1, parent, "master", uid))
+    assert ispmail_sockets.is_postfix(process(5, 4, executable, uid=105), INSTALLED) is yes
+    assert not ispmail_sockets.is_postfix(process(5, 4, executable), [])
 
 
-def test_postmap_by_hand_is_postfix(monkeypatch):
+@pytest.mark.parametrize(
+    ("executable", "uid", "yes"),
+    [
+        ("/usr/sbin/postmap", 0, True),
+        ("/usr/sbin/postmap", 105, True),
+        ("/usr/sbin/postmap", 1000, False),
+        ("/home/u/postmap", 0, False),
+        ("/usr/sbin/postalias-like", 0, False),
+    ],
+)
+def test_postmap_by_hand_is_postfix(monkeypatch, executable, uid, yes):
     monkeypatch.setattr(ispmail_sockets, "read_process", lambda pid: None)
-    assert ispmail_sockets.is_postfix(process(5, 4, "/usr/sbin/postmap"))
-    assert not ispmail_sockets.is_postfix(process(5, 4, "/usr/sbin/postalias-like"))
+    assert ispmail_sockets.is_postfix(process(5, 4, executable, uid=uid), INSTALLED) is yes
+
+
+def test_addresses_of_a_host():
+    assert ispmail_sockets.addresses("192.0.2.1") == ("192.0.2.1",)
+    assert "127.0.0.1" in ispmail_sockets.addresses("localhost")
+    assert ispmail_sockets.addresses(None) == ispmail_sockets.addresses("none.invalid") == ()
+
+
+def test_the_unit_of_a_process_is_printable(monkeypatch, tmp_path):
+    """Whoever has a cgroup of their own chooses names below it."""
+    real = open
+
+    def opened(path, *args, **options):
+        return real(cgroup if path.endswith("/cgroup") else path, *args, **options)
+
+    cgroup = tmp_path / "cgroup"
+    cgroup.write_text("0::/user.slice/e\x1b[2Jvil.service\n")
+    monkeypatch.setattr("builtins.open", opened)
+    assert ispmail_sockets.read_process(os.getpid()).unit == "e?[2Jvil.service"
 
 
 @pytest.mark.parametrize(
