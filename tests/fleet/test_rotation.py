@@ -352,7 +352,9 @@ def test_a_burst_of_events_reapplies_at_most_three_times(fleet, current, capsys)
     with capsys.disabled():
         print(f"\n20 events, re-apply: applies per server {counts}, {len(seen)} jobs returned")
     assert all(1 <= number <= 3 for number in counts), counts
-    assert len(seen) == 20 * len(MAIL) and not failed(seen)
+    # A busy master publishes a job again: another job id, for the same event.
+    ours = [one for one in seen if '"fun": "ispmail.reapply"' in one]
+    assert len(ours) >= 20 * len(MAIL) and not failed(seen)
 
 
 def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
@@ -361,7 +363,7 @@ def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):
     fleet.write_pillar(new)
     fleet.set_password(new)
     began = time.monotonic()
-    healed = wait_until(lambda: all(fleet.holds(mx, new) for mx in fleet.mail), INTERVAL + 10)
+    healed = wait_until(lambda: all(fleet.holds(mx, new) for mx in fleet.mail), INTERVAL + 30)
     took = time.monotonic() - began
     assert healed, f"not healed in {took:.1f} s"
     with capsys.disabled():

@@ -126,7 +126,7 @@ class Sites(Lab):
         assert said in ("", "1045"), f"the database of {site} says {said}"
         return not said
 
-    def wait_for_rotation(self, site, old, new, seconds=90):
+    def wait_for_rotation(self, site, old, new, seconds=240):
         """Until the database of a site takes the new password and no other."""
         done = wait_until(lambda: self.accepts(site, new[site]) and not self.accepts(site, old[site]), seconds)
         assert done, f"{site} still accepts the old password after {seconds} s"
