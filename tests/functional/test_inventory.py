@@ -250,7 +250,7 @@ def test_postfix_check_sees_main_cf_before_it_goes_live(postfix):
     directory = str(postfix.config_directory)
     before = everything(postfix)
     wanted = {"daemon_directory": "/nowhere"}
-    with pytest.raises(Failed, match="postfix check refuses main.cf as it would be"):
+    with pytest.raises(Failed, match=r"postfix check refuses main.cf as it would be"):
         ispmail_transaction.check_main_cf(wanted, directory)
     good = {"virtual_alias_maps": "inline:{a=b}"}
     ispmail_transaction.check_main_cf(good, directory)
