@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("796ad44444a9")
+ispmail_stamp.require("5b8c7362a661")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("796ad44444a9")
+ispmail_stamp.require("5b8c7362a661")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

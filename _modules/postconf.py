@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("796ad44444a9")
+ispmail_stamp.require("5b8c7362a661")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("796ad44444a9")
+ispmail_stamp.require("5b8c7362a661")
 
 import ispmail_accounts
 import ispmail_holders

@@ -8,7 +8,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("796ad44444a9")
+ispmail_stamp.require("5b8c7362a661")
 
 import ispmail_answers
 import ispmail_apply

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("796ad44444a9")
+ispmail_stamp.require("5b8c7362a661")
 
 from ispmail_salt import state
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("796ad44444a9")
+ispmail_stamp.require("5b8c7362a661")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

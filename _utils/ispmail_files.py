@@ -290,7 +290,7 @@ def remove_leftovers(paths: Iterable[str]) -> None:
     for path in paths:
         if os.path.isdir(os.path.dirname(path)):
             there.append(path)
-        for leftover in (_temporary(path), _second_name(path)):
+        for leftover in side_names(path):
             try:
                 os.unlink(leftover)
             except FileNotFoundError:
@@ -312,6 +312,11 @@ def _failures(paths: Sequence[str]) -> Iterator[None]:
         # write(2) names no file, rename(2) and link(2) two.
         path = err.filename2 or err.filename or ", ".join(paths)
         raise Failed(f"{path} cannot be written: {err.strerror}") from err
+
+
+def side_names(path: str) -> tuple[str, str]:
+    """The other names that a file has while it is replaced, and after a change of it that was cut off."""
+    return _temporary(path), _second_name(path)
 
 
 def _second_name(path: str) -> str:

@@ -98,6 +98,8 @@ def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = AL
     inventories = _inventories(scope)
     foreign = _foreign_tables(scope, inventories, found)
     passwords = {login.keys.get("password", "") for login in live} if search != NONE else set()
+    if search != NONE and not live:
+        found.notes.append("files were not searched: no table file or option file here has the password in use")
     if search == OLD:
         passwords.discard(scope.database.password or "")
     left_out = _left_out(scope, [*live, *foreign])
@@ -214,7 +216,8 @@ def _left_out(scope: Scope, known: Sequence[_LiveLogin]) -> frozenset[str]:
     """What is not searched. A user can make a link of a file that is named: it leads to one file, and to no folder."""
     files = {path for path in map(os.path.realpath, scope.named_files) if _is_regular(path)}
     folders = map(os.path.realpath, scope.left_out)
-    return frozenset((*scope.named_files, *files, *folders, *(login.path for login in known)))
+    own = [name for login in known for name in (login.path, *ispmail_files.side_names(login.path))]
+    return frozenset((*scope.named_files, *files, *folders, *own))
 
 
 def _is_regular(path: str) -> bool:

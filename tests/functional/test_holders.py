@@ -311,6 +311,29 @@ def test_the_database_as_its_admin_that_cannot_be_asked(applied, scratch_directo
         applied.call("postfix_database.holders", site_hosts=["192.0.2.1"])
 
 
+def test_what_a_change_that_was_cut_off_has_left_is_ours(applied, trees):
+    """The next apply removes it; a rotation said that pillar has to name it."""
+    pillar = applied.pillar
+    query = "SELECT destination FROM virtual_aliases WHERE source='%s'"
+    more = {"parameter": "virtual_alias_maps", "file": str(trees / "a.cf"), "query": query}
+    pillar["ispmail"]["maps"] = {"more": more}
+    applied.pillar = pillar
+    assert managed(applied)["result"] is True
+    for name in (".a.cf.old", ".a.cf.new"):
+        (trees / name).write_text((trees / "a.cf").read_text())
+    assert holders(applied) == {}
+
+
+def test_a_server_that_does_not_know_the_password_says_so(minion, trees):
+    """A database server without table files: nobody can search for a password that nobody there has."""
+    pillar = minion.pillar
+    pillar["ispmail"]["maps"] = dict.fromkeys(MAPS)
+    minion.pillar = pillar
+    said = minion.call("postfix_database.holders", search="old")
+    assert said["unnamed"] == []
+    assert any("files were not searched" in note for note in said["notes"]), said
+
+
 def test_an_admin_who_does_not_see_connections_is_an_error(applied, mariadb):
     """It counted as nobody: a rotation then dropped the password under programs that were connected."""
     mariadb.sql("CREATE USER boss@localhost IDENTIFIED BY 'boss-secret-1'")
