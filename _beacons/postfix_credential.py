@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("5b8c7362a661")
+ispmail_stamp.require("2a0a2ba4f641")
 
 import contextlib
 import json

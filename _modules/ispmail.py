@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("5b8c7362a661")
+ispmail_stamp.require("2a0a2ba4f641")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

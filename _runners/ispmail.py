@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("5b8c7362a661")
+ispmail_stamp.require("2a0a2ba4f641")
 
 import salt.client
 import salt.utils.event

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ispmail_errors import printable
-from ispmail_rotation import checked, is_holders, is_logins, is_prints, is_texts, mismatches, unanswered, unnamed
+from ispmail_rotation import (
+    checked,
+    is_holders,
+    is_live_prints,
+    is_logins,
+    is_prints,
+    is_texts,
+    mismatches,
+    unanswered,
+    unnamed,
+)
 
 # How long a server may take to say that it is there, to read its pillar anew, and to search its files. In seconds.
 _PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
 
-# What a function returns where it returns what was asked.
-_SHAPES = {
-    "postfix_map.fingerprints": is_prints,
-    "postfix_database.refused": is_logins,
-    "postfix_map.old_processes": is_texts,
-}
+# The arguments of a function, and whether an answer has the shape of its own.
+_Question = tuple[list[Any], Callable[[object], bool]]
 
 
 @dataclass(frozen=True)
@@ -78,18 +84,25 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
     """
     nonce = secrets.token_hex(16)
 
-    def ask(asked: Sequence[str], functions: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    def ask(asked: Sequence[str], functions: Mapping[str, _Question]) -> list[dict[str, Any]]:
         """Server to what it returned, for each of the functions, in one job; what has the right shape, or a text."""
         there = [server for server in asked if server in up]
-        jobs = list(functions), list(functions.values())
+        jobs = list(functions), [arguments for arguments, _ in functions.values()]
         returned = client.cmd(there, *jobs, timeout=timeout, tgt_type="list") if there else {}
         found = {server: returned[server] if isinstance(returned.get(server), dict) else {} for server in asked}
-        return [checked({server: found[server].get(name) for server in asked}, _SHAPES[name]) for name in functions]
+        return [
+            checked({server: found[server].get(name) for server in asked}, is_right)
+            for name, (_, is_right) in functions.items()
+        ]
 
-    (wanted,) = ask(servers.database, {"postfix_map.fingerprints": [nonce, False]})
+    (wanted,) = ask(servers.database, {"postfix_map.fingerprints": ([nonce, False], is_prints)})
     used, refused, old = ask(
         servers.mail,
-        {"postfix_map.fingerprints": [nonce], "postfix_database.refused": [], "postfix_map.old_processes": []},
+        {
+            "postfix_map.fingerprints": ([nonce], is_live_prints),
+            "postfix_database.refused": ([], is_logins),
+            "postfix_map.old_processes": ([], is_texts),
+        },
     )
     # Check the answers separately: one host can be both database and mail server.
     faults = [*unanswered(wanted, dict), *unanswered(used, dict), *unanswered(refused, list), *unanswered(old, list)]

@@ -207,12 +207,17 @@ def checked(answers: Mapping[str, object], is_right: Callable[[object], bool]) -
 
 
 def is_prints(said: object) -> bool:
-    """Whether an answer has the shape of that of `postfix_map.fingerprints`."""
+    """Whether an answer has the shape of that of `postfix_map.fingerprints`, with the table files or without."""
     return isinstance(said, Mapping) and all(
-        isinstance(said.get(name), Mapping)
-        and all(isinstance(key, str) and isinstance(value, (str, type(None))) for key, value in said[name].items())
-        for name in ("pillar", "live")
+        isinstance(found, Mapping)
+        and all(isinstance(key, str) and isinstance(value, (str, type(None))) for key, value in found.items())
+        for found in (said.get("pillar"), said.get("live", {}))
     )
+
+
+def is_live_prints(said: object) -> bool:
+    """The same, with the table files."""
+    return is_prints(said) and "live" in _mapping(said)
 
 
 def is_logins(said: object) -> bool:

@@ -7,6 +7,7 @@ from ispmail_rotation import (
     checked,
     dropped,
     is_holders,
+    is_live_prints,
     is_logins,
     is_prints,
     is_texts,
@@ -120,7 +121,8 @@ def test_odd_states_of_the_orchestration_itself(state):
 @pytest.mark.parametrize(
     ("is_right", "good", "wrong"),
     [
-        (is_prints, used(), [{}, {"pillar": {}}, {"pillar": 1, "live": {}}, {"pillar": {"a": []}, "live": {}}, [], 7]),
+        (is_prints, DATABASE["db"], [{}, {"pillar": 1}, {"pillar": {}, "live": 1}, {"pillar": {"a": []}}, [], 7]),
+        (is_live_prints, used(), [{}, {"pillar": {}}, {"pillar": 1, "live": {}}, {"pillar": {}, "live": 1}, 7]),
         (is_logins, [{"host": "db", "maps": ["a"]}], [[7], [{}], [{"host": "db", "maps": "a"}], {}]),
         (is_texts, ["a"], [[7], {}, 7]),
         (is_holders, {"unnamed": [{"text": "x"}], "notes": []}, [{}, {"unnamed": [{}], "notes": []}, []]),
@@ -131,7 +133,7 @@ def test_answers_of_another_shape(is_right, good, wrong):
     for said in wrong:
         answers = checked({"mx": said}, is_right)
         assert unanswered(answers, type(good)) == ["mx: did not answer what was asked"]
-        if is_right is is_prints:
+        if is_right in (is_prints, is_live_prints):
             assert mismatches(DATABASE, answers) == []
 
 

@@ -116,15 +116,17 @@ class FakeClient:
         said = {}
         for server in servers:
             if isinstance(functions, str):
-                said[server] = self._answer(server, functions)
+                said[server] = self._answer(server, functions, arguments)
                 continue
             job = (server, len(functions))
             if job not in self.answers or self.answers[job] is not None:
-                said[server] = {name: self._answer(server, name) for name in functions}
+                said[server] = {name: self._answer(server, name, each) for name, each in zip(functions, arguments)}
         return said
 
-    def _answer(self, server, name):
+    def _answer(self, server, name, arguments):
         answer = self.answers.get((server, name), ANSWERS[name])
+        if name == "postfix_map.fingerprints" and False in arguments:
+            answer = {"pillar": answer["pillar"]} if answer else answer
         return answer.pop(0) if isinstance(answer, list) and answer and name == "postfix_database.holders" else answer
 
 
