@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("2a0a2ba4f641")
+ispmail_stamp.require("6fa3aeb67f84")
 
 import contextlib
 import json

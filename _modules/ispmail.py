@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("2a0a2ba4f641")
+ispmail_stamp.require("6fa3aeb67f84")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

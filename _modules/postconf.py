@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2a0a2ba4f641")
+ispmail_stamp.require("6fa3aeb67f84")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("2a0a2ba4f641")
+ispmail_stamp.require("6fa3aeb67f84")
 
 import ispmail_answers
 import ispmail_apply

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2a0a2ba4f641")
+ispmail_stamp.require("6fa3aeb67f84")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -25,8 +25,8 @@ from ispmail_hosts import hosts, parse_host
 from ispmail_inventory import Inventory, is_own_parameter
 from ispmail_plan import Difference, Outcome
 from ispmail_programs import table_fault
+from ispmail_release import READ_WHEN_CONNECTING
 from ispmail_smtpd import refuse_if_worse
-from ispmail_tablefile import READ_WHEN_CONNECTING
 from ispmail_transaction import Change
 
 log = logging.getLogger(__name__)

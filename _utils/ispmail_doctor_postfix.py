@@ -15,6 +15,7 @@ import ispmail_files
 import ispmail_hosts
 import ispmail_inventory
 import ispmail_postfix
+import ispmail_release
 import ispmail_smtpd
 import ispmail_tablefile
 from ispmail_config import DatabaseConfig, Instance, Map
@@ -184,7 +185,7 @@ def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
 def only_host_is_asked_again(live: LiveMap) -> Iterator[Finding]:
     """After an error Postfix leaves a host alone. Where that is the only one, no mail is accepted meanwhile."""
     version = live.postfix.inventory.settings.version
-    if live.map.type == "sqlite" or len(live.hosts) > 1 or not ispmail_tablefile.knows("retry_interval", version):
+    if live.map.type == "sqlite" or len(live.hosts) > 1 or not ispmail_release.knows("retry_interval", version):
         return
     seconds = live.keys.get("retry_interval", "60")
     fix = (

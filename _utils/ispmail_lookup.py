@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import ispmail_files
 import ispmail_hosts
+import ispmail_release
 import ispmail_tablefile
 from ispmail_command import Done, readable, run, safe
 from ispmail_errors import CannotAsk
@@ -212,7 +213,7 @@ def has_plugin(chroot: str, plugin: str) -> bool:
 def _seen_from(chroot: str | None, table_type: str, content: bytes) -> bytes:
     """A table file with the paths that a reader in a chroot will open, written as they are seen from outside."""
     keys = ispmail_tablefile.parse(content)
-    inside = ispmail_tablefile.inside_chroot(table_type, keys, chroot) if chroot else keys
+    inside = ispmail_release.inside_chroot(table_type, keys, chroot) if chroot else keys
     if inside == keys:
         return content
     return ispmail_tablefile.text_of(inside).encode("utf-8", "surrogateescape")

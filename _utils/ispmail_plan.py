@@ -14,6 +14,7 @@ from typing import Any
 import ispmail_files
 import ispmail_inventory
 import ispmail_original
+import ispmail_release
 import ispmail_tablefile
 from ispmail_config import CompleteInstance, CompleteMap, Map
 from ispmail_errors import CannotAsk, Fault
@@ -159,7 +160,7 @@ def unmanaged_tables(maps: Sequence[Map], known: Settings) -> list[str]:
 def _compare_file(each: CompleteMap, version: str) -> tuple[list[Replacement], dict[str, Any]]:
     """A table file as it should be, with a copy of one that somebody else wrote, and how the one on disk differs."""
     old = ispmail_files.read(each.path)
-    text = ispmail_tablefile.for_release(each.type, each.text, version)
+    text = ispmail_release.for_release(each.type, each.text, version)
     new = File(old.path, text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
     replacements = [Replacement(new, still=(old.content,))]
     if old.content is None:

@@ -35,11 +35,6 @@ def spellings(secret: str) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def contains(content: bytes, secret: str) -> bool:
-    """Whether a file may hold a password, in any of its spellings. Also true where it is a part of another word."""
-    return any(spelling in content for spelling in spellings(secret))
-
-
 def contains_whole(content: bytes, secret: str) -> bool:
     """Whether a file holds a password in one of its spellings, and not only as a part of a longer word."""
     return any(

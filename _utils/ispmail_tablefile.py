@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ispmail_errors import Fault, InvalidInput, listed
-from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
+from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, split_list
 from ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, format_faults, query_findings
 
 TYPES = ("mysql", "pgsql", "sqlite")
@@ -61,12 +61,6 @@ SCHEMA: dict[str, Key] = {
     "tls_ciphers": Key("text", _MYSQL, since="2.11"),
     "tls_verify_cert": Key("boolean", _MYSQL, since="2.11", default="no"),
 }
-
-# Paths that are read whenever a process connects; the table file itself is read when it starts.
-READ_WHEN_CONNECTING = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "option_file")
-
-# The first release that connects to a single host again when it has closed the connection.
-_ASKS_AGAIN = (3, 10)
 
 # The keys of Postfix 2.1's query interface.
 OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
@@ -147,40 +141,6 @@ def logical_lines(text: str) -> list[tuple[int, str]]:
         elif logical:
             logical[-1] = (logical[-1][0], logical[-1][1] + line)
     return logical
-
-
-def knows(key: str, version: str) -> bool:
-    """Tell whether a release of Postfix reads a key of a table file."""
-    since = SCHEMA[key].since
-    return since is None or _release(version) >= _release(since)
-
-
-def for_release(table_type: str, text: str, version: str) -> str:
-    """A table file for one release of Postfix: a single host stands in it twice before 3.10.
-
-    There, Postfix does not ask a host for a minute when it has closed a connection; the same host named twice is asked
-    at once. mysql_table(5)
-    """
-    keys = parse(text)
-    given = split_list(keys.get("hosts", ""))
-    if table_type not in _SERVERS or len(given) != 1 or _release(version) >= _ASKS_AGAIN:
-        return text
-    return text_of({**keys, "hosts": f"{given[0]} {given[0]}"})
-
-
-def inside_chroot(table_type: str, keys: Mapping[str, str], chroot: str) -> dict[str, str]:
-    """The keys of a table with the paths that a program in a chroot opens, written as they are seen from outside it.
-
-    The file of an sqlite table is opened before the chroot is entered.
-    """
-    found = {key: f"{chroot}{value}" if key in READ_WHEN_CONNECTING and value else value for key, value in keys.items()}
-    if table_type in ("mysql", "pgsql"):
-        sockets = [parse_host(text, table_type).socket for text in hosts(keys)]
-        if any(sockets):
-            found["hosts"] = ", ".join(
-                f"unix:{chroot}{socket}" if socket else text for text, socket in zip(hosts(keys), sockets)
-            )
-    return found
 
 
 def redact(keys: Mapping[str, str]) -> dict[str, str]:
@@ -271,7 +231,7 @@ def key_fault(table_type: str, key: str, version: str | None) -> Fault | None:
     if table_type not in types:
         owners = " and ".join(types)
         return Fault(key, f"is a key of {owners} tables, Postfix ignores it in a {table_type} table", "take it out")
-    if version and since and _release(version) < _release(since):
+    if version and since and release_of(version) < release_of(since):
         reason = f"is read from Postfix {since} on, but {version} is installed and ignores it"
         return Fault(key, reason, "take it out or upgrade")
     return None
@@ -286,7 +246,8 @@ def _unknown_key(table_type: str, key: object) -> Fault:
     return Fault(shown, f"is not a key of {table_type}_table(5), Postfix would ignore it", fix)
 
 
-def _release(version: str) -> tuple[int, ...]:
+def release_of(version: str) -> tuple[int, ...]:
+    """The major and minor number of a release of Postfix: (3, 10) for 3.10.13."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 

@@ -1,0 +1,49 @@
+"""What a table file is on one server."""
+
+import pytest
+
+import ispmail_release
+import ispmail_tablefile
+
+
+def table_file(**keys):
+    return ispmail_tablefile.text_of({"user": "u", "password": "p #x", **keys, "dbname": "d", "query": "SELECT '%s'"})
+
+
+@pytest.mark.parametrize(
+    "type_, hosts, version, after",
+    [
+        ("mysql", "127.0.0.1", "3.7.11", "127.0.0.1 127.0.0.1"),
+        ("pgsql", "unix:/x", "3.9.0", "unix:/x unix:/x"),
+        # From 3.10 on Postfix asks the host again by itself.
+        ("mysql", "127.0.0.1", "3.10.13", "127.0.0.1"),
+        ("mysql", "127.0.0.1", "4.0.0", "127.0.0.1"),
+        # Two are two already.
+        ("mysql", "a b", "3.7.11", "a b"),
+        ("mysql", "a a", "3.7.11", "a a"),
+    ],
+)
+def test_a_single_host_stands_twice_for_an_old_postfix(type_, hosts, version, after):
+    text = ispmail_release.for_release(type_, table_file(hosts=hosts), version)
+    assert text == table_file(hosts=after)
+
+
+def test_that_it_stands_twice_is_seen_by_nobody():
+    twice, once = (ispmail_tablefile.parse(table_file(hosts=value)) for value in ("h:1 h:1", "h:1"))
+    assert ispmail_tablefile.diff(twice, once) == {}
+    assert ispmail_tablefile.redact(twice)["hosts"] == "h:1"
+    other = ispmail_tablefile.parse(table_file(hosts="k"))
+    assert ispmail_tablefile.diff(twice, other) == {"hosts": {"old": "h:1", "new": "k"}}
+
+
+def test_what_is_opened_inside_a_chroot():
+    keys = {"hosts": "localhost, unix:/a 127.0.0.1", "tls_CAfile": "/ca", "tls_key_file": "", "password": "/p"}
+    assert ispmail_release.inside_chroot("mysql", keys, "/jail") == {
+        "hosts": "unix:/jail/run/mysqld/mysqld.sock, unix:/jail/a, 127.0.0.1",
+        "tls_CAfile": "/jail/ca",
+        "tls_key_file": "",
+        "password": "/p",
+    }
+    # To libpq localhost is a host; an sqlite file is opened before.
+    assert ispmail_release.inside_chroot("pgsql", {"hosts": "localhost"}, "/jail") == {"hosts": "localhost"}
+    assert ispmail_release.inside_chroot("sqlite", {"dbpath": "/x"}, "/jail") == {"dbpath": "/x"}
