@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("6fa3aeb67f84")
+ispmail_stamp.require("758ead65fe3e")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("6fa3aeb67f84")
+ispmail_stamp.require("758ead65fe3e")
 
 import dataclasses
 

@@ -8,7 +8,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("6fa3aeb67f84")
+ispmail_stamp.require("758ead65fe3e")
 
 import ispmail_answers
 import ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("6fa3aeb67f84")
+ispmail_stamp.require("758ead65fe3e")
 
 import salt.client
 import salt.utils.event

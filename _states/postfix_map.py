@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("6fa3aeb67f84")
+ispmail_stamp.require("758ead65fe3e")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

@@ -71,6 +71,8 @@ class Asker:
 
 ROOT = Asker()
 
+# A postmap that another user runs needs a main.cf that all may read.
+_CANNOT_START = re.compile(r"fatal: open \S+/(main|dynamicmaps)\.cf: Permission denied")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -227,6 +229,11 @@ def _asked(
     arguments = ["-c", config_directory, "-q", questions[0] if one else "-", *tables]
     stdin = "" if one else "".join(f"{question}\n" for question in questions)
     done = run("postmap", arguments, timeout, _plugins(as_.chroot), as_.descriptors, user=as_.user, stdin=stdin)
+    if as_.user and _CANNOT_START.search(done.stderr):
+        # Daemons of Postfix read it before they give up root's rights, so they can start.
+        found = _asked(questions, tables, config_directory, timeout, dataclasses.replace(as_, user=None))
+        doubt = f"asked as root, because user {as_.user} cannot read main.cf: whether it can read TLS keys is not known"
+        return dataclasses.replace(found, warnings=(*found.warnings, doubt))
     if done.returncode is None:
         table = tables[0] if len(tables) == 1 else None
         return _failure(table, f"{done.stderr.replace('end', 'answer')}{_silent_hosts(table)}", ())

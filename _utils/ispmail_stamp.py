@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "6fa3aeb67f84"
+STAMP = "758ead65fe3e"
 
 
 def require(stamp: str) -> None:

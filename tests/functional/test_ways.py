@@ -187,3 +187,13 @@ def test_a_change_that_sends_mail_another_way_is_put_back(minion, postfix, pilla
     assert "put back as it was" in result["comment"]
     assert contents(postfix) == before
     assert rcpt(postfix.port, "john@example.org")[0] == 250
+
+
+@pytest.mark.parametrize("closed", ["main.cf", "the directory"])
+def test_a_configuration_that_only_root_can_read_is_right(minion, postfix, closed):
+    """Postfix reads it before it gives up its rights; the probe, as user postfix, could not start."""
+    postfix.main_cf.chmod(0o600) if closed == "main.cf" else postfix.config_directory.chmod(0o700)
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    assert "asked as root, because user postfix cannot read main.cf" in result["comment"]
+    assert replies(postfix) == ANSWERED
