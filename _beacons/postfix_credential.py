@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("758ead65fe3e")
+ispmail_stamp.require("7407bf1f07fb")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("758ead65fe3e")
+ispmail_stamp.require("7407bf1f07fb")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

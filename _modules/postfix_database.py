@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("758ead65fe3e")
+ispmail_stamp.require("7407bf1f07fb")
 
 import ispmail_accounts
 import ispmail_holders

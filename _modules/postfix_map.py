@@ -8,7 +8,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("758ead65fe3e")
+ispmail_stamp.require("7407bf1f07fb")
 
 import ispmail_answers
 import ispmail_apply

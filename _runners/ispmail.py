@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("758ead65fe3e")
+ispmail_stamp.require("7407bf1f07fb")
 
 import salt.client
 import salt.utils.event

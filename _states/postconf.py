@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("758ead65fe3e")
+ispmail_stamp.require("7407bf1f07fb")
 
 from ispmail_salt import state
 

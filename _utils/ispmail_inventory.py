@@ -125,8 +125,16 @@ class Inventory:
                 self.settings.queue_directory if service.chroot in in_chroot else None,
             )
             for service in self.services
-            if service.program in programs
+            if service.program in programs and self._is_used(service)
         )
+
+    def _is_used(self, service: Service) -> bool:
+        """Whether mail goes to a service: virtual(8) does not run where virtual_transport names another one."""
+        if service.program != "virtual":
+            return True
+        known = self.settings
+        named = [known.expanded(name).partition(":")[0] for name in ("virtual_transport", "default_transport")]
+        return service.name in named or bool(known.expanded("transport_maps"))
 
 
 def settings(config_directory: str) -> Settings:

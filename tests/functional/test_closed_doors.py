@@ -59,7 +59,7 @@ def hostile(doors):
     """Each path, alone and as a table; other tables that postmap would open; texts and structures of all kinds."""
     paths = [doors["table"], doors["relay"], doors["sasl"], doors["victim"], doors["evil"]]
     found = [*paths, *(f"{kind}:{path}" for kind in ("texthash", "proxy:texthash", "regexp") for path in paths)]
-    found += [f"mysql:{doors['victim']}", f"mysql:{os.path.dirname(doors['table'])}/./mariadb-virtual-alias-maps.cf"]
+    found += [f"mysql:{doors['victim']}", f"mysql:{os.path.dirname(doors['relay'])}/./mariadb-relay.cf"]
     found += ["unionmap:{texthash:" + doors["sasl"] + "}", "inline:{{a=b}}", "../victim", "-e", "", "a\nb", "ispmail:x"]
     return [*found, *([path] for path in paths), {doors["table"]: doors["table"]}, 5]
 

@@ -39,6 +39,7 @@ def test_every_spelling_is_found(postfix):
         ours="check_sender_access sqlite:$config_directory/c.cf, permit",
         smtpd_recipient_restrictions="ours, permit",
         virtual_uid_maps="mysql:./relative.cf",
+        virtual_transport="virtual",
         transport_maps="mysql:names_in_main_cf",
     )
     with open(postfix.master_cf, "a") as file:
