@@ -6,6 +6,7 @@ import time
 import pytest
 
 import ispmail_postfix
+from ispmail_journal import Journal
 from lab import HOST, scratch, wait_until
 from lab.dovecot import Dovecot, MailLoad
 from lab.mariadb import MariaDB, schema, set_password
@@ -239,12 +240,13 @@ def test_a_change_without_postfix_that_was_cut_off(alone, dovecot, monkeypatch):
     left = path.with_name(f".{path.name}.new")
     path.unlink()
     managed(alone)
-    (journal,) = (alone.cache / "postfix_change").iterdir()
+    journal = Journal(alone.pillar["ispmail"]["postfix"]["config_directory"], str(alone.cache))
     left.write_text(f"password={NEW}\n")
-    journal.write_text(f"{path}\n")
+    with journal.locked():
+        journal.write([str(path)])
     done = managed(alone)
     assert done["result"] is True, done["comment"]
-    assert not left.exists() and journal.read_text() == ""
+    assert not left.exists() and journal.due() is None
 
 
 def test_the_formula_installs_postfix_only_for_maps(alone):
