@@ -40,7 +40,7 @@ def compiled(minion_id, **grains):
 def maps_of(config):
     """The maps that a pillar asks for, by name; valid, also for what the installed Postfix and its chroot decide."""
     found = ispmail_config.complete("ispmail", config)
-    ispmail_config.check(found, version="3.10.13", chroot=True)
+    ispmail_config.check(found, version="3.10.13")
     return {each.name: each for each in found.maps}
 
 

@@ -137,7 +137,7 @@ def test_a_key_of_four_bytes_is_asked(postfix):
         assert result["result"] is True
         assert "virtual_mailbox_maps cannot be asked for an address with a 4-byte character" in result["comment"]
         rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "the query takes every address"]
-        assert [row["result"] for row in rows if row["where"] == "virtual_mailbox_maps"] == ["fault"], rows
+        assert [row["result"] for row in rows if row["where"].startswith("virtual_mailbox_maps on")] == ["fault"], rows
 
 
 def test_a_closed_connection_costs_nothing(minion, postfix, mariadb):
