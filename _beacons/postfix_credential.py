@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("7407bf1f07fb")
+ispmail_stamp.require("82a3c36321d6")
 
 import contextlib
 import json

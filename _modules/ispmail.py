@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("7407bf1f07fb")
+ispmail_stamp.require("82a3c36321d6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("7407bf1f07fb")
+ispmail_stamp.require("82a3c36321d6")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

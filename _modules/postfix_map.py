@@ -8,7 +8,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("7407bf1f07fb")
+ispmail_stamp.require("82a3c36321d6")
 
 import ispmail_answers
 import ispmail_apply

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("7407bf1f07fb")
+ispmail_stamp.require("82a3c36321d6")
 
 from ispmail_salt import state
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("7407bf1f07fb")
+ispmail_stamp.require("82a3c36321d6")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

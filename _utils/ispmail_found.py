@@ -10,7 +10,6 @@ import ispmail_inventory
 import ispmail_plan
 from ispmail_adopt import Adopted, Source
 from ispmail_errors import CannotAsk
-from ispmail_maincf import overrides
 
 # The first line keeps Salt from reading {{ and {% in a query as Jinja.
 _HEAD = """\
@@ -30,13 +29,11 @@ def found(config_directory: str) -> Adopted:
     """
     inventory = ispmail_inventory.read(config_directory)
     known = inventory.settings
-    overridden = {
-        f"{service.name}/{service.type}/{name}": value
-        for service in inventory.services
-        for name, value in overrides(service.command).items()
-    }
     tables = ispmail_adopt.named(
-        known.values, overridden, known.real_path, lambda name: not ispmail_inventory.is_own_parameter(name, known)
+        known.values,
+        inventory.overrides(),
+        known.real_path,
+        lambda name: not ispmail_inventory.is_own_parameter(name, known),
     )
     sources = {each.path: _read(each.path) for each in tables if not each.obstacle}
     return ispmail_adopt.adopt(tables, sources, config_directory, known.version)

@@ -103,6 +103,14 @@ class Inventory:
     services: tuple[Service, ...]
     tables: tuple[Table, ...]
 
+    def overrides(self) -> dict[str, str]:
+        """What services set by options in master.cf: such as submission/inet/virtual_alias_maps to the value."""
+        return {
+            f"{service.name}/{service.type}/{name}": value
+            for service in self.services
+            for name, value in overrides(service.command).items()
+        }
+
     def spelling(self, parameter: str, path: str, table: str) -> str:
         """How a parameter spells a proxied table: proxymap has to be asked so. `table` where it does not name it."""
         known = self.settings

@@ -26,9 +26,9 @@ from ispmail_maincf import words as split_words
 from ispmail_programs import restriction_fault
 from ispmail_reach import Reference, Wanted, joined, pointing, references
 
-# A table file holds a password, and proxymap(8) reads it as user postfix.
 OPEN_DOMAINS = "without virtual_mailbox_maps every address of the domains is accepted: is that meant?"
 
+# A table file holds a password, and proxymap(8) reads it as user postfix.
 _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
 OWNERSHIP = {"mode": f"{_MODE:04o}", "user": _OWNER, "group": _GROUP}
 
@@ -87,8 +87,7 @@ def compare(instance: CompleteInstance) -> Difference:
         if value is not None:
             parameters[name] = value
             changed |= {each.name for each in maps}
-    referred = {found for value in known.values.values() if "$" in value for found in names_in(value)}
-    unknown = tuple(name for name in parameters if name not in known.values and name not in referred)
+    unknown = tuple(name for name in parameters if name not in known.values and not _is_referred_to(name, known))
     readable = _readable_by_proxymap(known, parameters, instance.maps)
     if readable is not None:
         parameters["proxy_read_maps"] = readable
@@ -107,6 +106,10 @@ def compare(instance: CompleteInstance) -> Difference:
         unknown=unknown,
         warnings=tuple(warnings),
     )
+
+
+def _is_referred_to(name: str, known: Settings) -> bool:
+    return any(name in names_in(value) for value in known.values.values() if "$" in value)
 
 
 def parameters_of(maps: Iterable[Map]) -> list[str]:

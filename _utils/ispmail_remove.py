@@ -22,7 +22,7 @@ from ispmail_errors import Failed, PillarFault
 from ispmail_expand import names_in, sole_name
 from ispmail_files import Replacement
 from ispmail_inventory import Inventory, Settings, is_own_parameter
-from ispmail_maincf import overrides, shown, without_inline, words
+from ispmail_maincf import shown, without_inline, words
 from ispmail_plan import OPEN_DOMAINS, Outcome, parameters_of, restriction_faults
 from ispmail_reach import without
 from ispmail_smtpd import refuse_if_worse
@@ -37,7 +37,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     A change that was cut off before is finished by it.
 
     Args:
-        names: Maps in pillar, null ones too; None for all.
+        names: Maps in pillar; None for all. Those that it sets to null are not ours.
         cache_directory: Where the journal of changes is.
         test: Whether only to tell what would be done.
 
@@ -68,8 +68,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             name: {"old": shown(name, known.set_value(name)), "new": shown(name, new)}
             for name, new in parameters.items()
         }
-    _refuse_in_use(inventory, parameters, paths)
-    warnings = _doubts(chosen, ispmail_inventory.changed(inventory, parameters).settings)
+    after = ispmail_inventory.changed(inventory, parameters)
+    _refuse_in_use(inventory, after, parameters, paths)
+    warnings = _doubts(chosen, after.settings)
     interrupted = ispmail_transaction.interrupted(directory, cache_directory)
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
     if interrupted:
@@ -122,9 +123,10 @@ def _users_of(own: Sequence[str], ours: Sequence[str], inventory: Inventory) -> 
     return {name for value in values for name in names_in(value) if name in own}
 
 
-def _refuse_in_use(inventory: Inventory, parameters: Mapping[str, str | None], paths: set[str]) -> None:
+def _refuse_in_use(
+    inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None], paths: set[str]
+) -> None:
     """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
-    after = ispmail_inventory.changed(inventory, parameters)
     users = [
         f"{place.name} ({without_inline(place.spelling)})"
         for table in after.tables
@@ -146,10 +148,7 @@ def _left_alone(inventory: Inventory, parameters: Mapping[str, str | None]) -> I
     empty = {name for name, value in parameters.items() if not value}
     own = {name for name in empty if is_own_parameter(name, known)}
     values = {name: value for name, value in known.values.items() if name not in parameters}
-    for service in inventory.services:
-        where = f"{service.name}/{service.type}"
-        values |= {f"{where}/{name}": value for name, value in overrides(service.command).items()}
-    for name, value in values.items():
+    for name, value in {**values, **inventory.overrides()}.items():
         found = words(value) if "$" in value else []
         for before, word in itertools.pairwise(["", *found]):
             referred = sole_name(word)
