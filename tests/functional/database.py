@@ -79,7 +79,43 @@ PLUGINS = (
 )
 
 
-class AskingServer:
+class Listener:
+    """Listens on loopback, or on a unix socket at `path`, and begins what a subclass does with each connection."""
+
+    def __init__(self, path=None):
+        if path:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen()
+        else:
+            self._listener = socket.create_server((HOST, 0), backlog=64)
+            self.port = self._listener.getsockname()[1]
+
+    def __enter__(self):
+        in_background(self._accept)
+        return self
+
+    def __exit__(self, *_):
+        # close() alone would leave accept() waiting.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def begin(self, peer):
+        """Start to serve a connection."""
+        raise NotImplementedError
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                self.begin(self._listener.accept()[0])
+
+
+def in_background(function, *arguments):
+    """Run a function in a thread that nobody waits for."""
+    threading.Thread(target=function, args=arguments, daemon=True).start()
+
+
+class AskingServer(Listener):
     """
     Speaks as a MariaDB as far as the login plugin, for which it asks each connection in turn.
 
@@ -98,22 +134,12 @@ class AskingServer:
         self.got = []
         self.certificate = tls
         self._greeting, self._full = greeting, full
-        if path:
-            self._listener = socket.socket(socket.AF_UNIX)
-            self._listener.bind(str(path))
-            self._listener.listen()
-        else:
-            self._listener = socket.create_server((HOST, 0), backlog=64)
-            self.port = self._listener.getsockname()[1]
+        self._in_turn = itertools.cycle(plugins)
+        super().__init__(path)
 
-    def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        # close() alone would leave accept() waiting.
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def begin(self, peer):
+        """Ask each connection by the next plugin."""
+        in_background(self._serve, peer, next(self._in_turn))
 
     def heard(self):
         """All that it can make of what it got: the packets, and those decrypted that were encrypted with its key."""
@@ -131,12 +157,6 @@ class AskingServer:
             answers = packets[named.index(True) + 1 :]
             # Nothing at all but, by one plugin, a scramble.
             assert not answers or (plugin == "caching_sha2_password" and [len(each) for each in answers] == [4 + 32])
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            for plugin in itertools.cycle(self.plugins):
-                peer, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=[peer, plugin], daemon=True).start()
 
     def _serve(self, peer, plugin):
         peer.settimeout(5)
@@ -175,28 +195,17 @@ class AskingServer:
             talk.say(b"\1" + _public_key())
 
 
-class OddServer:
+class OddServer(Listener):
     """Answers each connection by a function that gets the connection as a `Talk`, until the client has gone."""
 
     def __init__(self, serve):
         self._serve = serve
-        self._listener = socket.create_server((HOST, 0), backlog=64)
-        self.port = self._listener.getsockname()[1]
+        super().__init__()
         self.host = f"{HOST}:{self.port}"
 
-    def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = self._listener.accept()
-                threading.Thread(target=self._one, args=[peer], daemon=True).start()
+    def begin(self, peer):
+        """Have the function answer each connection."""
+        in_background(self._one, peer)
 
     def _one(self, peer):
         talk = Talk(peer)

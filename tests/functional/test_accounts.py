@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import threading
 
 import pymysql
 import pytest
@@ -14,7 +13,7 @@ from lab import HOST, free_port, scratch
 from lab.mariadb import MariaDB, native_hash
 from lab.minion import Minion
 
-from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, SELECT, call, guide, pillar, run
+from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, SELECT, Listener, call, guide, in_background, pillar, run
 
 
 @pytest.fixture
@@ -142,36 +141,25 @@ def test_with_name_resolving_the_account_of_the_guide_is_rotated(directory):
 # A connection that is lost in the middle.
 
 
-class CutProxy:
+class CutProxy(Listener):
     """Passes a unix socket on to the server's, and cuts the connection at the n-th statement that begins so."""
 
     def __init__(self, path, server, statement, number):
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
+        super().__init__(path)
         self._server, self._statement, self._left = server, statement, number
 
-    def __enter__(self):
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                upstream = socket.socket(socket.AF_UNIX)
-                upstream.connect(self._server)
-                threading.Thread(target=self._pass, args=[client, upstream, True], daemon=True).start()
-                threading.Thread(target=self._pass, args=[upstream, client, False], daemon=True).start()
+    def begin(self, peer):
+        """Pass on, both ways."""
+        upstream = socket.socket(socket.AF_UNIX)
+        upstream.connect(self._server)
+        in_background(self._pass, peer, upstream, True)
+        in_background(self._pass, upstream, peer, False)
 
     def _pass(self, source, target, asks):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                self._left -= asks and data[5:].startswith(self._statement)
+                if asks and data[5:].startswith(self._statement):
+                    self._left -= 1
                 if not self._left:
                     break
                 target.sendall(data)
