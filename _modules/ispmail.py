@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("82a3c36321d6")
+ispmail_stamp.require("d9fb4f8a615d")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

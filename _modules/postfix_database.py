@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("82a3c36321d6")
+ispmail_stamp.require("d9fb4f8a615d")
 
 import ispmail_accounts
 import ispmail_holders

@@ -1,40 +1,24 @@
-"""Read, ask, apply and remove the SQL lookup maps of one Postfix instance.
+"""Read, ask and compare the SQL lookup maps of one Postfix instance.
 
 A *map* is what a main.cf parameter points at; its *table file* says how to ask the database. All functions read pillar
 themselves: no secret is ever an argument.
 """
 
-import functools
-
 import ispmail_stamp
 
-ispmail_stamp.require("82a3c36321d6")
+ispmail_stamp.require("d9fb4f8a615d")
 
 import ispmail_answers
-import ispmail_apply
 import ispmail_classes
+import ispmail_compare
 import ispmail_consumers
 import ispmail_files
-import ispmail_found
-import ispmail_holders
 import ispmail_inventory
 import ispmail_plan
-import ispmail_postconf
 import ispmail_postfix
 import ispmail_proof
-import ispmail_remove
 import ispmail_tablefile
-from ispmail_salt import (
-    account,
-    complete,
-    consumer_logins,
-    instance,
-    instances,
-    named_directories,
-    salt_errors,
-    scope,
-    wanted,
-)
+from ispmail_salt import account, complete, instance, instances, salt_errors, wanted
 
 
 def read(pillar="ispmail"):
@@ -62,32 +46,6 @@ def read(pillar="ispmail"):
         found = instance(__pillar__, pillar)
         known = ispmail_inventory.settings(found.config_directory) if found.wanted else None
         return {each.name: _described(each, known) for each in found.wanted}
-
-
-def found(config_directory="/etc/postfix"):
-    """
-    Describe the SQL tables that main.cf names now, whoever made them, as the pillar that would make them.
-
-    config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
-
-    Returns a text in YAML: ``ispmail``, the pillar, with a placeholder for each password; and ``left_out``, a list of
-    sentences on what pillar cannot hold, with the reasons. Pillar is not read, but for the directories that it names.
-
-    Raises SaltInvocationError for a directory that is not a Postfix instance, CommandExecutionError where there is no
-    Postfix or no main.cf.
-
-    Source: mysql_table(5), pgsql_table(5), sqlite_table(5), postconf(1)
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' postfix_map.found
-    """
-    with salt_errors():
-        directory = ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
-        return ispmail_found.text(ispmail_found.found(directory), directory)
 
 
 def lookup(map, question, pillar="ispmail"):
@@ -126,76 +84,30 @@ def lookup(map, question, pillar="ispmail"):
     return result if found.reason is None else {**result, "reason": found.reason, "table": found.table}
 
 
-def apply(pillar="ispmail", test=False):
+def compare(pillar="ispmail"):
     """
-    Bring the table files, main.cf and the consumers' option files of this server to what pillar says, all or nothing.
-
-    Each new table file is asked before it goes live; the answers that pillar expects are compared before and after;
-    main.cf and the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is
-    put back.
+    Compare the table files, main.cf and the consumers' option files of this server with pillar. No table is asked.
 
     pillar : ispmail
         The pillar key that holds the configuration.
 
-    test : False
-        Whether only to tell what would be done. New table files are asked all the same, from memory.
+    Returns a dict as ``apply`` does, and ``due``: whether there is anything for it to do, or to refuse.
 
-    Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``), ``maps`` (how many
-    there are), ``consumers`` (the same), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or
-    would be, reloaded). The key of a consumer in ``changes`` is such as ``consumer:dovecot``.
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where a file or main.cf cannot be read, or a
+    consumer would not use its option file.
 
-    Raises SaltInvocationError that lists all faults of pillar, CommandExecutionError where a map could not be asked or
-    gave another answer, or where a file could not be written; everything is as before then.
-
-    Source: mysql_table(5), postmap(1), postconf(1), postfix(1)
+    Source: mysql_table(5), postconf(1)
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' postfix_map.apply test=True
+        salt '*' postfix_map.compare
     """
     with salt_errors():
-        maps, consumers = wanted(__pillar__, __opts__, pillar)
-        known = functools.partial(scope, __pillar__, __opts__, pillar, as_admin=False)
-        with ispmail_holders.left_behind(maps, consumers, known, test) as warnings:
-            return _outcome(ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers), warnings)
-
-
-def remove(maps=None, pillar="ispmail", test=False):
-    """
-    Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files. If any of that fails,
-    everything is put back. A change that was cut off before is finished. Option files of consumers are left: their
-    programs log in by them.
-
-    maps : None
-        A list of names of maps in pillar; None for all. One that is null is not ours.
-
-    pillar : ispmail
-        The pillar key that holds the configuration.
-
-    test : False
-        Whether only to tell what would be done.
-
-    Returns a dict as ``apply`` does.
-
-    Raises SaltInvocationError for a map that pillar does not name, CommandExecutionError where main.cf or a file cannot
-    be written, Postfix cannot be reloaded, or smtpd cannot ask its maps any more; it says what is there then.
-
-    Source: postconf(1), postfix(1)
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
-    """
-    with salt_errors():
-        consumers = consumer_logins(__pillar__, pillar)
-        found = _outcome(ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test))
-        if maps is None:
-            found["warnings"] += ispmail_consumers.left_behind(consumers)
-        return found
+        maps, others = wanted(__pillar__, __opts__, pillar)
+        found = ispmail_compare.compare(maps, __opts__["cachedir"], others)
+        return {**found.outcome().describe(), "due": found.is_due}
 
 
 def consumers(pillar="ispmail"):
@@ -352,13 +264,3 @@ def _described(each, known):
         keys = ispmail_tablefile.redact(ispmail_tablefile.parse(file.content))
         found.update(ispmail_plan.ownership(file), keys=keys)
     return found
-
-
-def _outcome(outcome, warnings=()):
-    return {
-        "changes": dict(outcome.changes),
-        "maps": outcome.maps,
-        "consumers": outcome.consumers,
-        "warnings": [*outcome.warnings, *warnings],
-        "reloaded": outcome.reloaded,
-    }

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("82a3c36321d6")
+ispmail_stamp.require("d9fb4f8a615d")
 
 import salt.client
 import salt.utils.event

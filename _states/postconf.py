@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("82a3c36321d6")
+ispmail_stamp.require("d9fb4f8a615d")
 
 from ispmail_salt import state
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("82a3c36321d6")
+ispmail_stamp.require("d9fb4f8a615d")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state
@@ -39,7 +39,8 @@ def managed(name, pillar="ispmail"):
     test = __opts__["test"]
 
     def act():
-        return __salt__["postfix_map.apply"](pillar=pillar, test=test)
+        found = __salt__["postfix_map.compare"](pillar)
+        return __salt__["postfix_map.apply"](pillar=pillar, test=test) if found["due"] else found
 
     return state(name, test, act, lambda outcome: _described(outcome, "applied", test))
 

@@ -11,17 +11,15 @@ from dataclasses import dataclass, field, replace
 
 import ispmail_tablefile
 from ispmail_config import DATABASE, DEFAULT_DIRECTORY, MAPS, default_file, is_file_name
-from ispmail_expand import names_in, sole_name
+from ispmail_expand import sole_name
 from ispmail_hosts import split_list
 from ispmail_programs import table_fault
-from ispmail_reach import Word, words_of
+from ispmail_reach import Place
 from ispmail_tablefile import OBSOLETE, SCHEMA, SECRET, shown_key
 
 # A shorter password is a part of many values.
 _LEAST_PASSWORD = 4
 
-# Lists of what proxymap(8) may read and write: no question is asked by them.
-_PERMISSIONS = ("proxy_read_maps", "proxy_write_maps")
 _NOT_ASKED = "Postfix does not know this parameter and no other refers to it, so nothing asks the table"
 # What one map asks for stays with the map, also where all maps have the same.
 _OF_ONE_MAP = ("query", "result_format", "domain", "expansion_limit", "require_result_set")
@@ -68,52 +66,31 @@ class _Found:
     name: str = ""  # of the map
 
 
-def named(
-    values: Mapping[str, str],
-    overrides: Mapping[str, str],
-    resolve: Callable[[str], str] = os.path.normpath,
-    is_postfixs: Callable[[str], bool] = lambda parameter: True,
-) -> list[Named]:
-    """Find the SQL tables in the values of parameters, in the order in which Postfix asks them.
+def named(places: Iterable[Place], is_asked: Callable[[str], bool]) -> list[Named]:
+    """Turn the places of an inventory into what pillar may name, in their order.
 
     Args:
-        values: Every parameter of main.cf, defaults too, ``$name`` not expanded.
-        overrides: Those of services in master.cf, such as ``submission/inet/virtual_alias_maps``.
-        resolve: Path to real path.
-        is_postfixs: Whether Postfix itself knows a parameter. Asked only for those that no other refers to.
+        is_asked: Whether anything asks the tables of a parameter.
     """
-    readers = {name: value for name, value in {**values, **overrides}.items() if name not in _PERMISSIONS}
-    referred = {name for value in readers.values() if "$" in value for name in names_in(value)}
     found = [
-        each
-        for place, value in {**values, **overrides}.items()
-        if place.rpartition("/")[2] not in _PERMISSIONS
-        for each in _tables_of(place, words_of(value, values, resolve))
+        Named(each.name, each.reference.type, each.reference.path, each.reference.proxied, _obstacle(each))
+        for each in places
+        # What another parameter holds belongs to that one.
+        if sole_name(each.word.text) is None
     ]
-    asked = {
-        name: name in referred or is_postfixs(name) for name in {each.place for each in found if not each.obstacle}
-    }
+    asked = {name: is_asked(name) for name in {each.place for each in found if not each.obstacle}}
     return [each if asked.get(each.place, True) else replace(each, obstacle=_NOT_ASKED) for each in found]
 
 
-def _tables_of(place: str, found: Sequence[Word]) -> list[Named]:
-    return [
-        Named(place, each.type, each.path, each.proxied, _obstacle(place, each.path, before, word))
-        for before, word in zip(["", *(word.text for word in found)], found)
-        # What another parameter holds belongs to that one.
-        if sole_name(word.text) is None
-        for each in word.references
-    ]
-
-
-def _obstacle(place: str, path: str, before: str, word: Word) -> str:
+def _obstacle(named_at: Place) -> str:
     """Say why pillar cannot name a table at this place, or nothing."""
+    place, path = named_at.name, named_at.reference.path
     if "/" in place:
         return "a service of master.cf has it (-o), and pillar sets parameters of main.cf: move it to main.cf first"
-    if not word.is_table:
+    if not named_at.word.is_table:
         return "it is inside braces (unionmap:, pipemap:, a condition): it stays as it is"
     fault = table_fault(place, "", is_own=True)
-    if before.startswith("check_") or fault:
+    if named_at.before.startswith("check_") or fault:
         fix = "give it a parameter of its own, such as my_senders, and write $my_senders in its place"
         return f"{place} is no plain list of tables: {fix}"
     if not path.startswith("/"):

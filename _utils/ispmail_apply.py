@@ -7,17 +7,18 @@ import os
 import time
 
 import ispmail_classes
+import ispmail_compare
 import ispmail_config
-import ispmail_consumers
 import ispmail_files
 import ispmail_inventory
-import ispmail_plan
+import ispmail_logins
 import ispmail_postconf
 import ispmail_postfix
 import ispmail_smtpd
 import ispmail_tablefile
 import ispmail_transaction
 from ispmail_answers import askers, live, staged, unaskable, wrong_answers
+from ispmail_compare import Comparison
 from ispmail_config import CompleteInstance, CompleteMap
 from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import Failed, Fault, listed
@@ -48,50 +49,41 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, 
         Failed: A map could not be asked or gave another answer, a consumer would not use the new password, or a file
             could not be written. Everything is as before then.
     """
-    directory = instance.config_directory
+    found = ispmail_compare.compare(instance, cache_directory, consumers)
+    warnings = ispmail_logins.probe(consumers) if found.option_files.changes else []
+    if found.maps and found.concerns_postfix:
+        return _apply_to_postfix(found, found.maps, cache_directory, test, warnings)
+    if found.is_due and not test:
+        _apply_to_consumers(found, cache_directory)
+    return found.outcome(warnings)
+
+
+def _apply_to_postfix(
+    found: Comparison, difference: Difference, cache_directory: str, test: bool, warnings: list[str]
+) -> Outcome:
+    instance, directory = found.instance, found.instance.config_directory
     began = time.monotonic()
-    others = ispmail_consumers.compare(consumers)
-    ispmail_consumers.check(consumers)
-    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
-    warnings = [*(ispmail_consumers.probe(consumers) if others.changes else []), *instance.warnings]
-    number = len(consumers.consumers)
-    if not instance.maps and not (interrupted and ispmail_postfix.installed()):
-        # A server that has only other programs with the maps' account needs no Postfix.
-        if (others.changes or interrupted) and not test:
-            _apply_to_consumers(others, directory, cache_directory)
-        return Outcome(others.changes, 0, tuple(warnings), consumers=number)
-    difference = ispmail_plan.compare(instance)
-    if not (difference.changes or difference.faults or interrupted):
-        if others.changes and not test:
-            _apply_to_consumers(others, directory, cache_directory)
-        return Outcome(others.changes, len(instance.maps), (*warnings, *difference.warnings), consumers=number)
     inventory = ispmail_inventory.read(directory, difference.settings)
-    warnings = list(dict.fromkeys([*warnings, *_check(instance, difference, inventory)]))
+    warnings = [*warnings, *_check(instance, difference, inventory)]
     running = ispmail_postfix.running(directory)
-    changes = {**difference.changes, **others.changes}
-    changed = set(difference.changed)
-    if interrupted:
-        changed = {each.name for each in instance.maps}
-        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     if test:
         ispmail_transaction.check_main_cf(difference.parameters, directory)
     else:
-        files = (*difference.files, *others.files)
+        changed = {each.name for each in instance.maps} if found.interrupted else set(difference.changed)
+        files = (*difference.files, *found.option_files.files)
         change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
         warnings += _make(instance, change, changed, inventory, running)
-        shown = ", ".join(sorted({*changed, *others.changes})) or "nothing but a reload"
+        shown = ", ".join(sorted({*changed, *found.option_files.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
-    return Outcome(changes, len(instance.maps), tuple(warnings), running, number)
+    return found.outcome(warnings, running)
 
 
 def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[str]:
     """Refuse what this server cannot do, ask each new table file, and return the warnings."""
     faults = [*difference.faults, *_faults_here(instance, difference, inventory)]
     warnings = ispmail_config.check(instance, faults, version=inventory.settings.version)
-    known = (*instance.warnings, *difference.warnings)
-    warnings += [warning for warning in known if warning not in warnings]
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     changed = [each for each in instance.maps if each.name in difference.changed]
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
@@ -100,8 +92,7 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
         raise Failed(listed("Nothing was changed, Postfix answers as before", failures))
     for group in staged(changed, inventory):
         doubts += ispmail_classes.taken_before(changed, group, inventory)
-    warnings += [doubt for doubt in doubts if doubt not in warnings]
-    return warnings
+    return [*warnings, *doubts]
 
 
 def _faults_here(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[Fault]:
@@ -154,11 +145,12 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
     return faults
 
 
-def _apply_to_consumers(others: ispmail_consumers.Difference, directory: str, cache_directory: str) -> None:
+def _apply_to_consumers(found: Comparison, cache_directory: str) -> None:
     """Replace option files only. What Postfix has read is as before: it need not run, nor be there."""
     began = time.monotonic()
-    ispmail_transaction.make(Change(directory, cache_directory, others.files, reload=False))
-    log.info("applied: %s, in %.2f s", ", ".join(others.changes), time.monotonic() - began)
+    files = found.option_files.files
+    ispmail_transaction.make(Change(found.instance.config_directory, cache_directory, files, reload=False))
+    log.info("applied: %s, in %.2f s", ", ".join(found.option_files.changes), time.monotonic() - began)
 
 
 def _make(

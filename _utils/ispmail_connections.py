@@ -123,8 +123,9 @@ def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], b
     def is_own(process: Process) -> bool:
         return ispmail_sockets.is_own(process, own)
 
-    found = _grouped(process for inode in inodes for process in owned.get(inode, []) if not is_own(process))
-    certain = [_unknown(processes) for processes in found.values() if not all(map(is_known, processes))]
+    holders = [process for inode in inodes for process in owned.get(inode, [])]
+    found = _grouped(process for process in holders if not (is_own(process) or is_known(process)))
+    certain = [_unknown(processes) for processes in found.values()]
     hidden = [inode for inode in inodes if inode not in owned]
     if hidden and _still_there(hidden):
         certain.append(Unknown("", "a program that /proc does not show, such as one of a container"))

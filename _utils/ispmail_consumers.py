@@ -1,8 +1,7 @@
-"""The consumers of the maps' account on this server: their option files, their configuration, their logins."""
+"""The consumers of the maps' account on this server: their option files, and what their configuration lacks."""
 
 from __future__ import annotations
 
-import contextlib
 import grp
 import os
 import pwd
@@ -10,23 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ispmail_database
 import ispmail_dovecot
 import ispmail_files
-import ispmail_hosts
 import ispmail_optionfile
 import ispmail_plan
 import ispmail_spellings
 import ispmail_tablefile
-from ispmail_client import Client
 from ispmail_command import output
 from ispmail_config_consumers import Consumer, Consumers
-from ispmail_errors import CannotAsk, DatabaseError, Failed, listed
+from ispmail_errors import CannotAsk, Failed, listed
 from ispmail_files import File, Replacement
-from ispmail_meanings import REFUSALS
 
-# A login that is refused for its account, or for its database: ER_DBACCESS_DENIED_ERROR, ER_BAD_DB_ERROR.
-_REFUSALS = (*REFUSALS, 1044, 1049)
 # `user` in changes is who logs in.
 _OWNED = {"user": "owner"}
 
@@ -91,30 +84,6 @@ def misconfigured(consumers: Consumers) -> list[str]:
         if each.config_file and not each.ignore
         for fault in _dovecot_faults(each, consumers.keys["user"])
     ]
-
-
-def probe(consumers: Consumers) -> list[str]:
-    """Log in with what is to be written, before it goes live.
-
-    Returns:
-        Warnings: a host that could not be asked, where another one let us in.
-
-    Raises:
-        Failed: A host refuses the login, or none could be asked.
-    """
-    refused: list[str] = []
-    unanswered: list[str] = []
-    worked = 0
-    for host in ispmail_hosts.hosts(consumers.keys):
-        try:
-            with contextlib.closing(Client(host, ispmail_database.login(host, consumers.keys))) as client:
-                client.connect()
-            worked += 1
-        except DatabaseError as err:
-            (refused if err.number in _REFUSALS else unanswered).append(f"the login of the consumers: {err}")
-    if refused or not worked:
-        raise Failed(listed("Nothing was changed, all programs log in as before", refused or unanswered))
-    return unanswered
 
 
 def unready(consumers: Consumers) -> list[str]:

@@ -28,15 +28,9 @@ def found(config_directory: str) -> Adopted:
         CannotAsk: There is no Postfix, or no main.cf.
     """
     inventory = ispmail_inventory.read(config_directory)
-    known = inventory.settings
-    tables = ispmail_adopt.named(
-        known.values,
-        inventory.overrides(),
-        known.real_path,
-        lambda name: not ispmail_inventory.is_own_parameter(name, known),
-    )
+    tables = ispmail_adopt.named(inventory.places, inventory.is_asked)
     sources = {each.path: _read(each.path) for each in tables if not each.obstacle}
-    return ispmail_adopt.adopt(tables, sources, config_directory, known.version)
+    return ispmail_adopt.adopt(tables, sources, config_directory, inventory.settings.version)
 
 
 def text(adopted: Adopted, config_directory: str) -> str:

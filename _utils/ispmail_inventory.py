@@ -14,7 +14,7 @@ from ispmail_expand import expand, names_in
 from ispmail_maincf import overrides, parts, words
 from ispmail_postconf import Service
 from ispmail_programs import programs_of
-from ispmail_reach import Reference, Word, references, words_of
+from ispmail_reach import Place, Reference, Word, places, references, words_of
 
 # What proxymap may open: that a table stands there asks nothing.
 _PERMITS = ("proxy_read_maps", "proxy_write_maps")
@@ -62,14 +62,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a table is named."""
-
-    name: str  # virtual_alias_maps, or submission/inet/virtual_alias_maps for an option of master.cf
-    spelling: str  # the word that reaches it
-
-
-@dataclass(frozen=True)
 class Reader:
     """A service that asks a table, and how."""
 
@@ -101,6 +93,7 @@ class Inventory:
 
     settings: Settings
     services: tuple[Service, ...]
+    places: tuple[Place, ...]  # in the order in which Postfix asks them
     tables: tuple[Table, ...]
 
     def overrides(self) -> dict[str, str]:
@@ -110,6 +103,11 @@ class Inventory:
             for service in self.services
             for name, value in overrides(service.command).items()
         }
+
+    def is_asked(self, parameter: str) -> bool:
+        """Whether anything asks the tables of a parameter: it is Postfix's, or another one refers to it."""
+        users = _users(parameter, {**self.settings.values, **self.overrides()})
+        return bool(users) or not is_own_parameter(parameter, self.settings)
 
     def spelling(self, parameter: str, path: str, table: str) -> str:
         """How a parameter spells a proxied table: proxymap has to be asked so. `table` where it does not name it."""
@@ -186,30 +184,30 @@ def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inven
 
 def of(known: Settings, services: Sequence[Service]) -> Inventory:
     """Put together what was read."""
-    bare = Inventory(known, tuple(services), ())
+    bare = Inventory(known, tuple(services), (), ())
+    everywhere = []
     found: dict[Reference, tuple[list[Place], list[Reader]]] = {}
-    for place, reference, readers in (*_in_main_cf(bare), *_in_master_cf(bare)):
-        places, all_readers = found.setdefault(reference, ([], []))
-        places.append(place)
+    for place, readers in (*_in_main_cf(bare), *_in_master_cf(bare)):
+        everywhere.append(place)
+        named, all_readers = found.setdefault(place.reference, ([], []))
+        named.append(place)
         all_readers += [reader for reader in readers if reader not in all_readers]
     tables = tuple(
-        Table(each.type, each.path, each.proxied, tuple(places), tuple(readers))
-        for each, (places, readers) in found.items()
+        Table(each.type, each.path, each.proxied, tuple(named), tuple(readers))
+        for each, (named, readers) in found.items()
     )
-    return Inventory(known, tuple(services), tables)
+    return Inventory(known, tuple(services), tuple(everywhere), tables)
 
 
-_Found = tuple[Place, Reference, tuple[Reader, ...]]
+_Found = tuple[Place, tuple[Reader, ...]]
 
 
 def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
     known = inventory.settings
     for name, value in known.values.items():
-        if name in _PERMITS or not _SQL.search(value):
-            continue
-        for word in known.words(name):
-            for each in word.references:
-                yield Place(name, word.text), each, inventory.readers(name, each.proxied)
+        if name not in _PERMITS and _SQL.search(value):
+            for place in places(name, known.words(name)):
+                yield place, inventory.readers(name, place.reference.proxied)
 
 
 def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
@@ -219,19 +217,24 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
         where = f"{service.name}/{service.type}"
         own = overrides(service.command)
         values = {**known.values, **own}
-        for name, value in own.items() if _SQL.search(service.command) else ():
-            for word in words_of(value, values, known.real_path):
-                for each in word.references:
-                    readers = inventory.readers(name, each.proxied)
-                    theirs = tuple(one for one in readers if each.proxied or one.service == where)
-                    yield Place(f"{where}/{name}", word.text), each, theirs
+        for name, value in own.items():
+            if name in _PERMITS or not _SQL.search(value):
+                continue
+            for place in places(f"{where}/{name}", words_of(value, values, known.real_path)):
+                proxied = place.reference.proxied
+                readers = inventory.readers(name, proxied)
+                yield place, tuple(one for one in readers if proxied or one.service == where)
 
 
 def _programs(parameter: str, known: Settings) -> tuple[str, ...]:
     """The programs that read a parameter; for one of the admin's own, those of all parameters that refer to it."""
-    users = [name for name, value in known.values.items() if "$" in value and parameter in names_in(value)]
-    users = [name for name in users if name not in (*_PERMITS, parameter)]
     classes = words(known.expanded("smtpd_restriction_classes"))
     own = ("smtpd",) if parameter in classes else programs_of(parameter)
-    inherited = [program for name in users for program in programs_of(name)]
+    inherited = [program for name in _users(parameter, known.values) for program in programs_of(name)]
     return tuple(dict.fromkeys([*own, *inherited]))
+
+
+def _users(parameter: str, values: Mapping[str, str]) -> list[str]:
+    """The parameters that refer to one."""
+    found = [name for name, value in values.items() if "$" in value and parameter in names_in(value)]
+    return [name for name in found if name.rpartition("/")[2] not in (*_PERMITS, parameter)]

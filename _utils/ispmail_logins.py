@@ -1,6 +1,6 @@
-"""Find the logins in live table files and option files that the database refuses.
+"""Try logins: those in live table files and option files, and one that is to go live.
 
-A database that is down or silent has not refused. Whatever the servers do, an attempt ends within three seconds.
+A database that is down or silent has not refused. Whatever the servers do, `try_all` ends within three seconds.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import ispmail_tablefile
 from ispmail_client import Client, Login
 from ispmail_config import Instance, qualified
 from ispmail_config_consumers import Consumer, Consumers
-from ispmail_errors import DatabaseError
+from ispmail_errors import DatabaseError, Failed, listed
 from ispmail_meanings import REFUSALS
 
+# A login that is refused for its account, or for its database: ER_DBACCESS_DENIED_ERROR, ER_BAD_DB_ERROR.
+_WRONG = (*REFUSALS, 1044, 1049)
 # In seconds: connecting to one address, and all logins together.
 _CONNECT, _ALL = 2, 2.5
 # Each takes a thread. Those behind that in the table files are not tried.
@@ -134,6 +136,30 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
         refused=[login for login in logins if found.get(login) is False],
         worked=[login for login in logins if found.get(login) is True],
     )
+
+
+def probe(consumers: Consumers) -> list[str]:
+    """Log in with what is to be written, before it goes live.
+
+    Returns:
+        Warnings: a host that could not be asked, where another one let us in.
+
+    Raises:
+        Failed: A host refuses the login, or none could be asked.
+    """
+    refused: list[str] = []
+    unanswered: list[str] = []
+    worked = 0
+    for host in ispmail_hosts.hosts(consumers.keys):
+        try:
+            with contextlib.closing(Client(host, ispmail_database.login(host, consumers.keys))) as client:
+                client.connect()
+            worked += 1
+        except DatabaseError as err:
+            (refused if err.number in _WRONG else unanswered).append(f"the login of the consumers: {err}")
+    if refused or not worked:
+        raise Failed(listed("Nothing was changed, all programs log in as before", refused or unanswered))
+    return unanswered
 
 
 def _started(thread: threading.Thread) -> bool:

@@ -62,6 +62,10 @@ class Outcome:
     reloaded: bool = False
     consumers: int = 0
 
+    def describe(self, warnings: Iterable[str] = ()) -> dict[str, Any]:
+        """For people and programs, with further warnings after its own."""
+        return {**vars(self), "changes": dict(self.changes), "warnings": [*self.warnings, *warnings]}
+
 
 def compare(instance: CompleteInstance) -> Difference:
     """Compare pillar with the table files and main.cf, by one postconf.

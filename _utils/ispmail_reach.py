@@ -45,6 +45,16 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a table is named."""
+
+    name: str  # virtual_alias_maps, or submission/inet/virtual_alias_maps for an option of master.cf
+    word: Word  # that reaches it
+    before: str  # the word before that one; empty for the first
+    reference: Reference
+
+
+@dataclass(frozen=True)
 class Wanted:
     """A table that is to stand in a parameter; `key` is the pillar key that asks for it."""
 
@@ -79,6 +89,15 @@ def words_of(value: str, values: Mapping[str, str], resolve: Callable[[str], str
         is_table = _WRITTEN_AS_TABLE.match(text) is not None and re.fullmatch(_TABLE, expanded) is not None
         found.append(Word(text, reached, is_table, only_tables=_ONLY_TABLES.fullmatch(expanded) is not None))
     return found
+
+
+def places(name: str, found: Sequence[Word]) -> list[Place]:
+    """Where a parameter's words name tables, in the order in which Postfix asks them."""
+    return [
+        Place(name, word, before, each)
+        for before, word in zip(["", *(word.text for word in found)], found)
+        for each in word.references
+    ]
 
 
 def pointing(value: str, found: Sequence[Word], maps: Sequence[Wanted]) -> tuple[str, list[Fault]]:

@@ -22,6 +22,7 @@ from ispmail_errors import Failed, PillarFault
 from ispmail_expand import names_in, sole_name
 from ispmail_files import Replacement
 from ispmail_inventory import Inventory, Settings, is_own_parameter
+from ispmail_journal import Journal
 from ispmail_maincf import shown, without_inline, words
 from ispmail_plan import OPEN_DOMAINS, Outcome, parameters_of, restriction_faults
 from ispmail_reach import without
@@ -71,7 +72,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     after = ispmail_inventory.changed(inventory, parameters)
     _refuse_in_use(inventory, after, parameters, paths)
     warnings = _doubts(chosen, after.settings)
-    interrupted = ispmail_transaction.interrupted(directory, cache_directory)
+    interrupted = Journal(directory, cache_directory).due() is not None
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
     if interrupted:
         changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
@@ -128,7 +129,7 @@ def _refuse_in_use(
 ) -> None:
     """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
     users = [
-        f"{place.name} ({without_inline(place.spelling)})"
+        f"{place.name} ({without_inline(place.word.text)})"
         for table in after.tables
         if table.path in paths
         for place in table.places

@@ -138,6 +138,8 @@ def read_process(pid: int) -> Process | None:
             units = re.findall(r"[^/\n]+\.(?:service|scope)(?=$|/)", stream.read(), re.MULTILINE)
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
             uid = re.search(r"^Uid:\s+(\d+)", stream.read(), re.MULTILINE)
+        # Last: one that is about to end has no program any more, though all else can still be read.
+        executable = _executable(pid)
     except OSError:
         return None
     if uid is None:
@@ -146,11 +148,20 @@ def read_process(pid: int) -> Process | None:
     # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
     since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
-    executable = ""
-    with contextlib.suppress(OSError):
-        executable = os.readlink(f"/proc/{pid}/exe")
     unit = printable(units[-1]) if units else ""
     return Process(pid, printable(name), int(fields[1]), executable, started, unit, int(uid[1]))
+
+
+def _executable(pid: int) -> str:
+    """The program that a process runs; empty where it cannot be read.
+
+    Raises:
+        FileNotFoundError: The process has ended, or is ending.
+    """
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except PermissionError:
+        return ""
 
 
 def own_processes() -> dict[int, Process]:

@@ -80,14 +80,6 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
     return old_processes
 
 
-def interrupted(config_directory: str, cache_directory: str) -> bool:
-    """Tell whether a change was cut off between its first write and its end (power cut, kill).
-
-    Postfix may not have been reloaded then.
-    """
-    return Journal(config_directory, cache_directory).due() is not None
-
-
 def check_main_cf(parameters: Mapping[str, str | None], config_directory: str) -> None:
     """Have Postfix check main.cf as `make` would have it, and change nothing.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 import pytest
@@ -125,8 +126,40 @@ class Fleet(Lab):
         """Until the database takes the new password and no other."""
         began = time.monotonic()
         done = wait_until(lambda: self.accepts(new) and not self.accepts(old), seconds)
-        assert done, f"the old password is still accepted after {seconds} s"
+        assert done, f"the old password is still accepted after {seconds} s: {self.told()}"
         return time.monotonic() - began
+
+    def is_well(self, password):
+        """Whether everything runs, and this password is the one in use, and the only one."""
+        if not all(machine.alive for machine in self.machines.values()):
+            return False
+        hosts = (self.db, self.replica)
+        holders = all(self.holds(mx, password) and self.logs_in(mx, password, host) for mx in self.mail for host in hosts)
+        return holders and self.accepted() == 1
+
+    def accepted(self):
+        """How many passwords the account has at the database."""
+        shown = self.db.run(["mariadb", "-N", "-e", "SHOW CREATE USER mailserver@'198.18.%'"]).stdout
+        return len(re.findall(r"'\*[0-9A-F]{40}'", shown))
+
+    def repair(self, password):
+        """Bring everything back, with a new password, whatever was going on."""
+        for machine in self.machines.values():
+            if not machine.alive:
+                machine.start()
+            machine.heal()
+        self.replica.run(["mariadb"], input="START SLAVE")
+        self.write_pillar(password)
+        self.wait_for_minions()
+        self.set_password(password)
+        self.salt(",".join(MAIL), "saltutil.refresh_pillar", "wait=True")
+        self.succeed("mx.*", "ispmail")
+        assert wait_until(lambda: self.is_well(password), 60), "the fleet cannot be repaired"
+
+    def told(self):
+        """What the last rotation has told on the master's bus, where a test listens."""
+        found = self.master.run(["sh", "-c", "cat /tmp/events-* | grep ^ispmail/rotation/ | tail -n 12"], check=False)
+        return found.stdout
 
     def load(self, names=MAIL):
         """A steady load on some of the mail servers."""

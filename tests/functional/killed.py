@@ -24,8 +24,8 @@ import ispmail_config
 import ispmail_postfix
 import ispmail_remove
 import ispmail_smtpd
-import ispmail_transaction
 from ispmail_errors import IspmailError
+from ispmail_journal import Journal
 from ispmail_smtpd import Reply
 from lab import scratch
 from lab.mariadb import MariaDB, schema
@@ -188,7 +188,7 @@ class Site:
 
     def interrupted(self) -> bool:
         """Whether the journal says that work is due."""
-        return ispmail_transaction.interrupted(str(self.postfix.config_directory), str(self.cache))
+        return Journal(str(self.postfix.config_directory), str(self.cache)).due() is not None
 
     def wanted(self, scenario: Scenario) -> dict[str, tuple[int, int, int, bytes]]:
         """What is there after the change if nothing disturbs it."""

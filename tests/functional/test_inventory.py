@@ -67,7 +67,7 @@ def test_every_spelling_is_found(postfix):
     assert readers(f"sqlite:{directory}/c.cf") == {("smtpd", "postfix", str(queue)), ("smtpd", "postfix", None)}
     assert readers(f"mysql:{directory}/d.cf") == {("smtpd", "postfix", None)}
     assert ("cleanup", "postfix", str(queue)) in readers(f"mysql:{directory}/real.cf")
-    places = {(each.name, each.spelling) for each in found[f"mysql:{directory}/real.cf"].places}
+    places = {(each.name, each.word.text) for each in found[f"mysql:{directory}/real.cf"].places}
     assert ("virtual_alias_maps", "$own") in places and ("own", f"mysql:{directory}/own.cf") in places
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from .test_documentation import ROOT
+from .test_documentation import ROOT, constant
 
 LIBRARY = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "_utils").glob("*.py")}
 EDGE = {
@@ -105,7 +105,7 @@ def test_the_library_is_imported_at_the_top(name):
 def test_the_edge_calls_by_string_only_salt_and_the_edge(name):
     """`__salt__` reaches Salt's own functions and our public ones: everything else is imported."""
     public = {
-        f"{path.partition('/')[2]}.{node.name.rstrip('_')}"
+        f"{constant(tree, '__virtualname__', path.partition('/')[2])}.{node.name.rstrip('_')}"
         for path, tree in EDGE.items()
         if path.startswith("_modules")
         for node in tree.body

@@ -29,6 +29,11 @@ def constant(tree, name, default=None):
     return default
 
 
+def called(file):
+    """The name by which Salt calls a module: two files may share one."""
+    return constant(ast.parse(file.read_text(encoding="utf-8")), "__virtualname__", file.stem)
+
+
 def public_functions():
     """Module, name as Salt knows it, and syntax tree of each function that Salt makes public."""
     return [
@@ -36,7 +41,7 @@ def public_functions():
             file,
             constant(tree, "__func_alias__", {}).get(node.name, node.name),
             node,
-            id=f"{file.parent.name}/{file.stem}.{node.name}",
+            id=f"{file.parent.name}/{called(file)}.{node.name}",
         )
         for file, tree in trees()
         for node in tree.body
@@ -60,7 +65,7 @@ def test_there_are_functions_to_check():
     """All below is one test a function: with none found, none would fail."""
     names = {parameter.id for parameter in public_functions()}
     assert {"_modules/postfix_map.apply", "_modules/postconf.set_", "_states/postfix_map.managed"} <= names
-    assert {file.stem for file in FILES} == {parameter.values[0].stem for parameter in public_functions()}
+    assert set(FILES) == {parameter.values[0] for parameter in public_functions()}
 
 
 @pytest.mark.parametrize("file, name, node", public_functions())
@@ -87,7 +92,7 @@ def test_the_example_calls_the_function_itself(file, name, node):
     example = docstring(node).partition("CLI Example:\n\n.. code-block:: bash\n\n")[2]
     state = "state.single " if file.parent.name == "_states" else ""
     command = "salt-run" if file.parent.name == "_runners" else r"salt '\*'"
-    assert re.match(rf"    {command} {state}{file.stem}\.{name}(\s|$)", example), example
+    assert re.match(rf"    {command} {state}{called(file)}\.{name}(\s|$)", example), example
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ def test_the_example_calls_the_function_itself(file, name, node):
 def test_every_function_has_a_use_that_the_documents_name(file, name, node):
     """What nobody needs is no function: it would only be one more job to call."""
     texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]]
-    assert any(re.search(rf"\b{file.stem}\.{name}\b", text) for text in texts)
+    assert any(re.search(rf"\b{called(file)}\.{name}\b", text) for text in texts)
 
 
 @pytest.mark.parametrize("file", [*FILES, *LIBRARY], ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -124,7 +129,7 @@ def test_no_module_takes_the_place_of_one_of_salts(room, package, known):
     """A synced module of a name that Salt has replaces it for every other state of the minion."""
     taken = names_of_salt(package)
     assert known in taken
-    ours = {file.stem for file in FILES if file.parent.name == room}
+    ours = {name for file in FILES if file.parent.name == room for name in (file.stem, called(file))}
     assert ours
     assert ours & taken == set()
 

@@ -1,13 +1,18 @@
 """Tables that a server has now, as pillar: where they are named, what pillar holds of them, and what it does not."""
 
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ispmail_adopt
 import ispmail_config
+import ispmail_inventory
 import ispmail_tablefile
 from ispmail_adopt import Source
+from ispmail_inventory import Settings
+from ispmail_postconf import Service
 
 DEFAULTS = {"config_directory": "/etc/postfix", "mydestination": "$myhostname, localhost", "myhostname": "mx1"}
 HEAD = "user = mailserver\npassword = geheim\nhosts = 127.0.0.1\ndbname = mailserver\n"
@@ -22,9 +27,22 @@ ACCOUNT = {
 }
 
 
+def named(values, overrides=None, own=()):
+    """The tables that these parameters of main.cf name, and these options of the service submission.
+
+    `own`: the parameters that Postfix does not know, which it would have to be asked for.
+    """
+    options = "".join(f" -o {{ {name} = {value} }}" for name, value in (overrides or {}).items())
+    services = [Service("submission", "inet", "n", f"smtpd{options}")]
+    values = {**DEFAULTS, **values}
+    inventory = ispmail_inventory.of(Settings(values["config_directory"], values, frozenset()), services)
+    with patch.object(ispmail_inventory, "is_own_parameter", lambda name, known: name in own):
+        return ispmail_adopt.named(inventory.places, inventory.is_asked)
+
+
 def adopt(values, files, overrides=None, version=None):
     """What is adopted of these parameters and files."""
-    tables = ispmail_adopt.named({**DEFAULTS, **values}, overrides or {})
+    tables = named(values, overrides)
     sources = {path: Source(text.encode("utf-8", "surrogateescape")) for path, text in files.items()}
     sources = {each.path: sources.get(each.path, Source(None)) for each in tables}
     return ispmail_adopt.adopt(tables, sources, "/etc/postfix", version)
@@ -53,8 +71,8 @@ NAMED = {
 
 @pytest.mark.parametrize("value, tables", NAMED.values(), ids=NAMED)
 def test_named(value, tables):
-    values = {**DEFAULTS, "folder": "$config_directory/sql", "x_maps": value}
-    found = ispmail_adopt.named(values, {})
+    values = {"folder": "$config_directory/sql", "x_maps": value}
+    found = named(values)
     expected = ["mysql:/b.cf", "proxy:pgsql:/a.cf", "sqlite:/c.cf"] if tables is None else tables
     assert [str(each).removeprefix("x_maps: ") for each in found] == expected
     assert not [each.obstacle for each in found if each.obstacle]
@@ -89,9 +107,9 @@ def test_a_parameter_of_its_own_behind_a_restriction_is_a_map():
 
 
 def test_a_parameter_that_nothing_asks_is_left_out():
-    values = {**DEFAULTS, "my_maps": "mysql:/a.cf", "limit_maps": "mysql:/b.cf", "x_maps": "$my_maps, mysql:/c.cf"}
+    values = {"my_maps": "mysql:/a.cf", "limit_maps": "mysql:/b.cf", "x_maps": "$my_maps, mysql:/c.cf"}
     permitted = {**values, "proxy_read_maps": "$limit_maps"}
-    found = ispmail_adopt.named(permitted, {}, is_postfixs=lambda name: name == "x_maps")
+    found = named(permitted, own=("my_maps", "limit_maps"))
     assert {each.place: bool(each.obstacle) for each in found} == {
         "my_maps": False,
         "limit_maps": True,
@@ -101,8 +119,8 @@ def test_a_parameter_that_nothing_asks_is_left_out():
 
 def test_services_of_master_cf_are_told():
     overrides = {
-        "submission/inet/virtual_alias_maps": "mysql:/s.cf",
-        "submission/inet/proxy_read_maps": "proxy:mysql:/t.cf",
+        "virtual_alias_maps": "mysql:/s.cf",
+        "proxy_read_maps": "proxy:mysql:/t.cf",
     }
     adopted = adopt({}, {"/s.cf": OWN}, overrides)
     (text,) = adopted.left_out
@@ -323,7 +341,7 @@ def test_a_password_in_a_uri_is_not_shown():
     ids=["missing", "unreadable", "another owner"],
 )
 def test_what_is_wrong_with_the_file(source, reason, is_held):
-    tables = ispmail_adopt.named({**DEFAULTS, "x_maps": "mysql:/a.cf"}, {})
+    tables = named({"x_maps": "mysql:/a.cf"})
     adopted = ispmail_adopt.adopt(tables, {"/a.cf": source}, "/etc/postfix")
     assert ("x_maps" in adopted.section["maps"]) == is_held
     (text,) = adopted.left_out
@@ -337,7 +355,7 @@ def test_a_table_without_a_password_has_an_empty_one():
 
 
 def test_the_directory_is_named_where_it_is_not_the_default():
-    tables = ispmail_adopt.named({"config_directory": "/etc/postfix-out", "a_maps": "mysql:$config_directory/a.cf"}, {})
+    tables = named({"config_directory": "/etc/postfix-out", "a_maps": "mysql:$config_directory/a.cf"})
     adopted = ispmail_adopt.adopt(tables, {"/etc/postfix-out/a.cf": Source(OWN.encode())}, "/etc/postfix-out")
     assert adopted.section["postfix"] == {"config_directory": "/etc/postfix-out"}
     assert adopted.section["maps"]["a_maps"]["file"] == "a.cf"

@@ -160,3 +160,10 @@ def test_a_process_for_people():
         sleeper.kill()
         sleeper.wait()
     assert ispmail_sockets.read_process(sleeper.pid) is None
+
+
+def test_a_process_that_has_ended_and_is_still_listed_is_none():
+    """A daemon of Postfix that ended in this moment was taken for a program that nobody knows: a rotation stopped."""
+    with subprocess.Popen(["true"]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        assert ispmail_sockets.read_process(zombie.pid) is None

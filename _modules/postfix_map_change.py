@@ -1,0 +1,120 @@
+"""Change the SQL lookup maps of one Postfix instance, and describe those that it has before the first change.
+
+The part of `postfix_map` that most applies do not need: they begin with `postfix_map.compare`, and end there.
+"""
+
+import functools
+
+import ispmail_stamp
+
+ispmail_stamp.require("d9fb4f8a615d")
+
+import ispmail_apply
+import ispmail_consumers
+import ispmail_found
+import ispmail_holders
+import ispmail_postconf
+import ispmail_remove
+from ispmail_salt import consumer_logins, instance, named_directories, salt_errors, scope, wanted
+
+__virtualname__ = "postfix_map"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def found(config_directory="/etc/postfix"):
+    """
+    Describe the SQL tables that main.cf names now, whoever made them, as the pillar that would make them.
+
+    config_directory : /etc/postfix
+        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+
+    Returns a text in YAML: ``ispmail``, the pillar, with a placeholder for each password; and ``left_out``, a list of
+    sentences on what pillar cannot hold, with the reasons. Pillar is not read, but for the directories that it names.
+
+    Raises SaltInvocationError for a directory that is not a Postfix instance, CommandExecutionError where there is no
+    Postfix or no main.cf.
+
+    Source: mysql_table(5), pgsql_table(5), sqlite_table(5), postconf(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.found
+    """
+    with salt_errors():
+        directory = ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
+        return ispmail_found.text(ispmail_found.found(directory), directory)
+
+
+def apply(pillar="ispmail", test=False):
+    """
+    Bring the table files, main.cf and the consumers' option files of this server to what pillar says, all or nothing.
+
+    Each new table file is asked before it goes live; the answers that pillar expects are compared before and after;
+    main.cf and the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is
+    put back.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done. New table files are asked all the same, from memory.
+
+    Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``), ``maps`` (how many
+    there are), ``consumers`` (the same), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or
+    would be, reloaded). The key of a consumer in ``changes`` is such as ``consumer:dovecot``.
+
+    Raises SaltInvocationError that lists all faults of pillar, CommandExecutionError where a map could not be asked or
+    gave another answer, or where a file could not be written; everything is as before then.
+
+    Source: mysql_table(5), postmap(1), postconf(1), postfix(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.apply test=True
+    """
+    with salt_errors():
+        maps, consumers = wanted(__pillar__, __opts__, pillar)
+        known = functools.partial(scope, __pillar__, __opts__, pillar, as_admin=False)
+        with ispmail_holders.left_behind(maps, consumers, known, test) as warnings:
+            return ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers).describe(warnings)
+
+
+def remove(maps=None, pillar="ispmail", test=False):
+    """
+    Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files. If any of that fails,
+    everything is put back. A change that was cut off before is finished. Option files of consumers are left: their
+    programs log in by them.
+
+    maps : None
+        A list of names of maps in pillar; None for all. One that is null is not ours.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done.
+
+    Returns a dict as ``apply`` does.
+
+    Raises SaltInvocationError for a map that pillar does not name, CommandExecutionError where main.cf or a file cannot
+    be written, Postfix cannot be reloaded, or smtpd cannot ask its maps any more; it says what is there then.
+
+    Source: postconf(1), postfix(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
+    """
+    with salt_errors():
+        consumers = consumer_logins(__pillar__, pillar)
+        found = ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test)
+        return found.describe(ispmail_consumers.left_behind(consumers) if maps is None else ())

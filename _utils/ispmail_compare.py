@@ -1,0 +1,73 @@
+"""All that differs between pillar and one server, as a value. Each apply begins with it, and mostly ends there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import ispmail_consumers
+import ispmail_plan
+import ispmail_postfix
+from ispmail_config import CompleteInstance
+from ispmail_config_consumers import NONE, Consumers
+from ispmail_journal import Journal
+from ispmail_plan import Outcome
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between pillar and the server."""
+
+    instance: CompleteInstance
+    consumers: Consumers
+    maps: ispmail_plan.Difference | None  # None: nothing that needs a Postfix
+    option_files: ispmail_consumers.Difference
+    interrupted: bool  # a change was cut off, and Postfix may not have been reloaded
+
+    @property
+    def concerns_postfix(self) -> bool:
+        """Whether there is anything to do beside option files."""
+        return self.maps is not None and bool(self.maps.changes or self.maps.faults or self.interrupted)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is anything to do, or a fault to tell."""
+        return self.concerns_postfix or bool(self.option_files.changes) or self.interrupted
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an admin should know, though nothing is due."""
+        return [*self.instance.warnings, *(self.maps.warnings if self.maps else ())]
+
+    def outcome(self, warnings: Iterable[str] = (), reloaded: bool = False) -> Outcome:
+        """What an apply tells: it has made these changes, or would.
+
+        Args:
+            warnings: Further ones, told before those of the comparison.
+            reloaded: Whether Postfix was, or would be, reloaded.
+        """
+        changes = {**(self.maps.changes if self.maps else {}), **self.option_files.changes}
+        if self.maps and self.interrupted:
+            changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if reloaded else "checked"}
+        told = tuple(dict.fromkeys([*warnings, *self.warnings]))
+        return Outcome(changes, len(self.instance.maps), told, reloaded, len(self.consumers.consumers))
+
+
+def compare(instance: CompleteInstance, cache_directory: str, consumers: Consumers = NONE) -> Comparison:
+    """Compare pillar with the table files, main.cf and the consumers' option files; nothing is asked.
+
+    Args:
+        cache_directory: Where the journal of changes is.
+        consumers: Other programs that log in with the same account.
+
+    Raises:
+        CannotAsk: A file or main.cf cannot be read.
+        Failed: A consumer would not use its option file, or that has settings which are not ours.
+    """
+    option_files = ispmail_consumers.compare(consumers)
+    ispmail_consumers.check(consumers)
+    interrupted = Journal(instance.config_directory, cache_directory).due() is not None
+    # A server that has only other programs with the maps' account needs no Postfix.
+    needs_postfix = instance.maps or (interrupted and ispmail_postfix.installed())
+    maps = ispmail_plan.compare(instance) if needs_postfix else None
+    return Comparison(instance, consumers, maps, option_files, interrupted)
