@@ -134,7 +134,9 @@ class Fleet(Lab):
         if not all(machine.alive for machine in self.machines.values()):
             return False
         hosts = (self.db, self.replica)
-        holders = all(self.holds(mx, password) and self.logs_in(mx, password, host) for mx in self.mail for host in hosts)
+        holders = all(
+            self.holds(mx, password) and self.logs_in(mx, password, host) for mx in self.mail for host in hosts
+        )
         return holders and self.accepted() == 1
 
     def accepted(self):
