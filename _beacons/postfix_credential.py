@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("d9fb4f8a615d")
+ispmail_stamp.require("3c679159890c")
 
 import contextlib
 import json

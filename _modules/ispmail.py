@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("d9fb4f8a615d")
+ispmail_stamp.require("3c679159890c")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("d9fb4f8a615d")
+ispmail_stamp.require("3c679159890c")
 
 import ispmail_accounts
 import ispmail_holders

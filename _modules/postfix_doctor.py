@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("d9fb4f8a615d")
+ispmail_stamp.require("3c679159890c")
 
 import dataclasses
 

@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("d9fb4f8a615d")
+ispmail_stamp.require("3c679159890c")
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state

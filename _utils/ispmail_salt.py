@@ -18,8 +18,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import ispmail_config
 import ispmail_config_consumers
 import ispmail_config_database
-from ispmail_config import CompleteInstance, DatabaseConfig, Instance
-from ispmail_config_consumers import Consumers
+from ispmail_config import CompleteInstance, DatabaseConfig, Instance, Map
+from ispmail_config_consumers import Consumer, Consumers
 from ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
 from ispmail_scope import Scope
 from ispmail_tablefile import shown_key
@@ -68,7 +68,7 @@ def instance(pillar: Mapping[str, Any], key: str) -> Instance:
 
 
 def _refuse_shared(pillar: Mapping[str, Any], found: Instance) -> None:
-    """Refuse an instance whose directory or table file is another one's too: each apply would undo the other's.
+    """Refuse an instance whose directory or file is another one's too: each apply would undo the other's.
 
     Raises:
         PillarFault: Lists all faults.
@@ -77,22 +77,42 @@ def _refuse_shared(pillar: Mapping[str, Any], found: Instance) -> None:
     if not found.others and main != _MAIN and _MAIN in pillar:
         main = _MAIN
     keys = [main, *ispmail_config.instance(main, section(pillar, main)).others]
-    if found.pillar_key not in keys or len(keys) == 1:
-        return
-    others = [ispmail_config.instance(key, section(pillar, key)) for key in keys if key != found.pillar_key]
+    others = [key for key in keys if key != found.pillar_key] if found.pillar_key in keys else []
     faults = []
-    for other in others:
+    owners = {path: each.name for each, path in _table_files(found)}
+    for other in (ispmail_config.instance(key, section(pillar, key)) for key in others):
         if os.path.realpath(other.config_directory) == os.path.realpath(found.config_directory):
             reason = f"is the one of {other.pillar_key} too"
             faults.append(Fault("postfix:config_directory", reason, "each instance needs its own"))
-        theirs = {os.path.realpath(each.path): each.name for each in other.wanted}
+        theirs = {path: f"{other.pillar_key}:{each.name}" for each, path in _table_files(other)}
+        theirs |= {path: f"{other.pillar_key}:consumers:{each.name}" for each, path in _option_files(pillar, other)}
         faults += [
-            Fault(f"maps:{each.name}:file", f"is the file of {other.pillar_key}:{owner} too", "each map needs its own")
-            for each in found.wanted
-            if (owner := theirs.get(os.path.realpath(each.path)))
+            _shared(f"maps:{each.name}:file", theirs[path]) for each, path in _table_files(found) if path in theirs
         ]
+        owners |= theirs
+    faults += [
+        _shared(f"consumers:{each.name}:option_file", owners[path])
+        for each, path in _option_files(pillar, found)
+        if path in owners
+    ]
     if faults:
         raise PillarFault(found.pillar_key, faults)
+
+
+def _shared(key: str, owner: str) -> Fault:
+    return Fault(key, f"is the file of {owner} too", "each needs its own")
+
+
+def _table_files(found: Instance) -> list[tuple[Map, str]]:
+    return [(each, os.path.realpath(each.path)) for each in found.wanted]
+
+
+def _option_files(pillar: Mapping[str, Any], found: Instance) -> list[tuple[Consumer, str]]:
+    """The consumers whose option file we write. What is wrong with consumers is told where they are needed."""
+    with contextlib.suppress(PillarFault):
+        named = ispmail_config_consumers.consumers(found.pillar_key, section(pillar, found.pillar_key))
+        return [(each, os.path.realpath(each.option_file)) for each in named if each.option_file]
+    return []
 
 
 def instances(pillar: Mapping[str, Any], key: str) -> dict[str, Instance]:

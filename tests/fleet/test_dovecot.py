@@ -1,4 +1,4 @@
-"""Dovecot 2.4 of Debian 13 on the maps' account: rotations under IMAP, LMTP and SMTP, a restart of the database."""
+"""Debian's own Dovecot on the maps' account: rotations under IMAP, LMTP and SMTP, a restart of the database."""
 
 import contextlib
 import json
@@ -12,6 +12,9 @@ import pytest
 
 from lab import wait_until
 from lab.dovecot import configuration
+from lab.images import FLEET_SCRIPT, base, image
+from lab.machine import Machine
+from lab.minion import REPOSITORY
 
 from .salted import CHECKOUT, python
 
@@ -19,17 +22,34 @@ FIRST = "dovecot-Pw0"
 LOGIN = ("john@example.org", "mailSecret")
 PORTS = {"host": "127.0.0.1", "imap_port": 143, "lmtp_port": 24, "port": 3306}
 DIRECTORY = Path("/srv/dovecot")
-BLOCK = """\
+# What to write in place of a login of Dovecot's own: 2.3 of Debian 12, 2.4 of Debian 13.
+LINES = {
+    "bookworm": "    connect = host=127.0.0.1 port=3306 dbname=mailserver option_file=/etc/dovecot/ispmail.cnf",
+    "trixie": """\
     mysql 127.0.0.1 {
       dbname = mailserver
       port = 3306
       option_file = /etc/dovecot/ispmail.cnf
-    }"""
+    }""",
+}
+
+
+@pytest.fixture(scope="module", params=LINES)
+def release(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def server(machine):
+def server(release, network):
     """The guide's mail server: Dovecot logs in as the maps do, by a password in its own configuration."""
+    with Machine("mx", image("fleet", base(release), FLEET_SCRIPT), network) as machine:
+        machine.copy_in(REPOSITORY, CHECKOUT)
+        prepare(machine, release)
+        yield machine
+
+
+def prepare(machine, release):
+    """Put in order what the tests need before Salt comes."""
     script = f"from lab.mariadb import Server, schema; schema(Server('/run/mysqld/mysqld.sock'), {FIRST!r})"
     python(machine, script)
     set_password = f"UPDATE mailserver.virtual_users SET password = '{{PLAIN}}{LOGIN[1]}'"
@@ -37,16 +57,16 @@ def server(machine):
     machine.write("/etc/salt/minion", f"file_client: local\nfile_roots: {{base: [{CHECKOUT}/salt, {CHECKOUT}]}}\n")
     machine.write("/srv/pillar/top.sls", "base: {'*': [ispmail]}\n")
     machine.run(["install", "-d", "-o", "mail", "-g", "mail", f"{DIRECTORY}/mail"])
-    machine.run(["install", "-d", f"{DIRECTORY}/run", f"{DIRECTORY}/state"])
+    machine.run(["install", "-d", f"{DIRECTORY}/run", f"{DIRECTORY}/state", f"{DIRECTORY}/etc"])
     machine.run(["postconf", "-e", "in_flow_delay=0s", "smtpd_peername_lookup=no"])
-    configure(machine, user="mailserver", password=FIRST)
+    configure(machine, release, user="mailserver", password=FIRST)
     machine.run(["systemctl", "restart", "dovecot"])
-    return machine
 
 
-def configure(server, **login):
+def configure(server, release, **login):
     """Write Dovecot's configuration."""
-    server.write("/etc/dovecot/dovecot.conf", configuration(True, DIRECTORY, login, **PORTS)["dovecot.conf"], 0o640)
+    for name, text in configuration(release != "bookworm", DIRECTORY, login, **PORTS).items():
+        server.write(f"{DIRECTORY}/etc/{name}" if name.endswith(".ext") else f"/etc/dovecot/{name}", text, 0o640)
 
 
 def write_pillar(server, password, **more):
@@ -100,17 +120,17 @@ def can_log_in(server):
     )
 
 
-def test_a_dovecot_with_a_password_of_its_own_stops_the_apply(server):
+def test_a_dovecot_with_a_password_of_its_own_stops_the_apply(server, release):
     assert can_log_in(server)
     write_pillar(server, FIRST, consumers={"dovecot": {}})
     result, comment = apply(server)["postfix_map.managed"]
-    assert result is False and comment.endswith(BLOCK), comment
+    assert result is False and comment.endswith(LINES[release]), comment
     assert FIRST not in comment
     assert not server.run(["postconf", "-n", "virtual_alias_maps"]).stdout
 
 
-def test_five_rotations_and_a_restart_of_the_database(server, capsys):
-    configure(server, option_file="/etc/dovecot/ispmail.cnf")
+def test_five_rotations_and_a_restart_of_the_database(server, release, capsys):
+    configure(server, release, option_file="/etc/dovecot/ispmail.cnf")
     states = apply(server)
     assert {result for result, _ in states.values()} == {True}, states
     assert server.run(["stat", "-c", "%U:%G %a", "/etc/dovecot/ispmail.cnf"]).stdout == "root:dovecot 640\n"
@@ -123,7 +143,7 @@ def test_five_rotations_and_a_restart_of_the_database(server, capsys):
                 states = apply(server, f"ispmail.{step}")
                 assert {result for result, _ in states.values()} == {True}, states
     with capsys.disabled():
-        print(f"\n5 rotations: {found}")
+        print(f"\n{release}, 5 rotations: {found}")
     check(found)
     server.run(["systemctl", "restart", "mariadb"])
     assert wait_until(lambda: can_log_in(server), 60), "Dovecot cannot log in with the new password"
@@ -141,11 +161,12 @@ def check(found):
     assert mail["logins"] > 20 and mail["mails"] > 20 and rcpts["count"] > 100, found
 
 
-def test_what_a_rotation_did_before(server, capsys):
+def test_what_a_rotation_did_before(server, release, capsys):
     """The guide's set-up: Dovecot has the password in its own configuration, and nobody has named it."""
-    configure(server, user="mailserver", password=f'"{FIRST}-raw"')
-    python(server, f"from lab.mariadb import *; set_password(Server('/run/mysqld/mysqld.sock'), '{FIRST}-raw')")
-    write_pillar(server, f"{FIRST}-raw")
+    raw = f"{FIRST}-raw"
+    configure(server, release, user="mailserver", password=raw if release == "bookworm" else f'"{raw}"')
+    python(server, f"from lab.mariadb import *; set_password(Server('/run/mysqld/mysqld.sock'), '{raw}')")
+    write_pillar(server, raw)
     assert apply(server)["postfix_map.managed"][0] is True
     server.run(["systemctl", "restart", "dovecot"])
     assert wait_until(lambda: can_log_in(server), 30)
@@ -158,5 +179,5 @@ def test_what_a_rotation_did_before(server, capsys):
     with load(server) as found:
         time.sleep(10)
     with capsys.disabled():
-        print(f"\nas it was before: {found}")
+        print(f"\n{release}, as it was before: {found}")
     assert found["lab.dovecot"]["failed logins"] == found["lab.dovecot"]["logins"] > 0, found

@@ -117,3 +117,47 @@ def test_the_directories_that_pillar_names():
     pillar = {"ispmail": {"instances": ["other"]}, "other": {"postfix": {"config_directory": "/etc/postfix-x"}}}
     assert list(ispmail_salt.named_directories(pillar)) == ["/etc/postfix", "/etc/postfix-x"]
     assert list(ispmail_salt.named_directories({})) == []
+
+
+def mail(**sections):
+    return {"database": {"password": "x"}, **sections}
+
+
+@pytest.mark.parametrize(
+    ("pillar", "fault"),
+    [
+        (
+            {
+                "ispmail": mail(
+                    consumers={"a": {"option_file": "/etc/postfix/../postfix/mariadb-virtual-alias-maps.cf"}}
+                )
+            },
+            "consumers:a:option_file is the file of virtual_alias_maps too",
+        ),
+        (
+            {
+                "ispmail": mail(instances=["out"], consumers={"a": {"option_file": "/etc/dovecot/a.cnf"}}),
+                "out": mail(
+                    postfix={"config_directory": "/etc/postfix-out"},
+                    consumers={"b": {"option_file": "/etc/dovecot//a.cnf"}},
+                ),
+            },
+            "consumers:a:option_file is the file of out:consumers:b too",
+        ),
+        (
+            {
+                "ispmail": mail(instances=["out"]),
+                "out": mail(
+                    postfix={"config_directory": "/etc/postfix-out"},
+                    consumers={"b": {"option_file": "/etc/postfix/mariadb-virtual-alias-maps.cf"}},
+                ),
+            },
+            "maps:virtual_alias_maps:file is the file of out:consumers:b too",
+        ),
+    ],
+    ids=["a map and a consumer", "consumers of two instances", "a map of one, a consumer of another"],
+)
+def test_two_owners_of_one_file_are_refused(pillar, fault):
+    """Each apply would undo what the other one wrote."""
+    with pytest.raises(PillarFault, match=fault):
+        ispmail_salt.instance(pillar, "ispmail")
