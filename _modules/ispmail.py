@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("3c679159890c")
+ispmail_stamp.require("bb04ed90c4d7")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

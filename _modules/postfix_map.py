@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("3c679159890c")
+ispmail_stamp.require("bb04ed90c4d7")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("3c679159890c")
+ispmail_stamp.require("bb04ed90c4d7")
 
 import ispmail_apply
 import ispmail_consumers

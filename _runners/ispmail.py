@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("3c679159890c")
+ispmail_stamp.require("bb04ed90c4d7")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("3c679159890c")
+ispmail_stamp.require("bb04ed90c4d7")
 
 from ispmail_salt import state
 

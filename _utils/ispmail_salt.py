@@ -73,10 +73,10 @@ def _refuse_shared(pillar: Mapping[str, Any], found: Instance) -> None:
     Raises:
         PillarFault: Lists all faults.
     """
-    main = found.pillar_key
-    if not found.others and main != _MAIN and _MAIN in pillar:
-        main = _MAIN
-    keys = [main, *ispmail_config.instance(main, section(pillar, main)).others]
+    main = found
+    if not found.others and found.pillar_key != _MAIN and _MAIN in pillar:
+        main = ispmail_config.instance(_MAIN, section(pillar, _MAIN))
+    keys = [main.pillar_key, *main.others]
     others = [key for key in keys if key != found.pillar_key] if found.pillar_key in keys else []
     faults = []
     owners = {path: each.name for each, path in _table_files(found)}
