@@ -27,7 +27,7 @@ import ispmail_smtpd
 from ispmail_errors import IspmailError
 from ispmail_journal import Journal
 from ispmail_smtpd import Reply
-from lab import scratch
+from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.postfix import Postfix
 from lab.smtp import rcpt
@@ -142,12 +142,18 @@ class Site:
             self.restore(daemons)
         self._restore_files(kept)
         if daemons == name:
-            ispmail_postfix.reload(str(self.postfix.config_directory))
+            self._reread()
         self._start = (name, self.everything())
 
     def is_as_restored(self, name: str) -> bool:
         """Whether nothing has changed on disk since this state was restored."""
         return self._start == (name, self.everything())
+
+    def _reread(self) -> None:
+        """Do what a reload does in the end, and wait until no process has read anything older."""
+        began, queue = time.clock_gettime(time.CLOCK_BOOTTIME), str(self.postfix.queue_directory)
+        ispmail_postfix._signal_master(queue)
+        wait_until(lambda: not ispmail_postfix._started_before(began, queue), 5)
 
     def _restore_files(self, kept: Path) -> None:
         config = self.postfix.config_directory
