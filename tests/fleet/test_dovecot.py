@@ -57,7 +57,8 @@ def prepare(machine, release):
     machine.write("/etc/salt/minion", f"file_client: local\nfile_roots: {{base: [{CHECKOUT}/salt, {CHECKOUT}]}}\n")
     machine.write("/srv/pillar/top.sls", "base: {'*': [ispmail]}\n")
     machine.run(["install", "-d", "-o", "mail", "-g", "mail", f"{DIRECTORY}/mail"])
-    machine.run(["install", "-d", f"{DIRECTORY}/run", f"{DIRECTORY}/state", f"{DIRECTORY}/etc"])
+    machine.run(["install", "-d", f"{DIRECTORY}/run", f"{DIRECTORY}/state"])
+    machine.run(["ln", "-s", "/etc/dovecot", f"{DIRECTORY}/etc"])
     machine.run(["postconf", "-e", "in_flow_delay=0s", "smtpd_peername_lookup=no"])
     configure(machine, release, user="mailserver", password=FIRST)
     machine.run(["systemctl", "restart", "dovecot"])
@@ -66,7 +67,7 @@ def prepare(machine, release):
 def configure(server, release, **login):
     """Write Dovecot's configuration."""
     for name, text in configuration(release != "bookworm", DIRECTORY, login, **PORTS).items():
-        server.write(f"{DIRECTORY}/etc/{name}" if name.endswith(".ext") else f"/etc/dovecot/{name}", text, 0o640)
+        server.write(f"/etc/dovecot/{name}", text, 0o640)
 
 
 def write_pillar(server, password, **more):
@@ -120,6 +121,12 @@ def can_log_in(server):
     )
 
 
+def holders(server):
+    """Those who hold the password and whom nobody has named: files, then programs."""
+    said = server.run(["salt-call", "--local", "--out=json", "postfix_database.holders"]).stdout
+    return sorted(json.loads(said)["local"]["unnamed"], key=lambda each: each["kind"])
+
+
 def test_a_dovecot_with_a_password_of_its_own_stops_the_apply(server, release):
     assert can_log_in(server)
     write_pillar(server, FIRST, consumers={"dovecot": {}})
@@ -163,6 +170,7 @@ def check(found):
 
 def test_what_a_rotation_did_before(server, release, capsys):
     """The guide's set-up: Dovecot has the password in its own configuration, and nobody has named it."""
+    server.run(["rm", "/etc/dovecot/ispmail.cnf"])
     raw = f"{FIRST}-raw"
     configure(server, release, user="mailserver", password=raw if release == "bookworm" else f'"{raw}"')
     python(server, f"from lab.mariadb import *; set_password(Server('/run/mysqld/mysqld.sock'), '{raw}')")
@@ -170,6 +178,12 @@ def test_what_a_rotation_did_before(server, release, capsys):
     assert apply(server)["postfix_map.managed"][0] is True
     server.run(["systemctl", "restart", "dovecot"])
     assert wait_until(lambda: can_log_in(server), 30)
+    # What stops a rotation now, before anything is changed.
+    found = holders(server)
+    assert [each["kind"] for each in found] == ["file", "program"], found
+    file, program = found
+    assert file["where"] == f"/etc/dovecot/{'dovecot-sql.conf.ext' if release == 'bookworm' else 'dovecot.conf'}"
+    assert program["where"] == "auth" and "auth (pid " in program["text"] and "dovecot.service" in program["text"]
     write_pillar(server, f"{FIRST}-new")
     for step in ("credential_accepted", "drained", "credential_sole"):
         assert {result for result, _ in apply(server, f"ispmail.{step}").values()} == {True}
