@@ -100,6 +100,8 @@ class Site:
         self._states: dict[str, tuple[str, Path]] = {}
         self._start: tuple[str, dict[str, tuple[int, int, int, bytes]]] = ("", {})
         self._wanted: dict[str, dict[str, tuple[int, int, int, bytes]]] = {}
+        # A scenario, what smtpd answers, and all files, to what is wrong after the next change from there.
+        self.seen: dict[object, list[str]] = {}
 
     def run(self, act: str) -> str:
         """Apply or remove; what it says, or CONVERGED."""
@@ -287,16 +289,20 @@ def run_point(found: Site, scenario: Scenario, way: str, number: int) -> list[st
     done = traced(lambda: act(scenario.act), way, number)
     if not done.hit:
         return None
+    replies = found.all_replies()
     wrong = [
         f"{address} gets {code}"
-        for address, code in found.all_replies()
+        for address, code in replies
         if code not in (scenario.before[address], scenario.after[address])
     ]
     if done.returned is not None:
         wrong += _untrue(found, done.returned, start, wanted)
-    # From the very state of the start the next one does what `wanted` has seen.
+    # From the very state of the start the next one does what `wanted` has seen, and from equal states the same.
     if not found.is_as_restored(scenario.start):
-        wrong += _after_the_next(found, scenario, wanted)
+        state = (scenario.name, frozenset(replies), frozenset(found.everything().items()))
+        if state not in found.seen:
+            found.seen[state] = _after_the_next(found, scenario, wanted)
+        wrong += found.seen[state]
     said = f" (it said: {done.returned})" if done.returned else ""
     return [f"{scenario.name}, {way} at call {number}, {done.hit}: {each}{said}" for each in wrong]
 
