@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("bb04ed90c4d7")
+ispmail_stamp.require("bbe8f000650a")
 
 import contextlib
 import json

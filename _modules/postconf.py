@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("bb04ed90c4d7")
+ispmail_stamp.require("bbe8f000650a")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("bb04ed90c4d7")
+ispmail_stamp.require("bbe8f000650a")
 
 import ispmail_accounts
 import ispmail_holders

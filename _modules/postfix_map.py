@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("bb04ed90c4d7")
+ispmail_stamp.require("bbe8f000650a")
 
 import ispmail_answers
 import ispmail_classes
@@ -91,7 +91,8 @@ def compare(pillar="ispmail"):
     pillar : ispmail
         The pillar key that holds the configuration.
 
-    Returns a dict as ``apply`` does, and ``due``: whether there is anything for it to do, or to refuse.
+    Returns a dict as ``apply`` does, with ``faults``, a list of sentences on what it would refuse (as far as that can
+    be seen without asking), and ``due``, whether it would do or refuse anything.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where a file or main.cf cannot be read, or a
     consumer would not use its option file.
@@ -107,7 +108,8 @@ def compare(pillar="ispmail"):
     with salt_errors():
         maps, others = wanted(__pillar__, __opts__, pillar)
         found = ispmail_compare.compare(maps, __opts__["cachedir"], others)
-        return {**found.outcome().describe(), "due": found.is_due}
+        running = found.concerns_postfix and ispmail_postfix.running(maps.config_directory)
+        return {**found.outcome(reloaded=running).describe(), "faults": found.faults, "due": found.is_due}
 
 
 def consumers(pillar="ispmail"):

@@ -1,4 +1,4 @@
-"""Change the SQL lookup maps of one Postfix instance, and describe those that it has before the first change.
+"""Change the SQL lookup maps of one Postfix instance, and print the pillar that describes those that it has.
 
 The part of `postfix_map` that most applies do not need: they begin with `postfix_map.compare`, and end there.
 """
@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("bb04ed90c4d7")
+ispmail_stamp.require("bbe8f000650a")
 
 import ispmail_apply
 import ispmail_consumers

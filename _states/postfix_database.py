@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("bb04ed90c4d7")
+ispmail_stamp.require("bbe8f000650a")
 
 from ispmail_salt import state
 

@@ -7,7 +7,9 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("bb04ed90c4d7")
+ispmail_stamp.require("bbe8f000650a")
+
+from salt.exceptions import CommandExecutionError
 
 from ispmail_errors import listed, plural
 from ispmail_salt import check_state, state
@@ -40,7 +42,11 @@ def managed(name, pillar="ispmail"):
 
     def act():
         found = __salt__["postfix_map.compare"](pillar)
-        return __salt__["postfix_map.apply"](pillar=pillar, test=test) if found["due"] else found
+        if not found["due"]:
+            return found
+        if "postfix_map.apply" not in __salt__:
+            raise CommandExecutionError("postfix_map.apply cannot be loaded, perhaps a sync is under way: apply again")
+        return __salt__["postfix_map.apply"](pillar=pillar, test=test)
 
     return state(name, test, act, lambda outcome: _described(outcome, "applied", test))
 

@@ -10,6 +10,7 @@ import ispmail_plan
 import ispmail_postfix
 from ispmail_config import CompleteInstance
 from ispmail_config_consumers import NONE, Consumers
+from ispmail_errors import below
 from ispmail_journal import Journal
 from ispmail_plan import Outcome
 
@@ -33,6 +34,11 @@ class Comparison:
     def is_due(self) -> bool:
         """Whether there is anything to do, or a fault to tell."""
         return self.concerns_postfix or bool(self.option_files.changes) or self.interrupted
+
+    @property
+    def faults(self) -> list[str]:
+        """What an apply would refuse, as sentences: faults of pillar, beside this main.cf."""
+        return below(self.instance.pillar_key, self.maps.faults if self.maps else ())
 
     @property
     def warnings(self) -> list[str]:

@@ -17,6 +17,7 @@ STATEMENTS = ("SHOW PROCESSLIST", "SELECT CONNECTION_ID() AS id, @@port AS port,
 _LOOPBACK = ("127.0.0.1", "::1")
 # How many connections of one program are told.
 _TOLD = 3
+_HIDDEN = "a program that /proc does not show, such as one of a container"
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,11 @@ def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], b
     certain = [_unknown(processes) for processes in found.values()]
     hidden = [inode for inode in inodes if inode not in owned]
     if hidden and _still_there(hidden):
-        certain.append(Unknown("", "a program that /proc does not show, such as one of a container"))
-    return certain + _over_socket(len(over_socket), [owned.get(inode, []) for inode in unix_inodes], is_known, is_own)
+        certain.append(Unknown("", _HIDDEN))
+    unowned = {inode for inode in unix_inodes if inode not in owned}
+    is_hidden = bool(unowned) and not unowned.isdisjoint(ispmail_sockets.unix_clients(listed.socket))
+    over = [owned.get(inode, []) for inode in unix_inodes]
+    return certain + _over_socket(len(over_socket), over, is_hidden, is_known, is_own)
 
 
 def joined(client: Client, connections: Iterable[Connection], listed: Listed) -> list[Connection]:
@@ -179,18 +183,24 @@ def strangers(listed: Listed, site_hosts: Collection[str]) -> list[str]:
 def _over_socket(
     number: int,
     owners: Sequence[Sequence[Process]],
+    is_hidden: bool,
     is_known: Callable[[Process], bool],
     is_own: Callable[[Process], bool],
 ) -> list[Unknown]:
     """Compare how many of the account's connections there are with how many known programs hold.
 
     The database does not tell which of the clients of its unix socket uses which account.
+
+    Args:
+        owners: The processes of each client of the socket.
+        is_hidden: Whether one of them is not shown by /proc.
     """
     known = [processes for processes in owners if any(map(is_known, processes))]
     others = [one for processes in owners if processes not in known for one in processes if not is_own(one)]
-    if number <= len(known) or not others:
+    if number <= len(known):
         return []
-    return [_unknown(processes, only_maybe=True) for processes in _grouped(others).values()]
+    found = [_unknown(processes, only_maybe=True) for processes in _grouped(others).values()]
+    return [*found, Unknown("", _HIDDEN, only_maybe=True)] if is_hidden else found
 
 
 def _grouped(processes: Iterable[Process]) -> dict[str, list[Process]]:

@@ -18,8 +18,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import ispmail_config
 import ispmail_config_consumers
 import ispmail_config_database
-from ispmail_config import CompleteInstance, DatabaseConfig, Instance, Map
-from ispmail_config_consumers import Consumer, Consumers
+from ispmail_config import CompleteInstance, DatabaseConfig, Instance
+from ispmail_config_consumers import Consumers
 from ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
 from ispmail_scope import Scope
 from ispmail_tablefile import shown_key
@@ -68,51 +68,56 @@ def instance(pillar: Mapping[str, Any], key: str) -> Instance:
 
 
 def _refuse_shared(pillar: Mapping[str, Any], found: Instance) -> None:
-    """Refuse an instance whose directory or file is another one's too: each apply would undo the other's.
+    """Refuse an instance whose directory or table file is another one's too: each apply would undo the other's.
 
     Raises:
         PillarFault: Lists all faults.
     """
-    main = found
-    if not found.others and found.pillar_key != _MAIN and _MAIN in pillar:
-        main = ispmail_config.instance(_MAIN, section(pillar, _MAIN))
-    keys = [main.pillar_key, *main.others]
-    others = [key for key in keys if key != found.pillar_key] if found.pillar_key in keys else []
     faults = []
-    owners = {path: each.name for each, path in _table_files(found)}
-    for other in (ispmail_config.instance(key, section(pillar, key)) for key in others):
+    for other in _others(pillar, found):
         if os.path.realpath(other.config_directory) == os.path.realpath(found.config_directory):
             reason = f"is the one of {other.pillar_key} too"
             faults.append(Fault("postfix:config_directory", reason, "each instance needs its own"))
-        theirs = {path: f"{other.pillar_key}:{each.name}" for each, path in _table_files(other)}
-        theirs |= {path: f"{other.pillar_key}:consumers:{each.name}" for each, path in _option_files(pillar, other)}
+        theirs = {os.path.realpath(each.path): each.name for each in other.wanted}
         faults += [
-            _shared(f"maps:{each.name}:file", theirs[path]) for each, path in _table_files(found) if path in theirs
+            Fault(f"maps:{each.name}:file", f"is the file of {other.pillar_key}:{owner} too", "each map needs its own")
+            for each in found.wanted
+            if (owner := theirs.get(os.path.realpath(each.path)))
         ]
-        owners |= theirs
-    faults += [
-        _shared(f"consumers:{each.name}:option_file", owners[path])
-        for each, path in _option_files(pillar, found)
-        if path in owners
-    ]
     if faults:
         raise PillarFault(found.pillar_key, faults)
 
 
-def _shared(key: str, owner: str) -> Fault:
-    return Fault(key, f"is the file of {owner} too", "each needs its own")
+def _others(pillar: Mapping[str, Any], found: Instance) -> list[Instance]:
+    """The other instances on the same server."""
+    main = found
+    if not found.others and found.pillar_key != _MAIN and _MAIN in pillar:
+        main = ispmail_config.instance(_MAIN, section(pillar, _MAIN))
+    keys = [main.pillar_key, *main.others]
+    if found.pillar_key not in keys:
+        return []
+    return [ispmail_config.instance(key, section(pillar, key)) for key in keys if key != found.pillar_key]
 
 
-def _table_files(found: Instance) -> list[tuple[Map, str]]:
-    return [(each, os.path.realpath(each.path)) for each in found.wanted]
-
-
-def _option_files(pillar: Mapping[str, Any], found: Instance) -> list[tuple[Consumer, str]]:
-    """The consumers whose option file we write. What is wrong with consumers is told where they are needed."""
-    with contextlib.suppress(PillarFault):
-        named = ispmail_config_consumers.consumers(found.pillar_key, section(pillar, found.pillar_key))
-        return [(each, os.path.realpath(each.option_file)) for each in named if each.option_file]
-    return []
+def _shared_option_files(pillar: Mapping[str, Any], found: Instance, consumers: Consumers) -> list[Fault]:
+    """Faults of option files that are another consumer's too, or a map's, by whatever spelling."""
+    owners: dict[str, str] = {}
+    for one in (found, *_others(pillar, found)) if consumers.with_option_file else ():
+        owners |= {os.path.realpath(each.path): f"{one.pillar_key}:maps:{each.name}" for each in one.wanted}
+        # What is wrong with another instance is told by its own apply.
+        with contextlib.suppress(PillarFault):
+            theirs = consumer_logins(pillar, one.pillar_key).with_option_file if one is not found else ()
+            owners |= {
+                os.path.realpath(each.option_file or ""): f"{one.pillar_key}:consumers:{each.name}" for each in theirs
+            }
+    faults = []
+    for each in consumers.with_option_file:
+        own = f"{consumers.pillar_key}:consumers:{each.name}"
+        owner = owners.setdefault(os.path.realpath(each.option_file or ""), own)
+        if owner != own:
+            fix = "a program that serves all instances is named under one of them only"
+            faults.append(Fault(f"consumers:{each.name}:option_file", f"is the file of {owner} too", fix))
+    return faults
 
 
 def instances(pillar: Mapping[str, Any], key: str) -> dict[str, Instance]:
@@ -146,7 +151,8 @@ def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tupl
         found = {**given, **found}
     consumers, wrong = ispmail_config_consumers.assemble(key, found)
     result = ispmail_config.complete(key, found, [*faults, *wrong])
-    instance(pillar, key)
+    if shared := _shared_option_files(pillar, instance(pillar, key), consumers):
+        raise PillarFault(key, shared)
     return result, consumers
 
 

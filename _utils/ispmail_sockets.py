@@ -18,6 +18,8 @@ from ispmail_errors import CannotAsk, printable
 # The state of an established connection in /proc/net/tcp.
 _ESTABLISHED = "01"
 _SECONDS = 10
+# PF_EXITING of the kernel: a thread that is ending.
+_EXITING = 0x4
 # The first user id of a person, see adduser(8) and login.defs(5).
 _FIRST_PERSON = 1000
 
@@ -138,11 +140,11 @@ def read_process(pid: int) -> Process | None:
             units = re.findall(r"[^/\n]+\.(?:service|scope)(?=$|/)", stream.read(), re.MULTILINE)
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as stream:
             uid = re.search(r"^Uid:\s+(\d+)", stream.read(), re.MULTILINE)
-        # Last: one that is about to end has no program any more, though all else can still be read.
-        executable = _executable(pid)
     except OSError:
         return None
-    if uid is None:
+    executable = _link(f"{_living_thread(pid)}/exe")
+    # Without a program: it may not be readable, or the process is ending.
+    if uid is None or not (executable or _living_thread(pid)):
         return None
     fields = rest.split()
     # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
@@ -150,18 +152,6 @@ def read_process(pid: int) -> Process | None:
     started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
     unit = printable(units[-1]) if units else ""
     return Process(pid, printable(name), int(fields[1]), executable, started, unit, int(uid[1]))
-
-
-def _executable(pid: int) -> str:
-    """The program that a process runs; empty where it cannot be read.
-
-    Raises:
-        FileNotFoundError: The process has ended, or is ending.
-    """
-    try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except PermissionError:
-        return ""
 
 
 def own_processes() -> dict[int, Process]:
@@ -257,11 +247,32 @@ def _pids() -> Iterator[int]:
     return map(int, filter(str.isdigit, os.listdir("/proc")))
 
 
+def _living_thread(pid: int) -> str | None:
+    """The folder in /proc of a thread of a process; None where it has ended, or is ending.
+
+    Where its first thread has ended, only those of the others tell its program and its open files.
+    """
+    with contextlib.suppress(OSError):
+        for thread in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as stream:
+                # proc(5): state is field 3, flags field 9.
+                fields = stream.read().rpartition(b")")[2].split()
+                if fields[0] not in (b"Z", b"X") and not int(fields[6]) & _EXITING:
+                    return f"/proc/{pid}/task/{thread}"
+    return None
+
+
 def _descriptors(pid: int) -> list[str]:
     """What the open files of a process are; none where it has ended."""
-    targets = []
+    folder = f"{_living_thread(pid)}/fd"
     with contextlib.suppress(OSError):
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                targets.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-    return targets
+        return [target for descriptor in os.listdir(folder) if (target := _link(f"{folder}/{descriptor}"))]
+    return []
+
+
+def _link(path: str) -> str:
+    """Where a link in /proc leads; empty where that cannot be read."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "bb04ed90c4d7"
+STAMP = "bbe8f000650a"
 
 
 def require(stamp: str) -> None:

@@ -155,7 +155,7 @@ class Site:
         """Do what a reload does in the end, and wait until no process has read anything older."""
         began, queue = time.clock_gettime(time.CLOCK_BOOTTIME), str(self.postfix.queue_directory)
         ispmail_postfix._signal_master(queue)
-        wait_until(lambda: not ispmail_postfix._started_before(began, queue), 5)
+        assert wait_until(lambda: not ispmail_postfix._started_before(began, queue), 30), "Postfix has old processes"
 
     def _restore_files(self, kept: Path) -> None:
         config = self.postfix.config_directory
@@ -217,7 +217,8 @@ class Site:
         """What is there after the change if nothing disturbs it."""
         if scenario.name not in self._wanted:
             self.restore(scenario.start)
-            assert self.run(scenario.act) == CONVERGED
+            assert self.run(scenario.act) == CONVERGED and self.replies() == scenario.after
+            assert not self.interrupted() and not self.leftovers()
             self._wanted[scenario.name] = self.contents()
         return self._wanted[scenario.name]
 

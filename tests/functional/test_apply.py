@@ -1,5 +1,7 @@
 """postfix_map.managed on a real Postfix and a real MariaDB: what an apply does, and what it refuses."""
 
+from urllib.parse import quote
+
 import pytest
 
 from lab.postfix import write_cold
@@ -7,6 +9,7 @@ from lab.smtp import Load, rcpt
 
 from ..conftest import PASSWORD
 
+GUIDES = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550, "joe@elsewhere.test": 554}
 
 
@@ -73,6 +76,50 @@ def test_second_apply_changes_nothing(minion, postfix, audit):
     ours = [command for command in seen.commands if command[0].startswith("post")]
     assert len(ours) == 1, ours
     assert not [path for path in seen.written if str(postfix.directory) in path]
+
+
+def test_compare_tells_what_is_due(minion, postfix, pillar, audit):
+    """By one postconf; no table is asked."""
+    with audit() as seen:
+        new = minion.call("postfix_map.compare")
+    assert [command[0] for command in seen.commands if command[0] == "postmap"] == []
+    assert new["due"] is new["reloaded"] is True and new["faults"] == []
+    assert set(new["changes"]) == {*GUIDES, "main.cf"} and PASSWORD not in str(new)
+    managed(minion)
+    same = minion.call("postfix_map.compare")
+    assert (same["due"], same["reloaded"], same["changes"], same["maps"]) == (False, False, {}, 3)
+    journal = minion.cache / "postfix_change" / quote(str(postfix.config_directory), safe="")
+    journal.write_text("work is due\n")
+    cut_off = minion.call("postfix_map.compare")
+    assert cut_off["due"] is True and cut_off["changes"]["postfix"]["new"] == "reloaded"
+    journal.unlink()
+    (postfix.config_directory / "link.cf").symlink_to("mariadb-virtual-alias-maps.cf")
+    minion.pillar = pillar(maps={"more": {"parameter": "more_maps", "query": "SELECT '%s'", "file": "link.cf"}})
+    wrong = minion.call("postfix_map.compare")
+    assert wrong["due"] is True
+    assert "ispmail:maps:more:file is the file of virtual_alias_maps too" in wrong["faults"][0]
+
+
+@pytest.mark.parametrize("key, suffix", [("ispmail", ""), ("second", " in second")])
+@pytest.mark.parametrize(
+    "sections, state",
+    [
+        ({}, None),
+        ({"answers": [{"map": "virtual_alias_maps", "question": "a@b.c"}]}, "The maps answer as pillar expects"),
+        ({"consumers": {"backup": {"ignore": True}}}, "The other programs use the password of the maps"),
+    ],
+    ids=["neither", "answers", "consumers"],
+)
+def test_states_are_there_where_pillar_has_something_for_them(minion, pillar, key, suffix, sections, state):
+    """Files of states that have nothing to do are not rendered: that of an instance has to be looked at too."""
+    both = pillar(instances=["second"])
+    both["second"] = {"database": both["ispmail"]["database"]}
+    both[key].update(sections)
+    minion.pillar = both if key == "second" else {"ispmail": {**both["ispmail"], "instances": []}}
+    shown = set(minion.call("state.show_sls", "ispmail"))
+    assert "Postfix asks the maps that pillar names" in shown
+    found = {name for name in shown if name.startswith(("The maps answer", "The other programs"))}
+    assert found == ({f"{state}{suffix}"} if state else set())
 
 
 def test_dry_run_tells_all_and_writes_nothing(minion, postfix, audit):

@@ -157,7 +157,7 @@ def outdated(request, fleet):
     for path, text in ours.items():
         old = text.replace(stamp, "1" * len(stamp)).replace('VERSION = "', 'VERSION = "0.0.1-before-')
         path.write_text(old.replace("def apply(pillar", "def apply_of_old(pillar"))
-    assert "def apply_of_old(" in (server.synced / "modules" / "postfix_map.py").read_text()
+    assert "def apply_of_old(" in (server.synced / "modules" / "postfix_map_change.py").read_text()
     fleet.run("saltutil.refresh_modules", "async=False", target=request.param)
     yield request.param
     for path, text in ours.items():

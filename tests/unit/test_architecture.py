@@ -134,6 +134,28 @@ def test_the_stamp_comes_first(name):
     assert all(found in sys.stdlib_module_names for node in body[:at] for found in imports(ast.Module([node], [])))
 
 
+def test_files_of_one_virtual_name_have_different_functions():
+    """Salt keeps the one that it loads first, and says nothing."""
+    seen = {}
+    for name, tree in EDGE.items():
+        called = constant(tree, "__virtualname__", name.partition("/")[2])
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert seen.setdefault((name.partition("/")[0], called, node.name), name) == name
+
+
+def test_a_converged_apply_loads_no_more_than_it_needs():
+    """What a change alone needs is imported by postfix_map_change, and by nothing that a converged apply imports."""
+    loaded, left = set(), ours(EDGE["_modules/postfix_map"])
+    while left:
+        name = left.pop()
+        loaded.add(name)
+        left |= ours(LIBRARY[name]) - loaded
+    later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
+    assert loaded & {f"ispmail_{name}" for name in later} == set()
+    assert {"ispmail_apply", "ispmail_remove", "ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
+
+
 def test_the_tests_of_every_file_can_be_found():
     """By its name in tests/unit, or in the table of docs/ARCHITECTURE.md."""
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")

@@ -135,6 +135,21 @@ def test_a_connection_whose_program_is_hidden(server):
     assert unknown(["127.0.0.1:40019"]) == []
 
 
+def test_of_programs_of_one_name_only_the_unknown_are_told(server):
+    """With all of them, the admin looked for what is wrong with Postfix's own."""
+    server[12] = [process(9, "smtpd")]
+    listed_here = listed("127.0.0.1:40011", "127.0.0.1:40012")
+    (found,) = ispmail_connections.unknown_programs(listed_here, True, lambda one: one is SMTPD)
+    assert "pid 9" in found.shown and "pid 1" not in found.shown
+
+
+def test_a_client_of_the_unix_socket_that_is_hidden(server):
+    """Nobody here has it open, and it is there all the same."""
+    del server[22]
+    assert unknown(["localhost"]) == []
+    assert unknown(["localhost"] * 2) == [("", True)]
+
+
 @pytest.mark.parametrize(("number", "found"), [(0, []), (1, []), (2, [("mysqldump", True)])])
 def test_the_unix_socket_counts(server, number, found):
     """One of its three clients is Postfix's: with one connection of the account, that is it."""

@@ -1,5 +1,7 @@
 """The edge: the library's errors become Salt's two, the shape of a state, and pillar with its sdb:// URIs."""
 
+import json
+
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -123,41 +125,53 @@ def mail(**sections):
     return {"database": {"password": "x"}, **sections}
 
 
+OUT = {"config_directory": "/etc/postfix-out"}
+
+
 @pytest.mark.parametrize(
     ("pillar", "fault"),
     [
         (
-            {
-                "ispmail": mail(
-                    consumers={"a": {"option_file": "/etc/postfix/../postfix/mariadb-virtual-alias-maps.cf"}}
-                )
-            },
-            "consumers:a:option_file is the file of virtual_alias_maps too",
+            {"ispmail": mail(consumers={"a": {"option_file": "/etc/../etc/postfix/mariadb-virtual-alias-maps.cf"}})},
+            "consumers:a:option_file is the file of ispmail:maps:virtual_alias_maps too",
         ),
         (
             {
-                "ispmail": mail(instances=["out"], consumers={"a": {"option_file": "/etc/dovecot/a.cnf"}}),
-                "out": mail(
-                    postfix={"config_directory": "/etc/postfix-out"},
-                    consumers={"b": {"option_file": "/etc/dovecot//a.cnf"}},
-                ),
+                "ispmail": mail(instances=["out"], consumers={"dovecot": {}}),
+                "out": mail(postfix=OUT, consumers={"dovecot": {}}),
+            },
+            "consumers:dovecot:option_file is the file of out:consumers:dovecot too: a program that serves all",
+        ),
+        (
+            {
+                "ispmail": mail(instances=["out"], consumers={"a": {"option_file": "LINK/a.cnf"}}),
+                "out": mail(postfix=OUT, consumers={"b": {"option_file": "FOLDER/a.cnf"}}),
             },
             "consumers:a:option_file is the file of out:consumers:b too",
         ),
         (
-            {
-                "ispmail": mail(instances=["out"]),
-                "out": mail(
-                    postfix={"config_directory": "/etc/postfix-out"},
-                    consumers={"b": {"option_file": "/etc/postfix/mariadb-virtual-alias-maps.cf"}},
-                ),
-            },
-            "maps:virtual_alias_maps:file is the file of out:consumers:b too",
+            {"ispmail": mail(consumers={"a": {"option_file": "LINK/a.cnf"}, "b": {"option_file": "FOLDER/a.cnf"}})},
+            "consumers:b:option_file is the file of ispmail:consumers:a too",
         ),
     ],
-    ids=["a map and a consumer", "consumers of two instances", "a map of one, a consumer of another"],
+    ids=["a map and a consumer", "Dovecot in two instances", "consumers of two instances", "of one instance"],
 )
-def test_two_owners_of_one_file_are_refused(pillar, fault):
-    """Each apply would undo what the other one wrote."""
+def test_two_owners_of_one_option_file_are_refused(pillar, fault, tmp_path):
+    """Each apply would undo what the other one wrote. Asking and removing go on."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    text = json.dumps(pillar).replace("LINK", f"{tmp_path}/link").replace("FOLDER", f"{tmp_path}/folder")
+    pillar = json.loads(text)
     with pytest.raises(PillarFault, match=fault):
-        ispmail_salt.instance(pillar, "ispmail")
+        ispmail_salt.wanted(pillar, {}, "ispmail")
+    assert ispmail_salt.instance(pillar, "ispmail").wanted
+
+
+def test_what_is_wrong_with_another_instances_consumers_is_told_there():
+    pillar = {
+        "ispmail": mail(instances=["out"], consumers={"dovecot": {}}),
+        "out": mail(postfix=OUT, consumers={"dovecot": {"mode": "0777"}}),
+    }
+    assert ispmail_salt.wanted(pillar, {}, "ispmail")[1].with_option_file
+    with pytest.raises(PillarFault, match="out:consumers:dovecot:mode"):
+        ispmail_salt.wanted(pillar, {}, "out")

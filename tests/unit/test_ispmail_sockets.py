@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import ispmail_sockets
 from ispmail_errors import CannotAsk
 from ispmail_sockets import Connection, Process, Programs
+from lab import wait_until
 
 TCP = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -160,6 +162,46 @@ def test_a_process_for_people():
         sleeper.kill()
         sleeper.wait()
     assert ispmail_sockets.read_process(sleeper.pid) is None
+
+
+def test_a_program_whose_path_cannot_be_read_is_there(tmp_path):
+    """Any local user can have a path of more than 4096 characters: his program was taken for one that has ended."""
+    script = """
+import os, shutil
+for _ in range(45):
+    os.mkdir("x" * 100)
+    os.chdir("x" * 100)
+shutil.copy("/bin/sleep", "sleep")
+os.execv("./sleep", ["sleep", "60"])
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path) as sleeper:
+        try:
+            assert wait_until(lambda: Path(f"/proc/{sleeper.pid}/comm").read_text() == "sleep\n", 10)
+            found = ispmail_sockets.read_process(sleeper.pid)
+            assert found is not None and (found.name, found.executable) == ("sleep", "")
+        finally:
+            sleeper.kill()
+
+
+def test_a_process_whose_first_thread_has_ended_is_there(tmp_path):
+    """Its program and its open files are those of the threads that are left."""
+    script = """
+import ctypes, socket, threading, time
+end = socket.socket()
+threading.Thread(target=time.sleep, args=[60]).start()
+print(end.fileno(), flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as started:
+        try:
+            descriptor = started.stdout.readline().strip()
+            assert wait_until(lambda: "\nState:\tZ" in Path(f"/proc/{started.pid}/status").read_text(), 10)
+            (thread,) = {*os.listdir(f"/proc/{started.pid}/task")} - {str(started.pid)}
+            inode = os.stat(f"/proc/{started.pid}/task/{thread}/fd/{descriptor}").st_ino
+            (found,) = ispmail_sockets.owners([inode])[inode]
+            assert found.pid == started.pid and found.executable == os.path.realpath(sys.executable)
+        finally:
+            started.kill()
 
 
 def test_a_process_that_has_ended_and_is_still_listed_is_none():
