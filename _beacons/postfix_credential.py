@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("bbe8f000650a")
+ispmail_stamp.require("3ce112f43c11")
 
 import contextlib
 import json

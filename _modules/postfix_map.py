@@ -6,7 +6,7 @@ themselves: no secret is ever an argument.
 
 import ispmail_stamp
 
-ispmail_stamp.require("bbe8f000650a")
+ispmail_stamp.require("3ce112f43c11")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("bbe8f000650a")
+ispmail_stamp.require("3ce112f43c11")
 
 import ispmail_apply
 import ispmail_consumers

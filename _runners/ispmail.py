@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("bbe8f000650a")
+ispmail_stamp.require("3ce112f43c11")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("bbe8f000650a")
+ispmail_stamp.require("3ce112f43c11")
 
 from ispmail_salt import state
 

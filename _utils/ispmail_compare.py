@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import ispmail_consumers
+import ispmail_journal
 import ispmail_plan
 import ispmail_postfix
 from ispmail_config import CompleteInstance
 from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import below
-from ispmail_journal import Journal
 from ispmail_plan import Outcome
 
 
@@ -54,7 +54,7 @@ class Comparison:
         """
         changes = {**(self.maps.changes if self.maps else {}), **self.option_files.changes}
         if self.maps and self.interrupted:
-            changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if reloaded else "checked"}
+            changes["postfix"] = ispmail_plan.finished(reloaded)
         told = tuple(dict.fromkeys([*warnings, *self.warnings]))
         return Outcome(changes, len(self.instance.maps), told, reloaded, len(self.consumers.consumers))
 
@@ -72,7 +72,7 @@ def compare(instance: CompleteInstance, cache_directory: str, consumers: Consume
     """
     option_files = ispmail_consumers.compare(consumers)
     ispmail_consumers.check(consumers)
-    interrupted = Journal(instance.config_directory, cache_directory).due() is not None
+    interrupted = ispmail_journal.interrupted(instance.config_directory, cache_directory)
     # A server that has only other programs with the maps' account needs no Postfix.
     needs_postfix = instance.maps or (interrupted and ispmail_postfix.installed())
     maps = ispmail_plan.compare(instance) if needs_postfix else None

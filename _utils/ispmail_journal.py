@@ -20,6 +20,17 @@ _LOCK_SECONDS = 60
 _HEAD = "work is due"
 
 
+def interrupted(config_directory: str, cache_directory: str) -> bool:
+    """Tell whether a change was cut off between its first write and its end (power cut, kill).
+
+    Postfix may not have been reloaded then.
+
+    Raises:
+        Failed: That cannot be read.
+    """
+    return Journal(config_directory, cache_directory).due() is not None
+
+
 class Journal:
     """The journal of one instance, in a directory of its own that only root may enter."""
 

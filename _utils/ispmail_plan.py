@@ -67,6 +67,11 @@ class Outcome:
         return {**vars(self), "changes": dict(self.changes), "warnings": [*self.warnings, *warnings]}
 
 
+def finished(reloaded: bool) -> dict[str, str]:
+    """What is told of a change that was cut off before, and that this one finishes, or would."""
+    return {"old": "a change was interrupted", "new": "reloaded" if reloaded else "checked"}
+
+
 def compare(instance: CompleteInstance) -> Difference:
     """Compare pillar with the table files and main.cf, by one postconf.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import ispmail_files
 import ispmail_inventory
+import ispmail_journal
 import ispmail_postconf
 import ispmail_postfix
 import ispmail_smtpd
@@ -22,9 +23,8 @@ from ispmail_errors import Failed, PillarFault
 from ispmail_expand import names_in, sole_name
 from ispmail_files import Replacement
 from ispmail_inventory import Inventory, Settings, is_own_parameter
-from ispmail_journal import Journal
 from ispmail_maincf import shown, without_inline, words
-from ispmail_plan import OPEN_DOMAINS, Outcome, parameters_of, restriction_faults
+from ispmail_plan import OPEN_DOMAINS, Outcome, finished, parameters_of, restriction_faults
 from ispmail_reach import without
 from ispmail_smtpd import refuse_if_worse
 from ispmail_transaction import Change
@@ -72,10 +72,10 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     after = ispmail_inventory.changed(inventory, parameters)
     _refuse_in_use(inventory, after, parameters, paths)
     warnings = _doubts(chosen, after.settings)
-    interrupted = Journal(directory, cache_directory).due() is not None
+    interrupted = ispmail_journal.interrupted(directory, cache_directory)
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
     if interrupted:
-        changes["postfix"] = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
+        changes["postfix"] = finished(running)
     if test:
         ispmail_transaction.check_main_cf(parameters, directory)
     elif changes:

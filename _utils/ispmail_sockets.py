@@ -142,9 +142,12 @@ def read_process(pid: int) -> Process | None:
             uid = re.search(r"^Uid:\s+(\d+)", stream.read(), re.MULTILINE)
     except OSError:
         return None
-    executable = _link(f"{_living_thread(pid)}/exe")
-    # Without a program: it may not be readable, or the process is ending.
-    if uid is None or not (executable or _living_thread(pid)):
+    thread = _living_thread(pid)
+    if uid is None or thread is None:
+        return None
+    executable = _link(f"{thread}/exe")
+    if not executable and _living_thread(pid) is None:
+        # It was no program that cannot be read: the process has ended meanwhile.
         return None
     fields = rest.split()
     # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
@@ -264,7 +267,10 @@ def _living_thread(pid: int) -> str | None:
 
 def _descriptors(pid: int) -> list[str]:
     """What the open files of a process are; none where it has ended."""
-    folder = f"{_living_thread(pid)}/fd"
+    thread = _living_thread(pid)
+    if thread is None:
+        return []
+    folder = f"{thread}/fd"
     with contextlib.suppress(OSError):
         return [target for descriptor in os.listdir(folder) if (target := _link(f"{folder}/{descriptor}"))]
     return []

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "bbe8f000650a"
+STAMP = "3ce112f43c11"
 
 
 def require(stamp: str) -> None:

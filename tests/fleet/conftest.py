@@ -49,11 +49,18 @@ def network():
         yield lab
 
 
-@pytest.fixture(scope="module")
-def machine(root, network):
+@contextlib.contextmanager
+def untouched(root, network):
     """One mail server that Salt has not touched, with this checkout on it."""
     with Machine("mx", root, network) as mx:
         mx.copy_in(REPOSITORY, CHECKOUT)
+        yield mx
+
+
+@pytest.fixture(scope="module")
+def machine(root, network):
+    """One of Debian 13."""
+    with untouched(root, network) as mx:
         yield mx
 
 
@@ -136,10 +143,10 @@ class Fleet(Lab):
             return False
         with contextlib.suppress(AssertionError):  # a database that is down, or cut off
             logins = [self.logs_in(mx, password, host) for mx in self.mail for host in (self.db, self.replica)]
-            return all(logins) and all(self.holds(mx, password) for mx in self.mail) and self.accepted() == 1
+            return all(logins) and all(self.holds(mx, password) for mx in self.mail) and self.password_count() == 1
         return False
 
-    def accepted(self):
+    def password_count(self):
         """How many passwords the account has at the database."""
         shown = self.db.run(["mariadb", "-N", "-e", "SHOW CREATE USER mailserver@'198.18.%'"]).stdout
         return len(re.findall(r"'\*[0-9A-F]{40}'", shown))

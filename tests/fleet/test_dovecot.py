@@ -13,9 +13,8 @@ import pytest
 from lab import wait_until
 from lab.dovecot import configuration
 from lab.images import FLEET_SCRIPT, base, image
-from lab.machine import Machine
-from lab.minion import REPOSITORY
 
+from .conftest import untouched
 from .salted import CHECKOUT, python
 
 FIRST = "dovecot-Pw0"
@@ -42,8 +41,7 @@ def release(request):
 @pytest.fixture(scope="module")
 def server(release, network):
     """The guide's mail server: Dovecot logs in as the maps do, by a password in its own configuration."""
-    with Machine("mx", image("fleet", base(release), FLEET_SCRIPT), network) as machine:
-        machine.copy_in(REPOSITORY, CHECKOUT)
+    with untouched(image("fleet", base(release), FLEET_SCRIPT), network) as machine:
         prepare(machine, release)
         yield machine
 

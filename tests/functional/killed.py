@@ -21,11 +21,11 @@ from pathlib import Path
 
 import ispmail_apply
 import ispmail_config
+import ispmail_journal
 import ispmail_postfix
 import ispmail_remove
 import ispmail_smtpd
 from ispmail_errors import IspmailError
-from ispmail_journal import Journal
 from ispmail_smtpd import Reply
 from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
@@ -211,7 +211,7 @@ class Site:
 
     def interrupted(self) -> bool:
         """Whether the journal says that work is due."""
-        return Journal(str(self.postfix.config_directory), str(self.cache)).due() is not None
+        return ispmail_journal.interrupted(str(self.postfix.config_directory), str(self.cache))
 
     def wanted(self, scenario: Scenario) -> dict[str, tuple[int, int, int, bytes]]:
         """What is there after the change if nothing disturbs it."""

@@ -219,9 +219,9 @@ def test_postfix_starts_in_the_middle_and_smtpd_is_silent(found):
 
 
 @pytest.mark.parametrize(
-    ("does", "said"), [("exit 1", "1"), ("exec sleep 30", "no end within 10 s"), ("sleep 30", "no end within 10 s")]
+    ("does", "reason"), [("exit 1", "1"), ("exec sleep 30", "no end within 10 s"), ("sleep 30", "no end within 10 s")]
 )
-def test_a_reload_that_fails_or_hangs_is_told_as_that(found, monkeypatch, does, said):
+def test_a_reload_that_fails_or_hangs_is_told_as_that(found, monkeypatch, does, reason):
     """It was told as "could not be put back", though all files were as before."""
     start = found.restore("first") or found.contents()
     fake = found.temporary / "postfix"
@@ -232,12 +232,11 @@ def test_a_reload_that_fails_or_hangs_is_told_as_that(found, monkeypatch, does, 
     def impatient(command, **options):
         return run(command, **{**options, "timeout": 1 if "reload" in command else options["timeout"]})
 
-    reason = f"postfix reload failed: {said}"
     with monkeypatch.context() as patched:
         patched.setenv("PATH", f"{found.temporary}:{os.environ['PATH']}")
         patched.setattr(ispmail_command.subprocess, "run", impatient)
         said = found.run("apply second")
-    assert said.startswith(f"NotPutBack: {reason}\nAll files are as before except ")
+    assert said.startswith(f"NotPutBack: postfix reload failed: {reason}\nAll files are as before except ")
     assert "mariadb-more.cf, which main.cf does not name any more" in said and " reload, or apply again" in said
     assert {name: file for name, file in found.contents().items() if name in start} == start
     assert found.interrupted() and found.replies() == FIRST
