@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("3ce112f43c11")
+ispmail_stamp.require("971670ff55c4")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("3ce112f43c11")
+ispmail_stamp.require("971670ff55c4")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,9 +2,8 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("3ce112f43c11")
+ispmail_stamp.require("971670ff55c4")
 
-import dataclasses
 
 import ispmail_accounts
 import ispmail_apply
@@ -37,7 +36,7 @@ def check(pillar="ispmail"):
         salt '*' postfix_doctor.check
     """
     with ispmail_salt.salt_errors():
-        return [dataclasses.asdict(finding) for finding in _findings(pillar)]
+        return [finding._asdict() for finding in _findings(pillar)]
 
 
 def report(pillar="ispmail", width=100):

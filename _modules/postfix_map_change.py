@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("3ce112f43c11")
+ispmail_stamp.require("971670ff55c4")
 
 import ispmail_apply
 import ispmail_consumers

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("3ce112f43c11")
+ispmail_stamp.require("971670ff55c4")
 
 import salt.client
 import salt.utils.event

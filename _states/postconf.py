@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("3ce112f43c11")
+ispmail_stamp.require("971670ff55c4")
 
 from ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("3ce112f43c11")
+ispmail_stamp.require("971670ff55c4")
 
 from ispmail_salt import state
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import ispmail_account_users
 import ispmail_database
@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 Action = Literal["accept", "sole"]
 
 
-@dataclass(frozen=True)
-class _PasswordChange:
+class _PasswordChange(NamedTuple):
     """What is done to the passwords of one account."""
 
     step: Step

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import ispmail_tablefile
 from ispmail_config import DATABASE, DEFAULT_DIRECTORY, MAPS, default_file, is_file_name
@@ -26,8 +27,7 @@ _OF_ONE_MAP = ("query", "result_format", "domain", "expansion_limit", "require_r
 _LOGIN = ("user", "password")
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """An SQL table, as one parameter names it."""
 
     place: str  # virtual_alias_maps, or submission/inet/virtual_alias_maps for a -o in master.cf
@@ -49,8 +49,7 @@ class Source:
     error: str = ""  # why the file cannot be read
 
 
-@dataclass(frozen=True)
-class Adopted:
+class Adopted(NamedTuple):
     """What pillar can hold, and what it cannot."""
 
     section: Mapping[str, object]  # what belongs under the pillar key; placeholders for passwords
@@ -79,7 +78,7 @@ def named(places: Iterable[Place], is_asked: Callable[[str], bool]) -> list[Name
         if sole_name(each.word.text) is None
     ]
     asked = {name: is_asked(name) for name in {each.place for each in found if not each.obstacle}}
-    return [each if asked.get(each.place, True) else replace(each, obstacle=_NOT_ASKED) for each in found]
+    return [each if asked.get(each.place, True) else each._replace(obstacle=_NOT_ASKED) for each in found]
 
 
 def _obstacle(named_at: Place) -> str:

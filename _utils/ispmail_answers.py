@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_files
 import ispmail_inventory
@@ -53,14 +51,13 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
             asked = group.tables[name]
             found = ispmail_lookup.ask(question, [asked], instance.config_directory, as_=group.as_)
         table = chosen[0].table()
-        found = dataclasses.replace(
-            found,
+        found = found._replace(
             table=table if found.table else None,
             reason=found.reason and found.reason.replace(asked, table),
             warnings=tuple(warning.replace(asked, table) for warning in found.warnings),
         )
     hidden = found.answer is not None and inventory.settings.real_path(path) in secret_tables(instance, inventory)
-    return dataclasses.replace(found, answer=SECRET) if hidden else found
+    return found._replace(answer=SECRET) if hidden else found
 
 
 def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -> set[str]:
@@ -94,8 +91,7 @@ def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
     return [known[name] for name in names]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Maps that are asked in the same way: the name of each to its table, and as whom."""
 
     tables: Mapping[str, str]

@@ -11,7 +11,7 @@ import ssl
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_plugins
 from ispmail_errors import DatabaseError
@@ -40,8 +40,7 @@ _INNER = (
 _NO_DATABASE = "check that it is a MariaDB or MySQL server, and see the server's log"
 
 
-@dataclass(frozen=True)
-class TLS:
+class TLS(NamedTuple):
     """The TLS settings of a table file. With them a server without TLS is refused."""
 
     ca_file: str | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import ispmail_consumers
 import ispmail_journal
@@ -15,8 +15,7 @@ from ispmail_errors import below
 from ispmail_plan import Outcome
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """What differs between pillar and the server."""
 
     instance: CompleteInstance

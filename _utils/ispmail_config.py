@@ -7,7 +7,7 @@ import os.path
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import ispmail_tablefile
 from ispmail_errors import Fault, PillarFault, below
@@ -70,8 +70,7 @@ class CompleteMap(Map):
     text: str = field(default="", repr=False)  # the table file
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What a map must answer: a text, True for any answer, False for none."""
 
     map: str
@@ -99,8 +98,7 @@ def qualified(name: str, pillar_key: str, main_key: str) -> str:
     return name if pillar_key == main_key else f"{pillar_key}:{name}"
 
 
-@dataclass(frozen=True)
-class CompleteInstance:
+class CompleteInstance(NamedTuple):
     """One Postfix instance, its maps with their table files, valid as far as pillar alone can tell."""
 
     pillar_key: str
@@ -176,7 +174,7 @@ def complete(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> 
     unchecked, own = assemble(pillar_key, section)
     warnings = check(unchecked, [*faults, *own])
     maps = [replace(each, text=ispmail_tablefile.render(each.type, each.keys)) for each in unchecked.maps]
-    return replace(unchecked, maps=tuple(maps), warnings=tuple(warnings))
+    return unchecked._replace(maps=tuple(maps), warnings=tuple(warnings))
 
 
 def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[Fault]]:

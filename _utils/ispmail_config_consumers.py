@@ -6,7 +6,7 @@ import os.path
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import ispmail_optionfile
 import ispmail_tablefile
@@ -35,8 +35,7 @@ _LOGIN_KEYS = (
 _LONGEST_NAME = 15
 
 
-@dataclass(frozen=True)
-class Consumer:
+class Consumer(NamedTuple):
     """A program other than Postfix that logs in with the maps' account."""
 
     name: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_database
 import ispmail_sockets
@@ -20,16 +19,14 @@ _TOLD = 3
 _HIDDEN = "a program that /proc does not show, such as one of a container"
 
 
-@dataclass(frozen=True)
-class Client:
+class Client(NamedTuple):
     """One connection, as the database lists it."""
 
     host: str  # an IP address or a name
     port: int | None  # None: through the unix socket
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """The connections of an account that a server lists, without the one that asked."""
 
     clients: tuple[Client, ...]
@@ -38,8 +35,7 @@ class Listed:
     addresses: tuple[str, ...] = ()  # of the server, as far as they are known
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(NamedTuple):
     """What nobody has named: a program, and how sure it is that it is the account's."""
 
     program: str  # the name of its processes, empty where /proc does not show it

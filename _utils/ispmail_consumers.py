@@ -6,8 +6,7 @@ import grp
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_dovecot
 import ispmail_files
@@ -24,8 +23,7 @@ from ispmail_files import File, Replacement
 _OWNED = {"user": "owner"}
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """What differs between pillar and the option files on this server."""
 
     files: tuple[Replacement, ...]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import ispmail_hosts
 import ispmail_sql
@@ -25,16 +25,14 @@ _LOCK = 5
 _LONGEST_GRANTS, _LONGEST_GRANT, _LONGEST_NAME, _MOST_QUOTES = 2**18, 2**13, 128, 32
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """What a statement gave, or the reason why it failed."""
 
     rows: list[dict[str, Any]]
     reason: str | None = None
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What a server said after one login."""
 
     plugin: str  # the login plugin that the server asked for last
@@ -197,8 +195,7 @@ def shown(name: object) -> str:
 def shown_grants(found: Sequence[Grant]) -> list[str]:
     """Grants that a server has sent, for people."""
     return ispmail_sql.describe_grants(
-        replace(
-            grant,
+        grant._replace(
             privileges=tuple(shown(name) for name in grant.privileges),
             object=None if grant.object is None else shown(grant.object),
         )
@@ -206,8 +203,7 @@ def shown_grants(found: Sequence[Grant]) -> list[str]:
     )
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """The database server, as its admin sees it."""
 
     client: Client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import ispmail_collations
 import ispmail_database
@@ -42,8 +43,7 @@ _LOGIN_WORKS = "the login works"
 PLUGIN_CHECK = "smtpd's chroot has the login plugin"
 
 
-@dataclass(frozen=True)
-class Login:
+class Login(NamedTuple):
     """One way in which Postfix logs in to one host, and the maps that do so."""
 
     host: str  # as the table files have it
@@ -57,8 +57,7 @@ class Login:
         return f"{prefixes.pop()}{self.host}" if len(prefixes) == 1 else self.host
 
 
-@dataclass(frozen=True)
-class Statements:
+class Statements(NamedTuple):
     """What the database is asked for one map."""
 
     query: str
@@ -81,8 +80,7 @@ class MapAnswers:
     collations: Rows = field(default_factory=lambda: Rows([]))
 
 
-@dataclass(frozen=True)
-class LoginAccount:
+class LoginAccount(NamedTuple):
     """Which account the server takes a login for, and the limits that it sets."""
 
     name: str  # user@host
@@ -92,8 +90,7 @@ class LoginAccount:
     max_user_connections: int  # 0: no limit
 
 
-@dataclass(frozen=True)
-class LoginAnswers:
+class LoginAnswers(NamedTuple):
     """What one host said after one login."""
 
     login: Login

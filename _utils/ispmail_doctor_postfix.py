@@ -7,7 +7,7 @@ import pwd
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_answers
 import ispmail_classes
@@ -28,8 +28,7 @@ _PROCESSES = 100
 _SECONDS = 10
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One Postfix instance to look at, and what pillar says of it. Findings are named with `prefix` before them."""
 
     instance: Instance
@@ -42,8 +41,7 @@ class Target:
     admin_view: Callable[[], Mapping[str, Any]]  # what ispmail_accounts.read tells of the database server
 
 
-@dataclass(frozen=True)
-class Postfix:
+class Postfix(NamedTuple):
     """How one instance asks its maps."""
 
     target: Target

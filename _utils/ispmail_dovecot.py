@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ispmail_config_consumers import Consumer
 
@@ -15,8 +15,7 @@ _SHOWN = (
 )
 
 
-@dataclass(frozen=True)
-class Connection:
+class Connection(NamedTuple):
     """How Dovecot logs in to one MySQL or MariaDB."""
 
     where: str  # file, or block of dovecot.conf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 class IspmailError(Exception):
@@ -38,8 +38,7 @@ class DatabaseError(CannotAsk):
         self.number = number
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One fault of one key: the reason, and what to do about it."""
 
     key: str
@@ -52,7 +51,7 @@ class Fault:
 
     def at(self, key: str) -> Fault:
         """The same fault of another key, such as the pillar key that a table's key comes from."""
-        return replace(self, key=key)
+        return self._replace(key=key)
 
 
 class PillarFault(InvalidInput):

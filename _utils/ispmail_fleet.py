@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ispmail_errors import printable
 from ispmail_rotation import (
@@ -27,8 +26,7 @@ _PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
 _Question = tuple[list[Any], Callable[[object], bool]]
 
 
-@dataclass(frozen=True)
-class Servers:
+class Servers(NamedTuple):
     """The servers of a site, whether they answer or not. One may be in both roles."""
 
     database: Sequence[str]

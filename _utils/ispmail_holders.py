@@ -12,8 +12,8 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import ispmail_connections
 import ispmail_consumers
@@ -44,8 +44,7 @@ _MOST_FILES, _APPLY_SECONDS = 50, 10
 _HOW = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(NamedTuple):
     """One that would lose its login if the password in use were dropped."""
 
     kind: str  # file, program, table or server
@@ -65,7 +64,7 @@ class Holders:
     def describe(self) -> dict[str, Any]:
         """For people and programs."""
         notes = list(dict.fromkeys([*self.unsearchable, *self.notes]))
-        return {"unnamed": [asdict(holder) for holder in self.unnamed], "notes": notes}
+        return {"unnamed": [holder._asdict() for holder in self.unnamed], "notes": notes}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import ispmail_files
 import ispmail_postconf
@@ -26,7 +27,7 @@ class Settings:
     """The parameters of one Postfix."""
 
     config_directory: str
-    values: Mapping[str, str]  # as main.cf has them, or their defaults; ``$name`` not expanded
+    values: Mapping[str, str] = field(repr=False)  # as main.cf has them, or their defaults; ``$name`` not expanded
     explicit: frozenset[str]  # those that main.cf sets
 
     def expanded(self, name: str) -> str:
@@ -61,8 +62,7 @@ class Settings:
         return self.expanded("queue_directory")
 
 
-@dataclass(frozen=True)
-class Reader:
+class Reader(NamedTuple):
     """A service that asks a table, and how."""
 
     service: str  # such as smtp/inet
@@ -71,8 +71,7 @@ class Reader:
     chroot: str | None
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """An SQL table that Postfix reaches."""
 
     type: str
@@ -87,8 +86,7 @@ class Table:
         return Reference(self.type, self.path, self.proxied).table
 
 
-@dataclass(frozen=True)
-class Inventory:
+class Inventory(NamedTuple):
     """One Postfix, read once."""
 
     settings: Settings

@@ -11,8 +11,8 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import ispmail_client
 import ispmail_consumers
@@ -34,8 +34,7 @@ _CONNECT, _ALL = 2, 2.5
 _MOST = 64
 
 
-@dataclass(frozen=True)
-class LiveLogin:
+class LiveLogin(NamedTuple):
     """A login in one or more files, to one host."""
 
     host: str  # as the files have it
@@ -49,8 +48,7 @@ class LiveLogin:
         return {"host": self.host, **shown, "maps": list(self.maps), "changed": self.changed}
 
 
-@dataclass(frozen=True)
-class Tried:
+class Tried(NamedTuple):
     """What became of logins. One whose server is down, silent or at its limits is in neither."""
 
     refused: list[LiveLogin]

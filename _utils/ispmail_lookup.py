@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import fcntl
 import glob
 import os
@@ -13,7 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import ispmail_files
 import ispmail_hosts
@@ -60,8 +59,7 @@ _FIXES = (
 )
 
 
-@dataclass(frozen=True)
-class Asker:
+class Asker(NamedTuple):
     """As whom a table is asked: as the process of Postfix that will ask it."""
 
     user: str | None = None  # None: as ourselves
@@ -76,8 +74,7 @@ _CANNOT_START = re.compile(r"fatal: open \S+/(main|dynamicmaps)\.cf: Permission 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
-@dataclass(frozen=True)
-class Lookup:
+class Lookup(NamedTuple):
     """What a table said to one question.
 
     `answer` is a text where the result is ANSWER. `reason` and `table` (None where that is not known) say what failed
@@ -91,8 +88,7 @@ class Lookup:
     table: str | None = None
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """Whether a table can be asked: `reason` is None where it can."""
 
     reason: str | None
@@ -154,7 +150,7 @@ def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_:
             return plain
         failed = [each.kind for each in special if ask_some([each.question], [table]).result == COULD_NOT_ASK]
         doubts = [f"{table} cannot be asked for {kind}: {_AFTER_A_FAILED_QUERY}" for kind in failed]
-        return dataclasses.replace(plain, warnings=(*plain.warnings, *doubts))
+        return plain._replace(warnings=(*plain.warnings, *doubts))
 
     for domain, some in by_domain.items():
         together = ask_some([each.question for each in probes(domain)], some)
@@ -187,7 +183,7 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tu
                 raise CannotAsk(f"no memory to ask the new table file of {name} from: {err.strerror}") from err
             descriptors.append(descriptor)
             tables[name] = f"{table_type}:/proc/self/fd/{descriptor}"
-        yield tables, dataclasses.replace(as_, descriptors=tuple(descriptors))
+        yield tables, as_._replace(descriptors=tuple(descriptors))
 
 
 def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
@@ -231,9 +227,9 @@ def _asked(
     done = run("postmap", arguments, timeout, _plugins(as_.chroot), as_.descriptors, user=as_.user, stdin=stdin)
     if as_.user and _CANNOT_START.search(done.stderr):
         # Daemons of Postfix read it before they give up root's rights, so they can start.
-        found = _asked(questions, tables, config_directory, timeout, dataclasses.replace(as_, user=None))
+        found = _asked(questions, tables, config_directory, timeout, as_._replace(user=None))
         doubt = f"asked as root, because user {as_.user} cannot read main.cf: whether it can read TLS keys is not known"
-        return dataclasses.replace(found, warnings=(*found.warnings, doubt))
+        return found._replace(warnings=(*found.warnings, doubt))
     if done.returncode is None:
         table = tables[0] if len(tables) == 1 else None
         return _failure(table, f"{done.stderr.replace('end', 'answer')}{_silent_hosts(table)}", ())

@@ -9,7 +9,7 @@ import os
 import pwd
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_files
 import ispmail_inventory
@@ -33,8 +33,7 @@ _OWNER, _GROUP, _MODE = "root", "postfix", 0o640
 OWNERSHIP = {"mode": f"{_MODE:04o}", "user": _OWNER, "group": _GROUP}
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """What differs between pillar and the server."""
 
     settings: Settings  # what main.cf has now

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import ispmail_files
 import ispmail_maincf
@@ -34,8 +34,7 @@ _WITNESS = "mail_release_date"
 _LAST = "virtual_uid_maps"
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(NamedTuple):
     """A service of master.cf, see master(5)."""
 
     name: str

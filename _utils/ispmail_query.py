@@ -80,8 +80,7 @@ def _scan(query: str, table_type: str) -> list[_Token]:
     return tokens
 
 
-@dataclass(frozen=True)
-class _Scanned:
+class _Scanned(NamedTuple):
     """A query and what the scanner found in it."""
 
     query: str

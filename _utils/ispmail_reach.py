@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ispmail_errors import Fault
 from ispmail_expand import expand, sole_name
@@ -20,8 +20,7 @@ _ONLY_TABLES = re.compile(rf"{_TABLE}|(unionmap|pipemap):\{{([\s,]*{_TABLE})+[\s
 _TABLES = re.compile(rf"(?<![^\s,{{}}!]){_TABLE}")
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """An SQL table that a value reaches."""
 
     type: str  # mysql, pgsql or sqlite
@@ -34,8 +33,7 @@ class Reference:
         return f"proxy:{self.type}:{self.path}" if self.proxied else f"{self.type}:{self.path}"
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """One word of a value, and the tables that it reaches."""
 
     text: str
@@ -44,8 +42,7 @@ class Word:
     only_tables: bool  # it is SQL tables and nothing else, unionmap:{…} of such too
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a table is named."""
 
     name: str  # virtual_alias_maps, or submission/inet/virtual_alias_maps for an option of master.cf
@@ -54,8 +51,7 @@ class Place:
     reference: Reference
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A table that is to stand in a parameter; `key` is the pillar key that asks for it."""
 
     key: str

@@ -9,15 +9,14 @@ import contextlib
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from ispmail_errors import CannotAsk, Failed, IspmailError, NotPutBack
 
 _NAME = "left_with_an_older_password"
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A file, or folder, as it was then."""
 
     path: str
@@ -100,7 +99,7 @@ def _write(folder: str, entries: Sequence[_Entry]) -> None:
             os.unlink(aside)
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="ascii") as stream:
-            json.dump([asdict(each) for each in entries], stream)
+            json.dump([each._asdict() for each in entries], stream)
             stream.flush()
             os.fsync(descriptor)
         os.rename(aside, path)

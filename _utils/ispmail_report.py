@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ispmail_errors import InvalidInput, plural
 
@@ -14,8 +14,7 @@ _NARROWEST = 60
 _WIDEST = 1000
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What one check found in one place."""
 
     check: str  # what should hold

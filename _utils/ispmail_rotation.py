@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ispmail_errors import printable
 
@@ -29,8 +29,7 @@ _LONGEST = 160
 _SILENT, _STRANGE = "does not answer", "did not answer what was asked"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What has ended: a step of the runner, or one server of a step."""
 
     site: str

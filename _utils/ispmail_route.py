@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ispmail_errors import CannotAsk
 
@@ -21,8 +21,7 @@ _SECONDS = 10
 _LARGEST = 64 * 1024
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """What trivial-rewrite makes of a recipient."""
 
     address_class: str | None  # the parameter that takes its domain, such as virtual_mailbox_domains; None: none does

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_collations
 import ispmail_database
@@ -19,8 +18,7 @@ from ispmail_sql import Index, Missing, Table
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Work:
+class _Work(NamedTuple):
     """What one table gets, in the order of the steps, and what it cannot get."""
 
     steps: tuple[Missing, ...]
@@ -155,7 +153,7 @@ def _possible(server: Server, dbname: str, table: str, missing: Missing, found: 
     indexed = [index.columns[0] for index in found[table].indexes]
     indexes = tuple(column for column in missing.indexes if column not in plain or column not in indexed)
     if missing.columns or indexes:
-        steps.append(replace(missing, indexes=indexes, plain_indexes=tuple(plain), foreign_keys=(), utf8mb4=()))
+        steps.append(missing._replace(indexes=indexes, plain_indexes=tuple(plain), foreign_keys=(), utf8mb4=()))
     if missing.foreign_keys and "domain_id" not in missing.columns:
         reason = _no_foreign_key(server, dbname, table, found)
         if reason:

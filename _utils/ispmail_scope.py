@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ispmail_config import DatabaseConfig, Instance
 from ispmail_config_consumers import Consumer, Consumers
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(NamedTuple):
     """What pillar says of the account and of those that may use it."""
 
     instances: Mapping[str, Instance]  # by pillar key

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import ispmail_spellings
 from ispmail_errors import plural, printable
@@ -29,8 +30,7 @@ _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".zip")
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
-class Searched:
+class Searched(NamedTuple):
     """What a search has found."""
 
     found: tuple[str, ...]  # the files that hold one of the passwords, those of root first
@@ -60,7 +60,7 @@ class _State:
 
 @dataclass(frozen=True)
 class _File:
-    content: bytes | None  # None where it is too large, or one job of a user too many
+    content: bytes | None = field(repr=False)  # None where it is too large, or one job of a user too many
     uid: int
     is_users_job: bool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ispmail_errors import Failed
 from ispmail_inventory import Inventory
@@ -14,8 +14,7 @@ from ispmail_maincf import words
 NOBODY = "probe@probe.invalid"
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What smtpd said to a question. `code` is None where there was no reply, `text` then says why."""
 
     server: str | None  # host:port; None where no smtpd listens without TLS

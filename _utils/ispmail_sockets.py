@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ispmail_errors import CannotAsk, printable
 
@@ -24,8 +24,7 @@ _EXITING = 0x4
 _FIRST_PERSON = 1000
 
 
-@dataclass(frozen=True)
-class Connection:
+class Connection(NamedTuple):
     """An established TCP connection, seen from this end."""
 
     address: str
@@ -35,16 +34,14 @@ class Connection:
     inode: int
 
 
-@dataclass(frozen=True)
-class Programs:
+class Programs(NamedTuple):
     """Where the programs of one Postfix are, symbolic links resolved."""
 
     daemons: str
     commands: str
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A process that runs now. Its command line is not read: a password may stand in it."""
 
     pid: int

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import ispmail_collations
 from ispmail_errors import InvalidInput
@@ -28,8 +29,7 @@ _DAY = 86400
 _NATIVE_HASH = re.compile(r"(\*[0-9A-F]{40})?")
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """An index of a table."""
 
     columns: tuple[str, ...]
@@ -48,8 +48,7 @@ class Table:
     collations: Mapping[str, str] = field(default_factory=dict)  # of its columns that have one
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """What a table of the guide is missing."""
 
     whole_table: bool = False
@@ -72,8 +71,7 @@ class Missing:
         ]
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(NamedTuple):
     """One line of SHOW GRANTS. USAGE is no privilege, so it is not among them."""
 
     privileges: tuple[str, ...]
@@ -103,8 +101,7 @@ class Account:
         return self.changed + days * _DAY if self.changed and days > 0 else None
 
 
-@dataclass(frozen=True)
-class _GuideTable:
+class _GuideTable(NamedTuple):
     columns: Mapping[str, str]
     unique: Mapping[str, bool]  # a column that has an index, to whether that is unique
     parent: str | None  # the table that domain_id refers to
@@ -284,7 +281,7 @@ def more_than_select(grants: Iterable[Grant], dbname: str) -> list[Grant]:
         if grant.object == _all_tables(dbname):
             names = tuple(name for name in names if name != "SELECT")
         if names or grant.option:
-            more.append(replace(grant, privileges=names))
+            more.append(grant._replace(privileges=names))
     return more
 
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "3ce112f43c11"
+STAMP = "971670ff55c4"
 
 
 def require(stamp: str) -> None:

@@ -18,8 +18,7 @@ SECRET = "***"  # noqa: S105
 _SALT_MASK = "*" * 10
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """What Postfix knows of one key of a table file."""
 
     kind: str  # text, hosts, query, format, list, integer or boolean

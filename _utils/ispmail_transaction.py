@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import ispmail_files
 import ispmail_postconf
@@ -27,8 +27,7 @@ log = logging.getLogger(__name__)
 _DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """What one change of a Postfix instance consists of."""
 
     config_directory: str

@@ -5,7 +5,6 @@ prints a table of scenarios: points, violations. `--every N` takes each N-th poi
 
 import argparse
 import contextlib
-import dataclasses
 import itertools
 import math
 import os
@@ -123,7 +122,7 @@ class Site:
 
         def ask_a_broken_smtpd(*arguments: object, **options: object) -> Reply:
             reply = ask(*arguments, **options)  # type: ignore[arg-type]
-            broken = dataclasses.replace(reply, code=451, text="4.3.0 Temporary lookup failure")
+            broken = reply._replace(code=451, text="4.3.0 Temporary lookup failure")
             return reply if self.contents() == start else broken
 
         ispmail_smtpd.ask = ask_a_broken_smtpd  # in a forked process only

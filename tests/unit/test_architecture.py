@@ -101,6 +101,17 @@ def test_the_library_is_imported_at_the_top(name):
     assert not [node.name for node in nested if ours(node)]
 
 
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_no_value_shows_a_secret_in_its_repr(name):
+    """A traceback of somebody else's, or a careless log line, may print any value."""
+    classes = [node for node in LIBRARY[name].body if isinstance(node, ast.ClassDef)]
+    fields = [part for each in classes for part in each.body if isinstance(part, ast.AnnAssign)]
+    shown = [each.target.id for each in fields if "repr=False" not in ast.unparse(each)]
+    assert (
+        set(shown) & {"password", "keys", "content", "values", "texts", "hashes", "data", "stdout", "stderr"} == set()
+    )
+
+
 @pytest.mark.parametrize("name", sorted(EDGE))
 def test_the_edge_calls_by_string_only_salt_and_the_edge(name):
     """`__salt__` reaches Salt's own functions and our public ones: everything else is imported."""
@@ -145,15 +156,17 @@ def test_files_of_one_virtual_name_have_different_functions():
 
 
 def test_a_converged_apply_loads_no_more_than_it_needs():
-    """What a change alone needs is imported by postfix_map_change, and by nothing that a converged apply imports."""
+    """What a change or a question alone needs is imported by files of their own, and by nothing that compares."""
     loaded, left = set(), ours(EDGE["_modules/postfix_map"])
     while left:
         name = left.pop()
         loaded.add(name)
         left |= ours(LIBRARY[name]) - loaded
     later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
+    later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
     assert loaded & {f"ispmail_{name}" for name in later} == set()
     assert {"ispmail_apply", "ispmail_remove", "ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
+    assert {"ispmail_answers", "ispmail_classes", "ispmail_proof"} <= ours(EDGE["_modules/postfix_map_ask"])
 
 
 def test_the_tests_of_every_file_can_be_found():

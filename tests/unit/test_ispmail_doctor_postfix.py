@@ -12,8 +12,8 @@ from .doctor_values import NOTHING, live_map
 def found(version, type_="mysql", **keys):
     live = live_map(type_=type_, **keys)
     known = dataclasses.replace(NOTHING.settings, values={"mail_version": version})
-    inventory = dataclasses.replace(NOTHING, settings=known)
-    live = dataclasses.replace(live, postfix=dataclasses.replace(live.postfix, inventory=inventory))
+    inventory = NOTHING._replace(settings=known)
+    live = dataclasses.replace(live, postfix=live.postfix._replace(inventory=inventory))
     return [(each.result, each.fix) for each in only_host_is_asked_again(live)]
 
 

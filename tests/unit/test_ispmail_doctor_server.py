@@ -1,7 +1,5 @@
 """Which database servers the doctor asks as their admin, and what it makes of what they say."""
 
-from dataclasses import replace
-
 import pytest
 
 from ispmail_doctor_server import check, check_account, is_local
@@ -59,7 +57,7 @@ def test_an_admin_that_cannot_log_in_is_a_warning():
     def fail():
         raise CannotAsk("the database server at db:3306: error 2003: it cannot be reached")
 
-    (finding,) = check([replace(target(host="db"), admin_view=fail)], [], [], [])
+    (finding,) = check([target(host="db")._replace(admin_view=fail)], [], [], [])
     assert finding.result == "warning"
     assert finding.fix == "its admin could not ask it: the database server at db:3306: error 2003: it cannot be reached"
 
