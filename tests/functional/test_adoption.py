@@ -1,6 +1,8 @@
 """postfix_map.found on real servers: the table files of public mail set-ups, as pillar, and back as table files.
 
-tests/adoption has a folder for each kind of set-up: main.cf has the parameters, schema.sql the tables of its database.
+tests/adoption has a text for each kind of set-up, its files one after the other, each below a line with its name:
+main.cf has the parameters, schema.sql the tables of its database. (One file each: the file server of whoever uses this
+checkout lists them all.)
 """
 
 import concurrent.futures
@@ -25,8 +27,17 @@ from lab.mariadb import native_hash
 from lab.minion import Minion
 from lab.postfix import Postfix, write_cold
 
-CORPUS = Path(__file__).parents[1] / "adoption"
-PROJECTS = sorted(folder.name for folder in CORPUS.iterdir())
+
+def files_of(text):
+    """Name to content."""
+    parts = re.split(r"(?m)^==> (.+) <==\n", text)
+    assert not parts[0]
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+CORPUS = {file.stem: files_of(file.read_text()) for file in (Path(__file__).parents[1] / "adoption").iterdir()}
+PROJECTS = sorted(CORPUS)
+FILLED = [project for project in PROJECTS if "schema.sql" in CORPUS[project]]
 QUESTIONS = (
     "example.org",
     "example.com",
@@ -53,15 +64,14 @@ class Site:
     def __init__(self, project, directory, server=None):
         self.project = project
         self.server = server
-        self.folder = CORPUS / project
-        main_cf = (self.folder / "main.cf").read_text()
+        main_cf = CORPUS[project]["main.cf"]
         own = dict.fromkeys(re.findall(r"(?m)^(\w+) *=", main_cf))
         self.postfix = Postfix(directory / "mail", **own)
         self.database = directory / "mail.sqlite"
         self.tables = {}
-        for file in sorted(self.folder.rglob("*.cf")):
-            if file.name != "main.cf":
-                self._write(file)
+        for name, text in sorted(CORPUS[project].items()):
+            if name not in ("main.cf", "schema.sql"):
+                self._write(name, text)
         main_cf = main_cf.replace("/etc/postfix/", f"{self.postfix.config_directory}/")
         write_cold(self.postfix.main_cf, self.postfix.main_cf.read_text() + main_cf)
         self.main_cf = re.sub(r"\$config_directory|\$\{config_directory\}", str(self.postfix.config_directory), main_cf)
@@ -70,9 +80,8 @@ class Site:
             directory / "minion", {"ispmail": {"postfix": {"config_directory": str(self.postfix.config_directory)}}}
         )
 
-    def _write(self, file):
+    def _write(self, name, text):
         """A table file as the project has it, but for where the database is."""
-        text = file.read_text()
         if self.server:
             by_socket = f"unix:{self.server.socket}"
             line = re.search(r"(?m)^hosts.*$", text)[0]
@@ -82,14 +91,14 @@ class Site:
             # Nobody listens there, whatever runs on this machine.
             text = re.sub(r"(?m)^(hosts\s*=).*", r"\1 127.0.0.1:9", text)
         text = re.sub(r"(?m)^(dbpath\s*=\s*).*", rf"\g<1>{self.database}", text)
-        path = self.postfix.config_directory / file.relative_to(self.folder)
+        path = self.postfix.config_directory / name
         path.parent.mkdir(exist_ok=True)
         write_cold(path, text, mode=0o640, group="postfix")
         self.tables[str(path)] = text
 
     def fill(self):
         """Make the database and the accounts of the table files."""
-        statements = (self.folder / "schema.sql").read_text().split(";\n")
+        statements = CORPUS[self.project]["schema.sql"].split(";\n")
         if not self.server:
             with sqlite3.connect(self.database) as connection:
                 for statement in statements:
@@ -151,9 +160,9 @@ def site(request):
     """The Site of a project, its database running and filled."""
 
     def make(project):
-        server = request.getfixturevalue("started") if "mysql:" in (CORPUS / project / "main.cf").read_text() else None
+        server = request.getfixturevalue("started") if "mysql:" in CORPUS[project]["main.cf"] else None
         made = Site(project, request.getfixturevalue("base"), server)
-        if (CORPUS / project / "schema.sql").exists():
+        if project in FILLED:
             made.fill()
         return made
 
@@ -174,8 +183,8 @@ def meaning(table_type, text):
 
 
 def test_the_corpus_is_as_large_as_it_should_be():
-    files = [file for file in CORPUS.rglob("*.cf") if file.name != "main.cf"]
-    assert len(files) >= 40 and len(PROJECTS) >= 12
+    tables = [name for files in CORPUS.values() for name in files if name not in ("main.cf", "schema.sql")]
+    assert len(tables) >= 40 and len(PROJECTS) >= 12
 
 
 @pytest.mark.parametrize("project", PROJECTS)
@@ -193,7 +202,7 @@ def test_what_is_found_means_the_same(project, site):
         assert each.table() in this.main_cf
 
 
-@pytest.mark.parametrize("project", [name for name in PROJECTS if (CORPUS / name / "schema.sql").exists()])
+@pytest.mark.parametrize("project", FILLED)
 def test_an_adopted_server_answers_as_before(project, site):
     this = site(project)
     before = this.ask_all()
@@ -249,7 +258,7 @@ def test_what_an_apply_has_written_is_in_the_correct_state(site):
     }
 
 
-@pytest.mark.parametrize("project", [name for name in PROJECTS if not (CORPUS / name / "schema.sql").exists()])
+@pytest.mark.parametrize("project", sorted(set(PROJECTS) - set(FILLED)))
 def test_postmap_reads_both_alike_where_no_server_runs(project, site):
     """Of pgsql: postmap opens the file and fails at the connection, not at the file, before and after."""
     this = site(project)
