@@ -8,16 +8,18 @@
    by a plain write and `postconf -e` (naive). Both reload Postfix. Each smtpd process ends after ten clients, so many
    processes read their configuration meanwhile.
 
-With --beside another checkout (of an older commit, say) is measured in turn with this one: the ratio is ours to theirs,
-and 2 is left out. Run it from an export, beside an export (git archive): an apply lists all files below file_roots,
-those of .git and of caches too.
+With --beside another checkout (of an older commit, say) is measured in turn with this one, kind by kind, each with a
+Postfix of its own: the ratio is ours to theirs, and 2 is left out. Run it from an export, beside an export (git
+archive): an apply lists all files below file_roots, those of .git and of caches too.
 """
 
 import argparse
+import contextlib
 import os
 import resource
 import statistics
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import scratch
@@ -65,21 +67,33 @@ def fresh(postfix: Postfix) -> None:
 Lines = dict[str, list[tuple[float, float]]]
 
 
-def measure_round(database: MariaDB, postfix: Postfix, minion: Minion, many: int, lines: Lines) -> None:
-    """Add one measurement of each kind to the lines."""
+@dataclass(frozen=True)
+class Side:
+    """A checkout that is measured: a minion that serves it, and a Postfix."""
+
+    minion: Minion
+    postfix: Postfix
+    lines: Lines = field(default_factory=dict)
+
+    def measure(self, name: str, sls: str) -> None:
+        """Add one measurement."""
+        self.lines.setdefault(name, []).append(timed(self.minion, sls))
+
+
+def measure_round(database: MariaDB, sides: list[Side], many: int) -> None:
+    """Measure each kind once, one side right after the other: the speed of a machine changes within seconds."""
     maps = {f"bench_{number}": {"parameter": f"bench_{number}_maps", "query": QUERY} for number in range(many)}
-
-    def measure(name: str, sls: str) -> None:
-        lines.setdefault(name, []).append(timed(minion, sls))
-
-    minion.pillar = pillar(database, postfix)
-    measure("empty", "empty")
-    fresh(postfix)
-    measure("first set-up, 3 maps", "ispmail")
-    measure("converged, 3 maps", "ispmail")
-    minion.pillar = pillar(database, postfix, maps=maps)
-    measure(f"first set-up, {many} more maps", "ispmail")
-    measure(f"converged, {many + 3} maps", "ispmail")
+    for side in sides:
+        fresh(side.postfix)
+        side.minion.pillar = pillar(database, side.postfix)
+    for name, sls in (("empty", "empty"), ("first set-up, 3 maps", "ispmail"), ("converged, 3 maps", "ispmail")):
+        for side in sides:
+            side.measure(name, sls)
+    for side in sides:
+        side.minion.pillar = pillar(database, side.postfix, maps=maps)
+    for name in (f"first set-up, {many} more maps", f"converged, {many + 3} maps"):
+        for side in sides:
+            side.measure(name, "ispmail")
 
 
 def medians(lines: Lines) -> dict[str, tuple[float, float]]:
@@ -99,18 +113,16 @@ def show(head: str, lines: Lines, base: Lines | None = None) -> None:
         print(f"{name:28}{cpu:8.2f}{ratios[0]:8.3f}{wall:8.2f}{ratios[1]:8.3f}")
 
 
-def costs(database: MariaDB, postfix: Postfix, minions: list[Minion], many: int, rounds: int) -> None:
-    """Print the tables of costs. The measurements alternate, so that all have the same conditions."""
-    lines: list[Lines] = [{} for _ in minions]
-    for minion in minions:
-        minion.command("saltutil.sync_all")
+def costs(database: MariaDB, sides: list[Side], many: int, rounds: int) -> None:
+    """Print the tables of costs."""
+    for side in sides:
+        side.minion.command("saltutil.sync_all")
     for number in range(rounds):
-        # In turn, and each first every second time.
-        for minion, some in list(zip(minions, lines))[:: -1 if number % 2 else 1]:
-            measure_round(database, postfix, minion, many, some)
-    show(f"median of {rounds}", lines[0])
-    for other in lines[1:]:
-        show("beside the other checkout", lines[0], other)
+        # Each is first every second time.
+        measure_round(database, sides[:: -1 if number % 2 else 1], many)
+    show(f"median of {rounds}", sides[0].lines)
+    for other in sides[1:]:
+        show("beside the other checkout", sides[0].lines, other.lines)
 
 
 def naive(postfix: Postfix, number: int) -> None:
@@ -161,24 +173,25 @@ def main() -> None:
     options = parser.parse_args()
     # As on a mail server, where Salt's Python keeps what it has compiled.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    with (
-        scratch() as directory,
-        MariaDB(directory / "db") as database,
-        Postfix(directory / "mail", max_use="10") as postfix,
-    ):
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(scratch())
+        database = stack.enter_context(MariaDB(directory / "db"))
         schema(database, PASSWORD)
         (directory / "sls").mkdir()
         (directory / "sls" / "empty.sls").write_text("nothing: test.nop\n")
         served = [FILE_ROOTS]
         if options.beside:
             served.append([str(options.beside.resolve() / "salt"), str(options.beside.resolve())])
-        minions = [
-            Minion(directory / f"minion{number}", file_roots={"base": [str(directory / "sls"), *roots]})
+        sides = [
+            Side(
+                Minion(directory / f"minion{number}", file_roots={"base": [str(directory / "sls"), *roots]}),
+                stack.enter_context(Postfix(directory / f"mail{number}", max_use="10")),
+            )
             for number, roots in enumerate(served)
         ]
-        costs(database, postfix, minions, options.maps, options.rounds)
+        costs(database, sides, options.maps, options.rounds)
         if not options.beside:
-            stalls(database, postfix, minions[0], options.rounds)
+            stalls(database, sides[0].postfix, sides[0].minion, options.rounds)
 
 
 if __name__ == "__main__":

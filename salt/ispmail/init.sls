@@ -2,10 +2,8 @@
 # the other programs that log in with the same account have its password.
 {%- set instances = salt['pillar.get']('ispmail:instances') %}
 include:
-  - ispmail.modules
-  - ispmail.packages
   - ispmail.maps
-{#- To render a file takes longer than to see that it has nothing to do. #}
+{#- See ispmail.maps. #}
 {%- if instances or salt['pillar.get']('ispmail:consumers') %}
   - ispmail.consumers
 {%- endif %}
