@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 
 import pymysql
 import pytest
@@ -141,8 +142,19 @@ def test_with_name_resolving_the_account_of_the_guide_is_rotated(directory):
 # A connection that is lost in the middle.
 
 
+def without_tls(greeting):
+    """A server's greeting without the flag CLIENT_SSL (0x800)."""
+    # Header, protocol, version, thread, half of the nonce, zero; then the flags.
+    at = greeting.index(b"\0", 5) + 1 + 4 + 8 + 1
+    (flags,) = struct.unpack_from("<H", greeting, at)
+    return greeting[:at] + struct.pack("<H", flags & ~0x800) + greeting[at + 2 :]
+
+
 class CutProxy(Listener):
-    """Passes a unix socket on to the server's, and cuts the connection at the n-th statement that begins so."""
+    """Passes a unix socket on to the server's, and cuts the connection at the n-th statement that begins so.
+
+    It reads the statements, so it does not let the client know that the server takes TLS, as MariaDB does from 11.4 on.
+    """
 
     def __init__(self, path, server, statement, number):
         super().__init__(path)
@@ -152,6 +164,7 @@ class CutProxy(Listener):
         """Pass on, both ways."""
         upstream = socket.socket(socket.AF_UNIX)
         upstream.connect(self._server)
+        peer.sendall(without_tls(upstream.recv(65536)))
         in_background(self._pass, peer, upstream, True)
         in_background(self._pass, upstream, peer, False)
 
