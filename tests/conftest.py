@@ -40,6 +40,11 @@ def postfix():
         yield instance
 
 
+def release_of(postfix):
+    """The release of the installed Postfix, such as (3, 10)."""
+    return tuple(int(part) for part in postfix.command("postconf", "-h", "mail_version").split(".")[:2])
+
+
 def pillar_for(postfix, mariadb, **sections):
     """The least pillar for these two servers, and more sections, those of the database merged."""
     database = {"password": PASSWORD, "hosts": f"127.0.0.1:{mariadb.port}", **sections.pop("database", {})}

@@ -7,7 +7,7 @@ import pytest
 from lab.postfix import write_cold
 from lab.smtp import Load, rcpt
 
-from ..conftest import PASSWORD
+from ..conftest import PASSWORD, release_of
 
 GUIDES = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550, "joe@elsewhere.test": 554}
@@ -44,8 +44,7 @@ def replies(postfix):
 
 def single_host(postfix, host):
     """How a single host stands in a table file: twice before Postfix 3.10, which does not ask a host again at once."""
-    release = tuple(int(part) for part in postfix.command("postconf", "-h", "mail_version").split(".")[:2])
-    return host if release >= (3, 10) else f"{host} {host}"
+    return host if release_of(postfix) >= (3, 10) else f"{host} {host}"
 
 
 def test_a_password_is_enough(minion, postfix, mariadb):
