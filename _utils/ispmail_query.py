@@ -37,46 +37,68 @@ class _Token(NamedTuple):
 
     kind: str  # the name of its group in the patterns below, or "open" for a quote or comment that never closes
     text: str
-    place: str  # "code", "comment", "line" (a comment up to the end), or the quote character around it
+    place: str  # "code", "end" (after a semicolon), "comment", "line", "executed", or what opened the quotes around it
 
 
 # A query is read as a sequence of places. Each has a pattern for all that matters in it; the rest is passed over.
 # Postfix fills in its expansions before the server sees a quote, so a % counts everywhere.
 _PERCENT = rf"(?P<doubled>%%)|(?P<expansion>%[{_EXPANSIONS}])|(?P<percent>%)"
-_CODE = (
-    rf"{_PERCENT}|(?P<quote>['\"`])|(?P<block>/\*)|(?P<line>{{line_comment}})"
-    rf"|(?P<statement>;(?=[{_BLANKS}]*[^{_BLANKS}]))"
-)
-# A doubled quote closes one place and opens the next: the same in the end.
-_QUOTED = rf"{_PERCENT}|{{escape}}(?P<close>{{quote}})"
+_LINE_COMMENT = {"mysql": r"\#|--(?=[\0-\x20\x7f]|$)"}
+# For pgsql: in E'…' a backslash escapes, and $tag$…$tag$ is a string. Both begin where no name goes on.
+_WORD = r"\w$\x80-\U0010ffff"
+_QUOTE = {
+    "mysql": "['\"`]",
+    "pgsql": rf"['\"]|(?<![{_WORD}])(?:[eE]'|\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$)",
+    "sqlite": "['\"`\\[]",
+}
+_E_STRINGS = frozenset({"E'", "e'"})
+# Neither semicolons nor comments after a semicolon are a second statement.
+_STATEMENT = rf"(?P<statement>[^{_BLANKS};])"
 # A backslash before a % escapes what the expansion begins with.
-_MYSQL_ESCAPE = rf"(?P<backslash>\\(?=%[{_EXPANSIONS}]))|(?P<escaped>\\(?!%).?)|"
-_MYSQL_LINE_COMMENT = rf"\#|--(?=[{_BLANKS}]|$)"
+_ESCAPE = rf"(?P<backslash>\\(?=%[{_EXPANSIONS}]))|(?P<escaped>\\(?!%).?)|"
+_LINE_ENDS = {"pgsql": r"\n\r"}
 
 
-@functools.cache
-def _pattern(place: str, mysql: bool) -> re.Pattern[str]:
-    """The pattern of a place, in MySQL's dialect or the others'. Most are never needed: each takes its time."""
-    escape = _MYSQL_ESCAPE if mysql and place != "`" else ""
+@functools.lru_cache(maxsize=64)
+def _pattern(place: str, table_type: str) -> re.Pattern[str]:
+    """The pattern of a place. Most are never needed: each takes its time."""
+    executed = r"(?P<executed>/\*M?!)|" if table_type == "mysql" else ""
+    comments = rf"{executed}(?P<block>/\*)|(?P<line>{_LINE_COMMENT.get(table_type, '--')})"
+    line_ends = _LINE_ENDS.get(table_type, r"\n")
+    e_string = rf"{_PERCENT}|(?P<doubled_quote>'')|{_ESCAPE}(?P<close>')"
     patterns = {
-        "code": _CODE.format(line_comment=_MYSQL_LINE_COMMENT if mysql else "--"),
-        "comment": rf"{_PERCENT}|(?P<close>\*/)",
-        "line": _PERCENT,
+        "code": rf"{_PERCENT}|{comments}|(?P<quote>{_QUOTE[table_type]})|(?P<semicolon>;)",
+        "end": rf"{comments}|{_STATEMENT}",
+        # PostgreSQL's comments nest.
+        "comment": rf"{_PERCENT}|(?P<close>\*/){'|(?P<block>/[*])' if table_type == 'pgsql' else ''}",
+        # Whether MySQL runs it depends on its version, and so does what quotes and comments in it mean.
+        "executed": rf"{_PERCENT}|(?P<close>\*/)|(?P<ambiguous>['\"`]|/(?=\*))",
+        "line": rf"{_PERCENT}|(?P<close>[{line_ends}])",
+        "[": rf"{_PERCENT}|(?P<close>\])",
+        **dict.fromkeys(_E_STRINGS, e_string),
     }
-    return re.compile(patterns.get(place) or _QUOTED.format(escape=escape, quote=place), re.DOTALL)
+    # A doubled quote closes one place and opens the next: the same in the end.
+    escape = _ESCAPE if table_type == "mysql" and place in "'\"" else ""
+    return re.compile(patterns.get(place) or rf"{_PERCENT}|{escape}(?P<close>{re.escape(place)})", re.DOTALL)
 
 
 def _scan(query: str, table_type: str) -> list[_Token]:
     """Read an SQL query with Postfix's expansions in it."""
-    mysql = table_type == "mysql"
-    tokens, place, at = [], "code", 0
-    while match := _pattern(place, mysql).search(query, at):
+    tokens, places, at = [], ["code"], 0
+    while match := _pattern(places[-1], table_type).search(query, at):
         kind, at = match.lastgroup or "", match.end()
-        tokens.append(_Token(kind, match[0], place))
-        # All other kinds stay where they are.
-        place = {"quote": match[0], "block": "comment", "line": "line", "close": "code"}.get(kind, place)
-    if place not in ("code", "line"):
-        tokens.append(_Token("open", "", place))
+        tokens.append(_Token(kind, match[0], places[-1]))
+        if kind == "close":
+            places.pop()
+        elif kind == "semicolon":
+            places[-1] = "end"
+        elif kind == "statement":
+            # It is read again, as code.
+            places[-1], at = "code", match.start()
+        elif kind in ("quote", "block", "executed", "line"):
+            places.append({"quote": match[0], "block": "comment"}.get(kind, kind))
+    if places[-1] not in ("code", "end", "line"):
+        tokens.append(_Token("open", "", places[-1]))
     return tokens
 
 
@@ -95,7 +117,8 @@ class _Rule(NamedTuple):
     fix: str
 
 
-_READS = re.compile(r"\(*\s*(select|with|call|values|table)\b", re.IGNORECASE)
+# Blanks, parentheses and comments may stand before it; what MySQL runs (/*! … */) is no comment.
+_READS = re.compile(r"(?:[\s(]|/\*(?!M?!).*?\*/)*(select|with|call|values|table)\b", re.IGNORECASE | re.DOTALL)
 
 _ERRORS = (
     _Rule(
@@ -106,12 +129,13 @@ _ERRORS = (
     _Rule(lambda found: "percent" in found.kinds, _NO_EXPANSION, _WRITE_PERCENT),
     _Rule(lambda found: not found.places, "has no expansion, so it answers every question alike", "use '%s'"),
     _Rule(
-        lambda found: bool(found.places & {"code", "`"}),
+        # Postfix escapes for '…' (and for "…" of MySQL), and for no other quotes.
+        lambda found: bool(found.places - {"'", '"', *_E_STRINGS, "comment", "executed", "line"}),
         "has an expansion outside quotes, by which a sender could inject SQL",
         "write '%s', with the quotes",
     ),
     _Rule(
-        lambda found: bool(found.places & {"comment", "line"}),
+        lambda found: bool(found.places & {"comment", "executed", "line"}),
         "has an expansion inside an SQL comment",
         "take the comment out",
     ),
@@ -121,13 +145,28 @@ _ERRORS = (
         "write '%s'",
     ),
     _Rule(
+        lambda found: '"' in found.places and found.table_type == "sqlite",
+        "has an expansion in double quotes, which Postfix does not escape, so a sender could inject SQL",
+        "write '%s'",
+    ),
+    _Rule(
+        lambda found: bool(found.places & _E_STRINGS),
+        "has an expansion in an E'…' string, where a backslash escapes, so a sender could inject SQL",
+        "write '%s', without the E",
+    ),
+    _Rule(
+        lambda found: "ambiguous" in found.kinds,
+        "has a quote or a comment inside a comment that some servers run (/*! … */)",
+        "take the comment out",
+    ),
+    _Rule(
         lambda found: "backslash" in found.kinds,
         "has a backslash before an expansion, which undoes its quoting",
         "take it out",
     ),
     _Rule(
         lambda found: "statement" in found.kinds,
-        "has a second statement after a semicolon, which the server rejects",
+        "has a second statement after a semicolon, where one is asked",
         "take it out",
     ),
     _Rule(lambda found: "open" in found.kinds, "has a quote or comment that does not close", "close it"),
@@ -135,7 +174,7 @@ _ERRORS = (
 
 _WARNINGS = (
     _Rule(
-        lambda found: '"' in found.places and found.table_type != "pgsql",
+        lambda found: '"' in found.places and found.table_type == "mysql",
         "has an expansion in double quotes, which fails where ANSI_QUOTES is set",
         "write '%s'",
     ),
