@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("971670ff55c4")
+ispmail_stamp.require("be9c608091cb")
 
 import contextlib
 import json

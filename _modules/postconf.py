@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("971670ff55c4")
+ispmail_stamp.require("be9c608091cb")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

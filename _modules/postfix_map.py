@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("971670ff55c4")
+ispmail_stamp.require("be9c608091cb")
 
 import ispmail_compare
 import ispmail_consumers

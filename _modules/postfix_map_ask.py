@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("971670ff55c4")
+ispmail_stamp.require("be9c608091cb")
 
 import ispmail_answers
 import ispmail_classes
@@ -106,7 +106,7 @@ def probe(pillar="ispmail"):
 
 def fingerprints(nonce, live=True, pillar="ispmail"):
     """
-    Compare passwords without telling them: equal fingerprints are equal passwords.
+    Compare logins without telling them: equal fingerprints are equal users with equal passwords.
 
     nonce
         A text of 16 characters or more, drawn at random by whoever compares and used once, so that no fingerprint can
@@ -119,9 +119,10 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
         The pillar key that holds the configuration; the ``instances`` that it names are included.
 
     Returns a dict: ``pillar`` and, where asked for, ``live``, each name of a map (with the pillar key before it, for
-    another instance) that logs in to MySQL or MariaDB as the ``user`` of ``database`` to scrypt(password, nonce), None
-    where there is no password, or no table file. Maps of other accounts are left out. Consumers are there as
-    ``consumer:dovecot``, by their option file, or by whether the files in ``holds`` have pillar's password (None: not).
+    another instance) that logs in to MySQL or MariaDB as the ``user`` of ``database`` to scrypt(user and password,
+    nonce), None where there is no password, or no table file. Maps of other accounts are left out. Consumers are there
+    as ``consumer:dovecot``, by their option file, or by whether the files in ``holds`` have pillar's password (None:
+    not).
 
     Raises SaltInvocationError for a short nonce or faults in pillar, CommandExecutionError where a table file cannot be
     read.

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("971670ff55c4")
+ispmail_stamp.require("be9c608091cb")
 
 import ispmail_apply
 import ispmail_consumers

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("971670ff55c4")
+ispmail_stamp.require("be9c608091cb")
 
 import salt.client
 import salt.utils.event

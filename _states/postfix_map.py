@@ -7,7 +7,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("971670ff55c4")
+ispmail_stamp.require("be9c608091cb")
 
 from salt.exceptions import CommandExecutionError
 
@@ -172,9 +172,12 @@ def drained(name, timeout=60, pillar="ispmail"):
 
         salt '*' state.single postfix_map.drained 'no old processes' timeout=5
     """
-    until = time.monotonic() + (0 if __opts__["test"] else timeout)
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    until = time.monotonic() + (timeout if is_number and not __opts__["test"] else 0)
 
     def check():
+        if not is_number:
+            return "timeout must be a number of seconds, see ispmail:rotation:drain in pillar"
         while old := __salt__["postfix_map.old_processes"](pillar):
             if time.monotonic() > until:
                 processes = ", ".join(old)

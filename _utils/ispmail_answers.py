@@ -15,9 +15,10 @@ import ispmail_lookup
 import ispmail_route
 from ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from ispmail_errors import InvalidInput
+from ispmail_expand import referred
 from ispmail_inventory import Inventory
 from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe
-from ispmail_maincf import SECRET_PARAMETERS
+from ispmail_maincf import BLANKS, SECRET_PARAMETERS
 from ispmail_reach import words_of
 from ispmail_tablefile import SECRET, shown_key
 
@@ -62,13 +63,15 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
 
 def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -> set[str]:
     """The paths of the tables that hold a relay's passwords, however main.cf and master.cf spell them."""
+    known = inventory.settings
+    secret = referred(SECRET_PARAMETERS, {**known.values, **inventory.overrides()})
     found = {
         table.path
         for table in inventory.tables
-        if any(place.name.rpartition("/")[2] in SECRET_PARAMETERS for place in table.places)
+        if any(place.name.rpartition("/")[2] in secret for place in table.places)
     }
-    known = inventory.settings
-    return found | {known.real_path(each.path) for each in instance.maps if each.parameter in SECRET_PARAMETERS}
+    # A map that is not live yet too.
+    return found | {known.real_path(each.path) for each in instance.maps if each.parameter in secret}
 
 
 def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
@@ -262,8 +265,12 @@ def _with_maps(sentences: Mapping[str, Sequence[str]]) -> list[str]:
 def _is_expected(found: str | None, expected: str | bool) -> bool:
     if isinstance(expected, bool):
         return (found is not None) == expected
-    # The database may give several rows in any order.
-    return found is not None and sorted(found.split(",")) == sorted(expected.split(","))
+    # The database may give several rows in any order, and Postfix passes over blanks beside a comma.
+    return found is not None and _parts(found) == _parts(expected)
+
+
+def _parts(answer: str) -> list[str]:
+    return sorted(part.strip(BLANKS) for part in answer.split(","))
 
 
 def _difference(expected: Answer, found: Lookup, table: str, hidden: bool) -> str:

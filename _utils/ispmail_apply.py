@@ -53,8 +53,8 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, 
     warnings = ispmail_logins.probe(consumers) if found.option_files.changes else []
     if found.maps and found.concerns_postfix:
         return _apply_to_postfix(found, found.maps, cache_directory, test, warnings)
-    if found.is_due and not test:
-        _apply_to_consumers(found, cache_directory)
+    if found.is_due:
+        _apply_to_consumers(found, cache_directory, test)
     return found.outcome(warnings)
 
 
@@ -68,12 +68,12 @@ def _apply_to_postfix(
     running = ispmail_postfix.running(directory)
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
+    files = (*difference.files, *found.option_files.files)
+    change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
     if test:
-        ispmail_transaction.check_main_cf(difference.parameters, directory)
+        ispmail_transaction.rehearse(change)
     else:
         changed = {each.name for each in instance.maps} if found.interrupted else set(difference.changed)
-        files = (*difference.files, *found.option_files.files)
-        change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
         warnings += _make(instance, change, changed, inventory, running)
         shown = ", ".join(sorted({*changed, *found.option_files.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
@@ -145,11 +145,15 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
     return faults
 
 
-def _apply_to_consumers(found: Comparison, cache_directory: str) -> None:
+def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> None:
     """Replace option files only. What Postfix has read is as before: it need not run, nor be there."""
     began = time.monotonic()
     files = found.option_files.files
-    ispmail_transaction.make(Change(found.instance.config_directory, cache_directory, files, reload=False))
+    change = Change(found.instance.config_directory, cache_directory, files, reload=False)
+    if test:
+        ispmail_transaction.rehearse(change)
+        return
+    ispmail_transaction.make(change)
     log.info("applied: %s, in %.2f s", ", ".join(found.option_files.changes), time.monotonic() - began)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeGuard
 
+import ispmail_original
 import ispmail_tablefile
 from ispmail_errors import Fault, PillarFault, below
 from ispmail_programs import table_fault
@@ -43,6 +44,8 @@ _FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
 # Files in a configuration directory that are Postfix's own.
 _POSTFIX_FILES = ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto", "master.cf.proto")
 SEE_EXAMPLE = "see pillar.example"
+# Room for what is added while a file is replaced, and to the name of its copy.
+_LONGEST_NAME = 255 - len(ispmail_original.SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -239,11 +242,11 @@ def _instance(pillar_key: str, section: object) -> tuple[Instance, list[Fault]]:
     faults += wrong_kinds
     faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
     faults += _rotation_faults(sections["rotation"])
-    others = [key for key in sections["instances"] if isinstance(key, str) and key]
+    others = [key for key in sections["instances"] if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", key)]
     if others != sections["instances"]:
         faults.append(Fault("instances", "must be a list of other pillar keys", SEE_EXAMPLE))
     directory = sections["postfix"].get("config_directory", DEFAULT_DIRECTORY)
-    if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory):
+    if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory) or not directory.isprintable():
         faults.append(Fault("postfix:config_directory", "must be an absolute path without blanks"))
         directory = DEFAULT_DIRECTORY
     directory = os.path.normpath(directory)
@@ -311,12 +314,15 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
         faults.append(Fault(f"{shown}:proxy", "must be true or false"))
     file = fields.get("file", default_file(stem, table_type))
     if not is_file_name(file):
-        reason = "must be a file name or an absolute path, without blanks or any of , : $ { }"
+        reason = (
+            "must be a file name or an absolute path, without blanks or any of , : $ { }, "
+            f"the name of at most {_LONGEST_NAME} bytes"
+        )
         faults.append(Fault(f"{shown}:file", reason))
         file = f"none-{stem}"
     path = os.path.normpath(os.path.join(directory, file))
-    if os.path.basename(path) in _POSTFIX_FILES:
-        faults.append(Fault(f"{shown}:file", "is a file of Postfix's own", "choose another name"))
+    if whose := owner_of(os.path.basename(path)):
+        faults.append(Fault(f"{shown}:file", f"is a file of {whose}", "choose another name"))
     return Map(stem, parameter, table_type, proxy is True, path, entry is not None), faults
 
 
@@ -325,12 +331,23 @@ def default_file(name: str, table_type: str) -> str:
     return f"{_FILE_PREFIXES[table_type]}-{name.replace('_', '-')}.cf"
 
 
+def owner_of(name: str) -> str:
+    """Whose file this is, by its name, whatever is there now; empty where it may be a map's."""
+    if name in _POSTFIX_FILES:
+        return "Postfix's own"
+    if re.fullmatch(r"\..*\.(new|old)|(main|master)\.cf\.tmp", name) or name.endswith(ispmail_original.SUFFIX):
+        return "each change's own: it would be replaced or deleted"
+    return ""
+
+
 def is_file_name(file: object) -> TypeGuard[str]:
     """Tell whether pillar may name this file."""
     return (
         isinstance(file, str)
         and re.fullmatch(r"[^\s\0,{}$:]*[^\s\0,{}$:/]", file) is not None
+        and file.isprintable()
         and os.path.basename(file) not in (".", "..")
+        and len(os.path.basename(file).encode(errors="replace")) <= _LONGEST_NAME
     )
 
 

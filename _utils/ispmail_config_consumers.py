@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeGuard
 
 import ispmail_optionfile
 import ispmail_tablefile
-from ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
+from ispmail_config import DATABASE, SEE_EXAMPLE, owner_of, unknown_keys
 from ispmail_errors import Fault, PillarFault
 from ispmail_tablefile import shown_key
 
@@ -221,6 +221,8 @@ def _option_file_faults(key: str, fields: Mapping[str, object]) -> list[Fault]:
     for name in ("option_file", "config_file"):
         if fields.get(name) is not None and not _is_path(fields[name]):
             faults.append(Fault(f"{key}:{name}", "must be the absolute path of a file, without blanks or quotes"))
+    if whose := owner_of(os.path.basename(str(fields.get("option_file")))):
+        faults.append(Fault(f"{key}:option_file", f"is a file of {whose}", "choose another name"))
     for name in ("option_group", "user", "group"):
         value = fields.get(name, "root")
         if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
@@ -248,7 +250,7 @@ def _texts(value: object) -> list[str] | None:
 
 
 def _is_path(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and re.fullmatch(r"/[^\s\0'\"{}]*[^\s\0'\"{}/]", value) is not None
+    return isinstance(value, str) and value.isprintable() and bool(re.fullmatch(r"/[^\s\0'\"{}]*[^\s\0'\"{}/]", value))
 
 
 def _as_process_name(name: str) -> str:

@@ -118,23 +118,24 @@ def missing_passwords(consumers: Consumers) -> list[str]:
     return wrong
 
 
-def live_passwords(consumers: Consumers) -> dict[str, str | None]:
-    """Read which password each consumer uses now: ``consumer:dovecot`` to it, None where it has another one or none.
+def live_logins(consumers: Consumers) -> dict[str, tuple[str | None, str | None]]:
+    """Read the login of each consumer as it is now: ``consumer:dovecot`` to user and password, None where it has none.
 
     Of a file that somebody else writes only this can be told: whether it holds the password that pillar has.
 
     Raises:
         CannotAsk: A file is there and cannot be read.
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, tuple[str | None, str | None]] = {}
     for each in consumers.consumers:
         if each.ignore:
             continue
         if each.option_file:
-            found[f"consumer:{each.name}"] = login_in(each).get("password")
+            login = login_in(each)
+            found[f"consumer:{each.name}"] = login.get("user"), login.get("password")
         else:
             missing = missing_passwords(Consumers(consumers.pillar_key, (each,), consumers.keys))
-            found[f"consumer:{each.name}"] = None if missing else consumers.keys["password"]
+            found[f"consumer:{each.name}"] = consumers.keys["user"], None if missing else consumers.keys["password"]
     return found
 
 

@@ -117,6 +117,7 @@ def users(postfix: Postfix) -> set[str]:
 def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     """Yield what can be found out on this server alone."""
     yield from _as_pillar_says(postfix)
+    yield from _table_files_are_there(postfix, maps)
     for live in maps:
         yield from _private(live)
         yield from _readable_for_proxymap(live)
@@ -136,6 +137,19 @@ def _as_pillar_says(postfix: Postfix) -> Iterator[Finding]:
         return
     fix = f"{', '.join(changes)} would change: apply ispmail" if changes else ""
     yield warning_if(fix, name, postfix.where)
+
+
+def _table_files_are_there(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
+    """Postfix opens every table that main.cf leads to: one that is missing or empty ends its programs."""
+    there = {live.map.path for live in maps}
+    reached = {table.path for table in postfix.inventory.tables}
+    gone = [
+        each.path
+        for each in postfix.target.instance.wanted
+        if each.path not in there and postfix.inventory.settings.real_path(each.path) in reached
+    ]
+    fix = f"main.cf names {', '.join(gone)}, missing or empty: apply ispmail" if gone else ""
+    yield fault_if(fix, "the table files are there", postfix.where)
 
 
 def _private(live: LiveMap) -> Iterator[Finding]:
@@ -213,7 +227,13 @@ def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding
 def _smtpd_can_ask(postfix: Postfix) -> Iterator[Finding]:
     """What no lookup shows: smtpd itself, with all that it has open, and its chroot as it is."""
     said = ispmail_smtpd.ask(postfix.inventory)
-    fix = f"smtpd says {said}: see the mail log" if said.cannot_ask else ""
+    fix = ""
+    if said.cannot_ask:
+        fix = f"smtpd says {said}: see the mail log"
+    elif said.server and said.code is None:
+        running = ispmail_postfix.running(postfix.config_directory)
+        why = "see the mail log" if running else f"Postfix does not run: postfix -c {postfix.config_directory} start"
+        fix = f"smtpd on {said.server} does not answer ({said}): {why}"
     yield fault_if(fix, "smtpd can ask its maps", postfix.where)
 
 

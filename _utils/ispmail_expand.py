@@ -7,7 +7,7 @@ about to be written.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ispmail_maincf import BLANKS
@@ -47,6 +47,21 @@ def expand(text: str, values: Mapping[str, str], depth: int = 0) -> str:
 def names_in(text: str) -> list[str]:
     """The names that a value refers to, at any depth of its braces."""
     return re.findall(rf"\$[({{]?[{BLANKS}]*(\w+)", text)
+
+
+def referred(names: Iterable[str], values: Mapping[str, str]) -> set[str]:
+    """These parameters, and all that their values refer to, directly or by each other.
+
+    Args:
+        values: Of main.cf, and of options in master.cf, as ``submission/inet/virtual_alias_maps``.
+    """
+    found: set[str] = set()
+    new = set(names)
+    while new:
+        found |= new
+        given = (value for name, value in values.items() if name.rpartition("/")[2] in new)
+        new = {name for value in given for name in names_in(value)} - found
+    return found
 
 
 def sole_name(word: str) -> str | None:

@@ -23,6 +23,8 @@ from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError
 BACKDATED = 5
 _LOCK_SECONDS = 10
 # Of a file that is read, in bytes: Postfix's own are much smaller.
+# Bytes that a change may need; a few files of a few kB, each twice.
+_ROOM = 2**18
 _LARGEST = 16 * 2**20
 
 
@@ -65,11 +67,15 @@ def read(path: str) -> File:
     try:
         # Not to wait for the other end of a FIFO.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as stream:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-                raise CannotAsk(f"{path} is not a configuration file: it is no regular file, or too large")
-            content = stream.read(_LARGEST)
+                raise CannotAsk(f"{path} is no regular file, or larger than {_LARGEST >> 20} MiB")
+            # A directory has no file object.
+            with open(descriptor, "rb", closefd=False) as stream:
+                content = stream.read(_LARGEST)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return File(os.path.realpath(path), None)
     except OSError as err:
@@ -312,6 +318,23 @@ def _failures(paths: Sequence[str]) -> Iterator[None]:
         # write(2) names no file, rename(2) and link(2) two.
         path = err.filename2 or err.filename or ", ".join(paths)
         raise Failed(f"{path} cannot be written: {err.strerror}") from err
+
+
+def obstacle(path: str) -> str:
+    """Say why a file cannot be written, replaced or deleted, as far as that can be seen; empty where it can be."""
+    directory = os.path.dirname(path)
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    for each in (directory, path):
+        if os.path.lexists(each) and not os.access(each, os.W_OK):
+            return f"{each} is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return ""  # to find out why is for whoever opens it
+    if status.f_bfree * status.f_frsize < _ROOM or (status.f_files and not status.f_ffree):
+        return f"{directory} is on a full file system: see df and df -i"
+    return ""
 
 
 def side_names(path: str) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from ispmail_config_consumers import Consumers
 from ispmail_connections import Listed, Unknown
 from ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
 from ispmail_inventory import Inventory
+from ispmail_plan import table_file
 from ispmail_scope import Scope
 from ispmail_sockets import Process, Programs
 
@@ -143,7 +144,8 @@ def left_behind(
 def _password_changes(wanted: CompleteInstance, consumers: Consumers) -> bool:
     """Whether an apply would replace a password in a live table file or option file, its account being the same."""
     for each in wanted.maps:
-        keys = ispmail_tablefile.parse(ispmail_files.read(each.path).content) if each.type == "mysql" else {}
+        # What is there and no table file is refused by the apply.
+        keys = ispmail_tablefile.parse(table_file(each)[0].content) if each.type == "mysql" else {}
         if keys.get("user") == each.keys.get("user") and keys.get("password") != each.keys.get("password"):
             return True
     for consumer in consumers.with_option_file:

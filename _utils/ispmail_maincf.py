@@ -11,8 +11,8 @@ from ispmail_errors import InvalidInput
 # What separates the words of a value. Python's own split() also splits at Unicode's blanks.
 BLANKS = " \t\r\n"
 
-# Passwords are looked up by these: their answers are never shown.
-SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps")
+# Passwords and keys are looked up by these: their answers are never shown.
+SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps", "tls_server_sni_maps")
 
 
 def same(old: str | None, new: str | None) -> bool:

@@ -79,13 +79,18 @@ def compare(instance: CompleteInstance) -> Difference:
     """
     known = ispmail_inventory.settings(instance.config_directory)
     files, changes = [], {}
+    foreign = []
     for each in instance.maps:
-        replacements, differences = _compare_file(each, known.version)
+        old, fault = table_file(each)
+        if fault:
+            foreign.append(fault)
+            continue
+        replacements, differences = _compare_file(each, old, known.version)
         if differences:
             files += replacements
             changes[each.name] = differences
     changed = set(changes)
-    faults = [*_shared_files(instance.maps, known), *restriction_faults(instance.maps, known)]
+    faults = [*foreign, *_shared_files(instance.maps, known), *restriction_faults(instance.maps, known)]
     parameters, warnings = {}, [*_open_domains(instance.maps, known), *unmanaged_tables(instance.maps, known)]
     ours = {known.real_path(each.path) for each in instance.maps}
     for name in parameters_of(instance.maps):
@@ -168,9 +173,22 @@ def unmanaged_tables(maps: Sequence[Map], known: Settings) -> list[str]:
     ]
 
 
-def _compare_file(each: CompleteMap, version: str) -> tuple[list[Replacement], dict[str, Any]]:
+def table_file(each: Map) -> tuple[File, Fault | None]:
+    """The table file of a map as it is now, and a fault where something else is there."""
+    key, other = f"maps:{each.name}:file", "choose another name, or move it away"
+    try:
+        file = ispmail_files.read(each.path)
+    except CannotAsk as err:
+        return File(each.path, None), Fault(key, f"cannot be used: {err}", other)
+    if file.content is None and os.path.islink(each.path):
+        return file, Fault(key, f"names {each.path}, a link to {file.path}, which is not there", "remove the link")
+    if file.content is not None and not ispmail_tablefile.is_table(file.content):
+        return file, Fault(key, f"names {file.path}, which is there and is no table file", other)
+    return file, None
+
+
+def _compare_file(each: CompleteMap, old: File, version: str) -> tuple[list[Replacement], dict[str, Any]]:
     """A table file as it should be, with a copy of one that somebody else wrote, and how the one on disk differs."""
-    old = ispmail_files.read(each.path)
     text = ispmail_release.for_release(each.type, each.text, version)
     new = File(old.path, text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
     replacements = [Replacement(new, still=(old.content,))]

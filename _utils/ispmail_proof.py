@@ -1,7 +1,8 @@
-"""Fingerprints of passwords: equal ones are equal passwords, and the password never leaves the server."""
+"""Fingerprints of logins: equal ones are equal logins, and the password never leaves the server."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ def fingerprints(
     live: bool = True,
     consumers: Sequence[Consumers] = (),
 ) -> dict[str, dict[str, str | None]]:
-    """Return scrypt(password, nonce) of the maps that log in to MySQL or MariaDB as one account, see RFC 7914.
+    """Return scrypt(user and password, nonce) of the maps that log in to MySQL or MariaDB as one account, see RFC 7914.
 
     Args:
         instances: The main one first: the maps of others get their pillar key before the name.
@@ -43,13 +44,13 @@ def fingerprints(
     """
     if not isinstance(nonce, str) or len(nonce) < _NONCE_LENGTH or not nonce.isascii():
         raise InvalidInput(f"nonce must be a text of {_NONCE_LENGTH} ASCII characters or more, in quotes")
-    known: dict[object, str | None] = {None: None}
 
-    def fingerprint(password: object) -> str | None:
-        if password not in known:
-            text = str(password).encode("utf-8", "surrogateescape")
-            known[password] = hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()
-        return known[password]
+    @functools.cache
+    def fingerprint(user: object, password: object) -> str | None:
+        if password is None:
+            return None
+        text = f"{user}\0{password}".encode("utf-8", "surrogateescape")
+        return hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()
 
     found: dict[str, dict[str, str | None]] = {"pillar": {}}
     if live:
@@ -59,19 +60,19 @@ def fingerprints(
             if each.type != "mysql" or each.keys.get("user") != account:
                 continue
             name = qualified(each.name, instance.pillar_key, instances[0].pillar_key)
-            found["pillar"][name] = fingerprint(each.keys.get("password"))
+            found["pillar"][name] = fingerprint(account, each.keys.get("password"))
             if live:
                 keys = ispmail_tablefile.parse(ispmail_files.read(each.path).content)
-                found["live"][name] = fingerprint(keys.get("password"))
+                found["live"][name] = fingerprint(keys.get("user"), keys.get("password"))
     for some in consumers:
         if some.keys.get("user") != account:
             continue
-        passwords = ispmail_consumers.live_passwords(some) if live else {}
+        logins = ispmail_consumers.live_logins(some) if live else {}
         for consumer in some.consumers:
             if not consumer.ignore:
                 short = f"consumer:{consumer.name}"
                 name = qualified(short, some.pillar_key, instances[0].pillar_key)
-                found["pillar"][name] = fingerprint(some.keys["password"])
+                found["pillar"][name] = fingerprint(account, some.keys["password"])
                 if live:
-                    found["live"][name] = fingerprint(passwords[short])
+                    found["live"][name] = fingerprint(*logins[short])
     return found

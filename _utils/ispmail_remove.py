@@ -24,7 +24,7 @@ from ispmail_expand import names_in, sole_name
 from ispmail_files import Replacement
 from ispmail_inventory import Inventory, Settings, is_own_parameter
 from ispmail_maincf import shown, without_inline, words
-from ispmail_plan import OPEN_DOMAINS, Outcome, finished, parameters_of, restriction_faults
+from ispmail_plan import OPEN_DOMAINS, Outcome, finished, parameters_of, restriction_faults, table_file
 from ispmail_reach import without
 from ispmail_smtpd import refuse_if_worse
 from ispmail_transaction import Change
@@ -55,7 +55,8 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         return Outcome()
     inventory = ispmail_inventory.read(directory)
     known = inventory.settings
-    if faults := restriction_faults(chosen, known):
+    foreign = [fault for each in chosen if (fault := table_file(each)[1])]
+    if faults := [*foreign, *restriction_faults(chosen, known)]:
         raise PillarFault(instance.pillar_key, faults)
     paths = {known.real_path(each.path) for each in chosen}
     parameters = _without(parameters_of(chosen), paths, inventory)
@@ -76,18 +77,19 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
     if interrupted:
         changes["postfix"] = finished(running)
-    if test:
-        ispmail_transaction.check_main_cf(parameters, directory)
+    deletions = [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
+    expected = {name: known.set_value(name) for name in parameters}
+    change = Change(directory, cache_directory, tuple(deletions), parameters, expected)
+    if changes and test:
+        ispmail_transaction.rehearse(change)
     elif changes:
-        expected = {name: known.set_value(name) for name in parameters}
-        deletions = [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
         before = ispmail_smtpd.ask(inventory) if running else None
 
         def check(running: bool) -> None:
             if running and before:
                 warnings.extend(refuse_if_worse(before, ispmail_smtpd.ask(inventory)))
 
-        ispmail_transaction.make(Change(directory, cache_directory, tuple(deletions), parameters, expected), check)
+        ispmail_transaction.make(change, check)
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
     return Outcome(changes, len(chosen), tuple(warnings), running)
 

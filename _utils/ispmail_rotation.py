@@ -260,7 +260,7 @@ def mismatches(wanted: Mapping[str, Any], used: Mapping[str, Any], live: bool = 
             values = said[where].items() if isinstance(said, dict) and (live or where == "pillar") else []
             others = [name for name, value in values if value not in passwords]
             if others:
-                faults.append(f"{server}: {subject} another password for {', '.join(others)}, or none")
+                faults.append(f"{server}: {subject} another user or password for {', '.join(others)}, or none")
         if isinstance(said, dict) and live and not said["live"]:
             faults.append(f"{server}: none of its maps logs in with the account of ispmail:database")
     return faults if answered else []

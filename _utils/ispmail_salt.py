@@ -278,4 +278,19 @@ def _resolved(value: Any, path: tuple[str, ...], faults: list[Fault], opts: Mapp
     if found is None or found == value:
         faults.append(Fault(key, "is not there in sdb", "store it under that name, or check the sdb profile"))
         return ""
+    if reason := _odd_in_sdb(found):
+        faults.append(Fault(key, reason, "store it as a text of one line"))
+        return ""
     return found
+
+
+_KINDS_IN_SDB = {bool: "true or false", int: "a number", float: "a number", dict: "a mapping", list: "a list"}
+
+
+def _odd_in_sdb(found: object) -> str:
+    """What is wrong with what an sdb URI stands for, whatever key has it; its value is not shown."""
+    if isinstance(found, str):
+        return "ends with a newline in sdb" if found.endswith(("\n", "\r")) else ""
+    if isinstance(found, (list, tuple)) and all(isinstance(item, str) for item in found):
+        return ""
+    return f"is no text in sdb, but {_KINDS_IN_SDB.get(type(found), 'something else')}"

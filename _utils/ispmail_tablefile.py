@@ -62,6 +62,8 @@ SCHEMA: dict[str, Key] = {
 }
 
 # The keys of Postfix 2.1's query interface.
+# A file that has neither is no table file, whatever else it has.
+_TELLING = {"query", "table"}
 OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
 _HIDDEN_KEY = "(a key that is not shown)"
 
@@ -119,6 +121,15 @@ def parse(content: str | bytes | None) -> dict[str, str]:
             keys.pop(found[0], None)
             keys[found[0]] = found[1]
     return keys
+
+
+def is_table(content: bytes) -> bool:
+    """Tell whether a file is a table file, perhaps one with faults, by what it says; an empty one is nobody's."""
+    lines = [assignment(line) for _, line in logical_lines(content.decode("utf-8", "surrogateescape"))]
+    keys = {found[0] for found in lines if found}
+    foreign = len(keys - SCHEMA.keys() - set(OBSOLETE)) + lines.count(None)
+    known = len(keys) - len(keys - SCHEMA.keys() - set(OBSOLETE))
+    return not content.strip(b"\0 \t\r\n") or (bool(keys & _TELLING) and known > foreign)
 
 
 def assignment(line: str) -> tuple[str, str] | None:
@@ -301,9 +312,14 @@ def _cannot_be_encoded(text: str) -> bool:
 
 _TEXT_RULES = (
     _TextRule(
+        lambda text: text.lstrip().startswith(("-----BEGIN", "$ANSIBLE_VAULT")),
+        "is an encrypted text, not what it stands for",
+        "have pillar decrypt it, for PGP with the renderer gpg",
+    ),
+    _TextRule(
         lambda text: "\n" in text,
         "has a newline, which would start a line of its own in the table file",
-        "take it out (in YAML, >- folds text)",
+        "take it out (in YAML, >- folds lines that are indented alike)",
     ),
     _TextRule(
         lambda text: "\0" in text, "has a NUL character, Postfix would read only what is before it", "take it out"

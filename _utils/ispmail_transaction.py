@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import ispmail_files
 import ispmail_postconf
 import ispmail_postfix
-from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of
+from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed
 from ispmail_files import Exchange, Replacement
 from ispmail_journal import Journal
 from ispmail_maincf import same, words
@@ -57,6 +58,7 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
     """
     journal = Journal(change.config_directory, change.cache_directory)
     with journal.locked():
+        _refuse_unwritable(change)
         due = journal.due()
         _remove_leftovers(due)
         old_values = _old_values(change)
@@ -79,15 +81,26 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
     return old_processes
 
 
-def check_main_cf(parameters: Mapping[str, str | None], config_directory: str) -> None:
-    """Have Postfix check main.cf as `make` would have it, and change nothing.
+def rehearse(change: Change) -> None:
+    """See that the files can be written, and have Postfix check main.cf, as `make` does; change nothing.
 
     Raises:
-        Failed: It refuses.
+        Failed: A file cannot be written, or Postfix refuses main.cf.
     """
-    if parameters:
-        edited = ispmail_postconf.edited(parameters, config_directory)
-        ispmail_postconf.refuse_broken(edited, parameters, config_directory)
+    _refuse_unwritable(change)
+    if change.parameters:
+        edited = ispmail_postconf.edited(change.parameters, change.config_directory)
+        ispmail_postconf.refuse_broken(edited, change.parameters, change.config_directory)
+
+
+def _refuse_unwritable(change: Change) -> None:
+    paths = [each.path for each in change.files]
+    if change.parameters:
+        paths.append(os.path.realpath(os.path.join(change.config_directory, "main.cf")))
+    paths.append(Journal(change.config_directory, change.cache_directory).workspace)
+    reasons = dict.fromkeys(reason for path in paths if (reason := ispmail_files.obstacle(path)))
+    if reasons:
+        raise Failed(listed("Nothing was changed, these cannot be written", reasons))
 
 
 def _old_values(change: Change) -> dict[str, str | None]:

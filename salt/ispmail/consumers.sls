@@ -3,12 +3,12 @@
 # ispmail.maps.
 {%- set names = [] %}
 {%- set keys = [] %}
-{%- for key in ['ispmail'] + (salt['pillar.get']('ispmail:instances') or []) %}
+{%- for key in ['ispmail', salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | unique %}
 {%- set consumers = salt['pillar.get'](key ~ ':consumers') or {} %}
 {%- if consumers is mapping and consumers %}
 {%- do keys.append(key) %}
-{%- for consumer in consumers.values() if consumer is mapping and consumer.get('sls') %}
-{%- do names.append(consumer['sls'] | string) %}
+{%- for consumer in consumers.values() if consumer is mapping and consumer.get('sls') is string and consumer['sls'] is match('[A-Za-z0-9_./-]+\\Z') %}
+{%- do names.append(consumer['sls']) %}
 {%- endfor %}
 {%- endif %}
 {%- endfor %}

@@ -6,6 +6,6 @@ include:
 
 No process asks with an older table file:
   postfix_map.drained:
-    - timeout: {{ salt['pillar.get']('ispmail:rotation:drain', 60) }}
+    - timeout: {{ salt['pillar.get']('ispmail:rotation:drain', 60) | json }}
     - require:
       - sls: ispmail.maps

@@ -168,6 +168,18 @@ def test_passwords_of_a_relay_are_never_an_answer(minion, postfix, doors, spelli
     assert said == f"relay: {RELAY} should give ***, but gives ***"
 
 
+def test_a_relays_password_is_not_told_before_the_first_apply(minion, postfix, doors):
+    """main.cf refers to a parameter that is set with the map only: the comment of the first apply showed the answer."""
+    pillar = minion.pillar
+    pillar["ispmail"]["maps"]["relay"].update(parameter="relay_passwords", file="relay-passwords.cf")
+    pillar["ispmail"]["answers"] = [{"map": "relay", "question": RELAY, "answer": "other-Secret1"}]
+    minion.pillar = pillar
+    postfix.write_main_cf(smtp_sasl_password_maps="$relay_passwords")
+    result = managed(minion)
+    assert result["result"] is False
+    assert f"relay: {RELAY} should give ***, but gives ***" in result["comment"]
+
+
 DAMAGED = {
     "no equals sign": "password {}",
     "a colon": "password: {}",

@@ -235,6 +235,15 @@ def file_closed_to_proxymap(mail, server, postfix):
     return Expected("proxymap can read the table file", "virtual_alias_maps", "fault", fix, follows=1)
 
 
+def empty_table_file(mail, server, postfix):
+    """smtpd could not even greet, and doctor said that it can ask its maps."""
+    write_cold(alias_file(postfix), "", 0o640, "postfix")
+    postfix.reload()
+    fix = f"main.cf names {alias_file(postfix)}, missing or empty: apply ispmail"
+    # Not as pillar says, and smtpd does not answer.
+    return Expected("the table files are there", "this server", "fault", fix, follows=2)
+
+
 # Each breaks one thing.
 FAULTS = (
     wrong_password,
@@ -255,6 +264,7 @@ FAULTS = (
     password_that_has_expired,
     table_in_utf8mb3,
     account_left_behind,
+    empty_table_file,
 )
 
 

@@ -119,11 +119,12 @@ def full_disk(postfix):
         subprocess.run(["umount", "-l", str(postfix.config_directory)], check=True)
 
 
-def test_a_full_disk_changes_nothing(minion, postfix, full_disk):
+@pytest.mark.parametrize("test", [True, False], ids=["dry run", "real"])
+def test_a_full_disk_changes_nothing(minion, postfix, full_disk, test):
     before = contents(postfix)
-    result = managed(minion)
+    result = managed(minion, test=test)
     assert result["result"] is False
-    assert "No space left on device" in result["comment"] and "mariadb-virtual" in result["comment"]
+    assert f"{postfix.config_directory} is on a full file system" in result["comment"]
     assert "Nothing was changed" in result["comment"]
     assert contents(postfix) == before
 

@@ -10,6 +10,7 @@ import ispmail_inventory
 import ispmail_transaction
 from ispmail_command import run
 from ispmail_errors import Failed
+from ispmail_transaction import Change
 from lab.postfix import write_cold
 from lab.smtp import rcpt
 
@@ -247,14 +248,14 @@ def test_a_main_cf_that_postfix_refuses_does_not_go_live(minion, postfix):
     assert everything(postfix) == before
 
 
-def test_postfix_check_sees_main_cf_before_it_goes_live(postfix):
+def test_postfix_check_sees_main_cf_before_it_goes_live(postfix, minion):
     directory = str(postfix.config_directory)
     before = everything(postfix)
     wanted = {"daemon_directory": "/nowhere"}
     with pytest.raises(Failed, match=r"postfix check refuses main.cf as it would be"):
-        ispmail_transaction.check_main_cf(wanted, directory)
+        ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), wanted))
     good = {"virtual_alias_maps": "inline:{a=b}"}
-    ispmail_transaction.check_main_cf(good, directory)
+    ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), good))
     assert everything(postfix) == before
 
 

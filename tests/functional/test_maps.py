@@ -2,6 +2,7 @@
 
 import sqlite3
 
+import pytest
 import yaml
 
 import ispmail_tablefile
@@ -142,8 +143,10 @@ def test_answers_are_asked_on_every_apply(minion, mariadb, pillar):
     )
 
 
-def test_several_rows_are_several_destinations(minion, postfix, pillar, mariadb):
-    for destination in ("b@example.org", "a@example.org"):
+@pytest.mark.parametrize("rows", [("b@example.org", "a@example.org"), ("b@example.org, a@example.org",)])
+def test_several_rows_are_several_destinations(minion, postfix, pillar, mariadb, rows):
+    """One row with a blank behind its comma too: to Postfix it is the same."""
+    for destination in rows:
         mariadb.sql(
             "INSERT INTO mailserver.virtual_aliases (domain_id, source, destination) VALUES (1, 'all@example.org', %s)",
             destination,

@@ -1,5 +1,7 @@
 """docs/pillar: two sites, a server with two instances, as Salt compiles it and as it is applied."""
 
+from pathlib import Path
+
 import pytest
 import salt.config
 import salt.pillar
@@ -7,7 +9,7 @@ import salt.pillar
 import ispmail_config
 from lab import scratch
 from lab.minion import REPOSITORY, Minion
-from lab.postfix import Postfix
+from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
 from .test_apply import managed
@@ -89,6 +91,17 @@ def test_the_server_with_two_instances_is_applied(postfix, mariadb):
         assert len(fingerprints["live"]) == 6 and len(set(fingerprints["live"].values())) == 1
         assert set(minion.call("state.apply", "ispmail.clean"))
         assert "virtual_alias_maps" not in postfix.postconf() and "smtpd_sender_login_maps" not in second.postconf()
+
+
+def test_another_user_is_another_fingerprint(minion, pillar):
+    """The proof of a rotation took a table file of another account with the same password for the right one."""
+    assert managed(minion)["result"] is True
+    path = minion.call("postfix_map.read")["virtual_alias_maps"]["table"].partition(":")[2]
+    text = Path(path).read_text()
+    write_cold(Path(path), text.replace("user = mailserver\n", "user = another\n"))
+    found = minion.call("postfix_map.fingerprints", "0123456789abcdef")
+    assert found["live"]["virtual_alias_maps"] not in (None, found["pillar"]["virtual_alias_maps"])
+    assert found["live"]["virtual_mailbox_maps"] == found["pillar"]["virtual_mailbox_maps"]
 
 
 def test_fingerprints_tell_equal_from_other(minion, pillar):

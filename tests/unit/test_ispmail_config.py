@@ -190,6 +190,25 @@ FAULTS = [
     *(({"rotation": {"drain": value}}, "rotation:drain", "a number of seconds") for value in (-1, "60", True, None)),
     *(({"instances": value}, "instances", "a list of other pillar keys") for value in ([5], [""], ["ispmail", None])),
     *(
+        ({"instances": [value]}, "instances", "a list of other pillar keys")
+        for value in ("a b", "a:b", "a\n", "pass:word")
+    ),
+    *(
+        ({"maps": {"x": {**SENDERS, "file": value}}}, "maps:x:file", "a file of each change's own")
+        for value in (
+            ".a.cf.new",
+            ".a.cf.old",
+            ".main.cf.new",
+            "main.cf.tmp",
+            "/x/master.cf.tmp",
+            "a.cf.before-ispmail",
+        )
+    ),
+    *(
+        ({"maps": {"x": {**SENDERS, "file": value}}}, "maps:x:file", "at most 240 bytes")
+        for value in ("x" * 241, "ü" * 121, "\ud800", "\u202e", "a\x7f")
+    ),
+    *(
         ({"postfix": {"config_directory": value}}, "postfix:config_directory", "absolute path")
         for value in ("etc/postfix", "", "/a b", "/a,b", "/$x", "/{x}", "/a\n", "/a\0b", 5, ["/x"])
     ),

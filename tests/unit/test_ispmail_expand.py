@@ -36,6 +36,15 @@ EXPANDED = [
     ("${{a} == {a}}|${{a} == {b}}", "true|"),
     ("unionmap:{$own, hash:/b}", "unionmap:{mysql:/a.cf, hash:/b}"),
 ]
+REFERRED = {"a": "x $b", "b": "${c?y}", "c": "$a", "submission/inet/a": "$d", "e": "$f"}
+
+
+@pytest.mark.parametrize("names, found", [("a", "abcd"), ("b", "abcd"), ("e", "ef"), ("d", "d"), ("", "")])
+def test_what_parameters_refer_to(names, found):
+    """At any depth, in a circle, and in options of master.cf."""
+    assert ispmail_expand.referred(names, REFERRED) == set(found)
+
+
 # What Postfix refuses; nothing is known of it.
 REFUSED = ["${own", "$", "a $ b", "$ own", "$\u00e9"]
 

@@ -33,9 +33,17 @@ DATABASE = {"db": {"pillar": {"virtual_alias_maps": "new", "virtual_mailbox_maps
     ("wanted", "said", "faults"),
     [
         (DATABASE, used(), []),
-        (DATABASE, used(live="old"), ["mx: the table file has another password for virtual_alias_maps, or none"]),
-        (DATABASE, used(live=None), ["mx: the table file has another password for virtual_alias_maps, or none"]),
-        (DATABASE, used(pillar="old"), ["mx: pillar has another password for virtual_alias_maps, or none"]),
+        (
+            DATABASE,
+            used(live="old"),
+            ["mx: the table file has another user or password for virtual_alias_maps, or none"],
+        ),
+        (
+            DATABASE,
+            used(live=None),
+            ["mx: the table file has another user or password for virtual_alias_maps, or none"],
+        ),
+        (DATABASE, used(pillar="old"), ["mx: pillar has another user or password for virtual_alias_maps, or none"]),
         (
             DATABASE,
             {"pillar": {}, "live": {}},

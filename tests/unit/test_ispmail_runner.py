@@ -247,7 +247,10 @@ STOPS = {
     "a holder": ({("mx1", "postfix_database.holders"): {**NOBODY, **SCRIPT}}, "mx1: /root/x holds the password in use"),
     "a server that is down": ({("mx2", "test.ping"): False}, "mx2: does not answer"),
     "the database": ({("db", "postfix_database.credential_accepted"): "ERROR: two others"}, "db: ERROR: two others"),
-    "another pillar": ({("mx2", "postfix_map.fingerprints"): used(pillar="other")}, "mx2: pillar has another password"),
+    "another pillar": (
+        {("mx2", "postfix_map.fingerprints"): used(pillar="other")},
+        "mx2: pillar has another user or password",
+    ),
     "the database server is down": ({("db", "test.ping"): False}, "ispmail:sites:main: the database server db does"),
 }
 

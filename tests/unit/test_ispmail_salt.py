@@ -115,6 +115,28 @@ def test_sdb_is_looked_up_and_its_errors_tell_no_secret(monkeypatch):
     assert "SECRET" not in text and "database:password" not in text
 
 
+@pytest.mark.parametrize(
+    "found, reason",
+    [
+        ("SECRET\n", "ends with a newline in sdb: store it as a text of one line"),
+        (8101, "is no text in sdb, but a number: store it"),
+        (True, "is no text in sdb, but true or false"),
+        ({"SECRET": "SECRET"}, "is no text in sdb, but a mapping"),
+        ([5], "is no text in sdb, but a list"),
+        (b"SECRET", "is no text in sdb, but something else"),
+        ("-----BEGIN PGP MESSAGE----- SECRET", "is an encrypted text, not what it stands for: have pillar decrypt it"),
+        ("$ANSIBLE_VAULT;1.1;AES256 SECRET", "is an encrypted text, not what it stands for"),
+    ],
+)
+def test_what_sdb_holds_that_is_no_password(monkeypatch, found, reason):
+    """The fault spoke of YAML, or the text became the password."""
+    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: found)
+    with pytest.raises(PillarFault) as caught:
+        ispmail_salt.complete({"ispmail": {"database": {"password": "sdb://a/b"}}}, {}, "ispmail")
+    assert f"ispmail:database:password {reason}" in str(caught.value)
+    assert "SECRET" not in str(caught.value) and "8101" not in str(caught.value)
+
+
 def test_the_directories_that_pillar_names():
     pillar = {"ispmail": {"instances": ["other"]}, "other": {"postfix": {"config_directory": "/etc/postfix-x"}}}
     assert list(ispmail_salt.named_directories(pillar)) == ["/etc/postfix", "/etc/postfix-x"]

@@ -203,6 +203,7 @@ ALLOWED = [
             f"{WHERE}n='a;--/*#''b' AND m='%s'",
             f"{WHERE}k %% 2 AND m=concat('x','%u')",
             f"{WHERE}n='%s' /* it's why */",
+            f"/* of mailboxes */ ( /**/ {WHERE}n='%s')",
             "(select 1 FROM t WHERE n='%s')",
             f"WITH a AS (SELECT 1) {WHERE}n='%s'",
         )
@@ -560,6 +561,29 @@ PARSED = [
 def test_parse_reads_as_postfix_does(text, keys):
     assert ispmail_tablefile.parse(text) == keys
     assert as_postfix_reads(text.encode()) == {key.encode(): value.encode() for key, value in keys.items()}
+
+
+@pytest.mark.parametrize(
+    "content, is_table",
+    [
+        (b"", True),
+        (b"\0\0 \n", True),
+        (b"hosts = a\ndbname = b\nquery = SELECT 1\n", True),
+        (b"# a comment\nhosts = a\ntable = b\nselect_field = c\nwhere_field = d\n", True),
+        (b"hosts = a\nuser = b\nmisspelt = c\nquery = SELECT 1\nno line\n", True),
+        (b"# a comment\n", False),
+        (b"root:*:19000:0:99999:7:::\n", False),
+        (b"127.0.0.1 localhost\n", False),
+        (b"[client]\nuser = a\npassword = b\n", False),
+        (b"user = a\npassword = b\nhosts = c\n", False),
+        (b"DB_HOST=a\nDB_USER=b\nDB_PASSWORD=c\nquery=d\n", False),
+        (b"server_host = a\nsearch_base = b\nquery_filter = c\nquery = d\n", False),
+        (b"\xff\xfe\0query", False),
+    ],
+)
+def test_what_is_a_table_file(content, is_table):
+    """Anything else is another program's: an apply would destroy it."""
+    assert ispmail_tablefile.is_table(content) is is_table
 
 
 def test_parse_takes_what_a_file_holds():
