@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("be9c608091cb")
+ispmail_stamp.require("b6b4280303f3")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

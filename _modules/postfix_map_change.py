@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("be9c608091cb")
+ispmail_stamp.require("b6b4280303f3")
 
 import ispmail_apply
 import ispmail_consumers

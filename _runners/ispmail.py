@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("be9c608091cb")
+ispmail_stamp.require("b6b4280303f3")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("be9c608091cb")
+ispmail_stamp.require("b6b4280303f3")
 
 from ispmail_salt import state
 

@@ -3,11 +3,12 @@
 No secret is an argument here: the modules read pillar themselves.
 """
 
+import math
 import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("be9c608091cb")
+ispmail_stamp.require("b6b4280303f3")
 
 from salt.exceptions import CommandExecutionError
 
@@ -172,7 +173,7 @@ def drained(name, timeout=60, pillar="ispmail"):
 
         salt '*' state.single postfix_map.drained 'no old processes' timeout=5
     """
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and 0 <= timeout < math.inf
     until = time.monotonic() + (timeout if is_number and not __opts__["test"] else 0)
 
     def check():

@@ -244,7 +244,7 @@ def _instance(pillar_key: str, section: object) -> tuple[Instance, list[Fault]]:
     faults += _rotation_faults(sections["rotation"])
     others = [key for key in sections["instances"] if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", key)]
     if others != sections["instances"]:
-        faults.append(Fault("instances", "must be a list of other pillar keys", SEE_EXAMPLE))
+        faults.append(Fault("instances", "must be a list of other pillar keys", "of letters, digits, _, . and -"))
     directory = sections["postfix"].get("config_directory", DEFAULT_DIRECTORY)
     if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory) or not directory.isprintable():
         faults.append(Fault("postfix:config_directory", "must be an absolute path without blanks"))

@@ -45,7 +45,12 @@ def compare(consumers: Consumers) -> Difference:
             foreign.append(f"{path} cannot be written safely by root, {reason}: name a file in a directory of root's")
             continue
         replacement, differences, other = _compare_file(each, consumers.keys)
-        if other:
+        there = ispmail_files.read(path).content
+        if there is not None and each.option_group not in ispmail_optionfile.parse(there):
+            foreign.append(
+                f"{path} is there and has no group [{each.option_group}]: move it away, or name another file"
+            )
+        elif other:
             foreign.append(
                 f"{each.option_file} holds {', '.join(other)} too, which would be lost: move that to another file, "
                 f"or name another file in {consumers.pillar_key}:consumers:{each.name}:option_file"

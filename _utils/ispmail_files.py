@@ -12,7 +12,9 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import re
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +24,8 @@ from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError
 # How far the modification time is set back, in seconds.
 BACKDATED = 5
 _LOCK_SECONDS = 10
+_GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS, FS_IMMUTABLE_FL, FS_APPEND_FL
 # Of a file that is read, in bytes: Postfix's own are much smaller.
-# Bytes that a change may need; a few files of a few kB, each twice.
-_ROOM = 2**18
 _LARGEST = 16 * 2**20
 
 
@@ -320,21 +321,53 @@ def _failures(paths: Sequence[str]) -> Iterator[None]:
         raise Failed(f"{path} cannot be written: {err.strerror}") from err
 
 
-def obstacle(path: str) -> str:
-    """Say why a file cannot be written, replaced or deleted, as far as that can be seen; empty where it can be."""
+def obstacle(path: str, room: int = 0) -> str:
+    """Say why a file cannot be replaced or deleted, as far as that can be seen; empty where it can be.
+
+    Args:
+        room: How many bytes are to be written beside it.
+    """
     directory = os.path.dirname(path)
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
-    for each in (directory, path):
-        if os.path.lexists(each) and not os.access(each, os.W_OK):
-            return f"{each} is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
-    try:
-        status = os.statvfs(directory)
-    except OSError:
-        return ""  # to find out why is for whoever opens it
-    if status.f_bfree * status.f_frsize < _ROOM or (status.f_files and not status.f_ffree):
+    if not os.access(directory, os.W_OK):
+        return f"{directory} is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
+    for each in (directory, path, *side_names(path)):
+        # A file that is only renamed over need not be writable itself.
+        if _flags(each) & (_IMMUTABLE | _APPEND_ONLY):
+            return f"{each} is immutable or append-only: see lsattr -d"
+    for each in side_names(path):
+        if os.path.isdir(each):
+            return f"{each} is a directory, and needed for a moment: move it away"
+    if os.path.realpath(path) in _mount_points():
+        return f"{path} is a mount point: mount its directory instead"
+    status = os.statvfs(directory)
+    # Without f_blocks (and f_files) there is no limit.
+    full = status.f_blocks and status.f_bfree * status.f_frsize < room
+    if room and (full or (status.f_files and not status.f_ffree)):
         return f"{directory} is on a full file system: see df and df -i"
     return ""
+
+
+def _flags(path: str) -> int:
+    """The flags that lsattr(1) shows, see ioctl_iflags(2); none where the file system has none."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return int.from_bytes(fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8))[:4], sys.byteorder)
+        finally:
+            os.close(descriptor)
+    return 0
+
+
+def _mount_points() -> set[str]:
+    """Every path that something is mounted on, see proc_pid_mountinfo(5)."""
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        return {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in stream}
+    return set()
 
 
 def side_names(path: str) -> tuple[str, str]:

@@ -31,7 +31,6 @@ from ispmail_config_consumers import Consumers
 from ispmail_connections import Listed, Unknown
 from ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
 from ispmail_inventory import Inventory
-from ispmail_plan import table_file
 from ispmail_scope import Scope
 from ispmail_sockets import Process, Programs
 
@@ -144,8 +143,7 @@ def left_behind(
 def _password_changes(wanted: CompleteInstance, consumers: Consumers) -> bool:
     """Whether an apply would replace a password in a live table file or option file, its account being the same."""
     for each in wanted.maps:
-        # What is there and no table file is refused by the apply.
-        keys = ispmail_tablefile.parse(table_file(each)[0].content) if each.type == "mysql" else {}
+        keys = ispmail_tablefile.parse(_content(each.path)) if each.type == "mysql" else {}
         if keys.get("user") == each.keys.get("user") and keys.get("password") != each.keys.get("password"):
             return True
     for consumer in consumers.with_option_file:
@@ -153,6 +151,13 @@ def _password_changes(wanted: CompleteInstance, consumers: Consumers) -> bool:
         if keys.get("user") == consumers.keys.get("user") and keys.get("password") != consumers.keys.get("password"):
             return True
     return False
+
+
+def _content(path: str) -> bytes | None:
+    """What a table file holds; nothing where something else is there, which the apply refuses."""
+    with contextlib.suppress(CannotAsk):
+        return ispmail_files.read(path).content
+    return None
 
 
 def _live_logins(scope: Scope) -> list[_LiveLogin]:

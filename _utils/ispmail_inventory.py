@@ -200,12 +200,16 @@ def of(known: Settings, services: Sequence[Service]) -> Inventory:
 _Found = tuple[Place, tuple[Reader, ...]]
 
 
-def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
-    known = inventory.settings
+def in_main_cf(known: Settings) -> Iterator[Place]:
+    """Every place where a parameter of main.cf leads to a table."""
     for name, value in known.values.items():
         if name not in _PERMITS and _SQL.search(value):
-            for place in places(name, known.words(name)):
-                yield place, inventory.readers(name, place.reference.proxied)
+            yield from places(name, known.words(name))
+
+
+def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
+    for place in in_main_cf(inventory.settings):
+        yield place, inventory.readers(place.name, place.reference.proxied)
 
 
 def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:

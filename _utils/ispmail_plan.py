@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
 import itertools
 import os
 import pwd
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,8 +81,9 @@ def compare(instance: CompleteInstance) -> Difference:
     known = ispmail_inventory.settings(instance.config_directory)
     files, changes = [], {}
     foreign = []
+    named = functools.cache(lambda: named_by(known))
     for each in instance.maps:
-        old, fault = table_file(each)
+        old, fault = table_file(each, named, known, each.text)
         if fault:
             foreign.append(fault)
             continue
@@ -173,8 +175,25 @@ def unmanaged_tables(maps: Sequence[Map], known: Settings) -> list[str]:
     ]
 
 
-def table_file(each: Map) -> tuple[File, Fault | None]:
-    """The table file of a map as it is now, and a fault where something else is there."""
+def named_by(known: Settings) -> dict[str, list[str]]:
+    """The table files that main.cf leads to, each with the parameters that do."""
+    found: dict[str, list[str]] = {}
+    for place in ispmail_inventory.in_main_cf(known):
+        found.setdefault(place.reference.path, []).append(place.name)
+    return found
+
+
+def table_file(
+    each: Map, named: Callable[[], Mapping[str, Sequence[str]]], known: Settings, text: str | None = None
+) -> tuple[File, Fault | None]:
+    """The table file of a map as it is now, and a fault where something else is there.
+
+    What main.cf leads to is a table file, whatever is in it; anything else has to look like one.
+
+    Args:
+        named: Gives the table files that main.cf leads to, with their parameters.
+        text: What will be written to it, if anything.
+    """
     key, other = f"maps:{each.name}:file", "choose another name, or move it away"
     try:
         file = ispmail_files.read(each.path)
@@ -182,8 +201,15 @@ def table_file(each: Map) -> tuple[File, Fault | None]:
         return File(each.path, None), Fault(key, f"cannot be used: {err}", other)
     if file.content is None and os.path.islink(each.path):
         return file, Fault(key, f"names {each.path}, a link to {file.path}, which is not there", "remove the link")
-    if file.content is not None and not ispmail_tablefile.is_table(file.content):
+    if file.content is None or (text is not None and file.content == text.encode()):
+        return file, None
+    parameters = named().get(file.path, ())
+    if not parameters and not ispmail_tablefile.is_table(file.content):
         return file, Fault(key, f"names {file.path}, which is there and is no table file", other)
+    is_ours = any(one.path == file.path for word in known.words(each.parameter) for one in word.references)
+    if parameters and not is_ours and text is not None:
+        names = ", ".join(dict.fromkeys(parameters))
+        return file, Fault(key, f"names {file.path}, which is asked by {names} and not by {each.parameter}", other)
     return file, None
 
 

@@ -48,10 +48,11 @@ _LINE_COMMENT = {"mysql": r"\#|--(?=[\0-\x20\x7f]|$)"}
 _WORD = r"\w$\x80-\U0010ffff"
 _QUOTE = {
     "mysql": "['\"`]",
-    "pgsql": rf"['\"]|(?<![{_WORD}])(?:[eE]'|\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$)",
+    "pgsql": rf"['\"]|(?<![{_WORD}])(?:[eE]'|[uU]&['\"]|\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$)",
     "sqlite": "['\"`\\[]",
 }
 _E_STRINGS = frozenset({"E'", "e'"})
+_U_STRINGS = frozenset({"U&'", "u&'"})
 # Neither semicolons nor comments after a semicolon are a second statement.
 _STATEMENT = rf"(?P<statement>[^{_BLANKS};])"
 # A backslash before a % escapes what the expansion begins with.
@@ -76,6 +77,7 @@ def _pattern(place: str, table_type: str) -> re.Pattern[str]:
         "line": rf"{_PERCENT}|(?P<close>[{line_ends}])",
         "[": rf"{_PERCENT}|(?P<close>\])",
         **dict.fromkeys(_E_STRINGS, e_string),
+        **{place: rf"{_PERCENT}|(?P<close>{place[-1]})" for place in (*_U_STRINGS, 'U&"', 'u&"')},
     }
     # A doubled quote closes one place and opens the next: the same in the end.
     escape = _ESCAPE if table_type == "mysql" and place in "'\"" else ""
@@ -117,12 +119,39 @@ class _Rule(NamedTuple):
     fix: str
 
 
-# Blanks, parentheses and comments may stand before it; what MySQL runs (/*! … */) is no comment.
-_READS = re.compile(r"(?:[\s(]|/\*(?!M?!).*?\*/)*(select|with|call|values|table)\b", re.IGNORECASE | re.DOTALL)
+_READS = re.compile(r"(select|with|call|values|table)\b", re.IGNORECASE)
+_COMMENT_ENDS = re.compile(r"/\*|\*/")
+
+
+def _reads(query: str, table_type: str) -> bool:
+    """Whether a query begins like one that reads, behind blanks, parentheses and comments."""
+    at, depth = 0, 0
+    while at < len(query):
+        if depth:
+            end = _COMMENT_ENDS.search(query, at)
+            if not end:
+                return False
+            at = end.end()
+            # PostgreSQL's comments nest.
+            depth += -1 if end[0] == "*/" else table_type == "pgsql"
+        elif query[at].isspace() or query[at] == "(":
+            at += 1
+        # What MySQL runs (/*! … */) is no comment.
+        elif query.startswith("/*", at) and not query.startswith(("/*!", "/*M!"), at):
+            at, depth = at + 2, 1
+        else:
+            return _READS.match(query, at) is not None
+    return False
+
 
 _ERRORS = (
     _Rule(
-        lambda found: not _READS.match(found.query),
+        lambda found: found.table_type == "pgsql" and "\r" in found.query,
+        "has a carriage return, by which PostgreSQL makes two strings one, and ends a comment",
+        "write a blank in its place",
+    ),
+    _Rule(
+        lambda found: not _reads(found.query, found.table_type),
         "is not a query that reads",
         "write one beginning with SELECT, without quotes around it",
     ),
@@ -130,7 +159,7 @@ _ERRORS = (
     _Rule(lambda found: not found.places, "has no expansion, so it answers every question alike", "use '%s'"),
     _Rule(
         # Postfix escapes for '…' (and for "…" of MySQL), and for no other quotes.
-        lambda found: bool(found.places - {"'", '"', *_E_STRINGS, "comment", "executed", "line"}),
+        lambda found: bool(found.places - {"'", '"', *_E_STRINGS, *_U_STRINGS, "comment", "executed", "line"}),
         "has an expansion outside quotes, by which a sender could inject SQL",
         "write '%s', with the quotes",
     ),
@@ -150,9 +179,9 @@ _ERRORS = (
         "write '%s'",
     ),
     _Rule(
-        lambda found: bool(found.places & _E_STRINGS),
-        "has an expansion in an E'…' string, where a backslash escapes, so a sender could inject SQL",
-        "write '%s', without the E",
+        lambda found: bool(found.places & (_E_STRINGS | _U_STRINGS)),
+        "has an expansion in an E'…' or U&'…' string, where a sender's backslash escapes",
+        "write '%s', with nothing before it",
     ),
     _Rule(
         lambda found: "ambiguous" in found.kinds,
@@ -175,7 +204,8 @@ _ERRORS = (
 _WARNINGS = (
     _Rule(
         lambda found: '"' in found.places and found.table_type == "mysql",
-        "has an expansion in double quotes, which fails where ANSI_QUOTES is set",
+        "has an expansion in double quotes, which fails where ANSI_QUOTES is set, and lets a sender inject SQL where "
+        "NO_BACKSLASH_ESCAPES is",
         "write '%s'",
     ),
     _Rule(

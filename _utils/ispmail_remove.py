@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 import os
@@ -24,7 +25,7 @@ from ispmail_expand import names_in, sole_name
 from ispmail_files import Replacement
 from ispmail_inventory import Inventory, Settings, is_own_parameter
 from ispmail_maincf import shown, without_inline, words
-from ispmail_plan import OPEN_DOMAINS, Outcome, finished, parameters_of, restriction_faults, table_file
+from ispmail_plan import OPEN_DOMAINS, Outcome, finished, named_by, parameters_of, restriction_faults, table_file
 from ispmail_reach import without
 from ispmail_smtpd import refuse_if_worse
 from ispmail_transaction import Change
@@ -55,7 +56,8 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         return Outcome()
     inventory = ispmail_inventory.read(directory)
     known = inventory.settings
-    foreign = [fault for each in chosen if (fault := table_file(each)[1])]
+    named = functools.cache(lambda: named_by(known))
+    foreign = [fault for each in chosen if (fault := table_file(each, named, known)[1])]
     if faults := [*foreign, *restriction_faults(chosen, known)]:
         raise PillarFault(instance.pillar_key, faults)
     paths = {known.real_path(each.path) for each in chosen}

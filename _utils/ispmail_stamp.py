@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "be9c608091cb"
+STAMP = "b6b4280303f3"
 
 
 def require(stamp: str) -> None:

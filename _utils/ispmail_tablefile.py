@@ -61,9 +61,9 @@ SCHEMA: dict[str, Key] = {
     "tls_verify_cert": Key("boolean", _MYSQL, since="2.11", default="no"),
 }
 
+# A file that has none of these is no table file, whatever else it has.
+_ASKING = ({"query"}, {"table", "select_field"}, {"select_function"})
 # The keys of Postfix 2.1's query interface.
-# A file that has neither is no table file, whatever else it has.
-_TELLING = {"query", "table"}
 OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
 _HIDDEN_KEY = "(a key that is not shown)"
 
@@ -124,12 +124,14 @@ def parse(content: str | bytes | None) -> dict[str, str]:
 
 
 def is_table(content: bytes) -> bool:
-    """Tell whether a file is a table file, perhaps one with faults, by what it says; an empty one is nobody's."""
-    lines = [assignment(line) for _, line in logical_lines(content.decode("utf-8", "surrogateescape"))]
-    keys = {found[0] for found in lines if found}
-    foreign = len(keys - SCHEMA.keys() - set(OBSOLETE)) + lines.count(None)
-    known = len(keys) - len(keys - SCHEMA.keys() - set(OBSOLETE))
-    return not content.strip(b"\0 \t\r\n") or (bool(keys & _TELLING) and known > foreign)
+    """Tell whether a file is a table file by which Postfix can ask, perhaps with faults, by what it says."""
+    lines = [line for _, line in logical_lines(content.decode("utf-8", "surrogateescape"))]
+    found = [assignment(line) for line in lines]
+    keys = {each[0] for each in found if each}
+    known = keys & (SCHEMA.keys() | set(OBSOLETE))
+    has_sections = any(line.startswith("[") for line in lines)
+    asks = any(each <= keys for each in _ASKING)
+    return asks and not has_sections and len(known) > len(keys - known) + found.count(None)
 
 
 def assignment(line: str) -> tuple[str, str] | None:

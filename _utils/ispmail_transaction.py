@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Parameters that decide which domains are ours, see trivial-rewrite(8).
 _DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
+# Bytes that two small files may take.
+_BLOCKS = 2 * 4096
 
 
 class Change(NamedTuple):
@@ -94,11 +96,15 @@ def rehearse(change: Change) -> None:
 
 
 def _refuse_unwritable(change: Change) -> None:
-    paths = [each.path for each in change.files]
+    journal = Journal(change.config_directory, change.cache_directory)
+    rooms = dict.fromkeys(journal.due() or (), 0)
+    # Two copies of each, in whole blocks.
+    rooms |= {each.path: 2 * len(each.new.content) + _BLOCKS if each.new.content else 0 for each in change.files}
     if change.parameters:
-        paths.append(os.path.realpath(os.path.join(change.config_directory, "main.cf")))
-    paths.append(Journal(change.config_directory, change.cache_directory).workspace)
-    reasons = dict.fromkeys(reason for path in paths if (reason := ispmail_files.obstacle(path)))
+        main_cf = os.path.realpath(os.path.join(change.config_directory, "main.cf"))
+        rooms[main_cf] = 2 * os.path.getsize(main_cf) + _BLOCKS
+    rooms[journal.workspace] = _BLOCKS
+    reasons = dict.fromkeys(reason for path, room in rooms.items() if (reason := ispmail_files.obstacle(path, room)))
     if reasons:
         raise Failed(listed("Nothing was changed, these cannot be written", reasons))
 

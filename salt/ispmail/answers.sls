@@ -2,7 +2,7 @@
 # of the database can change at any time.
 include:
   - ispmail.maps
-{%- for key in ['ispmail', salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | unique %}
+{%- for key in ['ispmail', salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | list | unique %}
 {%- if salt['pillar.get'](key ~ ':answers') %}
 {%- set instance = '' if key == 'ispmail' else ' in ' ~ key %}
 

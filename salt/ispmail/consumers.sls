@@ -3,7 +3,7 @@
 # ispmail.maps.
 {%- set names = [] %}
 {%- set keys = [] %}
-{%- for key in ['ispmail', salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | unique %}
+{%- for key in ['ispmail', salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | list | unique %}
 {%- set consumers = salt['pillar.get'](key ~ ':consumers') or {} %}
 {%- if consumers is mapping and consumers %}
 {%- do keys.append(key) %}

@@ -8,7 +8,7 @@ include:
 
 Postfix asks the maps that pillar names:
   postfix_map.managed
-{%- for key in [salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | unique %}
+{%- for key in [salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | list | unique %}
 
 Postfix asks the maps that pillar names in {{ key }}:
   postfix_map.managed:

@@ -115,6 +115,7 @@ _FILES = (
     "credentials.cf",
     "settings.cf",
     "comments.cf",
+    "empty.cf",
     "immutable.cf",
     "sealed/x.cf",
     "nowhere/x.cf",
@@ -262,6 +263,7 @@ class Site:
         (config / "credentials.cf").write_text(f"[client]\npassword = {CANARY}\n")
         (config / "settings.cf").write_text(f"SMTP_HOST=mail\nSMTP_PASSWORD={CANARY}\nhosts = x\n")
         (config / "comments.cf").write_text(f"# {CANARY}\n")
+        (config / "empty.cf").touch()
         (config / "dynamicmaps.cf").touch()
         (config / "sealed").mkdir()
         self._specials(make=True)

@@ -345,7 +345,7 @@ def test_what_cannot_be_read_is_left_out(site):
     maps = [name for name, entry in found["ispmail"]["maps"].items() if entry is not None]
     assert maps == ["virtual_mailbox_maps", "smtpd_sender_login_maps"]
     told = "\n".join(found["left_out"])
-    assert f"mysql:{domains}: {domains} cannot be read: Is a directory" in told
+    assert f"mysql:{domains}: {domains} is no regular file" in told
     assert f"mysql:{aliases}: there is no such file" in told
 
 

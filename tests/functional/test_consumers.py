@@ -225,6 +225,17 @@ def test_a_login_that_the_database_refuses(alone, db, dovecot):
     assert option_file(dovecot).read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ["# nobody but root\n", "", "[mysqldump]\n", "root:*:19000:0:99999:7:::\n"])
+def test_a_file_without_the_group_is_somebody_elses(alone, dovecot, text):
+    """It was: a file of comments became an option file, without a copy."""
+    path = option_file(dovecot)
+    path.write_text(text)
+    for test in (True, False):
+        done = managed(alone, test=test)
+        assert done["result"] is False and "is there and has no group [client]" in done["comment"], done["comment"]
+    assert path.read_text() == text
+
+
 def test_settings_of_others_in_the_option_file(alone, dovecot):
     path = option_file(dovecot)
     path.write_text(path.read_text() + f"[mysqldump]\nhost={NEW}\n")

@@ -1,9 +1,12 @@
 """Whatever pillar says, a server refuses it with a clear error, or does what it is for; see hostile.py."""
 
 import contextlib
+import re
 import subprocess
 
 import pytest
+
+from lab.postfix import write_cold
 
 from .hostile import CANARY, Seen, called, changed, look, run_some, site
 
@@ -11,12 +14,11 @@ FILE = ("maps", "virtual_alias_maps", "file")
 
 
 @contextlib.contextmanager
-def full_disk(folder):
-    """A file system without room, there."""
+def small_disk(folder):
+    """A small file system, there."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M,mode=755", "tmpfs", str(folder)], check=True)
     try:
-        (folder / "filler").write_bytes(b"x" * 61440)
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -38,6 +40,7 @@ def server():
         ("credentials.cf", "no table file"),
         ("settings.cf", "no table file"),
         ("comments.cf", "no table file"),
+        ("empty.cf", "no table file"),
         ("dangling.cf", "a link to"),
         ("fifo.cf", "no regular file"),
         ("directory.cf", "no regular file"),
@@ -65,7 +68,7 @@ def test_what_is_no_table_file_is_refused(server, name, reason):
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("immutable.cf", "/immutable.cf is immutable, or on a read-only file system"),
+        ("immutable.cf", "/immutable.cf is immutable or append-only"),
         ("sealed/x.cf", "/sealed is immutable, or on a read-only file system"),
         ("nowhere/x.cf", "is in a directory that does not exist"),
     ],
@@ -76,11 +79,72 @@ def test_a_dry_run_sees_what_cannot_be_written(server, name, reason):
 
 
 def test_a_dry_run_sees_a_full_disk(server):
-    with full_disk(server.directory / "full") as folder:
-        assert look(server, [(FILE, f"{folder}/x.cf")]) == ("refused", [])
+    with small_disk(server.directory / "small") as folder:
+        made = [(FILE, f"{folder}/x.cf")]
+        assert look(server, made) == ("done", [])
+        with open(folder / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(b"x" * 4096)
+        assert look(server, made) == ("refused", [])
         said = called(server.minion.caller(), "postfix_map.apply", test=True).text
         assert f"{folder} is on a full file system" in said
         assert [file.name for file in folder.iterdir()] == ["filler"]
+
+
+@pytest.mark.parametrize("suffix", ["new", "old"])
+def test_a_directory_with_the_name_of_a_work_file(server, suffix):
+    """The change failed, and each one after it."""
+    folder = server.directory / "work"
+    side = folder / f".x.cf.{suffix}"
+    side.mkdir(parents=True)
+    try:
+        assert look(server, [(FILE, f"{folder}/x.cf")]) == ("refused", [])
+        assert "needed for a moment" in called(server.minion.caller(), "postfix_map.apply", test=True).text
+    finally:
+        side.rmdir()
+        folder.rmdir()
+
+
+def test_a_file_that_is_mounted(server):
+    """It cannot be renamed over."""
+    folder = server.directory / "bound"
+    folder.mkdir()
+    (folder / "x.cf").write_text("hosts = a\ndbname = b\nquery = SELECT 1\n")
+    subprocess.run(["mount", "--bind", server.elsewhere, folder / "x.cf"], check=True)
+    try:
+        assert look(server, [(FILE, f"{folder}/x.cf")])[0] == "refused"
+        assert "is a mount point" in called(server.minion.caller(), "postfix_map.apply", test=True).text
+    finally:
+        subprocess.run(["umount", folder / "x.cf"], check=True)
+        (folder / "x.cf").unlink()
+        folder.rmdir()
+
+
+def test_a_live_table_of_another_parameter_is_not_replaced(server):
+    """It was: its answers were gone, without a word."""
+    server.restore()
+    table = server.config / "other.cf"
+    write_cold(table, "hosts = 127.0.0.1\ndbname = mailserver\nquery = SELECT 1\n")
+    server.postfix.command("postconf", "-e", f"relay_domains = mysql:{table}")
+    server.minion.pillar = {"ispmail": changed(server.base, [(FILE, "other.cf")])}
+    for test in (True, False):
+        said = called(server.minion.caller(), "postfix_map.apply", test=test)
+        assert said.kind == "refused"
+        assert re.search(r"other\.cf, which is asked by relay_domains.* and not by virtual_alias_maps", said.text)
+
+
+def test_a_damaged_table_file_that_main_cf_names_is_mended(server):
+    server.restore()
+    server.minion.pillar = {"ispmail": server.base}
+    assert called(server.minion.caller(), "postfix_map.apply").kind == "done"
+    table = server.config / "mariadb-virtual-alias-maps.cf"
+    whole = table.read_bytes()
+    # (A line that is fatal stops postconf itself.)
+    for damaged in (b"", b"".join(whole.splitlines(keepends=True)[:2])):
+        write_cold(table, damaged.decode(), 0o640, "postfix")
+        said = called(server.minion.caller(), "postfix_map.apply")
+        assert said.kind == "done", said.text
+        assert table.read_bytes() == whole
 
 
 def test_a_share_of_hostile_pillars(server):
