@@ -171,7 +171,7 @@ def test_pillar_changes_in_the_middle(fleet, current):
         assert wait_until(lambda: fleet.holds(fleet.mail[0], second), 60)
         fleet.write_pillar(third)
         fleet.send()
-        fleet.wait_for_rotation(old, third, 120)
+        fleet.wait_for_rotation(old, third, 360)
     assert load.failed == 0, load.reports
     assert not fleet.accepts(second)
     assert [fleet.holds(mx, third) for mx in fleet.mail] == [True] * 4
