@@ -338,7 +338,7 @@ def test_a_burst_of_events_rotates_once_or_twice(fleet, current, capsys):
             ["salt-call", "event.send", EVENT, json.dumps(hostile), *[f"{k}={v}" for k, v in hostile.items()]]
         )
         fire(fleet, EVENT, 19)
-        fleet.wait_for_rotation(old, new, 120)
+        fleet.wait_for_rotation(old, new)
         time.sleep(15)
     counts = [now - then for then, now in zip(before, applies(fleet))]
     current.state["password"] = new
