@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6b4280303f3")
+ispmail_stamp.require("5a3598275c11")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

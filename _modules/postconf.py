@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6b4280303f3")
+ispmail_stamp.require("5a3598275c11")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

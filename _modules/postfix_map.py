@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6b4280303f3")
+ispmail_stamp.require("5a3598275c11")
 
 import ispmail_compare
 import ispmail_consumers

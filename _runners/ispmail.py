@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6b4280303f3")
+ispmail_stamp.require("5a3598275c11")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6b4280303f3")
+ispmail_stamp.require("5a3598275c11")
 
 from ispmail_salt import state
 

@@ -92,7 +92,10 @@ def compare(instance: CompleteInstance) -> Difference:
             files += replacements
             changes[each.name] = differences
     changed = set(changes)
-    faults = [*foreign, *_shared_files(instance.maps, known), *restriction_faults(instance.maps, known)]
+    shared = _shared_files(instance.maps, known)
+    # What is another map's is not said twice.
+    foreign = [fault for fault in foreign if fault.key not in {each.key for each in shared}]
+    faults = [*shared, *foreign, *restriction_faults(instance.maps, known)]
     parameters, warnings = {}, [*_open_domains(instance.maps, known), *unmanaged_tables(instance.maps, known)]
     ours = {known.real_path(each.path) for each in instance.maps}
     for name in parameters_of(instance.maps):
