@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("5a3598275c11")
+ispmail_stamp.require("9fa10016518f")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("5a3598275c11")
+ispmail_stamp.require("9fa10016518f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("5a3598275c11")
+ispmail_stamp.require("9fa10016518f")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

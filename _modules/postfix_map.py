@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("5a3598275c11")
+ispmail_stamp.require("9fa10016518f")
 
 import ispmail_compare
 import ispmail_consumers

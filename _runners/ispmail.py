@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("5a3598275c11")
+ispmail_stamp.require("9fa10016518f")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("5a3598275c11")
+ispmail_stamp.require("9fa10016518f")
 
 from ispmail_salt import state
 

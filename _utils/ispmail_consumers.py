@@ -45,7 +45,7 @@ def compare(consumers: Consumers) -> Difference:
             foreign.append(f"{path} cannot be written safely by root, {reason}: name a file in a directory of root's")
             continue
         replacement, differences, other = _compare_file(each, consumers.keys)
-        there = ispmail_files.read(path).content
+        (there,) = replacement.still or (None,)
         if there is not None and each.option_group not in ispmail_optionfile.parse(there):
             foreign.append(
                 f"{path} is there and has no group [{each.option_group}]: move it away, or name another file"

@@ -16,7 +16,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError
@@ -321,12 +321,18 @@ def _failures(paths: Sequence[str]) -> Iterator[None]:
         raise Failed(f"{path} cannot be written: {err.strerror}") from err
 
 
-def obstacle(path: str, room: int = 0) -> str:
-    """Say why a file cannot be replaced or deleted, as far as that can be seen; empty where it can be.
+def obstacles(rooms: Mapping[str, int]) -> list[str]:
+    """Say why files cannot be replaced or deleted, as far as that can be seen; empty where they can be.
 
     Args:
-        room: How many bytes are to be written beside it.
+        rooms: Each file to how many bytes are to be written beside it.
     """
+    mounted = _mount_points()
+    found = (_obstacle(path, room, mounted) for path, room in rooms.items())
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _obstacle(path: str, room: int, mounted: set[str]) -> str:
     directory = os.path.dirname(path)
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
@@ -339,7 +345,7 @@ def obstacle(path: str, room: int = 0) -> str:
     for each in side_names(path):
         if os.path.isdir(each):
             return f"{each} is a directory, and needed for a moment: move it away"
-    if os.path.realpath(path) in _mount_points():
+    if os.path.realpath(path) in mounted:
         return f"{path} is a mount point: mount its directory instead"
     status = os.statvfs(directory)
     # Without f_blocks (and f_files) there is no limit.

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import glob
+import itertools
 import os
 import pwd
 import re
@@ -159,7 +160,7 @@ def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_:
             continue
         # One answered, or one failed: only asking each by itself tells which.
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            results.update(zip(some, pool.map(ask_one, [domain] * len(some), some)))
+            results.update(zip(some, pool.map(ask_one, itertools.repeat(domain), some)))
     return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
 
 
@@ -288,7 +289,7 @@ def _silent_hosts(table: str | None) -> str:
     texts = ispmail_hosts.split_list(_keys(table).get("hosts", ""))
     hosts = [ispmail_hosts.parse_host(text, table_type) for text in texts if table_type != "sqlite"]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        found = [silence for silence in pool.map(_silence, hosts, [table_type] * len(hosts)) if silence]
+        found = [silence for silence in pool.map(_silence, hosts, itertools.repeat(table_type)) if silence]
     return f": {', '.join(found)} (check hosts, and the database there)" if found else ""
 
 

@@ -83,7 +83,7 @@ def compare(instance: CompleteInstance) -> Difference:
     foreign = []
     named = functools.cache(lambda: named_by(known))
     for each in instance.maps:
-        old, fault = table_file(each, named, known, each.text)
+        old, fault = table_file(each, named, each.text)
         if fault:
             foreign.append(fault)
             continue
@@ -187,7 +187,7 @@ def named_by(known: Settings) -> dict[str, list[str]]:
 
 
 def table_file(
-    each: Map, named: Callable[[], Mapping[str, Sequence[str]]], known: Settings, text: str | None = None
+    each: Map, named: Callable[[], Mapping[str, Sequence[str]]], text: str | None = None
 ) -> tuple[File, Fault | None]:
     """The table file of a map as it is now, and a fault where something else is there.
 
@@ -209,8 +209,7 @@ def table_file(
     parameters = named().get(file.path, ())
     if not parameters and not ispmail_tablefile.is_table(file.content):
         return file, Fault(key, f"names {file.path}, which is there and is no table file", other)
-    is_ours = any(one.path == file.path for word in known.words(each.parameter) for one in word.references)
-    if parameters and not is_ours and text is not None:
+    if parameters and each.parameter not in parameters and text is not None:
         names = ", ".join(dict.fromkeys(parameters))
         return file, Fault(key, f"names {file.path}, which is asked by {names} and not by {each.parameter}", other)
     return file, None

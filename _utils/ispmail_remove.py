@@ -57,7 +57,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     inventory = ispmail_inventory.read(directory)
     known = inventory.settings
     named = functools.cache(lambda: named_by(known))
-    foreign = [fault for each in chosen if (fault := table_file(each, named, known)[1])]
+    foreign = [fault for each in chosen if (fault := table_file(each, named)[1])]
     if faults := [*foreign, *restriction_faults(chosen, known)]:
         raise PillarFault(instance.pillar_key, faults)
     paths = {known.real_path(each.path) for each in chosen}

@@ -60,8 +60,8 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
     """
     journal = Journal(change.config_directory, change.cache_directory)
     with journal.locked():
-        _refuse_unwritable(change)
         due = journal.due()
+        _refuse_unwritable(change, journal, due)
         _remove_leftovers(due)
         old_values = _old_values(change)
         main_cf = _main_cf(change, old_values, journal.workspace)
@@ -89,22 +89,22 @@ def rehearse(change: Change) -> None:
     Raises:
         Failed: A file cannot be written, or Postfix refuses main.cf.
     """
-    _refuse_unwritable(change)
+    journal = Journal(change.config_directory, change.cache_directory)
+    _refuse_unwritable(change, journal, journal.due())
     if change.parameters:
         edited = ispmail_postconf.edited(change.parameters, change.config_directory)
         ispmail_postconf.refuse_broken(edited, change.parameters, change.config_directory)
 
 
-def _refuse_unwritable(change: Change) -> None:
-    journal = Journal(change.config_directory, change.cache_directory)
-    rooms = dict.fromkeys(journal.due() or (), 0)
+def _refuse_unwritable(change: Change, journal: Journal, due: list[str] | None) -> None:
+    rooms = dict.fromkeys(due or (), 0)
     # Two copies of each, in whole blocks.
     rooms |= {each.path: 2 * len(each.new.content) + _BLOCKS if each.new.content else 0 for each in change.files}
     if change.parameters:
         main_cf = os.path.realpath(os.path.join(change.config_directory, "main.cf"))
         rooms[main_cf] = 2 * os.path.getsize(main_cf) + _BLOCKS
     rooms[journal.workspace] = _BLOCKS
-    reasons = dict.fromkeys(reason for path, room in rooms.items() if (reason := ispmail_files.obstacle(path, room)))
+    reasons = ispmail_files.obstacles(rooms)
     if reasons:
         raise Failed(listed("Nothing was changed, these cannot be written", reasons))
 

@@ -232,6 +232,11 @@ class Outcome:
     text: str
     returned: Any = None
 
+    @property
+    def shows_a_secret(self) -> bool:
+        """Whether its text has what no message may show."""
+        return CANARY in self.text or PASSWORD in self.text
+
 
 class Site:
     """A Postfix with other people's files beside ours, whose state is kept and restored."""
@@ -383,26 +388,22 @@ def look(site: Site, made: list[tuple[tuple[Any, ...], Any]], with_sls: bool = F
                 f"{function}: the dry run is {dry.kind} ({dry.text[:300]}), the real one {real.kind}: {real.text[:600]}"
             )
         if real.kind == "done" and function.endswith("apply"):
-            wrong += _not_converged(call, site, real)
+            wrong += _not_converged(call)
     if outcomes["postfix_map.remove"].kind == "done":
-        theirs = {name: value for name, value in site.seen().items() if name != str(site.postfix.main_cf)}
-        missing = [
-            name for name in site.start if name != str(site.postfix.main_cf) and theirs.get(name) != site.start[name]
-        ]
+        now = site.seen()
         # A table file that an admin made, and pillar names, is removed: that is what pillar says.
-        left = [
-            name
-            for name in missing
-            if Path(name).name not in ("linked-table.cf", "elsewhere.cf", "mariadb-virtual-alias-maps.cf")
+        may_differ = ("main.cf", "linked-table.cf", "elsewhere.cf", "mariadb-virtual-alias-maps.cf")
+        changed_for_good = [
+            name for name, file in site.start.items() if Path(name).name not in may_differ and now.get(name) != file
         ]
-        if left:
-            wrong.append(f"after all, these are not as before: {left}")
+        if changed_for_good:
+            wrong.append(f"after all, these are not as before: {changed_for_good}")
     if with_sls:
         wrong += _wrong_states(call)
     return outcomes["postfix_map.apply"].kind, wrong
 
 
-def _not_converged(call: Any, site: Site, real: Outcome) -> list[str]:
+def _not_converged(call: Any) -> list[str]:
     again = called(call, "postfix_map.apply", test=True)
     if again.kind != "done" or again.returned["changes"]:
         return [f"the next apply would change something: {again.text[:600]}"]
@@ -415,7 +416,7 @@ def _wrong_words(found: Outcome) -> list[str]:
     wrong = []
     if found.kind == "unforeseen":
         wrong.append(f"a traceback: {found.text[:600]}")
-    if CANARY in found.text or PASSWORD in found.text:
+    if found.shows_a_secret:
         wrong.append(f"it shows a value: {found.text[:600]}")
     if found.kind == "refused":
         if not found.text.isprintable() and re.search(r"[^\n -~\u00a0-\uffff]", found.text):
@@ -432,13 +433,13 @@ def _differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def _wrong_states(call: Any) -> list[str]:
-    """What is wrong with the states of the SLS, as a dry run and real."""
+    """What is wrong with the states of the SLS, in a dry run."""
     wrong = []
     for sls in ("ispmail", "ispmail.clean"):
         found = called(call, "state.apply", mods=sls, test=True)
         if found.kind != "done" or not isinstance(found.returned, dict):
             wrong.append(f"{sls} does not render: {found.text[:600]}")
-        elif CANARY in found.text or PASSWORD in found.text:
+        elif found.shows_a_secret:
             wrong.append(f"{sls} shows a value: {found.text[:600]}")
         elif "Traceback" in found.text or "An exception occurred" in found.text:
             wrong.append(f"{sls} has a traceback: {found.text[:900]}")

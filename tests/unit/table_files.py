@@ -101,6 +101,9 @@ _REQUIRED = {"mysql": ("dbname", "query"), "pgsql": ("dbname", "query"), "sqlite
 def sound_tables(type_, schema):
     """Keys of one type that should all validate; any of them but the required may be None."""
     values = {key: _SOUND[key] for key in schema}
+    if type_ == "pgsql":
+        # There a carriage return makes two strings one: it is refused.
+        values["query"] = queries.filter(lambda query: "\r" not in query)
     return st.fixed_dictionaries(
         {key: values.pop(key) for key in _REQUIRED[type_]},
         optional={key: value | st.none() for key, value in values.items()},
