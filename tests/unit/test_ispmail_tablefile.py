@@ -640,7 +640,9 @@ def test_refused_is_exactly_what_would_be_misread(type_, data, value):
         # Postfix would die of it, or (UnicodeEncodeError) it cannot be written at all.
         misread = True
     refused = [at for at, _ in found("errors", type_, {key: value})]
-    assert refused == ([key] if misread or value == "*" * 10 else [])
+    # Salt's mask, and what nobody has decrypted, stand for another text.
+    stands_for_another = value == "*" * 10 or value.lstrip().startswith(("-----BEGIN", "$ANSIBLE_VAULT"))
+    assert refused == ([key] if misread or stands_for_another else [])
 
 
 @pytest.mark.parametrize(
