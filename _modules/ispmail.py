@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("9fa10016518f")
+ispmail_stamp.require("196dd426a83b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("9fa10016518f")
+ispmail_stamp.require("196dd426a83b")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("9fa10016518f")
+ispmail_stamp.require("196dd426a83b")
 
 import ispmail_compare
 import ispmail_consumers

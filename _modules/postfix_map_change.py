@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("9fa10016518f")
+ispmail_stamp.require("196dd426a83b")
 
 import ispmail_apply
 import ispmail_consumers

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("9fa10016518f")
+ispmail_stamp.require("196dd426a83b")
 
 import salt.client
 import salt.utils.event

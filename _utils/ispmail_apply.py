@@ -15,6 +15,7 @@ import ispmail_logins
 import ispmail_postconf
 import ispmail_postfix
 import ispmail_smtpd
+import ispmail_sockets
 import ispmail_tablefile
 import ispmail_transaction
 from ispmail_answers import askers, live, staged, unaskable, wrong_answers
@@ -115,9 +116,24 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         if each.parameter in difference.parameters:
             key, is_own = f"maps:{each.name}:parameter", is_own_parameter(each.parameter, inventory.settings)
             faults += filter(None, [table_fault(each.parameter, key, is_own)])
+        faults += _unknown_services(each)
         for as_ in askers(each, inventory, staged=True):
             faults += _missing_in_chroot(each, as_.chroot) if as_.chroot else []
     return [*dict.fromkeys(faults)]
+
+
+def _unknown_services(each: CompleteMap) -> list[Fault]:
+    """Ports that are names which this server does not know: fatal to Postfix."""
+    ports = [parse_host(text, each.type).port for text in hosts(ispmail_tablefile.parse(each.text))]
+    return [
+        Fault(
+            each.sources.get("hosts", f"maps:{each.name}:hosts"),
+            "has the name of a service as port, which /etc/services does not have",
+            "write the number",
+        )
+        for port in ports
+        if isinstance(port, str) and not ispmail_sockets.is_service(port)
+    ]
 
 
 def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:

@@ -58,7 +58,7 @@ class Login:
     password: bytes = field(repr=False)
     unix_socket: str | None = None
     host: str | None = None
-    port: int = 3306
+    port: int | str = 3306  # or the name of a service
     database: str | None = None
     tls: TLS | None = None
 
@@ -159,7 +159,6 @@ class Client:
                 password=b"",
                 unix_socket=login.unix_socket,
                 host=login.host,
-                port=login.port,
                 database=login.database,
                 ssl=tls_context(login.tls) if login.tls else None,
                 charset="utf8mb4",

@@ -5,6 +5,7 @@ See mysql_table(5), pgsql_table(5), and host_init() in Postfix's dict_mysql.c an
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Host:
 
     text: str = field(repr=False)  # as the table file has it; a URI may hold a password
     name: str | None  # None for a path of a socket, and for a URI, which libpq reads by itself
-    port: int | None  # None for a socket and a URI
+    port: int | str | None  # a text for the name of a service, see services(5); None for a socket and a URI
     socket: str | None  # the path of the socket (pgsql: of its directory)
 
 
@@ -43,8 +44,7 @@ def parse_host(text: str, table_type: str = "mysql") -> Host:
         return Host(text, name="localhost", port=None, socket=MYSQL_SOCKET)
     if text.startswith("unix:") or (table_type == "pgsql" and name.startswith("/")):
         return Host(text, name=None, port=None, socket=name)
-    number = int(port) if port and _is_port(port) else _DEFAULT_PORTS.get(table_type)
-    return Host(text, name=name, port=number, socket=None)
+    return Host(text, name=name, port=_port(port, table_type), socket=None)
 
 
 def split_list(text: str) -> list[str]:
@@ -55,7 +55,7 @@ def split_list(text: str) -> list[str]:
 def is_remote(text: str) -> bool:
     """Tell whether a host of a mysql table is reached over a network."""
     host = parse_host(text)
-    return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+", host.name)
+    return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+|::1", host.name)
 
 
 def host_fault(text: str, table_type: str) -> Fault | None:
@@ -72,8 +72,26 @@ def _split_port(text: str) -> tuple[str, str | None]:
     return (name, port) if colon else (rest, None)
 
 
+def _port(text: str | None, table_type: str) -> int | str | None:
+    if text and _is_service(text, table_type):
+        return text
+    return int(text) if text and _is_port(text) else _DEFAULT_PORTS.get(table_type)
+
+
 def _is_port(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,5}", text) is not None and 0 < int(text) < 65536
+
+
+def _is_service(text: str, table_type: str) -> bool:
+    """Whether a port is the name of a service. libpq takes numbers only."""
+    return table_type == "mysql" and re.fullmatch(r"[A-Za-z0-9]*[A-Za-z][A-Za-z0-9._+-]*", text) is not None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def _is_uri(text: str, table_type: str) -> bool:
@@ -97,13 +115,16 @@ def _path_fault(text: str, table_type: str) -> Fault | None:
 
 def _name_fault(text: str, table_type: str) -> Fault | None:
     name, port = _split_port(text)
-    if "[" in text or ":" in name:
-        reason = "has an IPv6 address, which Postfix cannot split from a port here"
-        return Fault("hosts", reason, "use a name or an IPv4 address")
+    if "[" in text or (":" in name and not _is_ipv6(name)):
+        reason = "has an IPv6 address without a port, or in brackets, and Postfix takes what follows its last colon as port"
+        return Fault("hosts", reason, f"write such as ::1:{_DEFAULT_PORTS[table_type]}")
     if not name:
         return Fault("hosts", "has a port without a host", "write host:port")
-    if port is not None and not _is_port(port):
-        return Fault("hosts", "has a port that is not a number from 1 to 65535", "correct it or take it out")
+    is_default = port is None or (port == "" and table_type == "pgsql")
+    if not is_default and not (_is_port(port or "") or _is_service(port or "", table_type)):
+        reason = "has a port that is not a number from 1 to 65535"
+        reason += "" if table_type == "pgsql" else ", nor the name of a service"
+        return Fault("hosts", reason, "correct it or take it out")
     if port is not None and table_type == "mysql" and name.lower() == "localhost":
         reason = "has localhost with a port, but localhost is the unix socket and the port is ignored"
         return Fault("hosts", reason, "write 127.0.0.1")

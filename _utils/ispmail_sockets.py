@@ -219,6 +219,13 @@ def is_here(host: str) -> bool:
     return False
 
 
+def is_service(name: str) -> bool:
+    """Whether this machine knows a TCP service of that name, see services(5)."""
+    with contextlib.suppress(OSError, UnicodeError):
+        return bool(socket.getaddrinfo(None, name, socket.AF_INET, socket.SOCK_STREAM))
+    return False
+
+
 def addresses(host: str | None) -> tuple[str, ...]:
     """The IP addresses of a host; none for None, and where its name cannot be resolved."""
     if host is None:

@@ -80,15 +80,16 @@ PLUGINS = (
 
 
 class Listener:
-    """Listens on loopback, or on a unix socket at `path`, and begins what a subclass does with each connection."""
+    """Listens on an address of loopback, or on a unix socket at `path`, and begins what a subclass does."""
 
-    def __init__(self, path=None):
+    def __init__(self, path=None, address=(HOST, 0)):
         if path:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(str(path))
             self._listener.listen()
         else:
-            self._listener = socket.create_server((HOST, 0), backlog=64)
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            self._listener = socket.create_server(address, family=family, backlog=64)
             self.port = self._listener.getsockname()[1]
 
     def __enter__(self):
@@ -108,6 +109,26 @@ class Listener:
         with contextlib.suppress(OSError):
             while True:
                 self.begin(self._listener.accept()[0])
+
+
+class Relay(Listener):
+    """Passes connections on to another port of loopback."""
+
+    def __init__(self, port, address):
+        super().__init__(address=address)
+        self._upstream = (HOST, port)
+
+    def begin(self, peer):
+        """Pass on, both ways."""
+        upstream = socket.create_connection(self._upstream)
+        in_background(self._pass, peer, upstream)
+        in_background(self._pass, upstream, peer)
+
+    def _pass(self, source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
 
 def in_background(function, *arguments):

@@ -1,6 +1,8 @@
 """As its reader asks, and by the way that mail takes: what a question by root to one map does not show."""
 
+import contextlib
 import os
+import socket
 import subprocess
 import time
 
@@ -13,7 +15,8 @@ from lab.postfix import Postfix
 from lab.smtp import Load, rcpt
 
 from ..conftest import PASSWORD, pillar_for
-from .test_apply import ANSWERED, contents, managed, replies
+from .database import Relay
+from .test_apply import ANSWERED, contents, everything, managed, replies
 from .test_jail import certificates, openssl  # noqa: F401  a fixture
 
 DOMAIN = {"map": "virtual_mailbox_domains", "question": "example.org", "answer": True}
@@ -123,6 +126,40 @@ def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, mar
         assert result["result"] is True, result["comment"]
     finally:
         mariadb.sql("DROP USER mailserver@localhost")
+
+
+def listening_at(mariadb, spelling):
+    """A relay to the database, and its host as hosts spells it."""
+    if spelling == "IPv6":
+        relay = Relay(mariadb.port, ("::1", 0))
+        return relay, f"::1:{relay.port}"
+    for name in ("amqp", "xmpp-client", "postgresql", "svn"):
+        with contextlib.suppress(OSError):
+            return Relay(mariadb.port, ("127.0.0.1", socket.getservbyname(name, "tcp"))), f"127.0.0.1:{name}"
+    raise RuntimeError("no port with a name is free")
+
+
+@pytest.mark.parametrize("spelling", ["IPv6", "service"])
+def test_hosts_as_postfix_splits_them(minion, postfix, pillar, mariadb, spelling):
+    """An IPv6 address with a port, and a service's name as port, were refused; another port would have been asked."""
+    relay, hosts = listening_at(mariadb, spelling)
+    with relay:
+        minion.pillar = pillar(database={"hosts": hosts})
+        result = managed(minion)
+        assert result["result"] is True and not result["comment"].count("warning"), result["comment"]
+        assert replies(postfix) == ANSWERED
+        assert minion.call("postfix_database.refused") == []
+        report = minion.call("postfix_doctor.check")
+        assert not [row for row in report if row["result"] == "fault"], report
+
+
+def test_a_service_that_nobody_knows_is_refused(minion, postfix, pillar):
+    before = everything(postfix)
+    minion.pillar = pillar(database={"hosts": "127.0.0.1:no-such-service"})
+    for test in (True, False):
+        result = managed(minion, test=test)
+        assert result["result"] is False and result["comment"].count("ispmail:database:hosts has the name of a") == 1
+    assert everything(postfix) == before
 
 
 def test_a_key_of_four_bytes_is_asked(postfix):

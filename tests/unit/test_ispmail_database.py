@@ -44,7 +44,7 @@ FILES = [
     ({"hosts": "localhost:13306", "user": "u"}, Login("u", b"", unix_socket="/run/mysqld/mysqld.sock")),
     ({"hosts": "unix:/a/b", "dbname": "d"}, Login("", b"", unix_socket="/a/b", database="d")),
     ({"hosts": "inet:db:3307", "password": "\udce9"}, Login("", b"\xe9", host="db", port=3307)),
-    ({"hosts": "db:mysql"}, Login("", b"", host="db", port=3306)),
+    ({"hosts": "db:mysql"}, Login("", b"", host="db", port="mysql")),
     (
         {"hosts": "db", "tls_CAfile": "/ca", "tls_verify_cert": "yes"},
         Login("", b"", host="db", tls=TLS("/ca", None, None, None, True)),

@@ -36,9 +36,11 @@ HOSTS = [
     ("mysql", "192.0.2.1:3307", "192.0.2.1", 3307, None),
     ("mysql", "inet:db.example.org", "db.example.org", 3306, None),
     ("mysql", "inet:DB.example.org:3307", "DB.example.org", 3307, None),
-    ("mysql", "INET:db", "INET", 3306, None),
-    *(("mysql", f"db:{port}", "db", 3306, None) for port in ("mysql", "", "0", "65536", "9" * 5000, "²", "٣")),
+    ("mysql", "INET:db", "INET", "db", None),
+    *(("mysql", f"db:{port}", "db", 3306, None) for port in ("", "0", "65536", "9" * 5000, "²", "٣", "a/b")),
+    ("mysql", "db:amqp", "db", "amqp", None),
     ("pgsql", "db:postgresql", "db", 5432, None),
+    ("pgsql", "db:", "db", 5432, None),
     # Postfix splits at the last colon.
     ("mysql", "::1:3307", "::1", 3307, None),
     ("mysql", "localhost.example.org", "localhost.example.org", 3306, None),

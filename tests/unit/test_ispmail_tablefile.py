@@ -138,13 +138,15 @@ FAULTS = [
     *(
         (type_, {"hosts": value}, {}, "hosts", "IPv6")
         for type_ in ("mysql", "pgsql")
-        for value in ("[::1]", "[::1]:3306", "::1", "fe80::1", "inet:[::1]:3306", "127.0.0.1 2001:db8::1")
+        for value in ("[::1]", "[::1]:3306", "::1", "fe80::1", "inet:[::1]:3306", "127.0.0.1 2001:db8::1", "a:b:3306")
     ),
     *(
         (type_, {"hosts": value}, {}, "hosts", "port that is not a number from 1 to 65535")
         for type_ in ("mysql", "pgsql")
-        for value in ("db:", "db:0", "db:65536", "db:TOKEN", "db:-1", "inet:db:99999", ["127.0.0.1", "db:3306x"])
+        for value in ("db:0", "db:65536", "db:TOK/EN", "db:-1", "inet:db:99999", ["127.0.0.1", "db:33/06"])
     ),
+    ("mysql", {"hosts": "db:"}, {}, "hosts", "nor the name of a service"),
+    ("pgsql", {"hosts": "db:amqp"}, {}, "hosts", "port that is not a number from 1 to 65535: correct"),
     ("mysql", {"hosts": ":3306"}, {}, "hosts", "without a host"),
     *(
         ("mysql", {"hosts": value}, {}, "hosts", "the port is ignored: write 127.0.0.1")
@@ -194,6 +196,8 @@ ALLOWED = [
     ("mysql", {"option_file": "/x"}, {}),
     ("pgsql", {"hosts": "localhost:5432"}, {}),
     ("pgsql", {"hosts": "postgresql://u@db:5432/mail?sslmode=require"}, {}),
+    *(("mysql", {"hosts": value}, {}) for value in ("::1:3307", "127.0.0.1:amqp", "127.0.0.1:a.b-c_1+d")),
+    *(("pgsql", {"hosts": value}, {}) for value in ("::1:5433", "127.0.0.1:")),
     *(("mysql", {"hosts": value}, {}) for value in ("db:1", "db:65535", "inet:db", "127.0.0.1, 127.0.0.2", ["a", "b"])),
     *(("mysql", {"query": f"{WHERE}n='%{letter}'"}, {}) for letter in "sudSUD123456789"),
     *(
