@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("196dd426a83b")
+ispmail_stamp.require("0b0cbb40d0bd")
 
 import contextlib
 import json

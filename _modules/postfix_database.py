@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("196dd426a83b")
+ispmail_stamp.require("0b0cbb40d0bd")
 
 import ispmail_accounts
 import ispmail_holders

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("196dd426a83b")
+ispmail_stamp.require("0b0cbb40d0bd")
 
 import ispmail_apply
 import ispmail_consumers

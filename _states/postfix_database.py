@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("196dd426a83b")
+ispmail_stamp.require("0b0cbb40d0bd")
 
 from ispmail_salt import state
 

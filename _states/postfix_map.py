@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("196dd426a83b")
+ispmail_stamp.require("0b0cbb40d0bd")
 
 from salt.exceptions import CommandExecutionError
 

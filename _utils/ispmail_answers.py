@@ -17,7 +17,7 @@ from ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from ispmail_errors import InvalidInput
 from ispmail_expand import referred
 from ispmail_inventory import Inventory
-from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe
+from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe, renamed
 from ispmail_maincf import BLANKS, SECRET_PARAMETERS
 from ispmail_reach import words_of
 from ispmail_tablefile import SECRET, shown_key
@@ -40,25 +40,20 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
     if not question or re.search(r"[\n\0\ud800-\udfff]", question):
         raise InvalidInput("the question must be a text of one line")
     inventory = ispmail_inventory.read(instance.config_directory)
-    if ":" in name:
-        table, path = _named_table(instance, inventory, name)
-        found = ispmail_lookup.ask(question, [table], instance.config_directory)
-    else:
-        chosen = choose(instance, [name])
-        path = chosen[0].path
-        running = ispmail_route.is_there(inventory.settings.queue_directory)
-        with contextlib.closing(live(chosen, inventory, running)) as groups:
-            group = next(groups)
-            asked = group.tables[name]
-            found = ispmail_lookup.ask(question, [asked], instance.config_directory, as_=group.as_)
-        table = chosen[0].table()
-        found = found._replace(
-            table=table if found.table else None,
-            reason=found.reason and found.reason.replace(asked, table),
-            warnings=tuple(warning.replace(asked, table) for warning in found.warnings),
-        )
-    hidden = found.answer is not None and inventory.settings.real_path(path) in secret_tables(instance, inventory)
-    return found._replace(answer=SECRET) if hidden else found
+    chosen = _named_table(instance, inventory, name) if ":" in name else choose(instance, [name])[0]
+    running = ispmail_route.is_there(inventory.settings.queue_directory)
+    with contextlib.closing(live([chosen], inventory, running)) as groups:
+        group = next(groups)
+        asked = group.tables[chosen.name]
+        found = ispmail_lookup.ask(question, [asked], instance.config_directory, as_=group.as_)
+    table = chosen.table()
+    found = found._replace(
+        table=table if found.table else None,
+        reason=found.reason and renamed(found.reason, asked, table),
+        warnings=tuple(renamed(warning, asked, table) for warning in found.warnings),
+    )
+    is_secret = inventory.settings.real_path(chosen.path) in secret_tables(instance, inventory)
+    return found._replace(answer=SECRET) if found.answer is not None and is_secret else found
 
 
 def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -> set[str]:
@@ -166,8 +161,8 @@ def probe(group: Group, config_directory: str) -> dict[str, Probe]:
     named = {}
     for name, table in group.tables.items():
         reason, warnings = found[table].reason, found[table].warnings
-        reason = None if reason is None else reason.replace(table, name)
-        named[name] = Probe(reason, tuple(warning.replace(table, name) for warning in warnings))
+        reason = None if reason is None else renamed(reason, table, name)
+        named[name] = Probe(reason, tuple(renamed(warning, table, name) for warning in warnings))
     return named
 
 
@@ -237,8 +232,8 @@ def _in_memory(contents: Mapping[str, tuple[str, bytes]], as_: Asker) -> Generat
             yield Group(tables, with_descriptors)
 
 
-def _named_table(instance: Instance, inventory: Inventory, name: str) -> tuple[str, str]:
-    """A table that pillar or main.cf names, and the real path of its file.
+def _named_table(instance: Instance, inventory: Inventory, name: str) -> Map:
+    """A table that pillar or main.cf names, as a map.
 
     Any other would let a job open a file of its choice. So nothing of the caller's own path is used: it may be a link
     that leads elsewhere a moment later.
@@ -253,9 +248,7 @@ def _named_table(instance: Instance, inventory: Inventory, name: str) -> tuple[s
             "that is not the name of a map in pillar, nor an SQL table that pillar or main.cf names: "
             f"known are {', '.join(each.name for each in instance.maps)}"
         )
-    if not asked.proxied:
-        return asked.table, asked.path
-    return inventory.spelling(allowed[asked.type, asked.path], asked.path, asked.table), asked.path
+    return Map(name, allowed[asked.type, asked.path], asked.type, asked.proxied, asked.path)
 
 
 def _with_maps(sentences: Mapping[str, Sequence[str]]) -> list[str]:
@@ -284,7 +277,7 @@ def _difference(expected: Answer, found: Lookup, table: str, hidden: bool) -> st
     else:
         wanted = shown(expected.answer)
     if found.reason is not None:
-        got = f"could not ask: {found.reason.replace(table, expected.map)}"
+        got = f"could not ask: {renamed(found.reason, table, expected.map)}"
     else:
         got = "no answer" if found.answer is None else shown(found.answer)
     return f"{expected.map}: {expected.question} should give {wanted}, but gives {got}"

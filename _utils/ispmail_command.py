@@ -24,7 +24,8 @@ _QUOTES = (
     (r"(bad (?:string length|numerical configuration|boolean configuration)[^:]*): (\w{1,40})\s*=.*", r"\1: \2"),
     (r"(Invalid (?:query|result) template).*", r"\1"),
     (r"(\w+://)[^/\s]*@", r"\1***@"),
-    (r"(?i)(\w*pass\w*\s*[=:]\s*)[^'\"]*", r"\1***"),
+    # The server's own "(using password: YES)" stays.
+    (r"(?i)(?!(?<=\(using )password: (?:YES|NO)\))(\w*pass\w*\s*[=:]\s*)[^'\"]*", r"\1***"),
 )
 
 

@@ -225,8 +225,9 @@ def unknown_keys(given: Iterable[object], known: Collection[str], prefix: str) -
     faults = []
     for key in given:
         if key not in known:
+            meant = ispmail_tablefile.MEANT.get(str(key).lower()) if "hosts" in known else None
             near = difflib.get_close_matches(str(key), list(known), 1)
-            fix = f"is {near[0]} meant?" if near else f"known are {', '.join(known)}"
+            fix = meant or (f"is {near[0]} meant?" if near else f"known are {', '.join(known)}")
             faults.append(Fault(f"{prefix}{shown_key(key)}", "is not a key of ispmail", fix))
     return faults
 

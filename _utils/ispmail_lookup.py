@@ -70,6 +70,8 @@ class Asker(NamedTuple):
 
 ROOT = Asker()
 
+# The path of an open file, before its number.
+_DESCRIPTOR = "/proc/self/fd/"
 # A postmap that another user runs needs a main.cf that all may read.
 _CANNOT_START = re.compile(r"fatal: open \S+/(main|dynamicmaps)\.cf: Permission denied")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -183,7 +185,7 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tu
             except OSError as err:
                 raise CannotAsk(f"no memory to ask the new table file of {name} from: {err.strerror}") from err
             descriptors.append(descriptor)
-            tables[name] = f"{table_type}:/proc/self/fd/{descriptor}"
+            tables[name] = f"{table_type}:{_DESCRIPTOR}{descriptor}"
         yield tables, as_._replace(descriptors=tuple(descriptors))
 
 
@@ -306,6 +308,13 @@ def _silence(host: ispmail_hosts.Host, table_type: str) -> str | None:
     except OSError as err:
         return f"{host.name}:{host.port}: {err.strerror}"
     return None
+
+
+def renamed(text: str, table: str, name: str) -> str:
+    """What Postfix said, with a name for a table, and for its file where that is in memory."""
+    path = path_of(table)
+    spellings = [table, path] if path.startswith(_DESCRIPTOR) else [table]
+    return re.sub(rf"({'|'.join(map(re.escape, spellings))})(?![0-9])", lambda _: name, text)
 
 
 def _is_named(table: str, line: str) -> bool:

@@ -22,6 +22,11 @@ def is_handmade(content: bytes) -> bool:
     return written.encode("utf-8", "surrogateescape") != content
 
 
+def comments(content: bytes) -> int:
+    """Count the lines that are comments."""
+    return sum(line.lstrip(BLANKS.encode()).startswith(b"#") for line in content.split(b"\n"))
+
+
 def without_secrets(content: bytes) -> bytes:
     """Put a comment in place of each line that holds, or may hold, a secret."""
     text = content.decode("utf-8", "surrogateescape")

@@ -18,7 +18,7 @@ import ispmail_original
 import ispmail_release
 import ispmail_tablefile
 from ispmail_config import CompleteInstance, CompleteMap, Map
-from ispmail_errors import CannotAsk, Fault
+from ispmail_errors import CannotAsk, Fault, plural
 from ispmail_expand import expand, names_in
 from ispmail_files import File, Replacement
 from ispmail_inventory import Settings
@@ -231,6 +231,8 @@ def _compare_file(each: CompleteMap, old: File, version: str) -> tuple[list[Repl
         changes.update(differing)
         if not differing or ispmail_original.is_handmade(old.content):
             changes["layout"] = {"old": "another", "new": "canonical"}
+        if comments := ispmail_original.comments(old.content):
+            changes["comments"] = {"old": plural(comments, "line"), "new": None}
         copy = _first_copy(old)
         if copy:
             replacements.append(copy)

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "196dd426a83b"
+STAMP = "0b0cbb40d0bd"
 
 
 def require(stamp: str) -> None:

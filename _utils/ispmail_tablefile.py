@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ispmail_errors import Fault, InvalidInput, listed
-from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, split_list
+from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
 from ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, format_faults, query_findings
 
 TYPES = ("mysql", "pgsql", "sqlite")
@@ -65,6 +65,21 @@ SCHEMA: dict[str, Key] = {
 _ASKING = ({"query"}, {"table", "select_field"}, {"select_function"})
 # The keys of Postfix 2.1's query interface.
 OBSOLETE = ("table", "select_field", "where_field", "additional_conditions", "select_function")
+# The query that Postfix makes of them, see mysql_table(5) and pgsql_table(5).
+_MADE_OF_FIELDS = "SELECT [select_field] FROM [table] WHERE [where_field]='%s' [additional_conditions]"
+_MADE_OF_A_FUNCTION = "SELECT [select_function]('%s')"
+# Keys that other programs have, and where their value belongs.
+MEANT = {
+    "port": "write it into hosts, as in 127.0.0.1:3307",
+    "server": "write hosts",
+    "socket": "write it into hosts, as in unix:/run/mysqld/mysqld.sock",
+    "unix_socket": "write it into hosts, as in unix:/run/mysqld/mysqld.sock",
+    "database": "write dbname",
+    "db": "write dbname",
+    "username": "write user",
+    "pass": "write password",
+    "passwd": "write password",
+}
 _HIDDEN_KEY = "(a key that is not shown)"
 
 
@@ -142,7 +157,10 @@ def assignment(line: str) -> tuple[str, str] | None:
 
 
 def logical_lines(text: str) -> list[tuple[int, str]]:
-    """Number each line; join those that begin with a blank to the one before; leave comments and empty ones out."""
+    """Number each line; join those that begin with a blank to the one before; leave comments and empty ones out.
+
+    What follows a NUL character in such a line is left out, as in Postfix.
+    """
     logical: list[tuple[int, str]] = []
     for number, line in enumerate(text.split("\n"), 1):
         bare = line.strip(BLANKS)
@@ -152,7 +170,7 @@ def logical_lines(text: str) -> list[tuple[int, str]]:
             logical.append((number, line))
         elif logical:
             logical[-1] = (logical[-1][0], logical[-1][1] + line)
-    return logical
+    return [(number, line.partition("\0")[0]) for number, line in logical]
 
 
 def redact(keys: Mapping[str, str]) -> dict[str, str]:
@@ -167,6 +185,8 @@ def hosts_once(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_secret(key: str, value: str) -> bool:
+    if key in OBSOLETE:
+        return _tells_a_password(value)
     if key not in SCHEMA or SCHEMA[key].secret or PASSWORD_IN_URI.search(value):
         return True
     # What is no value of its kind may be anything, a password that was pasted into the wrong line too.
@@ -175,7 +195,11 @@ def _is_secret(key: str, value: str) -> bool:
     if SCHEMA[key].kind == "boolean" and value.lower() not in ("yes", "no"):
         return True
     # An indented line continues the one before: the password may have become part of another key's value.
-    return key != "query" and re.search(r"(?i)pass\w*\s*[=:]", value) is not None
+    return key != "query" and _tells_a_password(value)
+
+
+def _tells_a_password(value: str) -> bool:
+    return re.search(r"(?i)pass\w*\s*[=:]", value) is not None or PASSWORD_IN_URI.search(value) is not None
 
 
 def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
@@ -220,12 +244,15 @@ def validate(
     if version is not None and not isinstance(version, str):
         raise InvalidInput("the version must be a text, such as '3.10.13': put it in quotes")
     faults = {key: key_fault(table_type, key, version) or _value_fault(key, keys[key]) for key in keys}
+    if old_interface := _old_interface(table_type, keys):
+        faults = {**faults, **dict.fromkeys(old_interface), "query": _written_as_query(old_interface)}
     missing = [
         Fault(name, f"is missing, and a {table_type} table does not open without it", "add it")
         for name, key in known.items()
         if key.required and keys.get(name) is None and not faults.get(name)
     ]
-    texts = {key: _text(known[key].kind, keys[key]) for key in keys if not faults[key] and keys[key] is not None}
+    given = [key for key in keys if not faults[key] and keys[key] is not None and key not in old_interface]
+    texts = {key: _text(known[key].kind, keys[key]) for key in given}
     table = _Table(table_type, texts, parameter)
     findings = Findings((*(fault for fault in faults.values() if fault), *missing))
     for rule in _RULES:
@@ -233,10 +260,22 @@ def validate(
     return findings
 
 
+def _old_interface(table_type: str, keys: Mapping[str, object]) -> list[str]:
+    """The keys of Postfix 2.1's query interface, where they stand in place of a query."""
+    read = OBSOLETE if table_type == "pgsql" else OBSOLETE[:-1]
+    return [key for key in read if keys.get(key) is not None and keys.get("query") is None]
+
+
+def _written_as_query(old_interface: Sequence[str]) -> Fault:
+    made = _MADE_OF_A_FUNCTION if "select_function" in old_interface else _MADE_OF_FIELDS
+    reason = f"is missing; Postfix makes it of {', '.join(old_interface)}, keys of Postfix 2.1"
+    return Fault("query", reason, f"write what it makes in place of them: {made}")
+
+
 def key_fault(table_type: str, key: str, version: str | None) -> Fault | None:
     """Say why a table file cannot hold this key, which Postfix ignores, or None."""
     if key in OBSOLETE:
-        return Fault(key, "belongs to Postfix 2.1's query interface and is ignored beside query", "write it as query")
+        return Fault(key, "belongs to Postfix 2.1's query interface and is ignored beside query", "take it out")
     if key not in SCHEMA:
         return _unknown_key(table_type, key)
     types, since = SCHEMA[key].types, SCHEMA[key].since
@@ -254,7 +293,7 @@ def _unknown_key(table_type: str, key: object) -> Fault:
     if shown == _HIDDEN_KEY:
         return Fault(shown, f"is not a key of {table_type}_table(5)", "is a blank missing after a colon?")
     near = [known for known in SCHEMA if known.lower() == shown.lower()]
-    fix = f"write {near[0]}" if near else "see the man page for its spelling"
+    fix = f"write {near[0]}" if near else MEANT.get(shown.lower(), "see the man page for its spelling")
     return Fault(shown, f"is not a key of {table_type}_table(5), Postfix would ignore it", fix)
 
 
@@ -393,7 +432,9 @@ def _domain_rules(table: _Table) -> Findings:
 
 
 def _password_rules(table: _Table) -> Findings:
-    if table.texts.get("password") != "":
+    # Logins by the name of the process, or without any check, are PostgreSQL's own; over MariaDB's socket too.
+    by_socket = table.type == "mysql" and all(parse_host(text).socket for text in hosts(table.texts))
+    if table.texts.get("password") != "" or table.type == "pgsql" or by_socket:
         return Findings()
     return Findings(warnings=(Fault("password", "is empty", "write it, unless that is meant"),))
 

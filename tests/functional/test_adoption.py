@@ -55,7 +55,7 @@ IN_RESTRICTIONS = {"mysql-virtual_sender.cf", "sql-maintain.cf"}
 # Of a parameter that only a patched Postfix knows.
 NOT_ASKED = {"mysql-virtual_mailbox_limit_maps.cf", "mysql_virtual_mailbox_limit_maps.cf"}
 # What an apply may change in a file that somebody else wrote.
-REWRITTEN = {"layout", "copy", "query", "port", "domain", *ispmail_tablefile.OBSOLETE}
+REWRITTEN = {"layout", "copy", "comments", "query", "port", "domain", *ispmail_tablefile.OBSOLETE}
 
 
 class Site:
@@ -281,6 +281,7 @@ def test_the_copy_of_a_replaced_file(site):
     path = this.postfix.config_directory / "mysql-canonical.cf"
     changes = call("postfix_map.apply")["changes"]["sender_canonical_maps"]
     assert changes["copy"] == {"old": None, "new": f"{path}.before-ispmail"}
+    assert changes["comments"] == {"old": "4 lines", "new": None}
     copy = Path(f"{path}.before-ispmail")
     assert copy.read_text().splitlines() == [
         "#",
@@ -300,7 +301,10 @@ def test_the_copy_of_a_replaced_file(site):
     first = copy.read_bytes()
     write_cold(path, f"# later\n{path.read_text()}", mode=0o640, group="postfix")
     assert call("postfix_map.apply")["changes"] == {
-        "sender_canonical_maps": {"layout": {"old": "another", "new": "canonical"}}
+        "sender_canonical_maps": {
+            "layout": {"old": "another", "new": "canonical"},
+            "comments": {"old": "1 line", "new": None},
+        }
     }
     assert copy.read_bytes() == first
 

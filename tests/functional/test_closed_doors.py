@@ -227,7 +227,7 @@ def test_a_wrong_password_is_never_no_answer(minion, postfix, password):
     said = minion.call("postfix_map.lookup", "virtual_alias_maps", "jack@example.org")
     assert said["result"] == "could not ask" and "Access denied" in said["reason"]
     # A mask in place of each "1" of an address would tell the password.
-    assert "127.0.0.1" in said["reason"] and "***" not in said["reason"].replace("using password: ***", "")
+    assert "127.0.0.1" in said["reason"] and "***" not in said["reason"]
     assert minion.call("postfix_map.probe")
 
 

@@ -8,10 +8,10 @@ import yaml
 import ispmail_tablefile
 from lab import scratch
 from lab.minion import REPOSITORY, Minion
-from lab.postfix import Postfix
+from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
-from .test_apply import ANSWERED, managed, replies
+from .test_apply import ANSWERED, GUIDES, managed, replies
 
 
 def test_lookup_tells_three_results_apart(minion, pillar):
@@ -207,3 +207,39 @@ def test_a_second_instance_has_its_own_pillar_key(minion):
         minion.pillar = both
         assert minion.call("postfix_map.apply", "second")["reloaded"] is True
         assert replies(second) == ANSWERED
+
+
+def test_maps_of_a_stopped_postfix_are_asked_without_proxymap(minion, postfix, pillar):
+    """Nobody answers for proxymap then: it took ten seconds, and said "no answer"."""
+    minion.pillar = pillar(
+        maps={name: {"proxy": True} for name in GUIDES},
+        answers=[{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": True}],
+    )
+    assert managed(minion)["result"] is True
+    path = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    postfix.stop()
+    try:
+        for name in ("virtual_alias_maps", f"proxy:mysql:{path}", f"mysql:{path}"):
+            found = minion.call("postfix_map.lookup", name, "jack@example.org")
+            assert found == {"result": "answer", "answer": "john@example.org", "warnings": []}, name
+        assert minion.call("postfix_map.probe") == minion.call("postfix_map.answers") == []
+    finally:
+        postfix.start()
+
+
+@pytest.mark.parametrize("name", ["virtual_alias_maps", "the table"])
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("dbname =", "bad string length 0 < 1: dbname"), ("expansion_limit = x", "bad numerical configuration")],
+)
+def test_a_reason_names_the_table_and_not_where_it_is_held(minion, postfix, name, line, reason):
+    """It was /proc/self/fd/4: the number says nothing to an admin."""
+    assert managed(minion)["result"] is True
+    path = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    kept = [each for each in path.read_text().splitlines() if not each.startswith(line.partition(" ")[0])]
+    write_cold(path, "\n".join([*kept, line, ""]), 0o640, "postfix")
+    table = f"mysql:{path}"
+    found = minion.call("postfix_map.lookup", table if name == "the table" else name, "jack@example.org")
+    assert found["result"] == "could not ask" and found["reason"].startswith(f"{table}: {reason}")
+    said = minion.call("postfix_map.probe")
+    assert len(said) == 1 and said[0].startswith(f"virtual_alias_maps: virtual_alias_maps: {reason}")

@@ -17,6 +17,8 @@ SAID = [
     ("/a.cf: bad boolean configuration: tls_verify_cert = SECRET", "bad boolean configuration: tls_verify_cert"),
     ("db_common_parse: /a.cf: Invalid query template: SELECT SECRET %q", "Invalid query template"),
     ("connect to pgsql server postgresql://u:SECRET@db/m: no", "connect to pgsql server postgresql://***@db/m: no"),
+    ("(using password: SECRET)", "(using password: ***"),
+    ("a password: YES) SECRET", "a password: ***"),
     ("Access denied for user 'mailserver password = SECRET'@'h'", "Access denied for user 'mailserver password = ***'"),
 ]
 
@@ -37,7 +39,7 @@ KEPT = [
 
 @pytest.mark.parametrize("line", KEPT)
 def test_what_an_admin_needs_is_kept(line):
-    assert ispmail_command.safe(line).replace("***)", "YES)").replace("***", "YES)") == line
+    assert ispmail_command.safe(line) == line
 
 
 def test_bytes_that_are_no_utf_8_can_be_sent():

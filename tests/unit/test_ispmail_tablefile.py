@@ -58,8 +58,31 @@ FAULTS = [
     ("mysql", {1: "TOKEN"}, {}, "1", "not a key"),
     ("mysql", {"unknown": None}, {}, "unknown", "not a key"),
     *(
-        ("mysql", {key: "TOKEN"}, {}, key, "write it as query")
+        ("mysql", {key: "TOKEN"}, {}, key, "is ignored beside query: take it out")
         for key in ("table", "select_field", "where_field", "additional_conditions", "select_function")
+    ),
+    *(
+        (
+            type_,
+            {"query": None, "table": "TOKEN", "select_field": "a", "where_field": "b", **more},
+            {},
+            "query",
+            f"makes it of {', '.join(['table', 'select_field', 'where_field', *more])}, keys of Postfix 2.1: "
+            "write what it makes in place of them: "
+            "SELECT [select_field] FROM [table] WHERE [where_field]='%s' [additional_conditions]",
+        )
+        for type_, more in (("mysql", {}), ("sqlite", {}), ("pgsql", {"additional_conditions": "TOKEN"}))
+    ),
+    ("pgsql", {"query": None, "select_function": "TOKEN"}, {}, "query", "SELECT [select_function]('%s')"),
+    *(
+        ("mysql", {key: "TOKEN"}, {}, key, words)
+        for key, words in (
+            ("port", "would ignore it: write it into hosts, as in 127.0.0.1:3307"),
+            ("socket", "write it into hosts, as in unix:/run"),
+            ("Database", "write dbname"),
+            ("username", "write user"),
+            ("passwd", "write password"),
+        )
     ),
     ("sqlite", {"password": "TOKEN"}, {}, "password", "is a key of mysql and pgsql tables"),
     ("mysql", {"dbpath": "TOKEN"}, {}, "dbpath", "is a key of sqlite tables"),
@@ -234,7 +257,7 @@ WARNINGS = [
     ("mysql", {"query": f"{WHERE}n='%s' # it's"}, {}, "query", "is not read"),
     ("pgsql", {"query": f"{WHERE}n='%s' --TOKEN"}, {}, "query", "is not read"),
     ("mysql", {"domain": "TOKEN"}, {"parameter": "virtual_alias_maps"}, "domain", "catch-alls"),
-    ("mysql", {"password": ""}, {}, "password", "is empty"),
+    *(("mysql", {"password": "", "hosts": hosts}, {}, "password", "is empty") for hosts in ("127.0.0.1", "localhost ::1:1")),
     ("mysql", {"hosts": "TOKEN.example.org"}, {}, "hosts", "without TLS"),
     ("mysql", {"hosts": "127.0.0.1 inet:192.0.2.1:3306"}, {}, "hosts", "without TLS"),
     ("mysql", {"hosts": "localhost.example.org"}, {}, "hosts", "without TLS"),
@@ -248,6 +271,9 @@ UNWARNED = [
         for value in ("127.0.0.1:3307", "localhost", "LOCALHOST", "unix:/x", "inet:127.1.2.3")
     ),
     ("mysql", {"hosts": "db.example.org", "tls_CAfile": "/etc/ssl/ca.pem"}),
+    # A login by the name of the process, or without any check.
+    ("pgsql", {"password": ""}),
+    *(("mysql", {"password": "", "hosts": value}) for value in ("localhost", "unix:/x", "unix:/x, localhost")),
 ]
 
 
@@ -700,6 +726,26 @@ DIFFS = [
 @pytest.mark.parametrize("old, new, changes", DIFFS)
 def test_diff(old, new, changes):
     assert ispmail_tablefile.diff(old, new) == changes
+
+
+def test_the_old_query_interface_is_no_secret():
+    """A lost "and enabled = 1" was invisible in a dry run."""
+    old = {"table": "users", "select_field": "1", "where_field": "email", "additional_conditions": "and enabled = 1"}
+    assert ispmail_tablefile.redact(old) == old
+    assert ispmail_tablefile.redact({"additional_conditions": "password = x"}) == {"additional_conditions": "***"}
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        (b"dbname = mail\0 x\nuser = u\n", {"dbname": "mail", "user": "u"}),
+        (b"dbname = a\0b\n c\nuser = u\n", {"dbname": "a", "user": "u"}),
+        (b"db\0name = a\nuser = u\n", {"user": "u"}),
+        (b"dbname = a\n \0 b\n", {"dbname": "a"}),
+    ],
+)
+def test_a_line_ends_at_nul_as_in_postfix(content, keys):
+    assert ispmail_tablefile.parse(content) == keys
 
 
 def test_redact_leaves_what_is_no_secret():
