@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("0b0cbb40d0bd")
+ispmail_stamp.require("f4ed6ddbfc8f")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("0b0cbb40d0bd")
+ispmail_stamp.require("f4ed6ddbfc8f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("0b0cbb40d0bd")
+ispmail_stamp.require("f4ed6ddbfc8f")
 
 import ispmail_compare
 import ispmail_consumers

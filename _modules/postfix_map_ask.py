@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("0b0cbb40d0bd")
+ispmail_stamp.require("f4ed6ddbfc8f")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("0b0cbb40d0bd")
+ispmail_stamp.require("f4ed6ddbfc8f")
 
 import ispmail_apply
 import ispmail_consumers

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("0b0cbb40d0bd")
+ispmail_stamp.require("f4ed6ddbfc8f")
 
 from salt.exceptions import CommandExecutionError
 
@@ -95,7 +95,8 @@ def answers(name, pillar="ispmail"):
     pillar : ispmail
         The pillar key that holds the configuration.
 
-    Returns the usual dict of a state; it never has changes, and ``test=True`` makes no difference.
+    Returns the usual dict of a state; it never has changes. With ``test=True`` a failure is no failure yet where an
+    apply would change the maps.
 
     Raises nothing: a failure is in the comment.
 
@@ -112,7 +113,8 @@ def answers(name, pillar="ispmail"):
         wrong = __salt__["postfix_map.answers"](pillar)
         return listed("The live maps do not answer as expected", wrong) if wrong else None
 
-    return check_state(name, "The live maps answer as expected", check)
+    ret = check_state(name, "The live maps answer as expected", check)
+    return {**ret, "result": None} if __opts__["test"] and not ret["result"] and _is_due(pillar) else ret
 
 
 def consumers(name, pillar="ispmail"):
@@ -190,6 +192,14 @@ def drained(name, timeout=60, pillar="ispmail"):
         return None
 
     return check_state(name, "No process uses an older table file", check)
+
+
+def _is_due(pillar):
+    """Whether an apply would change the maps."""
+    try:
+        return bool(__salt__["postfix_map.compare"](pillar)["due"])
+    except (CommandExecutionError, SaltInvocationError):
+        return False
 
 
 def _described(outcome, done, test):

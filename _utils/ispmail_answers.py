@@ -15,10 +15,11 @@ import ispmail_lookup
 import ispmail_route
 from ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from ispmail_errors import InvalidInput
-from ispmail_expand import referred
+from ispmail_expand import expand, referred
 from ispmail_inventory import Inventory
 from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe, renamed
-from ispmail_maincf import BLANKS, SECRET_PARAMETERS
+from ispmail_maincf import BLANKS, SECRET_PARAMETERS, without_inline, words
+from ispmail_query import PROBE_DOMAIN
 from ispmail_reach import words_of
 from ispmail_tablefile import SECRET, shown_key
 
@@ -26,6 +27,8 @@ from ispmail_tablefile import SECRET, shown_key
 _CHUNK = 64
 # How long to go on looking for more that cannot be asked, after the first, in seconds.
 PROBE_SECONDS = 10
+_TABLE = re.compile(r"(?!(static|inline|fail):)[a-z][a-z0-9_]*:")
+_QUESTION = f"probe@{PROBE_DOMAIN}"
 
 
 def lookup(instance: Instance, name: str, question: str) -> Lookup:
@@ -57,7 +60,7 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
 
 
 def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -> set[str]:
-    """The paths of the tables that hold a relay's passwords, however main.cf and master.cf spell them."""
+    """The paths of the tables that hold passwords: a relay's, however main.cf and master.cf spell them, and pillar's."""
     known = inventory.settings
     secret = referred(SECRET_PARAMETERS, {**known.values, **inventory.overrides()})
     found = {
@@ -66,7 +69,7 @@ def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -
         if any(place.name.rpartition("/")[2] in secret for place in table.places)
     }
     # A map that is not live yet too.
-    return found | {known.real_path(each.path) for each in instance.maps if each.parameter in secret}
+    return found | {known.real_path(each.path) for each in instance.maps if each.secret or each.parameter in secret}
 
 
 def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
@@ -143,6 +146,41 @@ def unaskable(groups: Iterable[Group], config_directory: str) -> tuple[list[str]
                 names = (warnings if found.reason is None else reasons).setdefault(sentence, [])
                 names += [] if name in names else [name]
     return _with_maps(reasons), _with_maps(warnings)
+
+
+class Broken(NamedTuple):
+    """A table of somebody else's that cannot be asked."""
+
+    parameter: str
+    table: str
+    reason: str
+    opens: bool  # False: Postfix cannot open it, so that each process that starts anew fails
+
+    def __str__(self) -> str:
+        return f"{self.parameter} also asks {self.table}, which is not pillar's and cannot be asked: {self.reason}"
+
+
+def broken_others(maps: Sequence[Map], inventory: Inventory, running: bool) -> list[Broken]:
+    """The tables of any type that stand beside these maps in their parameters, and cannot be asked.
+
+    Args:
+        running: Whether a proxymap can be asked.
+    """
+    known = inventory.settings
+    ours = {known.real_path(each.path) for each in maps}
+    found = []
+    for parameter in dict.fromkeys(each.parameter for each in maps):
+        others = [word for word in known.words(parameter) if not any(each.path in ours for each in word.references)]
+        for table in [text for word in others for text in words(expand(word.text, known.values))]:
+            table = table.lstrip("!")
+            if not _TABLE.match(table) or (table.startswith("proxy:") and not running):
+                continue
+            asked = ispmail_lookup.ask(_QUESTION, [table], known.config_directory)
+            if asked.result == COULD_NOT_ASK:
+                shown = without_inline(table)
+                reason = renamed(asked.reason or "", table, shown)
+                found.append(Broken(parameter, shown, reason, opens=not re.search("open |supported", reason)))
+    return found
 
 
 def unaskable_live(instance: Instance) -> list[str]:
@@ -239,8 +277,8 @@ def _named_table(instance: Instance, inventory: Inventory, name: str) -> Map:
     that leads elsewhere a moment later.
     """
     known = inventory.settings
-    words = words_of(name, known.values, known.real_path)
-    asked = words[0].references[0] if len(words) == 1 and words[0].is_table else None
+    found = words_of(name, known.values, known.real_path)
+    asked = found[0].references[0] if len(found) == 1 and found[0].is_table else None
     allowed = {(each.type, known.real_path(each.path)): each.parameter for each in instance.maps}
     allowed |= {(each.type, each.path): each.places[0].name for each in inventory.tables}
     if asked is None or (asked.type, asked.path) not in allowed:

@@ -18,11 +18,11 @@ import ispmail_smtpd
 import ispmail_sockets
 import ispmail_tablefile
 import ispmail_transaction
-from ispmail_answers import askers, live, staged, unaskable, wrong_answers
+from ispmail_answers import askers, broken_others, live, staged, unaskable, wrong_answers
 from ispmail_compare import Comparison
 from ispmail_config import CompleteInstance, CompleteMap
 from ispmail_config_consumers import NONE, Consumers
-from ispmail_errors import Failed, Fault, listed
+from ispmail_errors import CannotAsk, Failed, Fault, listed
 from ispmail_hosts import hosts, parse_host
 from ispmail_inventory import Inventory, is_own_parameter
 from ispmail_plan import Difference, Outcome
@@ -47,10 +47,13 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, 
 
     Raises:
         PillarFault: What pillar asks for cannot work on this server; lists all faults.
+        CannotAsk: There are maps and no Postfix; a dry run warns of that.
         Failed: A map could not be asked or gave another answer, a consumer would not use the new password, or a file
             could not be written. Everything is as before then.
     """
     found = ispmail_compare.compare(instance, cache_directory, consumers)
+    if found.lacks_postfix and not test:
+        raise CannotAsk("Postfix is not installed: install the package postfix")
     warnings = ispmail_logins.probe(consumers) if found.option_files.changes else []
     if found.maps and found.concerns_postfix:
         return _apply_to_postfix(found, found.maps, cache_directory, test, warnings)
@@ -69,6 +72,7 @@ def _apply_to_postfix(
     running = ispmail_postfix.running(directory)
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
+    warnings += _refuse_before_a_reload(instance, inventory, running)
     files = (*difference.files, *found.option_files.files)
     change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
     if test:
@@ -79,6 +83,20 @@ def _apply_to_postfix(
         shown = ", ".join(sorted({*changed, *found.option_files.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
     return found.outcome(warnings, running)
+
+
+def _refuse_before_a_reload(instance: CompleteInstance, inventory: Inventory, running: bool) -> list[str]:
+    """Refuse a change where a reload would have Postfix notice that it cannot open a table of somebody else's.
+
+    Returns:
+        Warnings of such tables where Postfix knows already, and of those whose question fails.
+    """
+    broken = broken_others(instance.maps, inventory, running)
+    unopened = [str(each) for each in broken if not each.opens]
+    if unopened and running and not ispmail_smtpd.ask(inventory).cannot_ask:
+        head = "Nothing was changed. Postfix works without these tables until its next reload, which this needs"
+        raise Failed(listed(head, [f"{each} (mend it, or take it out)" for each in unopened]))
+    return [str(each) for each in broken]
 
 
 def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[str]:

@@ -23,6 +23,7 @@ class Comparison(NamedTuple):
     maps: ispmail_plan.Difference | None  # None: nothing that needs a Postfix
     option_files: ispmail_consumers.Difference
     interrupted: bool  # a change was cut off, and Postfix may not have been reloaded
+    lacks_postfix: bool = False  # there are maps, and Postfix is not installed
 
     @property
     def concerns_postfix(self) -> bool:
@@ -32,7 +33,7 @@ class Comparison(NamedTuple):
     @property
     def is_due(self) -> bool:
         """Whether there is anything to do, or a fault to tell."""
-        return self.concerns_postfix or bool(self.option_files.changes) or self.interrupted
+        return self.concerns_postfix or bool(self.option_files.changes) or self.interrupted or self.lacks_postfix
 
     @property
     def faults(self) -> list[str]:
@@ -52,6 +53,9 @@ class Comparison(NamedTuple):
             reloaded: Whether Postfix was, or would be, reloaded.
         """
         changes = {**(self.maps.changes if self.maps else {}), **self.option_files.changes}
+        if self.lacks_postfix:
+            changes |= {each.name: {"file": {"old": None, "new": each.path}} for each in self.instance.maps}
+            warnings = [*warnings, "Postfix is not installed: maps can be applied once it is"]
         if self.maps and self.interrupted:
             changes["postfix"] = ispmail_plan.finished(reloaded)
         told = tuple(dict.fromkeys([*warnings, *self.warnings]))
@@ -73,6 +77,6 @@ def compare(instance: CompleteInstance, cache_directory: str, consumers: Consume
     ispmail_consumers.check(consumers)
     interrupted = ispmail_journal.interrupted(instance.config_directory, cache_directory)
     # A server that has only other programs with the maps' account needs no Postfix.
-    needs_postfix = instance.maps or (interrupted and ispmail_postfix.installed())
-    maps = ispmail_plan.compare(instance) if needs_postfix else None
-    return Comparison(instance, consumers, maps, option_files, interrupted)
+    installed = ispmail_postfix.installed()
+    maps = ispmail_plan.compare(instance) if installed and (instance.maps or interrupted) else None
+    return Comparison(instance, consumers, maps, option_files, interrupted, bool(instance.maps) and not installed)

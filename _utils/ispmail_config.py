@@ -39,7 +39,7 @@ _SECTIONS: dict[str, type] = {
     "consumers": dict,
 }
 _KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
-_MAP_KEYS = ("parameter", "file", "type", "proxy")
+_MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
 _FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
 # Files in a configuration directory that are Postfix's own.
 _POSTFIX_FILES = ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto", "master.cf.proto")
@@ -58,6 +58,7 @@ class Map:
     proxy: bool  # read through proxymap(8)
     path: str  # of the table file
     wanted: bool = True  # False: pillar sets it to null
+    secret: bool = False  # its answers are passwords, and never shown
 
     def table(self, proxied: bool = True) -> str:
         """How main.cf writes it. `proxied`: False where no proxymap runs."""
@@ -310,9 +311,10 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
     if table_type not in ispmail_tablefile.TYPES:
         faults.append(Fault(f"{shown}:type", f"must be one of {', '.join(ispmail_tablefile.TYPES)}"))
         table_type = "mysql"
-    proxy = fields.get("proxy", False)
-    if not isinstance(proxy, bool):
-        faults.append(Fault(f"{shown}:proxy", "must be true or false"))
+    switches = {key: fields.get(key, False) for key in ("proxy", "secret")}
+    faults += [
+        Fault(f"{shown}:{key}", "must be true or false") for key, on in switches.items() if not isinstance(on, bool)
+    ]
     file = fields.get("file", default_file(stem, table_type))
     if not is_file_name(file):
         reason = (
@@ -324,7 +326,8 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
     path = os.path.normpath(os.path.join(directory, file))
     if whose := owner_of(os.path.basename(path)):
         faults.append(Fault(f"{shown}:file", f"is a file of {whose}", "choose another name"))
-    return Map(stem, parameter, table_type, proxy is True, path, entry is not None), faults
+    proxy, secret = (on is True for on in switches.values())
+    return Map(stem, parameter, table_type, proxy, path, entry is not None, secret), faults
 
 
 def default_file(name: str, table_type: str) -> str:
@@ -371,9 +374,7 @@ def _with_keys(each: Map, maps: object, shared: Mapping[str, object]) -> Complet
     inherited = {key: value for key, value in shared.items() if key in known}
     own = {**MAPS.get(each.name, {}), **{key: value for key, value in fields.items() if key not in _MAP_KEYS}}
     sources = {key: f"database:{key}" for key in inherited} | {key: f"maps:{each.name}:{key}" for key in own}
-    return CompleteMap(
-        each.name, each.parameter, each.type, each.proxy, each.path, keys={**inherited, **own}, sources=sources
-    )
+    return CompleteMap(**vars(each), keys={**inherited, **own}, sources=sources)
 
 
 def _has_no_password(each: CompleteMap) -> bool:

@@ -123,7 +123,9 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
         yield from _readable_for_proxymap(live)
         yield from _credentials_are_in_the_file(live)
         yield from only_host_is_asked_again(live)
-    yield from _can_be_asked(postfix, maps)
+    running = ispmail_postfix.running(postfix.config_directory)
+    yield from _can_be_asked(postfix, maps, running)
+    yield from _others_can_be_asked(postfix, running)
     yield from _smtpd_can_ask(postfix)
     yield from _no_old_processes(postfix, maps)
 
@@ -207,9 +209,8 @@ def only_host_is_asked_again(live: LiveMap) -> Iterator[Finding]:
     yield warning_if("" if seconds == "1" else fix, "the only host is asked again soon", live.name)
 
 
-def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
+def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap], running: bool) -> Iterator[Finding]:
     """Postfix's own client asks, as each process that reads the map."""
-    running = ispmail_postfix.running(postfix.config_directory)
     reasons: dict[str, set[str]] = {}
     ways: list[str] = []
     for group in ispmail_answers.live([live.map for live in maps], postfix.inventory, running):
@@ -222,6 +223,13 @@ def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding
     for reason, some in names_by_reason.items():
         yield fault_if(reason, "Postfix can ask the map", ", ".join(some))
     yield fault_if("; ".join(dict.fromkeys(ways)), "mail goes the way of its map", postfix.where)
+
+
+def _others_can_be_asked(postfix: Postfix, running: bool) -> Iterator[Finding]:
+    """Postfix asks a parameter's tables in turn: one that fails fails the lookup, whosever it is."""
+    broken = ispmail_answers.broken_others(postfix.target.instance.wanted, postfix.inventory, running)
+    fix = "; ".join(map(str, broken))
+    yield fault_if(f"{fix}: mend it, or take it out" if fix else "", "tables of others can be asked", postfix.where)
 
 
 def _smtpd_can_ask(postfix: Postfix) -> Iterator[Finding]:

@@ -50,9 +50,8 @@ def section(pillar: Mapping[str, Any], key: str) -> Any:
     found = salt.utils.data.traverse_dict_and_list(pillar, key, None)
     if found is None:
         broken = " (it could not be rendered: see the log of the master)" if "_errors" in pillar else ""
-        raise InvalidInput(
-            f"pillar has no {key}{broken}: at least {key}:database:password is needed, see pillar.example"
-        )
+        what = f"pillar has no {key}{broken}" if pillar else "pillar is empty (salt-ssh gives it to states only)"
+        raise InvalidInput(f"{what}: at least {key}:database:password is needed, see pillar.example")
     return found
 
 

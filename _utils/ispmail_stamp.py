@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "0b0cbb40d0bd"
+STAMP = "f4ed6ddbfc8f"
 
 
 def require(stamp: str) -> None:

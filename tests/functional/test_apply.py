@@ -1,5 +1,9 @@
 """postfix_map.managed on a real Postfix and a real MariaDB: what an apply does, and what it refuses."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -329,4 +333,56 @@ def test_pillar_without_ispmail_says_so(minion):
     minion.pillar = {}
     result = managed(minion)
     assert result["result"] is False
-    assert "ispmail:database:password" in result["comment"]
+    assert result["comment"] == (
+        "pillar is empty (salt-ssh gives it to states only): "
+        "at least ispmail:database:password is needed, see pillar.example"
+    )
+
+
+HIDE_POSTFIX = """
+for file in /usr/sbin/post*; do mount --bind /dev/null "$file" || exit 9; done
+grep -v ^postfix: /etc/group > "$0" && mount --bind "$0" /etc/group && exec "$@"
+"""
+
+
+def without_postfix(minion, *arguments):
+    """What salt-call prints where neither Postfix's programs nor its group are: in a mount namespace of its own."""
+    salt_call = [str(Path(sys.executable).parent / "salt-call"), "--local", "--out=json", "-c", str(minion.directory)]
+    group = str(minion.directory / "group")
+    command = ["unshare", "--mount", "sh", "-c", HIDE_POSTFIX, group, *salt_call, *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return {key.split("_|-")[0] + key.split("_|-")[-1]: value for key, value in json.loads(done.stdout)["local"].items()}
+
+
+def test_a_dry_run_before_postfix_is_installed(minion, postfix, pillar):
+    """It failed, "there is no group postfix", on each fresh server; faults of pillar are told all the same."""
+    minion.pillar = pillar(answers=[{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": True}])
+    before = everything(postfix)
+    minion.command("saltutil.sync_all")
+    found = without_postfix(minion, "state.apply", "ispmail", "test=True")
+    assert [found[state]["result"] for state in ("postfix_mapmanaged", "postfix_mapanswers")] == [None, None]
+    assert found["postfix_mapmanaged"]["comment"] == (
+        "3 maps would be applied\nwarning: Postfix is not installed: maps can be applied once it is"
+    )
+    assert set(found["postfix_mapmanaged"]["changes"]) == set(GUIDES)
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"qeury": "x"}})
+    found = without_postfix(minion, "state.apply", "ispmail.maps", "test=True")["postfix_mapmanaged"]
+    assert found["result"] is False and "ispmail:maps:virtual_alias_maps:qeury is not a key" in found["comment"]
+    minion.pillar = pillar()
+    found = without_postfix(minion, "state.apply", "ispmail.maps")["postfix_mapmanaged"]
+    assert found["result"] is False and found["comment"] == "Postfix is not installed: install the package postfix"
+    assert everything(postfix) == before
+
+
+def test_answers_of_a_dry_run_are_those_of_the_live_maps(minion, pillar):
+    """Before the first apply they cannot be right yet; in the correct state they are wrong."""
+    answers = [{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "john@example.org"}]
+    minion.pillar = pillar(answers=answers)
+
+    def answered(test):
+        return minion.apply("ispmail", test=test)["postfix_map.answers"]["result"]
+
+    assert answered(True) is None
+    assert answered(False) is True and answered(True) is True
+    minion.pillar = pillar(answers=[{**answers[0], "answer": "other@example.org"}])
+    assert answered(True) is False

@@ -168,6 +168,23 @@ def test_passwords_of_a_relay_are_never_an_answer(minion, postfix, doors, spelli
     assert said == f"relay: {RELAY} should give ***, but gives ***"
 
 
+def test_answers_that_pillar_calls_secret_are_not_told(minion, postfix, doors):
+    """Nobody but the admin knows that a map of a parameter of one's own gives passwords."""
+    pillar = minion.pillar
+    relay = {**pillar["ispmail"]["maps"]["relay"], "parameter": "zz_own", "file": "own.cf", "secret": True}
+    pillar["ispmail"]["maps"] = {"own": relay}
+    pillar["ispmail"]["answers"] = [{"map": "own", "question": RELAY, "answer": "other-Secret1"}]
+    minion.pillar = pillar
+    result = managed(minion)
+    assert result["result"] is False and f"own: {RELAY} should give ***, but gives ***" in result["comment"]
+    del pillar["ispmail"]["answers"]
+    minion.pillar = pillar
+    assert managed(minion)["result"] is True
+    for table in ("own", f"mysql:{postfix.config_directory}/own.cf"):
+        said = minion.call("postfix_map.lookup", table, RELAY)
+        assert said == {"result": "answer", "answer": "***", "warnings": []}
+
+
 def test_a_relays_password_is_not_told_before_the_first_apply(minion, postfix, doors):
     """main.cf refers to a parameter that is set with the map only: the comment of the first apply showed the answer."""
     pillar = minion.pillar

@@ -11,6 +11,7 @@ import ispmail_transaction
 from ispmail_command import run
 from ispmail_errors import Failed
 from ispmail_transaction import Change
+from lab import wait_until
 from lab.postfix import write_cold
 from lab.smtp import rcpt
 
@@ -324,3 +325,26 @@ def test_a_directory_that_others_can_write_is_refused(minion, postfix, pillar):
     result = managed(minion)
     assert result["result"] is False
     assert f"others than root may write in {folder}: choose a directory of root's" in result["comment"]
+
+
+@pytest.mark.parametrize("broken", ["hash:/nonexistent/none", "mysql:/nonexistent/none.cf", "nosuchtype:/x"])
+def test_a_broken_table_of_somebody_else_is_named(minion, postfix, pillar, broken):
+    """smtpd had not noticed it yet: each apply reloaded, was put back, and named "a table" that the mail log knows."""
+    assert managed(minion)["result"] is True
+    ours = postfix.postconf("virtual_alias_maps")["virtual_alias_maps"]
+    postfix.write_main_cf(**{**postfix.postconf(), "virtual_alias_maps": f"{broken}, {ours}"})
+    said = f"virtual_alias_maps also asks {broken}, which is not pillar's and cannot be asked: "
+    minion.pillar = pillar(maps={"virtual_mailbox_maps": {"expansion_limit": 7}})
+    before = everything(postfix)
+    for test in (True, False):
+        result = managed(minion, test=test)
+        assert result["result"] is False
+        assert "until its next reload, which this needs" in result["comment"] and said in result["comment"]
+    assert everything(postfix) == before and replies(postfix) == ANSWERED
+    faults = [row["fix"] for row in minion.call("postfix_doctor.check") if row["result"] == "fault"]
+    assert any(fix.startswith(said) for fix in faults), faults
+    # Once Postfix knows, an apply is no reason for it any more.
+    postfix.reload()
+    assert wait_until(lambda: replies(postfix)["nobody@example.org"] == 451, 10)
+    result = managed(minion)
+    assert result["result"] is True and f"warning: {said}" in result["comment"]
