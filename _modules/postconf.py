@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4ed6ddbfc8f")
+ispmail_stamp.require("9d26ad451239")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

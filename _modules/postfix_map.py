@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4ed6ddbfc8f")
+ispmail_stamp.require("9d26ad451239")
 
 import ispmail_compare
 import ispmail_consumers

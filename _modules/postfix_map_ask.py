@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4ed6ddbfc8f")
+ispmail_stamp.require("9d26ad451239")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4ed6ddbfc8f")
+ispmail_stamp.require("9d26ad451239")
 
 import ispmail_apply
 import ispmail_consumers

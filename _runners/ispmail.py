@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4ed6ddbfc8f")
+ispmail_stamp.require("9d26ad451239")
 
 import salt.client
 import salt.utils.event

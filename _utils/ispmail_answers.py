@@ -60,7 +60,7 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
 
 
 def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -> set[str]:
-    """The paths of the tables that hold passwords: a relay's, however main.cf and master.cf spell them, and pillar's."""
+    """The paths of tables whose answers are passwords: a relay's, however it is spelt, and those that pillar says."""
     known = inventory.settings
     secret = referred(SECRET_PARAMETERS, {**known.values, **inventory.overrides()})
     found = {
@@ -171,8 +171,8 @@ def broken_others(maps: Sequence[Map], inventory: Inventory, running: bool) -> l
     found = []
     for parameter in dict.fromkeys(each.parameter for each in maps):
         others = [word for word in known.words(parameter) if not any(each.path in ours for each in word.references)]
-        for table in [text for word in others for text in words(expand(word.text, known.values))]:
-            table = table.lstrip("!")
+        texts = [text for word in others for text in words(expand(word.text, known.values))]
+        for table in [text.lstrip("!") for text in texts]:
             if not _TABLE.match(table) or (table.startswith("proxy:") and not running):
                 continue
             asked = ispmail_lookup.ask(_QUESTION, [table], known.config_directory)

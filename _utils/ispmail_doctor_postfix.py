@@ -234,7 +234,7 @@ def _others_can_be_asked(postfix: Postfix, running: bool) -> Iterator[Finding]:
 
 def _smtpd_can_ask(postfix: Postfix) -> Iterator[Finding]:
     """What no lookup shows: smtpd itself, with all that it has open, and its chroot as it is."""
-    said = ispmail_smtpd.ask(postfix.inventory)
+    said, name = ispmail_smtpd.ask(postfix.inventory), "smtpd can ask its maps"
     fix = ""
     if said.cannot_ask:
         fix = f"smtpd says {said}: see the mail log"
@@ -242,7 +242,10 @@ def _smtpd_can_ask(postfix: Postfix) -> Iterator[Finding]:
         running = ispmail_postfix.running(postfix.config_directory)
         why = "see the mail log" if running else f"Postfix does not run: postfix -c {postfix.config_directory} start"
         fix = f"smtpd on {said.server} does not answer ({said}): {why}"
-    yield fault_if(fix, "smtpd can ask its maps", postfix.where)
+    elif said.was_not_asked:
+        yield warning_if(f"smtpd was not asked ({said}): send a mail to see", name, postfix.where)
+        return
+    yield fault_if(fix, name, postfix.where)
 
 
 def _no_old_processes(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:

@@ -116,7 +116,7 @@ def _path_fault(text: str, table_type: str) -> Fault | None:
 def _name_fault(text: str, table_type: str) -> Fault | None:
     name, port = _split_port(text)
     if "[" in text or (":" in name and not _is_ipv6(name)):
-        reason = "has an IPv6 address without a port, or in brackets, and Postfix takes what follows its last colon as port"
+        reason = "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"
         return Fault("hosts", reason, f"write such as ::1:{_DEFAULT_PORTS[table_type]}")
     if not name:
         return Fault("hosts", "has a port without a host", "write host:port")

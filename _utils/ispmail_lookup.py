@@ -300,7 +300,8 @@ def _silence(host: ispmail_hosts.Host, table_type: str) -> str | None:
     if host.name is None or host.port is None:
         return None
     try:
-        with socket.create_connection((host.name, host.port), timeout=2) as connection:
+        # A service's name is looked up.
+        with socket.create_connection((host.name, host.port), timeout=2) as connection:  # type: ignore[arg-type]
             if table_type == "mysql" and not connection.recv(1):
                 return f"{host.name}:{host.port} closes the connection"
     except TimeoutError:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ispmail_errors import Failed
+from ispmail_expand import expand
 from ispmail_inventory import Inventory
-from ispmail_maincf import words
+from ispmail_maincf import overrides, words
 
 # A recipient of a domain that nobody has: smtpd and its helpers ask the maps for it.
 NOBODY = "probe@probe.invalid"
+_PROTOCOL = "smtpd_upstream_proxy_protocol"
 
 
 class Reply(NamedTuple):
@@ -46,12 +48,23 @@ def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> R
     """
     import smtplib  # noqa: PLC0415  an apply that has nothing to do need not load it
 
-    server = _address(inventory)
-    if server is None:
+    listening = _listening(inventory)
+    if listening is None:
         return Reply(None, None, "no smtpd listens without TLS")
-    host, _, port = server.rpartition(":")
+    behind_proxy = listening.behind_proxy
+
+    class Client(smtplib.SMTP):
+        """Says first for whom it speaks, as a load balancer does, where smtpd waits for that."""
+
+        def _get_socket(self, *arguments: Any) -> Any:
+            connection = super()._get_socket(*arguments)  # type: ignore[misc]
+            if behind_proxy:
+                connection.sendall(_on_behalf_of(connection))
+            return connection
+
+    server = f"{listening.host}:{listening.port}"
     try:
-        with smtplib.SMTP(host, int(port), local_hostname="localhost", timeout=timeout) as client:
+        with Client(listening.host, listening.port, local_hostname="localhost", timeout=timeout) as client:
             client.ehlo_or_helo_if_needed()
             code, text = client.docmd("MAIL FROM:<>")
             if code == 530 and client.has_extn("starttls"):
@@ -69,8 +82,16 @@ def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> R
     return Reply(server, code, text.decode(errors="replace"))
 
 
-def _address(inventory: Inventory) -> str | None:
-    """Where an smtpd listens that speaks first and without TLS, as host:port; None: nowhere."""
+class _Listening(NamedTuple):
+    """Where an smtpd listens."""
+
+    host: str
+    port: int
+    behind_proxy: bool  # it waits for the line of a load balancer
+
+
+def _listening(inventory: Inventory) -> _Listening | None:
+    """Where an smtpd listens that speaks first and without TLS; None: nowhere."""
     for service in inventory.services:
         if service.type == "inet" and service.program == "smtpd" and "wrappermode" not in service.command:
             host, _, port = service.name.rpartition(":")
@@ -85,7 +106,16 @@ def _address(inventory: Inventory) -> str | None:
             port = str(socket.getservbyname(port, "tcp"))
         except OSError:
             return None
-    return f"{host.strip('[]')}:{port}"
+    protocol = overrides(service.command).get(_PROTOCOL, inventory.settings.values.get(_PROTOCOL, ""))
+    is_haproxy = expand(protocol, inventory.settings.values) == "haproxy"
+    return _Listening(host.strip("[]"), int(port), is_haproxy)
+
+
+def _on_behalf_of(connection: socket.socket) -> bytes:
+    """The line of HAProxy's PROXY protocol, version 1, for this very connection."""
+    (host, port), (server, server_port) = connection.getsockname()[:2], connection.getpeername()[:2]
+    family = "TCP6" if ":" in host else "TCP4"
+    return f"PROXY {family} {host} {server} {port} {server_port}\r\n".encode("ascii")
 
 
 def refuse_if_worse(before: Reply | None, after: Reply) -> list[str]:

@@ -30,7 +30,7 @@ Postfix and its table types are installed:
     - pkgs: {{ packages | json }}
     - reload_modules: {{ system_python | json }}
     - require_in:
-      - postfix_map: Postfix asks the maps that pillar names
+      - sls: ispmail.maps
 {%- endif %}
 {%- if not system_python %}
 {%- set found = [] %}

@@ -1,6 +1,7 @@
 """postfix_map.managed on a real Postfix and a real MariaDB: what an apply does, and what it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -340,18 +341,21 @@ def test_pillar_without_ispmail_says_so(minion):
 
 
 HIDE_POSTFIX = """
-for file in /usr/sbin/post*; do mount --bind /dev/null "$file" || exit 9; done
+for file in /usr/sbin/post* $HIDDEN; do mount --bind /dev/null "$file" || exit 9; done
 grep -v ^postfix: /etc/group > "$0" && mount --bind "$0" /etc/group && exec "$@"
 """
 
 
-def without_postfix(minion, *arguments):
+def without_postfix(minion, *arguments, hidden=""):
     """What salt-call prints where neither Postfix's programs nor its group are: in a mount namespace of its own."""
     salt_call = [str(Path(sys.executable).parent / "salt-call"), "--local", "--out=json", "-c", str(minion.directory)]
     group = str(minion.directory / "group")
     command = ["unshare", "--mount", "sh", "-c", HIDE_POSTFIX, group, *salt_call, *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    return {key.split("_|-")[0] + key.split("_|-")[-1]: value for key, value in json.loads(done.stdout)["local"].items()}
+    environment = {**os.environ, "HIDDEN": hidden}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    return {
+        key.split("_|-")[0] + key.split("_|-")[-1]: value for key, value in json.loads(done.stdout)["local"].items()
+    }
 
 
 def test_a_dry_run_before_postfix_is_installed(minion, postfix, pillar):
@@ -386,3 +390,16 @@ def test_answers_of_a_dry_run_are_those_of_the_live_maps(minion, pillar):
     assert answered(False) is True and answered(True) is True
     minion.pillar = pillar(answers=[{**answers[0], "answer": "other@example.org"}])
     assert answered(True) is False
+
+
+def test_packages_can_be_applied_alone(minion, pillar):
+    """It was: Cannot extend ID … It is not part of the high state."""
+    mine = pillar()
+    mine["ispmail"]["packages"] = True
+    minion.pillar = mine
+    alone = minion.apply("ispmail.packages", test=True)
+    assert "pkg.installed" in alone and "postfix_map.managed" not in alone
+    minion.command("saltutil.sync_all")
+    found = without_postfix(minion, "state.apply", "ispmail.maps", hidden="/usr/bin/apt-get /usr/bin/dpkg-query")
+    assert found["pkginstalled"]["result"] is found["postfix_mapmanaged"]["result"] is False
+    assert "requisite failed: ispmail.packages.Postfix and its" in found["postfix_mapmanaged"]["comment"]

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+import ispmail_inventory
+import ispmail_smtpd
 from lab import scratch
 from lab.mariadb import MariaDB, schema
 from lab.minion import Minion
@@ -234,3 +236,28 @@ def test_a_configuration_that_only_root_can_read_is_right(minion, postfix, close
     assert result["result"] is True, result["comment"]
     assert "asked as root, because user postfix cannot read main.cf" in result["comment"]
     assert replies(postfix) == ANSWERED
+
+
+@pytest.mark.parametrize("where", ["main.cf", "master.cf"])
+def test_smtpd_behind_a_balancer_is_asked(minion, postfix, pillar, where):
+    """It waits for the line of the balancer: it was not asked, after 12 seconds, and nobody saw what a change broke."""
+    protocol = {"smtpd_upstream_proxy_protocol": "haproxy"}
+    service = f"127.0.0.1:{postfix.port}/inet"
+    if where == "main.cf":
+        postfix.write_main_cf(**protocol)
+    else:
+        postfix.command("postconf", "-P", f"{service}/smtpd_upstream_proxy_protocol=haproxy")
+    try:
+        postfix.reload()
+        result = managed(minion)
+        assert result["result"] is True and "was not asked" not in result["comment"], result["comment"]
+        rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "smtpd can ask its maps"]
+        assert [row["result"] for row in rows] == ["ok"]
+        known = ispmail_inventory.read(str(postfix.config_directory))
+        assert ispmail_smtpd.ask(known, "jack@example.org").code == 250
+        assert ispmail_smtpd.ask(known, "nobody@example.org").code == 550
+    finally:
+        postfix.write_main_cf(smtpd_upstream_proxy_protocol=None)
+        if where == "master.cf":
+            postfix.command("postconf", "-PX", f"{service}/smtpd_upstream_proxy_protocol")
+        postfix.reload()

@@ -26,6 +26,7 @@ PURE = {
     "enum",
     "functools",
     "hashlib",
+    "ipaddress",
 }
 PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "typing"}
 

@@ -257,7 +257,10 @@ WARNINGS = [
     ("mysql", {"query": f"{WHERE}n='%s' # it's"}, {}, "query", "is not read"),
     ("pgsql", {"query": f"{WHERE}n='%s' --TOKEN"}, {}, "query", "is not read"),
     ("mysql", {"domain": "TOKEN"}, {"parameter": "virtual_alias_maps"}, "domain", "catch-alls"),
-    *(("mysql", {"password": "", "hosts": hosts}, {}, "password", "is empty") for hosts in ("127.0.0.1", "localhost ::1:1")),
+    *(
+        ("mysql", {"password": "", "hosts": hosts}, {}, "password", "is empty")
+        for hosts in ("127.0.0.1", "localhost ::1:1")
+    ),
     ("mysql", {"hosts": "TOKEN.example.org"}, {}, "hosts", "without TLS"),
     ("mysql", {"hosts": "127.0.0.1 inet:192.0.2.1:3306"}, {}, "hosts", "without TLS"),
     ("mysql", {"hosts": "localhost.example.org"}, {}, "hosts", "without TLS"),
