@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ispmail_config
+import ispmail_config_consumers
 import ispmail_config_database
 import ispmail_tablefile
 from ispmail_config import Answer
@@ -443,3 +444,61 @@ def test_no_structure_breaks_it(config):
     for function in (ispmail_config.instance, ispmail_config.complete, ispmail_config_database.database):
         with contextlib.suppress(InvalidInput):
             function("ispmail", config)
+
+
+# Each section, with a list and a mapping in it.
+WHOLE = {
+    "database": {"password": "pw", "hosts": ["127.0.0.1"]},
+    "server": {"host": "db", "accounts_host": ["%"], "known_accounts": ["webmail"]},
+    "maps": {"virtual_alias_maps": {"domain": ["example.org"]}},
+    "answers": [{"map": "virtual_alias_maps", "question": "a", "answer": ["b"]}],
+    "postfix": {"config_directory": "/etc/postfix"},
+    "instances": ["other"],
+    "consumers": {"dovecot": {"option_file": "/etc/dovecot/a.cnf"}, "webmail": {"holds": ["/etc/x"]}},
+    "rotation": {"batch": 1},
+}
+READERS = (
+    lambda section: ispmail_config.complete("ispmail", section),
+    lambda section: ispmail_config.instance("ispmail", section),
+    lambda section: ispmail_config_consumers.logins("ispmail", section),
+    lambda section: ispmail_config_database.database("ispmail", section),
+)
+
+
+# Sections whose keys are known.
+FIXED = [
+    *((), ("database",), ("server",), ("maps", "virtual_alias_maps"), ("answers", 0), ("postfix",), ("rotation",)),
+    *(("consumers", name) for name in ("dovecot", "webmail")),
+]
+
+
+def places(value, path=()):
+    """The path of each mapping and list in it."""
+    if isinstance(value, (dict, list)):
+        yield path
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "key", ["password:SECRET-1", "password SECRET-1", "SECRET 1", "- SECRET", "SECRET" * 9, "Ü-SECRET"]
+)
+@pytest.mark.parametrize("place", list(places(WHOLE)), ids=lambda place: ":".join(map(str, place)))
+def test_a_blank_that_was_forgotten_behind_a_colon_tells_nothing(place, key):
+    """YAML reads {password:SECRET, hosts: x} as a key that holds the password, in any section."""
+    section = copy.deepcopy(WHOLE)
+    target = section
+    for step in place:
+        target = target[step]
+    if isinstance(target, dict):
+        target[key] = None
+    else:
+        target.append(key)
+    said = []
+    for reader in READERS:
+        try:
+            reader(section)
+        except InvalidInput as err:
+            said.append(str(err))
+    assert said or place not in FIXED
+    assert "SECRET" not in repr(said)
