@@ -4,6 +4,7 @@ import sqlite3
 
 import pytest
 import yaml
+from salt.exceptions import CommandExecutionError
 
 import ispmail_tablefile
 from lab import scratch
@@ -243,3 +244,12 @@ def test_a_reason_names_the_table_and_not_where_it_is_held(minion, postfix, name
     assert found["result"] == "could not ask" and found["reason"].startswith(f"{table}: {reason}")
     said = minion.call("postfix_map.probe")
     assert len(said) == 1 and said[0].startswith(f"virtual_alias_maps: virtual_alias_maps: {reason}")
+
+
+def test_a_question_that_is_too_long_is_a_sentence(minion, pillar):
+    managed(minion)
+    with pytest.raises(CommandExecutionError, match="^postmap cannot be run: Argument list too long$"):
+        minion.call("postfix_map.lookup", "virtual_alias_maps", "a" * 200_000)
+    minion.pillar = pillar(answers=[{"map": "virtual_alias_maps", "question": "a" * 200_000, "answer": "b" * 200_000}])
+    with pytest.raises(CommandExecutionError, match="^postmap cannot be run: Argument list too long$"):
+        minion.call("postfix_map.answers")
