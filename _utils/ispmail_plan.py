@@ -83,11 +83,12 @@ def compare(instance: CompleteInstance) -> Difference:
     foreign = []
     named = functools.cache(lambda: named_by(known))
     for each in instance.maps:
-        old, fault = table_file(each, named, each.text)
+        text = ispmail_release.for_release(each.type, each.text, known.version)
+        old, fault = table_file(each, named, text)
         if fault:
             foreign.append(fault)
             continue
-        replacements, differences = _compare_file(each, old, known.version)
+        replacements, differences = _compare_file(each.path, old, text)
         if differences:
             files += replacements
             changes[each.name] = differences
@@ -215,13 +216,12 @@ def table_file(
     return file, None
 
 
-def _compare_file(each: CompleteMap, old: File, version: str) -> tuple[list[Replacement], dict[str, Any]]:
+def _compare_file(path: str, old: File, text: str) -> tuple[list[Replacement], dict[str, Any]]:
     """A table file as it should be, with a copy of one that somebody else wrote, and how the one on disk differs."""
-    text = ispmail_release.for_release(each.type, each.text, version)
     new = File(old.path, text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
     replacements = [Replacement(new, still=(old.content,))]
     if old.content is None:
-        return replacements, {"file": {"old": None, "new": each.path}, **_differing_keys(old, new)}
+        return replacements, {"file": {"old": None, "new": path}, **_differing_keys(old, new)}
     is_owned = ownership(old)
     changes: dict[str, Any] = {
         name: {"old": is_owned[name], "new": value} for name, value in ownership(new).items() if is_owned[name] != value
