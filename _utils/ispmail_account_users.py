@@ -9,7 +9,7 @@ from typing import Any
 import ispmail_connections
 import ispmail_database
 import ispmail_sql
-from ispmail_config import DatabaseConfig
+from ispmail_config_database import DatabaseConfig
 from ispmail_database import Server
 
 

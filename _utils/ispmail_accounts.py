@@ -15,7 +15,7 @@ import ispmail_account_users
 import ispmail_database
 import ispmail_schema
 import ispmail_sql
-from ispmail_config import DatabaseConfig
+from ispmail_config_database import DatabaseConfig
 from ispmail_database import Server, Step
 from ispmail_errors import DatabaseError, listed, plural
 from ispmail_sql import NATIVE, Account, Grant

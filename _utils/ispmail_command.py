@@ -7,10 +7,9 @@ import pwd
 import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from ispmail_errors import CannotAsk
+from ispmail_errors import CannotAsk, repr_without
 
 Name = Literal["postconf", "postfix", "postmap", "doveconf"]
 
@@ -29,16 +28,18 @@ _QUOTES = (
 )
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """How a command ended. `returncode` is None where it was killed at the end of its time.
 
     Bytes that are not UTF-8 are kept in the texts as surrogates.
     """
 
     returncode: int | None
-    stdout: str = field(repr=False)
-    stderr: str = field(repr=False)
+    stdout: str
+    stderr: str
+
+    def __repr__(self) -> str:
+        return repr_without(self, "stdout", "stderr")
 
 
 def run(

@@ -16,8 +16,6 @@ from ispmail_programs import table_fault
 from ispmail_tablefile import shown_key
 
 DEFAULT_DIRECTORY = "/etc/postfix"
-# Of the account that is made where there is none.
-DEFAULT_ACCOUNT_HOST = "127.0.0.1"
 
 # The set-up of the ISPmail guide: a password is all that has to be added.
 DATABASE = {"user": "mailserver", "hosts": "127.0.0.1", "dbname": "mailserver"}
@@ -82,8 +80,7 @@ class Answer(NamedTuple):
     answer: str | bool
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """One Postfix instance and the maps that pillar names for it. Needs no password and no sdb."""
 
     pillar_key: str
@@ -110,40 +107,6 @@ class CompleteInstance(NamedTuple):
     maps: tuple[CompleteMap, ...]  # none that is set to null
     answers: tuple[Answer, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class AdminLogin:
-    """How Salt logs in to the database server as its admin: by a socket, or by host and port."""
-
-    user: str
-    password: str | None = field(repr=False)
-    unix_socket: str | None
-    host: str | None
-    port: int = 3306
-
-
-@dataclass(frozen=True)
-class DatabaseConfig:
-    """What pillar says of the database server's side."""
-
-    pillar_key: str
-    user: str
-    password: str | None = field(repr=False)
-    dbname: str
-    hosts: tuple[str, ...]  # the host parts of the maps' account; none where those that exist are meant
-    create_tables: bool
-    login: AdminLogin
-    revoke_other_grants: bool = False
-    known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
-
-    def managed_hosts(self, existing: Iterable[str]) -> tuple[str, ...]:
-        """The host parts of the accounts that are the maps'.
-
-        Args:
-            existing: The host parts of the user's accounts on the server.
-        """
-        return self.hosts or tuple(existing) or (DEFAULT_ACCOUNT_HOST,)
 
 
 def instance(pillar_key: str, section: object) -> Instance:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, TypeGuard
 
 import ispmail_optionfile
 import ispmail_tablefile
 from ispmail_config import DATABASE, SEE_EXAMPLE, owner_of, unknown_keys
-from ispmail_errors import Fault, PillarFault
+from ispmail_errors import Fault, PillarFault, repr_without
 from ispmail_tablefile import shown_key
 
 # A consumer that is known by its name: `dovecot: {}` is enough.
@@ -51,13 +51,15 @@ class Consumer(NamedTuple):
     config_file: str | None = None  # the dovecot.conf that has to name the option file; None: no Dovecot
 
 
-@dataclass(frozen=True)
-class Consumers:
+class Consumers(NamedTuple):
     """The consumers of one pillar key, and how they log in."""
 
     pillar_key: str
     consumers: tuple[Consumer, ...]
-    keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # those of a table file, without its query
+    keys: Mapping[str, str] = MappingProxyType({})  # those of a table file, without its query
+
+    def __repr__(self) -> str:
+        return repr_without(self, "keys")
 
     @property
     def with_option_file(self) -> tuple[Consumer, ...]:

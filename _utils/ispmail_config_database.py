@@ -4,16 +4,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ispmail_tablefile
-from ispmail_config import DATABASE, SEE_EXAMPLE, AdminLogin, DatabaseConfig, unknown_keys
-from ispmail_errors import Fault, PillarFault
+from ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
+from ispmail_errors import Fault, PillarFault, repr_without
 from ispmail_hosts import MYSQL_SOCKET
+
+# Of the account that is made where there is none.
+DEFAULT_ACCOUNT_HOST = "127.0.0.1"
 
 _LOGIN_KEYS = ("unix_socket", "host", "port", "user", "password")
 _SWITCHES = {"create_tables": True, "revoke_other_grants": False}  # with their defaults
 _SERVER_KEYS = (*_LOGIN_KEYS, "accounts_host", "known_accounts", *_SWITCHES)
+
+
+class AdminLogin(NamedTuple):
+    """How Salt logs in to the database server as its admin: by a socket, or by host and port."""
+
+    user: str
+    password: str | None
+    unix_socket: str | None
+    host: str | None
+    port: int = 3306
+
+    def __repr__(self) -> str:
+        return repr_without(self, "password")
+
+
+class DatabaseConfig(NamedTuple):
+    """What pillar says of the database server's side."""
+
+    pillar_key: str
+    user: str
+    password: str | None
+    dbname: str
+    hosts: tuple[str, ...]  # the host parts of the maps' account; none where those that exist are meant
+    create_tables: bool
+    login: AdminLogin
+    revoke_other_grants: bool = False
+    known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
+
+    def __repr__(self) -> str:
+        return repr_without(self, "password")
+
+    def managed_hosts(self, existing: Iterable[str]) -> tuple[str, ...]:
+        """The host parts of the accounts that are the maps'.
+
+        Args:
+            existing: The host parts of the user's accounts on the server.
+        """
+        return self.hosts or tuple(existing) or (DEFAULT_ACCOUNT_HOST,)
 
 
 def database(

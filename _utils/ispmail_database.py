@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import ispmail_hosts
 import ispmail_sql
 from ispmail_client import TLS, Client, Login
-from ispmail_config import AdminLogin
+from ispmail_config_database import AdminLogin
 from ispmail_errors import DatabaseError, InvalidInput, listed
 from ispmail_meanings import EXPIRED, LOST_NUMBERS
 from ispmail_sql import Grant

@@ -18,7 +18,8 @@ import ispmail_postfix
 import ispmail_release
 import ispmail_smtpd
 import ispmail_tablefile
-from ispmail_config import DatabaseConfig, Instance, Map
+from ispmail_config import Instance, Map
+from ispmail_config_database import DatabaseConfig
 from ispmail_errors import CannotAsk, IspmailError
 from ispmail_inventory import Inventory
 from ispmail_report import Finding, fault_if, warning_if

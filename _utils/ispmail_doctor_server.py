@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import ispmail_account_users
 import ispmail_hosts
-from ispmail_config import DatabaseConfig
+from ispmail_config_database import DatabaseConfig
 from ispmail_doctor_login import PLUGIN_CHECK
 from ispmail_doctor_postfix import Target
 from ispmail_errors import IspmailError
@@ -36,7 +35,7 @@ def check(
     seen: list[DatabaseConfig] = []
     for target in targets:
         config = target.database
-        identity = replace(config, pillar_key="", password=None, create_tables=False)
+        identity = config._replace(pillar_key="", password=None, create_tables=False)
         if target.own_server and identity not in seen and _may_be_asked(target, local):
             seen.append(identity)
             yield from _check_server(target, users)

@@ -74,6 +74,12 @@ def kind_of(err: BaseException) -> str:
     return f"{type(err).__name__} ({reason})" if reason else type(err).__name__
 
 
+def repr_without(value: NamedTuple, *secret: str) -> str:
+    """Write a value without its fields that hold a secret: a traceback, or a careless log line, may print any value."""
+    shown = ", ".join(f"{name}={part!r}" for name, part in zip(value._fields, value) if name not in secret)
+    return f"{type(value).__name__}({shown})"
+
+
 def listed(head: str, lines: Iterable[str]) -> str:
     """Write a heading and a list, one line each."""
     return "\n- ".join([f"{head}:", *lines])

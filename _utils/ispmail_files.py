@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import fcntl
 import os
 import re
@@ -17,9 +16,9 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError
+from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, repr_without
 
 # How far the modification time is set back, in seconds.
 BACKDATED = 5
@@ -29,19 +28,20 @@ _GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS
 _LARGEST = 16 * 2**20
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """A file as it is on disk. `content` is None where there is no such file."""
 
     path: str  # symbolic links resolved
-    content: bytes | None = field(repr=False)
+    content: bytes | None
     uid: int = 0
     gid: int = 0
     mode: int = 0  # permission bits only
 
+    def __repr__(self) -> str:
+        return repr_without(self, "content")
 
-@dataclass(frozen=True)
-class Replacement:
+
+class Replacement(NamedTuple):
     """What a file becomes: `new`, or nothing where `new.content` is None.
 
     Nothing is replaced unless the file still holds one of `still`, where that is given. With `lock` postconf's own
@@ -49,9 +49,12 @@ class Replacement:
     """
 
     new: File
-    still: tuple[bytes | None, ...] | None = field(default=None, repr=False)
+    still: tuple[bytes | None, ...] | None = None
     lock: bool = False
-    between: bytes | None = field(default=None, repr=False)
+    between: bytes | None = None
+
+    def __repr__(self) -> str:
+        return repr_without(self, "still", "between")
 
     @property
     def path(self) -> str:
@@ -239,7 +242,7 @@ def _first(replacement: Replacement) -> File:
     """What a file becomes first."""
     if replacement.between is None:
         return replacement.new
-    return dataclasses.replace(replacement.new, content=replacement.between)
+    return replacement.new._replace(content=replacement.between)
 
 
 def _refuse_changed(replacement: Replacement, found: File) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from ispmail_errors import Fault
+from ispmail_errors import Fault, repr_without
 
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 BLANKS = " \t\n\v\f\r"
@@ -20,14 +20,16 @@ MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 _DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """One of a table's hosts, as Postfix and its client library read it."""
 
-    text: str = field(repr=False)  # as the table file has it; a URI may hold a password
+    text: str  # as the table file has it; a URI may hold a password
     name: str | None  # None for a path of a socket, and for a URI, which libpq reads by itself
     port: int | str | None  # a text for the name of a service, see services(5); None for a socket and a URI
     socket: str | None  # the path of the socket (pgsql: of its directory)
+
+    def __repr__(self) -> str:
+        return repr_without(self, "text")
 
 
 def hosts(keys: Mapping[str, str]) -> list[str]:

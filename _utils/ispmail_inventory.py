@@ -5,12 +5,12 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import ispmail_files
 import ispmail_postconf
 import ispmail_tablefile
+from ispmail_errors import repr_without
 from ispmail_expand import expand, names_in
 from ispmail_maincf import overrides, parts, words
 from ispmail_postconf import Service
@@ -22,13 +22,15 @@ _PERMITS = ("proxy_read_maps", "proxy_write_maps")
 _SQL = re.compile(r"(mysql|pgsql|sqlite):|\$")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The parameters of one Postfix."""
 
     config_directory: str
-    values: Mapping[str, str] = field(repr=False)  # as main.cf has them, or their defaults; ``$name`` not expanded
+    values: Mapping[str, str]  # as main.cf has them, or their defaults; ``$name`` not expanded
     explicit: frozenset[str]  # those that main.cf sets
+
+    def __repr__(self) -> str:
+        return repr_without(self, "values")
 
     def expanded(self, name: str) -> str:
         """A parameter's value, ``$name`` expanded; empty where there is none."""
@@ -177,7 +179,7 @@ def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inven
     """The inventory as it is once parameters have other values; None takes one out of main.cf."""
     known = inventory.settings
     values = {**known.values, **{name: value or "" for name, value in parameters.items()}}
-    return of(replace(known, values=values), inventory.services)
+    return of(known._replace(values=values), inventory.services)
 
 
 def of(known: Settings, services: Sequence[Service]) -> Inventory:

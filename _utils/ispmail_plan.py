@@ -9,7 +9,7 @@ import itertools
 import os
 import pwd
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ispmail_files
@@ -52,11 +52,10 @@ class Difference(NamedTuple):
         return {name: self.settings.set_value(name) for name in self.parameters}
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What was changed, or would be."""
 
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = MappingProxyType({})
     maps: int = 0
     warnings: tuple[str, ...] = ()
     reloaded: bool = False
@@ -64,7 +63,7 @@ class Outcome:
 
     def describe(self, warnings: Iterable[str] = ()) -> dict[str, Any]:
         """For people and programs, with further warnings after its own."""
-        return {**vars(self), "changes": dict(self.changes), "warnings": [*self.warnings, *warnings]}
+        return {**self._asdict(), "changes": dict(self.changes), "warnings": [*self.warnings, *warnings]}
 
 
 def finished(reloaded: bool) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import time
@@ -168,7 +167,7 @@ def edited(parameters: Mapping[str, object], config_directory: str, workspace: s
         after = _on_a_copy(content, edits, removals, workspace)
     except OSError as err:
         raise Failed(f"{workspace or tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
-    new = dataclasses.replace(file, content=after)
+    new = file._replace(content=after)
     return Replacement(new, still=(file.content,), lock=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ispmail_errors import Fault
@@ -21,15 +20,19 @@ _NO_EXPANSION = "has a % that is no expansion, which is fatal to Postfix"
 _WRITE_PERCENT = "write %% for a percent sign"
 
 
-@dataclass(frozen=True)
-class Findings:
+class Findings(NamedTuple):
     """Errors can never work; warnings may not be meant. No text holds a value."""
 
     errors: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
 
-    def __add__(self, other: Findings) -> Findings:
-        return Findings(self.errors + other.errors, self.warnings + other.warnings)
+
+def all_of(found: Sequence[Findings]) -> Findings:
+    """Put several findings together, in their order."""
+    return Findings(
+        tuple(fault for each in found for fault in each.errors),
+        tuple(fault for each in found for fault in each.warnings),
+    )
 
 
 class _Token(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import logging
@@ -79,7 +78,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
     if interrupted:
         changes["postfix"] = finished(running)
-    deletions = [Replacement(dataclasses.replace(file, content=None), still=(file.content,)) for file in files]
+    deletions = [Replacement(file._replace(content=None), still=(file.content,)) for file in files]
     expected = {name: known.set_value(name) for name in parameters}
     change = Change(directory, cache_directory, tuple(deletions), parameters, expected)
     if changes and test:

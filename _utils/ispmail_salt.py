@@ -18,8 +18,9 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import ispmail_config
 import ispmail_config_consumers
 import ispmail_config_database
-from ispmail_config import CompleteInstance, DatabaseConfig, Instance
+from ispmail_config import CompleteInstance, Instance
 from ispmail_config_consumers import Consumers
+from ispmail_config_database import DatabaseConfig
 from ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
 from ispmail_scope import Scope
 from ispmail_tablefile import shown_key

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import ispmail_collations
 import ispmail_database
 import ispmail_sql
-from ispmail_config import DatabaseConfig
+from ispmail_config_database import DatabaseConfig
 from ispmail_database import Server, Step
 from ispmail_errors import DatabaseError
 from ispmail_sql import Index, Missing, Table

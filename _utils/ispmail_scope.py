@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ispmail_config import DatabaseConfig, Instance
+from ispmail_config import Instance
 from ispmail_config_consumers import Consumer, Consumers
+from ispmail_config_database import DatabaseConfig
 
 
 class Scope(NamedTuple):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ispmail_errors import Fault, InvalidInput, listed
+from ispmail_errors import Fault, InvalidInput, listed, repr_without
 from ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
-from ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, format_faults, query_findings
+from ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, all_of, format_faults, query_findings
 
 TYPES = ("mysql", "pgsql", "sqlite")
 SECRET = "***"  # noqa: S105
@@ -254,10 +253,8 @@ def validate(
     given = [key for key in keys if not faults[key] and keys[key] is not None and key not in old_interface]
     texts = {key: _text(known[key].kind, keys[key]) for key in given}
     table = _Table(table_type, texts, parameter)
-    findings = Findings((*(fault for fault in faults.values() if fault), *missing))
-    for rule in _RULES:
-        findings += rule(table)
-    return findings
+    by_keys = Findings((*filter(None, faults.values()), *missing))
+    return all_of([by_keys, *(rule(table) for rule in _RULES)])
 
 
 def _old_interface(table_type: str, keys: Mapping[str, object]) -> list[str]:
@@ -388,13 +385,15 @@ def _text_fault(key: str, value: object) -> Fault | None:
     return next((Fault(key, rule.reason, rule.fix) for rule in broken), None)
 
 
-@dataclass(frozen=True)
-class _Table:
+class _Table(NamedTuple):
     """The values of a table that are good by themselves."""
 
     type: str
-    texts: Mapping[str, str] = field(repr=False)
+    texts: Mapping[str, str]
     parameter: str | None
+
+    def __repr__(self) -> str:
+        return repr_without(self, "texts")
 
 
 def _query_rules(table: _Table) -> Findings:

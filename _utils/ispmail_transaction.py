@@ -7,7 +7,6 @@ reload, check, deletions. The way back is the same in reverse, and new files go 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import time
@@ -138,7 +137,7 @@ def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: st
     if not more or not rest:
         return [edited]
     first = ispmail_postconf.edited(rest if more > 0 else domains, change.config_directory, workspace)
-    return [dataclasses.replace(edited, between=first.new.content)]
+    return [edited._replace(between=first.new.content)]
 
 
 def _remove_leftovers(due: list[str] | None) -> None:

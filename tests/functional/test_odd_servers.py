@@ -11,7 +11,7 @@ import ispmail_accounts
 import ispmail_client
 import ispmail_database
 from ispmail_client import TLS, Client, Login
-from ispmail_config import AdminLogin, DatabaseConfig
+from ispmail_config_database import AdminLogin, DatabaseConfig
 from ispmail_doctor_login import ask, check, logins
 from ispmail_errors import DatabaseError
 from lab import HOST

@@ -1,6 +1,7 @@
 """Values for the tests of the doctor."""
 
-from ispmail_config import AdminLogin, DatabaseConfig, Instance, Map
+from ispmail_config import Instance, Map
+from ispmail_config_database import AdminLogin, DatabaseConfig
 from ispmail_doctor_postfix import LiveMap, Postfix, Target
 from ispmail_inventory import Inventory, Settings
 

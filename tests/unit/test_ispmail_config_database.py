@@ -2,8 +2,7 @@
 
 import pytest
 
-from ispmail_config import AdminLogin
-from ispmail_config_database import database
+from ispmail_config_database import AdminLogin, database
 from ispmail_errors import PillarFault
 
 

@@ -11,7 +11,7 @@ from .doctor_values import NOTHING, live_map
 
 def found(version, type_="mysql", **keys):
     live = live_map(type_=type_, **keys)
-    known = dataclasses.replace(NOTHING.settings, values={"mail_version": version})
+    known = NOTHING.settings._replace(values={"mail_version": version})
     inventory = NOTHING._replace(settings=known)
     live = dataclasses.replace(live, postfix=live.postfix._replace(inventory=inventory))
     return [(each.result, each.fix) for each in only_host_is_asked_again(live)]

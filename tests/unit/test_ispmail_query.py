@@ -104,9 +104,9 @@ def test_formats(value, reasons):
     assert len(faults) == len(reasons)
 
 
-def test_findings_are_added():
+def test_findings_are_put_together():
     one, two = Fault("a", "is wrong"), Fault("b", "is odd")
-    assert Findings((one,)) + Findings((two,), (two,)) == Findings((one, two), (two,))
+    assert ispmail_query.all_of([Findings((one,)), Findings((two,), (two,))]) == Findings((one, two), (two,))
 
 
 def test_probes_are_special_each_in_its_way():
