@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d26ad451239")
+ispmail_stamp.require("54e6d3ca2388")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d26ad451239")
+ispmail_stamp.require("54e6d3ca2388")
 
 
 import ispmail_accounts

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d26ad451239")
+ispmail_stamp.require("54e6d3ca2388")
 
 import ispmail_answers
 import ispmail_classes

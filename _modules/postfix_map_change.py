@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d26ad451239")
+ispmail_stamp.require("54e6d3ca2388")
 
 import ispmail_apply
 import ispmail_consumers

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d26ad451239")
+ispmail_stamp.require("54e6d3ca2388")
 
 from ispmail_salt import state
 

@@ -65,11 +65,11 @@ class _Found:
     name: str = ""  # of the map
 
 
-def named(places: Iterable[Place], is_asked: Callable[[str], bool]) -> list[Named]:
+def named(places: Iterable[Place], unasked: Callable[[Iterable[str]], Collection[str]]) -> list[Named]:
     """Turn the places of an inventory into what pillar may name, in their order.
 
     Args:
-        is_asked: Whether anything asks the tables of a parameter.
+        unasked: Tells of parameters whose tables nothing asks.
     """
     found = [
         Named(each.name, each.reference.type, each.reference.path, each.reference.proxied, _obstacle(each))
@@ -77,8 +77,8 @@ def named(places: Iterable[Place], is_asked: Callable[[str], bool]) -> list[Name
         # What another parameter holds belongs to that one.
         if sole_name(each.word.text) is None
     ]
-    asked = {name: is_asked(name) for name in {each.place for each in found if not each.obstacle}}
-    return [each if asked.get(each.place, True) else each._replace(obstacle=_NOT_ASKED) for each in found]
+    idle = unasked(each.place for each in found if not each.obstacle)
+    return [each._replace(obstacle=_NOT_ASKED) if each.place in idle else each for each in found]
 
 
 def _obstacle(named_at: Place) -> str:

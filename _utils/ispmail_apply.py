@@ -24,7 +24,7 @@ from ispmail_config import CompleteInstance, CompleteMap
 from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import CannotAsk, Failed, Fault, listed
 from ispmail_hosts import hosts, parse_host
-from ispmail_inventory import Inventory, is_own_parameter
+from ispmail_inventory import Inventory, own_parameters
 from ispmail_plan import Difference, Outcome
 from ispmail_programs import table_fault
 from ispmail_release import READ_WHEN_CONNECTING
@@ -127,13 +127,14 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         for each in instance.maps
         if not os.path.isdir(os.path.dirname(each.path))
     ]
+    own = own_parameters(difference.parameters, inventory.settings)
     for each in instance.maps:
         for directory in dict.fromkeys(map(os.path.dirname, (each.path, os.path.realpath(each.path)))):
             if os.path.isdir(directory) and (reason := ispmail_files.unsafe_directory(directory)):
                 faults.append(Fault(f"maps:{each.name}:file", f"is where {reason}", "choose a directory of root's"))
         if each.parameter in difference.parameters:
-            key, is_own = f"maps:{each.name}:parameter", is_own_parameter(each.parameter, inventory.settings)
-            faults += filter(None, [table_fault(each.parameter, key, is_own)])
+            is_own = each.parameter in own
+            faults += filter(None, [table_fault(each.parameter, f"maps:{each.name}:parameter", is_own)])
         faults += _unknown_services(each)
         for as_ in askers(each, inventory, staged=True):
             faults += _missing_in_chroot(each, as_.chroot) if as_.chroot else []

@@ -28,7 +28,7 @@ def found(config_directory: str) -> Adopted:
         CannotAsk: There is no Postfix, or no main.cf.
     """
     inventory = ispmail_inventory.read(config_directory)
-    tables = ispmail_adopt.named(inventory.places, inventory.is_asked)
+    tables = ispmail_adopt.named(inventory.places, inventory.unasked)
     sources = {each.path: _read(each.path) for each in tables if not each.obstacle}
     return ispmail_adopt.adopt(tables, sources, config_directory, inventory.settings.version)
 

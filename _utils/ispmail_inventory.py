@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import ispmail_files
@@ -104,10 +104,10 @@ class Inventory(NamedTuple):
             for name, value in overrides(service.command).items()
         }
 
-    def is_asked(self, parameter: str) -> bool:
-        """Whether anything asks the tables of a parameter: it is Postfix's, or another one refers to it."""
-        users = _users(parameter, {**self.settings.values, **self.overrides()})
-        return bool(users) or not is_own_parameter(parameter, self.settings)
+    def unasked(self, names: Iterable[str]) -> set[str]:
+        """Those of these parameters whose tables nothing asks: the admin's own, to which no other one refers."""
+        values = {**self.settings.values, **self.overrides()}
+        return own_parameters((name for name in names if not _users(name, values)), self.settings)
 
     def spelling(self, parameter: str, path: str, table: str) -> str:
         """How a parameter spells a proxied table: proxymap has to be asked so. `table` where it does not name it."""
@@ -170,9 +170,10 @@ def read(config_directory: str, known: Settings | None = None) -> Inventory:
     return of(known, ispmail_postconf.services(config_directory))
 
 
-def is_own_parameter(name: str, known: Settings) -> bool:
-    """Tell whether a parameter is the admin's own, none of Postfix's."""
-    return ispmail_postconf.default(name, known.config_directory) is None
+def own_parameters(names: Iterable[str], known: Settings) -> set[str]:
+    """Those of these parameters that are the admin's own, none of Postfix's; one postconf tells."""
+    names = set(names)
+    return names - set(ispmail_postconf.defaults(sorted(names), known.config_directory))
 
 
 def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inventory:

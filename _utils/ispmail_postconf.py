@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import ispmail_files
@@ -109,9 +109,10 @@ def shown(values: Mapping[str, str], config_directory: str) -> dict[str, str | N
     return {name: ispmail_maincf.shown(name, value, secret_names) for name, value in values.items()}
 
 
-def default(parameter: str, config_directory: str) -> str | None:
-    """Read the default of a parameter, whatever main.cf sets; None for one that Postfix does not know."""
-    return _printed(config_directory, "-d", *checked_names([parameter]), _WITNESS).get(parameter)
+def defaults(parameters: Iterable[str], config_directory: str) -> dict[str, str]:
+    """Read the defaults of parameters, whatever main.cf sets; those that Postfix does not know are left out."""
+    names = checked_names(dict.fromkeys(parameters))
+    return _printed(config_directory, "-d", *names, _WITNESS) if names else {}
 
 
 def services(config_directory: str) -> list[Service]:

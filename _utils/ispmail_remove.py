@@ -22,7 +22,7 @@ from ispmail_config import Instance, Map
 from ispmail_errors import Failed, PillarFault
 from ispmail_expand import names_in, sole_name
 from ispmail_files import Replacement
-from ispmail_inventory import Inventory, Settings, is_own_parameter
+from ispmail_inventory import Inventory, Settings, own_parameters
 from ispmail_maincf import shown, without_inline, words
 from ispmail_plan import OPEN_DOMAINS, Outcome, finished, named_by, parameters_of, restriction_faults, table_file
 from ispmail_reach import without
@@ -101,8 +101,8 @@ def _without(names: Sequence[str], paths: set[str], inventory: Inventory) -> dic
     own = _own_parameters(names, inventory)
     parameters: dict[str, str | None] = {}
     for name, value in without([*names, "proxy_read_maps"], own, paths, known.values, known.real_path).items():
-        default = ispmail_postconf.default(name, known.config_directory) if name == "proxy_read_maps" else None
-        parameters[name] = value if value and value != default else None
+        defaults = ispmail_postconf.defaults([name], known.config_directory) if name == "proxy_read_maps" else {}
+        parameters[name] = value if value and value != defaults.get(name) else None
     return parameters
 
 
@@ -110,12 +110,14 @@ def _own_parameters(names: Sequence[str], inventory: Inventory) -> list[str]:
     """The parameters of the admin's own that only these refer to, directly or by each other."""
     known = inventory.settings
     own: list[str] = []
-    todo = list(names)
-    while todo:
-        for name in map(sole_name, words(known.values.get(todo.pop(0), ""))):
-            if name in known.explicit and name not in (*own, *names) and is_own_parameter(name, known):
-                own.append(name)
-                todo.append(name)
+    new = list(names)
+    while new:
+        referred = (sole_name(word) for name in new for word in words(known.values.get(name, "")))
+        explicit = known.explicit.difference(own, names)
+        candidates = [name for name in dict.fromkeys(filter(None, referred)) if name in explicit]
+        found = own_parameters(candidates, known)
+        new = [name for name in candidates if name in found]
+        own += new
     users = _users_of(own, [*names, *own, "proxy_read_maps"], inventory)
     return [name for name in own if name not in users]
 
@@ -150,7 +152,7 @@ def _left_alone(inventory: Inventory, parameters: Mapping[str, str | None]) -> I
     """Where a parameter that has nothing left is named by something that needs a table, such as check_…_access."""
     known = inventory.settings
     empty = {name for name, value in parameters.items() if not value}
-    own = {name for name in empty if is_own_parameter(name, known)}
+    own = own_parameters(empty, known)
     values = {name: value for name, value in known.values.items() if name not in parameters}
     for name, value in {**values, **inventory.overrides()}.items():
         found = words(value) if "$" in value else []

@@ -248,8 +248,8 @@ def test_a_reason_names_the_table_and_not_where_it_is_held(minion, postfix, name
 
 def test_a_question_that_is_too_long_is_a_sentence(minion, pillar):
     managed(minion)
-    with pytest.raises(CommandExecutionError, match="^postmap cannot be run: Argument list too long$"):
+    with pytest.raises(CommandExecutionError, match=r"^postmap cannot be run: Argument list too long$"):
         minion.call("postfix_map.lookup", "virtual_alias_maps", "a" * 200_000)
     minion.pillar = pillar(answers=[{"map": "virtual_alias_maps", "question": "a" * 200_000, "answer": "b" * 200_000}])
-    with pytest.raises(CommandExecutionError, match="^postmap cannot be run: Argument list too long$"):
+    with pytest.raises(CommandExecutionError, match=r"^postmap cannot be run: Argument list too long$"):
         minion.call("postfix_map.answers")

@@ -36,8 +36,8 @@ def named(values, overrides=None, own=()):
     services = [Service("submission", "inet", "n", f"smtpd{options}")]
     values = {**DEFAULTS, **values}
     inventory = ispmail_inventory.of(Settings(values["config_directory"], values, frozenset()), services)
-    with patch.object(ispmail_inventory, "is_own_parameter", lambda name, known: name in own):
-        return ispmail_adopt.named(inventory.places, inventory.is_asked)
+    with patch.object(ispmail_inventory, "own_parameters", lambda names, known: set(own).intersection(names)):
+        return ispmail_adopt.named(inventory.places, inventory.unasked)
 
 
 def adopt(values, files, overrides=None, version=None):
