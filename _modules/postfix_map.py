@@ -56,7 +56,8 @@ def compare(pillar="ispmail"):
         The pillar key that holds the configuration.
 
     Returns a dict as ``apply`` does, with ``faults``, a list of sentences on what it would refuse (as far as that can
-    be seen without asking), and ``due``, whether it would do or refuse anything.
+    be seen without asking), and ``due``, whether it would do or refuse anything. ``reloaded`` is False, because a
+    comparison reloads nothing; where a change was cut off, it is whether Postfix would be reloaded to finish that.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where a file or main.cf cannot be read, or a
     consumer would not use its option file.
@@ -72,8 +73,8 @@ def compare(pillar="ispmail"):
     with salt_errors():
         maps, others = wanted(__pillar__, __opts__, pillar)
         found = ispmail_compare.compare(maps, __opts__["cachedir"], others)
-        running = found.concerns_postfix and ispmail_postfix.running(maps.config_directory)
-        return {**found.outcome(reloaded=running).describe(), "faults": found.faults, "due": found.is_due}
+        reloads = bool(found.maps) and found.interrupted and ispmail_postfix.running(maps.config_directory)
+        return {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
 
 
 def consumers(pillar="ispmail"):
