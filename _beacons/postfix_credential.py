@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("54e6d3ca2388")
+ispmail_stamp.require("39d93295b6d4")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("54e6d3ca2388")
+ispmail_stamp.require("39d93295b6d4")
 
 import ispmail_answers
 import ispmail_classes

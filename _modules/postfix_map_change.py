@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("54e6d3ca2388")
+ispmail_stamp.require("39d93295b6d4")
 
 import ispmail_apply
 import ispmail_consumers

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("54e6d3ca2388")
+ispmail_stamp.require("39d93295b6d4")
 
 from ispmail_salt import state
 

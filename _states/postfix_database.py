@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("54e6d3ca2388")
+ispmail_stamp.require("39d93295b6d4")
 
 from ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("54e6d3ca2388")
+ispmail_stamp.require("39d93295b6d4")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

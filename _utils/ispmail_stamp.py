@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "54e6d3ca2388"
+STAMP = "39d93295b6d4"
 
 
 def require(stamp: str) -> None:

@@ -84,7 +84,8 @@ def test_a_state_that_only_looks():
 @pytest.mark.parametrize(
     ("pillar", "said"),
     [
-        ({}, "pillar has no ispmail: at least ispmail:database:password is needed"),
+        ({"other": 1}, "^pillar has no ispmail: at least ispmail:database:password is needed"),
+        ({}, r"^pillar is empty \(salt-ssh gives it to states only\): at least ispmail:database:password is needed"),
         ({"_errors": ["x"]}, r"it could not be rendered: see the log of the master"),
     ],
 )
