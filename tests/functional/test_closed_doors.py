@@ -145,6 +145,7 @@ SPELLINGS = {
     "in braces": {"smtp_sasl_password_maps": "unionmap:{{mysql:{}}}", "zz_copy": "mysql:{}"},
     "through proxymap": {"lmtp_sasl_password_maps": "proxy:mysql:{}", "zz_copy": "mysql:{}"},
     "in master.cf": {"zz_copy": "mysql:{}"},
+    "private keys": {"tls_server_sni_maps": "mysql:{}", "zz_copy": "mysql:{}"},
 }
 
 
