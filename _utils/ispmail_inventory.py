@@ -19,7 +19,7 @@ from ispmail_reach import Place, Reference, Word, places, references, words_of
 
 # What proxymap may open: that a table stands there asks nothing.
 _PERMITS = ("proxy_read_maps", "proxy_write_maps")
-_SQL = re.compile(r"(mysql|pgsql|sqlite):|\$")
+_SQL = re.compile("(mysql|pgsql|sqlite):")
 
 
 class Settings(NamedTuple):
@@ -95,6 +95,7 @@ class Inventory(NamedTuple):
     services: tuple[Service, ...]
     places: tuple[Place, ...]  # in the order in which Postfix asks them
     tables: tuple[Table, ...]
+    users: Mapping[str, Sequence[str]]  # a parameter to those of main.cf that refer to it
 
     def overrides(self) -> dict[str, str]:
         """What services set by options in master.cf: such as submission/inet/virtual_alias_maps to the value."""
@@ -106,8 +107,8 @@ class Inventory(NamedTuple):
 
     def unasked(self, names: Iterable[str]) -> set[str]:
         """Those of these parameters whose tables nothing asks: the admin's own, to which no other one refers."""
-        values = {**self.settings.values, **self.overrides()}
-        return own_parameters((name for name in names if not _users(name, values)), self.settings)
+        users = _users({**self.settings.values, **self.overrides()})
+        return own_parameters((name for name in names if name not in users), self.settings)
 
     def spelling(self, parameter: str, path: str, table: str) -> str:
         """How a parameter spells a proxied table: proxymap has to be asked so. `table` where it does not name it."""
@@ -119,7 +120,7 @@ class Inventory(NamedTuple):
 
     def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
         """The services that open the tables of a parameter, or of what refers to it."""
-        programs = ("proxymap",) if proxied else _programs(parameter, self.settings)
+        programs = ("proxymap",) if proxied else _programs(parameter, self)
         owner = self.settings.expanded("mail_owner")
         old_defaults = self.settings.expanded("compatibility_level").split(".")[0] == "0"
         in_chroot = ("y", "-") if old_defaults else ("y",)
@@ -185,7 +186,7 @@ def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inven
 
 def of(known: Settings, services: Sequence[Service]) -> Inventory:
     """Put together what was read."""
-    bare = Inventory(known, tuple(services), (), ())
+    bare = Inventory(known, tuple(services), (), (), _users(known.values))
     everywhere = []
     found: dict[Reference, tuple[list[Place], list[Reader]]] = {}
     for place, readers in (*_in_main_cf(bare), *_in_master_cf(bare)):
@@ -197,7 +198,7 @@ def of(known: Settings, services: Sequence[Service]) -> Inventory:
         Table(each.type, each.path, each.proxied, tuple(named), tuple(readers))
         for each, (named, readers) in found.items()
     )
-    return Inventory(known, tuple(services), tuple(everywhere), tables)
+    return bare._replace(places=tuple(everywhere), tables=tables)
 
 
 _Found = tuple[Place, tuple[Reader, ...]]
@@ -206,8 +207,13 @@ _Found = tuple[Place, tuple[Reader, ...]]
 def in_main_cf(known: Settings) -> Iterator[Place]:
     """Every place where a parameter of main.cf leads to a table."""
     for name, value in known.values.items():
-        if name not in _PERMITS and _SQL.search(value):
+        if name not in _PERMITS and _may_name_table(value, known.values):
             yield from places(name, known.words(name))
+
+
+def _may_name_table(value: str, values: Mapping[str, str]) -> bool:
+    """Whether it is worth while to look for tables in each word of a value: most refer to others, and name none."""
+    return _SQL.search(value) is not None or ("$" in value and _SQL.search(expand(value, values)) is not None)
 
 
 def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
@@ -223,7 +229,7 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
         own = overrides(service.command)
         values = {**known.values, **own}
         for name, value in own.items():
-            if name in _PERMITS or not _SQL.search(value):
+            if name in _PERMITS or not _may_name_table(value, values):
                 continue
             for place in places(f"{where}/{name}", words_of(value, values, known.real_path)):
                 proxied = place.reference.proxied
@@ -231,15 +237,21 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
                 yield place, tuple(one for one in readers if proxied or one.service == where)
 
 
-def _programs(parameter: str, known: Settings) -> tuple[str, ...]:
+def _programs(parameter: str, inventory: Inventory) -> tuple[str, ...]:
     """The programs that read a parameter; for one of the admin's own, those of all parameters that refer to it."""
-    classes = words(known.expanded("smtpd_restriction_classes"))
+    classes = words(inventory.settings.expanded("smtpd_restriction_classes"))
     own = ("smtpd",) if parameter in classes else programs_of(parameter)
-    inherited = [program for name in _users(parameter, known.values) for program in programs_of(name)]
+    inherited = [program for name in inventory.users.get(parameter, ()) for program in programs_of(name)]
     return tuple(dict.fromkeys([*own, *inherited]))
 
 
-def _users(parameter: str, values: Mapping[str, str]) -> list[str]:
-    """The parameters that refer to one."""
-    found = [name for name, value in values.items() if "$" in value and parameter in names_in(value)]
-    return [name for name in found if name.rpartition("/")[2] not in (*_PERMITS, parameter)]
+def _users(values: Mapping[str, str]) -> dict[str, list[str]]:
+    """The parameters that refer to others: each of those to them."""
+    found: dict[str, list[str]] = {}
+    for name, value in values.items():
+        bare = name.rpartition("/")[2]
+        referred = dict.fromkeys(names_in(value)) if "$" in value and bare not in _PERMITS else ()
+        for each in referred:
+            if each != bare:
+                found.setdefault(each, []).append(name)
+    return found

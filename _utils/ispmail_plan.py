@@ -105,7 +105,7 @@ def compare(instance: CompleteInstance) -> Difference:
         if value is not None:
             parameters[name] = value
             changed |= {each.name for each in maps}
-    unknown = tuple(name for name in parameters if name not in known.values and not _is_referred_to(name, known))
+    unknown = _unknown(parameters, known)
     readable = _readable_by_proxymap(known, parameters, instance.maps)
     if readable is not None:
         parameters["proxy_read_maps"] = readable
@@ -126,8 +126,12 @@ def compare(instance: CompleteInstance) -> Difference:
     )
 
 
-def _is_referred_to(name: str, known: Settings) -> bool:
-    return any(name in names_in(value) for value in known.values.values() if "$" in value)
+def _unknown(names: Iterable[str], known: Settings) -> tuple[str, ...]:
+    """Those of these parameters that Postfix does not know, and no other one refers to."""
+    unset = [name for name in names if name not in known.values]
+    values = [value for value in known.values.values() if "$" in value] if unset else []
+    referred = {found for value in values for found in names_in(value)}
+    return tuple(name for name in unset if name not in referred)
 
 
 def parameters_of(maps: Iterable[Map]) -> list[str]:

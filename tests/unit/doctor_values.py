@@ -27,7 +27,7 @@ def target(prefix="", answers=(), tables=None, accounts=None, others=None, own_s
     )
 
 
-NOTHING = Inventory(Settings("/etc/postfix", {}, frozenset()), (), (), ())
+NOTHING = Inventory(Settings("/etc/postfix", {}, frozenset()), (), (), (), {})
 
 
 def live_map(
