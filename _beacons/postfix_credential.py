@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("39d93295b6d4")
+ispmail_stamp.require("42ae1ea1030a")
 
 import contextlib
 import json

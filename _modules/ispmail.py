@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("39d93295b6d4")
+ispmail_stamp.require("42ae1ea1030a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

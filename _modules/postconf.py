@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("39d93295b6d4")
+ispmail_stamp.require("42ae1ea1030a")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("39d93295b6d4")
+ispmail_stamp.require("42ae1ea1030a")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("39d93295b6d4")
+ispmail_stamp.require("42ae1ea1030a")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("39d93295b6d4")
+ispmail_stamp.require("42ae1ea1030a")
 
 import ispmail_apply
 import ispmail_consumers
