@@ -163,18 +163,23 @@ class Broken(NamedTuple):
 def broken_others(maps: Sequence[Map], inventory: Inventory, running: bool) -> list[Broken]:
     """The tables of any type that stand beside these maps in their parameters, and cannot be asked.
 
+    Once one cannot be asked, no further one is asked after PROBE_SECONDS.
+
     Args:
         running: Whether a proxymap can be asked.
     """
     known = inventory.settings
     ours = {known.real_path(each.path) for each in maps}
-    found = []
+    found: list[Broken] = []
+    until = time.monotonic() + PROBE_SECONDS
     for parameter in dict.fromkeys(each.parameter for each in maps):
         others = [word for word in known.words(parameter) if not any(each.path in ours for each in word.references)]
         texts = [text for word in others for text in words(expand(word.text, known.values))]
         for table in [text.lstrip("!") for text in texts]:
             if not _TABLE.match(table) or (table.startswith("proxy:") and not running):
                 continue
+            if found and time.monotonic() > until:
+                return found
             asked = ispmail_lookup.ask(_QUESTION, [table], known.config_directory)
             if asked.result == COULD_NOT_ASK:
                 shown = without_inline(table)
