@@ -140,7 +140,7 @@ def complete(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> 
     """
     unchecked, own = assemble(pillar_key, section)
     warnings = check(unchecked, [*faults, *own])
-    maps = [replace(each, text=ispmail_tablefile.render(each.type, each.keys)) for each in unchecked.maps]
+    maps = [replace(each, text=ispmail_tablefile.render_valid(each.keys)) for each in unchecked.maps]
     return unchecked._replace(maps=tuple(maps), warnings=tuple(warnings))
 
 

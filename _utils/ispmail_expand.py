@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ispmail_maincf import BLANKS
 
-# Of values that refer to each other in a circle; Postfix ends with a fatal error then.
-_DEEPEST = 30
+# Values that refer to each other in a circle are fatal to Postfix: here, an expansion ends somewhere.
+_DEEPEST, _MOST = 30, 10_000
 _CLOSING = {"{": "}", "(": ")"}
 _OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
 
 
-def expand(text: str, values: Mapping[str, str], depth: int = 0) -> str:
+class _Values(NamedTuple):
+    """What names stand for, and how much more may be expanded."""
+
+    values: Mapping[str, str]
+    depth: int
+    left: list[int]  # one number, that of all values of an expansion
+
+    def inside(self) -> _Values:
+        """The same, for the value of a name."""
+        return self._replace(depth=self.depth - 1)
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
     """Put values in place of ``$name``, ``${name}``, ``$(name)``, ``${name?…}``, ``${name:…}`` and ``${{…} == {…}?…}``.
 
     Args:
@@ -27,20 +39,25 @@ def expand(text: str, values: Mapping[str, str], depth: int = 0) -> str:
     Returns:
         The text; what Postfix would refuse is left as it is.
     """
-    if "$" not in text or depth > _DEEPEST:
+    return _expanded(text, _Values(values, _DEEPEST, [_MOST])) if "$" in text else text
+
+
+def _expanded(text: str, values: _Values) -> str:
+    if "$" not in text or values.depth < 0:
         return text
     found, position = [], 0
     while position < len(text):
         dollar = text.find("$", position)
-        if dollar < 0:
+        if dollar < 0 or values.left[0] <= 0:
             break
+        values.left[0] -= 1
         found.append(text[position:dollar])
         if text.startswith("$$", dollar):
             found.append("$")
             position = dollar + 2
             continue
         body, position = _reference(text, dollar + 1)
-        found.append(text[dollar:position] if body is None else _value(body, values, depth + 1))
+        found.append(text[dollar:position] if body is None else _value(body, values.inside()))
     return "".join(found) + text[position:]
 
 
@@ -92,26 +109,26 @@ def _end_of_group(text: str, start: int) -> int | None:
     return None
 
 
-def _value(body: str, values: Mapping[str, str], depth: int) -> str:
+def _value(body: str, values: _Values) -> str:
     body = body.strip(BLANKS)
     if body.startswith("{"):
-        return _compared(body, values, depth)
+        return _compared(body, values)
     name = re.split(r"\W", body, maxsplit=1)[0]
     rest = body[len(name) :].strip(BLANKS)
-    value = expand(values.get(name, ""), values, depth)
-    return _chosen(rest, bool(value), values, depth) if rest else value
+    value = _expanded(values.values.get(name, ""), values)
+    return _chosen(rest, bool(value), values) if rest else value
 
 
-def _compared(body: str, values: Mapping[str, str], depth: int) -> str:
+def _compared(body: str, values: _Values) -> str:
     """The value of ``{a} == {b} ? {x} : {y}``."""
     left, rest = _argument(body)
     operator = next((each for each in _OPERATORS if rest.startswith(each)), "")
     rest = rest[len(operator) :]
     by_level = rest.startswith("level")
     right, rest = _argument(rest.removeprefix("level").strip(BLANKS))
-    sides = (expand(left, values, depth), expand(right, values, depth))
+    sides = (_expanded(left, values), _expanded(right, values))
     holds = _holds(operator, *sides, by_level=by_level)
-    return _chosen(rest, holds, values, depth) if rest else ("true" if holds else "")
+    return _chosen(rest, holds, values) if rest else ("true" if holds else "")
 
 
 def _holds(operator: str, left: str, right: str, by_level: bool) -> bool:
@@ -136,15 +153,15 @@ def _level(text: str) -> tuple[int, ...]:
     return tuple([*numbers, 0, 0, 0][:3])
 
 
-def _chosen(rest: str, condition: bool, values: Mapping[str, str], depth: int) -> str:
+def _chosen(rest: str, condition: bool, values: _Values) -> str:
     """What stands behind ``?`` or ``:``, as the condition chooses."""
     operator, argument = rest[:1], rest[1:].strip(BLANKS)
     if operator == ":":
-        return "" if condition else expand(_argument(argument)[0], values, depth)
+        return "" if condition else _expanded(_argument(argument)[0], values)
     first, others = _argument(argument)
     if condition:
-        return expand(first, values, depth)
-    return expand(_argument(others[1:].strip(BLANKS))[0], values, depth) if others.startswith(":") else ""
+        return _expanded(first, values)
+    return _expanded(_argument(others[1:].strip(BLANKS))[0], values) if others.startswith(":") else ""
 
 
 def _argument(text: str) -> tuple[str, str]:

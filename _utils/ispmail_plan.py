@@ -98,8 +98,10 @@ def compare(instance: CompleteInstance) -> Difference:
     faults = [*shared, *foreign, *restriction_faults(instance.maps, known)]
     parameters, warnings = {}, [*_open_domains(instance.maps, known), *unmanaged_tables(instance.maps, known)]
     ours = {known.real_path(each.path) for each in instance.maps}
-    for name in parameters_of(instance.maps):
-        maps = [each for each in instance.maps if each.parameter == name]
+    by_parameter: dict[str, list[CompleteMap]] = {}
+    for each in instance.maps:
+        by_parameter.setdefault(each.parameter, []).append(each)
+    for name, maps in by_parameter.items():
         value, wrong = _pointing(known, name, maps, ours)
         faults += wrong
         if value is not None:

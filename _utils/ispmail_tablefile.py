@@ -111,6 +111,10 @@ def canonicalize(table_type: str, keys: Mapping[str, object]) -> dict[str, str]:
     errors = validate(table_type, keys).errors
     if errors:
         raise InvalidInput(listed("The table file would have errors", map(str, errors)))
+    return _canonical(keys)
+
+
+def _canonical(keys: Mapping[str, object]) -> dict[str, str]:
     values = {name: keys.get(name) for name in SCHEMA}
     return {name: _text(SCHEMA[name].kind, value) for name, value in values.items() if value is not None}
 
@@ -118,6 +122,11 @@ def canonicalize(table_type: str, keys: Mapping[str, object]) -> dict[str, str]:
 def render(table_type: str, keys: Mapping[str, object]) -> str:
     """Write the text of a table file: one ``key = value`` a line, nothing else. Raises as `canonicalize` does."""
     return text_of(canonicalize(table_type, keys))
+
+
+def render_valid(keys: Mapping[str, object]) -> str:
+    """Write the text of a table file whose keys are known to be valid, see `validate`."""
+    return text_of(_canonical(keys))
 
 
 def text_of(keys: Mapping[str, str]) -> str:
