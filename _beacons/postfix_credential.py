@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("42ae1ea1030a")
+ispmail_stamp.require("03f36bce2d71")
 
 import contextlib
 import json

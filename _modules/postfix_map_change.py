@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("42ae1ea1030a")
+ispmail_stamp.require("03f36bce2d71")
 
 import ispmail_apply
 import ispmail_consumers

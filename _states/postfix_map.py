@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("42ae1ea1030a")
+ispmail_stamp.require("03f36bce2d71")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

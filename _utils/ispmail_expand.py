@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ispmail_errors import repr_without
 from ispmail_maincf import BLANKS
 
 # Values that refer to each other in a circle are fatal to Postfix: here, an expansion ends somewhere.
@@ -24,6 +25,9 @@ class _Values(NamedTuple):
     values: Mapping[str, str]
     depth: int
     left: list[int]  # one number, that of all values of an expansion
+
+    def __repr__(self) -> str:
+        return repr_without(self, "values")
 
     def inside(self) -> _Values:
         """The same, for the value of a name."""

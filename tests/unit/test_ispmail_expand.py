@@ -83,6 +83,6 @@ def test_sole_name(word, name):
 @pytest.mark.parametrize(
     "values", [{"a": "$a$a"}, {f"a{n}": f"$a{n + 1}$a{n + 1}" for n in range(40)}, {"a": "$b$b", "b": "${a?{$a$a}}"}]
 )
-def test_a_circle_ends(values):
+def test_values_that_double_end(values):
     """Each value twice, thirty values deep, was a thousand million values."""
     assert set(ispmail_expand.expand(f"${min(values)}", values)) <= set("$ab{}?0123456789")
