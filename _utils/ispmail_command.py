@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
 import subprocess
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +16,9 @@ from ispmail_errors import CannotAsk, repr_without
 Name = Literal["postconf", "postfix", "postmap", "doveconf"]
 
 _PACKAGES = {"doveconf": "dovecot-core"}
+
+# Postfix's programs read a main.cf again and again that is less than two seconds old. That is in whole seconds.
+_HOT_SECONDS = 3
 
 # What Postfix's messages quote of a configuration file, and what is shown in place of it. A line that Postfix cannot
 # read is quoted whole, a value that it cannot use with its key, and so is the first of two lines with one key.
@@ -84,7 +89,7 @@ def run(
     except OSError as err:
         raise CannotAsk(f"{name} cannot be run: {err.strerror}") from err
     except subprocess.TimeoutExpired:
-        return Done(None, "", f"no end within {timeout:.0f} s")
+        return Done(None, "", _why_no_end(arguments, timeout))
     except subprocess.SubprocessError as err:
         # The forked child failed before its execve, and could not say why.
         raise CannotAsk(f"{name} cannot be run: its process could not be started") from err
@@ -115,8 +120,25 @@ def output(name: Name, arguments: Sequence[str]) -> str:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         command = f"{name} {arguments[-1]}" if name == "postfix" else name
-        raise CannotAsk(f"{command} failed: {safe(lines[-1]) if lines else done.returncode}")
+        ended = f"it ended with {done.returncode}, and wrote why into the mail log"
+        raise CannotAsk(f"{command} failed: {safe(lines[-1]) if lines else ended}")
     return done.stdout
+
+
+def _why_no_end(arguments: Sequence[str], timeout: float) -> str:
+    """Say why a command did not end in time. Those of Postfix wait while a file that they read is too new."""
+    files = [argument.partition(":")[2] for argument in arguments if ":/" in argument]
+    if "-c" in arguments[:-1]:
+        files.insert(0, os.path.join(arguments[arguments.index("-c") + 1], "main.cf"))
+    for path in files:
+        with contextlib.suppress(OSError):
+            if abs(time.time() - os.stat(path).st_mtime) < _HOT_SECONDS:
+                return (
+                    f"{path} is changed again and again by another program, such as a loop of postconf -e, and all "
+                    "programs of Postfix (new smtpd processes too) wait until it is 2 s old: stop that program "
+                    f"(auditctl -w {path} -p wa, then ausearch -f {path}, tells which one it is) and try again"
+                )
+    return f"no end within {timeout:.0f} s"
 
 
 def readable(text: str) -> str:

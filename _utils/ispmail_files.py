@@ -23,6 +23,8 @@ from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, re
 # How far the modification time is set back, in seconds.
 BACKDATED = 5
 _LOCK_SECONDS = 10
+# How long to wait for another change of the same instance, in seconds.
+_CHANGE_SECONDS = 60
 _GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS, FS_IMMUTABLE_FL, FS_APPEND_FL
 # Of a file that is read, in bytes: Postfix's own are much smaller.
 _LARGEST = 16 * 2**20
@@ -105,8 +107,11 @@ class Exchange:
         """The files that are replaced or deleted."""
         return list(self._new)
 
-    def put(self) -> None:
+    def put(self, has_locks: bool = False) -> None:
         """Replace the files that get new content, in the order given; those to be deleted are only looked at.
+
+        Args:
+            has_locks: Whether the caller holds postconf's locks, see `postconf_lock`.
 
         Raises:
             ChangedMeanwhile: Somebody else has changed one of the files.
@@ -115,7 +120,7 @@ class Exchange:
         writes = [each for each in self._replacements if each.new.content is not None]
         with _failures(self.paths), contextlib.ExitStack() as stack:
             for each in self._replacements:
-                if each.lock:
+                if each.lock and not has_locks:
                     stack.enter_context(_postconf_lock(each.path))
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 list(pool.map(_write_temporary, map(_first, writes)))
@@ -207,7 +212,9 @@ class Exchange:
             if not unchanged:
                 if edited is None or not self._new[path].lock:
                     raise ChangedMeanwhile(f"{path} was changed by somebody else meanwhile")
-                replace(edited())
+                with contextlib.ExitStack() as stack:
+                    postconf_lock(path, stack)
+                    replace(edited(), has_locks=True)
             self.begun.remove(path)
 
     def drop(self) -> None:
@@ -251,8 +258,11 @@ def _refuse_changed(replacement: Replacement, found: File) -> None:
         raise ChangedMeanwhile(f"{found.path} was changed by somebody else meanwhile: try again")
 
 
-def replace(replacement: Replacement) -> None:
+def replace(replacement: Replacement, has_locks: bool = False) -> None:
     """Replace one file.
+
+    Args:
+        has_locks: Whether the caller holds postconf's lock, see `postconf_lock`.
 
     Raises:
         ChangedMeanwhile: Somebody else has changed it.
@@ -260,7 +270,7 @@ def replace(replacement: Replacement) -> None:
     """
     exchange = Exchange([replacement])
     try:
-        exchange.put()
+        exchange.put(has_locks)
     except IspmailError as err:
         try:
             exchange.restore()
@@ -422,6 +432,53 @@ def _sync_directories(paths: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """Let one change of a Postfix instance at a time go on, whichever minion or command makes it.
+
+    They have nothing in common but its configuration directory: that is what is locked. One that is not there is not.
+
+    Raises:
+        Failed: Another change takes too long, or the directory cannot be locked.
+    """
+    until = time.monotonic() + _CHANGE_SECONDS
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)
+            while not _locked(descriptor):
+                if time.monotonic() > until:
+                    raise Failed(
+                        f"another apply has been at work for {_CHANGE_SECONDS} s, nothing was changed: "
+                        f"see who holds it with fuser -v {directory}"
+                    )
+                time.sleep(0.1)
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            raise Failed(f"Nothing was changed: {directory} cannot be locked: {err.strerror}") from err
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file or directory; False where somebody else has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def postconf_lock(path: str, stack: contextlib.ExitStack) -> None:
+    """Hold the lock that `postconf -e` takes for a main.cf, until the stack is closed.
+
+    Raises:
+        Failed: Another postconf holds it for too long, or the lock file cannot be written.
+    """
+    with _failures([path]):
+        stack.enter_context(_postconf_lock(path))
+
+
+@contextlib.contextmanager
 def _postconf_lock(path: str) -> Iterator[None]:
     """Hold the lock that `postconf -e` takes, so that neither loses the other's edit."""
     lock = f"{path}.tmp"
@@ -429,12 +486,9 @@ def _postconf_lock(path: str) -> Iterator[None]:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # postconf renames its lock file away when it has finished.
-            if os.path.exists(lock) and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
+            if _locked(descriptor) and os.path.exists(lock) and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
                 break
-        except BlockingIOError:
-            pass
         except OSError:
             os.close(descriptor)
             raise

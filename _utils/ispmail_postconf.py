@@ -230,7 +230,8 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     old = shown({name: current[name] for name in differing if name in current}, config_directory)
     new = shown({name: value for name, value in differing.items() if value is not None}, config_directory)
     if not test:
-        ispmail_files.replace(edited(differing, config_directory))
+        with ispmail_files.alone(config_directory):
+            ispmail_files.replace(edited(differing, config_directory))
     return {name: {"old": old.get(name), "new": new.get(name)} for name in differing}
 
 

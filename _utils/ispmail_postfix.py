@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 import ispmail_postconf
-from ispmail_command import output, run, safe
+from ispmail_command import output
 from ispmail_errors import CannotAsk
 
 log = logging.getLogger(__name__)
@@ -30,22 +30,23 @@ def installed() -> bool:
 
 
 def running(config_directory: str) -> bool:
-    """Tell whether an instance runs, see postfix(1) status.
+    """Tell whether an instance runs: whether there is its master(8).
+
+    Not by `postfix status`: that locks master.pid for a moment, and a `postfix start` at that moment fails.
 
     Raises:
-        CannotAsk: `postfix status` could not tell.
+        CannotAsk: That could not be told.
     """
-    done = run("postfix", ["-c", config_directory, "status"])
-    if done.returncode == 0:
-        return True
-    # It exits with 1 for "not running" as for every failure of its own, and prints nothing: look for its master(8) too.
-    if done.returncode == 1 and _master(_queue_directory(config_directory)) is None:
-        return False
-    ended = done.stderr.strip() or f"it ended with {done.returncode}"
-    raise CannotAsk(
-        f"postfix status could not tell whether Postfix runs ({safe(ended.splitlines()[-1])}): "
-        f"run postfix -c {config_directory} status"
-    )
+    return master(config_directory) is not None
+
+
+def master(config_directory: str) -> int | None:
+    """The process id of an instance's master(8); None where it does not run.
+
+    Raises:
+        CannotAsk: That cannot be read.
+    """
+    return _master(_queue_directory(config_directory))
 
 
 def reload(config_directory: str, drain: float = 2) -> list[str]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import ispmail_files
 import ispmail_postconf
 import ispmail_postfix
+import ispmail_tablefile
 from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed
 from ispmail_files import Exchange, Replacement
 from ispmail_journal import Journal
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Parameters that decide which domains are ours, see trivial-rewrite(8).
 _DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
+# How long to wait for another program that writes main.cf.
+_COLD_SECONDS = 5
 # Bytes that two small files may take.
 _BLOCKS = 2 * 4096
 
@@ -58,10 +61,13 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         NotPutBack: It could not be put back.
     """
     journal = Journal(change.config_directory, change.cache_directory)
-    with journal.locked():
+    with journal.locked(), ispmail_files.alone(change.config_directory), contextlib.ExitStack() as edit:
         due = journal.due()
         _refuse_unwritable(change, journal, due)
         _remove_leftovers(due)
+        if change.parameters:
+            # From the reading to the renames: what another postconf sets meanwhile would be a reason to give up.
+            ispmail_files.postconf_lock(_path(change), edit)
         old_values = _old_values(change)
         main_cf = _main_cf(change, old_values, journal.workspace)
         for each in main_cf:
@@ -69,8 +75,11 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         exchange = Exchange([*change.files, *main_cf])
         journal.write([*(due or ()), *exchange.paths])
         try:
+            exchange.put(has_locks=True)
+            edit.close()
             old_processes = _forward(change, exchange, due is not None, check)
         except BaseException as err:
+            edit.close()
             try:
                 outcome = _put_back(change, exchange, journal, due, old_values)
             except NotPutBack as second:
@@ -100,12 +109,16 @@ def _refuse_unwritable(change: Change, journal: Journal, due: list[str] | None) 
     # Two copies of each, in whole blocks.
     rooms |= {each.path: 2 * len(each.new.content) + _BLOCKS if each.new.content else 0 for each in change.files}
     if change.parameters:
-        main_cf = os.path.realpath(os.path.join(change.config_directory, "main.cf"))
-        rooms[main_cf] = 2 * os.path.getsize(main_cf) + _BLOCKS
+        rooms[_path(change)] = 2 * os.path.getsize(_path(change)) + _BLOCKS
     rooms[journal.workspace] = _BLOCKS
     reasons = ispmail_files.obstacles(rooms)
     if reasons:
         raise Failed(listed("Nothing was changed, these cannot be written", reasons))
+
+
+def _path(change: Change) -> str:
+    """The instance's main.cf, symbolic links resolved."""
+    return os.path.realpath(os.path.join(change.config_directory, "main.cf"))
 
 
 def _old_values(change: Change) -> dict[str, str | None]:
@@ -148,20 +161,68 @@ def _remove_leftovers(due: list[str] | None) -> None:
 
 
 def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
-    exchange.put()
     directory = change.config_directory
     running = change.reload and ispmail_postfix.running(directory)
+    master = ispmail_postfix.master(directory) if running else None
+    try:
+        return _load(change, exchange, due, running, check)
+    except IspmailError as err:
+        if running and ispmail_postfix.master(directory) != master:
+            raise Failed(
+                "Postfix was stopped or restarted by another program meanwhile, such as an upgrade of its package: "
+                f"try again when that has ended ({err})"
+            ) from err
+        raise
+
+
+def _load(
+    change: Change, exchange: Exchange, due: bool, running: bool, check: Callable[[bool], None] | None
+) -> list[str]:
+    """Have Postfix read what is new, check, and delete."""
+    directory = change.config_directory
     if exchange.two_steps:
         if running:
             ispmail_postfix.reload(directory)
         exchange.complete()
+        # It may have been started in between, with the first step.
+        running = ispmail_postfix.running(directory)
     # Deletions alone are of files that main.cf does not name.
     reload_due = due or bool(exchange.begun)
     old_processes = ispmail_postfix.reload(directory) if running and reload_due else []
     if check:
         check(running)
+    _refuse_lost(change)
     exchange.delete()
     return old_processes
+
+
+def _refuse_lost(change: Change) -> None:
+    """Refuse to end, and to delete what main.cf may name again, where another program has written an older main.cf."""
+    if _differing(change):
+        _wait_until_cold(_path(change))
+    differing = _differing(change)
+    if differing:
+        raise ChangedMeanwhile(
+            f"another program has rewritten {_path(change)} meanwhile, without postconf's lock, and with other values "
+            f"of {', '.join(differing)}: try again when it has ended"
+        )
+
+
+def _differing(change: Change) -> list[str]:
+    """The parameters that have other values in main.cf than the change sets."""
+    if not change.parameters:
+        return []
+    # postconf would wait until main.cf is two seconds old.
+    held = ispmail_tablefile.parse(ispmail_files.read(_path(change)).content)
+    return [name for name, value in change.parameters.items() if not same(held.get(name), value)]
+
+
+def _wait_until_cold(path: str) -> None:
+    """Let another program finish: like Postfix, take a file for half-written while it is less than two seconds old."""
+    until = time.monotonic() + _COLD_SECONDS
+    with contextlib.suppress(FileNotFoundError):
+        while time.monotonic() < until and abs(time.time() - os.stat(path).st_mtime) < 2:
+            time.sleep(0.1)
 
 
 def _finish(exchange: Exchange, journal: Journal) -> None:
@@ -212,7 +273,7 @@ def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Map
             exchange.retreat()
             _reloaded(change)
     try:
-        exchange.restore(lambda: ispmail_postconf.edited(old_values, directory, workspace))
+        exchange.restore(lambda: _old_main_cf(change, workspace, old_values))
     except IspmailError as err:
         paths = ", ".join(exchange.begun)
         log.error("could not put back in %s: %s", directory, paths)
@@ -220,6 +281,14 @@ def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Map
         with contextlib.suppress(IspmailError):
             _reloaded(change)
         raise NotPutBack(f"It could not be put back ({err}): mail may be affected, look at {paths} now") from err
+
+
+def _old_main_cf(change: Change, workspace: str, old_values: Mapping[str, str | None]) -> Replacement:
+    """The main.cf that another program has written since, with old values in place of ours; what that one set stays."""
+    _wait_until_cold(_path(change))
+    theirs = _differing(change)
+    ours = {name: value for name, value in old_values.items() if name not in theirs}
+    return ispmail_postconf.edited(ours, change.config_directory, workspace)
 
 
 def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
@@ -230,16 +299,24 @@ def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
         except IspmailError:
             # Processes with different configurations may accept what they should not: worth a second try.
             running = _reloaded(change)
+        if named := _named(change, exchange):
+            raise ChangedMeanwhile(f"another program has set main.cf to use {', '.join(named)}")
         exchange.drop()
         return running
     except IspmailError as err:
         directory = change.config_directory
-        new = f" except {', '.join(exchange.begun)}, which main.cf does not name any more" if exchange.begun else ""
+        new = f" except {', '.join(exchange.begun)}, which were not there before" if exchange.begun else ""
         log.error("files are put back in %s, the rest is not done", directory)
         raise NotPutBack(
             f"All files are as before{new}. The rest could not be done ({err}): "
             f"processes of Postfix may still use the new files. Run postfix -c {directory} reload, or apply again"
         ) from err
+
+
+def _named(change: Change, exchange: Exchange) -> list[str]:
+    """The new files that main.cf names all the same."""
+    text = ispmail_files.read(_path(change)).content or b"" if change.parameters and exchange.begun else b""
+    return [path for path in exchange.begun if os.fsencode(path) in text]
 
 
 def _reloaded(change: Change) -> bool:

@@ -245,7 +245,7 @@ def test_a_main_cf_that_postfix_refuses_does_not_go_live(minion, postfix):
     for test in (True, False):
         result = managed(minion, test=test)
         assert result["result"] is False
-        assert "postfix status could not tell whether Postfix runs" in result["comment"]
+        assert "postfix check refuses main.cf as it would be" in result["comment"]
     assert everything(postfix) == before
 
 
