@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import ispmail_fleet
 import ispmail_sites
 from ispmail_errors import Failed, kind_of, plural, printable
 from ispmail_fleet import Servers
-from ispmail_queue import merged
+from ispmail_queue import bounded, merged
 from ispmail_rotation import Progress, dropped, reasons, table
 from ispmail_salt import cache_folder, salt_errors
 
@@ -30,9 +31,11 @@ _NEEDED = ("database", "mail")
 _FAILED, _STEP, _REFUSED = "ispmail/rotation/failed", "ispmail/rotation/step", "ispmail/rotation/refused"
 # How often the master's bus is looked at, and how long to wait for its listener. In seconds.
 _POLL_SECONDS, _READY_SECONDS = 0.5, 5
+# How long after one call of `reapply` the next one is done.
+_REAPPLY_SECONDS = 5
 
 
-def rotate(test=False, watch=30):
+def rotate(test=False, watch=30, timeout=3600):
     """
     Rotate the password of every site. Calls that come at the same time are merged: one runs, one waits, the others
     return at once. At least one rotation is guaranteed to start after this call. Each step is printed as it ends
@@ -44,6 +47,10 @@ def rotate(test=False, watch=30):
     watch : 30
         For how many seconds after the drop the logins that the database refuses are counted. If there are any, the
         event ``ispmail/rotation/refused`` tells of them.
+
+    timeout : 3600
+        After how many seconds a rotation is stopped that has not ended, because a server says for ever that it is
+        still at work. The old password stays valid then, unless the last step has begun.
 
     ``ispmail:sites`` in the master's configuration says which servers there are.
 
@@ -72,7 +79,7 @@ def rotate(test=False, watch=30):
     if test:
         return _preview()
     try:
-        done = merged(cache_folder(__opts__), "rotate", _orchestrate)
+        done = merged(cache_folder(__opts__), "rotate", lambda: _orchestrate(timeout))
     except Exception as err:  # pylint: disable=broad-except
         # Salt's own work (its caches, its event bus) may raise anything, with any text.
         comment = str(err) if isinstance(err, Failed) else f"the rotation ended with {kind_of(err)}"
@@ -90,13 +97,15 @@ def rotate(test=False, watch=30):
 
 def reapply():
     """
-    Have every mail server apply what pillar has now. Each server merges calls that come at the same time.
+    Have every mail server apply what pillar has now. Calls that come within seconds are merged, here and on each
+    server. At least one job for each site is guaranteed to start after this call.
 
     Takes no arguments: ``ispmail:sites`` in the master's configuration says which servers they are.
 
-    Returns a dict: site to the id of its job.
+    Returns a dict: site to the id of its job; or a sentence where another call does it.
 
-    Raises SaltInvocationError where the configuration is wrong.
+    Raises SaltInvocationError where the configuration is wrong, CommandExecutionError where the cache directory cannot
+    be written.
 
     Source: salt.modules.state.apply
 
@@ -106,11 +115,19 @@ def reapply():
 
         salt-run ispmail.reapply
     """
-    with salt.client.get_local_client(__opts__["conf_file"]) as client:
-        return {
-            name: client.cmd_async(site["mail"], "ispmail.reapply", tgt_type=site["tgt_type"])
-            for name, site in _sites().items()
-        }
+    _sites()
+    folder = cache_folder(__opts__)
+
+    def publish():
+        _wait_since_the_last(os.path.join(folder, "reapplied"))
+        with salt.client.get_local_client(__opts__["conf_file"]) as client:
+            return {
+                name: client.cmd_async(site["mail"], "ispmail.reapply", tgt_type=site["tgt_type"])
+                for name, site in _sites().items()
+            }
+
+    with salt_errors():
+        return merged(folder, "reapply", publish) or "another call is about to do it"
 
 
 def sites(batch="25%"):
@@ -216,7 +233,20 @@ def prove(site, timeout=60):
     return maps
 
 
-def _orchestrate():
+def _wait_since_the_last(path):
+    """Wait until some seconds after the last call, and write down this one: any minion can cause very many calls."""
+    with contextlib.suppress(FileNotFoundError):
+        since = time.time() - os.stat(path).st_mtime
+        if 0 <= since < _REAPPLY_SECONDS:
+            time.sleep(_REAPPLY_SECONDS - since)
+    try:
+        with open(path, "w", encoding="ascii"):
+            os.utime(path)
+    except OSError as err:
+        raise Failed(f"{path} cannot be written: {err.strerror}") from err
+
+
+def _orchestrate(timeout):
     """Run the orchestration, and tell of each step as it ends."""
     began = time.monotonic()
     known = _sites()
@@ -224,10 +254,12 @@ def _orchestrate():
     job = salt.utils.jid.gen_jid(__opts__)
     mail = {name: _matching(site, "mail") for name, site in known.items()}
     log.info("rotation of %s started", ", ".join(known))
-    with _listening(Progress(job, mail)):
-        done = __salt__["state.orchestrate"]("orch.rotate", orchestration_jid=job)
+    progress = Progress(job, mail)
+    orchestrate = __salt__["state.orchestrate"]
+    with _listening(progress):
+        done = bounded(lambda: orchestrate("orch.rotate", orchestration_jid=job), timeout)
     # One entry, the master's own. Only the lines meanwhile are from events: any minion can forge those.
-    returned = next(iter((done.get("data") or {}).values()), None)
+    returned = next(iter((done.get("data") or {}).values()), None) if done else [_unended(progress, timeout)]
     failures = list(dict.fromkeys(reasons(returned)))
     ended = "failed" if failures else "succeeded"
     log.log(logging.WARNING if failures else logging.INFO, "rotation %s in %.1f s", ended, time.monotonic() - began)
@@ -242,6 +274,16 @@ def _orchestrate():
         "dropped": dropped(mail, returned),
         "before": before,
     }
+
+
+def _unended(progress, timeout):
+    """Why a rotation was stopped."""
+    waiting = ", ".join(progress.waiting[:10]) or "nobody known"
+    return (
+        f"the rotation has not ended within {timeout} s and was stopped; still at work: {waiting}. The old password "
+        'is still accepted, unless the step "The old password is dropped" has begun: look at these servers, and rotate '
+        "again"
+    )
 
 
 @contextlib.contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ispmail_errors import printable
 from ispmail_rotation import (
+    LONGEST_LINE,
     checked,
+    few,
     is_holders,
     is_live_prints,
     is_logins,
@@ -21,6 +25,10 @@ from ispmail_rotation import (
 
 # How long a server may take to say that it is there, to read its pillar anew, and to search its files. In seconds.
 _PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
+# How long to wait at most for a server that says again and again that it is still at work, in seconds.
+_LONGEST_SECONDS = 300
+# How often to look for returns, in seconds.
+_POLL_SECONDS = 0.02
 
 # The arguments of a function, and whether an answer has the shape of its own.
 _Question = tuple[list[Any], Callable[[object], bool]]
@@ -42,12 +50,9 @@ class Servers(NamedTuple):
 def present(client: Any, servers: Sequence[str]) -> list[str]:
     """List those of the servers that answer; they have refreshed their pillar then."""
     # A server that is down is waited for once, and not for long.
-    waits = {"timeout": _PING_SECONDS, "gather_job_timeout": _PING_SECONDS}
-    answers = client.cmd(servers, "test.ping", tgt_type="list", **waits) if servers else {}
+    answers = _ask(client, servers, "test.ping", timeout=_PING_SECONDS, gather_job_timeout=_PING_SECONDS)
     here = sorted(server for server, answer in answers.items() if answer is True)
-    if not here:
-        return []
-    refreshed = client.cmd(here, "saltutil.refresh_pillar", [True], timeout=_PILLAR_SECONDS, tgt_type="list")
+    refreshed = _ask(client, here, "saltutil.refresh_pillar", [True], timeout=_PILLAR_SECONDS)
     return [server for server in here if refreshed.get(server) is True]
 
 
@@ -86,7 +91,7 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
         """Server to what it returned, for each of the functions, in one job; what has the right shape, or a text."""
         there = [server for server in asked if server in up]
         jobs = list(functions), [arguments for arguments, _ in functions.values()]
-        returned = client.cmd(there, *jobs, timeout=timeout, tgt_type="list") if there else {}
+        returned = _ask(client, there, *jobs, timeout=timeout)
         found = {server: returned[server] if isinstance(returned.get(server), dict) else {} for server in asked}
         return [
             checked({server: found[server].get(name) for server in asked}, is_right)
@@ -118,37 +123,62 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
 def would_stop(client: Any, servers: Servers, up: Sequence[str]) -> list[str]:
     """Find out why a rotation would stop, as far as that can be known before it."""
     database, mail = ([server for server in role if server in up] for role in (servers.database, servers.mail))
-    options = {"timeout": _SEARCH_SECONDS, "tgt_type": "list"}
-    accept = client.cmd(database, "postfix_database.credential_accepted", kwarg={"test": True}, **options)
+    wait = {"timeout": _SEARCH_SECONDS}
+    accept = _ask(client, database, "postfix_database.credential_accepted", kwarg={"test": True}, **wait)
     nonce = secrets.token_hex(16)
-    prints = client.cmd(sorted({*database, *mail}), "postfix_map.fingerprints", [nonce, False], **options)
+    prints = _ask(client, sorted({*database, *mail}), "postfix_map.fingerprints", [nonce, False], **wait)
     wanted, used = (checked({server: prints.get(server) for server in role}, is_prints) for role in (database, mail))
-    faults = [*unanswered({server: accept.get(server) for server in database}, dict), *unanswered(used, dict)]
+    accepted = checked({server: accept.get(server) for server in database}, lambda said: isinstance(said, Mapping))
+    faults = [*unanswered(accepted, dict), *unanswered(used, dict)]
     return _lines([*faults, *mismatches(wanted, used, live=False), *holders(client, servers, up)[0]])
 
 
 def refused_logins(client: Any, servers: Sequence[str]) -> dict[str, int]:
     """Ask database servers how many logins they have refused so far; those that do not tell are left out."""
     # A server that is down is not waited for; a job that runs is.
-    options = {"timeout": _PING_SECONDS, "gather_job_timeout": _PING_SECONDS, "tgt_type": "list"}
-    said = client.cmd(servers, "postfix_database.read", **options) if servers else {}
+    waits = {"timeout": _PING_SECONDS, "gather_job_timeout": _PING_SECONDS}
+    said = _ask(client, servers, "postfix_database.read", **waits)
     counts = {server: each.get("refused_logins") for server, each in said.items() if isinstance(each, Mapping)}
-    return {server: count for server, count in counts.items() if isinstance(count, int)}
+    return {server: count for server, count in counts.items() if type(count) is int}
 
 
 def _ask_holders(client: Any, servers: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Ask servers, once their modules are as new as this runner: Salt syncs them with an apply only."""
-    if not servers:
-        return {}
-    name, wait = "postfix_database.holders", {"timeout": _SEARCH_SECONDS, "tgt_type": "list"}
-    said: dict[str, Any] = client.cmd(servers, name, kwarg=options, **wait)
-    older = [server for server in servers if "is not available" in str(said.get(server))]
+    name, wait = "postfix_database.holders", {"timeout": _SEARCH_SECONDS}
+    said = _ask(client, servers, name, kwarg=options, **wait)
+    older = [server for server in servers if _is_missing(said.get(server))]
     if older:
-        client.cmd(older, "state.apply", ["ispmail.modules"], kwarg={"queue": 100}, **wait)
-        said.update(client.cmd(older, name, kwarg=options, **wait))
+        _ask(client, older, "state.apply", ["ispmail.modules"], kwarg={"queue": 100}, **wait)
+        said.update(_ask(client, older, name, kwarg=options, **wait))
     return said
 
 
+def _is_missing(said: object) -> bool:
+    """Whether a server says that it has no such function."""
+    return isinstance(said, str) and "is not available" in said[:LONGEST_LINE]
+
+
+def _ask(client: Any, servers: Sequence[str], *job: Any, **options: Any) -> dict[str, Any]:
+    """Have servers do a job: server to what it returned, of those that were asked and have answered in time.
+
+    Salt itself waits for a server for as long as that says that it is still at work.
+    """
+    if not servers:
+        return {}
+    found: dict[str, Any] = {}
+    until = time.monotonic() + _LONGEST_SECONDS
+    with contextlib.closing(client.cmd_iter_no_block(servers, *job, tgt_type="list", **options)) as returns:
+        for returned in returns:
+            for server, said in (returned or {}).items():
+                if server in servers and isinstance(said, Mapping):
+                    found.setdefault(server, said.get("ret"))
+            if len(found) == len(servers) or time.monotonic() > until:
+                break
+            if not returned:
+                time.sleep(_POLL_SECONDS)
+    return found
+
+
 def _lines(found: Iterable[str]) -> list[str]:
-    """What servers told, each once and as one line: whoever has a server chooses its texts."""
-    return list(dict.fromkeys(map(printable, found)))
+    """What servers told, each once and as one line: whoever has a server chooses its texts, and how many."""
+    return few(dict.fromkeys(printable(line[:LONGEST_LINE]) for line in found))

@@ -1,9 +1,10 @@
-"""Merge calls that come at the same time: one runs, one waits for it, the others return at once."""
+"""Merge calls that come at the same time: one runs, one waits, the others return at once. Bound a call in time."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +12,8 @@ from typing import TypeVar
 from ispmail_errors import Failed
 
 T = TypeVar("T")
+# How long a process has to end when it is told to, in seconds.
+_END_SECONDS = 5
 
 
 def merged(folder: str, name: str, function: Callable[[], T]) -> T | None:
@@ -45,3 +48,42 @@ def merged(folder: str, name: str, function: Callable[[], T]) -> T | None:
         # Release the waiting slot before reading any input: a later caller needs newer input than we are about to read.
         waiting.close()
         return function()
+
+
+def bounded(function: Callable[[], T], seconds: float) -> T | None:
+    """Run a function in a forked process, and stop it there at the end of its time.
+
+    Returns:
+        What the function returns, which can be pickled; None where it had to be stopped.
+
+    Raises:
+        Exception: What it has raised.
+        Failed: The process ended without a result.
+    """
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def run() -> None:
+        try:
+            theirs.send((function(), None))
+        except Exception as err:  # pylint: disable=broad-except
+            theirs.send((None, err))
+
+    process = context.Process(target=run, name="ispmail-bounded")
+    with ours:
+        with theirs:
+            process.start()
+        try:
+            if not ours.poll(seconds):
+                return None
+            answer: tuple[T, Exception | None] = ours.recv()
+            process.join(_END_SECONDS)
+        except EOFError as err:
+            raise Failed("its process ended without a result") from err
+        finally:
+            process.terminate()
+            process.join(_END_SECONDS)
+            process.kill()
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]

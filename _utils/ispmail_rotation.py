@@ -27,6 +27,11 @@ _HEADER = ("site", "server", "result", "seconds", "what was done")
 # How many characters of what a server said are shown.
 _LONGEST = 160
 _SILENT, _STRANGE = "does not answer", "did not answer what was asked"
+# What Salt puts in the place of a return that is larger than max_event_size, and what is said then.
+_TRIMMED = "VALUE_TRIMMED"
+_TOO_LARGE = "answered more than the master takes (max_event_size): run the same function there with salt-call"
+# How many lines are kept of what servers said, how many characters of each, and how many servers of a step.
+MOST_LINES, LONGEST_LINE, _MOST_SERVERS = 500, 500, 5000
 
 
 class Step(NamedTuple):
@@ -123,8 +128,12 @@ class Progress:
 
     def finish(self, now: float) -> list[Step]:
         """End the step that is under way: those that have not returned do not answer."""
-        silent = [server for server in self._now.servers if server not in self._now.ended]
-        return [self._ended_server(server, [_SILENT], now) for server in silent]
+        return [self._ended_server(server, [_SILENT], now) for server in self.waiting]
+
+    @property
+    def waiting(self) -> list[str]:
+        """The servers of the step that is under way that have not returned."""
+        return [server for server in self._now.servers if server not in self._now.ended]
 
     def _ended_step(self, data: Mapping[str, Any], now: float) -> Step:
         returned = data.get("return")
@@ -181,7 +190,7 @@ def dropped(sites: Iterable[str], returned: object) -> list[str]:
 def reasons(returned: object) -> list[str]:
     """Tell why an orchestration failed, from what its states have returned: they hold those of the servers."""
     if isinstance(returned, list):
-        return _lines(*returned)
+        return few(_lines(*returned))
     found: list[str] = []
     for state in _failed(returned):
         changes = _mapping(state.get("changes"))
@@ -194,15 +203,28 @@ def reasons(returned: object) -> list[str]:
             )
             inner += [f"{server}: {line}" for line in lines or ([] if _is_good(states) else [_SILENT])]
         found += inner or _comment(state)
-    return found
+    return few(found)
+
+
+def few(lines: Iterable[str]) -> list[str]:
+    """Keep so many lines that a person may read them, and an event may carry them."""
+    found = list(lines)
+    more = len(found) - MOST_LINES
+    return found if more <= 0 else [*found[:MOST_LINES], f"... and {more} more"]
 
 
 def checked(answers: Mapping[str, object], is_right: Callable[[object], bool]) -> dict[str, object]:
     """Replace answers of a wrong shape by a sentence. What a server cannot be asked it says in a text of its own."""
-    return {
-        server: said if said is None or said is False or isinstance(said, str) or is_right(said) else _STRANGE
-        for server, said in answers.items()
-    }
+    return {server: _checked(said, is_right) for server, said in answers.items()}
+
+
+def _checked(said: object, is_right: Callable[[object], bool]) -> object:
+    parts = said.values() if isinstance(said, Mapping) else [said]
+    if any(part == _TRIMMED for part in parts if isinstance(part, str)):
+        return _TOO_LARGE
+    if isinstance(said, str):
+        return said[:LONGEST_LINE]
+    return said if said is None or said is False or is_right(said) else _STRANGE
 
 
 def is_prints(said: object) -> bool:
@@ -278,7 +300,7 @@ def unanswered(answers: Mapping[str, object], kind: type) -> list[str]:
 def unnamed(answers: Mapping[str, object]) -> list[str]:
     """Tell what servers found that nobody has named, from what `postfix_database.holders` returned, `checked`."""
     return [
-        f"{server}: {holder['text']}"
+        f"{server}: {holder['text'][:LONGEST_LINE]}"
         for server, said in answers.items()
         for holder in (said.get("unnamed", []) if isinstance(said, Mapping) else [])
     ]
@@ -293,7 +315,8 @@ def _begun(data: Mapping[str, Any], now: float) -> _Begun:
     step, _, site = name.rpartition(" in ")
     sls = _first(_mapping(data.get("args")).get("arg"))
     servers = data.get("tgt")
-    return _Begun(site, step, str(sls), servers if isinstance(servers, list) else [], now)
+    known = servers[:_MOST_SERVERS] if isinstance(servers, list) else []
+    return _Begun(site, step, str(sls), [server for server in known if isinstance(server, str)], now)
 
 
 def _steps(site: str, returned: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -325,7 +348,7 @@ def _comment(state: Mapping[str, Any]) -> list[str]:
 
 def _lines(*texts: object) -> list[str]:
     """The lines of texts that servers wrote, without what a terminal would act on."""
-    return [printable(line) for text in texts if text for line in str(text).splitlines() if line.strip()]
+    return [printable(line[:LONGEST_LINE]) for text in texts if text for line in str(text).splitlines() if line.strip()]
 
 
 def _seconds(returned: object) -> float:
@@ -359,5 +382,5 @@ def _first(value: object) -> object:
 
 
 def _cut(text: str) -> str:
-    line = printable(text)
+    line = printable(text[: _LONGEST + 1])
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

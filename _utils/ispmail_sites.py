@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ispmail_errors import InvalidInput, listed
+from ispmail_errors import InvalidInput, listed, printable
 
 _KEYS = ("database", "mail", "canary", "tgt_type", "without", "addresses")
 _NEEDED = ("database", "mail")
 _TARGETS = ("glob", "list", "compound", "grain", "grain_pcre", "pcre", "pillar", "pillar_pcre", "nodegroup", "ipcidr")
 # The grains by which a database may list a server's connections.
 _ADDRESSES = ("ipv4", "ipv6", "fqdn", "host", "fqdns")
+# How many of them are taken of one grain of a server, and how long a name of a host is at most.
+_MOST_ADDRESSES, _LONGEST_NAME = 100, 255
 
 
 def sites(configuration: object) -> dict[str, dict[str, Any]]:
@@ -32,21 +34,35 @@ def sites(configuration: object) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for site, given in configured.items():
         if not isinstance(given, Mapping) or not re.fullmatch(r"[A-Za-z0-9_.-]+", str(site)):
-            faults.append(f"ispmail:sites:{site} must be a mapping, its name of letters, digits, _, . and -")
+            faults.append(f"ispmail:sites:{_shown(site)} must be a mapping, its name of letters, digits, _, . and -")
             continue
         targets: dict[str, Any] = {"tgt_type": "glob", "without": [], "addresses": [], **given}
         unknown = [key for key in targets if key not in _KEYS]
         faults += [f"ispmail:sites:{site}:{key} is missing" for key in _NEEDED if not targets.get(key)]
-        faults += [f"ispmail:sites:{site}:{key} is not a key: known are {', '.join(_KEYS)}" for key in unknown]
+        faults += [
+            f"ispmail:sites:{site}:{key} is not a key: known are {', '.join(_KEYS)}" for key in map(_shown, unknown)
+        ]
         if targets["tgt_type"] not in _TARGETS:
             faults.append(f"ispmail:sites:{site}:tgt_type must be one of {', '.join(_TARGETS)}")
+        for key in ("database", "mail", "canary"):
+            given_targets = targets.get(key) or ""
+            if not isinstance(given_targets, str) and not _are_texts(given_targets):
+                faults.append(f"ispmail:sites:{site}:{key} must be a text, or a list of texts, see tgt_type")
         for key, what in (("without", "servers"), ("addresses", "addresses or names of hosts")):
-            if not isinstance(targets[key], list) or not all(isinstance(name, str) for name in targets[key]):
+            if not _are_texts(targets[key]):
                 faults.append(f"ispmail:sites:{site}:{key} must be a list of {what}")
         found[str(site)] = targets
     if faults:
         raise InvalidInput(listed("the master's configuration has errors, see docs/master.conf", faults))
     return found
+
+
+def _shown(key: object) -> str:
+    return printable(str(key)[:_LONGEST_NAME])
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def batch_size(batch: object, number: int) -> int:
@@ -58,7 +74,8 @@ def batch_size(batch: object, number: int) -> int:
     Raises:
         InvalidInput: It is neither.
     """
-    share = re.fullmatch(r"(\d+)(%?)", str(batch))
+    is_huge = isinstance(batch, int) and abs(batch) >= 10**6
+    share = None if is_huge else re.fullmatch(r"([0-9]{1,6})(%?)", str(batch))
     if not share or not int(share[1]):
         raise InvalidInput("ispmail:rotation:batch must be a number of servers, or a share such as 25%")
     return max(1, math.ceil(number * int(share[1]) / 100)) if share[2] else int(share[1])
@@ -77,5 +94,7 @@ def hosts(grains: Mapping[str, object], addresses: Iterable[str]) -> list[str]:
         named = known if isinstance(known, Mapping) else {}
         for key in _ADDRESSES:
             value = named.get(key)
-            found |= {str(host) for host in (value if isinstance(value, list) else [value]) if host}
+            values = value[:_MOST_ADDRESSES] if isinstance(value, list) else [value]
+            # Each server chooses its grains.
+            found |= {host for host in values if isinstance(host, str) and 0 < len(host) <= _LONGEST_NAME}
     return sorted(found)

@@ -77,10 +77,11 @@ The old password is dropped in {{ site }}:
 
 How to go on in {{ site }}:
   test.fail_without_changes:
-    - comment: >-
-        The password in use before is still accepted. Fix what failed (see above) and rotate again, which goes on from
-        there.{% if who['down'] %} Skipped, because they did not answer: {{ who['down'] | join(', ') }}.{% endif %}
-        A server that is gone for good can be named in ispmail:sites:{{ site }}:without.
+{%- set skipped = ' Skipped, because they did not answer: ' ~ who['down'] | join(', ') ~ '.' if who['down'] else '' %}
+{#- The name of a minion may hold anything but a slash. #}
+    - comment: {{ ('The password in use before is still accepted. Fix what failed (see above) and rotate again, which '
+        ~ 'goes on from there.' ~ skipped ~ ' A server that is gone for good can be named in ispmail:sites:' ~ site
+        ~ ':without.') | json }}
     - onfail_any:
 {%- for step in steps %}
       - salt: {{ step }}

@@ -360,9 +360,9 @@ def test_a_burst_of_events_reapplies_at_most_three_times(fleet, current, capsys)
     with capsys.disabled():
         print(f"\n20 events, re-apply: applies per server {counts}, {len(seen)} jobs returned")
     assert all(1 <= number <= 3 for number in counts), counts
-    # A busy master publishes a job again: another job id, for the same event.
+    # The runner merges the events too. A busy master publishes a job again: another job id, for the same event.
     ours = [one for one in seen if '"fun": "ispmail.reapply"' in one]
-    assert len(ours) >= 20 * len(MAIL) and not failed(seen)
+    assert 2 * len(MAIL) <= len(ours) < 20 * len(MAIL) and not failed(seen)
 
 
 def test_the_beacon_heals_a_change_behind_our_back(fleet, current, capsys):

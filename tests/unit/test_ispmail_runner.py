@@ -111,6 +111,11 @@ class FakeClient:
     def __exit__(self, *_):
         pass
 
+    def cmd_iter_no_block(self, servers, functions, arguments=(), kwarg=None, **_):
+        yield None
+        for server, said in self.cmd(servers, functions, arguments, kwarg).items():
+            yield {server: {"ret": said}}
+
     def cmd(self, servers, functions, arguments=(), kwarg=None, **_):
         self.asked.append((servers, functions, kwarg))
         said = {}
@@ -297,7 +302,7 @@ def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, tmp_p
     configured({"main": MAIN})
     events = []
 
-    def orchestrate():
+    def orchestrate(timeout):
         raise OSError(28, "No space left on device", "/var/cache/a secret")
 
     salt = {"event.send": lambda tag, data: events.append((tag, data))}
