@@ -159,9 +159,9 @@ def test_a_minion_that_hangs_in_a_rotation(liar, run, site, databases):
     """The rotation is stopped in time, and the old password is still valid."""
     liar(state={"sleep": 120})
     began = time.monotonic()
-    done = run("rotate", timeout=10, watch=0)
+    done = run("rotate", timeout=8, watch=0)
     assert time.monotonic() - began < 60
-    assert done["retcode"] == 1 and done["reasons"][0].startswith("the rotation has not ended within 10 s")
+    assert done["retcode"] == 1 and done["reasons"][0].startswith("the rotation has not ended within 8 s")
     print(f"\n{done}")
     ((priv,),) = databases.sql("SELECT Priv FROM mysql.global_priv WHERE User = 'first'")
     assert native_hash(SECRET) in priv
