@@ -191,6 +191,8 @@ def refuse_broken(
         checked = _checked(content, master_cf, workspace)
     except OSError as err:
         raise Failed(f"{workspace or tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
+    if checked.returncode is None:
+        raise Failed(f"Nothing was changed: postfix check of main.cf as it would be: {checked.stderr}")
     if checked.returncode != 0:
         raise Failed(
             "Nothing was changed: postfix check refuses main.cf as it would be: the mail log says why. "

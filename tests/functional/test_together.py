@@ -68,8 +68,8 @@ def test_a_main_cf_that_is_changed_again_and_again_is_told(found, monkeypatch):
     """It was "postconf failed: no end within 10 s": Postfix's programs wait until main.cf is two seconds old."""
     found.restore("first")
     run, main_cf = subprocess.run, str(found.postfix.main_cf)
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: run(command, **{**options, "timeout": 2}))
-    with again_and_again(main_cf):
+    with monkeypatch.context() as patched, again_and_again(main_cf):
+        patched.setattr(subprocess, "run", lambda command, **options: run(command, **{**options, "timeout": 2}))
         for act in ("apply second", "remove first"):
             said = found.run(act)
             assert said.startswith(
