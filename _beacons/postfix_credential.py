@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("03f36bce2d71")
+ispmail_stamp.require("de393017b6d0")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("03f36bce2d71")
+ispmail_stamp.require("de393017b6d0")
 
 import ispmail_accounts
 import ispmail_holders

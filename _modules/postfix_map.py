@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("03f36bce2d71")
+ispmail_stamp.require("de393017b6d0")
 
 import ispmail_compare
 import ispmail_consumers

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("03f36bce2d71")
+ispmail_stamp.require("de393017b6d0")
 
 from ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("03f36bce2d71")
+ispmail_stamp.require("de393017b6d0")
 
 from ispmail_salt import state
 

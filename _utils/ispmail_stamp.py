@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "03f36bce2d71"
+STAMP = "de393017b6d0"
 
 
 def require(stamp: str) -> None:
