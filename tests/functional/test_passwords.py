@@ -1,69 +1,27 @@
-"""Passwords of every kind, end to end: they work through smtpd, or are refused with the reason."""
-
-import random
-import string
+"""Passwords of every kind, end to end: right where they are right, refused where they are wrong, never told."""
 
 import pytest
 
-from lab.mariadb import MariaDB, set_password
-from lab.smtp import rcpt
-
-from ..conftest import PASSWORD
+from .passwords import CLASSES, MAPS, WORDS, Seen, cannot_be_written, of_classes, run, site
 from .test_apply import everything, managed
 
-_BLANKS = " \t\n\v\f\r"
-# What guide and man pages warn of, each a class of its own.
-_CLASSES = {
-    "plain": string.ascii_letters + string.digits,
-    "punctuation": string.punctuation,
-    "hash and semicolon": "#;a",
-    "equals and percent": "=%sud1",
-    "dollar": "${}()ax",
-    "quotes and backslash": "'\"\\`n",
-    "inner blanks": " \ta",
-    "utf-8": "äß€漢\U0001f512\xa0\x85\u2028",
-    "control characters": "\x01\x02\x07\x1b\x7f\x0b\x0c\x1c",
-    "newline": "a\n",
-    "carriage return": "a\r",
-    "nul": "a\0",
-    "outer blanks": _BLANKS.replace("\n", "") + "a",
-}
 
+def test_a_share_of_all_passwords():
+    """
+    A password of each class, and pieces of what our tools themselves say.
 
-def passwords(number):
-    """As many from each class, always the same ones."""
-    chance = random.Random(20)
-    names = list(_CLASSES)
-    for at in range(number):
-        name = names[at % len(names)]
-        yield name, "".join(chance.choices(_CLASSES[name], k=chance.randint(1, 24)))
-
-
-def refused(password):
-    return "\n" in password or "\0" in password or password != password.strip(_BLANKS)
-
-
-def test_a_hundred_passwords(minion, postfix, mariadb: MariaDB, pillar):
-    """None is misread: the account has exactly this password, so that only the right one gets a 250."""
-    accepted = 0
-    try:
-        for name, password in passwords(104):
-            minion.pillar = pillar(database={"password": password})
-            if refused(password):
-                before = everything(postfix)
-                result = managed(minion)
-                assert result["result"] is False, name
-                assert "ispmail:database:password has a" in result["comment"], name
-                assert everything(postfix) == before
-            else:
-                set_password(mariadb, password)
-                result = managed(minion)
-                assert result["result"] is True, (name, password, result["comment"])
-                assert rcpt(postfix.port, "jack@example.org")[0] == 250, (name, password)
-                accepted += 1
-    finally:
-        set_password(mariadb, PASSWORD)
-    assert accepted > 50
+    `fatal`, `:`, `a`, `p`, `t` and `postmap` once hid that they are wrong, and `1` showed itself: `***27.0.0.***`.
+    """
+    classes = list(of_classes(len(CLASSES)))
+    refused = [each for each in classes if cannot_be_written(each)]
+    count = 2 * (MAPS + 1)
+    usable = [each for each in dict.fromkeys([*classes, *WORDS]) if not cannot_be_written(each)][:count]
+    seen = Seen()
+    with site() as found:
+        run(found, [*refused, *refused[::-1], *usable], seen, with_doctor=False)
+    assert not seen.violations, "\n".join(seen.violations)
+    assert seen.outcomes["right where right"] == seen.outcomes["refused where wrong"] == count
+    assert seen.outcomes["refused as such"] >= 3
 
 
 @pytest.mark.parametrize("password", [123456, 1.5, True, None, ["a"], "*" * 10], ids=str)
