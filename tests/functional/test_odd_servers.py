@@ -5,7 +5,9 @@ import re
 import threading
 import time
 
+import pymysql
 import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_accounts
 import ispmail_client
@@ -14,7 +16,8 @@ from ispmail_client import TLS, Client, Login
 from ispmail_config_database import AdminLogin, DatabaseConfig
 from ispmail_doctor_login import ask, check, logins
 from ispmail_errors import DatabaseError
-from lab import HOST
+from lab import HOST, wait_until
+from lab.postfix import write_cold
 
 from ..unit.doctor_values import live_map
 from .database import MORE_RESULTS, OK, OddServer, certificate, error, greet, knows, say_rows
@@ -335,3 +338,82 @@ def test_what_is_no_number_of_a_server_is_unreadable(packet, text):
     with OddServer(lambda talk: talk.say(packet)) as server, pytest.raises(DatabaseError) as caught:
         connect(server)
     assert re.fullmatch(f"x: {text}", str(caught.value))
+
+
+FILE_SECRET = "file-secret-Wz8Kq3"
+# All that logs in to a database: by our own client, and by Postfix's.
+LOGGING_IN = (
+    ("postfix_database.refused", {}),
+    ("postfix_database.read", {}),
+    ("postfix_database.tables", {}),
+    ("postfix_database.account", {}),
+    ("postfix_database.credential_accepted", {}),
+    ("postfix_database.credential_sole", {}),
+    ("postfix_database.holders", {"site_hosts": []}),
+    ("postfix_doctor.check", {}),
+    ("postfix_map.apply", {"test": True}),
+    ("postfix_map.lookup", {"map": "virtual_alias_maps", "question": "jack@example.org"}),
+)
+
+
+@pytest.fixture
+def wants_files(tmp_path):
+    """A server that wants a file in place of each answer: to LOAD DATA LOCAL INFILE, which nobody has sent."""
+    path = tmp_path / "secret"
+    path.write_text(FILE_SECRET)
+    path.chmod(0o644)
+    talks, phase = [], ["statement"]
+
+    def serve(talk):
+        talks.append(talk)
+        greet(talk)
+        if phase[0] == "statement":
+            talk.say(OK)
+            while packet := talk.hear():
+                if packet[5:8] != b"SET":
+                    break
+                talk.say(OK)
+        talk.say(b"\xfb" + bytes(path))
+        talk.peer.settimeout(3)
+        if talk.hear():
+            # The file, or the empty packet of a client that does not give it.
+            talk.say(error(1045))
+
+    with OddServer(serve) as server:
+        server.talks, server.phase, server.path = talks, phase, path
+        yield server
+
+
+@pytest.mark.parametrize("phase", ["statement", "login"])
+def test_a_server_that_wants_a_file_gets_none(minion, postfix, wants_files, tmp_path, phase):
+    """With LOCAL INFILE a server reads any file of its client's, as the user that the client runs as: root."""
+    wants_files.phase[0] = phase
+    section = minion.pillar["ispmail"]
+    section["database"]["hosts"] = wants_files.host
+    host, port = wants_files.host.split(":")
+    section["server"] = {"host": host, "port": int(port), "user": "root", "password": "x"}
+    section["consumers"] = {"program": {"option_file": str(tmp_path / "program.cnf")}}
+    minion.pillar = {"ispmail": section}
+    for name in ("alias-maps", "mailbox-maps", "mailbox-domains"):
+        path = postfix.config_directory / f"mariadb-virtual-{name}.cf"
+        query = "SELECT 1 FROM t WHERE a='%s'"
+        write_cold(path, f"user = x\npassword = y\nhosts = {wants_files.host}\ndbname = z\nquery = {query}\n", 0o644)
+        postfix.command("postconf", "-e", f"virtual_{name.replace('-', '_')} = mysql:{path}")
+    call = minion.caller()
+    # A login is the same code for all of them.
+    for function, options in LOGGING_IN if phase == "statement" else (LOGGING_IN[0], LOGGING_IN[1], LOGGING_IN[-1]):
+        before = len(wants_files.talks)
+        with contextlib.suppress(CommandExecutionError, SaltInvocationError):
+            call(function, **options)
+        assert len(wants_files.talks) > before, f"{function} has not logged in"
+    heard = [packet for talk in wants_files.talks for packet in talk.got]
+    assert not [packet for packet in heard if FILE_SECRET.encode() in packet]
+
+
+def test_this_server_does_get_files(wants_files):
+    """A test that cannot fail proves nothing: PyMySQL itself sends the file, if it may."""
+    host, port = wants_files.host.split(":")
+    connection = pymysql.connect(host=host, port=int(port), user="x", password="y", local_infile=True)
+    with contextlib.closing(connection), contextlib.suppress(pymysql.err.MySQLError):
+        connection.query("SELECT 1")
+    assert wait_until(lambda: [p for t in wants_files.talks for p in t.got if FILE_SECRET.encode() in p], 5)
