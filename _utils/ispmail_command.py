@@ -118,10 +118,10 @@ def output(name: Name, arguments: Sequence[str]) -> str:
     """
     done = run(name, arguments)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
+        complaints = lines(done.stderr.strip())
         command = f"{name} {arguments[-1]}" if name == "postfix" else name
         ended = f"it ended with {done.returncode}, and wrote why into the mail log"
-        raise CannotAsk(f"{command} failed: {safe(lines[-1]) if lines else ended}")
+        raise CannotAsk(f"{command} failed: {safe(complaints[-1]) if complaints else ended}")
     return done.stdout
 
 
@@ -144,6 +144,11 @@ def _why_no_end(arguments: Sequence[str], timeout: float) -> str:
 def readable(text: str) -> str:
     """Replace what was not UTF-8 in a command's output, so that it can be shown and sent."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def lines(text: str) -> list[str]:
+    """Split what a command wrote into lines: with splitlines() the rest of a value behind U+2028 would be one too."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def safe(line: str) -> str:

@@ -54,7 +54,7 @@ def old_connections(path: str, content: str) -> list[Connection]:
         ValueError: The file includes others, which are not read here.
     """
     values: dict[str, str] = {}
-    for line in re.sub(r"\\\n\s*", "", content).splitlines():
+    for line in re.sub(r"\\\n\s*", "", content).split("\n"):
         bare = re.sub(r"(?:^|\s)#.*", "", line) if not re.search(r"['\"]", line) else line
         if re.match(r"\s*(!include|!include_try)\b", bare):
             raise ValueError(path)
@@ -151,7 +151,7 @@ def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """
     blocks: list[str] = []
     number = 0
-    for line in doveconf.splitlines():
+    for line in doveconf.split("\n"):
         bare = line.strip()
         if bare.startswith("#") or not bare:
             continue

@@ -19,7 +19,7 @@ import ispmail_files
 import ispmail_hosts
 import ispmail_release
 import ispmail_tablefile
-from ispmail_command import Done, readable, run, safe
+from ispmail_command import Done, lines, readable, run, safe
 from ispmail_errors import CannotAsk
 from ispmail_maincf import path_of
 from ispmail_query import PROBE_DOMAIN, probes
@@ -120,7 +120,7 @@ def found(questions: Sequence[str], table: str, config_directory: str, as_: Aske
     asked = _asked(questions, [table], config_directory, 10, as_)
     if len(questions) == 1:
         return list(questions) if asked.result == ANSWER else []
-    return [line.partition("\t")[0] for line in (asked.answer or "").splitlines()]
+    return [line.partition("\t")[0] for line in lines(asked.answer or "")]
 
 
 def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_: Asker = ROOT) -> dict[str, Probe]:
@@ -262,7 +262,7 @@ def _plugin_directory(chroot: str) -> str:
 def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:
     """What postmap wrote to stderr: warnings, and what was fatal. The raw text decides, and no secret is shown."""
     warnings, fatal = [], []
-    for line in done.stderr.splitlines():
+    for line in lines(done.stderr):
         kind, _, said = line.removeprefix("postmap: ").partition(": ")
         if kind in ("fatal", "panic"):
             fatal.append(safe(said))

@@ -1,9 +1,13 @@
 """The password is in the table files and pillar, and nowhere else."""
 
+import concurrent.futures
 import threading
 from pathlib import Path
 
 import pytest
+
+import ispmail_lookup
+from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
 from .test_apply import managed
@@ -98,3 +102,39 @@ def test_what_returns_secrets_is_no_job(minion, postfix, function):
     done = minion.command(function, str(postfix.config_directory / "mariadb-virtual-alias-maps.cf"))
     assert f"'{function}' is not available" in done.stdout + done.stderr
     assert done.returncode and not holds((done.stdout + done.stderr).encode())
+
+
+# What somebody may have made of a table file: Postfix quotes much of it in its messages.
+DAMAGED = {
+    "no equals sign": "password {}",
+    "no equals sign, a line separator": "password\u2028{}",
+    "no equals sign, a next line": "junk\x85{}",
+    "no equals sign, control characters": "junk\x0b\x1c\r{}",
+    "no name": "= {}",
+    "a blank in front": " password = {}",
+    "two of them": "password = {0}\npassword = {0}2",
+    "two of them, a line separator": "password = a\u2028{0}\npassword = {0}2",
+    "two of them, a quote": "password = a'b{0}\npassword = {0}2",
+    "a misspelt key": "passwort = a\u2028{}",
+    "a number": "expansion_limit = a\u2029{}",
+    "yes or no": "require_result_set = {}",
+    "a query": "query = SELECT '%z\u2028{}'",
+}
+
+
+def test_what_postmap_quotes_of_a_damaged_table_file(scratch_directory):
+    """Python takes U+2028 and others for the end of a line: the rest of a quoted value was shown as a line of its own."""
+    secret = "secretQz7Hw4Kd9Rx2"
+    directory = str(Postfix(scratch_directory / "damaged").config_directory)
+
+    def ask(name):
+        path = scratch_directory / f"{name}.cf"
+        query = "" if "query" in DAMAGED[name] else "query = SELECT '%s'\n"
+        text = f"{DAMAGED[name].format(secret)}\nuser = x\nhosts = 127.0.0.1:1\ndbname = x\n{query}"
+        write_cold(path, text, 0o640)
+        return ispmail_lookup.ask("jack@example.org", [f"mysql:{path}"], directory)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        asked = dict(zip(DAMAGED, pool.map(ask, DAMAGED)))
+    assert {each.result for each in asked.values()} == {ispmail_lookup.COULD_NOT_ASK}
+    assert not {name: each for name, each in asked.items() if secret in repr(each)}
