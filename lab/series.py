@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,8 +51,22 @@ def programs(series: str) -> Path:
 class Salt:
     """One master and one minion named `lab`, with all that is theirs in `directory`."""
 
-    def __init__(self, series: str, directory: Path, file_roots: list[str], **minion: Any) -> None:
-        """Write both configurations. `minion`: more keys of the minion's."""
+    def __init__(
+        self,
+        series: str,
+        directory: Path,
+        file_roots: list[str],
+        more_of_master: Mapping[str, Any] | None = None,
+        launcher: tuple[list[str], int] = ([], -1),
+        **minion: Any,
+    ) -> None:
+        """Write both configurations.
+
+        Args:
+            more_of_master: More keys of the master's.
+            launcher: A command that runs both, and a descriptor that it inherits.
+            minion: More keys of the minion's.
+        """
         self.programs = programs(series)
         self.directory = directory
         publish, ret = free_port(), free_port()
@@ -67,7 +81,9 @@ class Salt:
             "auto_accept": True,
             "file_roots": {"base": file_roots},
             "pillar_roots": {"base": [str(self.pillar)]},
+            **(more_of_master or {}),
         }
+        self._launcher = launcher
         own = {"id": "lab", "master": HOST, "master_port": ret, "enable_fqdns_grains": False, "acceptance_wait_time": 1}
         for name, config in (("master", master), ("minion", {**self._paths("minion"), **shared, **own, **minion})):
             (directory / name).mkdir()
@@ -101,10 +117,18 @@ class Salt:
         self.stop()
 
     def _start(self, name: str) -> None:
-        command = [str(self.programs / f"salt-{name}"), "-c", str(self.directory / name)]
+        launch, descriptor = self._launcher
+        command = [*launch, str(self.programs / f"salt-{name}"), "-c", str(self.directory / name)]
         with open(self.directory / f"{name}.out", "wb") as out:
             self._processes.append(
-                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                    pass_fds=[descriptor] if launch else [],
+                )
             )
 
     def stop(self) -> None:

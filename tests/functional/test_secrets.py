@@ -123,7 +123,7 @@ DAMAGED = {
 
 
 def test_what_postmap_quotes_of_a_damaged_table_file(scratch_directory):
-    """Python takes U+2028 and others for the end of a line: the rest of a quoted value was shown as a line of its own."""
+    """Python takes U+2028 and others for the end of a line: behind it the rest of a value was shown."""
     secret = "secretQz7Hw4Kd9Rx2"
     directory = str(Postfix(scratch_directory / "damaged").config_directory)
 
@@ -138,3 +138,20 @@ def test_what_postmap_quotes_of_a_damaged_table_file(scratch_directory):
         asked = dict(zip(DAMAGED, pool.map(ask, DAMAGED)))
     assert {each.result for each in asked.values()} == {ispmail_lookup.COULD_NOT_ASK}
     assert not {name: each for name, each in asked.items() if secret in repr(each)}
+
+
+# What pillar's source holds, and the options of salt-call.
+SHOWN_BY_SALT = {
+    "pillar is right, level garbage": ("ispmail:\n  database:\n    password: {}\n", ("-l", "garbage")),
+    "no YAML, a password that begins with !": ("ispmail:\n  database:\n    password: !{}\n", ()),
+    "no Jinja": ("ispmail:\n  database:\n    password: {} {{% if %}}\n", ()),
+}
+
+
+@pytest.mark.parametrize("case", SHOWN_BY_SALT)
+def test_what_salt_itself_shows_of_pillar(minion, case):
+    """As docs/security.md says: whoever renders pillar logs a line that it cannot read; and all of it at one level."""
+    text, options = SHOWN_BY_SALT[case]
+    minion.pillar_file.write_text(text.format("secretQz7Hw4Kd9Rx2"))
+    done = minion.command(*options, "postfix_map.compare")
+    assert "secretQz7Hw4Kd9Rx2" in done.stdout + done.stderr

@@ -71,7 +71,7 @@ MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 ARCHITECTURE, COLUMN = MACHINES.get(platform.machine(), (0, 0))
 NUMBERS = {numbers[COLUMN]: name for name, numbers in CALLS.items() if numbers[COLUMN] is not None}
 
-_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SECCOMP = {"x86_64": 317, "aarch64": 277}.get(platform.machine(), 0)
 _NOTIFY, _ALLOW = 0x7FC00000, 0x7FFF0000
 _RECEIVE, _SEND, _CONTINUE = 0xC0502100, 0xC0182101, 1
 _LONGEST = 120  # seconds that a traced process may take
@@ -172,7 +172,7 @@ def _install_filter() -> int:
     filtered = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
     # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER
-    listener = libc.syscall(_SECCOMP[platform.machine()], 1, 8, ctypes.c_char_p(filtered))
+    listener = libc.syscall(SECCOMP, 1, 8, ctypes.c_char_p(filtered))
     if listener < 0:
         raise OSError(ctypes.get_errno(), "seccomp")
     return int(listener)

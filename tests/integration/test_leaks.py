@@ -1,0 +1,38 @@
+"""A share of what leaks.py does, on the oldest Salt series that runs here."""
+
+import ast
+
+import pytest
+
+from lab.minion import REPOSITORY
+from lab.series import SERIES, runs_here
+
+from . import leaks
+
+STEPS = (leaks.first_apply, leaks.wrong_password, leaks.look_around, leaks.pillar_items, leaks.broken_pillar)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return leaks.run(next(filter(runs_here, SERIES)), STEPS)
+
+
+def test_what_was_watched_did_happen(seen):
+    assert not seen.wrong
+    for what in ("calls", "outputs", "log lines", "events", "files written", "programs started"):
+        assert seen.counts[what] > 10, what
+
+
+def test_the_password_is_where_the_documentation_says(seen):
+    """Nowhere else; and each thing that Salt keeps is seen to be kept, or this search would prove nothing."""
+    assert leaks.violations(seen, next(filter(runs_here, SERIES)), STEPS) == []
+
+
+def test_every_public_function_has_its_turn():
+    named = {f"{file.stem}.{node.name.rstrip('_')}" for file in (REPOSITORY / "_modules").glob("*.py")
+             for node in ast.parse(file.read_text()).body
+             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}  # fmt: skip
+    named = {name.replace("_ask.", ".").replace("_change.", ".") for name in named}
+    assert named == set(leaks.FUNCTIONS)
+    slses = {file.stem for file in (REPOSITORY / "salt" / "ispmail").glob("*.sls")}
+    assert slses == {*leaks.SLS, "init", "clean", "packages"}
