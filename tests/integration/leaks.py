@@ -39,7 +39,7 @@ from .audit import Exec, Execs, Writes
 
 # A part of each password here, in no need of quoting anywhere; no source file and no other run has it.
 CORE = f"Qz7Hw4Kd9Rx2p{os.getpid()}"
-HOLDER = Path("/usr/local/sbin/salt-ispmail-test-leak")
+HOLDER = Path(f"/usr/local/sbin/salt-ispmail-test-leak-{os.getpid()}")
 CLIENT = Path(__file__).with_name("salt_client.py")
 
 
@@ -134,7 +134,6 @@ class Site:
             launcher=self.execs.launcher(),
             log_level_logfile="trace",
             loop_interval=1,
-            minion_pillar_cache=True,
             beacons={"postfix_credential": [{"interval": 3}, {"disable_during_state_run": True}]},
         )
         (self.salt.pillar / "top.sls").write_text("base: {'*': [ispmail]}\n")
@@ -232,7 +231,7 @@ class Site:
                     self.seen.found(f"{name} {what}: {header}", self.step)
         for header in self._new(self.events):
             self.seen.found(f"bus: {header}", self.step)
-        if any(self._new(self.postfix.log_file)):
+        if self._new(self.postfix.log_file):
             self.seen.found("mail log", self.step)
 
     def _new(self, path: Path) -> list[str]:
@@ -243,7 +242,7 @@ class Site:
             data = file.read()
         end = data.rfind(b"\n") + 1
         self._read[path] = self._read.get(path, 0) + end
-        for line in data[:end].decode(errors="replace").splitlines():
+        for line in data[:end].decode(errors="replace").split("\n"):
             self.seen.counts["events" if path == self.events else "log lines"] += 1
             if header := re.match(r".{19,25}\[([\w.]+)\s*:\d+\s*\]\[(\w+)\s*\]", line):
                 self._last[path] = f"{header[2]} {header[1]}"
@@ -358,7 +357,7 @@ def functions(site: Site) -> None:
         site.ask(name, *arguments, **{**options, **here})
     for name, (arguments, options) in RUNNERS.items():
         site.ask(name, *arguments, kind="runner", **options)
-    HOLDER.unlink()
+    HOLDER.unlink(missing_ok=True)
 
 
 def every_sls(site: Site) -> None:
@@ -559,6 +558,8 @@ def broken_pillar(site: Site) -> None:
 OURS = (first_apply, functions, every_sls, rotation, reactor, beacon, wrong_password, faults_in_pillar, database_away)
 OURS += (damaged_table_file, in_the_way, killed, another_program, silent_smtpd)
 SALTS = (pillar_items, pillar_on_the_command_line, broken_pillar)
+# What bin/test does.
+SHARE = (first_apply, wrong_password, look_around, pillar_items, broken_pillar)
 
 
 @dataclass(frozen=True)
@@ -586,7 +587,8 @@ KEPT = (
     Kept(r"file: /salt/pillar/ispmail\.sls 0600 0:0", after=first_apply),
     Kept(r"file: /salt/master/cache/pillar/(\w+\.p|tmp…) 0600 0:0", "3008", first_apply),
     Kept(r"file: /salt/master/cache/minions/\w+/(data\.p|tmp…) 0600 0:0", "3006", first_apply),
-    Kept(r"file: /salt/minion/cache/pillar/cache\.sls 0600 0:0", after=first_apply),
+    # With each SLS the minion of 3006 sends its whole configuration to the master, pillar included.
+    Kept(r"minion log: TRACE salt\.channel\.client", "3006", first_apply),
     # Commands that return pillar: on 3006 in all that has an output of a job.
     Kept(r"what pillar\.(items|get) returns", "3006", pillar_items, own=True),
     Kept(r"bus: salt/job/N/ret/lab", "3006", pillar_items, own=True),
@@ -622,7 +624,7 @@ def violations(seen: Seen, series: str, steps: Collection[Callable[[Site], None]
     return found
 
 
-def run(series: str, steps: tuple[Callable[[Site], None], ...] = (*OURS, *SALTS)) -> Seen:
+def run(series: str, steps: tuple[Callable[[Site], None], ...]) -> Seen:
     """All of it, on one series."""
     seen = Seen()
     with scratch("k-") as directory, MariaDB(directory / "db") as mariadb, Postfix(directory / "mail") as postfix:
@@ -646,18 +648,20 @@ def main() -> int:
     """Run it, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.integration.leaks", description=__doc__)
     parser.add_argument("--series", default=",".join(SERIES))
+    parser.add_argument("--share", action="store_true", help="only what bin/test does")
     options = parser.parse_args()
+    steps = SHARE if options.share else (*OURS, *SALTS)
     bad = 0
     for series in filter(runs_here, options.series.split(",")):
-        seen = run(series)
+        seen = run(series, steps)
         if "VERBOSE" in os.environ:
             for place, names in sorted(seen.places.items()):
                 print(f"  {place}  <- {', '.join(sorted(names))[:150]}")
-        found = violations(seen, series, (*OURS, *SALTS))
+        found = violations(seen, series, steps)
         for each in (*seen.wrong, *found):
             print(each)
         counts = ", ".join(f"{count} {what}" for what, count in seen.counts.items())
-        print(f"Salt {series}: {len(OURS) + len(SALTS)} steps, {counts}; {len(found)} violations")
+        print(f"Salt {series}: {len(steps)} steps, {counts}; {len(found)} violations")
         bad += len(found) + len(seen.wrong)
     return 1 if bad else 0
 
