@@ -592,12 +592,19 @@ KEPT = (
     # Commands that return pillar: on 3006 in all that has an output of a job.
     Kept(r"what pillar\.(items|get) returns", "3006", pillar_items, own=True),
     Kept(r"bus: salt/job/N/ret/lab", "3006", pillar_items, own=True),
-    Kept(r"file: /salt/master/cache/jobs/…/lab/return\.p 0644 0:0", "3006", pillar_items, own=True),
+    Kept(
+        r"file: /salt/master/cache/jobs/…/lab/(return\.p 0644|\.___atomic_write\w+ 0600) 0:0",
+        "3006",
+        pillar_items,
+        own=True,
+    ),
     Kept(r"(master|minion) log: (INFO|DEBUG|TRACE) salt\.\S+", "3006", pillar_items, own=True),
     # Pillar on the command line is an argument of the job.
     Kept(r"bus: salt/job/N/(new|publish|ret/lab)", after=pillar_on_the_command_line, own=True),
     Kept(
-        r"file: /salt/master/cache/jobs/…/(lab/return|\.load)\.p 0644 0:0", after=pillar_on_the_command_line, own=True
+        r"file: /salt/master/cache/jobs/…/((lab/return|\.load)\.p 0644|\S+atomic_write\w+ 0600) 0:0",
+        after=pillar_on_the_command_line,
+        own=True,
     ),
     Kept(r"file: /salt/minion/cache/proc/\d+ 0644 0:0", after=pillar_on_the_command_line, own=True),
     Kept(r"(master|minion) log: (DEBUG|TRACE) salt\.\S+", after=pillar_on_the_command_line, own=True),
