@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("de393017b6d0")
+ispmail_stamp.require("25fc407fd36f")
 
 import contextlib
 import json

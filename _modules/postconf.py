@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("de393017b6d0")
+ispmail_stamp.require("25fc407fd36f")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

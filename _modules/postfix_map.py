@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("de393017b6d0")
+ispmail_stamp.require("25fc407fd36f")
 
 import ispmail_compare
 import ispmail_consumers

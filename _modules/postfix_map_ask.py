@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("de393017b6d0")
+ispmail_stamp.require("25fc407fd36f")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("de393017b6d0")
+ispmail_stamp.require("25fc407fd36f")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("de393017b6d0")
+ispmail_stamp.require("25fc407fd36f")
 
 import salt.client
 import salt.utils.event
