@@ -91,6 +91,7 @@ class _Plan:
     way: str
     number: int | str
     every: bool
+    look: Callable[[str], None] | None = None
 
     def is_it(self, found: Traced) -> bool:
         """Whether the last call is the one."""
@@ -99,7 +100,13 @@ class _Plan:
         return (self.every or not found.hit) and re.search(self.number, found.calls[-1]) is not None
 
 
-def traced(function: Callable[[], str], way: str = "", number: int | str = 0, every: bool = False) -> Traced:
+def traced(
+    function: Callable[[], str],
+    way: str = "",
+    number: int | str = 0,
+    every: bool = False,
+    look: Callable[[str], None] | None = None,
+) -> Traced:
     """Run a function in a forked process, and interfere with its calls.
 
     Args:
@@ -107,6 +114,7 @@ def traced(function: Callable[[], str], way: str = "", number: int | str = 0, ev
             "full" lets each call from there on fail that needs room on the disk.
         number: Which call, from 1, 0 for none; or a regular expression, for the first call that it is found in.
         every: Whether each call that the regular expression is found in.
+        look: Called with each call, before the call runs: what is on the disk then is what the calls before have left.
     """
     ours, theirs = socket.socketpair()
     with ours:
@@ -118,7 +126,7 @@ def traced(function: Callable[[], str], way: str = "", number: int | str = 0, ev
         found = Traced()
         try:
             ours.sendall(b"go")
-            _supervise(listener, pid, _Plan(way, number, every), found)
+            _supervise(listener, pid, _Plan(way, number, every, look), found)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
@@ -202,6 +210,8 @@ def _handle(listener: int, pid: int, plan: _Plan, found: Traced) -> None:
     name = NUMBERS[call]
     named = _named(name, caller, arguments)
     found.calls.append(f"{name} {named}")
+    if plan.look:
+        plan.look(found.calls[-1])
     error, flags = 0, _CONTINUE
     is_it = plan.is_it(found)
     if is_it:
