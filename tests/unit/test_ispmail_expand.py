@@ -35,6 +35,20 @@ EXPANDED = [
     ("${{$own} != {} ? {set} : {unset}}", "set"),
     ("${{a} == {a}}|${{a} == {b}}", "true|"),
     ("unionmap:{$own, hash:/b}", "unionmap:{mysql:/a.cf, hash:/b}"),
+    *(
+        (f"${{{{{left}}} {operator} {{{right}}} ? {{y}}:{{n}}}}", "y" if holds else "n")
+        for left, right, holding in (
+            ("1", "2", ("!=", "<", "<=")),
+            ("2", "2", ("==", "<=", ">=")),
+            ("3", "2", ("!=", ">", ">=")),
+            ("b", "a", ("!=", ">", ">=")),
+        )
+        for operator in ("==", "!=", "<", "<=", ">", ">=")
+        for holds in (operator in holding,)
+    ),
+    ("${{3} ==level {3.0} ? {y}:{n}}", "y"),
+    ("${{3.1} >level {3} ? {y}:{n}}", "y"),
+    ("${{3.6.1} >level {3.6.0} ? {y}:{n}}", "y"),
 ]
 REFERRED = {"a": "x $b", "b": "${c?y}", "c": "$a", "submission/inet/a": "$d", "e": "$f"}
 
@@ -62,6 +76,11 @@ def test_what_postfix_refuses_stays(text):
 @given(st.text("$({?:})own=<level 1", max_size=30))
 def test_no_text_breaks_it(text):
     ispmail_expand.expand(text, VALUES)
+
+
+def test_values_may_refer_to_values_that_refer_to_values():
+    values = {f"p{number}": f"$p{number + 1}" for number in range(25)} | {"p25": "mysql:/deep.cf"}
+    assert ispmail_expand.expand("$p0", values) == "mysql:/deep.cf"
 
 
 def test_a_circle_ends():

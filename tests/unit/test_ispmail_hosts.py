@@ -60,3 +60,56 @@ def test_the_password_of_a_uri_is_not_in_the_repr_of_a_host():
 
 def test_a_host_is_of_a_mysql_table_unless_said():
     assert ispmail_hosts.parse_host("db").port == 3306
+
+
+PATHS = [
+    ("mysql", "/run/mysqld/mysqld.sock", "is a path"),
+    ("mysql", "unix:/run/mysqld/mysqld.sock", None),
+    ("mysql", "unix:run/mysqld.sock", "has a unix: without an absolute path"),
+    ("mysql", "unix:", "has a unix: without an absolute path"),
+    ("pgsql", "/run/postgresql", None),
+    ("pgsql", "unix:/run/postgresql", None),
+    ("pgsql", "unix:run", "has a unix: without an absolute path"),
+    # Not a path, although its name has the same letters: Postfix takes it for a host.
+    ("mysql", "unix", None),
+]
+
+
+@pytest.mark.parametrize("type_, text, reason", PATHS)
+def test_a_path_of_a_socket(type_, text, reason):
+    fault = ispmail_hosts.host_fault(text, type_)
+    assert (fault and (fault.key, fault.reason)) == (reason and ("hosts", reason))
+
+
+NAMES = [
+    ("mysql", "db:3306", None),
+    ("mysql", "db:0", "has a port that is not a number from 1 to 65535"),
+    ("mysql", "db:1", None),
+    ("mysql", "db:65535", None),
+    ("mysql", "db:65536", "has a port that is not a number from 1 to 65535"),
+    ("mysql", ":3306", "has a port without a host"),
+    ("mysql", "[2001:db8::1]", "has an IPv6 address, which Postfix cannot split from a port here"),
+    ("mysql", "[db]", "has an IPv6 address, which Postfix cannot split from a port here"),
+    ("mysql", "::1", "has an IPv6 address, which Postfix cannot split from a port here"),
+    ("mysql", "LocalHost:3306", "has localhost with a port, but localhost is the unix socket and the port is ignored"),
+    ("mysql", "localhost", None),
+    ("pgsql", "localhost:5432", None),
+    ("pgsql", "postgresql://u:p@db/mail", "holds a password in a URI"),
+    ("pgsql", "postgres://db/mail?password=x", "holds a password in a URI"),
+    ("pgsql", "postgres://db/mail?user=u&sslpassword=x", "holds a password in a URI"),
+    ("pgsql", "postgresql://u@db/mail", None),
+]
+
+
+@pytest.mark.parametrize("type_, text, reason", NAMES)
+def test_what_postfix_cannot_use_as_a_host(type_, text, reason):
+    fault = ispmail_hosts.host_fault(text, type_)
+    assert (fault and (fault.key, fault.reason)) == (reason and ("hosts", reason))
+
+
+@pytest.mark.parametrize(
+    ("text", "remote"),
+    [("localhost", False), ("127.0.0.1", False), ("127.1", False), ("unix:/x", False), ("192.0.2.1", True), ("db", True)],
+)
+def test_which_hosts_are_reached_over_a_network(text, remote):
+    assert ispmail_hosts.is_remote(text) is remote

@@ -61,3 +61,47 @@ def test_what_is_no_option_file_is_not_shown(content):
 def test_what_is_too_long():
     assert faults("u", "x" * 4000) == []
     assert [fault.key for fault in faults("u", '"' * 2001)] == ["database:password"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        # As mysql(1) reads them; `my_print_defaults` prints the same.
+        (rb"a\nb\tc\rd\be\sf", "a\nb\tc\rd\be f"),
+        (rb"\"a\'b\\c", "\"a'b\\c"),
+        (rb"a\qb\#", r"a\qb\#"),
+        (b"a\\", "a\\"),
+        (b"'a b'", "a b"),
+        (b"'a", "a"),
+        (b"'ab\"", "ab"),
+        (b'"', ""),
+        (b"a'b'", "a'b'"),
+        (b"", ""),
+    ],
+)
+def test_what_a_value_stands_for(written, value):
+    assert parse(b"[client]\npassword=" + written + b"\n")["client"]["password"] == value
+
+
+def test_names_are_spelt_with_a_hyphen_or_an_underscore():
+    """MariaDB takes them for one: both are the same option, and the last one wins."""
+    assert parse(b"[client]\nssl-ca=a\nssl_ca=b\n") == {"client": {"ssl_ca": "b"}}
+    assert other_settings(b"[client]\nssl-ca=a\n", "client") == ["[client] ssl_ca"]
+
+
+def test_what_is_behind_a_comments_sign_is_no_line():
+    assert parse(b"#[client]\n;user=a\n # b=c\n\n[client]\nuser=u # no comment\n") == {"client": {"user": "u # no comment"}}
+
+
+def test_an_option_before_any_group_is_of_none():
+    assert parse(b"user=u\n") == {"": {"user": "u"}} and other_settings(b"user=u\n", "client") == ["user"]
+
+
+def test_what_includes_ends_no_group():
+    content = b"[client]\n!includedir /etc/my.d\nuser=u\n"
+    assert other_settings(content, "client") == ["!includedir"] and parse(content)["client"] == {"user": "u"}
+
+
+def test_the_length_is_that_of_the_escaped_bytes():
+    assert faults("u", "\xe4" * 2000) == [] and [fault.key for fault in faults("\xe4" * 2001, "p")] == ["database:user"]
+    assert faults("u", "\udce4" * 4000) == []

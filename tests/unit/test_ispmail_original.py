@@ -77,3 +77,28 @@ def test_no_password_gets_into_a_copy(lines):
     assert b"Hx7" not in copy
     # What is left is a table file still, or a comment.
     assert set(ispmail_tablefile.parse(copy)) <= set(ispmail_tablefile.parse(text))
+
+
+def test_bytes_that_are_no_text_stay_as_they_are():
+    text = OUR_TEXT.replace("dbname = d", "dbname = \udce4").encode("utf-8", "surrogateescape")
+    assert not ispmail_original.is_handmade(text)
+    assert ispmail_original.is_handmade(b"# \xe4\n" + text)
+    assert ispmail_original.without_secrets(b"# \xe4\nuser = u\n") == b"# \xe4\nuser = u\n"
+
+
+def test_the_name_of_a_copy():
+    """It is in the documentation, and ends in nothing that Postfix reads."""
+    assert ispmail_original.SUFFIX == ".before-ispmail"
+
+
+def test_an_empty_password_is_in_no_line():
+    """Each line has nothing in it somewhere: all of them would be left out."""
+    text = b"password =\n# hello\nuser = u\n"
+    assert ispmail_original.without_secrets(text).splitlines()[1:] == [b"# hello", b"user = u"]
+
+
+def test_an_obsolete_key_is_kept_unless_its_value_tells_a_secret():
+    kept, left_out = b"table = t\n", b"additional_conditions = and pw = 'x'\n"
+    assert ispmail_original.without_secrets(kept) == kept
+    assert ispmail_original.without_secrets(left_out) == b"# additional_conditions was left out of this copy\n"
+    assert ispmail_original.without_secrets(b"table = Hx7\npassword = Hx7\n").startswith(b"# table was left out")

@@ -128,3 +128,133 @@ def test_probes_are_special_each_in_its_way():
 )
 def test_tables_of_a_query(query, tables):
     assert ispmail_query.tables(query) == tables
+
+
+OUTSIDE, COMMENT, TWO = "has an expansion outside quotes", "has an expansion inside an SQL comment", "has a second state"
+OPEN, AMBIGUOUS, E_STRING = "has a quote or comment that", "has a quote or a comment inside", "has an expansion in an E'"
+NO_QUERY, BACKSLASH, CARRIAGE = "is not a query that reads", "has a backslash before an", "has a carriage return"
+DOUBLE = "has an expansion in double quotes, which "
+# Database, what stands behind `SELECT `, and the beginnings of all errors, in their order.
+ERRORS = [
+    ("mysql", "a FROM t WHERE b='%s'", []),
+    ("mysql", "a FROM t WHERE b=%s", [OUTSIDE]),
+    ("mysql", "a FROM t WHERE b=`%s`", [OUTSIDE]),
+    ("sqlite", "a FROM t WHERE b=[%s]", [OUTSIDE]),
+    ("sqlite", "a FROM [t'] WHERE b='%s'", []),
+    ("pgsql", "a FROM t WHERE b=$$%s$$", [OUTSIDE]),
+    ("pgsql", "a FROM t WHERE b=$x$'%s'$x$", [OUTSIDE]),
+    ("mysql", "a /* %s */", [COMMENT]),
+    ("mysql", "a -- %s\n", [COMMENT]),
+    ("mysql", "a # %s\n", [COMMENT]),
+    ("mysql", "a /*! '%s' */", [COMMENT, AMBIGUOUS]),
+    ("mysql", "a /*!50000 %s */", [COMMENT]),
+    ("mysql", "a /*M! %s */", [COMMENT]),
+    ("sqlite", "a /*! ' */ WHERE b='%s'", []),
+    # Behind the comment all is as before it.
+    *((kind, "a -- '\n WHERE b='%s'", []) for kind in ("mysql", "pgsql", "sqlite")),
+    *((kind, "a /* ' */ WHERE b='%s'", []) for kind in ("mysql", "pgsql", "sqlite")),
+    ("mysql", "a # '\n WHERE b='%s'", []),
+    ("pgsql", "a # b WHERE b='%s'", []),
+    # MySQL wants a blank behind the two hyphens.
+    ("mysql", "a --'%s'", []),
+    ("sqlite", "a --'%s'\n", [COMMENT]),
+    ("pgsql", "a /* /* */ %s */", [COMMENT]),
+    ("mysql", "a /* /* */ = '%s'", []),
+    ("pgsql", "a /* /* */ = '%s'", [COMMENT, OPEN]),
+    ("pgsql", 'a FROM t WHERE b="%s"', [f"{DOUBLE}name a column"]),
+    ("sqlite", 'a FROM t WHERE b="%s"', [f"{DOUBLE}Postfix does not escape"]),
+    ("mysql", 'a FROM t WHERE b="%s"', []),
+    *(("pgsql", f"a FROM t WHERE b={mark}%s'", [E_STRING]) for mark in ("E'", "e'", "U&'", "u&'")),
+    ("pgsql", "a FROM t WHERE b=E'\\'' AND c='%s'", []),
+    ("pgsql", "a FROM t WHERE b=nameE'%s'", []),
+    ("pgsql", "a FROM U&\"t\" WHERE b='%s'", []),
+    ("pgsql", "a FROM u&\"t'\" WHERE b='%s'", []),
+    ("mysql", "a FROM t WHERE b='\\%s'", [BACKSLASH]),
+    ("pgsql", "a FROM t WHERE b=E'\\%s'", [E_STRING, BACKSLASH]),
+    ("mysql", "a FROM t WHERE b='\\'%s'", []),
+    ("mysql", "a FROM t WHERE b='\\\\%s'", []),
+    ("sqlite", "a FROM t WHERE b='\\%s'", []),
+    ("mysql", "a FROM t WHERE b='%s'; ", []),
+    ("mysql", "a FROM t WHERE b='%s'; -- x\n /* y */ ;", []),
+    ("mysql", "a FROM t WHERE b='%s'; DROP TABLE t", [TWO]),
+    ("mysql", "a FROM t WHERE b='%s'; SELECT '%u'", [TWO]),
+    ("mysql", "a FROM t WHERE b='%s", [OPEN]),
+    ("mysql", "a FROM t WHERE b='%s' /* x", [OPEN]),
+    ("mysql", "a FROM t WHERE b='%s' -- x", []),
+    ("pgsql", "a FROM t\r WHERE b='%s'", [CARRIAGE]),
+    ("mysql", "a FROM t\r WHERE b='%s'", []),
+    ("mysql", "a FROM t WHERE b='x'", ["has no expansion"]),
+    ("mysql", "a FROM t WHERE b='%s%%%x'", ["has a % that is no expansion"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "query", "begins"), ERRORS)
+def test_all_errors_of_a_query(kind, query, begins):
+    """Each is told, and none that is not there."""
+    reasons = [error.reason for error in ispmail_query.query_findings(f"SELECT {query}", kind).errors]
+    assert len(reasons) == len(begins), reasons
+    assert all(reason.startswith(begin) for reason, begin in zip(reasons, begins)), reasons
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "reads"),
+    [
+        ("mysql", "", True),
+        ("mysql", " \n((", True),
+        ("mysql", "/* a */", True),
+        ("mysql", "/* /* */", True),
+        ("pgsql", "/* /* */", False),
+        ("pgsql", "/* /* */ */ ", True),
+        ("sqlite", "/* /* */", True),
+        ("mysql", "/*! a */", False),
+        ("mysql", "/*M! a */", False),
+        ("mysql", "/* a", False),
+        ("mysql", "x", False),
+        ("mysql", "'", False),
+    ],
+)
+def test_a_query_that_reads(kind, before, reads):
+    for verb in ("SELECT", "select", "WITH", "CALL", "VALUES", "TABLE"):
+        errors = ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
+        assert not any(error.reason.startswith(NO_QUERY) for error in errors) is reads
+    for verb in ("INSERT", "SELECTED", ""):
+        errors = ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
+        assert any(error.reason.startswith(NO_QUERY) for error in errors)
+
+
+def test_which_letters_are_expansions():
+    """See mysql_table(5): any other one behind a % is fatal to Postfix."""
+    for number in range(0x20, 0x7F):
+        letter = chr(number)
+        errors = ispmail_query.query_findings(f"SELECT '%s%{letter}'", "mysql").errors
+        fatal = any(error.reason.startswith("has a % that is no expansion") for error in errors)
+        assert fatal is (letter not in "sudSUD123456789%"), letter
+        assert bool(ispmail_query.format_faults(f"%{letter}")) is fatal, letter
+
+
+WARNINGS = [
+    ("mysql", "SELECT '%s'", []),
+    ("mysql", 'SELECT "%s"', ["has an expansion in double quotes, which fails"]),
+    ("mysql", "SELECT \"x\" = '%s'", []),
+    ("mysql", "SELECT '%s' -- x", ["has a -- or # comment"]),
+    ("mysql", "SELECT '%s' # x", ["has a -- or # comment"]),
+    ("pgsql", "SELECT '%s' # x", []),
+    ("mysql", "SELECT '%s' /* x */", []),
+]
+
+
+@pytest.mark.parametrize(("kind", "query", "begins"), WARNINGS)
+def test_what_is_doubtful_in_a_query(kind, query, begins):
+    reasons = [warning.reason for warning in ispmail_query.query_findings(query, kind).warnings]
+    assert len(reasons) == len(begins) and all(map(str.startswith, reasons, begins))
+
+
+def test_the_questions_of_a_probe():
+    """Nobody has them, and each is what it says."""
+    questions = {probe.kind: probe.question for probe in ispmail_query.probes("x.org")}
+    assert questions == {
+        "a plain address": "probe@x.org",
+        "an address with a 4-byte character": "probe\U0001f602@x.org",
+        "an address in upper case": "PROBE@X.ORG",
+        "a long address": f"{'probe' * 100}@x.org",
+    }

@@ -170,3 +170,14 @@ def test_without(value, paths, own, after):
 def test_without_by_two_parameters_of_the_admins_own():
     values = {**VALUES, "nest": "$own"}
     assert without("$nest hash:/x", "a", ["own", "nest"], values) == {"own": "", "nest": "", "maps": "hash:/x"}
+
+
+def test_how_main_cf_writes_a_table():
+    assert Reference("mysql", "/a.cf", proxied=False).table == "mysql:/a.cf"
+    assert Reference("sqlite", "/a.cf", proxied=True).table == "proxy:sqlite:/a.cf"
+
+
+def test_a_parameter_that_becomes_empty_late_goes_from_those_before_it():
+    """One that refers to it may be looked at first."""
+    values = {**VALUES, "nest": "$own"}
+    assert without("$nest hash:/x", "a", ["nest", "own"], values) == {"own": "", "nest": "", "maps": "hash:/x"}

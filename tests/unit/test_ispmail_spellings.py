@@ -81,3 +81,45 @@ def test_any_text_has_spellings(secret):
         return
     found = spellings(secret)
     assert found[0] == raw and len(set(found)) == len(found) and all(found)
+
+
+@pytest.mark.parametrize(
+    ("secret", "written"),
+    [
+        ('a"b\\c', r"a\"b\\c"),  # my.cnf
+        ("a'b\\c", r"a\'b\\c"),  # PHP's single quotes
+        ('a"$b', r"a\"\$b"),  # PHP's double quotes
+        ('a"$b`', r"a\"\$b\`"),  # a shell's double quotes
+        ('a"$b`!', r"a\"\$b\`\!"),
+        ("a b&c", r"a\ b\&c"),  # a shell without quotes
+        ("a'b", "a'\"'\"'b"),
+        ("\xe4/€", '"\\u00e4/\\u20ac"'),  # JSON
+        ("\xe4/€", '"\xe4/€"'),
+        ("a/b", r'"a\/b"'),
+        ("\xe4/", r'"\u00e4\/"'),
+        ("a$b", "a$$b"),  # a compose file
+        ("a%b", "a%%b"),  # systemd, configparser
+        ("a%b", r"a\%b"),  # crontab
+        ("a<b>&\"c", "a&lt;b&gt;&amp;&quot;c"),
+        ("a/b c?", "a/b%20c%3F"),  # a URL's path
+        ("a/b c?", "a%2fb%20c%3f"),
+        ("a/b c?", "a%2Fb+c%3F"),  # a form
+        ("a!b$c&d'e(f)g*h+i,j;k=l/", "a!b$c&d'e(f)g*h+i,j;k=l%2F"),  # a URL's user and password
+    ],
+)
+def test_each_format_is_found_by_its_own_spelling(secret, written):
+    """The whole of it stands between quotes or blanks: one that is found in a part of the word does not count."""
+    exactly = written.strip('"') if written.startswith('"') else written
+    assert exactly.encode() in spellings(secret)
+    assert contains_whole(f"x = {written}\n".encode(), secret)
+
+
+def test_letters_and_digits_that_a_url_does_not_escape():
+    """Each of them stays as it is in all spellings."""
+    secret = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+    assert all(b"%" not in spelling for spelling in spellings(secret))
+    assert b"a%40b%23" in spellings("a@b#")
+
+
+def test_bytes_that_are_no_text_are_escaped_byte_by_byte():
+    assert b"%E4%2F" in spellings(b"\xe4/".decode("utf-8", "surrogateescape"))

@@ -252,3 +252,34 @@ def test_what_an_account_may_do_besides(lines, select, more):
 def test_when_a_password_expires(priv, default, expires):
     found = ispmail_sql.mariadb_account(priv)
     assert found is not None and found.expires(default) == expires
+
+
+def test_the_statements_that_create_the_guides_tables():
+    """As the guide has them, and with the two indexes that it lacks."""
+    statements = [
+        ispmail_sql.alter_statement("mail", table, ispmail_sql.Missing(whole_table=True))
+        for table in ("virtual_domains", "virtual_users", "virtual_aliases")
+    ]
+    key, engine = "id INT NOT NULL AUTO_INCREMENT PRIMARY KEY", "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+    assert all(key in each and each.endswith(engine) for each in statements)
+    domains, users, aliases = statements
+    assert domains.startswith("CREATE TABLE `mail`.`virtual_domains` (") and "name VARCHAR(50) NOT NULL" in domains
+    assert "FOREIGN KEY" not in domains and "UNIQUE" in domains
+    for column in (
+        "domain_id INT NOT NULL",
+        "email VARCHAR(100) NOT NULL",
+        "password VARCHAR(150) NOT NULL",
+        "quota BIGINT NOT NULL DEFAULT 0",
+    ):
+        assert column in users
+    assert "source VARCHAR(100) NOT NULL" in aliases and "destination VARCHAR(100) NOT NULL" in aliases
+    assert "UNIQUE" in users and "UNIQUE" not in aliases
+    assert all("FOREIGN KEY" in each and "`virtual_domains`" in each for each in (users, aliases))
+
+
+def test_which_tables_are_the_guides():
+    assert ispmail_sql.is_guide_table("virtual_users") and not ispmail_sql.is_guide_table("users")
+
+
+def test_the_grant_that_the_maps_need_in_words():
+    assert ispmail_sql.describe_grants([ispmail_sql.select_grant("mail")]) == ["SELECT ON `mail`.*"]

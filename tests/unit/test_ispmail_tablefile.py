@@ -755,3 +755,73 @@ def test_redact_leaves_what_is_no_secret():
     keys = GOOD["mysql"]
     assert ispmail_tablefile.redact(keys) == {**keys, "password": "***"}
     assert keys["password"] == "p"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_table"),
+    [
+        ("query = x\n", True),
+        ("table = t\nselect_field = f\n", True),
+        ("table = t\n", False),
+        ("select_field = f\n", False),
+        ("select_function = f\n", True),
+        ("additional_conditions = a\nwhere_field = b\nselect_function = f\nx = y\nz = y\n", True),
+        ("user = u\npassword = p\n", False),
+        # A section is of another format, and more lines of another kind than of ours are another program's.
+        ("[client]\nquery = x\n", False),
+        ("query = x\n[client]\n", False),
+        ("query = x\na = b\n", False),
+        ("query = x\nuser = u\na = b\n", True),
+        ("query = x\nnonsense\n", False),
+        ("query = x\nuser = u\nnonsense\n", True),
+        ("", False),
+    ],
+)
+def test_what_is_a_table_file(text, is_table):
+    """Nothing else may be replaced or deleted."""
+    assert ispmail_tablefile.is_table(text.encode()) is is_table
+
+
+REDACTED = [
+    ("expansion_limit", "7", False),
+    ("expansion_limit", "geheim", True),
+    ("require_result_set", "No", False),
+    ("require_result_set", "geheim", True),
+    ("query", "SELECT 1 WHERE password = 'x'", False),
+    ("dbname", "d password = geheim", True),
+    ("dbname", "d PassWd: geheim", True),
+    ("dbname", "compass", False),
+    ("hosts", "postgresql://u:geheim@db", True),
+    ("hosts", "db", False),
+    ("password", "geheim", True),
+    ("passwort", "geheim", True),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "secret"), REDACTED)
+def test_which_values_are_shown(key, value, secret):
+    assert ispmail_tablefile.redact({key: value})[key] == ("***" if secret else value)
+
+
+def test_a_host_that_is_written_twice_is_one():
+    """It is written twice for Postfix before 3.10: that is no difference."""
+    assert ispmail_tablefile.hosts_once({"hosts": "a, a", "user": "u"}) == {"hosts": "a", "user": "u"}
+    for hosts in ("a", "a, b", "a, a, a", ""):
+        assert ispmail_tablefile.hosts_once({"hosts": hosts}) == {"hosts": hosts}
+
+
+def test_what_postfix_takes_where_a_key_is_missing():
+    """As mysql_table(5) and pgsql_table(5) have it."""
+    defaults = {key: kind.default for key, kind in ispmail_tablefile.SCHEMA.items() if kind.default is not None}
+    assert defaults == {
+        "hosts": "localhost",
+        "result_format": "%s",
+        "expansion_limit": "0",
+        "require_result_set": "yes",
+        "charset": "utf8mb4",
+        "encoding": "UTF8",
+        "idle_interval": "60",
+        "retry_interval": "60",
+        "option_group": "client",
+        "tls_verify_cert": "no",
+    }

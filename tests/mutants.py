@@ -1,0 +1,597 @@
+"""Mutation testing: python -m tests.mutants [--file NAME …] [--jobs N] [--functional] [--again] [--list] [--share N]
+
+cosmic-ray starts a new pytest with all tests for each mutant, and mutmut imports copies of the files by dotted names and
+adds functions to them, which our flat library and Salt's loader do not take; so this is a driver of our own.
+
+For each file it imports the tests once, then forks for each mutant: the child replaces the code of the one function that
+the mutant is in (whoever has imported it), and runs only the tests that execute the line, the fastest first, until one
+fails. Mutants outside functions, and functional tests, get a child that imports the library anew. Which tests execute
+which line is found once, and kept in ~/.cache/salt-ispmail/mutants until a file of the library or of the tests changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import hashlib
+import importlib.machinery
+import itertools
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.mutations import Mutant, Source
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("_utils", "_modules", "_states", "_runners", "_beacons")
+SURVIVORS = ROOT / "tests" / "survivors.txt"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salt-ispmail" / "mutants"
+# They look at the files and run none of their code, or they are about this driver.
+NOT_ASKED = ("test_lint.py", "test_architecture.py", "test_documentation.py", "test_mutants.py")
+ALIVE, KILLED, BROKEN = 0, 1, 99  # how a child ends; one that was ended by a signal took too long
+MEMORY = 4 << 30
+EXAMPLES = 25  # of a property
+OPTIONS = ["-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:terminal"]
+OPTIONS += ["-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0"]
+
+
+class Test(NamedTuple):
+    """What the first run has found out about a test."""
+
+    name: str
+    seconds: float
+    lines: dict[str, set[int]]
+
+
+class Coverage(NamedTuple):
+    """All tests, and the lines that run while the library is imported."""
+
+    tests: list[Test]
+    at_import: dict[str, set[int]]
+
+    def of(self, file: str, extent: tuple[int, int] | None = None, seconds: float = 0) -> list[Test]:
+        """The tests that execute a line of the file, or of a part of it: its own first, then the fastest, for so long."""
+        wanted = range(extent[0], extent[1] + 1) if extent else None
+        found = (each for each in self.tests if (lines := each.lines.get(file)))
+        tests = [each for each in found if wanted is None or not each.lines[file].isdisjoint(wanted)]
+        own = f"/test_{Path(file).stem}.py::"
+        tests.sort(key=lambda test: (own not in test.name, test.seconds))
+        sums = itertools.accumulate(test.seconds for test in tests)
+        return [test for test, spent in zip(tests, sums) if not seconds or spent <= seconds or test is tests[0]]
+
+
+class Runner:
+    """A plugin of pytest that does something else in place of running all tests."""
+
+    def __init__(self, loop: Callable[[list[pytest.Item]], None], names: Iterable[str] | None = None):
+        """Args: names: the tests, in their order; None for all that were collected."""
+        self._loop, self._names = loop, None if names is None else list(names)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Collected is all that is needed."""
+        for item in session.items:
+            _shorten(item)
+        if self._names is None:
+            self._loop(session.items)
+        else:
+            collected = {item.nodeid: item for item in session.items}
+            self._loop([collected[name] for name in self._names if name in collected])
+        return True
+
+
+def _shorten(item: pytest.Item) -> None:
+    """Few examples of a property, and where it fails not the smallest one: the mutant is dead."""
+    inner = getattr(item, "obj", None)
+    if getattr(inner, "is_hypothesis_test", False):
+        from hypothesis import Phase, settings  # noqa: PLC0415
+
+        inner = getattr(inner, "__func__", inner)
+        chosen = getattr(inner, "_hypothesis_internal_use_settings", settings.default)
+        phases = (Phase.explicit, Phase.generate)
+        inner._hypothesis_internal_use_settings = settings(
+            chosen, phases=phases, report_multiple_bugs=False, max_examples=min(chosen.max_examples, EXAMPLES)
+        )
+
+
+def run_pytest(arguments: Iterable[str], plugin: Runner) -> int:
+    """Collect in this process, then do what the plugin does. Without other plugins: pytest-salt-factories is slow."""
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    return int(pytest.main([*OPTIONS, f"--rootdir={ROOT}", *arguments], plugins=[plugin]))
+
+
+def forked(function: Callable[[], int | None], jobs: _Jobs | None = None, seconds: float = 0) -> int:
+    """Run a function in a child that says nothing; return how it ended, or at once if `jobs` is to hear of that."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code: int | None = BROKEN
+        try:
+            os.setpgid(0, 0)
+            if not os.environ.get("MUTANTS_VERBOSE"):
+                silence = os.open(os.devnull, os.O_RDWR)
+                for descriptor in (0, 1, 2):
+                    os.dup2(silence, descriptor)
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            code = function() or 0
+        except SystemExit as err:
+            code = err.code if isinstance(err.code, int) else BROKEN
+        except BaseException:  # pylint: disable=broad-except
+            traceback.print_exc()
+        finally:
+            os._exit(code or 0)
+    if jobs is not None:
+        jobs.add(pid, seconds)
+        return 0
+    return _ended(os.waitpid(pid, 0), pid)
+
+
+def _ended(waited: tuple[int, int], pid: int) -> int:
+    """What a child started goes with it."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    return os.waitstatus_to_exitcode(waited[1])
+
+
+class _Jobs:
+    """Children that run at the same time, at most so many."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._running: dict[int, tuple[Callable[[int], None], float]] = {}
+        self._then: Callable[[int], None] = lambda code: None
+
+    def start(self, function: Callable[[], int | None], then: Callable[[int], None], seconds: float) -> None:
+        """Run it in a child, and call `then` with how it ended. Waits while too many run."""
+        self._then = then
+        forked(function, self, seconds)
+        while len(self._running) >= self._most:
+            self._wait()
+
+    def add(self, pid: int, seconds: float) -> None:
+        """Called by `forked`."""
+        self._running[pid] = self._then, time.monotonic() + seconds
+
+    def finish(self) -> None:
+        """Wait for all."""
+        while self._running:
+            self._wait()
+
+    def _wait(self) -> None:
+        for pid, (then, until) in list(self._running.items()):
+            waited = os.waitpid(pid, os.WNOHANG)
+            if waited[0] == 0 and time.monotonic() > until:
+                os.kill(pid, signal.SIGKILL)
+                waited = os.waitpid(pid, 0)
+            if waited[0]:
+                del self._running[pid]
+                then(_ended(waited, pid))
+                return
+        time.sleep(0.002)
+
+
+def run_items(items: list[pytest.Item], seconds: dict[str, float]) -> int:
+    """Run tests until one fails, each with its time limit: SIGALRM ends the process."""
+    from _pytest.runner import runtestprotocol  # noqa: PLC0415
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for item, after in zip(items, [*items[1:], None]):
+        signal.setitimer(signal.ITIMER_REAL, 5 + 20 * seconds.get(item.nodeid, 1))
+        if any(report.failed for report in runtestprotocol(item, log=False, nextitem=after)):
+            return KILLED
+    return ALIVE
+
+
+# Which tests execute which lines.
+
+
+def measured(folder: str) -> Coverage:
+    """Run all tests of a folder, or of a file, with a trace of the library's lines, or take what an earlier run has found."""
+    kept = CACHE / f"{folder.replace('/', '-')}-{_state_of(folder)}.json"
+    if not kept.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        print(f"running {folder} to see which test executes which line", flush=True)
+        code = forked(lambda: _measure(folder, kept))
+        if code or not kept.exists():
+            raise SystemExit(f"{folder} could not be run: {code}")
+    found = json.loads(kept.read_text())
+    for name in found["failed"]:
+        print(f"not used, because it fails without a mutant: {name}")
+    tests = [
+        Test(name, seconds, {file: set(numbers) for file, numbers in lines.items()})
+        for name, seconds, lines in found["tests"]
+    ]
+    return Coverage(tests, {file: set(numbers) for file, numbers in found["import"].items()})
+
+
+def _state_of(folder: str) -> str:
+    files = [path for room in ROOMS for path in (ROOT / room).glob("*.py")]
+    files += [path for path in [ROOT / folder, *(ROOT / folder).rglob("*.py")] if path.suffix == ".py"]
+    files = [path for path in files if path.name not in NOT_ASKED]
+    digest = hashlib.sha256(str(EXAMPLES).encode())
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _measure(folder: str, kept: Path) -> int:
+    prefixes = tuple(f"{ROOT / room}/" for room in ROOMS)
+    seen: defaultdict[str, set[int]] = defaultdict(set)
+    ours: dict[str, bool] = {}
+
+    def local(frame: Any, event: str, argument: object) -> Any:
+        if event == "line":
+            seen[frame.f_code.co_filename].add(frame.f_lineno)
+        return local
+
+    def is_ours(name: str) -> bool:
+        if name not in ours:
+            ours[name] = name.startswith(prefixes)
+        return ours[name]
+
+    def called(frame: Any, event: str, argument: object) -> Any:
+        if not is_ours(frame.f_code.co_filename):
+            return None
+        return local if "import" in found or _is_import(frame, is_ours) else None
+
+    def taken() -> dict[str, list[int]]:
+        found = {str(Path(name).relative_to(ROOT)): sorted(lines) for name, lines in list(seen.items())}
+        seen.clear()
+        return found
+
+    def loop(items: list[pytest.Item]) -> None:
+        from _pytest.runner import runtestprotocol  # noqa: PLC0415
+
+        found["import"] = taken()
+        for item, after in zip(items, [*items[1:], None]):
+            began = time.monotonic()
+            reports = runtestprotocol(item, log=False, nextitem=after)
+            if any(report.failed for report in reports):
+                found["failed"].append(item.nodeid)
+                seen.clear()
+            elif all(report.passed for report in reports):
+                found["tests"].append((item.nodeid, round(time.monotonic() - began, 4), taken()))
+
+    found: dict[str, Any] = {"tests": [], "failed": []}
+    threading.settrace(called)
+    sys.settrace(called)
+    run_pytest([f"--ignore={ROOT / folder / name}" for name in NOT_ASKED] + [str(ROOT / folder)], Runner(loop))
+    sys.settrace(None)
+    kept.with_suffix(".new").write_text(json.dumps(found))
+    kept.with_suffix(".new").rename(kept)
+    return 0
+
+
+def _is_import(frame: Any, is_ours: Callable[[str], bool]) -> bool:
+    """Whether it runs because a module of ours is imported, not because a test prepares its data."""
+    while frame and not (frame.f_code.co_name == "<module>" and is_ours(frame.f_code.co_filename)):
+        frame = frame.f_back
+    return frame is not None
+
+
+# A mutant in a child.
+
+
+class Functions:
+    """The functions of a file that this process has, whoever imported them."""
+
+    def __init__(self, path: str):
+        """Find them."""
+        self._path = path
+        self._found: defaultdict[tuple[str, int], list[FunctionType]] = defaultdict(list)
+        self._caches = []
+        for each in gc.get_objects():
+            if isinstance(each, FunctionType) and each.__code__.co_filename == path:
+                self._found[each.__code__.co_name, each.__code__.co_firstlineno].append(each)
+            elif isinstance(each, functools._lru_cache_wrapper) and each.__module__.startswith("ispmail"):
+                self._caches.append(each)
+
+    def replace(self, code: CodeType, outermost: tuple[str, int]) -> bool:
+        """Give one of them the code that it has in a module; False where that is not possible."""
+        where = (self._path, *outermost)
+        for new in _codes(code):
+            if (new.co_filename, new.co_name, new.co_firstlineno) == where:
+                found = self._found[outermost]
+                if not found or any(each.__code__.co_freevars != new.co_freevars for each in found):
+                    return False
+                for each in found:
+                    each.__code__ = new
+                for cache in self._caches:
+                    cache.cache_clear()
+                return True
+        return False
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each
+            yield from _codes(each)
+
+
+def replace_file(code: CodeType, path: str) -> None:
+    """Whoever imports or loads the file from now on, Salt's loader too, gets this code."""
+    original = importlib.machinery.SourceFileLoader.get_code
+
+    def get_code(self: Any, name: str) -> Any:
+        return code if os.path.realpath(self.path) == path else original(self, name)
+
+    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+
+
+# All mutants of a file.
+
+
+class Result(NamedTuple):
+    """What became of the mutants of a file."""
+
+    killed: list[Mutant]
+    alive: list[Mutant]
+
+
+class Driver:
+    """The mutants of one file, against the tests of one folder."""
+
+    def __init__(self, path: Path, coverage: Coverage, jobs: int = 1, seconds: float = 0, root: Path = ROOT):
+        """Args: root: what names in the coverage are relative to."""
+        self.path = path.resolve()
+        self.source = Source(str(self.path.relative_to(root)), self.path.read_text())
+        self._coverage = coverage
+        self._jobs = jobs
+        self._most = seconds
+        self._seconds = {test.name: test.seconds for test in coverage.tests}
+
+    def run(self, mutants: list[Mutant], warm: bool = True) -> Result:
+        """Try these mutants.
+
+        Args:
+            warm: Whether the code may be replaced where the tests are imported already.
+        """
+        ended: dict[int, int] = {}
+        tests = {mutant.number: self._coverage.of(self.source.file, mutant.extent, self._most) for mutant in mutants}
+        at_import = self._coverage.at_import.get(self.source.file, set())
+        quick = [
+            mutant
+            for mutant in mutants
+            if warm
+            and mutant.outermost
+            and tests[mutant.number]
+            and at_import.isdisjoint(range(mutant.extent[0], mutant.extent[1] + 1))
+        ]
+        if quick:
+            ended = self._warm(quick, tests)
+        for mutant in mutants:
+            if mutant.number not in ended:
+                ended[mutant.number] = self._cold(mutant, tests[mutant.number])
+        alive = [mutant for mutant in mutants if ended[mutant.number] == ALIVE]
+        return Result([mutant for mutant in mutants if ended[mutant.number] != ALIVE], alive)
+
+    def _warm(self, mutants: list[Mutant], tests: dict[int, list[Test]]) -> dict[int, int]:
+        """Import the tests in a child, which forks once for each mutant."""
+        kept = CACHE / f"result-{os.getpid()}.json"
+        CACHE.mkdir(parents=True, exist_ok=True)
+        every = sorted(self._coverage.tests, key=lambda test: test.seconds)
+        names = {test.name for mutant in mutants for test in tests[mutant.number]}
+
+        def loop(items: list[pytest.Item]) -> None:
+            collected = {item.nodeid: item for item in items}
+            ended: dict[int, int] = {}
+            jobs = _Jobs(self._jobs)
+            functions = Functions(str(self.path))
+            gc.collect()
+            gc.freeze()
+            untouched = next(each for each in self.source.mutants if each.outermost)._replace(number=0)
+            # Number 0 is the file as it is: what fails with it says nothing of any mutant.
+            for mutant in [untouched._replace(outermost=mutants[0].outermost), *mutants]:
+                wanted = tests[mutant.number] if mutant.number else [each for each in every if each.name in names][:200]
+                code = self._compiled(mutant)
+                if code is None:
+                    ended[mutant.number] = KILLED
+                    continue
+                chosen = [collected[test.name] for test in wanted if test.name in collected]
+                act = functools.partial(self._replaced_and_run, functions, code, mutant, chosen)
+                limit = 60 + 20 * sum(test.seconds for test in wanted)
+                jobs.start(act, functools.partial(ended.__setitem__, mutant.number), limit)
+            jobs.finish()
+            kept.write_text(json.dumps(ended))
+
+        files = sorted({name.partition("::")[0] for name in names})
+        code = forked(lambda: run_pytest([str(ROOT / file) for file in files], Runner(loop)))
+        if not kept.exists():
+            raise SystemExit(f"{self.source.file}: the tests could not be run: {code}")
+        ended = {int(number): code for number, code in json.loads(kept.read_text()).items()}
+        kept.unlink()
+        if ended.pop(0) != ALIVE:
+            raise SystemExit(f"{self.source.file}: tests fail without a mutant")
+        return {number: code for number, code in ended.items() if code != BROKEN}
+
+    def _replaced_and_run(
+        self, functions: Functions, code: CodeType, mutant: Mutant, items: list[pytest.Item]
+    ) -> int:
+        assert mutant.outermost
+        if not functions.replace(code, mutant.outermost):
+            return BROKEN
+        return run_items(items, self._seconds)
+
+    def _compiled(self, mutant: Mutant) -> CodeType | None:
+        try:
+            return self.source.code(mutant if mutant.number else None, str(self.path))
+        except SyntaxError:
+            return None
+
+    def _cold(self, mutant: Mutant, tests: list[Test]) -> int:
+        """Import the library anew in a child, with the mutant in it."""
+        code = self._compiled(mutant)
+        if code is None:
+            return KILLED
+        if mutant.outermost is None:
+            tests = self._coverage.of(self.source.file, seconds=self._most)
+        for group in self._groups(tests):
+            ended = self._cold_group(code, group)
+            if ended != ALIVE:
+                return ended
+        return ALIVE
+
+    def _groups(self, tests: list[Test]) -> list[list[Test]]:
+        """The tests by file: this file's own ones first, then the fastest ones."""
+        groups: defaultdict[str, list[Test]] = defaultdict(list)
+        for test in tests:
+            groups[test.name.partition("::")[0]].append(test)
+        own = f"test_{self.path.stem}.py"
+        ordered = sorted(groups, key=lambda file: (not file.endswith(own), sum(test.seconds for test in groups[file])))
+        first, rest = ordered[:1], ordered[1:]
+        return [[test for file in part for test in groups[file]] for part in (first, rest) if part]
+
+    def _cold_group(self, code: CodeType, tests: list[Test]) -> int:
+        ended = [BROKEN]
+
+        def loop(items: list[pytest.Item]) -> None:
+            ended[0] = run_items(items, self._seconds)
+
+        def act() -> int:
+            signal.alarm(120)
+            replace_file(code, str(self.path))
+            files = sorted({test.name.partition("::")[0] for test in tests})
+            status = run_pytest([str(ROOT / file) for file in files], Runner(loop, [test.name for test in tests]))
+            return ended[0] if ended[0] != BROKEN else KILLED if status else ALIVE  # it could not be imported
+
+        return forked(act)
+
+
+def listed() -> dict[str, str]:
+    """The mutants that change nothing: each one's key, and the reason."""
+    found = {}
+    for number, line in enumerate(SURVIVORS.read_text().splitlines() if SURVIVORS.exists() else [], 1):
+        if line.strip() and not line.startswith("#"):
+            key, separator, reason = line.rpartition(" | because ")
+            if not separator or not reason.strip():
+                raise SystemExit(f"{SURVIVORS.name}, line {number}: has no reason")
+            found[key.strip()] = reason.strip()
+    return found
+
+
+# What is printed.
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n\n")[1])
+    parser.add_argument("--file", action="append", help="such as ispmail_query or _states/postfix_map; else all")
+    parser.add_argument("--jobs", type=int, default=1, help="how many mutants are tried at the same time")
+    parser.add_argument("--functional", action="store_true", help="try what unit tests leave alive by functional ones")
+    parser.add_argument("--own", action="store_true", help="use only the unit tests in the file of the same name")
+    parser.add_argument("--again", action="store_true", help="only those that were alive in the last run")
+    parser.add_argument("--share", type=int, default=0, help="so many of a file, the same ones each time")
+    parser.add_argument("--seconds", type=float, default=0, help="tests of a mutant are left out beyond so many seconds")
+    parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
+    parser.add_argument("--quiet", action="store_true", help="print the figures without the survivors")
+    return parser.parse_args()
+
+
+def chosen_files(names: list[str] | None) -> list[Path]:
+    """The files to change; SystemExit if a name is none of them."""
+    files = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))]
+    if not names:
+        return files
+    chosen = []
+    for name in names:
+        short = name.removesuffix(".py")
+        found = [path for path in files if short in (path.stem, path.stem[8:], str(path.relative_to(ROOT))[:-3])]
+        if not found:
+            raise SystemExit(f"no such file: {name}")
+        chosen += found
+    return chosen
+
+
+def _preload() -> None:
+    """Import what is not ours and takes its time, before the first fork."""
+    import hypothesis  # noqa: F401, PLC0415
+    import pymysql  # noqa: F401, PLC0415
+    import salt.client  # noqa: F401, PLC0415
+    import salt.config  # noqa: F401, PLC0415
+    import salt.minion  # noqa: F401, PLC0415
+    import salt.state  # noqa: F401, PLC0415
+
+
+def main() -> int:
+    """Run the mutants and print the figures."""
+    options = _arguments()
+    files = chosen_files(options.file)
+    if options.list:
+        for path in files:
+            for mutant in Source(str(path.relative_to(ROOT)), path.read_text()).mutants:
+                print(f"{mutant.number:4} {mutant.key}")
+        return 0
+    _preload()
+    equivalent = listed()
+    unit = None if options.own else measured("tests/unit")
+    functional = measured("tests/functional") if options.functional else None
+    totals, failed = [0, 0, 0, 0], False
+    print("| file | mutants | killed | equivalent | alive | killed of those that change something |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for path in files:
+        coverage = unit or measured(f"tests/unit/test_{path.stem}.py")
+        driver = Driver(path, coverage, options.jobs, options.seconds)
+        mutants = driver.source.mutants
+        if options.share:
+            mutants = sorted(random.Random(path.stem).sample(mutants, min(options.share, len(mutants))))
+        tried = _tried(driver, mutants, options, functional)
+        known = [mutant for mutant in tried.alive if mutant.key in equivalent]
+        alive = [mutant for mutant in tried.alive if mutant.key not in equivalent]
+        numbers = [len(mutants), len(tried.killed), len(known), len(alive)]
+        totals = [sum(pair) for pair in zip(totals, numbers)]
+        failed |= bool(alive)
+        _row(str(path.relative_to(ROOT)), numbers)
+        if not options.quiet:
+            for mutant in alive:
+                print(f"    {mutant.line}: {mutant.key}")
+    if len(files) > 1:
+        _row("together", totals)
+    return 1 if failed else 0
+
+
+def _tried(driver: Driver, mutants: list[Mutant], options: argparse.Namespace, functional: Coverage | None) -> Result:
+    """Run them, but with --again not those that tests have killed already."""
+    kept = CACHE / f"alive-{driver.path.parent.name}-{driver.path.stem}.json"
+    before: list[str] | None = None
+    if options.again and kept.exists():
+        digest, before = json.loads(kept.read_text())
+        if digest != _digest(driver.path):
+            before = None
+    due = [mutant for mutant in mutants if before is None or mutant.key in before]
+    alive = driver.run(due).alive if due else []
+    if functional and alive:
+        alive = Driver(driver.path, functional, options.jobs, options.seconds).run(alive, warm=False).alive
+    if not options.share:
+        kept.write_text(json.dumps([_digest(driver.path), [mutant.key for mutant in alive]]))
+    still = {mutant.number for mutant in alive}
+    return Result([mutant for mutant in mutants if mutant.number not in still], alive)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _row(name: str, numbers: list[int]) -> None:
+    count, killed, known, alive = numbers
+    share = f"{100 * killed / (killed + alive):.1f} %" if killed + alive else ""
+    print(f"| {name} | {count:,} | {killed:,} | {known:,} | {alive:,} | {share} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
