@@ -567,7 +567,7 @@ def main() -> int:
 
 def _tried(driver: Driver, mutants: list[Mutant], options: argparse.Namespace, functional: Coverage | None) -> Result:
     """Run them, but with --again not those that tests have killed already."""
-    kept = CACHE / f"alive-{driver.path.parent.name}-{driver.path.stem}.json"
+    kept = CACHE / f"alive-{driver.path.parent.name}-{driver.path.stem}-{options.share or 'all'}.json"
     before: list[str] | None = None
     if options.again and kept.exists():
         digest, before = json.loads(kept.read_text())
@@ -577,8 +577,7 @@ def _tried(driver: Driver, mutants: list[Mutant], options: argparse.Namespace, f
     alive = driver.run(due).alive if due else []
     if functional and alive:
         alive = Driver(driver.path, functional, options.jobs, options.seconds).run(alive, warm=False).alive
-    if not options.share:
-        kept.write_text(json.dumps([_digest(driver.path), [mutant.key for mutant in alive]]))
+    kept.write_text(json.dumps([_digest(driver.path), [mutant.key for mutant in alive]]))
     still = {mutant.number for mutant in alive}
     return Result([mutant for mutant in mutants if mutant.number not in still], alive)
 

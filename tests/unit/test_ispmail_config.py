@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import ispmail_config
 import ispmail_config_consumers
 import ispmail_config_database
+import ispmail_errors
 import ispmail_tablefile
 from ispmail_config import Answer
 from ispmail_errors import InvalidInput
@@ -514,3 +515,55 @@ def test_each_map_is_validated_once(monkeypatch):
     found = ispmail_config.complete("ispmail", {"database": {"password": "x"}})
     assert len(validated) == len(found.maps) == 3
     assert [each.text for each in found.maps] == [ispmail_tablefile.render(each.type, each.keys) for each in found.maps]
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        *((name, "Postfix's own") for name in ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto")),
+        *(
+            (name, "each change's own: it would be replaced or deleted")
+            for name in (".x.cf.new", ".x.cf.old", "main.cf.tmp", "master.cf.tmp", "x.cf.before-ispmail")
+        ),
+        *((name, "") for name in ("x.cf", "x.cf.new", ".x.cf", "main.cf.old", "x.tmp", "before-ispmail", ".newer")),
+    ],
+)
+def test_whose_file_a_name_is(name, whose):
+    assert ispmail_config.owner_of(name) == whose
+
+
+@pytest.mark.parametrize(
+    ("proxy", "proxied", "table"),
+    [
+        (True, True, "proxy:mysql:/etc/postfix/x.cf"),
+        (True, False, "mysql:/etc/postfix/x.cf"),
+        (False, True, "mysql:/etc/postfix/x.cf"),
+        (False, False, "mysql:/etc/postfix/x.cf"),
+    ],
+)
+def test_how_main_cf_writes_a_map(proxy, proxied, table):
+    one = only({"maps": {**NO_DEFAULTS, "x": {"proxy": proxy, "file": "x.cf"}}})
+    assert one.table(proxied) == table and one.table() == one.table(True)
+
+
+def test_what_is_doubtful_is_in_the_result():
+    section = {**PASSWORD, "maps": {"x": {"parameter": "virtual_alias_maps", "query": "SELECT '%s' -- y"}}}
+    assert any("has a -- or # comment" in warning for warning in ispmail_config.complete("ispmail", section).warnings)
+
+
+def test_a_bad_parameter_is_told_and_the_rest_of_the_map_is_read():
+    for bad in (5, "a b", None, "-x"):
+        found, wrong = assembled({"maps": {**NO_DEFAULTS, "x": {"parameter": bad, "file": "y.cf"}}})
+        assert [(each.parameter, each.path) for each in found.maps] == [("x", "/etc/postfix/y.cf")]
+        assert "maps:x:parameter" in [fault.key for fault in wrong]
+
+
+def test_a_fault_of_a_shared_key_is_told_once_and_one_of_each_maps_own_as_often():
+    shared = {"database": {"password": "pw", "hosts": "[::1]"}}
+    with pytest.raises(ispmail_errors.PillarFault) as caught:
+        ispmail_config.complete("ispmail", shared)
+    assert str(caught.value).count("database:hosts has an IPv6 address") == 1
+    own = {name: {"query": "SELECT 1"} for name in ispmail_config.MAPS}
+    with pytest.raises(ispmail_errors.PillarFault) as caught:
+        ispmail_config.complete("ispmail", {**PASSWORD, "maps": own})
+    assert [name for name in own if f"maps:{name}:query has no expansion" in str(caught.value)] == list(own)

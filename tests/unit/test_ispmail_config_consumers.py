@@ -119,3 +119,28 @@ def test_a_password_that_an_option_file_cannot_hold():
     assert [str(fault) for fault in faults] == [
         "database:password is too long for an option file: take 4000 bytes at the most"
     ]
+
+
+def test_what_stands_in_sdb_is_no_login():
+    """Asked with the URI as its host, the database would be one that does not exist."""
+    database = {"password": "pw", "hosts": "sdb://x/hosts", "dbname": "mail"}
+    found = logins("ispmail", {"consumers": {"dovecot": {}}, "database": database})
+    assert "sdb://" not in str(found.keys) and found.keys["dbname"] == "mail"
+
+
+def test_a_consumer_that_only_holds_the_password_gets_no_option_file():
+    (found,) = read(dovecot={"holds": ["/etc/dovecot//x.conf"], "ignore": True})
+    assert (found.option_file, found.config_file, found.holds) == (None, None, ("/etc/dovecot/x.conf",))
+
+
+@pytest.mark.parametrize("key", ["option_file", "config_file"])
+@pytest.mark.parametrize("path", ["x.cnf", "/etc/", "/a b", '/a"b', "/a{b}", 5])
+def test_a_file_of_a_consumer_is_an_absolute_path(key, path):
+    with pytest.raises(PillarFault) as caught:
+        read(dovecot={key: path})
+    assert [fault.key for fault in caught.value.faults] == [f"consumers:dovecot:{key}"]
+
+
+@pytest.mark.parametrize("section", [None, [], "text", 5])
+def test_what_is_no_mapping_has_no_consumers(section):
+    assert consumers("ispmail", section) == ()

@@ -64,3 +64,42 @@ def test_no_packet_gets_the_password(packet, plugin):
             assert SECRET.decode() not in str(err)
         else:
             assert len(reply.data or b"") in (0, 20, 32) and SECRET not in repr(reply).encode()
+
+
+@pytest.mark.parametrize(
+    ("packet", "plugin"),
+    [
+        (b"\1\4", NATIVE),
+        (b"\1\3", NATIVE),
+        (b"\1\4", "sha256_password"),
+        (b"\1\5", SHA2),
+        (b"\1", SHA2),
+        (b"\2\4", SHA2),
+        (b"\0\4", SHA2),
+        (b"", SHA2),
+    ],
+)
+def test_what_is_not_of_the_protocol_gets_nothing_of_a_verified_server_either(packet, plugin):
+    """Extra data means something for caching_sha2_password only, and two of its bytes do."""
+    with pytest.raises(DatabaseError, match="does not keep to the login protocol"):
+        next_reply(packet, plugin, SECRET, True)
+
+
+def test_only_the_first_byte_of_extra_data_counts():
+    assert next_reply(b"\1\4more", SHA2, SECRET, True).data == SECRET + b"\0"
+    assert next_reply(b"\1\3more", SHA2, SECRET, False).data is None
+
+
+@pytest.mark.parametrize("plugin", ["mysql_clear_password", "dialog"])
+def test_who_asks_for_the_clear_password_is_told_apart_from_what_is_not_supported(plugin):
+    """The first may be another server in its place, the second is an account to be changed."""
+    with pytest.raises(DatabaseError, match="clear-text password, which was not given") as caught:
+        next_reply(switch(plugin), NATIVE, SECRET, True)
+    assert caught.value.number != 2059
+    with pytest.raises(DatabaseError, match="error 2059") as caught:
+        next_reply(switch("client_ed25519"), NATIVE, SECRET, True)
+    assert caught.value.number == 2059
+
+
+def test_what_a_server_gets_is_not_in_the_repr():
+    assert repr(first_reply(NATIVE, SECRET, NONCE)) == f"Reply(plugin='{NATIVE}')"

@@ -71,3 +71,17 @@ def test_the_hosts_of_a_site():
     grains = {"mx1": {"ipv4": ["192.0.2.1", "127.0.0.1"], "ipv6": [], "fqdn": "mx1.example.org", "host": ""}, "mx2": {}}
     assert hosts(grains, ["203.0.113.1"]) == ["127.0.0.1", "192.0.2.1", "203.0.113.1", "mx1", "mx1.example.org", "mx2"]
     assert hosts({"mx1": None}, []) == ["mx1"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["glob", "list", "compound", "grain", "grain_pcre", "pcre", "pillar", "pillar_pcre", "nodegroup", "ipcidr"],
+)
+def test_each_kind_of_target_that_salt_knows(kind):
+    """See `salt --help`."""
+    assert sites({"sites": {"x": {**MAIN, "tgt_type": kind}}})["x"]["tgt_type"] == kind
+
+
+def test_an_unknown_key_is_told_with_those_that_are_known():
+    with pytest.raises(InvalidInput, match="known are database, mail, canary, tgt_type, without, addresses"):
+        sites({"sites": {"x": {**MAIN, "tgt": "a"}}})
