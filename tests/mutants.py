@@ -1,17 +1,19 @@
-"""Mutation testing: python -m tests.mutants [--file NAME …] [--jobs N] [--functional] [--again] [--list] [--share N]
+"""Mutation testing: python -m tests.mutants [--file NAME …] [--jobs N] [--share N] [--seconds N] [--again] [--list]
 
-cosmic-ray starts a new pytest with all tests for each mutant, and mutmut imports copies of the files by dotted names and
-adds functions to them, which our flat library and Salt's loader do not take; so this is a driver of our own.
+cosmic-ray starts a new pytest with all tests for each mutant, and mutmut imports copies of the files by dotted names
+and adds functions to them, which our flat library and Salt's loader do not take; so this is a driver of our own.
 
-For each file it imports the tests once, then forks for each mutant: the child replaces the code of the one function that
-the mutant is in (whoever has imported it), and runs only the tests that execute the line, the fastest first, until one
-fails. Mutants outside functions, and functional tests, get a child that imports the library anew. Which tests execute
-which line is found once, and kept in ~/.cache/salt-ispmail/mutants until a file of the library or of the tests changes.
+For each file it imports the tests once, then forks for each mutant: the child replaces the code of the one function
+that the mutant is in (whoever has imported it), and runs only the tests that execute the line, those of the file's own
+name first, then the fastest, until one fails. Mutants outside functions, and functional tests, get a child that imports
+the library anew. Which tests execute which line is found once, and kept in ~/.cache/salt-ispmail/mutants until a file
+of the library or of the tests changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import hashlib
@@ -64,9 +66,9 @@ class Coverage(NamedTuple):
     at_import: dict[str, set[int]]
 
     def of(self, file: str, extent: tuple[int, int] | None = None, seconds: float = 0) -> list[Test]:
-        """The tests that execute a line of the file, or of a part of it: its own first, then the fastest, for so long."""
+        """The tests that execute a line of the file, or of a part of it: its own first, then the fastest."""
         wanted = range(extent[0], extent[1] + 1) if extent else None
-        found = (each for each in self.tests if (lines := each.lines.get(file)))
+        found = (each for each in self.tests if each.lines.get(file))
         tests = [each for each in found if wanted is None or not each.lines[file].isdisjoint(wanted)]
         own = f"/test_{Path(file).stem}.py::"
         tests.sort(key=lambda test: (own not in test.name, test.seconds))
@@ -142,10 +144,8 @@ def forked(function: Callable[[], int | None], jobs: _Jobs | None = None, second
 
 def _ended(waited: tuple[int, int], pid: int) -> int:
     """What a child started goes with it."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     return os.waitstatus_to_exitcode(waited[1])
 
 
@@ -202,7 +202,7 @@ def run_items(items: list[pytest.Item], seconds: dict[str, float]) -> int:
 
 
 def measured(folder: str) -> Coverage:
-    """Run all tests of a folder, or of a file, with a trace of the library's lines, or take what an earlier run has found."""
+    """Run all tests of a folder, or of a file, and see which lines they execute; or take what an earlier run has found."""
     kept = CACHE / f"{folder.replace('/', '-')}-{_state_of(folder)}.json"
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -421,9 +421,7 @@ class Driver:
             raise SystemExit(f"{self.source.file}: tests fail without a mutant")
         return {number: code for number, code in ended.items() if code != BROKEN}
 
-    def _replaced_and_run(
-        self, functions: Functions, code: CodeType, mutant: Mutant, items: list[pytest.Item]
-    ) -> int:
+    def _replaced_and_run(self, functions: Functions, code: CodeType, mutant: Mutant, items: list[pytest.Item]) -> int:
         assert mutant.outermost
         if not functions.replace(code, mutant.outermost):
             return BROKEN
@@ -497,7 +495,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--own", action="store_true", help="use only the unit tests in the file of the same name")
     parser.add_argument("--again", action="store_true", help="only those that were alive in the last run")
     parser.add_argument("--share", type=int, default=0, help="so many of a file, the same ones each time")
-    parser.add_argument("--seconds", type=float, default=0, help="tests of a mutant are left out beyond so many seconds")
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="tests of a mutant are left out beyond so many seconds"
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
     parser.add_argument("--quiet", action="store_true", help="print the figures without the survivors")
     return parser.parse_args()
@@ -522,9 +522,9 @@ def _preload() -> None:
     """Import what is not ours and takes its time, before the first fork."""
     import hypothesis  # noqa: F401, PLC0415
     import pymysql  # noqa: F401, PLC0415
-    import salt.client  # noqa: F401, PLC0415
-    import salt.config  # noqa: F401, PLC0415
-    import salt.minion  # noqa: F401, PLC0415
+    import salt.client  # noqa: PLC0415
+    import salt.config  # noqa: PLC0415
+    import salt.minion  # noqa: PLC0415
     import salt.state  # noqa: F401, PLC0415
 
 

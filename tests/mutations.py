@@ -272,7 +272,7 @@ class _Walk:
             other = _ARITHMETIC[type(node.op)]()
             self._add(node, "op", other, f"{_short(node)} → {type(other).__name__}")
 
-    def _expression(self, node: ast.AST) -> None:  # noqa: PLR0912
+    def _expression(self, node: ast.AST) -> None:
         if _is_log(node) or (isinstance(node, ast.JoinedStr) and (self._silent or _for_people(node))):
             for part in getattr(node, "values", []):
                 if isinstance(part, ast.FormattedValue):
@@ -305,9 +305,8 @@ class _Walk:
                 if keyword.arg:
                     rest = [*node.keywords[:at], *node.keywords[at + 1 :]]
                     self._add(node, "keywords", rest, f"without {_short(keyword)}", keyword)
-        elif isinstance(node, (ast.Yield, ast.YieldFrom)) and node.value is not None:
-            if isinstance(node, ast.Yield):
-                self._add(node, "value", ast.Constant(value=None), f"yield {_short(node.value)} → None")
+        elif isinstance(node, ast.Yield) and node.value is not None:
+            self._add(node, "value", ast.Constant(value=None), f"yield {_short(node.value)} → None")
         fault = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FAULTS
         for field in node._fields:
             value = getattr(node, field)

@@ -404,3 +404,17 @@ def test_pillar_with_the_passwords_gives_the_same_tables(files):
         if "option_file" not in keys:
             keys.setdefault("password", "")
         assert ispmail_tablefile.parse(each.text) == ispmail_tablefile.canonicalize("mysql", keys)
+
+
+def test_values_are_those_of_pillar():
+    """Lists, numbers and booleans are written as such, and a number that Postfix reads otherwise as a text."""
+    text = f"{OWN}tls_verify_cert = yes\nexpansion_limit = 7\ndomain = a.test, b.test\nretry_interval = 007\n"
+    own, shared, _ = one(text)
+    entry = {**shared, **own}
+    assert entry["tls_verify_cert"] is True and entry["expansion_limit"] == 7
+    assert entry["domain"] == ["a.test", "b.test"] and entry["retry_interval"] == "007"
+
+
+def test_a_table_without_a_login_has_no_password():
+    entry, database, _ = one("dbpath = /x.db\nquery = SELECT a FROM b WHERE c='%s'\n", "sqlite")
+    assert "password" not in entry and "password" not in (database or {})

@@ -130,3 +130,113 @@ def test_logins_of_others_are_left_alone():
 def test_an_include_that_is_not_read():
     with pytest.raises(ValueError, match="/f"):
         old_connections("/f", "!include /etc/dovecot/secret.ext\n")
+
+
+def test_settings_and_blocks_that_name_no_file():
+    text = """# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf
+auth_mechanisms = plain
+plugin {
+  quota = mysql:/etc/dovecot/not-a-dict
+}
+dict {
+  quota = redis:/host=127.0.0.1
+  expire = mysql:relative
+}
+service auth {
+  unix_listener auth {
+    mode = 0600
+  }
+}
+passdb {
+  args = nowhere
+  driver = sql
+}
+passdb {
+  driver = sql
+  args = /etc/dovecot/sql.ext
+}
+driver = sql
+args = /etc/dovecot/outside
+"""
+    assert sql_files(text) == ["/etc/dovecot/sql.ext"]
+
+
+@pytest.mark.parametrize(
+    ("version", "old"), [("2.3.21", True), ("2.4.0", False), ("2.10", False), ("3.0", False), ("1.9", True)]
+)
+def test_which_releases_are_old(version, old):
+    assert is_old(f"# {version} (x): /etc\n") is old
+    assert not is_old(f"dovecot {version}")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("connect = host=a # host=b", ["host=a"]),
+        ("# connect = host=b\nconnect = host=a", ["host=a"]),
+        ("connect = 'host=a # dbname=b'", ["host=a", "dbname=b"]),
+        ('connect = "host=a"', ["host=a"]),
+        ("connect = host=a dbname=b#c", ["host=a", "dbname=b#c"]),
+        ("no setting\nconnect = host=a", ["host=a"]),
+        ("connect = user=x", []),
+        (
+            "connect = host=a hostaddr=b port=1 dbname=c client_flags=2 connect_timeout=3 read_timeout=4 secret=s "
+            "write_timeout=5 ssl_ca=d ssl_ca_path=e ssl_cert=f ssl_key=g ssl_cipher=h ssl_verify_server_cert=yes",
+            [
+                "host=a",
+                "hostaddr=b",
+                "port=1",
+                "dbname=c",
+                "client_flags=2",
+                "connect_timeout=3",
+                "read_timeout=4",
+                "write_timeout=5",
+                "ssl_ca=d",
+                "ssl_ca_path=e",
+                "ssl_cert=f",
+                "ssl_key=g",
+                "ssl_cipher=h",
+                "ssl_verify_server_cert=yes",
+            ],
+        ),
+    ],
+)
+def test_what_is_repeated_of_a_connect_string(line, words):
+    """What holds no secret, in its order: an admin copies the line."""
+    (found,) = old_connections("/f", line)
+    assert found.lines == " ".join(["connect =", *words, "%s"])
+
+
+def test_blocks_end_where_they_are_closed():
+    """A setting behind a block belongs to all of them."""
+    text = "mysql a {\n  user = u\n}\nmysql_option_file = /x\nmysql b {\n  option_group = g\n}\n"
+    first, second = new_connections(text)
+    assert (first.where, first.user, first.option_file, first.option_group) == (
+        "the block mysql a",
+        "u",
+        "/x",
+        "client",
+    )
+    assert (second.user, second.option_file, second.option_group) == (None, "/x", "g")
+
+
+def test_what_to_write_where_dovecot_has_no_database():
+    (old,) = faults(DOVECOT, "mailserver", [], old=True)
+    assert old.splitlines()[1:] == [
+        "    connect = host=127.0.0.1 dbname=mailserver option_file=/etc/dovecot/ispmail.cnf"
+    ]
+    assert "Write in the file with its SQL settings:" in old
+    (new,) = faults(DOVECOT, "mailserver", [], old=False)
+    assert new.splitlines()[1:] == [
+        "    mysql 127.0.0.1 {",
+        "      dbname = mailserver",
+        "      option_file = /etc/dovecot/ispmail.cnf",
+        "    }",
+    ]
+
+
+def test_the_reason_tells_a_password_of_its_own_from_another_file():
+    (own,) = of_old("connect = host=a option_file=/etc/dovecot/ispmail.cnf user=mailserver")
+    (other,) = of_old("connect = host=a option_file=/etc/other.cnf user=mailserver")
+    assert "has a user or password of its own, which goes before the option file" in own
+    assert "does not log in by /etc/dovecot/ispmail.cnf" in other

@@ -54,3 +54,8 @@ def test_what_others_wrote_is_one_line_that_a_terminal_shows():
 def test_a_path_with_odd_bytes_can_be_told():
     """A file name that is no UTF-8 broke the return of the job."""
     assert escaped(HOSTILE) == "a\\nb\\x1b[2J\\udcff\\u202e\\x85ü"
+
+
+def test_a_fault_without_a_key_begins_with_its_reason():
+    """The pillar key stands before it, without a colon."""
+    assert str(Fault("", "is wrong")) == " is wrong" and str(Fault("a", "is wrong", "mend it")) == "a is wrong: mend it"

@@ -109,7 +109,14 @@ def test_what_postfix_cannot_use_as_a_host(type_, text, reason):
 
 @pytest.mark.parametrize(
     ("text", "remote"),
-    [("localhost", False), ("127.0.0.1", False), ("127.1", False), ("unix:/x", False), ("192.0.2.1", True), ("db", True)],
+    [
+        ("localhost", False),
+        ("127.0.0.1", False),
+        ("127.1", False),
+        ("unix:/x", False),
+        ("192.0.2.1", True),
+        ("db", True),
+    ],
 )
 def test_which_hosts_are_reached_over_a_network(text, remote):
     assert ispmail_hosts.is_remote(text) is remote

@@ -82,7 +82,17 @@ def test_the_path_of_a_table(word, path):
     assert ispmail_maincf.path_of(word) == path
 
 
-SECRETS = ["smtp_tls_password", "my_pass", "relay_pass_word", "db_pwd", "pw", "pw_of_x", "x_pw", "client_secret", "PASSWD"]
+SECRETS = [
+    "smtp_tls_password",
+    "my_pass",
+    "relay_pass_word",
+    "db_pwd",
+    "pw",
+    "pw_of_x",
+    "x_pw",
+    "client_secret",
+    "PASSWD",
+]
 
 
 @pytest.mark.parametrize("name", SECRETS)

@@ -90,7 +90,9 @@ def test_names_are_spelt_with_a_hyphen_or_an_underscore():
 
 
 def test_what_is_behind_a_comments_sign_is_no_line():
-    assert parse(b"#[client]\n;user=a\n # b=c\n\n[client]\nuser=u # no comment\n") == {"client": {"user": "u # no comment"}}
+    assert parse(b"#[client]\n;user=a\n # b=c\n\n[client]\nuser=u # no comment\n") == {
+        "client": {"user": "u # no comment"}
+    }
 
 
 def test_an_option_before_any_group_is_of_none():

@@ -100,7 +100,7 @@ def test_any_text_has_spellings(secret):
         ("a$b", "a$$b"),  # a compose file
         ("a%b", "a%%b"),  # systemd, configparser
         ("a%b", r"a\%b"),  # crontab
-        ("a<b>&\"c", "a&lt;b&gt;&amp;&quot;c"),
+        ('a<b>&"c', "a&lt;b&gt;&amp;&quot;c"),
         ("a/b c?", "a/b%20c%3F"),  # a URL's path
         ("a/b c?", "a%2fb%20c%3f"),
         ("a/b c?", "a%2Fb+c%3F"),  # a form

@@ -777,7 +777,7 @@ def test_redact_leaves_what_is_no_secret():
         ("", False),
     ],
 )
-def test_what_is_a_table_file(text, is_table):
+def test_which_keys_make_a_table_file(text, is_table):
     """Nothing else may be replaced or deleted."""
     assert ispmail_tablefile.is_table(text.encode()) is is_table
 

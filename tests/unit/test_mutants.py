@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import mutants
 from tests.mutations import Source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ def waits(number):
         number -= 1
     return number
 '''
-TESTS = '''from ispmail_toy import half, is_many, waits
+TESTS = """from ispmail_toy import half, is_many, waits
 
 def test_many():
     assert is_many(4) and not is_many(2)
@@ -48,7 +49,7 @@ def test_half():
 
 def test_waits():
     assert waits(3) == 0
-'''
+"""
 LISTED = (
     "_utils/ispmail_toy.py | untested | return number + 1 | number + 1 → Sub | because nobody calls it",
     "_utils/ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → LtE | because this one is not alive",
@@ -115,7 +116,15 @@ def f(a: "annotation" = 1) -> "text":
 '''
     mutations = " ".join(mutant.mutation for mutant in Source("x.py", text).mutants)
     assert "'name'" in mutations and "'key'" in mutations and "raise ValueError → Exception" in mutations
-    for unseen in ("Docstring", "TYPE_CHECKING", "'annotation'", "log.info", "'is not readable' →", "bad", "'reason' →"):
+    for unseen in (
+        "Docstring",
+        "TYPE_CHECKING",
+        "'annotation'",
+        "log.info",
+        "'is not readable' →",
+        "bad",
+        "'reason' →",
+    ):
         assert unseen not in mutations.replace("remove: message = 'is not readable'", "").replace(
             "remove: raise ValueError(f'bad {a}')", ""
         ).replace("return Fault('key', 'reason', 'fix') → None", ""), unseen
@@ -143,10 +152,10 @@ def f(a: "annotation" = 1) -> "text":
 def test_each_kind_of_fault_does_what_it_says(text, mutation, value):
     source = Source("x.py", text)
     names = {}
-    exec(source.code(next(each for each in source.mutants if each.mutation == mutation), "x.py"), names)  # noqa: S102
+    exec(source.code(next(each for each in source.mutants if each.mutation == mutation), "x.py"), names)
     assert names["x"] == value
     before = {}
-    exec(source.code(None, "x.py"), before)  # noqa: S102  the next one begins with the file as it is
+    exec(source.code(None, "x.py"), before)
     assert before["x"] != value or mutation == "except without OSError"
 
 
@@ -157,8 +166,6 @@ def test_a_mutant_has_the_same_name_when_lines_are_added_above_it():
 
 def test_a_reason_is_given_for_each_survivor_and_each_is_a_mutant():
     """A line that fits no mutant any more excuses nothing, and hides that the code has changed."""
-    from tests import mutants
-
     found = mutants.listed()
     files = {key.split(" | ")[0] for key in found}
     known = {mutant.key for file in files for mutant in Source(file, (ROOT / file).read_text()).mutants}
@@ -167,7 +174,7 @@ def test_a_reason_is_given_for_each_survivor_and_each_is_a_mutant():
 
 
 def test_a_share_of_the_librarys_mutants(tmp_path):
-    """Nearly all are killed by the unit tests of their own file: python -m tests.mutants runs all of them, by all tests."""
+    """Nearly all are killed by the unit tests of their own file. The driver by itself tries all of them."""
     files = [argument for name in ("optionfile", "spellings", "reach", "sites") for argument in ("--file", name)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "tests.mutants", *files, "--own", "--share", "5"]
