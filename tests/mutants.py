@@ -42,6 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("_utils", "_modules", "_states", "_runners", "_beacons")
 SURVIVORS = ROOT / "tests" / "survivors.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salt-ispmail" / "mutants"
+# What is seen without that a line of the file runs.
+ALWAYS_ASKED = "/test_values.py::"
 # They look at the files and run none of their code, or they are about this driver.
 NOT_ASKED = ("test_lint.py", "test_architecture.py", "test_documentation.py", "test_mutants.py")
 ALIVE, KILLED, BROKEN = 0, 1, 99  # how a child ends; one that was ended by a signal took too long
@@ -86,6 +88,8 @@ class Runner:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Collected is all that is needed."""
+        if session.testsfailed:
+            raise session.Failed("a test file cannot be imported")
         for item in session.items:
             _shorten(item)
         if self._names is None:
@@ -202,7 +206,7 @@ def run_items(items: list[pytest.Item], seconds: dict[str, float]) -> int:
 
 
 def measured(folder: str) -> Coverage:
-    """Run all tests of a folder, or of a file, and see which lines they execute; or take what an earlier run has found."""
+    """Run all tests of a folder, or of a file, and see which lines they execute; or take what an earlier run found."""
     kept = CACHE / f"{folder.replace('/', '-')}-{_state_of(folder)}.json"
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -439,7 +443,9 @@ class Driver:
         if code is None:
             return KILLED
         if mutant.outermost is None:
-            tests = self._coverage.of(self.source.file, seconds=self._most)
+            names = (ALWAYS_ASKED, f"/test_{self.path.stem}.py::")
+            tests = [each for each in self._coverage.tests if any(name in each.name for name in names)]
+            tests += [each for each in self._coverage.of(self.source.file, seconds=self._most) if each not in tests]
         for group in self._groups(tests):
             ended = self._cold_group(code, group)
             if ended != ALIVE:
@@ -491,7 +497,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("--file", action="append", help="such as ispmail_query or _states/postfix_map; else all")
     parser.add_argument("--jobs", type=int, default=1, help="how many mutants are tried at the same time")
-    parser.add_argument("--functional", action="store_true", help="try what unit tests leave alive by functional ones")
+    parser.add_argument(
+        "--functional",
+        nargs="?",
+        const="tests/functional",
+        metavar="PATH",
+        help="try what unit tests leave alive by functional ones: all, or those of one file",
+    )
     parser.add_argument("--own", action="store_true", help="use only the unit tests in the file of the same name")
     parser.add_argument("--again", action="store_true", help="only those that were alive in the last run")
     parser.add_argument("--share", type=int, default=0, help="so many of a file, the same ones each time")
@@ -540,7 +552,7 @@ def main() -> int:
     _preload()
     equivalent = listed()
     unit = None if options.own else measured("tests/unit")
-    functional = measured("tests/functional") if options.functional else None
+    functional = measured(options.functional) if options.functional else None
     totals, failed = [0, 0, 0, 0], False
     print("| file | mutants | killed | equivalent | alive | killed of those that change something |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -123,9 +123,9 @@ def test_a_password_that_an_option_file_cannot_hold():
 
 def test_what_stands_in_sdb_is_no_login():
     """Asked with the URI as its host, the database would be one that does not exist."""
-    database = {"password": "pw", "hosts": "sdb://x/hosts", "dbname": "mail"}
+    database = {"password": "pw", "hosts": "db", "dbname": "sdb://x/dbname"}
     found = logins("ispmail", {"consumers": {"dovecot": {}}, "database": database})
-    assert "sdb://" not in str(found.keys) and found.keys["dbname"] == "mail"
+    assert "sdb://" not in str(found.keys) and found.keys["hosts"] == "db"
 
 
 def test_a_consumer_that_only_holds_the_password_gets_no_option_file():

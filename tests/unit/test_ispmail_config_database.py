@@ -2,7 +2,7 @@
 
 import pytest
 
-from ispmail_config_database import AdminLogin, database
+from ispmail_config_database import AdminLogin, database, user
 from ispmail_errors import PillarFault
 
 
@@ -52,3 +52,19 @@ def test_faults_of_pillar(config, key, said):
     assert said in str(caught.value.faults[0]) and "TOKEN" not in str(caught.value)
     with pytest.raises(PillarFault, match="must be a mapping"):
         database("ispmail", "TOKEN")
+
+
+def test_a_password_that_is_needed():
+    for section in ({}, {"database": {"password": ""}}, {"database": {"password": None}}):
+        with pytest.raises(PillarFault) as caught:
+            database("ispmail", section, password_needed=True)
+        assert [fault.key for fault in caught.value.faults] == ["database:password"]
+        assert not database("ispmail", section).password
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [({"database": {"user": "a"}}, "a"), ({}, "mailserver"), (None, "mailserver"), ({"database": []}, "mailserver")],
+)
+def test_the_user_alone(section, name):
+    assert user(section) == name

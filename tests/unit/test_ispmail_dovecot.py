@@ -207,6 +207,10 @@ def test_what_is_repeated_of_a_connect_string(line, words):
     assert found.lines == " ".join(["connect =", *words, "%s"])
 
 
+def test_a_line_without_an_equals_sign_sets_nothing():
+    assert old_connections("/f", "driver = mysql\nconnect\n") == []
+
+
 def test_blocks_end_where_they_are_closed():
     """A setting behind a block belongs to all of them."""
     text = "mysql a {\n  user = u\n}\nmysql_option_file = /x\nmysql b {\n  option_group = g\n}\n"

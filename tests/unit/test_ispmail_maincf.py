@@ -68,6 +68,7 @@ def test_same(old, new, same):
         ("smtpd -v -o a=b -o c=$d,e", {"a": "b", "c": "$d,e"}),
         ("smtpd -o { a = b, c d } -o x={y z}", {"a": "b, c d", "x": "{y z}"}),
         ("pipe flags=F argv=/bin/x -o a=b", {"a": "b"}),
+        ("smtpd -o {a=b} -o {c=}", {"a": "b", "c": ""}),
         ("smtpd -o", {}),
     ],
 )

@@ -266,3 +266,8 @@ def test_the_questions_of_a_probe():
         "an address in upper case": "PROBE@X.ORG",
         "a long address": f"{'probe' * 100}@x.org",
     }
+
+
+def test_what_stands_before_a_query_is_read_from_its_first_character():
+    assert ispmail_query.query_findings("/* ' */ SELECT '%s'", "mysql").errors == ()
+    assert [error.reason[:7] for error in ispmail_query.query_findings("'%s'", "mysql").errors] == ["is not "]

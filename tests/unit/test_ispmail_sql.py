@@ -263,6 +263,10 @@ def test_the_statements_that_create_the_guides_tables():
     key, engine = "id INT NOT NULL AUTO_INCREMENT PRIMARY KEY", "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
     assert all(key in each and each.endswith(engine) for each in statements)
     domains, users, aliases = statements
+    assert domains == (
+        "CREATE TABLE `mail`.`virtual_domains` (id INT NOT NULL AUTO_INCREMENT PRIMARY KEY, name VARCHAR(50) NOT NULL, "
+        "UNIQUE INDEX (name)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+    )
     assert domains.startswith("CREATE TABLE `mail`.`virtual_domains` (") and "name VARCHAR(50) NOT NULL" in domains
     assert "FOREIGN KEY" not in domains and "UNIQUE" in domains
     for column in (
