@@ -825,3 +825,19 @@ def test_what_postfix_takes_where_a_key_is_missing():
         "option_group": "client",
         "tls_verify_cert": "no",
     }
+
+
+TEXT_KEYS = [
+    (table_type, key)
+    for table_type in ispmail_tablefile.TYPES
+    for key in ("user", "password", "dbname", "dbpath", "charset", "encoding", "option_file", "option_group")
+    if key in ispmail_tablefile.schema(table_type)
+]
+
+
+@pytest.mark.parametrize(("table_type", "key"), TEXT_KEYS)
+def test_no_text_holds_a_newline(table_type, key):
+    """It would be a line of its own: another key."""
+    errors = ispmail_tablefile.validate(table_type, {key: "a\nuser = b"}).errors
+    assert [error for error in errors if error.key == key]
+    assert not [error for error in ispmail_tablefile.validate(table_type, {key: "a"}).errors if error.key == key]
