@@ -567,3 +567,22 @@ def test_a_fault_of_a_shared_key_is_told_once_and_one_of_each_maps_own_as_often(
     with pytest.raises(ispmail_errors.PillarFault) as caught:
         ispmail_config.complete("ispmail", {**PASSWORD, "maps": own})
     assert [name for name in own if f"maps:{name}:query has no expansion" in str(caught.value)] == list(own)
+
+
+def test_a_fault_of_a_shared_key_is_told_where_one_map_alone_has_it():
+    section = {"database": {"password": "pw", "hosts": "[::1]"}, "maps": {**NO_DEFAULTS, "x": {"query": "SELECT '%s'"}}}
+    with pytest.raises(ispmail_errors.PillarFault) as caught:
+        ispmail_config.complete("ispmail", section)
+    assert "database:hosts" in [fault.key for fault in caught.value.faults]
+
+
+def test_a_fault_of_a_key_that_is_missing_or_not_shown_is_the_maps():
+    for entry, key in (({}, "query"), ({"query": "SELECT '%s'", "a:b": 1}, "(a key that is not shown)")):
+        section = {**PASSWORD, "maps": {**NO_DEFAULTS, "x": {"parameter": "virtual_alias_maps", **entry}}}
+        with pytest.raises(ispmail_errors.PillarFault) as caught:
+            ispmail_config.complete("ispmail", section)
+        assert [fault.key for fault in caught.value.faults] == [f"maps:x:{key}"]
+
+
+def test_where_the_guides_account_logs_in_from():
+    assert ispmail_config.DEFAULT_ACCOUNT_HOST == "127.0.0.1"

@@ -841,3 +841,10 @@ def test_no_text_holds_a_newline(table_type, key):
     errors = ispmail_tablefile.validate(table_type, {key: "a\nuser = b"}).errors
     assert [error for error in errors if error.key == key]
     assert not [error for error in ispmail_tablefile.validate(table_type, {key: "a"}).errors if error.key == key]
+
+
+@pytest.mark.parametrize("password", ["-----BEGIN PGP MESSAGE-----", " $ANSIBLE_VAULT;1.1;AES256"])
+def test_an_encrypted_text_is_no_password(password):
+    """It would be written to the file as it is, and the login fails."""
+    errors = ispmail_tablefile.validate("mysql", {"password": password}).errors
+    assert any(error.key == "password" and "encrypted" in error.reason for error in errors)
