@@ -827,7 +827,7 @@ def test_what_postfix_takes_where_a_key_is_missing():
     }
 
 
-TEXT_KEYS = [
+LINES_OF_TEXT = [
     (table_type, key)
     for table_type in ispmail_tablefile.TYPES
     for key in ("user", "password", "dbname", "dbpath", "charset", "encoding", "option_file", "option_group")
@@ -835,7 +835,7 @@ TEXT_KEYS = [
 ]
 
 
-@pytest.mark.parametrize(("table_type", "key"), TEXT_KEYS)
+@pytest.mark.parametrize(("table_type", "key"), LINES_OF_TEXT)
 def test_no_text_holds_a_newline(table_type, key):
     """It would be a line of its own: another key."""
     errors = ispmail_tablefile.validate(table_type, {key: "a\nuser = b"}).errors
