@@ -6,7 +6,8 @@ import ispmail_hosts
 
 
 @pytest.mark.parametrize(
-    "text, items", [("", []), (" ,", []), ("a", ["a"]), ("a,b", ["a", "b"]), ("\ta ,\r b\n", ["a", "b"])]
+    "text, items",
+    [("", []), (" ,", []), ("a", ["a"]), ("a,b", ["a", "b"]), ("\ta ,\r b\n", ["a", "b"]), ("Q~", ["Q~"])],
 )
 def test_lists_are_split_at_commas_and_blanks(text, items):
     assert ispmail_hosts.split_list(text) == items

@@ -73,6 +73,7 @@ def test_what_is_too_long():
         (b"a\\", "a\\"),
         (b"'a b'", "a b"),
         (b"'a", "a"),
+        (b"'aQ", "aQ"),
         (b"'ab\"", "ab"),
         (b'"', ""),
         (b"a'b'", "a'b'"),
@@ -93,6 +94,14 @@ def test_what_is_behind_a_comments_sign_is_no_line():
     assert parse(b"#[client]\n;user=a\n # b=c\n\n[client]\nuser=u # no comment\n") == {
         "client": {"user": "u # no comment"}
     }
+
+
+def test_a_line_may_begin_with_any_letter():
+    assert parse(b"[client]\nQuick=1\n~x=2\n") == {"client": {"Quick": "1", "~x": "2"}}
+
+
+def test_a_group_with_an_odd_name_is_not_shown():
+    assert other_settings(b"[a b]\nx=1\n", "client") == ["[***] x"]
 
 
 def test_an_option_before_any_group_is_of_none():

@@ -91,6 +91,12 @@ def test_any_text_has_spellings(secret):
         ('a"$b', r"a\"\$b"),  # PHP's double quotes
         ('a"$b`', r"a\"\$b\`"),  # a shell's double quotes
         ('a"$b`!', r"a\"\$b\`\!"),
+        ('Q~a"b', r"Q~a\"b"),
+        ("Q~a'b", r"Q~a\'b"),
+        ('Q~a"$b', r"Q~a\"\$b"),
+        ('Q~a"$b`', r"Q~a\"\$b\`"),
+        ('Q~a"$b`!', r"Q~a\"\$b\`\!"),
+        ("\xe4/b", '"\xe4\\/b"'),
         ("a b&c", r"a\ b\&c"),  # a shell without quotes
         ("a'b", "a'\"'\"'b"),
         ("\xe4/€", '"\\u00e4/\\u20ac"'),  # JSON
