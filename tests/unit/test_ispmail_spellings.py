@@ -96,6 +96,9 @@ def test_any_text_has_spellings(secret):
         ('Q~a"$b', r"Q~a\"\$b"),
         ('Q~a"$b`', r"Q~a\"\$b\`"),
         ('Q~a"$b`!', r"Q~a\"\$b\`\!"),
+        ('Q~a"$b', r"Q~a\"$b"),
+        ('Q~a"$b`', r"Q~a\"\$b`"),
+        ('Q~a"$b`!', r"Q~a\"\$b\`!"),
         ("\xe4/b", '"\xe4\\/b"'),
         ("a b&c", r"a\ b\&c"),  # a shell without quotes
         ("a'b", "a'\"'\"'b"),
