@@ -96,7 +96,7 @@ def test_any_text_has_spellings(secret):
         ('Q~a"$b', r"Q~a\"\$b"),
         ('Q~a"$b`', r"Q~a\"\$b\`"),
         ('Q~a"$b`!', r"Q~a\"\$b\`\!"),
-        ('Q~a"$b', r"Q~a\"$b"),
+        ('Q~a\t"$b', 'Q~a\t\\"$b'),
         ('Q~a"$b`', r"Q~a\"\$b`"),
         ('Q~a"$b`!', r"Q~a\"\$b\`!"),
         ("\xe4/b", '"\xe4\\/b"'),
