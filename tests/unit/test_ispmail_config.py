@@ -585,4 +585,4 @@ def test_a_fault_of_a_key_that_is_missing_or_not_shown_is_the_maps():
 
 
 def test_where_the_guides_account_logs_in_from():
-    assert ispmail_config.DEFAULT_ACCOUNT_HOST == "127.0.0.1"
+    assert ispmail_config_database.DEFAULT_ACCOUNT_HOST == "127.0.0.1"
