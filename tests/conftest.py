@@ -26,6 +26,7 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Say which tests share servers: those of a file; those of all machines, which have one network; those of a master.
 
