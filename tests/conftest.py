@@ -1,8 +1,6 @@
 """Real servers for the tests: a private MariaDB and Postfix on loopback, see lab/."""
 
 import logging
-import os
-import signal
 
 import pytest
 
@@ -18,24 +16,6 @@ PASSWORD = "pw-Zq8#x7%;=$'\"\\w{}-Kv3"
 def pytest_unconfigure():
     """At exit Salt logs to a console that is closed by then, and logging complains of that at length."""
     logging.raiseExceptions = False
-
-
-def pytest_configure():
-    """A process that runs a share of the tests is interrupted by SIGINT, also where its parent was started without."""
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Say which tests share servers: those of a file; those of all machines, which have one network; those of a master.
-
-    Each such group runs in one process, side by side with others.
-    """
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder in ("fleet", "integration") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
