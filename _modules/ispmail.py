@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("25fc407fd36f")
+ispmail_stamp.require("e9b727c34176")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

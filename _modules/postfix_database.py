@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("25fc407fd36f")
+ispmail_stamp.require("e9b727c34176")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("25fc407fd36f")
+ispmail_stamp.require("e9b727c34176")
 
 
 import ispmail_accounts

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("25fc407fd36f")
+ispmail_stamp.require("e9b727c34176")
 
 import ispmail_compare
 import ispmail_consumers

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "25fc407fd36f"
+STAMP = "e9b727c34176"
 
 
 def require(stamp: str) -> None:
