@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e9b727c34176")
+ispmail_stamp.require("950ce9f3ceb7")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e9b727c34176")
+ispmail_stamp.require("950ce9f3ceb7")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

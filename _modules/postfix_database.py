@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("e9b727c34176")
+ispmail_stamp.require("950ce9f3ceb7")
 
 import ispmail_accounts
 import ispmail_holders

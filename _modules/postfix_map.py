@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("e9b727c34176")
+ispmail_stamp.require("950ce9f3ceb7")
 
 import ispmail_compare
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e9b727c34176")
+ispmail_stamp.require("950ce9f3ceb7")
 
 import salt.client
 import salt.utils.event

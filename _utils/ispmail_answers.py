@@ -19,7 +19,7 @@ from ispmail_expand import expand, referred
 from ispmail_inventory import Inventory
 from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe, renamed
 from ispmail_maincf import BLANKS, SECRET_PARAMETERS, without_inline, words
-from ispmail_query import PROBE_DOMAIN
+from ispmail_query import probes
 from ispmail_reach import words_of
 from ispmail_tablefile import SECRET, shown_key
 
@@ -28,7 +28,6 @@ _CHUNK = 64
 # How long to go on looking for more that cannot be asked, after the first, in seconds.
 PROBE_SECONDS = 10
 _TABLE = re.compile(r"(?!(static|inline|fail):)[a-z][a-z0-9_]*:")
-_QUESTION = f"probe@{PROBE_DOMAIN}"
 
 
 def lookup(instance: Instance, name: str, question: str) -> Lookup:
@@ -180,7 +179,7 @@ def broken_others(maps: Sequence[Map], inventory: Inventory, running: bool) -> l
                 continue
             if found and time.monotonic() > until:
                 return found
-            asked = ispmail_lookup.ask(_QUESTION, [table], known.config_directory)
+            asked = ispmail_lookup.ask(probes()[0].question, [table], known.config_directory)
             if asked.result == COULD_NOT_ASK:
                 shown = without_inline(table)
                 reason = renamed(asked.reason or "", table, shown)

@@ -127,7 +127,7 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     running = ispmail_postfix.running(postfix.config_directory)
     yield from _can_be_asked(postfix, maps, running)
     yield from _others_can_be_asked(postfix, running)
-    yield from _smtpd_can_ask(postfix)
+    yield from _smtpd_can_ask(postfix, running)
     yield from _no_old_processes(postfix, maps)
 
 
@@ -233,14 +233,13 @@ def _others_can_be_asked(postfix: Postfix, running: bool) -> Iterator[Finding]:
     yield fault_if(f"{fix}: mend it, or take it out" if fix else "", "tables of others can be asked", postfix.where)
 
 
-def _smtpd_can_ask(postfix: Postfix) -> Iterator[Finding]:
+def _smtpd_can_ask(postfix: Postfix, running: bool) -> Iterator[Finding]:
     """What no lookup shows: smtpd itself, with all that it has open, and its chroot as it is."""
     said, name = ispmail_smtpd.ask(postfix.inventory), "smtpd can ask its maps"
     fix = ""
     if said.cannot_ask:
         fix = f"smtpd says {said}: see the mail log"
     elif said.server and said.code is None:
-        running = ispmail_postfix.running(postfix.config_directory)
         why = "see the mail log" if running else f"Postfix does not run: postfix -c {postfix.config_directory} start"
         fix = f"smtpd on {said.server} does not answer ({said}): {why}"
     elif said.was_not_asked:

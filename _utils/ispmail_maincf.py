@@ -22,6 +22,11 @@ def same(old: str | None, new: str | None) -> bool:
     return parts(old) == parts(new)
 
 
+def differing(held: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[str]:
+    """The names of the wanted parameters that have other values; one that is not there is "not set"."""
+    return [name for name, value in wanted.items() if not same(held.get(name), value)]
+
+
 def parts(value: str) -> list[str]:
     """Split a value at white space."""
     return re.split(f"[{BLANKS}]+", value.strip(BLANKS))

@@ -20,8 +20,8 @@ from ispmail_maincf import (
     SECRET_PARAMETERS,
     checked_names,
     checked_values,
+    differing,
     parts,
-    same,
     values_of,
     words,
 )
@@ -198,10 +198,8 @@ def refuse_broken(
             "Nothing was changed: postfix check refuses main.cf as it would be: the mail log says why. "
             f"These parameters would change: {', '.join(parameters)}"
         )
-    held = ispmail_tablefile.parse(content)
-    differing = [name for name, value in parameters.items() if not same(held.get(name), value)]
-    if differing:
-        names = ", ".join(differing)
+    if unset := differing(ispmail_tablefile.parse(content), parameters):
+        names = ", ".join(unset)
         raise Failed(f"Nothing was changed: postconf did not set {names} in main.cf as asked: edit it by hand")
 
 
@@ -226,15 +224,15 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     """
     values = checked_values(parameters)
     current = get(list(values), config_directory)
-    differing = {name: value for name, value in values.items() if not same(current.get(name), value)}
-    if not differing:
+    changed = {name: values[name] for name in differing(current, values)}
+    if not changed:
         return {}
-    old = shown({name: current[name] for name in differing if name in current}, config_directory)
-    new = shown({name: value for name, value in differing.items() if value is not None}, config_directory)
+    old = shown({name: current[name] for name in changed if name in current}, config_directory)
+    new = shown({name: value for name, value in changed.items() if value is not None}, config_directory)
     if not test:
         with ispmail_files.alone(config_directory):
-            ispmail_files.replace(edited(differing, config_directory))
-    return {name: {"old": old.get(name), "new": new.get(name)} for name in differing}
+            ispmail_files.replace(edited(changed, config_directory))
+    return {name: {"old": old.get(name), "new": new.get(name)} for name in changed}
 
 
 def _printed(config_directory: str, *arguments: str) -> dict[str, str]:

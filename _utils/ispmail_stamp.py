@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "e9b727c34176"
+STAMP = "950ce9f3ceb7"
 
 
 def require(stamp: str) -> None:

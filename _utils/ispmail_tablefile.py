@@ -193,9 +193,11 @@ def hosts_once(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_secret(key: str, value: str) -> bool:
+    if PASSWORD_IN_URI.search(value):
+        return True
     if key in OBSOLETE:
         return _tells_a_password(value)
-    if key not in SCHEMA or SCHEMA[key].secret or PASSWORD_IN_URI.search(value):
+    if key not in SCHEMA or SCHEMA[key].secret:
         return True
     # What is no value of its kind may be anything, a password that was pasted into the wrong line too.
     if SCHEMA[key].kind == "integer" and not value.isdigit():
@@ -207,7 +209,7 @@ def _is_secret(key: str, value: str) -> bool:
 
 
 def _tells_a_password(value: str) -> bool:
-    return re.search(r"(?i)pass\w*\s*[=:]", value) is not None or PASSWORD_IN_URI.search(value) is not None
+    return re.search(r"(?i)pass\w*\s*[=:]", value) is not None
 
 
 def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:

@@ -20,7 +20,7 @@ import ispmail_tablefile
 from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed
 from ispmail_files import Exchange, Replacement
 from ispmail_journal import Journal
-from ispmail_maincf import same, words
+from ispmail_maincf import differing, same, words
 
 log = logging.getLogger(__name__)
 
@@ -162,8 +162,8 @@ def _remove_leftovers(due: list[str] | None) -> None:
 
 def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
     directory = change.config_directory
-    running = change.reload and ispmail_postfix.running(directory)
-    master = ispmail_postfix.master(directory) if running else None
+    master = ispmail_postfix.master(directory) if change.reload else None
+    running = master is not None
     try:
         return _load(change, exchange, due, running, check)
     except IspmailError as err:
@@ -198,23 +198,21 @@ def _load(
 
 def _refuse_lost(change: Change) -> None:
     """Refuse to end, and to delete what main.cf may name again, where another program has written an older main.cf."""
-    if _differing(change):
+    if _lost(change):
         _wait_until_cold(_path(change))
-    differing = _differing(change)
-    if differing:
+    if lost := _lost(change):
         raise ChangedMeanwhile(
             f"another program has rewritten {_path(change)} meanwhile, without postconf's lock, and with other values "
-            f"of {', '.join(differing)}: try again when it has ended"
+            f"of {', '.join(lost)}: try again when it has ended"
         )
 
 
-def _differing(change: Change) -> list[str]:
+def _lost(change: Change) -> list[str]:
     """The parameters that have other values in main.cf than the change sets."""
     if not change.parameters:
         return []
     # postconf would wait until main.cf is two seconds old.
-    held = ispmail_tablefile.parse(ispmail_files.read(_path(change)).content)
-    return [name for name, value in change.parameters.items() if not same(held.get(name), value)]
+    return differing(ispmail_tablefile.parse(ispmail_files.read(_path(change)).content), change.parameters)
 
 
 def _wait_until_cold(path: str) -> None:
@@ -286,7 +284,7 @@ def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Map
 def _old_main_cf(change: Change, workspace: str, old_values: Mapping[str, str | None]) -> Replacement:
     """The main.cf that another program has written since, with old values in place of ours; what that one set stays."""
     _wait_until_cold(_path(change))
-    theirs = _differing(change)
+    theirs = _lost(change)
     ours = {name: value for name, value in old_values.items() if name not in theirs}
     return ispmail_postconf.edited(ours, change.config_directory, workspace)
 

@@ -76,30 +76,26 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize("type_, text, reason", PATHS)
-def test_a_path_of_a_socket(type_, text, reason):
-    fault = ispmail_hosts.host_fault(text, type_)
-    assert (fault and (fault.key, fault.reason)) == (reason and ("hosts", reason))
-
-
+NO_PORT = "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"
+NO_SERVICE = "has a port that is not a number from 1 to 65535, nor the name of a service"
 NAMES = [
     ("mysql", "db:3306", None),
-    ("mysql", "db:0", "has a port that is not a number from 1 to 65535, nor the name of a service"),
+    ("mysql", "db:0", NO_SERVICE),
     ("mysql", "db:1", None),
     ("mysql", "db:65535", None),
-    ("mysql", "db:65536", "has a port that is not a number from 1 to 65535, nor the name of a service"),
+    ("mysql", "db:65536", NO_SERVICE),
     ("mysql", ":3306", "has a port without a host"),
     (
         "mysql",
         "[2001:db8::1]",
-        "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon",
+        NO_PORT,
     ),
-    ("mysql", "[db]", "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"),
-    ("mysql", "::1", "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"),
+    ("mysql", "[db]", NO_PORT),
+    ("mysql", "::1", NO_PORT),
     ("mysql", "::1:3307", None),
-    ("mysql", "a:b:3307", "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"),
+    ("mysql", "a:b:3307", NO_PORT),
     ("mysql", "db:amqp", None),
-    ("mysql", "db:", "has a port that is not a number from 1 to 65535, nor the name of a service"),
+    ("mysql", "db:", NO_SERVICE),
     ("pgsql", "db:amqp", "has a port that is not a number from 1 to 65535"),
     ("pgsql", "db:", None),
     ("mysql", "LocalHost:3306", "has localhost with a port, but localhost is the unix socket and the port is ignored"),
@@ -112,7 +108,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("type_, text, reason", NAMES)
+@pytest.mark.parametrize("type_, text, reason", [*PATHS, *NAMES])
 def test_what_postfix_cannot_use_as_a_host(type_, text, reason):
     fault = ispmail_hosts.host_fault(text, type_)
     assert (fault and (fault.key, fault.reason)) == (reason and ("hosts", reason))
