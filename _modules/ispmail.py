@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("950ce9f3ceb7")
+ispmail_stamp.require("9d6db9e0dd00")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("950ce9f3ceb7")
+ispmail_stamp.require("9d6db9e0dd00")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("950ce9f3ceb7")
+ispmail_stamp.require("9d6db9e0dd00")
 
 
 import ispmail_accounts

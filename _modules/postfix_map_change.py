@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("950ce9f3ceb7")
+ispmail_stamp.require("9d6db9e0dd00")
 
 import ispmail_apply
 import ispmail_consumers

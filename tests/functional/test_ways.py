@@ -18,7 +18,7 @@ from lab.smtp import Load, rcpt
 
 from ..conftest import PASSWORD, pillar_for
 from .database import Relay
-from .test_apply import ANSWERED, contents, everything, managed, replies
+from .test_apply import ANSWERED, GUIDES, contents, everything, managed, replies
 from .test_jail import certificates, openssl  # noqa: F401  a fixture
 
 DOMAIN = {"map": "virtual_mailbox_domains", "question": "example.org", "answer": True}
@@ -91,43 +91,50 @@ def test_a_key_that_only_root_can_read_is_refused(certificates, client_certifica
         assert faults, report
 
 
-def test_a_socket_that_is_in_the_jail_is_used(minion, postfix, pillar, mariadb):
+@pytest.fixture
+def by_socket(mariadb):
+    """The hosts of a database that is asked by its socket, and lets the account in there."""
+    mariadb.sql("CREATE USER IF NOT EXISTS mailserver@localhost IDENTIFIED BY %s", PASSWORD)
+    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
+    yield f"unix:{mariadb.socket}"
+    mariadb.sql("DROP USER mailserver@localhost")
+
+
+def test_a_socket_that_is_in_the_jail_is_used(minion, postfix, pillar, mariadb, by_socket):
     """It worked in smtpd, was in the correct state, and the first change was refused."""
     inside = in_jail(postfix, mariadb.socket)
     inside.parent.mkdir(parents=True)
     os.link(mariadb.socket, inside)
-    mariadb.sql("CREATE USER IF NOT EXISTS mailserver@localhost IDENTIFIED BY %s", PASSWORD)
-    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
-    try:
-        minion.pillar = pillar(database={"hosts": f"unix:{mariadb.socket}"})
-        result = managed(minion)
-        assert result["result"] is True, result["comment"]
-        assert replies(postfix) == ANSWERED
-        inside.unlink()
-        minion.pillar = pillar(
-            database={"hosts": f"unix:{mariadb.socket}"}, maps={"virtual_alias_maps": {"expansion_limit": 3}}
-        )
-        result = managed(minion)
-        assert result["result"] is False and f"{inside} is not there" in result["comment"]
-        report = minion.call("postfix_doctor.check")
-        assert [row for row in report if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
-    finally:
-        mariadb.sql("DROP USER mailserver@localhost")
+    minion.pillar = pillar(database={"hosts": by_socket})
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    assert replies(postfix) == ANSWERED
+    inside.unlink()
+    minion.pillar = pillar(database={"hosts": by_socket}, maps={"virtual_alias_maps": {"expansion_limit": 3}})
+    result = managed(minion)
+    assert result["result"] is False and f"{inside} is not there" in result["comment"]
+    report = minion.call("postfix_doctor.check")
+    assert [row for row in report if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
 
 
-def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, mariadb):
+def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, by_socket):
     """virtual(8) has no chroot, so its map may name a socket."""
-    mariadb.sql("CREATE USER IF NOT EXISTS mailserver@localhost IDENTIFIED BY %s", PASSWORD)
-    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
-    try:
-        hosts = f"unix:{mariadb.socket}"
-        minion.pillar = pillar(
-            maps={"virtual_uid_maps": {"hosts": hosts, "query": "SELECT 5000 FROM virtual_users WHERE email='%s'"}}
-        )
-        result = managed(minion)
-        assert result["result"] is True, result["comment"]
-    finally:
-        mariadb.sql("DROP USER mailserver@localhost")
+    minion.pillar = pillar(
+        maps={"virtual_uid_maps": {"hosts": by_socket, "query": "SELECT 5000 FROM virtual_users WHERE email='%s'"}}
+    )
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+
+
+@pytest.mark.parametrize("spelling", ["mysql", "proxy:mysql"])
+def test_a_table_is_asked_as_its_reader_however_the_caller_spells_it(minion, postfix, pillar, by_socket, spelling):
+    """proxymap has no chroot; asked without it, as smtpd would, the table could not be asked."""
+    minion.pillar = pillar(database={"hosts": by_socket}, maps={name: {"proxy": True} for name in GUIDES})
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    table = f"{spelling}:{postfix.config_directory}/mariadb-virtual-alias-maps.cf"
+    found = minion.call("postfix_map.lookup", table, "jack@example.org")
+    assert found == {"result": "answer", "answer": "john@example.org", "warnings": []}
 
 
 def listening_at(mariadb, spelling):
