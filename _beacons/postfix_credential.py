@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d6db9e0dd00")
+ispmail_stamp.require("c9654b878816")
 
 import contextlib
 import json

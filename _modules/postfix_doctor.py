@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d6db9e0dd00")
+ispmail_stamp.require("c9654b878816")
 
 
 import ispmail_accounts

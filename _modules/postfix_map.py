@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d6db9e0dd00")
+ispmail_stamp.require("c9654b878816")
 
 import ispmail_compare
 import ispmail_consumers

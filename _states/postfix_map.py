@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("9d6db9e0dd00")
+ispmail_stamp.require("c9654b878816")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -46,8 +46,8 @@ class Fault(NamedTuple):
     fix: str = ""
 
     def __str__(self) -> str:
-        subject = f"{self.key} " if self.key else " "
-        return f"{subject}{self.reason}: {self.fix}" if self.fix else f"{subject}{self.reason}"
+        sentence = f"{self.key} {self.reason}"
+        return f"{sentence}: {self.fix}" if self.fix else sentence
 
     def at(self, key: str) -> Fault:
         """The same fault of another key, such as the pillar key that a table's key comes from."""

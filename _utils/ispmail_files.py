@@ -46,8 +46,9 @@ class File(NamedTuple):
 class Replacement(NamedTuple):
     """What a file becomes: `new`, or nothing where `new.content` is None.
 
-    Nothing is replaced unless the file still holds one of `still`, where that is given. With `lock` postconf's own
-    lock is held meanwhile. With `between` the file gets that content first, see `Exchange.complete`.
+    Nothing is replaced unless the file still holds one of `still`, where that is given. A main.cf has `lock`: whatever
+    is done to it later takes postconf's own lock. With `between` the file gets that content first, see
+    `Exchange.complete`.
     """
 
     new: File
@@ -107,21 +108,17 @@ class Exchange:
         """The files that are replaced or deleted."""
         return list(self._new)
 
-    def put(self, has_locks: bool = False) -> None:
+    def put(self) -> None:
         """Replace the files that get new content, in the order given; those to be deleted are only looked at.
 
-        Args:
-            has_locks: Whether the caller holds postconf's locks, see `postconf_lock`.
+        The caller holds the `postconf_lock` of a main.cf among them.
 
         Raises:
             ChangedMeanwhile: Somebody else has changed one of the files.
             Failed: A file cannot be written, or not be kept.
         """
         writes = [each for each in self._replacements if each.new.content is not None]
-        with _failures(self.paths), contextlib.ExitStack() as stack:
-            for each in self._replacements:
-                if each.lock and not has_locks:
-                    stack.enter_context(_postconf_lock(each.path))
+        with _failures(self.paths):
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 list(pool.map(_write_temporary, map(_first, writes)))
             # Read as late as possible: what somebody else writes from here on would be lost.
@@ -130,7 +127,7 @@ class Exchange:
             for each in writes:
                 self.begun.append(each.path)
                 os.rename(_temporary(each.path), each.path)
-            _sync_directories(each.path for each in writes)
+            sync_directories(each.path for each in writes)
 
     @property
     def two_steps(self) -> bool:
@@ -164,7 +161,7 @@ class Exchange:
                     _write_temporary(step.new)
                     _refuse_changed(step, read(each.path))
                     os.rename(_temporary(each.path), each.path)
-                    _sync_directories([each.path])
+                    sync_directories([each.path])
 
     def delete(self) -> None:
         """Delete the files that are to be deleted.
@@ -177,7 +174,7 @@ class Exchange:
             for path in gone:
                 self.begun.append(path)
                 os.unlink(path)
-            _sync_directories(gone)
+            sync_directories(gone)
 
     def forget(self) -> None:
         """Remove what is left beside the files: the temporary ones, and the second names of the old ones.
@@ -212,9 +209,8 @@ class Exchange:
             if not unchanged:
                 if edited is None or not self._new[path].lock:
                     raise ChangedMeanwhile(f"{path} was changed by somebody else meanwhile")
-                with contextlib.ExitStack() as stack:
-                    postconf_lock(path, stack)
-                    replace(edited(), has_locks=True)
+                with postconf_lock(path):
+                    replace(edited())
             self.begun.remove(path)
 
     def drop(self) -> None:
@@ -258,11 +254,8 @@ def _refuse_changed(replacement: Replacement, found: File) -> None:
         raise ChangedMeanwhile(f"{found.path} was changed by somebody else meanwhile: try again")
 
 
-def replace(replacement: Replacement, has_locks: bool = False) -> None:
-    """Replace one file.
-
-    Args:
-        has_locks: Whether the caller holds postconf's lock, see `postconf_lock`.
+def replace(replacement: Replacement) -> None:
+    """Replace one file; the caller holds the `postconf_lock` of a main.cf.
 
     Raises:
         ChangedMeanwhile: Somebody else has changed it.
@@ -270,7 +263,7 @@ def replace(replacement: Replacement, has_locks: bool = False) -> None:
     """
     exchange = Exchange([replacement])
     try:
-        exchange.put(has_locks)
+        exchange.put()
     except IspmailError as err:
         try:
             exchange.restore()
@@ -320,7 +313,7 @@ def remove_leftovers(paths: Iterable[str]) -> None:
     if failures:
         raise Failed("; ".join(failures))
     with _failures(there):
-        _sync_directories(there)
+        sync_directories(there)
 
 
 @contextlib.contextmanager
@@ -418,8 +411,12 @@ def _write_temporary(file: File) -> None:
         os.fsync(descriptor)
 
 
-def _sync_directories(paths: Iterable[str]) -> None:
-    """Have the names of these files on the disk."""
+def sync_directories(paths: Iterable[str]) -> None:
+    """Have the names of these files on the disk.
+
+    Raises:
+        OSError: Names the directory.
+    """
     for directory in {os.path.dirname(path) for path in paths}:
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -433,9 +430,7 @@ def _sync_directories(paths: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def alone(directory: str) -> Iterator[None]:
-    """Let one change of a Postfix instance at a time go on, whichever minion or command makes it.
-
-    They have nothing in common but its configuration directory: that is what is locked. One that is not there is not.
+    """Let one change at a time go on that locks this directory, whichever minion or command makes it.
 
     Raises:
         Failed: Another change takes too long, or the directory cannot be locked.
@@ -452,8 +447,6 @@ def alone(directory: str) -> Iterator[None]:
                         f"see who holds it with fuser -v {directory}"
                     )
                 time.sleep(0.1)
-        except FileNotFoundError:
-            pass
         except OSError as err:
             raise Failed(f"Nothing was changed: {directory} cannot be locked: {err.strerror}") from err
         yield
@@ -468,14 +461,17 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def postconf_lock(path: str, stack: contextlib.ExitStack) -> None:
-    """Hold the lock that `postconf -e` takes for a main.cf, until the stack is closed.
+@contextlib.contextmanager
+def postconf_lock(path: str) -> Iterator[None]:
+    """Hold the lock that `postconf -e` takes for a main.cf.
 
     Raises:
         Failed: Another postconf holds it for too long, or the lock file cannot be written.
     """
-    with _failures([path]):
-        stack.enter_context(_postconf_lock(path))
+    with contextlib.ExitStack() as stack:
+        with _failures([path]):
+            stack.enter_context(_postconf_lock(path))
+        yield
 
 
 @contextlib.contextmanager

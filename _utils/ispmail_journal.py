@@ -7,16 +7,14 @@ written aside and renamed, so it is never empty or half-written while work is du
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
 
+import ispmail_files
 from ispmail_errors import Failed
 
-_LOCK_SECONDS = 60
 _HEAD = "work is due"
 
 
@@ -35,6 +33,7 @@ class Journal:
     """The journal of one instance, in a directory of its own that only root may enter."""
 
     def __init__(self, config_directory: str, cache_directory: str) -> None:
+        self._config_directory = config_directory
         name = urllib.parse.quote(os.path.realpath(config_directory), safe="")
         self._path = os.path.join(cache_directory, "postfix_change", name)
 
@@ -72,7 +71,7 @@ class Journal:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.rename(aside, self._path)
-            _sync(os.path.dirname(self._path))
+            ispmail_files.sync_directories([self._path])
         except OSError as err:
             raise Failed(f"Nothing was changed: {self._path} cannot be written: {err.strerror}") from err
 
@@ -93,17 +92,21 @@ class Journal:
     def locked(self) -> Iterator[None]:
         """Let one change at a time go on, with an empty workspace.
 
+        All that changes an instance has its configuration directory in common: that is locked. Without one, where there
+        is no Postfix, it is the directory of the journal.
+
         Raises:
             Failed: Another one takes too long, or the directory cannot be written.
         """
-        lock = f"{self._path}.lock"
+        directory = os.path.dirname(self._path)
         try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            stream = open(lock, "a", encoding="ascii")  # noqa: SIM115  closed below
+            if not os.path.isdir(directory):
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+                ispmail_files.sync_directories([directory])
         except OSError as err:
-            raise Failed(f"Nothing was changed: {lock} cannot be written: {err.strerror}") from err
-        with stream:
-            _wait_for(stream.fileno(), lock)
+            raise Failed(f"Nothing was changed: {directory} cannot be written: {err.strerror}") from err
+        is_there = os.path.isdir(self._config_directory)
+        with ispmail_files.alone(self._config_directory if is_there else directory):
             try:
                 if os.path.isdir(self.workspace):
                     shutil.rmtree(self.workspace)
@@ -111,28 +114,3 @@ class Journal:
             except OSError as err:
                 raise Failed(f"Nothing was changed: {self.workspace} cannot be written: {err.strerror}") from err
             yield
-
-
-def _wait_for(descriptor: int, lock: str) -> None:
-    until = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as err:
-            if time.monotonic() > until:
-                raise Failed(
-                    f"another apply has been at work for {_LOCK_SECONDS} s, nothing was changed: "
-                    f"see who holds it with fuser {lock}"
-                ) from err
-        except OSError as err:
-            raise Failed(f"Nothing was changed: {lock} cannot be locked: {err.strerror}") from err
-        time.sleep(0.1)
-
-
-def _sync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

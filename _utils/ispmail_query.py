@@ -322,9 +322,18 @@ _COMPARED = (
 )
 
 
+# The list of tables after FROM or JOIN, up to what follows it; a query in parentheses has a FROM of its own.
+_SOURCES = re.compile(
+    r"\b(?:FROM|JOIN)\s([^();]*?)(?=[();]|$|\b(?:WHERE|ON|USING|GROUP|HAVING|ORDER|LIMIT|UNION|(?:STRAIGHT_)?JOIN)\b)",
+    re.IGNORECASE,
+)
+_SOURCE = re.compile(r"\s*`?(\w+)`?(?![\w`]*\s*\.)")
+
+
 def tables(query: str) -> list[str]:
     """The tables that a query names; those of another database are left out."""
-    return list(dict.fromkeys(re.findall(r"\b(?:FROM|JOIN)\s+`?(\w+)`?(?![\w`]*\s*\.)", query, re.IGNORECASE)))
+    sources = [source for each in _SOURCES.findall(query) for source in each.split(",")]
+    return list(dict.fromkeys(found[1] for found in map(_SOURCE.match, sources) if found))
 
 
 def full_scans(query: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "9d6db9e0dd00"
+STAMP = "c9654b878816"
 
 
 def require(stamp: str) -> None:

@@ -61,13 +61,13 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         NotPutBack: It could not be put back.
     """
     journal = Journal(change.config_directory, change.cache_directory)
-    with journal.locked(), ispmail_files.alone(change.config_directory), contextlib.ExitStack() as edit:
+    with journal.locked(), contextlib.ExitStack() as edit:
         due = journal.due()
         _refuse_unwritable(change, journal, due)
         _remove_leftovers(due)
         if change.parameters:
             # From the reading to the renames: what another postconf sets meanwhile would be a reason to give up.
-            ispmail_files.postconf_lock(_path(change), edit)
+            edit.enter_context(ispmail_files.postconf_lock(_path(change)))
         old_values = _old_values(change)
         main_cf = _main_cf(change, old_values, journal.workspace)
         for each in main_cf:
@@ -75,7 +75,7 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         exchange = Exchange([*change.files, *main_cf])
         journal.write([*(due or ()), *exchange.paths])
         try:
-            exchange.put(has_locks=True)
+            exchange.put()
             edit.close()
             old_processes = _forward(change, exchange, due is not None, check)
         except BaseException as err:

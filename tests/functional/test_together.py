@@ -110,12 +110,6 @@ def test_another_minions_change_is_waited_for(found, monkeypatch):
     assert found.run("apply second") == CONVERGED
 
 
-def test_an_instance_that_is_not_there_needs_no_lock():
-    """A server that has only other programs with the maps' account."""
-    with ispmail_files.alone("/nowhere/postfix"):
-        pass
-
-
 def at_reload(found, monkeypatch, act, number=1):
     """Have the next change call `act` just before its reload of that number; main.cf is not new then."""
     reload, calls = ispmail_postfix.reload, []

@@ -2,17 +2,25 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-import ispmail_journal
+import ispmail_files
 from ispmail_errors import Failed
 from ispmail_journal import Journal
 
 
-@pytest.fixture
-def journal(tmp_path):
-    return Journal("/etc/postfix", str(tmp_path))
+@pytest.fixture(params=["an instance", "no Postfix"])
+def journal(request, tmp_path):
+    directory = tmp_path / "postfix"
+    if request.param == "an instance":
+        directory.mkdir()
+    return Journal(str(directory), str(tmp_path))
+
+
+def path_of(journal):
+    return Path(journal.workspace.removesuffix(".work"))
 
 
 def files(tmp_path):
@@ -31,10 +39,10 @@ def test_what_is_written_is_due_until_it_is_cleared(journal):
 
 
 @pytest.mark.parametrize(("content", "due"), [("", None), ("/etc/postfix/a.cf\n", ["/etc/postfix/a.cf"]), ("x\n", [])])
-def test_the_journal_of_another_version(journal, tmp_path, content, due):
+def test_the_journal_of_another_version(journal, content, due):
     """Version 0.1.0 left an empty file where nothing was due, and had no first line."""
     with journal.locked():
-        (tmp_path / "postfix_change" / "%2Fetc%2Fpostfix").write_text(content)
+        path_of(journal).write_text(content)
     assert journal.due() == due
 
 
@@ -50,16 +58,16 @@ def test_a_journal_that_cannot_be_written_is_as_before(journal, monkeypatch):
     assert journal.due() == ["/etc/postfix/a.cf"]
 
 
-def test_a_journal_that_cannot_be_read_is_not_empty(journal, tmp_path):
-    (tmp_path / "postfix_change" / "%2Fetc%2Fpostfix").mkdir(parents=True)
+def test_a_journal_that_cannot_be_read_is_not_empty(journal):
+    path_of(journal).mkdir(parents=True)
     with pytest.raises(Failed, match="cannot be read"):
         journal.due()
 
 
-def test_one_at_a_time_with_an_empty_workspace(journal, tmp_path, monkeypatch):
-    monkeypatch.setattr(ispmail_journal, "_LOCK_SECONDS", 0.3)
+def test_one_at_a_time_with_an_empty_workspace(journal, monkeypatch):
+    monkeypatch.setattr(ispmail_files, "_CHANGE_SECONDS", 0.3)
     with journal.locked():
-        (tmp_path / "postfix_change" / "%2Fetc%2Fpostfix.work" / "copy").write_text("a password")
+        (Path(journal.workspace) / "copy").write_text("a password")
         found = []
 
         def other():
@@ -79,6 +87,24 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(Failed, match=r"Nothing was changed: .* cannot be written: Not a directory"),
-        Journal("/etc/postfix", str(tmp_path / "file")).locked(),
+        Journal("/nowhere", str(tmp_path / "file")).locked(),
     ):
         pass
+
+
+def test_minions_that_manage_the_same_instance_wait_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(ispmail_files, "_CHANGE_SECONDS", 0.3)
+    (tmp_path / "postfix").mkdir()
+    one, other = (Journal(str(tmp_path / "postfix"), str(tmp_path / name)) for name in ("one", "other"))
+    with one.locked(), pytest.raises(Failed, match="another apply has been at work"), other.locked():
+        pass
+
+
+def test_a_new_directory_for_journals_is_on_the_disk(journal, tmp_path, monkeypatch):
+    """After a power cut in the first change of all the journal would not be there."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    with journal.locked():
+        assert synced == [str(tmp_path)]
+    with journal.locked():
+        assert synced == [str(tmp_path)]

@@ -123,6 +123,9 @@ def test_probes_are_special_each_in_its_way():
     [
         ("SELECT a FROM t JOIN `u` ON t.id = u.id JOIN other.v ON v.id = u.id WHERE b='%u'", ["t", "u"]),
         ("SELECT a FROM t WHERE b='%s' UNION SELECT c FROM t WHERE d='%s'", ["t"]),
+        ("SELECT a FROM t AS x, u y , `v`, other.w WHERE x.id = y.id AND b='%s' ORDER BY a, c", ["t", "u", "v"]),
+        ("SELECT a FROM (SELECT b FROM u, v) AS w WHERE a IN (SELECT c FROM t) LIMIT 1, 2", ["u", "v", "t"]),
+        ("SELECT a FROM t\nLEFT JOIN u USING (id) WHERE b='%s'", ["t", "u"]),
         ("CALL p('%s')", []),
     ],
 )
