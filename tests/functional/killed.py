@@ -52,6 +52,13 @@ SAYS_NEITHER = "It could not be put back"
 CONVERGED = "done"
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file with its owner and group."""
+    shutil.copy2(source, target, follow_symlinks=False)
+    status = os.lstat(source)
+    os.lchown(target, status.st_uid, status.st_gid)
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One kind of change: from which state, what is done, and what the next one is."""
@@ -133,7 +140,7 @@ class Site:
         kept = self.directory / f"state of {name}"
         for source in (self.postfix.config_directory, self.cache):
             if source.exists():
-                shutil.copytree(source, kept / source.name, symlinks=True)
+                shutil.copytree(source, kept / source.name, symlinks=True, copy_function=_copy)
         self._states[name] = (daemons or name, kept)
 
     def restore(self, name: str) -> None:
@@ -161,12 +168,10 @@ class Site:
         wanted = {path.name for path in (kept / config.name).iterdir()}
         shutil.rmtree(self.cache, ignore_errors=True)
         if (kept / self.cache.name).exists():
-            shutil.copytree(kept / self.cache.name, self.cache)
+            shutil.copytree(kept / self.cache.name, self.cache, copy_function=_copy)
         for path in [*(kept / config.name).iterdir()]:
             aside = config / f"{path.name}.aside"
-            shutil.copy2(path, aside)
-            status = path.stat()
-            os.chown(aside, status.st_uid, status.st_gid)
+            _copy(path, aside)
             aside.rename(config / path.name)
         for path in config.iterdir():
             if path.name not in wanted:
@@ -205,7 +210,7 @@ class Site:
         return found + [
             str(path)
             for path in self.cache.rglob("*")
-            if path.is_file() and (path.stat().st_size or not path.name.endswith((".lock", ".new")))
+            if path.is_file() and (path.stat().st_size or not path.name.endswith(".new"))
         ]
 
     def interrupted(self) -> bool:

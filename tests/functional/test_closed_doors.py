@@ -69,7 +69,7 @@ def watched(postfix, minion):
     found = {}
     roots = (postfix.directory, minion.cache / "postfix_change", minion.cache / "ispmail", Path("/etc/postfix"))
     for path in (path for root in roots for path in root.rglob("*")):
-        if path.is_file() and postfix.queue_directory not in path.parents and path.suffix not in (".log", ".lock"):
+        if path.is_file() and postfix.queue_directory not in path.parents and path.suffix != ".log":
             status = path.stat()
             found[str(path)] = (status.st_mode, status.st_uid, status.st_gid, path.read_bytes())
     return found
