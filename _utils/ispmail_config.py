@@ -121,7 +121,7 @@ def instance(pillar_key: str, section: object) -> Instance:
     Raises:
         PillarFault: Lists all faults.
     """
-    found, faults = _instance(pillar_key, section)
+    found, faults = _instance(pillar_key, _ours(pillar_key, section))
     if faults:
         raise PillarFault(pillar_key, faults)
     return found
@@ -150,8 +150,8 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
     Raises:
         PillarFault: `section` is no mapping.
     """
-    bare, faults = _instance(pillar_key, section)
-    config = section if isinstance(section, Mapping) else {}
+    config = _ours(pillar_key, section)
+    bare, faults = _instance(pillar_key, config)
     given = config.get("database")
     shared = {**DATABASE, **(given if isinstance(given, Mapping) else {})}
     faults += unknown_keys(shared, list(ispmail_tablefile.SCHEMA), "database:")
@@ -180,7 +180,7 @@ def check(instance: CompleteInstance, faults: Iterable[Fault] = (), version: str
         errors += [_at_its_source(each, fault) for fault in found.errors]
         warnings += [_at_its_source(each, fault) for fault in found.warnings]
     if errors:
-        raise PillarFault(instance.pillar_key, _each_shared_key_once(errors))
+        raise PillarFault(instance.pillar_key, errors)
     return list(dict.fromkeys(below(instance.pillar_key, warnings)))
 
 
@@ -190,18 +190,23 @@ def unknown_keys(given: Iterable[object], known: Collection[str], prefix: str) -
     for key in given:
         if key not in known:
             meant = ispmail_tablefile.MEANT.get(str(key).lower()) if "hosts" in known else None
-            near = difflib.get_close_matches(str(key), list(known), 1)
+            near = difflib.get_close_matches(str(key), list(known))
             fix = meant or (f"is {near[0]} meant?" if near else f"known are {', '.join(known)}")
             faults.append(Fault(f"{prefix}{shown_key(key)}", "is not a key of ispmail", fix))
     return faults
 
 
-def _instance(pillar_key: str, section: object) -> tuple[Instance, list[Fault]]:
+def _ours(pillar_key: str, section: object) -> Mapping[object, object]:
+    """What pillar holds under the key; PillarFault where that is not ours."""
     if not isinstance(section, Mapping):
         raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
     if section and not any(name in section for name in _SECTIONS):
         # Somebody else's pillar: its keys are not ours to show.
         raise PillarFault(pillar_key, [Fault("", "holds nothing of ispmail", SEE_EXAMPLE)])
+    return section
+
+
+def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instance, list[Fault]]:
     faults = unknown_keys(section, _SECTIONS, "")
     sections, wrong_kinds = _sections(section)
     faults += wrong_kinds
@@ -224,7 +229,7 @@ def _instance(pillar_key: str, section: object) -> tuple[Instance, list[Fault]]:
     return Instance(pillar_key, directory, tuple(maps), tuple(others)), faults
 
 
-def _sections(config: Mapping[str, object]) -> tuple[dict[str, Any], list[Fault]]:
+def _sections(config: Mapping[object, object]) -> tuple[dict[str, Any], list[Fault]]:
     """The sections of pillar; an empty one for each that is missing or of a wrong kind."""
     sections, faults = {}, []
     for name, kind in _SECTIONS.items():
@@ -314,7 +319,7 @@ def is_file_name(file: object) -> TypeGuard[str]:
         and re.fullmatch(r"[^\s\0,{}$:]*[^\s\0,{}$:/]", file) is not None
         and file.isprintable()
         and os.path.basename(file) not in (".", "..")
-        and len(os.path.basename(file).encode(errors="replace")) <= _LONGEST_NAME
+        and len(os.path.basename(file).encode()) <= _LONGEST_NAME
     )
 
 
@@ -349,17 +354,6 @@ def _at_its_source(each: CompleteMap, fault: Fault) -> Fault:
     """A fault of a table key, as one of the pillar key that it comes from."""
     # The key of a fault may be one that is not shown.
     return fault.at(each.sources.get(fault.key, f"maps:{each.name}:{fault.key}"))
-
-
-def _each_shared_key_once(faults: Iterable[Fault]) -> list[Fault]:
-    """One fault of a shared key, however many maps have it."""
-    kept: list[Fault] = []
-    seen = set()
-    for fault in faults:
-        if fault.key not in seen or not fault.key.startswith("database:"):
-            kept.append(fault)
-        seen.add(fault.key)
-    return kept
 
 
 def _answers(answers: object, maps: Sequence[str]) -> tuple[tuple[Answer, ...], list[Fault]]:

@@ -58,9 +58,8 @@ class PillarFault(InvalidInput):
     """Pillar is wrong: lists all faults at once."""
 
     def __init__(self, pillar_key: str, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)
-        lines = dict.fromkeys(below(pillar_key, self.faults))
-        super().__init__(listed("Pillar has errors, nothing was changed", lines))
+        self.faults = tuple(dict.fromkeys(faults))
+        super().__init__(listed("Pillar has errors, nothing was changed", below(pillar_key, self.faults)))
 
 
 def below(pillar_key: str, faults: Iterable[Fault]) -> list[str]:

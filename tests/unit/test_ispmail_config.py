@@ -108,7 +108,8 @@ PLACES = [
     ({"parameter": "relay_domains"}, {"parameter": "relay_domains", "path": "/etc/postfix/mariadb-x-y.cf"}),
     ({"type": "pgsql"}, {"type": "pgsql", "path": "/etc/postfix/pgsql-x-y.cf"}),
     ({"type": "sqlite"}, {"type": "sqlite", "path": "/etc/postfix/sqlite-x-y.cf"}),
-    ({"proxy": True}, {"proxy": True}),
+    ({"proxy": True}, {"proxy": True, "secret": False}),
+    ({"secret": True}, {"secret": True}),
     ({"file": "x.cf"}, {"path": "/etc/postfix/x.cf"}),
     ({"file": "sub/../x.cf"}, {"path": "/etc/postfix/x.cf"}),
     ({"file": "/srv//x.cf"}, {"path": "/srv/x.cf"}),
@@ -165,18 +166,20 @@ FAULTS = [
     ({"databse": {}}, "databse", "is database meant?"),
     ({"zzz": 1}, "zzz", "known are database, server, maps"),
     ({5: 1}, "5", "not a key of ispmail"),
-    ({"database": "x"}, "database", "a mapping"),
-    ({"database": ["password"]}, "database", "a mapping"),
-    ({"maps": []}, "maps", "a mapping"),
-    ({"maps": ["virtual_alias_maps"]}, "maps", "a mapping"),
-    ({"maps": "virtual_alias_maps"}, "maps", "a mapping"),
-    ({"answers": {"map": "x"}}, "answers", "a list"),
-    ({"answers": "x"}, "answers", "a list"),
-    ({"postfix": "/etc/postfix"}, "postfix", "a mapping"),
-    ({"packages": "yes"}, "packages", "true or false"),
-    ({"packages": 1}, "packages", "true or false"),
+    ({"database": "x"}, "database", "must be a mapping: see pillar.example"),
+    ({"database": ["password"]}, "database", "must be a mapping: see pillar.example"),
+    ({"maps": []}, "maps", "must be a mapping: see pillar.example"),
+    ({"maps": ["virtual_alias_maps"]}, "maps", "must be a mapping: see pillar.example"),
+    ({"maps": "virtual_alias_maps"}, "maps", "must be a mapping: see pillar.example"),
+    ({"answers": {"map": "x"}}, "answers", "must be a list: see pillar.example"),
+    ({"answers": "x"}, "answers", "must be a list: see pillar.example"),
+    ({"postfix": "/etc/postfix"}, "postfix", "must be a mapping: see pillar.example"),
+    ({"packages": "yes"}, "packages", "must be true or false: see pillar.example"),
+    ({"packages": 1}, "packages", "must be true or false: see pillar.example"),
     ({"database": {"password": "x", "passwort": "y"}}, "database:passwort", "is password meant?"),
     ({"database": {"password": "x", "pasword": "y"}}, "database:pasword", "is password meant?"),
+    ({"database": {"password": "x", "port": 3307}}, "database:port", "write it into hosts, as in 127.0.0.1:3307"),
+    ({"postfix": {"server": "x"}}, "postfix:server", "known are config_directory"),
     ({"database": {"password": "x", 5: "y"}}, "database:5", "not a key"),
     ({"database": {"password": "x", True: "y"}}, "database:True", "not a key"),
     ({"database": {}}, "database:password", "is missing"),
@@ -220,6 +223,12 @@ FAULTS = [
         for value in ("a b", "", "a/b", "a:b", "ä", "a\n")
     ),
     ({"maps": {1: SENDERS}}, "maps:1", "must be"),
+    ({"maps": {"a b": {"query": "SELECT 1"}}}, "maps:(a key that is not shown)", "letters, digits"),
+    (
+        {"maps": {"x": {**SENDERS, "parameter": "smtpd_sender_restrictions"}}},
+        "maps:x:parameter",
+        "is a list of restrictions, no list of tables",
+    ),
     *(
         ({"maps": {"x": {**SENDERS, "parameter": value}}}, "maps:x:parameter", "name of a main.cf parameter")
         for value in ("", "a b", "$a", "a=b", "-x", "1a", "a\n", None, 5, ["a"], {})
@@ -230,7 +239,8 @@ FAULTS = [
         for value in ("MySQL", "ldap", "", None, 5, ["mysql"], {"mysql": 1})
     ),
     *(
-        ({"maps": {"x": {**SENDERS, "proxy": value}}}, "maps:x:proxy", "must be true or false")
+        ({"maps": {"x": {**SENDERS, key: value}}}, f"maps:x:{key}", "must be true or false")
+        for key in ("proxy", "secret")
         for value in ("true", "yes", None, 1, 0, [])
     ),
     *(
@@ -307,6 +317,8 @@ ALLOWED = [
     {"instances": ["ispmail_submission"]},
     *({"rotation": {"batch": value}} for value in (1, "1", "100%", "25%", 10)),
     {"rotation": {"drain": 0}},
+    {"consumers": {}},
+    {"maps": {"x": {**SENDERS, "file": "x" * 240}}},
     {"answers": []},
     {"postfix": {}},
     {"maps": {"virtual_alias_maps": {}}},
@@ -329,6 +341,7 @@ def test_a_bad_file_name_is_no_clash():
     """Two of them became one name of ours, and each other's clash."""
     found = faults({"maps": {"a": {**SENDERS, "file": "a b"}, "b": {**SENDERS, "file": "c d"}}})
     assert [(key, "file name" in sentence) for key, sentence in found] == [("maps:a:file", True), ("maps:b:file", True)]
+    assert only({"maps": {**NO_DEFAULTS, "a": {**SENDERS, "file": "a b"}}}).path == "/etc/postfix/none-a"
 
 
 def test_every_fault_is_reported_at_once():
@@ -520,7 +533,8 @@ def test_each_map_is_validated_once(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "whose"),
     [
-        *((name, "Postfix's own") for name in ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto")),
+        *((name, "Postfix's own") for name in ("main.cf", "master.cf", "dynamicmaps.cf")),
+        *((name, "Postfix's own") for name in ("main.cf.proto", "master.cf.proto")),
         *(
             (name, "each change's own: it would be replaced or deleted")
             for name in (".x.cf.new", ".x.cf.old", "main.cf.tmp", "master.cf.tmp", "x.cf.before-ispmail")
@@ -586,3 +600,50 @@ def test_a_fault_of_a_key_that_is_missing_or_not_shown_is_the_maps():
 
 def test_where_the_guides_account_logs_in_from():
     assert ispmail_config_database.DEFAULT_ACCOUNT_HOST == "127.0.0.1"
+
+
+def test_all_faults_of_a_shared_key_are_told():
+    """Of two bad hosts the first alone was told, of the three maps that have them."""
+    with pytest.raises(ispmail_errors.PillarFault) as caught:
+        ispmail_config.complete("ispmail", {"database": {"password": "pw", "hosts": ["[::1]", "/run/x"]}})
+    assert [fault.key for fault in caught.value.faults] == ["database:hosts", "database:hosts"]
+    assert "IPv6" in str(caught.value) and "unix:" in str(caught.value)
+
+
+def test_a_fault_stops_those_too_who_need_no_table_keys():
+    with pytest.raises(ispmail_errors.PillarFault) as caught:
+        ispmail_config.instance("other", {**PASSWORD, "packages": "yes", "rotation": {"drain": -1}})
+    assert [fault.key for fault in caught.value.faults] == ["packages", "rotation:drain"]
+    assert "other:packages must be true or false" in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [ispmail_config.instance, ispmail_config.assemble])
+def test_somebody_elses_pillar_is_not_shown(function):
+    with pytest.raises(ispmail_errors.PillarFault) as caught:
+        function("users", {"alice": {"maps": 1}, "bob": 2})
+    assert str(caught.value).endswith("\n- users: holds nothing of ispmail: see pillar.example")
+
+
+def test_what_depends_on_the_release_and_on_the_parameter_is_checked():
+    entry = {"charset": "utf8mb4", "domain": "example.org"}
+    found, wrong = assembled({"maps": {"virtual_mailbox_domains": entry}})
+    with pytest.raises(ispmail_errors.PillarFault) as caught:
+        ispmail_config.check(found, wrong, version="3.7.11")
+    assert [(fault.key, fault.reason) for fault in caught.value.faults] == [
+        ("maps:virtual_mailbox_domains:charset", "is read from Postfix 3.9 on, but 3.7.11 is installed and ignores it"),
+        (
+            "maps:virtual_mailbox_domains:domain",
+            "stops every question of virtual_mailbox_domains, which are bare domains",
+        ),
+    ]
+
+
+def test_the_name_of_a_map_in_a_report():
+    """Two instances may have a map of one name."""
+    assert ispmail_config.qualified("virtual_alias_maps", "ispmail", "ispmail") == "virtual_alias_maps"
+    assert ispmail_config.qualified("virtual_alias_maps", "out", "ispmail") == "out:virtual_alias_maps"
+
+
+def test_a_table_that_pillar_does_not_name_is_no_secret():
+    found = ispmail_config.Map("x", "x", "mysql", False, "/x.cf")
+    assert found.wanted and not found.secret

@@ -21,6 +21,7 @@ def test_a_fault_names_key_reason_and_fix(fault, line):
 def test_all_faults_are_listed_once():
     error = PillarFault("x", [Fault("a", "is bad"), Fault("b", "is bad"), Fault("a", "is bad")])
     assert str(error) == "Pillar has errors, nothing was changed:\n- x:a is bad\n- x:b is bad"
+    assert [fault.key for fault in error.faults] == ["a", "b"]
 
 
 def test_one_tree():
