@@ -116,7 +116,7 @@ def assemble(pillar_key: str, section: object) -> tuple[Consumers, list[Fault]]:
     faults += [fault.at(f"database:{fault.key}") for fault in wrong]
     if "password" not in keys:
         faults.append(Fault("database:password", "is missing", "it has no default"))
-    elif not wrong:
+    elif not any(fault.key in ("user", "password") for fault in wrong):
         faults += ispmail_optionfile.faults(str(keys.get("user", "")), str(keys["password"]))
     return Consumers(pillar_key, found, {} if faults else _canonical(keys)), faults
 
@@ -167,7 +167,7 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
     holds, programs = _texts(fields.get("holds")), _texts(fields.get("programs"))
     if holds is None or not all(map(_is_path, holds)):
         faults.append(Fault(f"{key}:holds", "must be a list of absolute paths of files"))
-    if programs is None or not all(re.fullmatch(r"[^\s/\0]+", each) for each in programs):
+    if programs is None or not all(map(_is_process_name, programs)):
         faults.append(Fault(f"{key}:programs", "must be a list of names of processes, such as auth or php-fpm8.2"))
     sls = fields.get("sls")
     if sls is not None and (not isinstance(sls, str) or not re.fullmatch(r"[A-Za-z0-9_./-]+", sls)):
@@ -255,5 +255,10 @@ def _is_path(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and value.isprintable() and bool(re.fullmatch(r"/[^\s\0'\"{}]*[^\s\0'\"{}/]", value))
 
 
+def _is_process_name(value: str) -> bool:
+    return value.isprintable() and bool(re.fullmatch(r"[^\s/]+", value))
+
+
 def _as_process_name(name: str) -> str:
-    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    """The name as the kernel cuts it, and as we read it: half a character becomes U+FFFD."""
+    return name.encode()[:_LONGEST_NAME].decode(errors="replace")

@@ -1,8 +1,12 @@
 """What pillar may say of the consumers of the maps' account."""
 
+import os
+from pathlib import Path
+
 import pytest
 import yaml
 
+import ispmail_sockets
 from ispmail_config_consumers import Consumer, Consumers, assemble, consumers, logins
 from ispmail_errors import PillarFault
 
@@ -71,10 +75,13 @@ FAULTS = [
     ({"x": {"ignore": True, "programmes": []}}, "consumers:x:programmes", "is programs meant"),
     ({"old-x.1": {}}, "consumers:old-x.1", "does not say where its password is"),
     ({"x": {"ignore": "yes", "holds": ["/a"]}}, "consumers:x:ignore", "true or false"),
-    ({"x": {"sls": "a.b"}}, "consumers:x:holds", "is missing"),
+    *(({name: {"sls": "a.b"}}, f"consumers:{name}:holds", "is missing") for name in ("x", "dovecot")),
     ({"x": {"sls": 1, "holds": ["/a"]}}, "consumers:x:sls", "name of an SLS"),
     *(({"x": {"holds": holds}}, "consumers:x:holds", "absolute paths") for holds in ("/a", ["a"], [1], ["/a b"])),
-    *(({"dovecot": {"programs": names}}, "consumers:dovecot:programs", "names") for names in ("a", [1], ["/bin/a"])),
+    *(
+        ({"dovecot": {"programs": names}}, "consumers:dovecot:programs", "names")
+        for names in ("a", [1], ["/bin/a"], ["\ud800"], ["a\0"])
+    ),
     ({"dovecot": {"option_file": "db.cnf"}}, "consumers:dovecot:option_file", "absolute path"),
     ({"dovecot": {"option_file": "/etc/\u202e.cnf"}}, "consumers:dovecot:option_file", "absolute path"),
     ({"dovecot": {"option_file": "/etc/.a.cnf.new"}}, "consumers:dovecot:option_file", "each change's own"),
@@ -99,8 +106,12 @@ def test_all_faults_at_once():
     _, faults = assemble("ispmail", {"consumers": {"x": {}, "y": {"ignore": 1}}, "database": {"hosts": []}})
     keys = [fault.key for fault in faults]
     assert keys == ["consumers:x", "consumers:y", "consumers:y:ignore", "database:hosts", "database:password"]
-    with pytest.raises(PillarFault, match="must be a mapping"):
+    with pytest.raises(PillarFault) as caught:
         consumers("ispmail", {"consumers": ["dovecot"]})
+    assert str(caught.value).endswith("\n- ispmail:consumers must be a mapping: see pillar.example")
+    with pytest.raises(PillarFault) as caught:
+        read(x={"option_file": "/a", "sls": "a.b"})
+    assert [fault.key for fault in caught.value.faults] == ["consumers:x:option_file", "consumers:x:holds"]
 
 
 def test_how_consumers_log_in():
@@ -109,16 +120,30 @@ def test_how_consumers_log_in():
     assert not faults and "x" not in repr(found.keys.get("user")) and "password" not in repr(found)
     assert found.keys == {"user": "mailserver", "password": "x", "hosts": "db1 db2", "dbname": "mailserver"}
     assert [each.name for each in found.with_option_file] == ["dovecot"]
+    assert [each.name for each in Consumers("x", read(x={"holds": ["/a"]}, dovecot={})).with_option_file] == ["dovecot"]
+    tls = {f"tls_{name}": f"/{name}" for name in ("cert_file", "key_file", "CAfile", "CApath")}
+    tls["tls_verify_cert"] = "yes"
+    assert logins("ispmail", {"database": {**database, **tls}}).keys.items() >= tls.items()
     bare = logins("ispmail", {"consumers": {"dovecot": {}}, "database": {**database, "hosts": "sdb://x/y"}})
     assert bare.keys == {"dbname": "mailserver"}
     assert assemble("ispmail", {"database": {}}) == (Consumers("ispmail", ()), [])
 
 
-def test_a_password_that_an_option_file_cannot_hold():
-    _, faults = assemble("ispmail", {"consumers": {"dovecot": {}}, "database": {"password": "x" * 5000}})
-    assert [str(fault) for fault in faults] == [
-        "database:password is too long for an option file: take 4000 bytes at the most"
-    ]
+@pytest.mark.parametrize(
+    ("database", "told"),
+    [
+        ({"password": "x" * 5000}, ["password is too long"]),
+        ({"password": "x", "user": "x" * 5000}, ["user is too long"]),
+        ({"password": "x" * 5000, "hosts": []}, ["hosts is an empty list", "password is too long"]),
+        *(
+            ({"password": "x", key: "\ud800"}, [f"{key} has a character that cannot be written as UTF-8"])
+            for key in ("user", "password")
+        ),
+    ],
+)
+def test_a_login_that_an_option_file_cannot_hold(database, told):
+    _, faults = assemble("ispmail", {"consumers": {"dovecot": {}}, "database": database})
+    assert [str(fault).partition(" for ")[0].partition(":")[2].partition(":")[0] for fault in faults] == told
 
 
 def test_what_stands_in_sdb_is_no_login():
@@ -141,6 +166,31 @@ def test_a_file_of_a_consumer_is_an_absolute_path(key, path):
     assert [fault.key for fault in caught.value.faults] == [f"consumers:dovecot:{key}"]
 
 
-@pytest.mark.parametrize("section", [None, [], "text", 5])
+@pytest.mark.parametrize("section", [None, [], "text", 5, {"database": ["hosts"]}, {"database": {"hosts": []}}])
 def test_what_is_no_mapping_has_no_consumers(section):
-    assert consumers("ispmail", section) == ()
+    """Nor does a fault of the shared keys, which is told elsewhere, keep anybody from the rest."""
+    found = logins("ispmail", section)
+    assert consumers("ispmail", section) == found.consumers == ()
+    assert found.keys["dbname"] == "mailserver"
+
+
+@pytest.mark.parametrize("mode", ["0400", "0440", "0600", "0640"])
+def test_the_modes_and_the_owner_of_an_option_file(mode):
+    (found,) = read(x={"option_file": "/a", "mode": mode})
+    assert (found.user, found.group, f"{found.mode:04o}") == ("root", "root", mode)
+    (found,) = read(x={"option_file": "/a", "user": "webmail"})
+    assert (found.user, found.group) == ("webmail", "root")
+
+
+@pytest.mark.parametrize("name", ["php-fpm8.2-pool-webmail", "x" * 14 + "\u00fc", "x" * 13 + "\u20ac", "\u00fcber"])
+def test_a_program_has_the_name_that_the_kernel_gives_it(name):
+    """It cuts a name inside a character, and no process had the name in which the half was left out."""
+    comm = Path("/proc/self/comm")
+    before = comm.read_bytes()
+    comm.write_bytes(name.encode())
+    try:
+        process = ispmail_sockets.read_process(os.getpid())
+    finally:
+        comm.write_bytes(before)
+    (found,) = read(x={"holds": ["/a"], "programs": [name]})
+    assert found.programs == (process.name,)
