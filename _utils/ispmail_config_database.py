@@ -126,10 +126,10 @@ def _account_faults(account: Mapping[str, object]) -> list[Fault]:
     """What cannot be the login of a table file must not become the account's."""
     keys = {key: account[key] for key in ("user", "password", "dbname") if account.get(key) is not None}
     faults = [Fault(f"database:{key}", "must not be null") for key in ("user", "dbname") if account.get(key) is None]
-    faults += [Fault(f"database:{key}", "is empty") for key in ("user", "dbname") if keys.get(key) == ""]
+    if keys.get("user") == "":
+        faults.append(Fault("database:user", "is empty"))
     wrong = [fault for fault in ispmail_tablefile.validate("mysql", keys).errors if fault.key in keys]
-    reported = [fault.key for fault in faults]
-    return faults + [fault.at(f"database:{fault.key}") for fault in wrong if f"database:{fault.key}" not in reported]
+    return faults + [fault.at(f"database:{fault.key}") for fault in wrong]
 
 
 def _names(server: Mapping[str, object], key: str, example: str, faults: list[Fault]) -> tuple[str, ...]:

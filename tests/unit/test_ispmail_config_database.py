@@ -40,7 +40,9 @@ FAULTS = [
     ({"server": {"known_accounts": [1]}}, "server:known_accounts", "a list of texts, the names of users"),
     ({"server": {"acounts_host": "x"}}, "server:acounts_host", "is not a key"),
     ({"database": {"user": ""}}, "database:user", "is empty"),
-    ({"database": {"dbname": ""}}, "database:dbname", "is empty"),
+    ({"database": {"dbname": ""}}, "database:dbname", "is empty, which is fatal to Postfix"),
+    ({"database": {"password": "TOKEN\n"}}, "database:password", "has a newline"),
+    *(({"database": {key: None}}, f"database:{key}", "must not be null") for key in ("user", "dbname")),
 ]
 
 
@@ -68,3 +70,25 @@ def test_a_password_that_is_needed():
 )
 def test_the_user_alone(section, name):
     assert user(section) == name
+
+
+def test_a_password_that_is_there_is_taken():
+    assert database("ispmail", {"database": {"password": "x"}}, password_needed=True).password == "x"
+
+
+def test_the_account_may_be_one_that_no_table_file_can_hold():
+    """The doctor looks at what there is, and apply has refused it."""
+    section = {"database": {"user": "", "password": "a\nb", "dbname": ""}}
+    with pytest.raises(PillarFault) as caught:
+        database("ispmail", section)
+    keys = [fault.key for fault in caught.value.faults]
+    assert keys == ["database:user", "database:password", "database:dbname"]
+    found = database("ispmail", section, account_checked=False)
+    assert (found.user, found.password, found.dbname) == ("", "a\nb", "")
+
+
+def test_how_the_admin_may_log_in():
+    found = database("ispmail", {"server": {"unix_socket": "/tmp/s", "password": ""}}).login
+    assert found == AdminLogin("root", "", "/tmp/s", None)
+    ports = [database("ispmail", {"server": {"host": "db", "port": port}}).login.port for port in (1, 65535)]
+    assert ports == [1, 65535]
