@@ -14,9 +14,10 @@ from ispmail_errors import repr_without
 from ispmail_maincf import BLANKS
 
 # Values that refer to each other in a circle are fatal to Postfix: here, an expansion ends somewhere.
-_DEEPEST, _MOST = 30, 10_000
+_DEEPEST, _MOST = 100, 10_000  # names inside each other, as in Postfix; names and $$ together
 _CLOSING = {"{": "}", "(": ")"}
 _OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
+_NUMBER = re.compile("[0-9]{1,18}")  # longer ones are fatal to Postfix
 
 
 class _Values(NamedTuple):
@@ -41,19 +42,14 @@ def expand(text: str, values: Mapping[str, str]) -> str:
         values: Name to value, not expanded; a name that is not there has an empty value.
 
     Returns:
-        The text; what Postfix would refuse is left as it is.
+        The text; what Postfix would refuse is left as it is, or out.
     """
-    return _expanded(text, _Values(values, _DEEPEST, [_MOST])) if "$" in text else text
+    return _expanded(text, _Values(values, _DEEPEST, [_MOST]))
 
 
 def _expanded(text: str, values: _Values) -> str:
-    if "$" not in text or values.depth < 0:
-        return text
     found, position = [], 0
-    while position < len(text):
-        dollar = text.find("$", position)
-        if dollar < 0 or values.left[0] <= 0:
-            break
+    while values.depth and values.left[0] and (dollar := text.find("$", position)) >= 0:
         values.left[0] -= 1
         found.append(text[position:dollar])
         if text.startswith("$$", dollar):
@@ -117,7 +113,7 @@ def _value(body: str, values: _Values) -> str:
     body = body.strip(BLANKS)
     if body.startswith("{"):
         return _compared(body, values)
-    name = re.split(r"\W", body, maxsplit=1)[0]
+    name = re.split(r"\W", body)[0]
     rest = body[len(name) :].strip(BLANKS)
     value = _expanded(values.values.get(name, ""), values)
     return _chosen(rest, bool(value), values) if rest else value
@@ -138,7 +134,7 @@ def _compared(body: str, values: _Values) -> str:
 def _holds(operator: str, left: str, right: str, by_level: bool) -> bool:
     if by_level:
         order = _order(_level(left), _level(right))
-    elif left.isdigit() and right.isdigit():
+    elif _NUMBER.fullmatch(left) and _NUMBER.fullmatch(right):
         order = _order(int(left), int(right))
     else:
         order = _order(left, right)
@@ -153,8 +149,8 @@ def _order(left: Any, right: Any) -> int:
 
 def _level(text: str) -> tuple[int, ...]:
     """A compatibility level, major.minor.patch, as numbers."""
-    numbers = [int(part) for part in re.findall(r"\d+", text)[:3]]
-    return tuple([*numbers, 0, 0, 0][:3])
+    numbers = map(int, _NUMBER.findall(text))
+    return tuple([*numbers, 0, 0][:3])
 
 
 def _chosen(rest: str, condition: bool, values: _Values) -> str:
