@@ -168,10 +168,10 @@ def _keys(
     notes = [f"its file is {source.ownership}, an apply changes that"] if source.ownership else []
     for key in list(keys):
         if fault := ispmail_tablefile.key_fault(table.type, key, version):
-            if key not in (*SCHEMA, *OBSOLETE) and not difflib.get_close_matches(key, SCHEMA, 1):
+            if key not in (*SCHEMA, *OBSOLETE) and not difflib.get_close_matches(key, SCHEMA):
                 # It may be anything, a password too.
                 fault = fault.at("a key that is not shown")
-            notes.append(f"{str(fault).partition(': ')[0]}, an apply takes it out of the file")
+            notes.append(f"{fault.key} {fault.reason}, an apply takes it out of the file")
             del keys[key]
     if "password" in ispmail_tablefile.schema(table.type) and "option_file" not in keys:
         # Postfix reads a missing password as an empty one; pillar asks for one of the two.
@@ -253,7 +253,7 @@ def _shared(maps: Sequence[_Found]) -> dict[str, str | None]:
         # A user and its password stay together.
         group = _LOGIN if key in _LOGIN else (key,)
         found = Counter(tuple(each.keys.get(one) for one in group) for each in deciding)
-        value = found.most_common(1)[0][0][group.index(key)]
+        value = found.most_common()[0][0][group.index(key)]
         if value is not None or key in DATABASE:
             shared[key] = value
     return shared

@@ -75,7 +75,7 @@ def test_named(value, tables):
     found = named(values)
     expected = ["mysql:/b.cf", "proxy:pgsql:/a.cf", "sqlite:/c.cf"] if tables is None else tables
     assert [str(each).removeprefix("x_maps: ") for each in found] == expected
-    assert not [each.obstacle for each in found if each.obstacle]
+    assert {each.obstacle for each in found} <= {""}
 
 
 OBSTACLES = {
@@ -108,12 +108,13 @@ def test_a_parameter_of_its_own_behind_a_restriction_is_a_map():
 
 def test_a_parameter_that_nothing_asks_is_left_out():
     values = {"my_maps": "mysql:/a.cf", "limit_maps": "mysql:/b.cf", "x_maps": "$my_maps, mysql:/c.cf"}
-    permitted = {**values, "proxy_read_maps": "$limit_maps"}
-    found = named(permitted, own=("my_maps", "limit_maps"))
-    assert {each.place: bool(each.obstacle) for each in found} == {
-        "my_maps": False,
-        "limit_maps": True,
-        "x_maps": False,
+    permitted = {**values, "proxy_read_maps": "$limit_maps", "braced_maps": "unionmap:{mysql:/d.cf}"}
+    found = named(permitted, own=("my_maps", "limit_maps", "braced_maps"))
+    assert {each.place: each.obstacle.partition(" ")[0] for each in found} == {
+        "my_maps": "",
+        "limit_maps": "Postfix",
+        "x_maps": "",
+        "braced_maps": "it",
     }
 
 
@@ -270,8 +271,9 @@ QUERIES = {
 @pytest.mark.parametrize("table_type, text, query", QUERIES.values(), ids=QUERIES)
 def test_the_old_interface_becomes_a_query(table_type, text, query):
     """dict_mysql(3) and its sisters join the parts just so: see db_common_sql_build_query()."""
-    entry, _, _ = one(text, table_type)
+    entry, _, left_out = one(text, table_type)
     assert entry["query"] == query
+    assert bool(left_out) == ("query = " in text), "beside a query they are ignored, and that is told"
     assert not set(entry) & set(ispmail_tablefile.OBSOLETE)
 
 
@@ -287,7 +289,8 @@ def test_values_are_written_as_pillar_has_them():
 
 # The file, the version, what is said of it, whether there is a map all the same.
 LEFT_OUT = {
-    "a misspelt key": (f"{OWN}host = h\n", None, "host is not a key of mysql_table(5)", True),
+    "a misspelt key": (f"{OWN}host = h\n", None, "Postfix would ignore it, an apply takes it out of the file", True),
+    "a misspelt key, by its name": (f"{OWN}host = h\n", None, "host is not a key of mysql_table(5)", True),
     "an unknown key": (f"{OWN}SEKRET6 = 1\n", None, "a key that is not shown is not a key of mysql_table(5)", True),
     "the password in a query": (
         f"{OWN}password = Hx7y\ntls_CAfile = Hx7y\n",
@@ -305,6 +308,8 @@ LEFT_OUT = {
     "half of the old interface": (f"{HEAD}table = t\nselect_field = f\n", None, "query is missing", False),
     "a line without =": (f"{OWN}\n# c\nHx7\n", None, "damaged (line 8)", False),
     "a value that is not UTF-8": (f"{HEAD}query = SELECT '\udce9' FROM a WHERE b='%s'\n", None, "as UTF-8", False),
+    "two lines without =": (f"{OWN}Hx7\nHx7 Hx7\n", None, "damaged (line 6, 7)", False),
+    "two reasons": (f"{HEAD}expansion_limit = Hx7\n", None, "at the most; query is missing", False),
     "a boolean": (f"{OWN}require_result_set = Hx7\n", None, "require_result_set must be yes or no", False),
     "a number": (f"{OWN}expansion_limit = Hx7\n", None, "expansion_limit must be a whole number", False),
     "a password in another line": (
@@ -418,3 +423,44 @@ def test_values_are_those_of_pillar():
 def test_a_table_without_a_login_has_no_password():
     entry, database, _ = one("dbpath = /x.db\nquery = SELECT a FROM b WHERE c='%s'\n", "sqlite")
     assert "password" not in entry and "password" not in (database or {})
+
+
+def test_what_depends_on_the_parameter_is_checked():
+    entry, _, (text,) = one(f"{DOMAINS}domain = a.test\n", parameter="virtual_mailbox_domains")
+    assert entry is None and "domain stops every question of virtual_mailbox_domains" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("mysql-first-one.cf", "first_one"),
+        ("mariadb.a+b.c", "a_b.c"),
+        ("pgsql_ä.cf", "_"),
+        ("sqlite-.cf", "map"),
+        ("x.cf.cf", "x.cf"),
+    ],
+)
+def test_a_second_map_of_a_parameter_is_named_after_its_file(file, name):
+    """In characters that pillar takes for the name of a map."""
+    adopted = adopt({"x_maps": f"mysql:/a.cf, mysql:/b/{file}"}, {"/a.cf": OWN, f"/b/{file}": OWN})
+    assert adopted.section["maps"][name]["file"] == f"/b/{file}"
+    assert ispmail_config.instance("ispmail", adopted.section)
+
+
+def test_the_login_that_most_have_is_shared_not_the_most_frequent_user():
+    """Three passwords of one user are three logins, and the one that two maps have goes before them."""
+    logins = ["u1 p1-long", "u1 p2-long", "u1 p3-long", "u2 p4-long", "u2 p4-long"]
+    files = {}
+    for number, login in enumerate(logins):
+        user, password = login.split()
+        files[f"/{number}.cf"] = OWN.replace("mailserver\npass", f"{user}\npass").replace("geheim", password)
+    adopted = adopt({f"p{path[1]}": f"mysql:{path}" for path in files}, files)
+    account = "THE PASSWORD OF THE ACCOUNT"
+    assert (adopted.section["database"]["user"], adopted.section["database"]["password"]) == ("u2", f"{account} u2")
+    assert adopted.section["maps"]["p0"]["password"] == f"{account} u1 IN /0.cf"
+    assert not {"user", "password"} & set(adopted.section["maps"]["p4"])
+
+
+def test_the_placeholder_of_a_password_without_a_user():
+    _, database, _ = one(OWN.replace("user = mailserver\n", ""))
+    assert database["password"] == "THE PASSWORD OF THE ACCOUNT (without a name)"
