@@ -41,10 +41,10 @@ def sql_files(doveconf: str) -> list[str]:
     for block, values in blocks.items():
         kind = re.sub(r"#\d+$", "", block[-1]) if block else ""
         if kind in ("passdb", "userdb") and values.get("driver") == "sql":
-            found.append(values.get("args", "").split()[-1:])
+            found.append(values.get("args", ""))
         elif kind == "dict":
-            found += [[value.partition(":")[2]] for value in values.values() if value.startswith("mysql:")]
-    return list(dict.fromkeys(path for paths in found for path in paths if path.startswith("/")))
+            found += [value.partition(":")[2] for value in values.values() if value.startswith("mysql:")]
+    return list(dict.fromkeys(path for path in found if path.startswith("/")))
 
 
 def old_connections(path: str, content: str) -> list[Connection]:
@@ -141,7 +141,7 @@ def _lines(template: str, consumer: Consumer, old: bool) -> str:
         text = template.replace("%s", " ".join(f"{name}={value}" for name, value in options.items()))
     else:
         text = template.replace("%s", "".join(f"  {name} = {value}\n" for name, value in options.items()))
-    return "".join(f"    {line}\n" for line in text.splitlines()).rstrip("\n")
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
@@ -157,7 +157,7 @@ def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
             continue
         if bare.endswith("{"):
             number += 1
-            name = bare[:-1].strip()
+            name = bare.removesuffix("{").strip()
             blocks.append(f"{name}#{number}" if " " not in name else name)
         elif bare == "}":
             blocks = blocks[:-1]

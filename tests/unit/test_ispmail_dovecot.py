@@ -140,6 +140,7 @@ plugin {
 }
 dict {
   quota = redis:/host=127.0.0.1
+  # quota = mysql:/etc/dovecot/commented-out
   expire = mysql:relative
 }
 service auth {
@@ -159,6 +160,11 @@ driver = sql
 args = /etc/dovecot/outside
 """
     assert sql_files(text) == ["/etc/dovecot/sql.ext"]
+
+
+def test_a_file_with_a_blank_in_its_name():
+    """Dovecot takes the whole text of args as the name; we looked for "sql.ext", and then at no file."""
+    assert sql_files(OLD.replace("dovecot-sql.conf.ext", "my sql.ext"))[1] == "/etc/dovecot/my sql.ext"
 
 
 @pytest.mark.parametrize(
@@ -244,3 +250,21 @@ def test_the_reason_tells_a_password_of_its_own_from_another_file():
     (other,) = of_old("connect = host=a option_file=/etc/other.cnf user=mailserver")
     assert "has a user or password of its own, which goes before the option file" in own
     assert "does not log in by /etc/dovecot/ispmail.cnf" in other
+
+
+@pytest.mark.parametrize(
+    ("others", "users"),
+    [
+        ("service auth {\n  unix_listener x {\n    mode = 0600\n  }\n  user = root\n}\n", [None]),
+        ("user = root\n", [None]),
+        ("mysql db9 {\n  ssl {\n  }\n  user = root\n}\n", ["root", None]),
+    ],
+)
+def test_a_setting_belongs_to_its_block(others, users):
+    """doveconf prints a block's own settings after the blocks in it. No other block's user is the database's."""
+    assert [each.user for each in new_connections(others + NEW)] == users
+
+
+def test_a_block_may_write_its_settings_in_full():
+    (found,) = new_connections("mysql db1 {\n  mysql_dbname = m\n  mysql_user = u\n}\n")
+    assert (found.user, found.lines) == ("u", "mysql db1 {\n  dbname = m\n%s}")
