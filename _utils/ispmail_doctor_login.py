@@ -102,16 +102,16 @@ class LoginAnswers(NamedTuple):
 
 def logins(maps: Sequence[LiveMap]) -> list[Login]:
     """Group maps by host and login. What an option_file holds is not known, so its maps are left out."""
-    by_login: dict[tuple[str, ...], list[LiveMap]] = {}
+    by_login: dict[tuple[str, tuple[str | None, ...]], list[LiveMap]] = {}
     by_host: dict[str, list[LiveMap]] = {}
     for live in maps:
         if live.map.type != "mysql" or "option_file" in live.keys:
             continue
-        settings = [f"{key}={live.keys[key]}" for key in _LOGIN_KEYS if key in live.keys]
+        settings = tuple(live.keys.get(key) for key in _LOGIN_KEYS)
         for host in live.hosts:
-            by_login.setdefault((host, *settings), []).append(live)
+            by_login.setdefault((host, settings), []).append(live)
             by_host.setdefault(host, []).append(live)
-    return [Login(host, tuple(some), tuple(by_host[host])) for (host, *_), some in by_login.items()]
+    return [Login(host, tuple(some), tuple(by_host[host])) for (host, _), some in by_login.items()]
 
 
 def statements(live: LiveMap) -> Statements:

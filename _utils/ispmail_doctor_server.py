@@ -44,7 +44,7 @@ def check(
 def is_local(host: str, addresses: Sequence[str]) -> bool:
     """Whether a host of a table file is this machine."""
     parsed = ispmail_hosts.parse_host(host)
-    return parsed.socket is not None or parsed.name in ("localhost", *addresses)
+    return parsed.socket is not None or parsed.name in addresses
 
 
 def _may_be_asked(target: Target, local: bool) -> bool:

@@ -1,7 +1,12 @@
 """What the doctor makes of a database's answers, and the limits that no real server is run into."""
 
-import pytest
+import dataclasses
+from pathlib import Path
 
+import pytest
+import sqlglot
+
+import ispmail_lookup
 from ispmail_database import Asked, Rows
 from ispmail_doctor_login import (
     Login,
@@ -222,6 +227,7 @@ def test_what_the_server_does_not_tell_is_one_fault(monkeypatch):
         (["GRANT SELECT, INSERT ON `m`.* TO `u`@`h`"], "SELECT, INSERT ON `m`.*"),
         (["GRANT SELECT ON `m`.* TO `u`@`h` WITH GRANT OPTION"], "SELECT ON `m`.* WITH GRANT OPTION"),
         (["GRANT SELECT ON *.* TO `u`@`h`"], "SELECT ON *.*"),
+        (["GRANT INSERT ON `m`.* TO `u`@`h`", "GRANT DROP ON `n`.* TO `u`@`h`"], "INSERT ON `m`.*; DROP ON `n`.*"),
     ],
 )
 def test_the_account_may_only_read(grants, described):
@@ -265,8 +271,141 @@ def test_a_login_that_fails_is_one_fault(monkeypatch):
         raise DatabaseError(f"{host}: error 1045: access is denied", 1045)
 
     monkeypatch.setattr("ispmail_database.ask", answer)
-    found = list(check([live_map(hosts="db1 db2")]))
-    assert [(finding.result, finding.fix) for finding in found] == [
-        ("fault", "db1: error 1045: access is denied"),
-        ("fault", "db2: error 1045: access is denied"),
+    found = list(check([live_map("a", hosts="db1 db2"), live_map("b", hosts="db1")]))
+    assert [(finding.result, finding.where, finding.fix) for finding in found] == [
+        ("fault", "db1 for a, b", "db1: error 1045: access is denied"),
+        ("fault", "db2 for a", "db2: error 1045: access is denied"),
     ]
+
+
+def test_hosts_that_have_different_rows(monkeypatch):
+    """Replication that has stopped: both hosts answer, and half of the mail gets the old answers."""
+
+    def answer(keys, host, texts):
+        count = Rows([{"n": 1 if host == "db1" else 2}])
+        return Asked("x", tuple(count if "COUNT(*)" in text else Rows([], "no") for text in texts))
+
+    monkeypatch.setattr("ispmail_database.ask", answer)
+    found = list(check([live_map("a", hosts="db1 db2", query="SELECT x FROM t JOIN u WHERE y='%s'")]))
+    assert [(each.result, each.where, each.fix) for each in found if each.check == "the login works"] == [
+        ("ok", "db1 for a", ""),
+        ("ok", "db2 for a", ""),
+    ]
+    assert not_ok(found)["all hosts give the same answers"] == (
+        "warning",
+        "rows of t differ on db1 and db2; rows of u differ on db1 and db2: check that replication works",
+    )
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "user",
+        "password",
+        "dbname",
+        "tls_CAfile",
+        "tls_CApath",
+        "tls_cert_file",
+        "tls_key_file",
+        "tls_ciphers",
+        "tls_verify_cert",
+    ],
+)
+def test_what_makes_two_logins(key):
+    """One of them may work where the other does not, so both are tried."""
+    one, two, like_one = live_map("a", hosts="db"), live_map("b", hosts="db", **{key: "x"}), live_map("c", hosts="db")
+    assert [login.maps for login in logins([one, two, like_one])] == [(one, like_one), (two,)]
+
+
+@pytest.mark.parametrize(
+    ("query", "tables"), [("SELECT a FROM t, u WHERE b='%s'", ["t", "u"]), ("CALL p('%s')", [""]), ("", [""])]
+)
+def test_the_statement_on_collations_is_one_that_a_server_takes(query, tables):
+    """Without a table in the query too."""
+    asked = sqlglot.parse_one(statements(live_map(query=query)).collations, dialect="mysql")
+    assert asked.named_selects == ["t", "c", "o"]
+    assert [each.this for each in asked.find(sqlglot.exp.In).expressions] == tables
+
+
+def test_all_reasons_of_a_server_that_does_not_tell():
+    found = LoginAnswers(Login("db", (live_map(),), ()), "x", None, ("no", "nor that"), ())
+    assert not_ok(check_login(found)) == {"the server answers": ("fault", "no; nor that")}
+
+
+def test_a_plugin_that_some_chroots_have(tmp_path):
+    """Each instance of Postfix may have a chroot of its own."""
+    chroots = [str(tmp_path / name) for name in ("c", "b", "a")]
+    has_it = Path(ispmail_lookup._plugin_directory(chroots[0]))
+    has_it.mkdir(parents=True)
+    (has_it / "client_ed25519.so").touch()
+    maps = [dataclasses.replace(live_map(chroot=True), chroot=each) for each in chroots]
+
+    def fault(*some):
+        found = not_ok(check_login(LoginAnswers(Login("db", some, ()), "ed25519", None, ("no",), ())))
+        return found.get("smtpd's chroot has the login plugin")
+
+    assert fault(maps[0]) is None
+    assert fault(*maps) == (
+        "fault",
+        f"the account logs in by ed25519, which is missing in smtpd's chroot {chroots[2]}, {chroots[1]}: "
+        "use mysql_native_password, or set proxy: true for the maps",
+    )
+
+
+@pytest.mark.parametrize("name", ["mailserver@127.0.0.1", "mailserver@%", "other@127.0.0.1", "@127.0.0.1"])
+def test_a_login_that_gets_another_account(name):
+    """A server takes the account with the most specific host: a rotation would change another one."""
+    login = Login("db", (live_map(user="mailserver", of=target(hosts=("127.0.0.1",))),), ())
+    found = not_ok(check_login(LoginAnswers(login, "mysql_native_password", account(name=name), (), ())))
+    fix = (
+        f"logins from here use the account {name}, which a rotation does not change: "
+        "drop it, or add its host to server:accounts_host"
+    )
+    managed = name == "mailserver@127.0.0.1"
+    assert found == ({} if managed else {"the login uses the managed account": ("warning", fix)})
+
+
+def test_connections_are_counted_for_each_instance():
+    """Each has a process limit of its own."""
+    maps = (live_map("a"), live_map("b"), live_map("c", limit=50, of=target("submission: ")))
+    (finding,) = enough_connections(Login("db", maps, maps), account(most=249))
+    assert finding.fix == (
+        "100 processes with 2 maps each and submission: 50 processes with 1 map each may open 250 connections, "
+        "but max_connections is 249: set proxy: true for the maps, or raise max_connections"
+    )
+
+
+def scan(table):
+    return {"table": table, "type": "ALL", "possible_keys": None}
+
+
+@pytest.mark.parametrize(
+    ("tables", "fix"),
+    [
+        (["t"], "reads all of t for each question: ALTER TABLE t ADD INDEX (b)"),
+        (
+            ["t", "v"],
+            "reads all of t for each question: ALTER TABLE t ADD INDEX (b); "
+            "reads all of u for each question: ALTER TABLE u ADD INDEX (c)",
+        ),
+        ([None, "<derived2>"], ""),
+        (["x" * 10**5], ""),  # no server has a table of that name
+    ],
+)
+def test_a_query_that_reads_whole_tables(tables, fix):
+    live = live_map(query="SELECT a FROM t JOIN u AS v WHERE t.b='%s' AND v.c='%d'")
+    *others, found = check_query(MapAnswers(live, "db", NO_ROWS, Rows([scan(each) for each in tables])))
+    assert (found.check, found.fix, found.result) == ("the query uses an index", fix, "fault" if fix else "ok")
+    assert [(each.result, each.fix) for each in others] == [("ok", "")] * 2
+
+
+def test_all_addresses_that_fail_and_all_cures_are_told():
+    columns = [narrow(table, column, "utf8_bin") for table in ("a", "b") for column in ("x", "y")]
+    probes = {"a long address": Rows([], "e1"), "an address in upper case": Rows([], "e2")}
+    found = not_ok(check_query(MapAnswers(live_map(), "db", NO_ROWS, NO_ROWS, {}, probes, Rows(columns))))
+    convert = "CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    assert found["the query takes every address"][1] == (
+        f"a long address makes it fail (e1); an address in upper case makes it fail (e2): {EFFECT}"
+        f"In a, x is utf8_bin, y is utf8_bin: ALTER TABLE a {convert}; "
+        f"In b, x is utf8_bin, y is utf8_bin: ALTER TABLE b {convert}"
+    )

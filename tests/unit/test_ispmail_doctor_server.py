@@ -93,6 +93,7 @@ def test_accounts_are_found_by_host():
             "it expires on 2027-01-31, and every lookup fails from then on: rotate the password, and run ALTER USER",
         ),
         ({"expires": {"seconds": 14 * DAY - 1, "date": "2027-01-31"}}, EXPIRY, "fault", "it expires on 2027-01-31"),
+        ({"expires": {"seconds": 1, "date": "2027-01-31"}}, EXPIRY, "fault", "it expires on 2027-01-31, and every"),
         ({"expires": {"seconds": 0, "date": "now"}}, EXPIRY, "fault", "it has expired, every lookup fails: rotate"),
         ({"passwords": 0}, "the account accepts one password", "warning", "it accepts none: give it a password"),
     ],
@@ -121,4 +122,41 @@ def test_an_account_that_no_table_file_uses_is_left_behind():
         "old@127.0.0.1 may read the maps' tables (nobody is connected now): DROP USER 'x'; "
         "dovecot@% may read the maps' tables (connected now: 2 from mx1, 1 from mx2): DROP USER 'x'. "
         "If a program needs one, add its user to server:known_accounts",
+    )
+
+
+def test_instances_that_log_in_as_the_same_admin_share_a_server():
+    """Whatever else their pillar says: its admin sees the same accounts, and each finding would come twice."""
+    one = target(host="db")
+    others = [{"pillar_key": "second"}, {"password": "p"}, {"create_tables": False}]
+    same = [one._replace(database=one.database._replace(**each)) for each in others]
+    assert len(list(check([one, *same], [], [], []))) == len(list(check([one], [], [], [])))
+
+
+def test_all_that_the_tables_are_missing_is_one_warning():
+    tables = {"virtual_domains": ["table"], "virtual_aliases": ["index on source", "column id"], "virtual_users": ["x"]}
+    assert next(check([target(host="db", tables=tables)], [], [], [])).fix == (
+        "virtual_domains is missing; virtual_aliases is missing index on source, column id; virtual_users is missing x:"
+        " apply ispmail.database"
+    )
+
+
+def test_only_managed_accounts_are_checked():
+    """A locked account that is not the maps' is nobody's fault; pillar's key stands before the account's name."""
+    accounts = {
+        "mailserver@127.0.0.1": account(locked=True),
+        "mailserver@10.0.0.1": account(managed=False, locked=True),
+        "mailserver@10.0.0.2": account(managed=False),
+    }
+    one = target("second: ", host="db", hosts=("127.0.0.1",), accounts=accounts)
+    locked, unmanaged = (finding for finding in check([one], [], [], []) if finding.result != "ok")
+    assert (locked.check, locked.where) == ("the account is not locked", "second: mailserver@127.0.0.1")
+    assert unmanaged.fix.startswith("a rotation does not change mailserver@10.0.0.1, mailserver@10.0.0.2: drop it")
+
+
+def test_what_holds_needs_no_fix():
+    assert {finding.fix for finding in check_account("a", account(expires=None))} == {""}
+    (fault,) = (each for each in check_account("a", account(plugins=["ed25519", "gssapi"])) if each.result == "fault")
+    assert fault.fix == (
+        "it logs in by ed25519, gssapi, which is missing in smtpd's chroot: use mysql_native_password alone"
     )
