@@ -136,15 +136,14 @@ def _ask_holders(client: Any, servers: Sequence[str], options: Mapping[str, Any]
     name, wait = "postfix_database.holders", {"timeout": _SEARCH_SECONDS}
     said = _ask(client, servers, name, kwarg=options, **wait)
     older = [server for server in servers if _is_missing(said.get(server))]
-    if older:
-        _ask(client, older, "state.apply", ["ispmail.modules"], kwarg={"queue": 100}, **wait)
-        said.update(_ask(client, older, name, kwarg=options, **wait))
+    _ask(client, older, "state.apply", ["ispmail.modules"], kwarg={"queue": 100}, **wait)
+    said.update(_ask(client, older, name, kwarg=options, **wait))
     return said
 
 
 def _is_missing(said: object) -> bool:
     """Whether a server says that it has no such function."""
-    return isinstance(said, str) and "is not available" in said[:LONGEST_LINE]
+    return isinstance(said, str) and "is not available" in said
 
 
 def _ask(client: Any, servers: Sequence[str], *job: Any, **options: Any) -> dict[str, Any]:
