@@ -4,6 +4,7 @@ import pytest
 
 import ispmail_connections
 from ispmail_connections import Client, Listed
+from ispmail_errors import CannotAsk
 from ispmail_sockets import Connection, Process
 
 FACTS = [{"id": 9, "port": 3306, "socket": "/run/mysqld/mysqld.sock"}]
@@ -155,3 +156,41 @@ def test_the_unix_socket_counts(server, number, found):
     """One of its three clients is Postfix's: with one connection of the account, that is it."""
     assert unknown(["localhost"] * number) == found
     assert unknown(["localhost"] * number, here=False) == []
+
+
+@pytest.mark.parametrize(("number", "more"), [(1, ""), (3, ""), (4, " and 1 more"), (9, " and 6 more")])
+def test_three_processes_of_a_program_are_named(server, number, more):
+    """A program that forks may have hundreds."""
+    server[12] = [process(pid, "mysqldump") for pid in range(101, 101 + number)]
+    (found,) = ispmail_connections.unknown_programs(listed("127.0.0.1:40012"), True, lambda one: False)
+    shown = ", ".join(one.describe() for one in server[12] if one.pid <= 103)
+    assert (found.program, found.shown) == ("mysqldump", shown + more)
+
+
+def refuse(*_):
+    raise CannotAsk("this server cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "not_needed"), [(["127.0.0.1:40012"], "unix_clients"), (["localhost"] * 2, "tcp_connections")]
+)
+def test_a_server_without_ss_can_tell_who_uses_tcp(server, monkeypatch, hosts, not_needed):
+    """And one whose /proc/net/tcp cannot be read can tell who uses the unix socket."""
+    monkeypatch.setattr(ispmail_connections.ispmail_sockets, not_needed, refuse)
+    assert [name for name, _ in unknown(hosts)] == ["mysqldump"]
+
+
+@pytest.mark.parametrize("inode", [19, 0])
+def test_a_connection_that_ends_meanwhile_belongs_to_no_hidden_program(server, monkeypatch, inode):
+    """It would stop a rotation. A socket that is closing has no inode any more."""
+    ends, stays = (Connection("127.0.0.1", 40000 + each, "127.0.0.1", 3306, each) for each in (inode, 11))
+    answers = iter([[ends, stays], [stays._replace(inode=0), stays]])
+    monkeypatch.setattr(ispmail_connections.ispmail_sockets, "tcp_connections", lambda: next(answers))
+    assert unknown([f"127.0.0.1:{ends.port}"]) == []
+
+
+def test_a_client_of_the_unix_socket_that_ends_meanwhile(server, monkeypatch):
+    del server[22]
+    answers = iter([[21, 22, 23], [21, 23]])
+    monkeypatch.setattr(ispmail_connections.ispmail_sockets, "unix_clients", lambda path: next(answers))
+    assert unknown(["localhost"] * 2) == []
