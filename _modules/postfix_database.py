@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("c9654b878816")
+ispmail_stamp.require("b6d342a89caa")
 
 import ispmail_accounts
 import ispmail_holders

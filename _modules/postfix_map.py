@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("c9654b878816")
+ispmail_stamp.require("b6d342a89caa")
 
 import ispmail_compare
 import ispmail_consumers

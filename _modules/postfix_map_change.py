@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("c9654b878816")
+ispmail_stamp.require("b6d342a89caa")
 
 import ispmail_apply
 import ispmail_consumers

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("c9654b878816")
+ispmail_stamp.require("b6d342a89caa")
 
 from ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("c9654b878816")
+ispmail_stamp.require("b6d342a89caa")
 
 from ispmail_salt import state
 
