@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import ispmail_database
 import ispmail_sockets
 from ispmail_database import Server
-from ispmail_errors import CannotAsk
+from ispmail_errors import CannotAsk, DatabaseError
 from ispmail_sockets import Connection, Process
 
 # An account needs no privilege to see its own connections.
@@ -76,7 +76,7 @@ def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
         processes, facts = ispmail_database.ask(keys, host, STATEMENTS).answers
         for answer in (processes, facts):
             if answer.reason:
-                raise CannotAsk(answer.reason)
+                raise DatabaseError(answer.reason)
         addresses = ispmail_sockets.addresses(ispmail_database.login(host, keys).host)
         return read_listed(processes.rows, facts.rows, keys.get("user", ""), addresses)
 

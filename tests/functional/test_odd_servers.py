@@ -4,6 +4,7 @@ import contextlib
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import pymysql
 import pytest
@@ -16,6 +17,7 @@ from ispmail_client import TLS, Client, Login
 from ispmail_config_database import AdminLogin, DatabaseConfig
 from ispmail_doctor_login import ask, check, logins
 from ispmail_errors import DatabaseError
+from ispmail_holders import Holders, _ask_hosts, _LiveLogin
 from lab import HOST, wait_until
 from lab.postfix import write_cold
 
@@ -417,3 +419,22 @@ def test_this_server_does_get_files(wants_files):
     with contextlib.closing(connection), contextlib.suppress(pymysql.err.MySQLError):
         connection.query("SELECT 1")
     assert wait_until(lambda: [p for t in wants_files.talks for p in t.got if FILE_SECRET.encode() in p], 5)
+
+
+@pytest.mark.parametrize("refused", [b"PROCESSLIST", b"CONNECTION_ID"])
+def test_a_host_that_lists_no_connections_is_a_note(refused):
+    """As one that cannot be logged in to, see find(). A proxy may refuse it; the search for holders ended there."""
+
+    def answer(talk, statement):
+        if refused in statement:
+            talk.say(error(1235))
+        else:
+            say_rows(talk, [b"Id"])
+
+    found = Holders()
+    with OddServer(knows(answer)) as server:
+        live = [_LiveLogin("/x.cf", keys(server))]
+        _ask_hosts(SimpleNamespace(account="mailserver"), live, lambda process: False, found, 60)
+    (note,) = found.notes
+    assert note.startswith(f"who is connected to {server.host} is not known: {server.host}: error 1235")
+    assert found.unnamed == []
