@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6d342a89caa")
+ispmail_stamp.require("f3543cc6998b")
 
 import contextlib
 import json

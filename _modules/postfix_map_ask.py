@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6d342a89caa")
+ispmail_stamp.require("f3543cc6998b")
 
 import ispmail_answers
 import ispmail_classes

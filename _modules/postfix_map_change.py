@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6d342a89caa")
+ispmail_stamp.require("f3543cc6998b")
 
 import ispmail_apply
 import ispmail_consumers

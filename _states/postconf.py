@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6d342a89caa")
+ispmail_stamp.require("f3543cc6998b")
 
 from ispmail_salt import state
 

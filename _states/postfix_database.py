@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("b6d342a89caa")
+ispmail_stamp.require("f3543cc6998b")
 
 from ispmail_salt import state
 

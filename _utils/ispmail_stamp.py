@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "b6d342a89caa"
+STAMP = "f3543cc6998b"
 
 
 def require(stamp: str) -> None:
