@@ -585,6 +585,7 @@ KEPT = (
     Kept(r"mail log", after=damaged_table_file, own=True),
     # Salt: the source of pillar, and its caches.
     Kept(r"file: /salt/pillar/ispmail\.sls 0600 0:0", after=first_apply),
+    Kept(r"file: /salt/pillar/__pycache__/ispmail\.\S+ 0600 0:0"),
     Kept(r"file: /salt/master/cache/pillar/(\w+\.p|tmp…) 0600 0:0", "3008", first_apply),
     Kept(r"file: /salt/master/cache/minions/\w+/(data\.p|tmp…) 0600 0:0", "3006", first_apply),
     # With each SLS the minion of 3006 sends its whole configuration to the master, pillar included.
@@ -593,7 +594,7 @@ KEPT = (
     Kept(r"what pillar\.(items|get) returns", "3006", pillar_items, own=True),
     Kept(r"bus: salt/job/N/ret/lab", "3006", pillar_items, own=True),
     Kept(
-        r"file: /salt/master/cache/jobs/…/lab/(return\.p 0644|\.___atomic_write\w+ 0600) 0:0",
+        r"file: /salt/master/cache/jobs/…/lab/(return\.p 06(00|44)|\.___atomic_write\w+ 0600) 0:0",
         "3006",
         pillar_items,
         own=True,
@@ -602,7 +603,7 @@ KEPT = (
     # Pillar on the command line is an argument of the job.
     Kept(r"bus: salt/job/N/(new|publish|ret/lab)", after=pillar_on_the_command_line, own=True),
     Kept(
-        r"file: /salt/master/cache/jobs/…/((lab/return|\.load)\.p 0644|\S+atomic_write\w+ 0600) 0:0",
+        r"file: /salt/master/cache/jobs/…/((lab/return|\.load)\.p 06(00|44)|\S+atomic_write\w+ 0600) 0:0",
         after=pillar_on_the_command_line,
         own=True,
     ),
