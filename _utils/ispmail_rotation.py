@@ -105,9 +105,11 @@ class Progress:
             silent = self.finish(now)
             self._now = _begun(data, now)
             return silent
-        if re.fullmatch(r"salt/run/\d+/ret", tag) and data.get("fun") == f"runner.{self._now.function}":
+        begun = self._now
+        is_runners = begun.step and not begun.servers
+        if is_runners and re.fullmatch(r"salt/run/\d+/ret", tag) and data.get("fun") == f"runner.{begun.function}":
             first = _first(data.get("fun_args"))
-            is_own = isinstance(first, Mapping) and first.get("site") == self._now.site
+            is_own = isinstance(first, Mapping) and first.get("site") == begun.site
             return [self._ended_step(data, now)] if is_own else []
         job = re.fullmatch(r"salt/job/(\d+)/(new|ret/.+)", tag)
         return self._hear_job(job[1], job[2] == "new", data, now) if job else []
@@ -220,7 +222,7 @@ def checked(answers: Mapping[str, object], is_right: Callable[[object], bool]) -
 
 def _checked(said: object, is_right: Callable[[object], bool]) -> object:
     parts = said.values() if isinstance(said, Mapping) else [said]
-    if any(part == _TRIMMED for part in parts if isinstance(part, str)):
+    if _TRIMMED in parts:
         return _TOO_LARGE
     if isinstance(said, str):
         return said[:LONGEST_LINE]
@@ -382,5 +384,4 @@ def _first(value: object) -> object:
 
 
 def _cut(text: str) -> str:
-    line = printable(text[: _LONGEST + 1])
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return printable(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")

@@ -6,6 +6,7 @@ from ispmail_rotation import (
     Progress,
     checked,
     dropped,
+    few,
     is_holders,
     is_live_prints,
     is_logins,
@@ -48,6 +49,16 @@ DATABASE = {"db": {"pillar": {"virtual_alias_maps": "new", "virtual_mailbox_maps
             DATABASE,
             {"pillar": {}, "live": {}},
             ["mx: none of its maps logs in with the account of ispmail:database"],
+        ),
+        (
+            DATABASE,
+            {"pillar": {"a": "new"}, "live": {"a": "old", "b": None}},
+            ["mx: the table file has another user or password for a, b, or none"],
+        ),
+        (
+            {"db1": {"pillar": {"a": "new"}}, "db2": {"pillar": {"a": "old"}}},
+            used(),
+            ["db1, db2: pillar does not have one password for all maps of the account"],
         ),
         (
             {"db": {"pillar": {"a": "new", "b": "old"}}},
@@ -113,6 +124,9 @@ HOSTILE = "fine\n\x1b[2Jmx2: ok\x07"
         ({"a": {"result": False, "comment": "no", "changes": {"ret": {"mx2": False}}}}, ["mx1: no"]),
         ({"a": 7}, ["mx1: does not answer"]),
         ([HOSTILE], ["mx1: fine", "mx1: ?[2Jmx2: ok?"]),
+        ([None, "", "a\n \nb"], ["mx1: a", "mx1: b"]),
+        # All went well on this server, so the orchestration's own words are what is left.
+        ({"a": {"result": True, "comment": "fine"}}, ["Run failed"]),
         (7, ["mx1: does not answer"]),
     ],
 )
@@ -137,12 +151,28 @@ def test_odd_states_of_the_orchestration_itself(state):
     ],
 )
 def test_answers_of_another_shape(is_right, good, wrong):
-    assert checked({"a": good, "b": None, "c": "ERROR"}, is_right) == {"a": good, "b": None, "c": "ERROR"}
+    answers = {"a": good, "b": None, "c": "ERROR", "d": False}
+    assert checked(answers, is_right) == answers
     for said in wrong:
         answers = checked({"mx": said}, is_right)
         assert unanswered(answers, type(good)) == ["mx: did not answer what was asked"]
         if is_right in (is_prints, is_live_prints):
             assert mismatches(DATABASE, answers) == []
+
+
+@pytest.mark.parametrize("said", ["VALUE_TRIMMED", {"pillar": "VALUE_TRIMMED", "live": {}}])
+def test_an_answer_that_is_too_large(said):
+    """Salt puts this word in its place; what it says in place of that tells the admin what to do."""
+    (reason,) = checked({"mx": said}, is_prints).values()
+    assert reason.startswith("answered more than the master takes (max_event_size)")
+
+
+def test_before_the_change_only_pillar_counts():
+    """The table files have the old password then."""
+    assert mismatches(DATABASE, {"mx": {"pillar": {"a": "new"}}}, live=False) == []
+    assert mismatches(DATABASE, {"mx": used("old", "old")}, live=False) == [
+        "mx: pillar has another user or password for virtual_alias_maps, or none"
+    ]
 
 
 def test_what_nobody_has_named():
@@ -208,7 +238,7 @@ def step_returned(name, servers, result=True, site="main"):
 
 
 def test_the_table_is_of_what_the_orchestration_has_returned():
-    slow = {key: {**state, "duration": 1250.0} for key, state in STATES.items()}
+    slow = {key: {**state, "duration": 125000.0} for key, state in STATES.items()}
     returned = {
         **step_returned("The canary takes the new password", {"mx1": BAD}, False),
         **step_returned(BATCH, {"mx2": slow, "mx4": False}, False),
@@ -220,7 +250,7 @@ def test_the_table_is_of_what_the_orchestration_has_returned():
         "site  server  result       seconds  what was done",
         "----  ------  -----------  -------  ---------------------------------------------------",
         "main  mx1     failed       0.0      Access denied",
-        "main  mx2     ok           2.5      3 maps have been applied; Postfix has been reloaded",
+        "main  mx2     ok           250.0    3 maps have been applied; Postfix has been reloaded",
         "main  mx3     not reached",
         "main  mx4     failed       0.0      does not answer",
     ]
@@ -244,6 +274,7 @@ def test_the_steps_have_the_names_that_the_orchestration_gives_them():
         returned("mx3", STATES),  # another batch's, or another run's
         returned("mx1", STATES, sls="ispmail"),
         runner_returned("ispmail.prove"),
+        runner_returned("ispmail.drained"),  # forged: the step is one of servers
         ("salt/run/1/args", begins("Other", ["mx3"])[1]),  # of another orchestration
         ("salt/auth", {}),
     ],
@@ -300,6 +331,12 @@ def test_a_step_of_the_runner_that_has_failed_tells_why():
     assert step.describe() == line + "; ".join(lines)
 
 
+def test_a_state_that_names_no_site_is_no_sites():
+    """No password counts as dropped by it, and nothing of another shape ends the report."""
+    odd = {"salt_|-The old password is dropped_|-x_|-state": {"result": True}, "salt_|-x in main_|-x_|-state": 7}
+    assert dropped(["main"], odd) == []
+
+
 @pytest.mark.parametrize("result", [True, False])
 def test_sites_whose_old_password_is_dropped(result):
     returned = step_returned("The old password is dropped", {"db": DROPPED}, result)
@@ -349,6 +386,57 @@ def test_odd_steps(progress, data):
 def test_a_server_cannot_add_a_line(progress):
     (step,) = progress.hear(*returned("mx1", {"postfix_map_|-a": {"result": True, "comment": HOSTILE}}), 11.0)
     assert step.said == "fine; ?[2Jmx2: ok?"
+
+
+@pytest.mark.parametrize("site", ["", "main"])
+def test_before_the_first_step_nothing_has_ended(site):
+    """A forged event without the name of a function was shown as the end of a step without a name."""
+    progress = Progress(JOB, {"main": ["mx1"]})
+    assert progress.hear(*runner_returned("", site=site), 1.0) == []
+
+
+def test_a_job_for_other_servers_is_not_the_steps(progress):
+    """An apply that somebody else begins meanwhile would hide the end of the step."""
+    other = {"fun": "state.sls", "arg": ["ispmail.drained", {}], "tgt": ["mx9"]}
+    assert progress.hear("salt/job/1/new", other, 10.5) == []
+    assert progress.hear(*returned("mx1", STATES), 12.0)
+
+
+def test_a_target_has_names_of_servers_only_and_not_too_many(progress):
+    progress.hear(*begins("Next", [{}, 7, "mx1"]), 20.0)
+    assert progress.waiting == ["mx1"]
+    progress.hear(*begins("Next", [f"mx{number}" for number in range(6000)]), 20.0)
+    assert len(progress.waiting) == 5000
+
+
+def test_what_is_told_of_a_server(progress):
+    """In the event: a tenth of a second. In the text: all sentences, but those of states that only waited."""
+    waited = {"postfix_map_|-b": {"result": False, "comment": "One or more requisite failed: a"}}
+    (step,) = progress.hear(*returned("mx1", {**BAD, **waited}), 12.54)
+    assert (step.event()["seconds"], step.said) == (2.5, "Access denied")
+    (step,) = progress.hear(*returned("mx2", ["Rendering failed", "in line 3"]), 12.0)
+    assert step.said == "Rendering failed; in line 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("x" * 160, "x" * 160), ("x" * 161, "x" * 159 + "…"), ("a\r\n" + "x" * 158, "a " + "x" * 156 + "…")],
+)
+def test_that_a_text_is_cut_is_shown(progress, text, shown):
+    """A line break of two characters hid it."""
+    (step,) = progress.hear(*returned("mx1", [text]), 11.0)
+    assert step.said == shown
+
+
+def test_an_event_can_carry_what_servers_say():
+    """500 lines of 500 characters at the most, and the number of those that are left out."""
+    assert few(["x"] * 500) == ["x"] * 500
+    assert few(["x"] * 501) == ["x"] * 500 + ["... and 1 more"]
+    assert few(["x"] * 503)[-1] == "... and 3 more"
+    text = "x" * 600
+    assert checked({"mx1": text}, is_texts) == {"mx1": "x" * 500}
+    assert unnamed({"mx1": {"unnamed": [{"text": text}]}}) == ["mx1: " + "x" * 500]
+    assert reasons([text]) == ["x" * 500]
 
 
 def test_a_long_text_is_cut(progress):
