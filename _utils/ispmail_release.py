@@ -38,10 +38,9 @@ def inside_chroot(table_type: str, keys: Mapping[str, str], chroot: str) -> dict
     The file of an sqlite table is opened before the chroot is entered.
     """
     found = {key: f"{chroot}{value}" if key in READ_WHEN_CONNECTING and value else value for key, value in keys.items()}
-    if table_type in ("mysql", "pgsql"):
-        sockets = [parse_host(text, table_type).socket for text in hosts(keys)]
-        if any(sockets):
-            found["hosts"] = ", ".join(
-                f"unix:{chroot}{socket}" if socket else text for text, socket in zip(hosts(keys), sockets)
-            )
+    sockets = [parse_host(text, table_type).socket for text in hosts(keys)]
+    if any(sockets):
+        found["hosts"] = ", ".join(
+            f"unix:{chroot}{socket}" if socket else text for text, socket in zip(hosts(keys), sockets)
+        )
     return found

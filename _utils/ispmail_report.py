@@ -73,8 +73,7 @@ def _widths(findings: Sequence[Finding], bad: Sequence[Finding], width: int) -> 
     rest = width - result - 6
     check = max(len(text) for text in (_HEADER[1], *(each.check for each in findings)))
     check = min(check, rest * 3 // 10)
-    where = max(len(word) for text in (_HEADER[2], *(each.where for each in bad)) for word in text.split())
-    where = max(min(where, rest // 3), rest // 5)
+    where = max([rest // 5, *(min(len(word), rest // 3) for each in bad for word in each.where.split())])
     return result, check, where, rest - check - where
 
 

@@ -43,9 +43,9 @@ class Table:
     columns: tuple[str, ...]
     indexes: tuple[Index, ...]
     foreign_keys: tuple[str, ...]  # the columns that are foreign keys
-    engine: str | None = "InnoDB"
-    is_view: bool = False
-    collations: Mapping[str, str] = field(default_factory=dict)  # of its columns that have one
+    engine: str | None
+    is_view: bool
+    collations: Mapping[str, str]  # of its columns that have one
 
 
 class Missing(NamedTuple):
@@ -181,7 +181,7 @@ def alter_statement(dbname: str, table: str, needs: Missing) -> str:
         needs = Missing(
             columns=tuple(wanted.columns),
             indexes=tuple(wanted.unique),
-            foreign_keys=("domain_id",) if wanted.parent else (),
+            foreign_keys=("domain_id",),
         )
         return f"CREATE TABLE {name} ({', '.join(_parts(wanted, needs))}) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
     unknown = [column for column in needs.columns if column not in _ADDABLE_COLUMNS]
@@ -361,8 +361,9 @@ def _parts(wanted: _GuideTable, needs: Missing) -> list[str]:
     for column in needs.indexes:
         unique = wanted.unique[column] and column not in needs.plain_indexes
         parts.append(f"UNIQUE INDEX ({column})" if unique else f"INDEX ({column})")
-    if needs.foreign_keys and wanted.parent:
-        parts.append(f"FOREIGN KEY (domain_id) REFERENCES {quote(wanted.parent)} (id) ON DELETE CASCADE")
+    if wanted.parent:
+        key = f"REFERENCES {quote(wanted.parent)} (id) ON DELETE CASCADE"
+        parts += [f"FOREIGN KEY ({column}) {key}" for column in needs.foreign_keys]
     return parts
 
 

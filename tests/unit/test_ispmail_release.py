@@ -28,6 +28,14 @@ def test_a_single_host_stands_twice_for_an_old_postfix(type_, hosts, version, af
     assert text == table_file(hosts=after)
 
 
+@pytest.mark.parametrize(
+    ("key", "version", "known"),
+    [("query", "2.3", True), ("charset", "3.8.9", False), ("charset", "3.9.0", True), ("charset", "3.10.1", True)],
+)
+def test_which_release_reads_a_key(key, version, known):
+    assert ispmail_release.knows(key, version) is known
+
+
 def test_that_it_stands_twice_is_seen_by_nobody():
     twice, once = (ispmail_tablefile.parse(table_file(hosts=value)) for value in ("h:1 h:1", "h:1"))
     assert ispmail_tablefile.diff(twice, once) == {}
@@ -44,6 +52,13 @@ def test_what_is_opened_inside_a_chroot():
         "tls_key_file": "",
         "password": "/p",
     }
+    keys = dict.fromkeys(("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "option_file"), "/x")
+    assert ispmail_release.inside_chroot("mysql", {**keys, "hosts": "a b"}, "/jail") == {
+        **dict.fromkeys(keys, "/jail/x"),
+        "hosts": "a b",
+    }
+    socket = {"hosts": "unix:/run/postgresql"}
+    assert ispmail_release.inside_chroot("pgsql", socket, "/jail") == {"hosts": "unix:/jail/run/postgresql"}
     # To libpq localhost is a host; an sqlite file is opened before.
     assert ispmail_release.inside_chroot("pgsql", {"hosts": "localhost"}, "/jail") == {"hosts": "localhost"}
     assert ispmail_release.inside_chroot("sqlite", {"dbpath": "/x"}, "/jail") == {"dbpath": "/x"}

@@ -44,10 +44,36 @@ def test_no_line_is_wider_and_nothing_is_lost(width):
 
 
 def test_no_findings():
-    assert table([], 80).endswith("\n\n0 faults, 0 warnings, 0 checks ok")
+    assert table([], 80).split("\n") == [
+        "result  check  where          fix",
+        f"------  -----  {'-' * 13}  {'-' * 50}",
+        "",
+        "0 faults, 0 warnings, 0 checks ok",
+    ]
 
 
-@pytest.mark.parametrize("width", [59, True, "100", None])
+@pytest.mark.parametrize(("width", "columns"), [(100, [6, 26, 29, 33]), (102, [6, 27, 30, 33])])
+def test_a_long_name_leaves_room_for_the_fix(width, columns):
+    assert [len(part) for part in table([found("fault", "c" * 90, "w" * 90)], width).split("\n")[1].split()] == columns
+
+
+def test_places_where_a_check_holds_take_the_whole_line():
+    lines = table([found("ok", where="x" * 300), found("fault", where="y")], 100).split("\n")
+    assert len(lines[3]) == 100 and lines[3].endswith("x" * 50)
+
+
+@pytest.mark.parametrize("before", range(30, 60))
+def test_a_name_with_a_hyphen_stays_on_one_line(before):
+    """It may be part of a command, to be copied."""
+    assert "apt-get" in table([found("fault", fix=f"{'x' * before} apt-get")], 100)
+
+
+@pytest.mark.parametrize("width", [60, 61, 1000])
+def test_widths_that_are_taken(width):
+    check_width(width)
+
+
+@pytest.mark.parametrize("width", [59, 1001, True, "100", None])
 def test_another_width_is_refused(width):
     with pytest.raises(InvalidInput, match="width must be a number, 60 or more"):
         check_width(width)

@@ -6,7 +6,7 @@ import pytest
 
 import ispmail_sql
 from ispmail_errors import InvalidInput
-from ispmail_sql import Account, Grant, Index, Missing, Table
+from ispmail_sql import Account, Grant, Index, Missing
 
 OLD, NEW = "*" + "A" * 40, "*" + "B" * 40
 
@@ -15,12 +15,16 @@ def indexed(*columns, unique=False):
     return Index(columns, unique)
 
 
+def innodb(columns, indexes, foreign_keys):
+    return ispmail_sql.Table(columns, indexes, foreign_keys, "InnoDB", is_view=False, collations={})
+
+
 WHOLE = {
-    "virtual_domains": Table(("id", "name"), (indexed("name", unique=True),), ()),
-    "virtual_users": Table(
+    "virtual_domains": innodb(("id", "name"), (indexed("name", unique=True),), ()),
+    "virtual_users": innodb(
         ("id", "domain_id", "email", "password", "quota"), (indexed("email", unique=True),), ("domain_id",)
     ),
-    "virtual_aliases": Table(
+    "virtual_aliases": innodb(
         ("id", "domain_id", "source", "destination"), (indexed("source", "destination"),), ("domain_id",)
     ),
 }
@@ -138,6 +142,30 @@ def test_accounts_of_mariadb(priv, plugins, hashes):
     assert ispmail_sql.mariadb_account(priv) == Account(tuple(plugins), tuple(hashes), False)
 
 
+@pytest.mark.parametrize(("priv", "locked"), [("{}", False), ('{"account_locked": true}', True)])
+def test_a_locked_account_of_mariadb(priv, locked):
+    assert ispmail_sql.mariadb_account(priv).locked is locked
+
+
+def test_a_role_is_no_account():
+    assert ispmail_sql.mariadb_account('{"is_role": true}') is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "hashes"),
+    [(OLD, None, (OLD,)), (OLD, "", (OLD,)), (NEW.lower(), OLD, (NEW, OLD)), (None, None, ("",))],
+)
+def test_accounts_of_mysql(first, second, hashes):
+    """The current password first, then the one that is retained. None and an empty text are an empty password."""
+    native = "mysql_native_password"
+    assert ispmail_sql.mysql_account(native, first, second, False) == Account((native,), hashes, False)
+
+
+def test_the_hash_of_a_password():
+    """As SELECT PASSWORD('password') prints it."""
+    assert ispmail_sql.native_hash("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
+
+
 def test_a_hash_is_not_shown():
     assert OLD not in repr(ispmail_sql.mariadb_account(f'{{{NATIVE}:"{OLD}"}}'))
 
@@ -211,6 +239,12 @@ def test_the_statements_of_grants(lines, statements):
     assert regrant(*lines) == statements
 
 
+def test_usage_is_not_revoked():
+    """A server lists it for an account that may only grant, and refuses to revoke it together with others."""
+    statements = regrant("GRANT ALL PRIVILEGES ON `m`.* TO `u`@`h`", every=("SELECT", "USAGE", "INSERT"))
+    assert statements == ["REVOKE INSERT ON `m`.* FROM u@h"]
+
+
 def test_a_database_name_is_no_pattern():
     assert regrant(dbname="a_b%c") == [r"GRANT SELECT ON `a\_b\%c`.* TO u@h"]
     assert regrant(r"GRANT SELECT ON `a\_b`.* TO `u`@`h`", dbname="a_b") == []
@@ -269,20 +303,23 @@ def test_the_statements_that_create_the_guides_tables():
     )
     assert domains.startswith("CREATE TABLE `mail`.`virtual_domains` (") and "name VARCHAR(50) NOT NULL" in domains
     assert "FOREIGN KEY" not in domains and "UNIQUE" in domains
-    for column in (
-        "domain_id INT NOT NULL",
-        "email VARCHAR(100) NOT NULL",
-        "password VARCHAR(150) NOT NULL",
-        "quota BIGINT NOT NULL DEFAULT 0",
-    ):
-        assert column in users
-    assert "source VARCHAR(100) NOT NULL" in aliases and "destination VARCHAR(100) NOT NULL" in aliases
-    assert "UNIQUE" in users and "UNIQUE" not in aliases
-    assert all("FOREIGN KEY" in each and "`virtual_domains`" in each for each in (users, aliases))
+    id_columns = "id INT NOT NULL AUTO_INCREMENT PRIMARY KEY, domain_id INT NOT NULL"
+    foreign_key = "FOREIGN KEY (domain_id) REFERENCES `virtual_domains` (id) ON DELETE CASCADE"
+    assert users == (
+        f"CREATE TABLE `mail`.`virtual_users` ({id_columns}, email VARCHAR(100) NOT NULL, "
+        "password VARCHAR(150) NOT NULL, quota BIGINT NOT NULL DEFAULT 0, "
+        f"UNIQUE INDEX (email), {foreign_key}) {engine}"
+    )
+    assert aliases == (
+        f"CREATE TABLE `mail`.`virtual_aliases` ({id_columns}, source VARCHAR(100) NOT NULL, "
+        f"destination VARCHAR(100) NOT NULL, INDEX (source), {foreign_key}) {engine}"
+    )
 
 
 def test_which_tables_are_the_guides():
     assert ispmail_sql.is_guide_table("virtual_users") and not ispmail_sql.is_guide_table("users")
+    assert ispmail_sql.wants_unique("virtual_users", "email")
+    assert not ispmail_sql.wants_unique("virtual_aliases", "source")
 
 
 def test_the_grant_that_the_maps_need_in_words():
