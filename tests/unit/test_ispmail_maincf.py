@@ -22,6 +22,7 @@ WORDS = [
     ("{ a { b, { c d } } } e", ["{ a { b, { c d } } }", "e"]),
     ("{a}{b}", ["{a}{b}"]),
     ("} a, b", ["}", "a", "b"]),
+    ("Q~a", ["Q~a"]),
     # Only blank, tab, newline, CR and comma separate: CHARS_COMMA_SP of Postfix.
     ("a\xa0b\u2028c\x1cd", ["a\xa0b\u2028c\x1cd"]),
 ]
@@ -50,6 +51,7 @@ SAME = [
     ("a b", "b a", False),
     ("a", "A", False),
     ("a b", "ab", False),
+    ("aQ~b", "a b", False),
     # A blank to Python, a character of the value to Postfix.
     ("a\xa0b", "a b", False),
 ]
@@ -59,6 +61,12 @@ SAME = [
 def test_same(old, new, same):
     assert ispmail_maincf.same(old, new) is same
     assert ispmail_maincf.same(new, old) is same
+
+
+def test_which_parameters_differ():
+    held = {"a": "x,  y", "b": "x", "c": "", "e": "x"}
+    wanted = {"a": "x, y", "b": "y", "c": None, "d": "x", "e": None, "f": None}
+    assert ispmail_maincf.differing(held, wanted) == ["b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize(

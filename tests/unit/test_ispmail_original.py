@@ -28,7 +28,7 @@ def test_is_handmade(text):
     assert ispmail_original.is_handmade(text.encode())
 
 
-@pytest.mark.parametrize("text", [OUR_TEXT, "", "password =\n"], ids=["a table", "empty", "an empty value"])
+@pytest.mark.parametrize("text", [OUR_TEXT, "", "password =\n", "password = Q~\n"])
 def test_what_an_apply_writes_is_not(text):
     assert not ispmail_original.is_handmade(text.encode())
 
@@ -46,6 +46,7 @@ COPIES = {
         "# password was left out of this copy\n# a comment that may hold a password was left out of this copy",
     ),
     "a password in a URI": ("hosts = postgres://u:Hx7@db", "# hosts was left out of this copy"),
+    "a login in a URI of another program": ("hosts = mysql://u:Hx7@db", "# hosts was left out of this copy"),
     "a password in another value": ("dbname = d\n password = Hx7", "# dbname was left out of this copy"),
     "an unknown key": ("port = Hx7", "# port was left out of this copy"),
     "a key that is not shown": ("p:Hx7 = x", "# (a key that is not shown) was left out of this copy"),
@@ -63,6 +64,14 @@ COPIES = {
 def test_without_secrets(text, copy):
     assert ispmail_original.without_secrets(text.encode()) == copy.encode()
     assert b"Hx7" not in ispmail_original.without_secrets(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [(b"", 0), (b"user = u\n", 0), (b"# a\nuser = u\n \t# b\n#c", 3), (b"user = u # no comment\n\n", 0)],
+)
+def test_how_many_comments_there_are(content, number):
+    assert ispmail_original.comments(content) == number
 
 
 LINES = st.sampled_from(

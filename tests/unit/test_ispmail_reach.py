@@ -64,6 +64,9 @@ POINTING = [
     # As it is already: not a byte of it changes.
     (f" hash:/x   {A},{B}", [A, B], f" hash:/x   {A},{B}"),
     (f"{A} hash:/x {B}", [A, B], f"{A} hash:/x {B}"),
+    (f"mysql:/etc/postfix/other.cf,{A}", [A], f"mysql:/etc/postfix/other.cf,{A}"),
+    # With blanks, where there are no commas.
+    ("hash:/x hash:/y", [A], f"hash:/x hash:/y {A}"),
     # In another order, twice, too few, too many.
     (f"{B}, {A}", [A, B], f"{A}, {B}"),
     (f"{A}, {A}", [A], A),
@@ -181,3 +184,13 @@ def test_a_parameter_that_becomes_empty_late_goes_from_those_before_it():
     """One that refers to it may be looked at first."""
     values = {**VALUES, "nest": "$own"}
     assert without("$nest hash:/x", "a", ["nest", "own"], values) == {"own": "", "nest": "", "maps": "hash:/x"}
+
+
+def test_where_tables_are_named():
+    """With the word before each, which may be a restriction that the table belongs to."""
+    words = ispmail_reach.words_of(f"check_sender_access {A}, $both", VALUES, real_path)
+    places = ispmail_reach.places("maps", words)
+    assert [(place.name, place.word.text, place.before, place.reference.table) for place in places] == [
+        ("maps", A, "check_sender_access", A),
+        ("maps", "$both", A, A),
+    ]

@@ -39,12 +39,26 @@ def test_all_faults_of_sites_are_told_at_once():
     assert len(faults) == 6
 
 
-@pytest.mark.parametrize("key", ["without", "addresses"])
+@pytest.mark.parametrize(("key", "what"), [("without", "servers"), ("addresses", "addresses or names of hosts")])
 @pytest.mark.parametrize("value", ["mx4", None, [4]])
-def test_who_is_left_out_is_a_list(key, value):
+def test_who_is_left_out_is_a_list(key, what, value):
     """A text became its letters, and nobody was left out."""
-    with pytest.raises(InvalidInput, match=f"ispmail:sites:a:{key} must be a list of "):
+    with pytest.raises(InvalidInput, match=rf"\n- ispmail:sites:a:{key} must be a list of {what}$"):
         sites({"sites": {"a": {**MAIN, key: value}}})
+
+
+@pytest.mark.parametrize("key", ["database", "mail", "canary"])
+def test_a_target_is_a_text_or_a_list_of_texts(key):
+    given = {**MAIN, "tgt_type": "list", key: ["mx1", "mx2"]}
+    assert sites({"sites": {"a": given}})["a"][key] == ["mx1", "mx2"]
+    for value in (7, {"mx1": None}, ["mx1", 7]):
+        with pytest.raises(InvalidInput, match=rf"\n- ispmail:sites:a:{key} must be a text, or a list of texts, see"):
+            sites({"sites": {"a": {**given, key: value}}})
+
+
+def test_a_long_name_is_cut_in_a_message():
+    with pytest.raises(InvalidInput, match=r"a:x{255} is not a key"):
+        sites({"sites": {"a": {**MAIN, "x" * 300: 1}}})
 
 
 def test_a_target_that_is_none():
@@ -53,6 +67,7 @@ def test_a_target_that_is_none():
 
 
 SIZES = [("25%", 3, 1), ("25%", 100, 25), ("25%", 101, 26), ("100%", 7, 7), ("1%", 7, 1), (2, 7, 2), ("3", 7, 3)]
+SIZES += [(100, 7, 100), (999999, 7, 999999)]
 
 
 @pytest.mark.parametrize(("batch", "number", "size"), SIZES)
@@ -60,7 +75,7 @@ def test_how_many_at_a_time(batch, number, size):
     assert batch_size(batch, number) == size
 
 
-@pytest.mark.parametrize("batch", [0, "0%", "", "some", None, -1, "25 %"])
+@pytest.mark.parametrize("batch", [0, "0%", "", "some", None, -1, "25 %", 10**6, pytest.param(10**5000, id="huge")])
 def test_a_batch_that_is_none(batch):
     with pytest.raises(InvalidInput, match="ispmail:rotation:batch must be"):
         batch_size(batch, 4)
@@ -71,6 +86,17 @@ def test_the_hosts_of_a_site():
     grains = {"mx1": {"ipv4": ["192.0.2.1", "127.0.0.1"], "ipv6": [], "fqdn": "mx1.example.org", "host": ""}, "mx2": {}}
     assert hosts(grains, ["203.0.113.1"]) == ["127.0.0.1", "192.0.2.1", "203.0.113.1", "mx1", "mx1.example.org", "mx2"]
     assert hosts({"mx1": None}, []) == ["mx1"]
+
+
+def test_each_grain_that_names_a_server_is_read():
+    """By one that is left out a database may list the server's connections: they would be a stranger's."""
+    grains = {"ipv4": ["192.0.2.1"], "ipv6": ["2001:db8::1"], "fqdn": "a.example.org", "host": "a", "fqdns": ["b.c"]}
+    assert hosts({"mx1": grains}, []) == ["192.0.2.1", "2001:db8::1", "a", "a.example.org", "b.c", "mx1"]
+
+
+def test_a_server_chooses_its_grains_within_limits():
+    grains = {"mx1": {"ipv4": [f"a{number}" for number in range(200)], "host": "x" * 255, "fqdn": "x" * 256}}
+    assert len(hosts(grains, [])) == 1 + 100 + 1 and "x" * 255 in hosts(grains, [])
 
 
 @pytest.mark.parametrize(
