@@ -240,7 +240,7 @@ def test_the_statements_of_grants(lines, statements):
 
 
 def test_usage_is_not_revoked():
-    """A server lists it for an account that may only grant, and refuses to revoke it together with others."""
+    """It is no privilege, but information_schema lists it for a database on which an account may only grant."""
     statements = regrant("GRANT ALL PRIVILEGES ON `m`.* TO `u`@`h`", every=("SELECT", "USAGE", "INSERT"))
     assert statements == ["REVOKE INSERT ON `m`.* FROM u@h"]
 
