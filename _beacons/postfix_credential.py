@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("f3543cc6998b")
+ispmail_stamp.require("83ae3c8e85c1")
 
 import contextlib
 import json

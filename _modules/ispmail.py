@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("f3543cc6998b")
+ispmail_stamp.require("83ae3c8e85c1")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("f3543cc6998b")
+ispmail_stamp.require("83ae3c8e85c1")
 
 import ispmail_apply
 import ispmail_consumers

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "f3543cc6998b"
+STAMP = "83ae3c8e85c1"
 
 
 def require(stamp: str) -> None:
