@@ -368,7 +368,7 @@ class Driver:
             warm: Whether the code may be replaced where the tests are imported already.
         """
         ended: dict[int, int] = {}
-        tests = {mutant.number: self._coverage.of(self.source.file, mutant.extent, self._most) for mutant in mutants}
+        tests = {mutant.number: self._tests(mutant) for mutant in mutants}
         at_import = self._coverage.at_import.get(self.source.file, set())
         quick = [
             mutant
@@ -385,6 +385,13 @@ class Driver:
                 ended[mutant.number] = self._cold(mutant, tests[mutant.number])
         alive = [mutant for mutant in mutants if ended[mutant.number] == ALIVE]
         return Result([mutant for mutant in mutants if ended[mutant.number] != ALIVE], alive)
+
+    def _tests(self, mutant: Mutant) -> list[Test]:
+        found = self._coverage.of(self.source.file, mutant.extent, self._most)
+        if found or not mutant.outermost:
+            return found
+        # What runs in a process that the code forks was not seen: then all that execute its function.
+        return self._coverage.of(self.source.file, self.source.extent(mutant.outermost), self._most)
 
     def _warm(self, mutants: list[Mutant], tests: dict[int, list[Test]]) -> dict[int, int]:
         """Import the tests in a child, which forks once for each mutant."""

@@ -97,6 +97,13 @@ class Source:
             self.mutants.append(one)
             self._edits.append(edit)
 
+    def extent(self, outermost: tuple[str, int]) -> tuple[int, int]:
+        """The lines of a function, by its name and its first line."""
+        for node in ast.walk(self._tree):
+            if isinstance(node, _FUNCTIONS) and (node.name, _first_line(node)) == outermost:
+                return outermost[1], node.end_lineno or outermost[1]
+        raise ValueError(f"no function {outermost[0]} begins in line {outermost[1]}")
+
     def code(self, mutant: Mutant | None, path: str) -> CodeType:
         """The compiled module with this fault in it.
 
@@ -119,6 +126,10 @@ class Source:
             yield
         finally:
             setattr(edit.holder, edit.field, before)
+
+
+def _first_line(node: ast.stmt) -> int:
+    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
 
 
 def _short(node: ast.AST) -> str:
@@ -168,7 +179,7 @@ class _Walk:
                 continue
             if isinstance(statement, ast.Expr) and _is_log(statement.value):
                 continue
-            first = min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", []))])
+            first = _first_line(statement)
             inner = getattr(statement, "body", None)
             last = max(first, inner[0].lineno - 1) if inner else statement.end_lineno or first
             self._extent = (first, last)
@@ -216,8 +227,7 @@ class _Walk:
             self._expression(part)
         outer = self._outermost
         if outer is None:
-            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-            self._outermost = (node.name, first)
+            self._outermost = (node.name, _first_line(node))
         self._body(node, "body")
         self._outermost = outer
         self._names.pop()

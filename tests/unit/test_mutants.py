@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOY = '''"""A toy."""
 
 import functools
+import os
 
 LIMIT = 3
 
@@ -38,8 +39,15 @@ def waits(number):
     while number > 0:
         number -= 1
     return number
+
+
+def forks(number):
+    child = os.fork()
+    if not child:
+        os._exit(number + 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 '''
-TESTS = """from ispmail_toy import half, is_many, waits
+TESTS = """from ispmail_toy import forks, half, is_many, waits
 
 def test_many():
     assert is_many(4) and not is_many(2)
@@ -49,6 +57,9 @@ def test_half():
 
 def test_waits():
     assert waits(3) == 0
+
+def test_forks():
+    assert forks(3) == 4
 """
 LISTED = (
     "_utils/ispmail_toy.py | untested | return number + 1 | number + 1 → Sub | because nobody calls it",
@@ -93,7 +104,7 @@ def test_it_tells_what_the_tests_do_not_see(toy):
         "untested | return number + 1 | return number + 1 → None",
         "untested | return number + 1 | 1 → 2",
     }
-    # One is listed. A loop that never ends is dead, and so is one that a cache could hide.
+    # One is listed. A loop that never ends is dead, and so is one that a cache could hide, or that is in a child.
     row = re.search(r"^\| _utils/ispmail_toy.py \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", printed, re.MULTILINE)
     count, killed, known, left = map(int, row.groups())
     assert (known, left) == (1, 4) and count == killed + known + left and killed >= 9
