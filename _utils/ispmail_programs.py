@@ -14,7 +14,6 @@ _PROGRAMS: dict[str, tuple[str, ...]] = {
     "relay_domains": (_REWRITE, _SMTPD),
     "virtual_alias_domains": (_REWRITE, _SMTPD),
     "virtual_mailbox_domains": (_REWRITE, _SMTPD),
-    "transport_maps": (_REWRITE,),
     "relocated_maps": (_REWRITE, _SMTPD),
     "mynetworks": (_SMTPD,),
     "local_recipient_maps": (_SMTPD,),

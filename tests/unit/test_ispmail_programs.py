@@ -44,3 +44,29 @@ def test_programs_of(parameter, programs):
 def test_table_fault(parameter, is_own, reason):
     fault = ispmail_programs.table_fault(parameter, "maps:x:parameter", is_own)
     assert (fault is None) if reason is None else (reason in str(fault) and fault.fix)
+
+
+# What the manual page of each program lists, turned round: a table is asked as each of its readers before it goes live.
+READERS = {
+    "trivial-rewrite": "mydestination relay_domains virtual_alias_domains virtual_mailbox_domains transport_maps "
+    "relocated_maps address_verify_transport_maps",
+    "smtpd": "mydestination relay_domains virtual_alias_domains virtual_mailbox_domains relocated_maps mynetworks "
+    "local_recipient_maps relay_recipient_maps rbl_reply_maps virtual_alias_maps virtual_maps canonical_maps "
+    "recipient_canonical_maps sender_canonical_maps virtual_mailbox_maps alias_maps permit_mx_backup_networks",
+    "cleanup": "virtual_alias_maps virtual_maps canonical_maps recipient_canonical_maps sender_canonical_maps "
+    "sender_bcc_maps recipient_bcc_maps masquerade_exceptions",
+    "local": "mydestination alias_maps fallback_transport_maps mailbox_command_maps propagate_unmatched_extensions "
+    "forward_path",
+    "virtual": "virtual_mailbox_maps virtual_uid_maps virtual_gid_maps",
+    "flush": "fast_flush_domains",
+    "proxymap": "proxy_read_maps",
+    "lmtp": "lmtp_sasl_password_maps",
+    "postscreen": "postscreen_access_list",
+    "tlsproxy": "tlsproxy_client_policy_maps",
+}
+
+
+@pytest.mark.parametrize("parameter", sorted({name for names in READERS.values() for name in names.split()}))
+def test_all_programs_that_open_a_table_are_its_readers(parameter):
+    readers = {program for program, names in READERS.items() if parameter in names.split()}
+    assert set(ispmail_programs.programs_of(parameter)) == readers
