@@ -1,6 +1,7 @@
 """The search of files: what it leaves out and tells of, and that one look says whether a spelling may follow."""
 
 import os
+import time
 
 import pytest
 from hypothesis import given
@@ -108,3 +109,134 @@ def test_files_of_root_come_first(tmp_path, jobs):
     theirs = [jobs(f"a{number}", b"one-Secret1") for number in range(60)]
     mine = jobs("root", b"one-Secret1", uid=0)
     assert searched(tmp_path).found == (mine, *sorted(theirs))
+
+
+def test_where_is_searched():
+    """As docs/rotation.md says."""
+    assert set(ispmail_search.TREES) == {
+        *("/etc", "/usr/local/bin", "/usr/local/sbin", "/usr/local/etc", "/var/spool/cron")
+    }
+    assert ispmail_search.JOBS == ("/var/spool/cron",)
+
+
+MOST = 16 * 2**20
+SECRET = "one-Secret1"
+
+
+def sized(path, size, end=b""):
+    """A file of so many bytes, which takes no place on the disk."""
+    with open(path, "wb") as stream:
+        stream.truncate(size - len(end))
+        stream.seek(0, os.SEEK_END)
+        stream.write(end)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "said"),
+    [
+        ("_SECONDS", -1, "-1 s, 50,000 files or 512 MiB"),
+        ("_FILES", 2, "20 s, 2 files or 512 MiB"),
+        ("_ALL_BYTES", 2 * 2**20, "20 s, 50,000 files or 2 MiB"),
+    ],
+)
+def test_the_limits_of_a_search(tmp_path, monkeypatch, limit, value, said):
+    """What reaches a limit is searched, and what comes after it is not."""
+    for name in "ab":
+        sized(tmp_path / name, 2**20, SECRET.encode())
+    monkeypatch.setattr(ispmail_search, limit, value)
+    found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+    if limit != "_SECONDS":
+        assert (len(found.found), found.unsearched) == (2, {})
+        sized(tmp_path / "c", 2**20, SECRET.encode())
+        found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+        if limit == "_ALL_BYTES":
+            assert (len(found.found), found.unsearched) == (3, {})
+            sized(tmp_path / "d", 1)
+            found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+    text = f"{tmp_path} and what comes after it was not searched: more than {said}"
+    assert found.unsearched == {str(tmp_path): text}
+
+
+def test_a_large_file_is_searched_to_its_end_and_a_larger_one_is_told(tmp_path):
+    whole = sized(tmp_path / "a", MOST, SECRET.encode())
+    larger = sized(tmp_path / "b", MOST + 1, SECRET.encode())
+    found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+    assert (found.found, found.notes) == ((whole,), ())
+    assert found.unsearched == {larger: f"{larger} is larger than 16 MiB"}
+
+
+def test_what_is_compressed_or_compiled_is_a_note(tmp_path):
+    names = [f"a.{suffix}" for suffix in ("bz2", "gz", "xz", "zip", "zst")]
+    for name in names[:3]:
+        (tmp_path / name).write_text(SECRET)
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF" + SECRET.encode())
+    os.truncate(program, MOST + 1)
+    shown = ", ".join(str(tmp_path / name) for name in names[:3])
+    for more in ("", " and 1 more", " and 2 more"):
+        if more:
+            (tmp_path / names[2 + int(more.split()[1])]).write_text(SECRET)
+        found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+        assert (found.found, found.unsearched) == ((), {})
+        assert found.notes == (
+            f"{len(os.listdir(tmp_path)) - 1} compressed files cannot be searched: {shown}{more}",
+            f"1 compiled program cannot be searched: {program}",
+        )
+
+
+def test_links_and_folders_that_have_gone_are_no_faults(tmp_path):
+    (tmp_path / "file").write_text(SECRET)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "link").symlink_to(tmp_path / "file")
+    trees = [str(tmp_path / "tree"), str(tmp_path / "file")]
+    assert ispmail_search.search([SECRET], [], trees) == ((), {}, ())
+
+
+def test_a_part_of_a_password_is_no_password(tmp_path):
+    (tmp_path / "file").write_text("Secret1")
+    assert ispmail_search.search([SECRET], [], [str(tmp_path)]).found == ()
+    assert ispmail_search._core(SECRET) == ispmail_search._core("Secret1-two") == b"Secret1"
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    """Its path is longer than the kernel takes."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(45):
+        os.mkdir("x" * 100)
+        os.chdir("x" * 100)
+    ((path, said),) = ispmail_search.search([SECRET], [], [str(tmp_path)]).unsearched.items()
+    assert len(path) > 4095 and said == f"{path} cannot be read: File name too long"
+
+
+def test_a_file_that_has_become_something_else_is_not_read(tmp_path):
+    """Since its folder was read: gone, a FIFO that nobody writes to, a link, a device without an end."""
+    (tmp_path / "file").write_text(SECRET)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "fifo")
+    state = ispmail_search._State(time.monotonic() + 60)
+    for path in ("/dev/zero", tmp_path / "gone", tmp_path / "fifo"):
+        ispmail_search._look(str(path), [(b"Secret1", (SECRET.encode(),))], state)
+    assert (state.found, state.unsearched) == ([], {})
+    ispmail_search._look(str(tmp_path / "link"), [(b"Secret1", (SECRET.encode(),))], state)
+    assert state.found == [] and "cannot be read" in state.unsearched[str(tmp_path / "link")]
+
+
+def test_jobs_of_users_have_limits_of_their_own(tmp_path, jobs):
+    """As docs/rotation.md says: 2,000 files and 64 MiB together."""
+    for number in range(2000):
+        jobs(f"a{number:04}", b"")
+    assert searched(tmp_path).notes == ()
+    last = jobs("b", b"")
+    assert searched(tmp_path).notes == (f"1 job of users too large, or too many: {last}",)
+
+
+def test_jobs_of_users_may_have_64_mib_together(tmp_path, jobs):
+    for name in "abcd":
+        sized(jobs(name, b""), MOST)
+    found = jobs("e", SECRET.encode())
+    left = jobs("f", SECRET.encode())
+    assert (searched(tmp_path).found, searched(tmp_path).notes) == (
+        (found,),
+        (f"1 job of users too large, or too many: {left}",),
+    )
