@@ -234,7 +234,7 @@ def state(
         act: An execution function: returns a dict with ``changes`` and perhaps ``warnings`` (a list of sentences).
         describe: Says in a sentence what was done, or would be, from what `act` returned.
     """
-    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": ""}
+    ret: dict[str, Any] = {"name": name, "changes": {}}
     try:
         done = act()
     except (CommandExecutionError, SaltInvocationError) as err:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import salt.config
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import ispmail_salt
@@ -72,7 +73,8 @@ def test_a_failure_is_in_the_comment_and_nothing_has_changed(error):
 
 
 def test_a_state_that_only_looks():
-    assert ispmail_salt.check_state("x", "fine", lambda: None)["comment"] == "fine"
+    right = {"name": "x", "changes": {}, "result": True, "comment": "fine"}
+    assert ispmail_salt.check_state("x", "fine", lambda: None) == right
     assert ispmail_salt.check_state("x", "fine", lambda: "not fine") == {
         "name": "x",
         "changes": {},
@@ -120,6 +122,8 @@ def test_sdb_is_looked_up_and_its_errors_tell_no_secret(monkeypatch):
     "found, reason",
     [
         ("SECRET\n", "ends with a newline in sdb: store it as a text of one line"),
+        ("SECRET\r", "ends with a newline in sdb"),
+        (8101.5, "is no text in sdb, but a number: store it"),
         (8101, "is no text in sdb, but a number: store it"),
         (True, "is no text in sdb, but true or false"),
         ({"SECRET": "SECRET"}, "is no text in sdb, but a mapping"),
@@ -185,7 +189,7 @@ def test_two_owners_of_one_option_file_are_refused(pillar, fault, tmp_path):
     (tmp_path / "link").symlink_to("folder")
     text = json.dumps(pillar).replace("LINK", f"{tmp_path}/link").replace("FOLDER", f"{tmp_path}/folder")
     pillar = json.loads(text)
-    with pytest.raises(PillarFault, match=fault):
+    with pytest.raises(PillarFault, match=f"- ispmail:{fault}"):
         ispmail_salt.wanted(pillar, {}, "ispmail")
     assert ispmail_salt.instance(pillar, "ispmail").wanted
 
@@ -198,3 +202,113 @@ def test_what_is_wrong_with_another_instances_consumers_is_told_there():
     assert ispmail_salt.wanted(pillar, {}, "ispmail")[1].with_option_file
     with pytest.raises(PillarFault, match="out:consumers:dovecot:mode"):
         ispmail_salt.wanted(pillar, {}, "out")
+
+
+NAMES = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps", "relay_domains")
+
+
+@pytest.mark.parametrize(("key", "other"), [("ispmail", "out"), ("out", "ispmail")])
+def test_two_instances_of_one_directory_are_refused(key, other, tmp_path):
+    """Each apply would undo what the other one wrote."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    pillar = {
+        "ispmail": mail(instances=["out"], postfix={"config_directory": str(tmp_path)}, maps={"relay_domains": {}}),
+        "out": mail(postfix={"config_directory": f"{tmp_path}/link"}, maps={"relay_domains": {}}),
+    }
+    with pytest.raises(PillarFault) as caught:
+        ispmail_salt.instance(pillar, key)
+    assert str(caught.value).splitlines() == [
+        "Pillar has errors, nothing was changed:",
+        f"- {key}:postfix:config_directory is the one of {other} too: each instance needs its own",
+        *(f"- {key}:maps:{name}:file is the file of {other}:{name} too: each map needs its own" for name in NAMES),
+    ]
+    pillar["out"]["postfix"] = OUT
+    assert list(ispmail_salt.instances(pillar, "ispmail")) == ["ispmail", "out"]
+
+
+@pytest.mark.parametrize("pillar", [{"mail": mail()}, {"ispmail": mail(), "mail": mail()}])
+def test_keys_that_do_not_name_each_other_are_of_different_servers(pillar):
+    assert list(ispmail_salt.instances(pillar, "mail")) == ["mail"]
+    assert all(ispmail_salt.wanted(pillar, {}, key)[0].maps for key in pillar)
+
+
+@pytest.mark.parametrize("section", ["a text", 5, ["x"]])
+@pytest.mark.parametrize("read", [ispmail_salt.wanted, ispmail_salt.database])
+def test_a_section_that_is_no_mapping_is_a_fault(section, read):
+    with pytest.raises(PillarFault, match=r"^Pillar has errors, nothing was changed:\n- ispmail: must be a mapping"):
+        read({"ispmail": section}, {}, "ispmail")
+
+
+NO_KEY = "sdb://none/of_the_admin"
+
+
+def test_a_mail_server_needs_no_key_to_the_admins_login():
+    """What it cannot look up is a fault where it is needed, and only there. A wrong kind is one everywhere."""
+    pillar = {"ispmail": mail(server={"password": NO_KEY})}
+    assert ispmail_salt.complete(pillar, {}, "ispmail").maps
+    assert ispmail_salt.scope(pillar, OPTS, "ispmail", as_admin=False).database.password == "x"
+    for read in (ispmail_salt.database, ispmail_salt.scope):
+        with pytest.raises(PillarFault, match="ispmail:server:password could not be read from sdb"):
+            read(pillar, OPTS, "ispmail")
+    with pytest.raises(PillarFault) as caught:
+        ispmail_salt.wanted({"ispmail": mail(server=5, answers=5)}, {}, "ispmail")
+    assert {fault.key for fault in caught.value.faults} == {"server", "answers"}
+
+
+OPTS = {"cachedir": "/c", "conf_file": "/etc/salt/minion", "pillar_roots": {"base": ["/p"], "dev": ["/d", "/e"]}}
+
+
+def test_the_database_servers_side():
+    """Whatever else is wrong with pillar; whether the password is needed is the caller's to say."""
+    pillar = {"ispmail": {"database": {"user": "u"}, "server": {"known_accounts": ["k"]}, "maps": {"a": {"x": NO_KEY}}}}
+    found = ispmail_salt.database(pillar, {}, "ispmail")
+    assert (found.user, found.password, found.known_accounts) == ("u", None, ("k",))
+    with pytest.raises(PillarFault, match="ispmail:database:password is missing or empty"):
+        ispmail_salt.database(pillar, {}, "ispmail", password_needed=True)
+    assert ispmail_salt.account(pillar, {}, "ispmail") == "u"
+
+
+@pytest.mark.parametrize("found", [None, "u\n", 5, RuntimeError("SECRET"), "u"])
+def test_a_user_that_cannot_be_looked_up_is_nobody(monkeypatch, found):
+    def get(*_):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", get)
+    pillar = {"ispmail": {"database": {"user": "sdb://a/user"}}}
+    assert ispmail_salt.account(pillar, {}, "ispmail") == ("u" if found == "u" else "")
+
+
+@pytest.mark.parametrize(("as_admin", "known"), [({}, ("k",)), ({"as_admin": True}, ("k",)), ({"as_admin": False}, ())])
+def test_the_account_and_all_that_may_use_it(as_admin, known):
+    pillar = {
+        "ispmail": {
+            **mail(instances=["out"], server={"known_accounts": ["k"]}, consumers={"a": {"ignore": True}}),
+            "database": {"user": "u"},
+        },
+        "out": mail(postfix=OUT, consumers={"b": {"option_file": "/b"}}),
+    }
+    found = ispmail_salt.scope(pillar, OPTS, "ispmail", **as_admin)
+    assert list(found.instances) == ["ispmail", "out"]
+    assert (found.account, found.database.password, found.database.known_accounts) == ("u", None, known)
+    assert [each.name for each in found.each_consumer] == ["a", "b"] and found.names("/b")
+    assert found.left_out == ("/c", "/etc/salt", "/p", "/d", "/e")
+    assert found.cache == "/c/ispmail"
+    without = {name: value for name, value in OPTS.items() if name != "pillar_roots"}
+    assert ispmail_salt.scope(pillar, without, "ispmail").left_out == ("/c", "/etc/salt")
+
+
+def test_sdb_itself(monkeypatch):
+    """A profile that is not there is no missing entry: the fix is another one. A list of texts is a value too."""
+    opts = {**salt.config.DEFAULT_MINION_OPTS, "environment": {"driver": "env"}}
+    monkeypatch.setenv("ISPMAIL_PASSWORD", "from-sdb")
+    section = {"database": {"password": "sdb://environment/ISPMAIL_PASSWORD", "hosts": "127.0.0.1"}}
+    assert "password = from-sdb\n" in ispmail_salt.complete({"ispmail": section}, opts, "ispmail").maps[0].text
+    section["database"]["password"] = NO_KEY
+    fault = r"ispmail:database:password could not be read from sdb \(SaltInvocationError\): check the sdb profile"
+    with pytest.raises(PillarFault, match=fault):
+        ispmail_salt.complete({"ispmail": section}, opts, "ispmail")
+    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: ["db1", "db2"])
+    section["database"] = {"password": "x", "hosts": "sdb://a/hosts"}
+    assert "hosts = db1 db2\n" in ispmail_salt.complete({"ispmail": section}, opts, "ispmail").maps[0].text
