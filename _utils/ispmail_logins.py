@@ -147,12 +147,12 @@ def probe(consumers: Consumers) -> list[str]:
     """
     refused: list[str] = []
     unanswered: list[str] = []
-    worked = 0
+    worked = False
     for host in ispmail_hosts.hosts(consumers.keys):
         try:
             with contextlib.closing(Client(host, ispmail_database.login(host, consumers.keys))) as client:
                 client.connect()
-            worked += 1
+            worked = True
         except DatabaseError as err:
             (refused if err.number in _WRONG else unanswered).append(f"the login of the consumers: {err}")
     if refused or not worked:

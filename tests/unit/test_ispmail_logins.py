@@ -1,5 +1,7 @@
 """How many logins are tried at once, and what becomes of them."""
 
+import os
+import sys
 import threading
 import time
 
@@ -7,23 +9,36 @@ import pytest
 
 import ispmail_logins
 from ispmail_client import Login
-from ispmail_errors import DatabaseError
-from ispmail_logins import LiveLogin, Tried, Watch, try_all
+from ispmail_config import Instance, Map
+from ispmail_config_consumers import Consumers, logins
+from ispmail_errors import DatabaseError, Failed
+from ispmail_logins import LiveLogin, Tried, Watch, probe, read, try_all
+from lab import wait_until
 
 START = threading.Thread.start
 
 
 @pytest.fixture
 def tried(monkeypatch):
-    """The hosts that were tried; each answers by the number that it is named for, 0 for a login that works."""
+    """The hosts that were tried; each answers by the number that it is named for, 0 for a login that works.
+
+    One that is late answers after a moment, and one that is silent never does.
+    """
     hosts = []
 
     class FakeClient:
         def __init__(self, where, login, *seconds):
             self.where = where
+            self.aborted = threading.Event()
 
         def connect(self):
             hosts.append(self.where)
+            if self.where == "silent":
+                self.aborted.wait(60)
+                raise DatabaseError("no")
+            if self.where == "late":
+                self.aborted.wait(0.3)
+                return
             self.fail_if(self.where.partition(":")[0])
 
         def ask(self, statement):
@@ -36,7 +51,8 @@ def tried(monkeypatch):
         def close(self):
             pass
 
-        abort = close
+        def abort(self):
+            self.aborted.set()
 
     monkeypatch.setattr(ispmail_logins, "Client", FakeClient)
     return hosts
@@ -96,3 +112,152 @@ def test_a_system_without_threads_is_survived(tried, monkeypatch):
     while (found := watch.take()) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert found == Tried([], [])
+
+
+def test_what_does_not_answer_is_waited_for_and_ended_all_together(tried, monkeypatch):
+    """A thread for each of them would be left, and be waited for at the end of the process."""
+    before = set(threading.enumerate())
+    daemons = []
+
+    def start(thread):
+        daemons.append(thread.daemon)
+        START(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert try_all([live("late")]) == Tried([], [live("late")])
+    monkeypatch.setattr(ispmail_logins, "_ALL", 0.1)
+    began = time.monotonic()
+    assert try_all([live("silent")._replace(changed=number) for number in range(30)]) == Tried([], [])
+    assert time.monotonic() - began < 20
+    assert wait_until(lambda: set(threading.enumerate()) <= before, 10)
+    assert daemons == [True] * 31
+
+
+def test_without_pymysql(monkeypatch):
+    """Where no login is to be tried, it is not needed. A watch goes on: it may be installed later."""
+    watch = Watch()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pymysql", None)
+        assert try_all([]) == Tried([], [])
+        with pytest.raises(DatabaseError, match="has no PyMySQL"):
+            try_all([live("0")])
+        watch.start([live("0")])
+        assert wait_until(lambda: not watching(), 5)
+        assert watch.take() is None
+    watch.start([])
+    assert wait_until(lambda: watch.take() == Tried([], []), 5)
+
+
+def watching():
+    return [thread for thread in threading.enumerate() if thread.name == Watch.THREAD]
+
+
+def test_a_watch_has_one_attempt_at_a_time(tried):
+    watch = Watch()
+    for _ in range(3):
+        watch.start([live("late")])
+        (thread,) = watching()
+        # Salt's process does not wait for it at its end, and its name is in what a debugger shows.
+        assert thread.daemon and thread.name == "ispmail-logins"
+        assert watch.take() is None
+    assert wait_until(lambda: not watching(), 10)
+    watch.start([live("0")])
+    assert watch.take() == Tried([], [live("late")]) and tried == ["late"]
+    assert watch.take() is None
+    watch.start([live("0")])
+    assert wait_until(lambda: watch.take() == Tried([], [live("0")]), 10)
+
+
+def test_a_watch_is_found_again_by_its_name(monkeypatch):
+    monkeypatch.setattr(ispmail_logins, "_watches", {})
+    assert ispmail_logins.watch("a") is ispmail_logins.watch("a") is not ispmail_logins.watch("b")
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a table file and return its map."""
+
+    def write(name, table_type="mysql", **keys):
+        path = tmp_path / f"{name}.cf"
+        path.write_text("".join(f"{key} = {value}\n" for key, value in keys.items()))
+        return Map(name, name, table_type, False, str(path))
+
+    return write
+
+
+def of(key, *maps):
+    return {key: Instance(key, "/etc/postfix", maps)}
+
+
+def test_equal_logins_of_all_instances_are_one(table):
+    """Whichever database they ask: with the password, user and host of another file a login is the same."""
+    shared = {"hosts": "db1 db2", "user": "u", "password": "p"}
+    old, new = table("a", dbname="x", **shared), table("b", dbname="y", **shared)
+    while os.stat(new.path).st_ctime_ns == os.stat(old.path).st_ctime_ns:
+        os.chmod(new.path, 0o600)
+    others = table("c", user="other", password="p"), table("d", "sqlite", dbpath="/x"), table("e", "pgsql", **shared)
+    instances = {**of("ispmail", old, others[0]), **of("out", new, *others[1:])}
+    found = read(instances, "ispmail")
+    newest = os.stat(new.path).st_ctime_ns
+    assert [login.describe() for login in found] == [
+        {"host": "db1", "user": "u", "maps": ["a", "out:b"], "changed": newest},
+        {"host": "db2", "user": "u", "maps": ["a", "out:b"], "changed": newest},
+        {"host": "localhost", "user": "other", "maps": ["c"], "changed": os.stat(others[0].path).st_ctime_ns},
+    ]
+    assert [login.login.password for login in found] == [b"p"] * 3
+
+
+def test_files_that_say_no_login_are_passed_over(table, monkeypatch):
+    """One that is not there, one whose folder is a file, and one that leaves the login to an option file."""
+    there = table("a", user="u", password="p", option_file="/etc/my.cnf")
+    gone = there.__class__("b", "b", "mysql", False, f"{there.path}.gone")
+    in_none = there.__class__("c", "c", "mysql", False, f"{there.path}/c.cf")
+    assert read(of("ispmail", there, gone, in_none), "ispmail") == []
+    # It goes after it was looked at.
+    monkeypatch.setattr(ispmail_logins, "_changed", lambda path: 1)
+    assert read(of("ispmail", gone), "ispmail") == []
+
+
+@pytest.mark.parametrize("hosts", ["db1", "sdb://where/hosts"])
+def test_the_logins_of_consumers(tmp_path, hosts):
+    """They are in the option file; the hosts are pillar's, and where this server cannot know them, none is tried."""
+    path = tmp_path / "a.cnf"
+    path.write_text("[client]\nuser = u\npassword = p\n")
+    names = {"there": {"option_file": str(path)}, "gone": {"option_file": str(tmp_path / "gone.cnf")}}
+    section = {"database": {"hosts": hosts, "user": "new", "password": "new"}, "consumers": names}
+    found = read({}, "ispmail", [logins("ispmail", section), logins("out", section)])
+    if hosts != "db1":
+        assert found == []
+        return
+    (one,) = found
+    names = ["consumer:there", "out:consumer:there"]
+    assert one.describe() == {"host": "db1", "user": "u", "maps": names, "changed": os.stat(path).st_ctime_ns}
+    assert (one.login.password, one.login.database) == (b"p", None)
+
+
+def test_refused_tells_no_password(tried, table):
+    with_secret = table("a", hosts="1045", user="u", password="SECRET")
+    (found,) = ispmail_logins.refused(of("ispmail", with_secret, table("b", hosts="0", user="u")), "ispmail")
+    assert found == {"host": "1045", "user": "u", "maps": ["a"], "changed": os.stat(with_secret.path).st_ctime_ns}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "warnings"),
+    [("0", 0), ("0 0 0", 0), ("0 2003", 1), ("2003 0 1040", 2)],
+)
+def test_a_new_login_works_where_one_host_takes_it_and_none_refuses(tried, hosts, warnings):
+    assert probe(Consumers("ispmail", (), {"hosts": hosts})) == ["the login of the consumers: no"] * warnings
+    assert tried == hosts.split()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "lines"),
+    [("2003", 1), ("2003 1040", 2), ("0 1045", 1), ("1045 0 1698 2003", 2), ("0 1044", 1), ("1049 0", 1)],
+)
+def test_a_new_login_that_is_refused_or_cannot_be_tried_does_not_go_live(tried, hosts, lines):
+    """An account that may not use its database is refused too."""
+    with pytest.raises(Failed) as caught:
+        probe(Consumers("ispmail", (), {"hosts": hosts}))
+    assert str(caught.value) == (
+        "Nothing was changed, all programs log in as before:" + lines * "\n- the login of the consumers: no"
+    )
