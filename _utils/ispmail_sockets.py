@@ -18,7 +18,7 @@ from ispmail_errors import CannotAsk, printable
 # The state of an established connection in /proc/net/tcp.
 _ESTABLISHED = "01"
 _SECONDS = 10
-# PF_EXITING of the kernel: a thread that is ending.
+# PF_EXITING of the kernel: a thread that is ending, or a zombie.
 _EXITING = 0x4
 # The first user id of a person, see adduser(8) and login.defs(5).
 _FIRST_PERSON = 1000
@@ -70,8 +70,7 @@ def tcp_connections() -> list[Connection]:
             with open(f"/proc/net/{name}", encoding="ascii") as stream:
                 found += parse_tcp(stream.read())
         except FileNotFoundError:
-            # A kernel without IPv6.
-            continue
+            pass  # a kernel without IPv6
         except OSError as err:
             raise CannotAsk(f"/proc/net/{name} cannot be read: {err.strerror}") from err
     return found
@@ -80,7 +79,7 @@ def tcp_connections() -> list[Connection]:
 def parse_tcp(text: str) -> list[Connection]:
     """Read what /proc/net/tcp or tcp6 holds: the established connections."""
     found = []
-    for line in text.splitlines()[1:]:
+    for line in text.splitlines():
         fields = line.split()
         if len(fields) > 9 and fields[3] == _ESTABLISHED:
             address, port = fields[1].split(":")
@@ -140,11 +139,9 @@ def read_process(pid: int) -> Process | None:
     except OSError:
         return None
     thread = _living_thread(pid)
-    if uid is None or thread is None:
-        return None
-    executable = _link(f"{thread}/exe")
-    if not executable and _living_thread(pid) is None:
-        # It was no program that cannot be read: the process has ended meanwhile.
+    executable = _link(f"{thread}/exe") if thread else ""
+    # Without it, is it a program that cannot be read, or has the process ended meanwhile?
+    if uid is None or (not executable and _living_thread(pid) is None):
         return None
     fields = rest.split()
     # proc(5): ppid is field 4, starttime field 22; rest begins with field 3.
@@ -228,8 +225,6 @@ def is_service(name: str) -> bool:
 
 def addresses(host: str | None) -> tuple[str, ...]:
     """The IP addresses of a host; none for None, and where its name cannot be resolved."""
-    if host is None:
-        return ()
     with contextlib.suppress(OSError, UnicodeError):
         return tuple(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, None)))
     return ()
@@ -260,11 +255,11 @@ def _living_thread(pid: int) -> str | None:
     Where its first thread has ended, only those of the others tell its program and its open files.
     """
     with contextlib.suppress(OSError):
-        for thread in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
+        for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/stat", "rb") as stream:
-                # proc(5): state is field 3, flags field 9.
-                fields = stream.read().rpartition(b")")[2].split()
-                if fields[0] not in (b"Z", b"X") and not int(fields[6]) & _EXITING:
+                # proc(5): flags is field 9; what follows the name begins with field 3.
+                flags = int(stream.read().rpartition(b")")[2].split()[6])
+                if not flags & _EXITING:
                     return f"/proc/{pid}/task/{thread}"
     return None
 

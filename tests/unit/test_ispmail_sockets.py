@@ -1,9 +1,13 @@
 """Who owns a connection: what /proc and ss print, and this very process."""
 
+import errno
+import locale
 import os
 import socket
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -76,7 +80,7 @@ def process(pid, parent, executable="/usr/bin/python3", name="python3", uid=0):
 
 def test_jobs_of_the_same_minion_are_own():
     own = {4: process(4, 3), 3: process(3, 2)}
-    assert ispmail_sockets.is_own(process(4, 3), own)
+    assert ispmail_sockets.is_own(process(4, 3), own) and ispmail_sockets.is_own(process(3, 2), own)
     assert ispmail_sockets.is_own(process(5, 3), own)
     assert not ispmail_sockets.is_own(process(5, 3, "/usr/bin/mariadb"), own)
     assert not ispmail_sockets.is_own(process(5, 1), own)
@@ -115,6 +119,7 @@ def test_children_of_a_postfix(monkeypatch, executable, parent, uid, yes):
     [
         ("/usr/sbin/postmap", 0, True),
         ("/usr/sbin/postmap", 105, True),
+        ("/usr/sbin/postmap (deleted)", 0, True),
         ("/usr/sbin/postmap", 1000, False),
         ("/home/u/postmap", 0, False),
         ("/usr/sbin/postalias-like", 0, False),
@@ -209,3 +214,169 @@ def test_a_process_that_has_ended_and_is_still_listed_is_none():
     with subprocess.Popen(["true"]) as zombie:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
         assert ispmail_sockets.read_process(zombie.pid) is None
+
+
+def test_a_process_of_a_unit_for_people():
+    found = Process(5, "report", 1, "/opt/report", 1e9, "report.service", 0)
+    since = datetime.fromtimestamp(10**9)
+    assert found.describe() == f"report (pid 5, report.service, since {since})"
+    assert found._replace(unit="").describe() == f"report (pid 5, since {since})"
+
+
+def test_a_line_that_is_cut_short_is_passed_over():
+    line = TCP.splitlines()[2].split()
+    assert ispmail_sockets.parse_tcp(" ".join(line[:10])) == ispmail_sockets.parse_tcp(TCP)
+    assert ispmail_sockets.parse_tcp("\n".join(("", *(" ".join(line[:count]) for count in range(10))))) == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_connections_of_either_family(address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        server = socket.create_server((address, 0), family=family)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with server, socket.create_connection(server.getsockname()[:2]) as client:
+        inode = os.fstat(client.fileno()).st_ino
+        (found,) = [one for one in ispmail_sockets.tcp_connections() if one.inode == inode]
+        ends = (*client.getsockname()[:2], *server.getsockname()[:2])
+        assert found == (*ends, inode)
+        assert ispmail_sockets.is_here(address)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Open another file, or raise an error, for each path that ends so."""
+
+    def set_up(end, target):
+        real = open
+
+        def open_other(path, *args, **options):
+            if not str(path).endswith(end):
+                return real(path, *args, **options)
+            if isinstance(target, Exception):
+                raise target
+            return real(target, *args, **options)
+
+        monkeypatch.setattr("builtins.open", open_other)
+
+    return set_up
+
+
+def test_a_kernel_without_ipv6(opened, tmp_path):
+    (tmp_path / "tcp").write_text(TCP)
+    opened("/net/tcp", tmp_path / "tcp")
+    opened("/net/tcp6", FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    assert ispmail_sockets.tcp_connections() == ispmail_sockets.parse_tcp(TCP) != []
+
+
+def test_connections_that_cannot_be_read_are_an_error(opened):
+    """Not an empty list: nobody would hold the password."""
+    opened("/net/tcp6", PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(CannotAsk) as caught:
+        ispmail_sockets.tcp_connections()
+    assert str(caught.value) == "/proc/net/tcp6 cannot be read: Permission denied"
+
+
+def test_the_clients_of_a_real_unix_socket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind("a.sock")
+        server.listen()
+        client.connect("a.sock")
+        with server.accept()[0]:
+            assert ispmail_sockets.unix_clients("a.sock") == [os.fstat(client.fileno()).st_ino]
+        assert ispmail_sockets.unix_clients("/run/none") == []
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(0o755, "TimeoutExpired"), (0o644, "PermissionError")])
+def test_an_ss_that_hangs_or_cannot_be_run(monkeypatch, tmp_path, mode, reason):
+    (tmp_path / "ss").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    (tmp_path / "ss").chmod(mode)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(ispmail_sockets, "_SECONDS", 0.2)
+    with pytest.raises(CannotAsk) as caught:
+        ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
+    assert str(caught.value) == f"ss cannot tell who uses a unix socket: {reason}"
+
+
+@pytest.fixture
+def zombie():
+    """The pid of a child that has ended and is still listed."""
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        yield child.pid
+
+
+def test_who_has_ended_holds_nothing(zombie, monkeypatch, tmp_path):
+    """Whatever stands in the folder that Salt runs in."""
+    (tmp_path / "None" / "fd").mkdir(parents=True)
+    (tmp_path / "None" / "fd" / "0").symlink_to("socket:[1]")
+    (tmp_path / "None" / "exe").symlink_to("/bin/true")
+    monkeypatch.chdir(tmp_path)
+    assert ispmail_sockets.read_process(zombie) is None
+    assert ispmail_sockets._descriptors(zombie) == []
+    assert ispmail_sockets.owners([1]) == {}
+
+
+def test_who_ends_while_it_is_looked_at_holds_nothing(monkeypatch):
+    with socket.socket() as ours, monkeypatch.context() as patch:
+        inode = os.fstat(ours.fileno()).st_ino
+        assert [one.pid for one in ispmail_sockets.owners([inode])[inode]] == [os.getpid()]
+        patch.setattr(ispmail_sockets, "read_process", lambda pid: None)
+        assert ispmail_sockets.owners([inode]) == {}
+    monkeypatch.setattr(ispmail_sockets, "_living_thread", lambda pid: "/proc/none")
+    assert ispmail_sockets.owners([1]) == {}
+
+
+@pytest.mark.parametrize(("name", "shown"), [(b"a\xffb) c", "a\ufffdb) c"), ("caf\xe9".encode(), "caf\xe9")])
+def test_a_process_may_have_any_name(name, shown):
+    """Any local user chooses one: it stopped the search. How it is shown does not depend on the locale."""
+    script = f"open('/proc/self/comm', 'wb').write({name!r}); print(flush=True); input()"
+    earlier = time.time()
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        before = locale.setlocale(locale.LC_CTYPE)
+        try:
+            locale.setlocale(locale.LC_CTYPE, "C")
+            found = ispmail_sockets.read_process(child.pid)
+        finally:
+            locale.setlocale(locale.LC_CTYPE, before)
+            child.kill()
+    assert found.name == shown
+    # In ticks of the kernel, and its two clocks are not read in the same moment.
+    assert earlier - 1 < found.started < time.time() + 1
+
+
+def test_a_unit_may_have_any_name(opened, tmp_path):
+    (tmp_path / "cgroup").write_bytes("0::/user.slice/caf\xe9-".encode() + b"\xff.service\n")
+    opened("/cgroup", tmp_path / "cgroup")
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C")
+        assert ispmail_sockets.read_process(os.getpid()).unit == "caf\xe9-\ufffd.service"
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+
+
+def test_in_a_container_pid_2_is_like_any_other(monkeypatch):
+    known = {os.getpid(): process(os.getpid(), 2), 2: process(2, 1), 1: process(1, 0)}
+    monkeypatch.setattr(ispmail_sockets, "read_process", known.get)
+    assert list(ispmail_sockets.own_processes()) == [os.getpid(), 2]
+
+
+def test_an_address_is_here_whatever_its_ports_do():
+    with socket.create_server(("127.0.0.77", 1)):
+        assert ispmail_sockets.is_here("127.0.0.77")
+
+
+@pytest.mark.parametrize(("name", "known"), [("smtp", True), ("none-such", False), ("a" * 70 + ".\udcff", False)])
+def test_names_of_services(name, known):
+    assert ispmail_sockets.is_service(name) is known
+
+
+def test_an_address_with_its_interface():
+    assert ispmail_sockets.same_address("fe80::1%eth0", "fe80::1")
+    assert not ispmail_sockets.same_address("fe80::1%eth0", "fe80::2")
+    assert not ispmail_sockets.same_address("db.example.org", "db.example.org")
+    assert ispmail_sockets.is_address("fe80::1%eth0") and not ispmail_sockets.is_address("db.example.org")
