@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("83ae3c8e85c1")
+ispmail_stamp.require("00655646ec01")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("83ae3c8e85c1")
+ispmail_stamp.require("00655646ec01")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("83ae3c8e85c1")
+ispmail_stamp.require("00655646ec01")
 
 import salt.client
 import salt.utils.event

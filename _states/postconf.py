@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("83ae3c8e85c1")
+ispmail_stamp.require("00655646ec01")
 
 from ispmail_salt import state
 
