@@ -1,8 +1,15 @@
-"""What a command wrote to stderr is shown without what it quotes of a configuration file."""
+"""How a command is run, why it failed, and that nothing which it quotes of a configuration file is shown."""
+
+import inspect
+import os
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 import ispmail_command
+from ispmail_command import Done
+from ispmail_errors import CannotAsk
 
 # As Postfix 3.7 to 3.11 write them.
 SAID = [
@@ -15,7 +22,7 @@ SAID = [
     ("/a.cf: bad string length 0 < 1: dbname = SECRET", "/a.cf: bad string length 0 < 1: dbname"),
     ("/a.cf: bad numerical configuration: expansion_limit = SECRET", "bad numerical configuration: expansion_limit"),
     ("/a.cf: bad boolean configuration: tls_verify_cert = SECRET", "bad boolean configuration: tls_verify_cert"),
-    ("db_common_parse: /a.cf: Invalid query template: SELECT SECRET %q", "Invalid query template"),
+    ("db_common_parse: /a.cf: Invalid query template: SELECT SECRET %q", "/a.cf: Invalid query template"),
     ("connect to pgsql server postgresql://u:SECRET@db/m: no", "connect to pgsql server postgresql://***@db/m: no"),
     ("(using password: SECRET)", "(using password: ***"),
     ("a password: YES) SECRET", "a password: ***"),
@@ -54,3 +61,140 @@ def test_another_user_gets_nothing_of_ours(monkeypatch):
     assert (name, directory) == ("nobody", "/")
     assert {line.partition("=")[0] for line in environment} <= {"PATH", "LC_ALL", "PWD", "SHLVL", "_", "OLDPWD"}
     assert session.strip() == process
+
+
+def test_what_a_command_inherits(monkeypatch):
+    """MAIL_CONFIG would change what is asked; a plain user's PATH has no sbin."""
+    for name, value in {"MAIL_CONFIG": "/x", "LC_ALL": "de_DE.UTF-8", "EMAIL_": "y", "PATH": "/usr/bin:/bin"}.items():
+        monkeypatch.setenv(name, value)
+    done = ispmail_command.run("sh", ["-c", "env"], environment={"MAIL_VERBOSE": "1"})
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    expected = {"LC_ALL": "C", "EMAIL_": "y", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "MAIL_VERBOSE": "1"}
+    assert found.items() >= expected.items() and "MAIL_CONFIG" not in found
+
+
+def test_what_is_no_utf_8_is_passed_on_as_it_is():
+    assert ispmail_command.run("cat", [], stdin="a\udcff") == (0, "a\udcff", "")
+    assert ispmail_command.run("sh", ["-c", "printf 'b\\377' >&2; exit 3"]) == (3, "", "b\udcff")
+
+
+def test_a_command_can_write_to_a_file_of_ours():
+    ours, theirs = os.pipe()
+    with open(ours, encoding="ascii") as file:
+        ispmail_command.run("sh", ["-c", f"echo x > /dev/fd/{theirs}"], pass_fds=[theirs])
+        os.close(theirs)
+        assert file.read() == "x\n"
+
+
+def test_a_command_that_does_not_end_is_stopped():
+    assert ispmail_command.run("sleep", ["5"], timeout=0.6) == (None, "", "no end within 1 s")
+    default = inspect.signature(ispmail_command.run).parameters["timeout"].default
+    assert f"did not end within {default} seconds" in ispmail_command.output.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("doveconf", {}, "doveconf is not there: install the package dovecot-core"),
+        ("postmap", {}, "postmap is not there: install the package postfix"),
+        ("postconf", {}, "postconf cannot be run: Permission denied"),
+        ("postconf", {"user": "no such user"}, "there is no user no such user: check mail_owner in main.cf"),
+    ],
+)
+def test_why_a_command_cannot_be_run(tmp_path, name, options, reason):
+    (tmp_path / "postconf").write_text("#!/bin/sh\n")
+    with pytest.raises(CannotAsk) as caught:
+        ispmail_command.run(name, [], environment={"PATH": str(tmp_path)}, **options)
+    assert str(caught.value) == reason
+
+
+def test_a_process_that_cannot_be_started(monkeypatch):
+    def run(*_, **__):
+        raise subprocess.SubprocessError("Bad exception data from child")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(CannotAsk, match=r"^postconf cannot be run: its process could not be started$"):
+        ispmail_command.run("postconf", [])
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """A function that puts a script in the place of a command."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def write(name, text):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("postfix", "echo warning >&2; echo 'fatal: x' >&2; exit 1", "postfix status failed: fatal: x"),
+        ("postconf", "echo warning >&2; echo 'fatal: x' >&2; exit 1", "postconf failed: fatal: x"),
+        ("postmap", "echo 'password=a secret' >&2; exit 2", "postmap failed: password=***"),
+        ("postfix", "exit 3", "postfix status failed: it ended with 3, and wrote why into the mail log"),
+    ],
+)
+def test_why_a_command_failed(script, name, text, reason):
+    """The last line of stderr says it; `postfix` alone does not say what was tried."""
+    script(name, text)
+    with pytest.raises(CannotAsk) as caught:
+        ispmail_command.output(name, ["-c", "/x", "status"])
+    assert str(caught.value) == reason
+
+
+def test_what_a_command_printed(script):
+    script("postconf", "echo warning >&2; echo a = b")
+    assert ispmail_command.output("postconf", ["-n"]) == "a = b\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["-q", "x", "mysql:DIRECTORY/a.cf"], "a.cf"),
+        (["-c", "DIRECTORY", "-n"], "main.cf"),
+        (["-c", "DIRECTORY"], "main.cf"),
+        (["-c", "DIRECTORY", "-q", "x", "mysql:DIRECTORY/a.cf"], "main.cf"),
+        (["-c", "/nonexistent", "-q", "x", "mysql:DIRECTORY/a.cf"], "a.cf"),
+        # A question, or the last argument, that looks like something else.
+        (["-q", "x:a.cf"], None),
+        (["-q", "-c"], None),
+        (["-n"], None),
+    ],
+)
+def test_a_file_that_is_changed_again_and_again_is_named(tmp_path, monkeypatch, arguments, named):
+    """All programs of Postfix wait while one is written more often than every two seconds."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("main.cf", "a.cf"):
+        (tmp_path / name).touch()
+    reason = ispmail_command._why_no_end([each.replace("DIRECTORY", str(tmp_path)) for each in arguments], 10)
+    if named:
+        assert reason.startswith(f"{tmp_path / named} is changed again and again by another program, ")
+        assert f"(auditctl -w {tmp_path / named} -p wa, then ausearch -f {tmp_path / named}, tells" in reason
+    else:
+        assert reason == "no end within 10 s"
+
+
+@pytest.mark.parametrize(("age", "is_new"), [(-3, False), (-2.5, True), (2.5, True), (3, False), (3.5, False)])
+def test_how_new_a_file_is_for_which_postfix_waits(tmp_path, monkeypatch, age, is_new):
+    """Two seconds, which Postfix counts in whole ones; one dated far into the future is not being written."""
+    path = tmp_path / "a.cf"
+    path.touch()
+    os.utime(path, (1000, 1000))
+    monkeypatch.setattr(ispmail_command, "time", SimpleNamespace(time=lambda: 1000 + age))
+    assert ispmail_command._why_no_end([f"mysql:{path}"], 10).startswith(str(path)) is is_new
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("", []), ("\n", [""]), ("a", ["a"]), ("a\n\nb\n", ["a", "", "b"]), ("a\u2028b\n", ["a\u2028b"])],
+)
+def test_the_lines_of_an_output(text, lines):
+    assert ispmail_command.lines(text) == lines
+
+
+def test_what_was_printed_is_not_in_a_traceback():
+    assert repr(Done(1, "SECRET", "SECRET")) == "Done(returncode=1)"

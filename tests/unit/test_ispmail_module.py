@@ -1,8 +1,14 @@
 """The execution module `ispmail`: a failed apply is always reported, once as long as it fails in the same way."""
 
-import pytest
-from salt.exceptions import CommandExecutionError
+import fcntl
+import importlib
+import locale
+import logging
 
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import ispmail_stamp
 from _modules import ispmail
 
 FULL = OSError(28, "No space left on device", "/var/cache/a secret")
@@ -47,6 +53,9 @@ def fails(error):
             "It could not be applied: state.apply ispmail ended with OSError (No space left on device)",
         ),
         (fails(CommandExecutionError("no")), list, "It could not be applied: no"),
+        (fails(SaltInvocationError("no such SLS")), list, "It could not be applied: no such SLS"),
+        (states(True), fails(SaltInvocationError("pillar has errors")), "pillar has errors"),
+        (lambda sls, queue: ["Rendering failed", "line 3"], list, "Rendering failed\nline 3"),
         (states(True), fails(KeyError("a secret")), "It could not be applied: state.apply ispmail ended with KeyError"),
     ],
 )
@@ -56,7 +65,9 @@ def test_each_failure_is_an_event(minion, apply, probe, comment):
     for _ in range(2):
         assert acts(apply, probe) == {"applied": True, "result": False, "comment": comment}
         assert events == [("ispmail/apply/failed", {"sls": "ispmail", "comment": comment})]
+        assert ispmail.__context__.pop("retcode") == 2
     assert acts(states(True)) == {"applied": True, "result": True, "comment": ""}
+    assert ispmail.__context__ == {}
     assert acts(apply, probe)["result"] is False and len(events) == 2
 
 
@@ -73,3 +84,61 @@ def test_a_report_that_cannot_be_remembered_is_sent(minion, tmp_path):
     (tmp_path / "ispmail" / "failed").mkdir(parents=True)
     for count in (1, 2):
         assert acts(states(False, "no"))["comment"] == "no" and len(events) == count
+
+
+def test_what_was_reported_last_and_cannot_be_read_is_written_anew(minion, tmp_path, caplog):
+    """A file that a full disk has cut off within a character."""
+    events, acts = minion
+    path = tmp_path / "ispmail" / "failed"
+    with caplog.at_level(logging.WARNING, ispmail.__name__):
+        # At the first apply there is none, which is nothing to warn of.
+        acts(states(True))
+        assert caplog.messages == []
+        acts(states(False, "é"))
+        path.write_bytes(path.read_bytes()[:1])
+        assert acts(states(True))["result"] is True
+    assert len(caplog.messages) == 1 and "cannot be read, a failure may be reported twice" in caplog.messages[0]
+    assert path.read_bytes() == b"" and len(events) == 1
+
+
+def test_a_minion_without_a_locale_reports_each_text_once(minion):
+    """Where systemd starts it without LANG, files are written as ASCII by default."""
+    events, acts = minion
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C")
+        for _ in range(2):
+            assert acts(states(False, "é"))["comment"] == "é"
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert len(events) == 1
+
+
+def test_another_call_that_waits_does_it(minion, tmp_path):
+    events, acts = minion
+    (tmp_path / "ispmail").mkdir()
+    with (tmp_path / "ispmail" / "apply.waiting").open("w") as waiting:
+        fcntl.flock(waiting, fcntl.LOCK_EX)
+        done = acts(fails(AssertionError("it was applied")))
+    assert done == {"applied": False, "comment": "another apply is about to start"}
+    assert events == [] and ispmail.__context__ == {}
+
+
+@pytest.mark.parametrize(("file_client", "refreshed"), [("remote", True), ("local", False)])
+def test_pillar_is_fresh_before_the_apply(minion, file_client, refreshed):
+    """Without a master each job reads pillar anew. At most 100 state runs wait: each one is a process."""
+    _, acts = minion
+    calls = []
+    ispmail.__opts__["file_client"] = file_client
+    ispmail.__salt__["saltutil.refresh_pillar"] = lambda **options: calls.append(options)
+    acts(lambda sls, queue: calls.append((sls, queue)) or {})
+    assert calls == [*([{"wait": True}] if refreshed else []), ("ispmail", 100)]
+
+
+def test_the_version_is_that_of_the_library(monkeypatch):
+    """A minion that runs on must not go on with the library that it has imported once."""
+    assert ispmail.version() == ispmail_stamp.version()
+    asked = []
+    monkeypatch.setattr(ispmail_stamp, "require", asked.append)
+    importlib.reload(ispmail)
+    assert asked == [ispmail_stamp.STAMP]

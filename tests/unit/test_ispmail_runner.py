@@ -1,9 +1,29 @@
 """The runner's own decisions: who is who, whom a rotation goes to, what is proved, and what a dry run tells."""
 
+import contextlib
+import fcntl
+import importlib
+import inspect
+import json
+import logging
+import multiprocessing
+import os
+import re
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
 import pytest
+import salt.config
+import salt.transport
+import salt.utils.event
+import tornado.ioloop
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import ispmail_stamp
 from _runners import ispmail
+from ispmail_rotation import Progress
 
 MAIN = {"database": "db*", "mail": "mx*"}
 
@@ -16,7 +36,9 @@ def configured(monkeypatch):
         monkeypatch.setattr(ispmail, "__opts__", {"ispmail": {"sites": sites}, "conf_file": "/nowhere"}, raising=False)
         monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
         known = {"mx1": {"ipv4": ["192.0.2.1"]}, "mx2": {}}
-        monkeypatch.setattr(ispmail, "__salt__", {"cache.grains": lambda servers, tgt_type: known}, raising=False)
+        # By Salt's default, glob, a list of names matches nobody.
+        salt = {"cache.grains": lambda servers, tgt_type: known if tgt_type == "list" else {}}
+        monkeypatch.setattr(ispmail, "__salt__", salt, raising=False)
 
     return configure
 
@@ -60,6 +82,11 @@ WHO = {
         {"canary": []},
         "db",
         (["db"], [], [], ["mx1", "mx2", "mx3", "mx4"], ["no mail server answers"]),
+    ),
+    "canaries of no site": (
+        {"canary": ["mx8", "mx9"]},
+        "db mx1 mx8 mx9",
+        (["db"], ["mx8", "mx9"], [["mx1"]], ["mx2", "mx3", "mx4"], ["the canary mx8, mx9 is not one"]),
     ),
 }
 
@@ -178,10 +205,10 @@ def test_nobody_is_no_proof(configured, monkeypatch):
 def servers(configured, monkeypatch):
     """A function that gives the servers db, mx1 and mx2 some answers; returns the client that asks them."""
 
-    def answer(answers):
+    def answer(answers, **changed):
         configured({"main": MAIN})
         client = FakeClient(answers)
-        roles = {"database": ["db"], "mail": ["mx1", "mx2"], "canary": []}
+        roles = {"database": ["db"], "mail": ["mx1", "mx2"], "canary": [], **changed}
         monkeypatch.setattr(ispmail, "_matching", lambda who, role: roles[role])
         monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: client)
         return client
@@ -236,9 +263,33 @@ def test_a_dry_run_tells_what_would_be_done(servers):
         },
         "retcode": 0,
     }
+    assert ispmail.__context__ == {}
     jobs = {name: kwarg for _, name, kwarg in client.asked}
     assert jobs["postfix_database.credential_accepted"] == {"test": True}
     assert not {"state.apply", "state.sls"} & set(jobs)
+
+
+def test_a_dry_run_names_all_servers_of_a_step(servers):
+    servers({}, database=["db1", "db2"], mail=["mx1", "mx2", "mx3"])
+    assert ispmail.rotate(test=True)["main"]["would"] == [
+        "accept the new password next to the one in use: db1, db2",
+        "apply it, and wait for old processes: mx1",
+        "apply it, and wait for old processes: mx2, mx3",
+        "prove that all use it, then drop the old one: db1, db2",
+    ]
+
+
+def test_a_dry_run_has_no_step_for_no_server(servers):
+    servers({}, mail=["mx1"])
+    would = ispmail.rotate(test=True)["main"]["would"]
+    assert [line for line in would if line.startswith("apply it")] == ["apply it, and wait for old processes: mx1"]
+
+
+def test_a_dry_run_searches_no_server_where_a_rotation_cannot_start(servers):
+    """A search takes minutes on a large server."""
+    client = servers({("db", "test.ping"): False})
+    assert ispmail.rotate(test=True)["retcode"] == 1
+    assert {name for _, name, _ in client.asked} == {"test.ping", "saltutil.refresh_pillar"}
 
 
 STOPS = {
@@ -272,21 +323,33 @@ def sent(servers, monkeypatch):
     return events
 
 
-@pytest.mark.parametrize(("before", "refused"), [(7, 0), (5, 2), (9, -2)])
-def test_refused_logins_after_the_drop(sent, before, refused):
+@pytest.mark.parametrize(("before", "refused"), [(7, 0), (6, 1), (5, 2), (9, -2)])
+def test_refused_logins_after_the_drop(sent, monkeypatch, before, refused):
     """A count that has fallen is that of a server that was restarted."""
+    printed = []
+    monkeypatch.setattr(ispmail, "_print", printed.append)
     assert ispmail._report_refused(["main"], {"main": {"db": before}}) == {"main": max(refused, 0)}
     if refused > 0:
         ((tag, data),) = sent
         assert tag == "ispmail/rotation/refused"
-        assert (data["site"], data["server"], data["refused"]) == ("main", "db", 2)
-        assert data["comment"].startswith("db has refused 2 logins since the rotation began")
+        assert (data["site"], data["server"], data["refused"]) == ("main", "db", refused)
+        logins = "1 login" if refused == 1 else f"{refused} logins"
+        assert data["comment"].startswith(f"db has refused {logins} since the rotation began")
+        assert printed == [f"main: {data['comment']}"]
     else:
-        assert sent == []
+        assert sent == printed == []
 
 
-def test_nothing_is_counted_without_a_drop(sent):
+def test_a_count_that_was_not_known_before_is_not_reported(sent):
+    """The server was down when the rotation began: its old refusals would be reported as new ones."""
+    assert ispmail._report_refused(["main"], {"main": {}}) == {"main": 0}
+    assert sent == []
+
+
+def test_nothing_is_counted_without_a_drop(servers):
+    client = servers({})
     assert ispmail._report_refused([], {}) == {}
+    assert client.asked == []
 
 
 @pytest.mark.parametrize("broken", ["the cache", "Salt"])
@@ -311,16 +374,261 @@ def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, tmp_p
     assert wanted in str(caught.value) and "secret" not in str(caught.value)
 
 
-def test_an_event_that_cannot_be_read_does_not_end_the_rest(configured):
+def test_an_event_that_cannot_be_read_does_not_end_the_rest(configured, caplog):
     class Progress:
         def hear(self, tag, data, now):
             raise KeyError("x")
 
     assert ispmail._heard(Progress(), {"tag": "a", "data": {}}, 1.0) == []
-    assert ispmail._heard(Progress(), {}, 1.0) == []
+    assert len(caplog.messages) == 1
+    assert ispmail._heard(Progress(), None, 1.0) == []
+    assert len(caplog.messages) == 1
 
 
 def test_what_is_printed_is_one_line(configured, capsys):
     configured({"main": MAIN})
     ispmail._print("a\n\x1b[2Jb")
     assert capsys.readouterr().err == "a ?[2Jb\n"
+
+
+def test_nothing_is_printed_where_salt_is_told_to_be_quiet(configured, capsys):
+    configured({"main": MAIN})
+    ispmail.__opts__["quiet"] = True
+    ispmail._print("a")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["rotate", "reapply", "sites", "holders", "prove"])
+def test_the_documented_defaults_are_those_that_are_used(name):
+    function = getattr(ispmail, name)
+    documented = dict(re.findall(r"^    (\w+) : (.+)$", function.__doc__, re.MULTILINE))
+    parameters = inspect.signature(function).parameters.values()
+    assert documented == {each.name: str(each.default) for each in parameters if each.default is not each.empty}
+
+
+def test_the_runner_asks_for_the_library_of_its_own_stamp(monkeypatch):
+    """Without that a master that runs on goes on with the library that it has imported once."""
+    asked = []
+    monkeypatch.setattr(ispmail_stamp, "require", asked.append)
+    importlib.reload(ispmail)
+    assert asked == [ispmail_stamp.STAMP]
+
+
+# The configuration of a master, with keys of servers and, where it is wanted, an event bus of its own.
+
+
+def serve(path, ready):
+    """Salt's own event bus, as a master has it."""
+    loop = tornado.ioloop.IOLoop(make_current=True)
+    server = salt.transport.ipc_publish_server("master", salt.config.master_config(path))
+
+    async def start():
+        await server.publisher(server.publish_payload, io_loop=loop)
+        ready.set()
+
+    loop.add_callback(start)
+    loop.start()
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def master_directory(tmp_path_factory):
+    """A directory with the configuration of a master, and the keys of db, mx1 and mx2."""
+    root = tmp_path_factory.mktemp("master")
+    publish, pull = free_ports(2)
+    configuration = {"root_dir": str(root), "pki_dir": "/pki", "cachedir": "/cache", "sock_dir": "/run"}
+    configuration.update(ipc_mode="tcp", tcp_master_pub_port=publish, tcp_master_pull_port=pull)
+    (root / "master").write_text(json.dumps({**configuration, "ispmail": {"sites": {"main": MAIN}}}))
+    (root / "pki" / "minions").mkdir(parents=True)
+    for server in ("db", "mx1", "mx2"):
+        (root / "pki" / "minions" / server).write_text("a key")
+    return root
+
+
+@pytest.fixture(scope="module")
+def bus(master_directory):
+    """The event bus of that master, in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=serve, args=[str(master_directory / "master"), ready])
+    process.start()
+    assert ready.wait(10)
+    yield
+    process.kill()
+    process.join()
+
+
+@pytest.fixture
+def master(master_directory, monkeypatch, tmp_path):
+    """The runner as it is on a master whose servers are all well; the client, which keeps what they were asked."""
+    client = FakeClient({})
+    opts = salt.config.master_config(str(master_directory / "master"))
+    monkeypatch.setattr(ispmail, "__opts__", {**opts, "cachedir": str(tmp_path)}, raising=False)
+    monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
+    monkeypatch.setattr(ispmail, "__salt__", {}, raising=False)
+    monkeypatch.setattr(ispmail.salt.client, "get_local_client", {opts["conf_file"]: client}.__getitem__)
+    return client
+
+
+def test_who_is_a_server_of_a_site(master):
+    """One in a list counts although its key is not there: it is down, not forgotten."""
+    site = {"mail": "mx*", "database": ["db", "gone"], "tgt_type": "glob", "without": []}
+    assert ispmail._matching(site, "mail") == ["mx1", "mx2"]
+    assert ispmail._matching(site, "canary") == []
+    assert ispmail._matching({**site, "without": ["mx1"]}, "mail") == ["mx2"]
+    assert ispmail._matching({**site, "tgt_type": "list", "without": ["db"]}, "database") == ["gone"]
+
+
+def test_the_servers_of_a_rotation(master):
+    expected = {"database": ["db"], "canary": ["mx1"], "batches": [["mx2"]], "down": [], "faults": []}
+    assert ispmail.sites() == {"main": expected}
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_a_rotation_with_a_wrong_configuration(master, test):
+    """The event tells of it; a dry run has somebody who reads the error."""
+    events = []
+    ispmail.__salt__["event.send"] = lambda tag, data: events.append((tag, data))
+    ispmail.__opts__["ispmail"] = {}
+    with pytest.raises(SaltInvocationError, match="has no ispmail:sites") as caught:
+        ispmail.rotate(test=test)
+    assert events == ([] if test else [("ispmail/rotation/failed", {"comment": str(caught.value)})])
+    with pytest.raises(SaltInvocationError, match="has no ispmail:sites"):
+        ispmail.reapply()
+    assert not os.path.exists(os.path.join(ispmail.__opts__["cachedir"], "ispmail"))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [("rotate", "another rotation is about to start"), ("reapply", "another call is about to do it")],
+)
+def test_a_call_that_another_one_does(master, tmp_path, function, said):
+    (tmp_path / "ispmail").mkdir()
+    with (tmp_path / "ispmail" / f"{function}.waiting").open("w") as waiting:
+        fcntl.flock(waiting, fcntl.LOCK_EX)
+        assert getattr(ispmail, function)() == said
+    assert master.asked == []
+
+
+@pytest.mark.parametrize(("now", "waited"), [(999.0, []), (1000.0, [5.0]), (1004.5, [0.5]), (1005.5, [])])
+def test_calls_are_five_seconds_apart(monkeypatch, tmp_path, now, waited):
+    """Any minion can cause very many; a clock that was set back delays nothing."""
+    slept = []
+    path = tmp_path / "reapplied"
+    path.touch()
+    os.utime(path, (1000, 1000))
+    monkeypatch.setattr(ispmail, "time", SimpleNamespace(sleep=slept.append, time=lambda: now))
+    ispmail._wait_since_the_last(path)
+    assert slept == waited and path.stat().st_mtime > 2000
+
+
+def test_each_step_is_printed_and_sent_as_it_ends(master, bus, monkeypatch, capsys):
+    """On a bus of Salt's own; what is sent at once is heard, and what has not ended at the end does not answer."""
+    idle = threading.Event()
+    heard = ispmail._heard
+
+    def hear(progress, event, now):
+        if event is None:
+            idle.set()
+        return heard(progress, event, now)
+
+    monkeypatch.setattr(ispmail, "_heard", hear)
+    monkeypatch.setattr(ispmail, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(ispmail, "_READY_SECONDS", 60)
+    opts = ispmail.__opts__
+    with (
+        salt.utils.event.get_event("master", sock_dir=opts["sock_dir"], opts=opts, listen=True) as ear,
+        salt.utils.event.get_event("master", sock_dir=opts["sock_dir"], opts=opts, listen=False) as mouth,
+    ):
+        mouth.fire_event({}, "the connection is open")
+        # The listener is slow to connect: what is sent first must wait for it.
+        connect, sent = salt.utils.event.get_event, threading.Event()
+        slow = lambda *arguments, **options: (sent.wait(0.2), connect(*arguments, **options))[1]  # noqa: E731
+        monkeypatch.setattr(salt.utils.event, "get_event", slow)
+        with ispmail._listening(Progress("1", {"main": ["mx1", "mx2"]})):
+            begun = {"type": "runner", "name": "ispmail.holders", "kwargs": {"site": "main"}}
+            mouth.fire_event(begun, "salt/run/1/args")
+            ended = {"fun": "runner.ispmail.holders", "fun_args": [{"site": "main"}], "success": True, "return": {}}
+            mouth.fire_event(ended, "salt/run/2/ret")
+            sent.set()
+            first = ear.get_event(wait=5, tag="ispmail/rotation/step")
+            assert idle.wait(5)
+            assert [each.daemon for each in threading.enumerate() if each.name == "ispmail-rotation"] == [True]
+            begun = {"name": "Mail takes the new password in main", "args": {"arg": ["ispmail.drained"]}}
+            mouth.fire_event({**begun, "type": "state", "tgt": ["mx1", "mx2"]}, "salt/run/1/args")
+            returned = {"a_|-b_|-c_|-d": {"result": True}}
+            data = {"id": "mx1", "fun": "state.sls", "fun_args": ["ispmail.drained"], "return": returned}
+            mouth.fire_event(data, "salt/job/3/ret/mx1")
+            second = ear.get_event(wait=5, tag="ispmail/rotation/step")
+            idle.clear()
+            assert idle.wait(5)
+        assert not [each for each in threading.enumerate() if each.name == "ispmail-rotation"]
+        third = ear.get_event(wait=5, tag="ispmail/rotation/step")
+    lines = [re.sub(r"[0-9.]+ s\b", "N s", line) for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "main: Nobody holds the password unless pillar names it: ok after N s",
+        "main: Mail takes the new password: mx1 (1 of 2): ok after N s",
+        "main: Mail takes the new password: mx2 (2 of 2): failed after N s: does not answer",
+    ]
+    assert [(each["site"], each["result"], each.get("server")) for each in (first, second, third)] == [
+        ("main", True, None),
+        ("main", True, "mx1"),
+        ("main", False, "mx2"),
+    ]
+
+
+STATE = {"salt_|-The old password is dropped in main_|-x_|-state": {"result": True, "changes": {}}}
+DROPPED = {"data": {"master": STATE}}
+ROTATIONS = {
+    # What the orchestration does and returns: whether the database dropped the old password, and why it failed.
+    "succeeds": (lambda sls, orchestration_jid: DROPPED, True, []),
+    "does not start": (
+        lambda sls, orchestration_jid: {"data": {"master": [f"no {sls}", f"job of {len(orchestration_jid)} digits"]}},
+        False,
+        ["no orch.rotate", "job of 20 digits"],
+    ),
+    "does not end": (
+        lambda sls, orchestration_jid: threading.Event().wait(),
+        False,
+        ["the rotation has not ended within 0.1 s and was stopped; still at work: nobody known. The old password"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROTATIONS)
+def test_how_a_rotation_ends(master, monkeypatch, caplog, capsys, case):
+    """Without the listener, which the test above has."""
+    orchestrate, has_dropped, reasons = ROTATIONS[case]
+    events, slept = [], []
+    monkeypatch.setattr(ispmail, "_listening", contextlib.nullcontext)
+    monkeypatch.setattr(ispmail, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
+    ispmail.__salt__.update({"state.orchestrate": orchestrate, "event.send": lambda *event: events.append(event)})
+    with caplog.at_level(logging.INFO, ispmail.__name__):
+        done = ispmail.rotate(timeout=0.1 if case == "does not end" else 60)
+    assert len(done["reasons"]) == len(reasons) and all(map(str.startswith, done["reasons"], reasons))
+    assert done["retcode"] == ispmail.__context__.get("retcode", 0) == (1 if reasons else 0)
+    assert events == ([("ispmail/rotation/failed", {"comment": "\n".join(done["reasons"])})] if reasons else [])
+    level, how = ("WARNING", "failed") if reasons else ("INFO", "succeeded")
+    assert [each.levelname for each in caplog.records if each.message.startswith(f"rotation {how} in ")] == [level]
+    assert done["refused"] == ({"main": 0} if has_dropped else {})
+    assert (slept, capsys.readouterr().err) == (
+        ([30], "counting refused logins for 30 s\n") if has_dropped else ([], "")
+    )
+
+
+def test_why_a_rotation_was_stopped_names_ten_servers():
+    progress = Progress("1", {})
+    servers = [f"mx{number}" for number in range(11)]
+    progress.hear("salt/run/1/args", {"name": "a in main", "tgt": servers}, 0.0)
+    reason = ispmail._unended(progress, 60)
+    assert reason.startswith(
+        "the rotation has not ended within 60 s and was stopped; still at work: "
+        "mx0, mx1, mx2, mx3, mx4, mx5, mx6, mx7, mx8, mx9. The old password is still accepted, unless"
+    )

@@ -71,16 +71,24 @@ FAULTS = [
             "write what it makes in place of them: "
             "SELECT [select_field] FROM [table] WHERE [where_field]='%s' [additional_conditions]",
         )
-        for type_, more in (("mysql", {}), ("sqlite", {}), ("pgsql", {"additional_conditions": "TOKEN"}))
+        for type_, more in (
+            ("mysql", {"additional_conditions": "a"}),
+            ("sqlite", {}),
+            ("pgsql", {"additional_conditions": "TOKEN"}),
+        )
     ),
-    ("pgsql", {"query": None, "select_function": "TOKEN"}, {}, "query", "SELECT [select_function]('%s')"),
+    ("pgsql", {"query": None, "select_function": "TOKEN"}, {}, "query", "of them: SELECT [select_function]('%s')"),
     *(
         ("mysql", {key: "TOKEN"}, {}, key, words)
         for key, words in (
             ("port", "would ignore it: write it into hosts, as in 127.0.0.1:3307"),
-            ("socket", "write it into hosts, as in unix:/run"),
+            ("Socket", "write it into hosts, as in unix:/run"),
+            ("unix_socket", "write it into hosts, as in unix:/run"),
+            ("server", "write hosts"),
             ("Database", "write dbname"),
+            ("db", "write dbname"),
             ("username", "write user"),
+            ("pass", "write password"),
             ("passwd", "write password"),
         )
     ),
@@ -97,6 +105,10 @@ FAULTS = [
     ("pgsql", {"retry_interval": 9}, {"version": "3.8.13"}, "retry_interval", "3.9"),
     ("mysql", {"require_result_set": True}, {"version": "3.1.15"}, "require_result_set", "3.2"),
     ("mysql", {"tls_CAfile": "/TOKEN"}, {"version": "2.10.1"}, "tls_CAfile", "2.11"),
+    *(
+        (type_, {key: ""}, {}, key, "is empty, which is fatal to Postfix")
+        for type_, key in (("mysql", "charset"), ("mysql", "dbname"), ("pgsql", "encoding"), ("sqlite", "dbpath"))
+    ),
     ("mysql", {"dbname": None}, {}, "dbname", "is missing"),
     ("sqlite", {"dbpath": None}, {}, "dbpath", "is missing"),
     ("pgsql", {"query": None}, {}, "query", "is missing"),
@@ -247,7 +259,7 @@ ALLOWED = [
     ("pgsql", {"query": f"{WHERE}a #- '{{1}}' = '%s'"}, {}),
     ("mysql", {"query": f"{WHERE}a--1 AND n='%s'"}, {}),
     *(("mysql", {"result_format": value}, {}) for value in ("%s", "OK", "%%", "%u@%d:[%s]", "'", "%%s")),
-    *(("mysql", {"domain": value}, {"parameter": "virtual_alias_maps"}) for value in ("a, b", ["a", "b"])),
+    *(("mysql", {"domain": value}, {"parameter": "virtual_alias_maps"}) for value in ("a, b", ["Q~", "b"])),
     ("mysql", {"tls_cert_file": "/c", "tls_key_file": "/k"}, {}),
 ]
 
@@ -491,8 +503,9 @@ def test_the_files_of_the_guide_to_the_byte(query):
     )
 
 
-def test_an_empty_password_has_its_line():
-    assert "\npassword =\n" in ispmail_tablefile.render("mysql", table("mysql", {"password": ""}))
+@pytest.mark.parametrize(("password", "line"), [("", "password ="), ("a~Q", "password = a~Q"), ("~", "password = ~")])
+def test_only_blanks_are_taken_from_the_end_of_a_line(password, line):
+    assert f"\n{line}\n" in ispmail_tablefile.render("mysql", table("mysql", {"password": password}))
 
 
 @pytest.mark.parametrize(
@@ -536,6 +549,9 @@ SHOWN_KEYS = [
     (1, "1"),
     (True, "True"),
     ("x" * 40, "x" * 40),
+    # The greatest number that Salt's msgpack can send.
+    (2**64 - 1, "18446744073709551615"),
+    (2**64, "(a key that is not shown)"),
     *(
         (key, "(a key that is not shown)")
         for key in (
@@ -581,6 +597,7 @@ PARSED = [
     ("a = b\n\n# comment\n \n  c\nd = e\n", {"a": "b  c", "d": "e"}),
     ("a = b\n\tc = d\n", {"a": "b\tc = d"}),
     ("a = 1\na = 2\n", {"a": "2"}),
+    ("Q~ = a\n", {"Q~": "a"}),
     ("a = \t b \v\f\r\n", {"a": "b"}),
     ("a = \x85b\xa0\u2028\x1c\n", {"a": "\x85b\xa0\u2028\x1c"}),
     ("a = b\x0cc\x1dd\x85e\u2028f\n", {"a": "b\x0cc\x1dd\x85e\u2028f"}),
@@ -848,3 +865,23 @@ def test_an_encrypted_text_is_no_password(password):
     """It would be written to the file as it is, and the login fails."""
     errors = ispmail_tablefile.validate("mysql", {"password": password}).errors
     assert any(error.key == "password" and "encrypted" in error.reason for error in errors)
+
+
+def test_the_last_of_two_lines_wins_and_takes_its_place():
+    """The diff with a rendered file shows the lines in the order in which Postfix reads them."""
+    assert list(ispmail_tablefile.parse("user = a\nhosts = b\nuser = c\n").items()) == [("hosts", "b"), ("user", "c")]
+
+
+@pytest.mark.parametrize("table_type", ["mysql", "sqlite"])
+def test_only_pgsql_has_a_function_in_place_of_a_query(table_type):
+    """See mysql_table(5): that Postfix makes a query of it would be untrue."""
+    keys = {**GOOD[table_type], "query": None, "select_function": "f"}
+    errors = {error.key: str(error) for error in ispmail_tablefile.validate(table_type, keys).errors}
+    assert errors.keys() == {"select_function", "query"}
+    assert f"a {table_type} table does not open without it" in errors["query"]
+
+
+def test_a_release_is_its_first_two_numbers():
+    """Patch levels and the dates of snapshots do not decide what Postfix can read."""
+    for version, release in (("3.10.13", (3, 10)), ("3.11-20250801", (3, 11)), ("3.9", (3, 9)), ("", ())):
+        assert ispmail_tablefile.release_of(version) == release
