@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("00655646ec01")
+ispmail_stamp.require("683bdc68b9d5")
 
 import contextlib
 import json

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("00655646ec01")
+ispmail_stamp.require("683bdc68b9d5")
 
 import ispmail_compare
 import ispmail_consumers

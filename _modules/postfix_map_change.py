@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("00655646ec01")
+ispmail_stamp.require("683bdc68b9d5")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("00655646ec01")
+ispmail_stamp.require("683bdc68b9d5")
 
 import salt.client
 import salt.utils.event
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _NEEDED = ("database", "mail")
 _FAILED, _STEP, _REFUSED = "ispmail/rotation/failed", "ispmail/rotation/step", "ispmail/rotation/refused"
+_NOTHING = "the orchestration has returned nothing, so what it did is not known: see the master's log, and rotate again"
 # How often the master's bus is looked at, and how long to wait for its listener. In seconds.
 _POLL_SECONDS, _READY_SECONDS = 0.5, 5
 # How long after one call of `reapply` the next one is done.
@@ -258,8 +259,11 @@ def _orchestrate(timeout):
     orchestrate = __salt__["state.orchestrate"]
     with _listening(progress):
         done = bounded(lambda: orchestrate("orch.rotate", orchestration_jid=job), timeout)
-    # One entry, the master's own. Only the lines meanwhile are from events: any minion can forge those.
-    returned = next(iter((done.get("data") or {}).values()), None) if done else [_unended(progress, timeout)]
+    if done is None:
+        returned = [_unended(progress, timeout)]
+    else:
+        # One entry, the master's own. Only the lines meanwhile are from events: any minion can forge those.
+        returned = next(iter((done.get("data") or {}).values()), []) or [_NOTHING]
     failures = list(dict.fromkeys(reasons(returned)))
     ended = "failed" if failures else "succeeded"
     log.log(logging.WARNING if failures else logging.INFO, "rotation %s in %.1f s", ended, time.monotonic() - began)
@@ -294,7 +298,8 @@ def _listening(progress):
     def listen():
         with (
             salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True) as bus,
-            salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__) as sender,
+            # One that listened too would keep each event, which nobody takes from it.
+            salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=False) as sender,
         ):
             bus.connect_pub()
             ready.set()

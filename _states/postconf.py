@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("00655646ec01")
+ispmail_stamp.require("683bdc68b9d5")
 
 from ispmail_salt import state
 

@@ -594,6 +594,13 @@ ROTATIONS = {
         False,
         ["no orch.rotate", "job of 20 digits"],
     ),
+    "returns nothing": (lambda sls, orchestration_jid: {}, False, ["the orchestration has returned nothing"]),
+    "returns no data": (lambda sls, orchestration_jid: {"data": {}}, False, ["the orchestration has returned nothing"]),
+    "returns no state": (
+        lambda sls, orchestration_jid: {"data": {"master": {}}},
+        False,
+        ["the orchestration has returned nothing"],
+    ),
     "does not end": (
         lambda sls, orchestration_jid: threading.Event().wait(),
         False,
