@@ -46,6 +46,8 @@ MAPS = {
         "query": "SELECT email FROM virtual_users WHERE '%s' = 'new@example.org' AND email = 'john@example.org'",
     },
 }
+# It answers as the second one.
+THIRD = {**MAPS, "virtual_alias_maps": {**MAPS["virtual_alias_maps"], "expansion_limit": 100}}
 # What a change says where not all is as before.
 SAYS_AFTER = "The change is live and checked"
 SAYS_NEITHER = "It could not be put back"
@@ -77,7 +79,7 @@ SCENARIOS = (
     Scenario("remove", "first", "remove first", FIRST, NONE),
     Scenario("undo of a first set-up", "nothing", "apply first", NONE, FIRST, undone=True),
     Scenario("undo on a server in use", "first", "apply second", FIRST, SECOND, undone=True),
-    Scenario("apply after an interruption", "cut off", "apply second", FIRST, SECOND),
+    Scenario("apply after an interruption", "cut off", "apply third", FIRST, SECOND),
     Scenario("remove after an interruption", "cut off", "remove second", SECOND, NONE),
 )
 
@@ -102,7 +104,7 @@ class Site:
             "database": {"password": PASSWORD, "hosts": f"127.0.0.1:{mariadb.port}"},
             "postfix": {"config_directory": str(postfix.config_directory)},
         }
-        self._sections = {"first": section, "second": {**section, "maps": MAPS}}
+        self._sections = {"first": section, "second": {**section, "maps": MAPS}, "third": {**section, "maps": THIRD}}
         self._states: dict[str, tuple[str, Path]] = {}
         self._start: tuple[str, dict[str, tuple[int, int, int, bytes]]] = ("", {})
         self._wanted: dict[str, dict[str, tuple[int, int, int, bytes]]] = {}
