@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("683bdc68b9d5")
+ispmail_stamp.require("7552ae4f7375")
 
 import contextlib
 import json

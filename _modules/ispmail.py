@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("683bdc68b9d5")
+ispmail_stamp.require("7552ae4f7375")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

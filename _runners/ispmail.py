@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("683bdc68b9d5")
+ispmail_stamp.require("7552ae4f7375")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("683bdc68b9d5")
+ispmail_stamp.require("7552ae4f7375")
 
 from ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("683bdc68b9d5")
+ispmail_stamp.require("7552ae4f7375")
 
 from ispmail_salt import state
 

@@ -282,17 +282,20 @@ def _named_table(instance: Instance, inventory: Inventory, name: str) -> Map:
     """
     known = inventory.settings
     found = words_of(name, known.values, known.real_path)
-    asked = found[0].references[0] if len(found) == 1 and found[0].is_table else None
-    tables = [Map(name, each.places[0].name, each.type, each.proxied, each.path) for each in inventory.tables]
-    tables += [Map(name, each.parameter, each.type, each.proxy, known.real_path(each.path)) for each in instance.maps]
-    same = [each for each in tables if asked and (each.type, each.path) == (asked.type, asked.path)]
-    if not same:
-        raise InvalidInput(
-            "that is not the name of a map in pillar, nor an SQL table that pillar or main.cf names: "
-            f"known are {', '.join(each.name for each in instance.maps)}"
-        )
-    # Read with and without proxymap, it is asked as the caller spells it.
-    return next((each for each in same if asked and each.proxy == asked.proxied), same[0])
+    if len(found) == 1 and found[0].is_table:
+        (asked,) = found[0].references
+        tables = [Map(name, each.places[0].name, each.type, each.proxied, each.path) for each in inventory.tables]
+        tables += [
+            Map(name, each.parameter, each.type, each.proxy, known.real_path(each.path)) for each in instance.maps
+        ]
+        same = [each for each in tables if (each.type, each.path) == (asked.type, asked.path)]
+        if same:
+            # Read with and without proxymap, it is asked as the caller spells it.
+            return next((each for each in same if each.proxy == asked.proxied), same[0])
+    raise InvalidInput(
+        "that is not the name of a map in pillar, nor an SQL table that pillar or main.cf names: "
+        f"known are {', '.join(each.name for each in instance.maps)}"
+    )
 
 
 def _with_maps(sentences: Mapping[str, Sequence[str]]) -> list[str]:

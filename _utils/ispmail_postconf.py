@@ -230,8 +230,8 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     old = shown({name: current[name] for name in changed if name in current}, config_directory)
     new = shown({name: value for name, value in changed.items() if value is not None}, config_directory)
     if not test:
-        main_cf = os.path.realpath(os.path.join(config_directory, "main.cf"))
-        with ispmail_files.alone(config_directory), ispmail_files.postconf_lock(main_cf):
+        path = os.path.realpath(_main_cf(config_directory))
+        with ispmail_files.alone(config_directory), ispmail_files.postconf_lock(path):
             ispmail_files.replace(edited(changed, config_directory))
     return {name: {"old": old.get(name), "new": new.get(name)} for name in changed}
 

@@ -323,17 +323,16 @@ _COMPARED = (
 
 
 # The list of tables after FROM or JOIN, up to what follows it; a query in parentheses has a FROM of its own.
-_SOURCES = re.compile(
-    r"\b(?:FROM|JOIN)\s([^();]*?)(?=[();]|$|\b(?:WHERE|ON|USING|GROUP|HAVING|ORDER|LIMIT|UNION|(?:STRAIGHT_)?JOIN)\b)",
-    re.IGNORECASE,
+_SOURCES = (
+    r"\b(?:FROM|JOIN)\s([^();]*?)(?=[();]|$|\b(?:WHERE|ON|USING|GROUP|HAVING|ORDER|LIMIT|UNION|(?:STRAIGHT_)?JOIN)\b)"
 )
-_SOURCE = re.compile(r"\s*`?(\w+)`?(?![\w`]*\s*\.)")
+_SOURCE = r"\s*`?(\w+)`?(?![\w`]*\s*\.)"
 
 
 def tables(query: str) -> list[str]:
     """The tables that a query names; those of another database are left out."""
-    sources = [source for each in _SOURCES.findall(query) for source in each.split(",")]
-    return list(dict.fromkeys(found[1] for found in map(_SOURCE.match, sources) if found))
+    sources = [source for each in re.findall(_SOURCES, query, re.IGNORECASE) for source in each.split(",")]
+    return list(dict.fromkeys(found[1] for source in sources if (found := re.match(_SOURCE, source))))
 
 
 def full_scans(query: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
