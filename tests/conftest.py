@@ -6,7 +6,7 @@ import pytest
 
 from lab import scratch
 from lab.mariadb import MariaDB, schema
-from lab.minion import Minion
+from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix
 
 # Looks like nothing else: a search for it anywhere finds nothing but the password.
@@ -16,6 +16,19 @@ PASSWORD = "pw-Zq8#x7%;=$'\"\\w{}-Kv3"
 def pytest_unconfigure():
     """At exit Salt logs to a console that is closed by then, and logging complains of that at length."""
     logging.raiseExceptions = False
+
+
+@pytest.fixture
+def caplog(caplog):
+    """What our own files log, at info and above: Salt, in this process too, logs as well and changes the levels."""
+
+    def ours(record):
+        return record.pathname.startswith(f"{REPOSITORY}/")
+
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(ours)
+    yield caplog
+    caplog.handler.removeFilter(ours)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import logging
 import os
 import re
 import subprocess
@@ -334,8 +333,6 @@ def test_accepted_then_sole(minion, server):
 
 
 def test_each_change_leaves_a_line_in_the_log(minion, server, caplog):
-    caplog.set_level(logging.INFO)
-
     def logged(function, test=False):
         caplog.clear()
         call(minion, function, test=test)

@@ -5,7 +5,6 @@ import fcntl
 import importlib
 import inspect
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -617,8 +616,7 @@ def test_how_a_rotation_ends(master, monkeypatch, caplog, capsys, case):
     monkeypatch.setattr(ispmail, "_listening", contextlib.nullcontext)
     monkeypatch.setattr(ispmail, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
     ispmail.__salt__.update({"state.orchestrate": orchestrate, "event.send": lambda *event: events.append(event)})
-    with caplog.at_level(logging.INFO, ispmail.__name__):
-        done = ispmail.rotate(timeout=0.1 if case == "does not end" else 60)
+    done = ispmail.rotate(timeout=0.1 if case == "does not end" else 60)
     assert len(done["reasons"]) == len(reasons) and all(map(str.startswith, done["reasons"], reasons))
     assert done["retcode"] == ispmail.__context__.get("retcode", 0) == (1 if reasons else 0)
     assert events == ([("ispmail/rotation/failed", {"comment": "\n".join(done["reasons"])})] if reasons else [])
