@@ -25,7 +25,6 @@ import random
 import resource
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections import defaultdict
@@ -48,6 +47,7 @@ ALWAYS_ASKED = "/test_values.py::"
 NOT_ASKED = ("test_lint.py", "test_architecture.py", "test_documentation.py", "test_mutants.py")
 ALIVE, KILLED, BROKEN = 0, 1, 99  # how a child ends; one that was ended by a signal took too long
 MEMORY = 4 << 30
+HOURS = 4 * 3600
 EXAMPLES = 25  # of a property
 OPTIONS = ["-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:terminal"]
 OPTIONS += ["-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0"]
@@ -205,78 +205,87 @@ def run_items(items: list[pytest.Item], seconds: dict[str, float]) -> int:
 # Which tests execute which lines.
 
 
-def measured(folder: str) -> Coverage:
+def measured(folder: str, jobs: int = 1) -> Coverage:
     """Run all tests of a folder, or of a file, and see which lines they execute; or take what an earlier run found."""
-    kept = CACHE / f"{folder.replace('/', '-')}-{_state_of(folder)}.json"
-    if not kept.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        print(f"running {folder} to see which test executes which line", flush=True)
-        code = forked(lambda: _measure(folder, kept))
-        if code or not kept.exists():
-            raise SystemExit(f"{folder} could not be run: {code}")
-    found = json.loads(kept.read_text())
-    for name in found["failed"]:
-        print(f"not used, because it fails without a mutant: {name}")
-    tests = [
-        Test(name, seconds, {file: set(numbers) for file, numbers in lines.items()})
-        for name, seconds, lines in found["tests"]
-    ]
-    return Coverage(tests, {file: set(numbers) for file, numbers in found["import"].items()})
+    place = ROOT / folder
+    files = [place] if place.suffix else sorted(each for each in place.rglob("test_*.py") if each.name not in NOT_ASKED)
+    kept = {file: CACHE / f"{file.parent.name}-{file.stem}-{_state_of(file)}.json" for file in files}
+    CACHE.mkdir(parents=True, exist_ok=True)
+    pool = _Jobs(jobs)
+    for file in files:
+        if not kept[file].exists():
+            print(f"running {file.relative_to(ROOT)} to see which test executes which line", flush=True)
+            pool.start(functools.partial(_measure, file, kept[file]), lambda code: None, HOURS)
+    pool.finish()
+    tests: list[Test] = []
+    at_import: defaultdict[str, set[int]] = defaultdict(set)
+    for file in files:
+        if not kept[file].exists():
+            raise SystemExit(f"{file.relative_to(ROOT)} could not be run")
+        found = json.loads(kept[file].read_text())
+        for name in found["failed"]:
+            print(f"not used, because it fails without a mutant: {name}")
+        for name, seconds, lines in found["tests"]:
+            tests.append(Test(name, seconds, {path: set(numbers) for path, numbers in lines.items()}))
+        for path, numbers in found["import"].items():
+            at_import[path].update(numbers)
+    return Coverage(tests, dict(at_import))
 
 
-def _state_of(folder: str) -> str:
+def _state_of(file: Path) -> str:
+    """Changes with the library, with the test file and with what stands beside it to be imported."""
     files = [path for room in ROOMS for path in (ROOT / room).glob("*.py")]
-    files += [path for path in [ROOT / folder, *(ROOT / folder).rglob("*.py")] if path.suffix == ".py"]
-    files = [path for path in files if path.name not in NOT_ASKED]
+    files += [file, *(path for path in file.parent.glob("*.py") if not path.name.startswith("test_"))]
     digest = hashlib.sha256(str(EXAMPLES).encode())
-    for path in sorted(files):
+    for path in sorted(set(files)):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _measure(folder: str, kept: Path) -> int:
+def _measure(file: Path, kept: Path) -> int:
+    import coverage  # noqa: PLC0415
+
     prefixes = tuple(f"{ROOT / room}/" for room in ROOMS)
-    seen: defaultdict[str, set[int]] = defaultdict(set)
-    ours: dict[str, bool] = {}
+    imported: defaultdict[str, set[int]] = defaultdict(set)
+    ours = functools.cache(lambda name: name.startswith(prefixes))
+    found: dict[str, Any] = {"tests": [], "failed": []}
 
     def local(frame: Any, event: str, argument: object) -> Any:
         if event == "line":
-            seen[frame.f_code.co_filename].add(frame.f_lineno)
+            imported[str(Path(frame.f_code.co_filename).relative_to(ROOT))].add(frame.f_lineno)
         return local
 
-    def is_ours(name: str) -> bool:
-        if name not in ours:
-            ours[name] = name.startswith(prefixes)
-        return ours[name]
-
     def called(frame: Any, event: str, argument: object) -> Any:
-        if not is_ours(frame.f_code.co_filename):
-            return None
-        return local if "import" in found or _is_import(frame, is_ours) else None
-
-    def taken() -> dict[str, list[int]]:
-        found = {str(Path(name).relative_to(ROOT)): sorted(lines) for name, lines in list(seen.items())}
-        seen.clear()
-        return found
+        return local if ours(frame.f_code.co_filename) and _is_import(frame, ours) else None
 
     def loop(items: list[pytest.Item]) -> None:
         from _pytest.runner import runtestprotocol  # noqa: PLC0415
 
-        found["import"] = taken()
+        sys.settrace(None)
+        found["import"] = {name: sorted(lines) for name, lines in imported.items()}
+        passed: dict[str, float] = {}
+        watched = coverage.Coverage(data_file=None, config_file=False, source=list(prefixes), messages=False)
+        watched.start()
         for item, after in zip(items, [*items[1:], None]):
+            watched.switch_context(item.nodeid)
             began = time.monotonic()
             reports = runtestprotocol(item, log=False, nextitem=after)
             if any(report.failed for report in reports):
                 found["failed"].append(item.nodeid)
-                seen.clear()
             elif all(report.passed for report in reports):
-                found["tests"].append((item.nodeid, round(time.monotonic() - began, 4), taken()))
+                passed[item.nodeid] = round(time.monotonic() - began, 4)
+        watched.stop()
+        lines: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for name in watched.get_data().measured_files():
+            short = str(Path(name).relative_to(ROOT))
+            for line, contexts in sorted(watched.get_data().contexts_by_lineno(name).items()):
+                for context in contexts:
+                    lines[context][short].append(line)
+        found["tests"] = [(name, seconds, lines[name]) for name, seconds in passed.items()]
 
-    found: dict[str, Any] = {"tests": [], "failed": []}
-    threading.settrace(called)
+    os.environ["COVERAGE_CORE"] = "ctrace"  # sys.monitoring has no contexts
     sys.settrace(called)
-    run_pytest([f"--ignore={ROOT / folder / name}" for name in NOT_ASKED] + [str(ROOT / folder)], Runner(loop))
-    sys.settrace(None)
+    run_pytest([str(file)], Runner(loop))
     kept.with_suffix(".new").write_text(json.dumps(found))
     kept.with_suffix(".new").rename(kept)
     return 0
