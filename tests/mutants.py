@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import gc
 import hashlib
@@ -27,12 +28,13 @@ import signal
 import sys
 import time
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from tests.mutations import Mutant, Source
@@ -48,6 +50,7 @@ NOT_ASKED = ("test_lint.py", "test_architecture.py", "test_documentation.py", "t
 ALIVE, KILLED, BROKEN = 0, 1, 99  # how a child ends; one that was ended by a signal took too long
 MEMORY = 4 << 30
 HOURS = 4 * 3600
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2): what a child leaves behind becomes a child of this process
 EXAMPLES = 25  # of a property
 OPTIONS = ["-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:terminal"]
 OPTIONS += ["-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0"]
@@ -76,6 +79,14 @@ class Coverage(NamedTuple):
         tests.sort(key=lambda test: (own not in test.name, test.seconds))
         sums = itertools.accumulate(test.seconds for test in tests)
         return [test for test, spent in zip(tests, sums) if not seconds or spent <= seconds or test is tests[0]]
+
+    def that_run(self, mutant: Mutant, source: Source, seconds: float = 0) -> list[Test]:
+        """The tests that execute the mutant's line."""
+        found = self.of(mutant.file, mutant.extent, seconds)
+        if found or not mutant.outermost:
+            return found
+        # What runs in a process that the code forks was not seen: then all that execute its function.
+        return self.of(mutant.file, source.extent(mutant.outermost), seconds)
 
 
 class Runner:
@@ -190,15 +201,28 @@ class _Jobs:
         time.sleep(0.002)
 
 
-def run_items(items: list[pytest.Item], seconds: dict[str, float]) -> int:
-    """Run tests until one fails, each with its time limit: SIGALRM ends the process."""
+def run_items(
+    items: list[pytest.Item],
+    seconds: dict[str, float],
+    last: pytest.Item | None = None,
+    told: Callable[[pytest.Item], object] = lambda item: None,
+) -> int:
+    """Run tests until one fails, each with its time limit: SIGALRM ends the process.
+
+    Args:
+        last: What is called the next test at the end: fixtures that it shares stay set up.
+        told: Called with each test before it runs.
+    """
     from _pytest.runner import runtestprotocol  # noqa: PLC0415
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    for item, after in zip(items, [*items[1:], None]):
-        signal.setitimer(signal.ITIMER_REAL, 5 + 20 * seconds.get(item.nodeid, 1))
+    for item, after in zip(items, [*items[1:], last]):
+        told(item)
+        usual = seconds.get(item.nodeid, 1)
+        signal.setitimer(signal.ITIMER_REAL, 5 + min(20 * usual, 20 + 3 * usual))
         if any(report.failed for report in runtestprotocol(item, log=False, nextitem=after)):
             return KILLED
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return ALIVE
 
 
@@ -308,12 +332,17 @@ class Functions:
         """Find them."""
         self._path = path
         self._found: defaultdict[tuple[str, int], list[FunctionType]] = defaultdict(list)
-        self._caches = []
+        self._caches: list[Any] = []
         for each in gc.get_objects():
             if isinstance(each, FunctionType) and each.__code__.co_filename == path:
                 self._found[each.__code__.co_name, each.__code__.co_firstlineno].append(each)
             elif isinstance(each, functools._lru_cache_wrapper) and each.__module__.startswith("ispmail"):
                 self._caches.append(each)
+
+    @property
+    def found(self) -> bool:
+        """Whether the file has been imported at all."""
+        return bool(self._found)
 
     def replace(self, code: CodeType, outermost: tuple[str, int]) -> bool:
         """Give one of them the code that it has in a module; False where that is not possible."""
@@ -396,11 +425,7 @@ class Driver:
         return Result([mutant for mutant in mutants if ended[mutant.number] != ALIVE], alive)
 
     def _tests(self, mutant: Mutant) -> list[Test]:
-        found = self._coverage.of(self.source.file, mutant.extent, self._most)
-        if found or not mutant.outermost:
-            return found
-        # What runs in a process that the code forks was not seen: then all that execute its function.
-        return self._coverage.of(self.source.file, self.source.extent(mutant.outermost), self._most)
+        return self._coverage.that_run(mutant, self.source, self._most)
 
     def _warm(self, mutants: list[Mutant], tests: dict[int, list[Test]]) -> dict[int, int]:
         """Import the tests in a child, which forks once for each mutant."""
@@ -420,7 +445,7 @@ class Driver:
             # Number 0 is the file as it is: what fails with it says nothing of any mutant.
             for mutant in [untouched._replace(outermost=mutants[0].outermost), *mutants]:
                 wanted = tests[mutant.number] if mutant.number else [each for each in every if each.name in names][:200]
-                code = self._compiled(mutant)
+                code = self.compiled(mutant)
                 if code is None:
                     ended[mutant.number] = KILLED
                     continue
@@ -447,7 +472,8 @@ class Driver:
             return BROKEN
         return run_items(items, self._seconds)
 
-    def _compiled(self, mutant: Mutant) -> CodeType | None:
+    def compiled(self, mutant: Mutant) -> CodeType | None:
+        """The file's code with the mutant in it, None if there can be none."""
         try:
             return self.source.code(mutant if mutant.number else None, str(self.path))
         except SyntaxError:
@@ -455,7 +481,7 @@ class Driver:
 
     def _cold(self, mutant: Mutant, tests: list[Test]) -> int:
         """Import the library anew in a child, with the mutant in it."""
-        code = self._compiled(mutant)
+        code = self.compiled(mutant)
         if code is None:
             return KILLED
         if mutant.outermost is None:
@@ -494,6 +520,188 @@ class Driver:
         return forked(act)
 
 
+# What is alive, by functional tests.
+
+
+class Trial(NamedTuple):
+    """A mutant, and the tests of one file that execute its line."""
+
+    driver: Driver
+    mutant: Mutant
+    tests: list[Test]
+
+
+class Ended(NamedTuple):
+    """What became of a trial."""
+
+    number: int  # of the trial
+    killed: bool
+    test: str  # the last one that ran
+    seconds: float
+
+
+class Servers:
+    """Functional tests, file by file: the servers of a file are started once, then each mutant gets a fork."""
+
+    BATCH = 20  # after so many killed ones it is seen whether the servers are still as they were
+
+    def __init__(self, coverage: Coverage, most: float):
+        """Args: most: seconds of tests for a mutant, all test files together."""
+        self._coverage = coverage
+        self._most = most
+        self._seconds = {test.name: test.seconds for test in coverage.tests}
+        self._tests: dict[str, dict[str, list[Test]]] = {}
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        self._kills: Counter[tuple[str, ...]] = Counter()
+
+    def run(self, alive: dict[Driver, list[Mutant]], after: Callable[[Driver, list[Mutant]], None]) -> None:
+        """Take the mutants that a test kills out of `alive`; `after` is called after each test file."""
+        files = {test.name.partition("::")[0] for test in self._coverage.tests}
+        while files:
+            due = {file: self._due(alive, file) for file in files}
+            file = max(files, key=lambda each: (len(due[each]), each))
+            files.remove(file)
+            began, killed = time.monotonic(), self._killed(file, due[file])
+            for driver, mutants in alive.items():
+                alive[driver] = [mutant for mutant in mutants if mutant.key not in killed]
+                after(driver, alive[driver])
+            seconds = time.monotonic() - began
+            print(f"{file}: killed {len(killed)} of {len(due[file])} in {seconds:.0f} s", flush=True)
+
+    def _due(self, alive: dict[Driver, list[Mutant]], file: str) -> list[Trial]:
+        found = []
+        for driver, mutants in alive.items():
+            for mutant in mutants:
+                if mutant.outermost and self._spent[mutant.key] < self._most:
+                    found.append(Trial(driver, mutant, self._of_file(driver, mutant).get(file, [])))
+        return [trial for trial in found if trial.tests]
+
+    def _of_file(self, driver: Driver, mutant: Mutant) -> dict[str, list[Test]]:
+        if mutant.key not in self._tests:
+            found: defaultdict[str, list[Test]] = defaultdict(list)
+            for test in self._coverage.that_run(mutant, driver.source):
+                found[test.name.partition("::")[0]].append(test)
+            self._tests[mutant.key] = dict(found)
+        return self._tests[mutant.key]
+
+    def _killed(self, file: str, due: list[Trial]) -> set[str]:
+        killed, batch = set(), self.BATCH
+        while due:
+            ended = self._in_one_process(file, due, batch)
+            for each in ended:
+                trial = due[each.number]
+                self._spent[trial.mutant.key] += each.seconds
+                if each.killed:
+                    killed.add(trial.mutant.key)
+                    self._kills.update(self._names(trial.mutant, each.test))
+            done = {each.number for each in ended}
+            rest = [trial for number, trial in enumerate(due) if number not in done]
+            # One that spoils the servers for whoever comes next, also when it is tried first, is left to other tests.
+            due = rest if ended or batch > 1 else rest[1:]
+            batch = self.BATCH if ended else 1
+        return killed
+
+    @staticmethod
+    def _names(mutant: Mutant, test: str) -> list[tuple[str, ...]]:
+        return [(mutant.file, test), (mutant.file, mutant.function, test)]
+
+    def _in_one_process(self, file: str, due: list[Trial], batch: int) -> list[Ended]:
+        kept = CACHE / f"trials-{os.getpid()}.json"
+        kept.write_text("[]")
+        forked(lambda: run_pytest([str(ROOT / file)], Runner(functools.partial(self._loop, due, batch, kept))))
+        ended = [Ended(*each) for each in json.loads(kept.read_text())]
+        kept.unlink()
+        return ended
+
+    def _loop(self, due: list[Trial], batch: int, kept: Path, items: list[pytest.Item]) -> None:
+        collected = {item.nodeid: item for item in items}
+        names = dict.fromkeys(test.name for trial in due for test in trial.tests)
+        usual = self._prepared([collected[name] for name in names if name in collected])
+        functions = {driver: Functions(str(driver.path)) for driver in {trial.driver for trial in due}}
+        said = kept.with_suffix(".test")
+        good: list[Ended] = []
+        new: list[Ended] = []
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        gc.collect()
+        gc.freeze()
+        for number, trial in enumerate(due):
+            began = time.monotonic()
+            tests = [collected[name] for name in self._ordered(trial) if name in collected]
+            code = trial.driver.compiled(trial.mutant)
+            said.write_text("")
+            result = KILLED
+            if code:
+                act = functools.partial(self._act, trial, code, tests, functions[trial.driver], said)
+                result = self._fork(act)
+            one = Ended(number, result not in (ALIVE, BROKEN), said.read_text(), time.monotonic() - began)
+            new.append(one)
+            if one.killed:
+                self._kills.update(self._names(trial.mutant, one.test))
+            if sum(each.killed for each in new) >= batch or number == len(due) - 1:
+                killers = {each.test: None for each in new if each.killed and each.test in collected}
+                again = sorted((collected[name] for name in killers), key=lambda item: self._seconds[item.nodeid])[:4]
+                if self._fork(functools.partial(self._run, list(dict.fromkeys(again + usual)), said)) != ALIVE:
+                    break
+                good, new = good + new, []
+                kept.write_text(json.dumps(good))
+        said.unlink()
+
+    def _prepared(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        """Run tests until all that they share is set up; the tests that ran."""
+        from _pytest.runner import runtestprotocol  # noqa: PLC0415
+
+        items = sorted(items, key=lambda item: self._seconds[item.nodeid])
+        there: set[str] = set()
+        ran: list[pytest.Item] = []
+        for item in items:
+            fixtures: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+            shared = {name for name, definitions in fixtures.items() if definitions[-1].scope != "function"}
+            if not ran or shared - there:
+                there |= shared
+                ran.append(item)
+                runtestprotocol(item, log=False, nextitem=self._other(item))
+        return ran
+
+    def _ordered(self, trial: Trial) -> list[str]:
+        """First who killed mutants of the same function, then of the same file, then the fastest; within the limit."""
+        mutant = trial.mutant
+
+        def place(test: Test) -> tuple[float, ...]:
+            of_file, of_function = (-self._kills[name] for name in self._names(mutant, test.name))
+            return of_function, of_file, test.seconds
+
+        tests = sorted(trial.tests, key=place)
+        sums = itertools.accumulate(test.seconds for test in tests)
+        left = self._most - self._spent[mutant.key]
+        return [test.name for test, spent in zip(tests, sums) if spent <= left or test is tests[0]]
+
+    @staticmethod
+    def _other(item: pytest.Item) -> pytest.Item | None:
+        return next((each for each in item.session.items if each is not item), None)
+
+    def _run(self, items: list[pytest.Item], said: Path) -> int:
+        return run_items(items, self._seconds, self._other(items[-1]), lambda item: said.write_text(item.nodeid))
+
+    def _act(self, trial: Trial, code: CodeType, items: list[pytest.Item], functions: Functions, said: Path) -> int:
+        assert trial.mutant.outermost
+        replace_file(code, str(trial.driver.path))
+        if functions.found and not functions.replace(code, trial.mutant.outermost):
+            return BROKEN
+        return self._run(items, said)
+
+    @staticmethod
+    def _fork(act: Callable[[], int]) -> int:
+        """Whatever it has started ends with it."""
+        before = set(psutil.Process().children(recursive=True))
+        code = forked(act)
+        for each in psutil.Process().children(recursive=True):
+            if each not in before:
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+                    each.wait(10)
+        return code
+
+
 def listed() -> dict[str, str]:
     """The mutants that change nothing: each one's key, and the reason."""
     found = {}
@@ -519,6 +727,9 @@ def _arguments() -> argparse.Namespace:
         const="tests/functional",
         metavar="PATH",
         help="try what unit tests leave alive by functional ones: all, or those of one file",
+    )
+    parser.add_argument(
+        "--functional-seconds", type=float, default=30, help="so many seconds of functional tests for a mutant"
     )
     parser.add_argument("--own", action="store_true", help="use only the unit tests in the file of the same name")
     parser.add_argument("--again", action="store_true", help="only those that were alive in the last run")
@@ -566,58 +777,87 @@ def main() -> int:
                 print(f"{mutant.number:4} {mutant.key}")
         return 0
     _preload()
-    equivalent = listed()
-    unit = None if options.own else measured("tests/unit")
-    functional = measured(options.functional) if options.functional else None
-    totals, failed = [0, 0, 0, 0], False
-    print("| file | mutants | killed | equivalent | alive | killed of those that change something |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    unit = None if options.own else measured("tests/unit", options.jobs)
+    functional = measured(options.functional, options.jobs) if options.functional else None
+    tried: dict[Driver, list[Mutant]] = {}
+    alive: dict[Driver, list[Mutant]] = {}
+    table = _Table(listed(), options.quiet)
     for path in files:
         coverage = unit or measured(f"tests/unit/test_{path.stem}.py")
         driver = Driver(path, coverage, options.jobs, options.seconds)
-        mutants = driver.source.mutants
+        tried[driver] = driver.source.mutants
         if options.share:
-            mutants = sorted(random.Random(path.stem).sample(mutants, min(options.share, len(mutants))))
-        tried = _tried(driver, mutants, options, functional)
-        known = [mutant for mutant in tried.alive if mutant.key in equivalent]
-        alive = [mutant for mutant in tried.alive if mutant.key not in equivalent]
-        numbers = [len(mutants), len(tried.killed), len(known), len(alive)]
-        totals = [sum(pair) for pair in zip(totals, numbers)]
-        failed |= bool(alive)
-        _row(str(path.relative_to(ROOT)), numbers)
-        if not options.quiet:
-            for mutant in alive:
-                print(f"    {mutant.line}: {mutant.key}")
+            count = min(options.share, len(tried[driver]))
+            tried[driver] = sorted(random.Random(path.stem).sample(tried[driver], count))
+        due = _due(driver, tried[driver], options)
+        alive[driver] = driver.run(due).alive if due else []
+        _keep(options, driver, alive[driver])
+        if not functional:
+            table.row(driver, tried[driver], alive[driver])
+    if functional:
+        Servers(functional, options.functional_seconds).run(alive, functools.partial(_keep, options))
+        for driver, mutants in alive.items():
+            outside = [mutant for mutant in mutants if not mutant.outermost]
+            again = Driver(driver.path, functional, options.jobs, options.functional_seconds)
+            killed = again.run(outside, warm=False).killed
+            alive[driver] = [mutant for mutant in mutants if mutant not in killed]
+            _keep(options, driver, alive[driver])
+            table.row(driver, tried[driver], alive[driver])
     if len(files) > 1:
-        _row("together", totals)
-    return 1 if failed else 0
+        table.sum()
+    return 1 if table.sums[3] else 0
 
 
-def _tried(driver: Driver, mutants: list[Mutant], options: argparse.Namespace, functional: Coverage | None) -> Result:
-    """Run them, but with --again not those that tests have killed already."""
-    kept = CACHE / f"alive-{driver.path.parent.name}-{driver.path.stem}-{options.share or 'all'}.json"
-    before: list[str] | None = None
+def _kept(options: argparse.Namespace, driver: Driver) -> Path:
+    return CACHE / f"alive-{driver.path.parent.name}-{driver.path.stem}-{options.share or 'all'}.json"
+
+
+def _due(driver: Driver, mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
+    """With --again not those that tests have killed already."""
+    kept = _kept(options, driver)
     if options.again and kept.exists():
         digest, before = json.loads(kept.read_text())
-        if digest != _digest(driver.path):
-            before = None
-    due = [mutant for mutant in mutants if before is None or mutant.key in before]
-    alive = driver.run(due).alive if due else []
-    if functional and alive:
-        alive = Driver(driver.path, functional, options.jobs, options.seconds).run(alive, warm=False).alive
-    kept.write_text(json.dumps([_digest(driver.path), [mutant.key for mutant in alive]]))
-    still = {mutant.number for mutant in alive}
-    return Result([mutant for mutant in mutants if mutant.number not in still], alive)
+        if digest == _digest(driver.path):
+            return [mutant for mutant in mutants if mutant.key in before]
+    return mutants
+
+
+def _keep(options: argparse.Namespace, driver: Driver, alive: list[Mutant]) -> None:
+    _kept(options, driver).write_text(json.dumps([_digest(driver.path), [mutant.key for mutant in alive]]))
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _row(name: str, numbers: list[int]) -> None:
-    count, killed, known, alive = numbers
-    share = f"{100 * killed / (killed + alive):.1f} %" if killed + alive else ""
-    print(f"| {name} | {count:,} | {killed:,} | {known:,} | {alive:,} | {share} |", flush=True)
+class _Table:
+    """A row for each file, and one for all of them together."""
+
+    def __init__(self, equivalent: dict[str, str], quiet: bool):
+        self._equivalent, self._quiet = equivalent, quiet
+        self.sums = [0, 0, 0, 0]
+        print("| file | mutants | killed | equivalent | alive | killed of those that change something |")
+        print("| --- | --- | --- | --- | --- | --- |")
+
+    def row(self, driver: Driver, tried: list[Mutant], alive: list[Mutant]) -> None:
+        """Print what became of the mutants of a file, and which ones nobody has killed."""
+        left = [mutant for mutant in alive if mutant.key not in self._equivalent]
+        numbers = [len(tried), len(tried) - len(alive), len(alive) - len(left), len(left)]
+        self.sums = [sum(pair) for pair in zip(self.sums, numbers)]
+        self._print(driver.source.file, numbers)
+        if not self._quiet:
+            for mutant in left:
+                print(f"    {mutant.line}: {mutant.key}")
+
+    def sum(self) -> None:
+        """Print the last row."""
+        self._print("together", self.sums)
+
+    @staticmethod
+    def _print(name: str, numbers: list[int]) -> None:
+        count, killed, known, alive = numbers
+        share = f"{100 * killed / (killed + alive):.1f} %" if killed + alive else ""
+        print(f"| {name} | {count:,} | {killed:,} | {known:,} | {alive:,} | {share} |", flush=True)
 
 
 if __name__ == "__main__":

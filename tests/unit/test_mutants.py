@@ -61,6 +61,27 @@ def test_waits():
 def test_forks():
     assert forks(3) == 4
 """
+FUNCTIONAL = """from pathlib import Path
+import pytest
+from ispmail_toy import is_many, untested
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = tmp_path_factory.mktemp("server") / "state"
+    server.write_text("up")
+    with open("started", "a") as file:
+        file.write("x")
+    return server
+
+def test_server(server):
+    assert server.read_text() == "up" and untested(1) == 2
+
+def test_spoils(server):
+    assert server.read_text() == "up"
+    if not is_many(3):
+        server.write_text("down")
+        assert False
+"""
 LISTED = (
     "_utils/ispmail_toy.py | untested | return number + 1 | number + 1 → Sub | because nobody calls it",
     "_utils/ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → LtE | because this one is not alive",
@@ -108,6 +129,19 @@ def test_it_tells_what_the_tests_do_not_see(toy):
     row = re.search(r"^\| _utils/ispmail_toy.py \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", printed, re.MULTILINE)
     count, killed, known, left = map(int, row.groups())
     assert (known, left) == (1, 4) and count == killed + known + left and killed >= 9
+
+
+def test_what_is_alive_is_tried_by_functional_tests_with_one_server_for_all(toy):
+    """None is dead because an earlier one, or its test, has left the server in another state; nor is that one."""
+    (toy / "tests" / "functional").mkdir()
+    (toy / "tests" / "functional" / "test_toy.py").write_text(FUNCTIONAL)
+    code, printed = run(toy, "--functional")
+    assert code == 1 and "tests/functional/test_toy.py: killed 3 of 4 in " in printed
+    assert re.findall(r"^ +\d+: (.*)$", printed, re.MULTILINE) == [
+        "_utils/ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → Gt"
+    ]
+    # To see which lines run, two that end with a spoilt server, one for all others, and one outside of functions.
+    assert (toy / "started").read_text() == "x" * 5
 
 
 def test_what_only_people_read_is_left_alone():
