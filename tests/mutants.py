@@ -572,9 +572,9 @@ class Servers:
         found = []
         for driver, mutants in alive.items():
             for mutant in mutants:
-                if mutant.outermost and self._spent[mutant.key] < self._most:
+                if mutant.outermost:
                     found.append(Trial(driver, mutant, self._of_file(driver, mutant).get(file, [])))
-        return [trial for trial in found if trial.tests]
+        return [trial for trial in found if self._ordered(trial)]
 
     def _of_file(self, driver: Driver, mutant: Mutant) -> dict[str, list[Test]]:
         if mutant.key not in self._tests:
@@ -673,7 +673,8 @@ class Servers:
         tests = sorted(trial.tests, key=place)
         sums = itertools.accumulate(test.seconds for test in tests)
         left = self._most - self._spent[mutant.key]
-        return [test.name for test, spent in zip(tests, sums) if spent <= left or test is tests[0]]
+        chosen = [test for test, seconds in zip(tests, sums) if seconds <= left]
+        return [test.name for test in chosen or tests[: not self._spent[mutant.key]]]
 
     @staticmethod
     def _other(item: pytest.Item) -> pytest.Item | None:

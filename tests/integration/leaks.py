@@ -107,7 +107,9 @@ class Sampler(threading.Thread):
 class Site:
     """A master and a minion of one series, beside a Postfix and a database, all watched."""
 
-    def __init__(self, series: str, directory: Path, mariadb: MariaDB, postfix: Postfix, seen: Seen) -> None:
+    def __init__(
+        self, series: str, directory: Path, mariadb: MariaDB, postfix: Postfix, seen: Seen, cached: bool = False
+    ) -> None:
         self.series, self.directory, self.mariadb, self.postfix, self.seen = series, directory, mariadb, postfix, seen
         self.config = postfix.config_directory
         self.option_file = directory / "program.cnf"
@@ -130,11 +132,13 @@ class Site:
                 "file_ignore_regex": [r"(^|/)\.git(/|$)"],
                 "ispmail": {"sites": sites},
                 "reactor": [{tag: [f"salt://reactor/{name}.sls"]} for tag, name in reactor.items()],
+                "pillar_cache": cached,
             },
             launcher=self.execs.launcher(),
             log_level_logfile="trace",
             loop_interval=1,
             beacons={"postfix_credential": [{"interval": 3}, {"disable_during_state_run": True}]},
+            minion_pillar_cache=cached,
         )
         (self.salt.pillar / "top.sls").write_text("base: {'*': [ispmail]}\n")
         self.events = directory / "events"
@@ -555,9 +559,24 @@ def broken_pillar(site: Site) -> None:
     site.write_pillar()
 
 
+def on_the_server(site: Site) -> None:
+    """An apply by `salt-call`, on the mail server itself."""
+    command = [
+        str(site.salt.programs / "salt-call"),
+        "-c",
+        str(site.salt.directory / "minion"),
+        "state.apply",
+        "ispmail",
+    ]
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    expect(site, done.returncode == 0 and not holds(done.stdout + done.stderr), done)
+
+
 OURS = (first_apply, functions, every_sls, rotation, reactor, beacon, wrong_password, faults_in_pillar, database_away)
 OURS += (damaged_table_file, in_the_way, killed, another_program, silent_smtpd)
 SALTS = (pillar_items, pillar_on_the_command_line, broken_pillar)
+# Once more, with the options that keep pillar in a cache.
+CACHED = (first_apply, on_the_server)
 # What bin/test does.
 SHARE = (first_apply, wrong_password, look_around, pillar_items, broken_pillar)
 
@@ -612,14 +631,24 @@ KEPT = (
     # The log of the one that renders pillar.
     Kept(r"master (log|console): (CRITICAL|ERROR) salt(\.pillar|\.utils\.templates|)", after=broken_pillar, own=True),
 )
+# With the options of master and minion that keep pillar in a cache. The two folders are root's own, 0700.
+KEPT_CACHED = (
+    *KEPT,
+    Kept(r"file: /salt/minion/cache/pillar/cache\.sls 06(00|44) 0:0", after=on_the_server, own=True),
+    Kept(r"file: /salt/master/cache/pillar_cache/lab 0644 0:0", "3006", first_apply),
+    Kept(r"file: /salt/master/cache/pillar_cache/\.___atomic_write\w+ 0600 0:0", "3006"),
+    Kept(r"master log: DEBUG salt\.(pillar|utils\.cache)", "3006", first_apply),
+)
 # The logs, which are looked at after each step, and what is the test's own.
 _LOOKED_AT = r"file: (/salt/(master|minion)(/log|\.out)|/mail/log/mail\.log|/events|/usr/local/sbin/\S+) \d+ 0:0"
 
 
-def violations(seen: Seen, series: str, steps: Collection[Callable[[Site], None]]) -> list[str]:
+def violations(
+    seen: Seen, series: str, steps: Collection[Callable[[Site], None]], kept: tuple[Kept, ...] = KEPT
+) -> list[str]:
     """Where a password is and may not be, and where one should be, and is not."""
     found = []
-    mine = [each for each in KEPT if each.series in ("", series)]
+    mine = [each for each in kept if each.series in ("", series)]
     for place, names in seen.places.items():
         may_be = [each for each in mine if re.fullmatch(each.place, place)]
         causes = {name.partition(" ")[0] for name in names} - {"written", "left"}
@@ -632,12 +661,12 @@ def violations(seen: Seen, series: str, steps: Collection[Callable[[Site], None]
     return found
 
 
-def run(series: str, steps: tuple[Callable[[Site], None], ...]) -> Seen:
-    """All of it, on one series."""
+def run(series: str, steps: tuple[Callable[[Site], None], ...], cached: bool = False) -> Seen:
+    """All of it, on one series; cached: with the options of master and minion that keep pillar in a cache."""
     seen = Seen()
     with scratch("k-") as directory, MariaDB(directory / "db") as mariadb, Postfix(directory / "mail") as postfix:
         schema(mariadb, password(1))
-        site = Site(series, directory, mariadb, postfix, seen)
+        site = Site(series, directory, mariadb, postfix, seen, cached)
         with site.running():
             for step in steps:
                 site.step = step.__name__
@@ -661,16 +690,17 @@ def main() -> int:
     steps = SHARE if options.share else (*OURS, *SALTS)
     bad = 0
     for series in filter(runs_here, options.series.split(",")):
-        seen = run(series, steps)
-        if "VERBOSE" in os.environ:
-            for place, names in sorted(seen.places.items()):
-                print(f"  {place}  <- {', '.join(sorted(names))[:150]}")
-        found = violations(seen, series, steps)
-        for each in (*seen.wrong, *found):
-            print(each)
-        counts = ", ".join(f"{count} {what}" for what, count in seen.counts.items())
-        print(f"Salt {series}: {len(steps)} steps, {counts}; {len(found)} violations")
-        bad += len(found) + len(seen.wrong)
+        for name, cached, these, kept in (("", False, steps, KEPT), (", with caches", True, CACHED, KEPT_CACHED)):
+            seen = run(series, these, cached)
+            if "VERBOSE" in os.environ:
+                for place, names in sorted(seen.places.items()):
+                    print(f"  {place}  <- {', '.join(sorted(names))[:150]}")
+            found = violations(seen, series, these, kept)
+            for each in (*seen.wrong, *found):
+                print(each)
+            counts = ", ".join(f"{count} {what}" for what, count in seen.counts.items())
+            print(f"Salt {series}{name}: {len(these)} steps, {counts}; {len(found)} violations")
+            bad += len(found) + len(seen.wrong)
     return 1 if bad else 0
 
 

@@ -26,6 +26,12 @@ def test_the_password_is_where_the_documentation_says(seen):
     assert leaks.violations(seen, next(filter(runs_here, SERIES)), leaks.SHARE) == []
 
 
+@pytest.mark.parametrize("series", list(filter(runs_here, SERIES)))
+def test_salts_options_that_keep_pillar_in_a_cache(series):
+    seen = leaks.run(series, leaks.CACHED, cached=True)
+    assert not seen.wrong and leaks.violations(seen, series, leaks.CACHED, leaks.KEPT_CACHED) == []
+
+
 def test_every_public_function_has_its_turn():
     named = {f"{file.stem}.{node.name.rstrip('_')}" for file in (REPOSITORY / "_modules").glob("*.py")
              for node in ast.parse(file.read_text()).body
