@@ -559,7 +559,7 @@ class Servers:
         files = {test.name.partition("::")[0] for test in self._coverage.tests}
         while files:
             due = {file: self._due(alive, file) for file in files}
-            file = max(files, key=lambda each: (len(due[each]), each))
+            file = max(files, key=lambda each: (len(due[each]) / self._mean(each), each))
             files.remove(file)
             began, killed = time.monotonic(), self._killed(file, due[file])
             for driver, mutants in alive.items():
@@ -567,6 +567,11 @@ class Servers:
                 after(driver, alive[driver])
             seconds = time.monotonic() - began
             print(f"{file}: killed {len(killed)} of {len(due[file])} in {seconds:.0f} s", flush=True)
+
+    def _mean(self, file: str) -> float:
+        """How long a test of this file takes."""
+        seconds = [test.seconds for test in self._coverage.tests if test.name.startswith(f"{file}::")]
+        return sum(seconds) / len(seconds)
 
     def _due(self, alive: dict[Driver, list[Mutant]], file: str) -> list[Trial]:
         found = []
@@ -596,9 +601,9 @@ class Servers:
                     self._kills.update(self._names(trial.mutant, each.test))
             done = {each.number for each in ended}
             rest = [trial for number, trial in enumerate(due) if number not in done]
-            # One that spoils the servers for whoever comes next, also when it is tried first, is left to other tests.
+            # One that spoils the servers for whoever comes next, also when it is tried alone, is left to other tests.
             due = rest if ended or batch > 1 else rest[1:]
-            batch = self.BATCH if ended else 1
+            batch = self.BATCH if ended else max(1, batch // 4)
         return killed
 
     @staticmethod
@@ -639,7 +644,7 @@ class Servers:
                 self._kills.update(self._names(trial.mutant, one.test))
             if sum(each.killed for each in new) >= batch or number == len(due) - 1:
                 killers = {each.test: None for each in new if each.killed and each.test in collected}
-                again = sorted((collected[name] for name in killers), key=lambda item: self._seconds[item.nodeid])[:4]
+                again = sorted((collected[name] for name in killers), key=lambda item: self._seconds[item.nodeid])[:2]
                 if self._fork(functools.partial(self._run, list(dict.fromkeys(again + usual)), said)) != ALIVE:
                     break
                 good, new = good + new, []
