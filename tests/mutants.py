@@ -543,6 +543,7 @@ class Ended(NamedTuple):
 class Servers:
     """Functional tests, file by file: the servers of a file are started once, then each mutant gets a fork."""
 
+    FIRST = 4  # seconds for a mutant in each test file, before any gets more
     BATCH = 20  # after so many killed ones it is seen whether the servers are still as they were
 
     def __init__(self, coverage: Coverage, most: float):
@@ -551,35 +552,45 @@ class Servers:
         self._most = most
         self._seconds = {test.name: test.seconds for test in coverage.tests}
         self._tests: dict[str, dict[str, list[Test]]] = {}
+        self._tried: defaultdict[str, set[str]] = defaultdict(set)
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._kills: Counter[tuple[str, ...]] = Counter()
 
     def run(self, alive: dict[Driver, list[Mutant]], after: Callable[[Driver, list[Mutant]], None]) -> None:
         """Take the mutants that a test kills out of `alive`; `after` is called after each test file."""
-        files = {test.name.partition("::")[0] for test in self._coverage.tests}
-        while files:
-            due = {file: self._due(alive, file) for file in files}
-            file = max(files, key=lambda each: (len(due[each]) / self._mean(each), each))
-            files.remove(file)
-            began, killed = time.monotonic(), self._killed(file, due[file])
-            for driver, mutants in alive.items():
-                alive[driver] = [mutant for mutant in mutants if mutant.key not in killed]
-                after(driver, alive[driver])
-            seconds = time.monotonic() - began
-            print(f"{file}: killed {len(killed)} of {len(due[file])} in {seconds:.0f} s", flush=True)
+        for most in (self.FIRST, self._most):
+            files = {test.name.partition("::")[0] for test in self._coverage.tests}
+            while files:
+                due = {file: self._due(alive, file, most) for file in files}
+                file = max(files, key=lambda each: (len(due[each]) / self._mean(each), each))
+                files.remove(file)
+                began, killed = time.monotonic(), self._killed(file, due[file])
+                for driver, mutants in alive.items():
+                    alive[driver] = [mutant for mutant in mutants if mutant.key not in killed]
+                    after(driver, alive[driver])
+                seconds = time.monotonic() - began
+                print(f"{file}: killed {len(killed)} of {len(due[file])} in {seconds:.0f} s", flush=True)
 
     def _mean(self, file: str) -> float:
         """How long a test of this file takes."""
         seconds = [test.seconds for test in self._coverage.tests if test.name.startswith(f"{file}::")]
         return sum(seconds) / len(seconds)
 
-    def _due(self, alive: dict[Driver, list[Mutant]], file: str) -> list[Trial]:
+    def _due(self, alive: dict[Driver, list[Mutant]], file: str, most: float) -> list[Trial]:
+        """The mutants that tests of this file may kill, with as many of those as there is time for."""
         found = []
         for driver, mutants in alive.items():
             for mutant in mutants:
-                if mutant.outermost:
-                    found.append(Trial(driver, mutant, self._of_file(driver, mutant).get(file, [])))
-        return [trial for trial in found if self._ordered(trial)]
+                if not mutant.outermost:
+                    continue
+                tried = self._tried[mutant.key]
+                tests = [each for each in self._of_file(driver, mutant).get(file, []) if each.name not in tried]
+                sums = itertools.accumulate(test.seconds for test in self._ordered(mutant, tests))
+                left = min(most, self._most - self._spent[mutant.key])
+                chosen = [test for test, seconds in zip(self._ordered(mutant, tests), sums) if seconds <= left]
+                if chosen:
+                    found.append(Trial(driver, mutant, chosen))
+        return found
 
     def _of_file(self, driver: Driver, mutant: Mutant) -> dict[str, list[Test]]:
         if mutant.key not in self._tests:
@@ -596,13 +607,17 @@ class Servers:
             for each in ended:
                 trial = due[each.number]
                 self._spent[trial.mutant.key] += each.seconds
+                self._tried[trial.mutant.key].update(test.name for test in trial.tests)
                 if each.killed:
                     killed.add(trial.mutant.key)
                     self._kills.update(self._names(trial.mutant, each.test))
             done = {each.number for each in ended}
             rest = [trial for number, trial in enumerate(due) if number not in done]
-            # One that spoils the servers for whoever comes next, also when it is tried alone, is left to other tests.
-            due = rest if ended or batch > 1 else rest[1:]
+            if not ended and batch == 1:
+                # It spoils the servers for whoever comes next, also when it is tried alone: left to other tests.
+                spoiler = rest.pop(0)
+                self._tried[spoiler.mutant.key].update(test.name for test in spoiler.tests)
+            due = rest
             batch = self.BATCH if ended else max(1, batch // 4)
         return killed
 
@@ -631,7 +646,8 @@ class Servers:
         gc.freeze()
         for number, trial in enumerate(due):
             began = time.monotonic()
-            tests = [collected[name] for name in self._ordered(trial) if name in collected]
+            ordered = self._ordered(trial.mutant, trial.tests)
+            tests = [collected[test.name] for test in ordered if test.name in collected]
             code = trial.driver.compiled(trial.mutant)
             said.write_text("")
             result = KILLED
@@ -667,19 +683,14 @@ class Servers:
                 runtestprotocol(item, log=False, nextitem=self._other(item))
         return ran
 
-    def _ordered(self, trial: Trial) -> list[str]:
-        """First who killed mutants of the same function, then of the same file, then the fastest; within the limit."""
-        mutant = trial.mutant
+    def _ordered(self, mutant: Mutant, tests: list[Test]) -> list[Test]:
+        """First who killed mutants of the same function, then of the same file, then the fastest."""
 
         def place(test: Test) -> tuple[float, ...]:
             of_file, of_function = (-self._kills[name] for name in self._names(mutant, test.name))
             return of_function, of_file, test.seconds
 
-        tests = sorted(trial.tests, key=place)
-        sums = itertools.accumulate(test.seconds for test in tests)
-        left = self._most - self._spent[mutant.key]
-        chosen = [test for test, seconds in zip(tests, sums) if seconds <= left]
-        return [test.name for test in chosen or tests[: not self._spent[mutant.key]]]
+        return sorted(tests, key=place)
 
     @staticmethod
     def _other(item: pytest.Item) -> pytest.Item | None:
