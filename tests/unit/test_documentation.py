@@ -156,3 +156,39 @@ def test_all_versions_are_one(file):
     tree = ast.parse((ROOT / "_utils/ispmail_stamp.py").read_text(encoding="utf-8"))
     version = constant(tree, "VERSION")
     assert VERSIONS[file]((ROOT / file).read_text(encoding="utf-8")) == version
+
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def anchors(document):
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document):
+    broken = []
+    for target in re.findall(r"\]\(([\w:/.#-]+)\)", document.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        if "://" not in target and (not file.exists() or (anchor and anchor not in anchors(file))):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_and_test_that_a_document_names_exists(document):
+    """A promise whose test has gone, or has another name, is not tested by what the document says."""
+    rooms = "|".join(path.name for path in ROOT.iterdir() if path.is_dir())
+    tests = {path.name: path for path in ROOT.glob("tests/*/*.py")}
+    missing, file = [], document
+    for path, function in re.findall(r"`([\w./-]*)(?:::(\w+)\S*)?`", document.read_text(encoding="utf-8")):
+        if path.endswith(".py") or re.match(rf"({rooms})/", path):
+            file = tests.get(path, ROOT / path)
+            if not file.exists():
+                missing.append(path)
+        if function and not (file.is_file() and re.search(rf"def {function}\(", file.read_text(encoding="utf-8"))):
+            missing.append(f"{file.name}::{function}")
+    assert not missing
