@@ -4,6 +4,8 @@ import ast
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 import salt.modules
@@ -147,6 +149,7 @@ VERSIONS = {
     "pyproject.toml": lambda text: re.search(r'^version = "(.+?)"', text, re.MULTILINE)[1],
     "salt/ispmail/modules.sls": lambda text: re.search(r"set wanted = '(.+?)\+", text)[1],
     "CHANGELOG.md": lambda text: re.search(r"^## \[?([0-9][0-9.]*)", text, re.MULTILINE)[1],
+    "FORMULA": lambda text: re.search(r"^version: (.+)$", text, re.MULTILINE)[1],
 }
 
 
@@ -156,6 +159,16 @@ def test_all_versions_are_one(file):
     tree = ast.parse((ROOT / "_utils/ispmail_stamp.py").read_text(encoding="utf-8"))
     version = constant(tree, "VERSION")
     assert VERSIONS[file]((ROOT / file).read_text(encoding="utf-8")) == version
+
+
+def test_each_change_has_its_place_in_the_next_changelog():
+    """towncrier leaves out a file whose name has no kind that it knows."""
+    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "9.9.9", "--date", "2030-01-01"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "## 9.9.9 (2030-01-01)" in done.stdout
+    written = " ".join(done.stdout.split())
+    fragments = [path for path in ROOT.glob("changelog/*") if path.name != ".gitignore"]
+    assert not [path.name for path in fragments if " ".join(path.read_text().split()) not in written]
 
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
