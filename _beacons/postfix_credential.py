@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("7552ae4f7375")
+ispmail_stamp.require("ac95d9adc82d")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("7552ae4f7375")
+ispmail_stamp.require("ac95d9adc82d")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("7552ae4f7375")
+ispmail_stamp.require("ac95d9adc82d")
 
 import ispmail_accounts
 import ispmail_holders

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("7552ae4f7375")
+ispmail_stamp.require("ac95d9adc82d")
 
 import ispmail_compare
 import ispmail_consumers

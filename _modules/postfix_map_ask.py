@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("7552ae4f7375")
+ispmail_stamp.require("ac95d9adc82d")
 
 import ispmail_answers
 import ispmail_classes

@@ -40,7 +40,10 @@ def compare(consumers: Consumers) -> Difference:
     files, changes, foreign = [], {}, []
     for each in consumers.with_option_file:
         path = each.option_file or ""
-        reason = "it is a link" if os.path.islink(path) else ispmail_files.unsafe_directory(os.path.dirname(path))
+        directory = os.path.dirname(path)
+        if not os.path.isdir(directory):
+            raise CannotAsk(f"the directory of {path} does not exist: install {each.name} first, or create it")
+        reason = "it is a link" if os.path.islink(path) else ispmail_files.unsafe_directory(directory)
         if reason:
             foreign.append(f"{path} cannot be written safely by root, {reason}: name a file in a directory of root's")
             continue
@@ -173,8 +176,6 @@ def _compare_file(each: Consumer, keys: Mapping[str, str]) -> tuple[Replacement,
     replacement = Replacement(new, still=(old.content,))
     wanted = {"owner": each.user, "group": each.group, "mode": f"{each.mode:04o}"}
     if old.content is None:
-        if not os.path.isdir(os.path.dirname(old.path)):
-            raise CannotAsk(f"the directory of {path} does not exist: install {each.name} first, or create it")
         return replacement, {"file": {"old": None, "new": path}, **_differing_keys({}, keys)}, []
     is_owned = {_OWNED.get(name, name): value for name, value in ispmail_plan.ownership(old).items()}
     changes: dict[str, Any] = {

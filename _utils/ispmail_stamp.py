@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "7552ae4f7375"
+STAMP = "ac95d9adc82d"
 
 
 def require(stamp: str) -> None:

@@ -1,0 +1,174 @@
+"""Option files of consumers and files of others, as they are on this disk; no Dovecot, see tests/functional."""
+
+import grp
+import os
+import pwd
+
+import pytest
+
+import ispmail_consumers
+import ispmail_optionfile
+from ispmail_config_consumers import Consumer, Consumers
+from ispmail_errors import CannotAsk, Failed
+
+KEYS = {"user": "mailserver", "password": "new;#pass", "hosts": "127.0.0.1", "dbname": "mailserver"}
+NOBODY = pwd.getpwnam("nobody")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path
+
+
+def program(name, folder, **values):
+    """A consumer with an option file of ours."""
+    defaults = dict(
+        **{"name": name, "option_file": str(folder / f"{name}.cnf"), "option_group": "client", "user": "root"},
+        **{"group": "root", "mode": 0o640, "sls": None, "holds": (), "programs": (), "ignore": False},
+    )
+    return Consumer(**{**defaults, **values})
+
+
+def of(*consumers, **keys):
+    return Consumers("second", consumers, {**KEYS, **keys})
+
+
+def written(path, user="mailserver", password="new;#pass", mode=0o640):
+    path.write_text(ispmail_optionfile.render("client", user, password))
+    path.chmod(mode)
+
+
+def test_the_first_option_file(folder):
+    due = ispmail_consumers.compare(of(program("a", folder)))
+    path = str(folder / "a.cnf")
+    assert due.changes == {
+        "consumer:a": {
+            "file": {"old": None, "new": path},
+            "user": {"old": None, "new": "mailserver"},
+            "password": {"old": None, "new": "***"},
+        }
+    }
+    (replacement,) = due.files
+    new = replacement.new
+    assert (new.path, new.uid, new.gid, new.mode) == (path, 0, 0, 0o640)
+    assert ispmail_optionfile.parse(new.content)["client"] == {"user": "mailserver", "password": "new;#pass"}
+
+
+def test_an_option_file_as_it_should_be(folder):
+    written(folder / "a.cnf")
+    assert ispmail_consumers.compare(of(program("a", folder))) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "changes"),
+    [
+        ("mailserver", "old", {"password": {"old": "***", "new": "***"}}),
+        ("former", "new;#pass", {"user": {"old": "former", "new": "mailserver"}}),
+        (
+            "former",
+            "old",
+            {"user": {"old": "former", "new": "mailserver"}, "password": {"old": "***", "new": "***"}},
+        ),
+    ],
+)
+def test_only_what_differs_is_told(folder, user, password, changes):
+    written(folder / "a.cnf", user, password)
+    assert ispmail_consumers.compare(of(program("a", folder))).changes == {"consumer:a": changes}
+
+
+def test_another_layout_is_a_change_too(folder):
+    written(folder / "a.cnf")
+    (folder / "a.cnf").write_text((folder / "a.cnf").read_text() + "\n")
+    layout = {"layout": {"old": "another", "new": "canonical"}}
+    assert ispmail_consumers.compare(of(program("a", folder))).changes == {"consumer:a": layout}
+
+
+def test_owner_group_and_mode_have_the_names_that_pillar_gives_them(folder):
+    written(folder / "a.cnf", mode=0o604)
+    os.chown(folder / "a.cnf", NOBODY.pw_uid, NOBODY.pw_gid)
+    assert ispmail_consumers.compare(of(program("a", folder))).changes == {
+        "consumer:a": {
+            "owner": {"old": "nobody", "new": "root"},
+            "group": {"old": grp.getgrgid(NOBODY.pw_gid).gr_name, "new": "root"},
+            "mode": {"old": "0604", "new": "0640"},
+        }
+    }
+
+
+def test_a_password_of_bytes_that_are_no_utf8(folder):
+    due = ispmail_consumers.compare(of(program("a", folder), password="\udcff"))
+    assert b"\xff" in due.files[0].new.content
+
+
+def test_what_else_is_in_the_file_stops_the_change_and_all_of_it_is_named(folder):
+    for name in "ab":
+        (folder / f"{name}.cnf").write_text("[client]\nuser=mailserver\nport=3307\n")
+    with pytest.raises(Failed, match=r"(?s)Nothing was changed.*a\.cnf.*port.*b\.cnf.*port"):
+        ispmail_consumers.compare(of(program("a", folder), program("b", folder)))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"user": "no-such"}, "there is no user no-such, who is to own .*a.cnf: create it first"),
+        ({"group": "no-such"}, "there is no group no-such, which is to read .*a.cnf: create it first"),
+        ({"option_file": "/no-such/a.cnf"}, "the directory of /no-such/a.cnf does not exist: install a first"),
+    ],
+)
+def test_what_has_to_be_there_first(folder, values, reason):
+    with pytest.raises(CannotAsk, match=reason):
+        ispmail_consumers.compare(of(program("a", folder, **values)))
+
+
+def test_who_does_not_use_the_password_that_pillar_has(folder):
+    written(folder / "a.cnf")
+    written(folder / "b:c.cnf", password="old")
+    (folder / "has").write_text('$password = "new;#pass";')
+    (folder / "has not").write_text('$password = "old";')
+    files = tuple(str(folder / name) for name in ("has", "has not", "is missing"))
+    of_another = program("web", folder, option_file=None, holds=files, sls="webmail.config")
+    by_hand = program("hand", folder, option_file=None, holds=(files[1],))
+    ignored = program("known", folder, option_file=None, holds=(files[1],), ignore=True)
+    found = of(program("a", folder), program("b:c", folder), of_another, by_hand, ignored)
+    no = "does not hold the password that pillar has"
+    assert ispmail_consumers.unready(found) == [
+        "second:consumers:b:c: its option file is not as pillar says: apply first",
+        f"second:consumers:web:holds: {files[1]} {no}: see what webmail.config writes",
+        f"second:consumers:web:holds: {files[2]} is not there: see what webmail.config writes",
+        f"second:consumers:hand:holds: {files[1]} {no}: write it there",
+    ]
+
+
+def test_the_logins_that_are_live(folder):
+    """An ignored one is nobody's business, whatever comes after it."""
+    written(folder / "a.cnf", "former", "old")
+    (folder / "has").write_text("new;#pass")
+    (folder / "has not").write_text("old")
+    assert ispmail_consumers.live_logins(
+        of(
+            program("ignored", folder, ignore=True),
+            program("a", folder),
+            program("none", folder),
+            program("has", folder, option_file=None, holds=(str(folder / "has"),)),
+            program("not", folder, option_file=None, holds=(str(folder / "has"), str(folder / "has not"))),
+        )
+    ) == {
+        "consumer:a": ("former", "old"),
+        "consumer:none": (None, None),
+        "consumer:has": ("mailserver", "new;#pass"),
+        "consumer:not": ("mailserver", None),
+    }
+
+
+def test_what_a_removal_leaves(folder):
+    written(folder / "a.cnf")
+    other = program("c", folder, option_file=None)
+    assert ispmail_consumers.left_behind(of(program("a", folder), program("b", folder), other)) == [
+        f"{folder}/a.cnf was left, because a logs in by it: delete it when nothing names it any more"
+    ]
+
+
+def test_a_program_without_a_configuration_to_look_at_is_not_misconfigured(folder):
+    consumers = of(program("a", folder), program("b", folder, config_file="/no-such", ignore=True))
+    assert ispmail_consumers.misconfigured(consumers) == []
+    ispmail_consumers.check(consumers)
