@@ -65,10 +65,11 @@ class Test(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """All tests, and the lines that run while the library is imported."""
+    """All tests, and the lines that run while the library is imported, or what tests share is set up."""
 
     tests: list[Test]
     at_import: dict[str, set[int]]
+    shared: dict[str, dict[str, set[int]]]  # of a test file
 
     def of(self, file: str, extent: tuple[int, int] | None = None, seconds: float = 0) -> list[Test]:
         """The tests that execute a line of the file, or of a part of it: its own first, then the fastest."""
@@ -125,10 +126,29 @@ def _shorten(item: pytest.Item) -> None:
         )
 
 
-def run_pytest(arguments: Iterable[str], plugin: Runner) -> int:
-    """Collect in this process, then do what the plugin does. Without other plugins: pytest-salt-factories is slow."""
+class SharedSetUp:
+    """A plugin that tells when what several tests share is being set up, and when no more."""
+
+    def __init__(self, begins: Callable[[], object], ends: Callable[[], object]):
+        """Both are called without arguments."""
+        self._begins, self._ends = begins, ends
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[Any]:
+        """Around a fixture of a module or session."""
+        if fixturedef.scope == "function":
+            return (yield)
+        self._begins()
+        try:
+            return (yield)
+        finally:
+            self._ends()
+
+
+def run_pytest(arguments: Iterable[str], *plugins: object) -> int:
+    """Collect in this process, then do what plugins do. Without other plugins: pytest-salt-factories is slow."""
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    return int(pytest.main([*OPTIONS, f"--rootdir={ROOT}", *arguments], plugins=[plugin]))
+    return int(pytest.main([*OPTIONS, f"--rootdir={ROOT}", *arguments], plugins=list(plugins)))
 
 
 def forked(function: Callable[[], int | None], jobs: _Jobs | None = None, seconds: float = 0) -> int:
@@ -243,6 +263,7 @@ def measured(folder: str, jobs: int = 1) -> Coverage:
     pool.finish()
     tests: list[Test] = []
     at_import: defaultdict[str, set[int]] = defaultdict(set)
+    shared = {}
     for file in files:
         if not kept[file].exists():
             raise SystemExit(f"{file.relative_to(ROOT)} could not be run")
@@ -253,7 +274,8 @@ def measured(folder: str, jobs: int = 1) -> Coverage:
             tests.append(Test(name, seconds, {path: set(numbers) for path, numbers in lines.items()}))
         for path, numbers in found["import"].items():
             at_import[path].update(numbers)
-    return Coverage(tests, dict(at_import))
+        shared[str(file.relative_to(ROOT))] = {path: set(numbers) for path, numbers in found["shared"].items()}
+    return Coverage(tests, dict(at_import), shared)
 
 
 def _state_of(file: Path) -> str:
@@ -288,9 +310,9 @@ def _measure(file: Path, kept: Path) -> int:
         sys.settrace(None)
         found["import"] = {name: sorted(lines) for name, lines in imported.items()}
         passed: dict[str, float] = {}
-        watched = coverage.Coverage(data_file=None, config_file=False, source=list(prefixes), messages=False)
         watched.start()
         for item, after in zip(items, [*items[1:], None]):
+            running[:] = [item.nodeid]
             watched.switch_context(item.nodeid)
             began = time.monotonic()
             reports = runtestprotocol(item, log=False, nextitem=after)
@@ -306,10 +328,21 @@ def _measure(file: Path, kept: Path) -> int:
                 for context in contexts:
                     lines[context][short].append(line)
         found["tests"] = [(name, seconds, lines[name]) for name, seconds in passed.items()]
+        found["shared"] = lines["shared"]
 
+    def begins() -> None:
+        running.append("shared")
+        watched.switch_context("shared")
+
+    def ends() -> None:
+        running.pop()
+        watched.switch_context(running[-1])
+
+    running: list[str] = []
     os.environ["COVERAGE_CORE"] = "ctrace"  # sys.monitoring has no contexts
+    watched = coverage.Coverage(data_file=None, config_file=False, source=list(prefixes), messages=False)
     sys.settrace(called)
-    run_pytest([str(file)], Runner(loop))
+    run_pytest([str(file)], Runner(loop), SharedSetUp(begins, ends))
     kept.with_suffix(".new").write_text(json.dumps(found))
     kept.with_suffix(".new").rename(kept)
     return 0
@@ -494,6 +527,13 @@ class Driver:
                 return ended
         return ALIVE
 
+    def alone(self, mutant: Mutant, tests: list[Test], seconds: float) -> int:
+        """Run tests of one file, no longer than so many seconds, with the library imported anew."""
+        code = self.compiled(mutant)
+        sums = itertools.accumulate(test.seconds for test in tests)
+        chosen = [test for test, spent in zip(tests, sums) if spent <= seconds]
+        return KILLED if code is None else self._cold_group(code, chosen) if chosen else ALIVE
+
     def _groups(self, tests: list[Test]) -> list[list[Test]]:
         """The tests by file: this file's own ones first, then the fastest ones."""
         groups: defaultdict[str, list[Test]] = defaultdict(list)
@@ -570,6 +610,19 @@ class Servers:
                     after(driver, alive[driver])
                 seconds = time.monotonic() - began
                 print(f"{file}: killed {len(killed)} of {len(due[file])} in {seconds:.0f} s", flush=True)
+
+    def run_alone(self, driver: Driver, mutants: list[Mutant]) -> list[Mutant]:
+        """Those that a test kills for which all is set up anew: what tests share was set up without the mutant."""
+        killed = []
+        for mutant in mutants:
+            lines = range(mutant.extent[0], mutant.extent[1] + 1)
+            for file, seen in self._coverage.shared.items():
+                if mutant.outermost and not seen.get(mutant.file, set()).isdisjoint(lines):
+                    tests = [test for test in self._coverage.tests if test.name.startswith(f"{file}::")]
+                    if driver.alone(mutant, self._ordered(mutant, tests), self._most) != ALIVE:
+                        killed.append(mutant)
+                        break
+        return killed
 
     def _mean(self, file: str) -> float:
         """How long a test of this file takes."""
@@ -812,11 +865,12 @@ def main() -> int:
         if not functional:
             table.row(driver, tried[driver], alive[driver])
     if functional:
-        Servers(functional, options.functional_seconds).run(alive, functools.partial(_keep, options))
+        servers = Servers(functional, options.functional_seconds)
+        servers.run(alive, functools.partial(_keep, options))
         for driver, mutants in alive.items():
             outside = [mutant for mutant in mutants if not mutant.outermost]
             again = Driver(driver.path, functional, options.jobs, options.functional_seconds)
-            killed = again.run(outside, warm=False).killed
+            killed = [*again.run(outside, warm=False).killed, *servers.run_alone(again, mutants)]
             alive[driver] = [mutant for mutant in mutants if mutant not in killed]
             _keep(options, driver, alive[driver])
             table.row(driver, tried[driver], alive[driver])

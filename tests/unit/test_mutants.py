@@ -35,6 +35,10 @@ def untested(number):
     return number + 1
 
 
+def once(text):
+    return text[:1]
+
+
 def waits(number):
     while number > 0:
         number -= 1
@@ -63,7 +67,7 @@ def test_forks():
 """
 FUNCTIONAL = """from pathlib import Path
 import pytest
-from ispmail_toy import is_many, untested
+from ispmail_toy import is_many, once, untested
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -71,7 +75,11 @@ def server(tmp_path_factory):
     server.write_text("up")
     with open("started", "a") as file:
         file.write("x")
+    server.with_name("shared").write_text(once("xy"))
     return server
+
+def test_what_was_done_once(server):
+    assert server.with_name("shared").read_text() == "x"
 
 def test_server(server):
     assert server.read_text() == "up" and untested(1) == 2
@@ -124,11 +132,13 @@ def test_it_tells_what_the_tests_do_not_see(toy):
         " | LIMIT = 3 | 3 → 4",
         "untested | return number + 1 | return number + 1 → None",
         "untested | return number + 1 | 1 → 2",
+        *(f"once | return text[:1] | {name}" for name in ("return text[:1] → None", "1 → 2")),
+        "once | return text[:1] | slice :1 without upper bound",
     }
     # One is listed. A loop that never ends is dead, and so is one that a cache could hide, or that is in a child.
     row = re.search(r"^\| _utils/ispmail_toy.py \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", printed, re.MULTILINE)
     count, killed, known, left = map(int, row.groups())
-    assert (known, left) == (1, 4) and count == killed + known + left and killed >= 9
+    assert (known, left) == (1, 7) and count == killed + known + left and killed >= 9
 
 
 def test_what_is_alive_is_tried_by_functional_tests_with_one_server_for_all(toy):
@@ -140,8 +150,9 @@ def test_what_is_alive_is_tried_by_functional_tests_with_one_server_for_all(toy)
     assert re.findall(r"^ +\d+: (.*)$", printed, re.MULTILINE) == [
         "_utils/ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → Gt"
     ]
-    # To see which lines run, three that end with a spoilt server, one for all others, and one outside of functions.
-    assert (toy / "started").read_text() == "x" * 6
+    # To see which lines run, three that end with a spoilt server, one for all others, one outside of functions, and one
+    # for each mutant of what is done before all tests.
+    assert (toy / "started").read_text() == "x" * 9
 
 
 def test_what_only_people_read_is_left_alone():
