@@ -495,7 +495,7 @@ class Driver:
             raise SystemExit(f"{self.source.file}: the tests could not be run: {code}")
         ended = {int(number): code for number, code in json.loads(kept.read_text()).items()}
         kept.unlink()
-        if ended.pop(0) != ALIVE:
+        if ended.pop(0) not in (ALIVE, BROKEN):
             raise SystemExit(f"{self.source.file}: tests fail without a mutant")
         return {number: code for number, code in ended.items() if code != BROKEN}
 

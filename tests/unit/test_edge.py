@@ -11,15 +11,15 @@ from _states import postfix_database
 
 from .test_documentation import FILES
 
+MODULES = [importlib.import_module(f"{file.parent.name}.{file.stem}") for file in FILES]
 # The arguments that every function which has them takes alike.
 DEFAULTS = {"pillar": "ispmail", "test": False, "config_directory": "/etc/postfix", "search": "all", "width": 100}
 LOGIN = {"host": "192.0.2.1", "maps": ["virtual_alias_maps"], "user": "mailserver", "changed": 1.5}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_an_argument_that_is_left_out_means_the_same_everywhere(file):
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_an_argument_that_is_left_out_means_the_same_everywhere(module):
     """With test=True as a default nothing would ever be applied; with another pillar key nothing would be found."""
-    module = importlib.import_module(f"{file.parent.name}.{file.stem}")
     public = [
         function for name, function in inspect.getmembers(module, inspect.isfunction)
         if not name.startswith("_") and function.__module__ == module.__name__
