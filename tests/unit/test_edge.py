@@ -3,11 +3,13 @@
 import importlib
 import inspect
 import json
+from types import SimpleNamespace
 
 import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from _beacons import postfix_credential
-from _states import postfix_database
+from _states import postconf, postfix_database, postfix_map
 
 from .test_documentation import FILES
 
@@ -31,6 +33,25 @@ def test_an_argument_that_is_left_out_means_the_same_everywhere(module):
                 assert parameter.default == DEFAULTS[name], f"{function.__name__}: {name}"
 
 
+@pytest.fixture
+def salt(monkeypatch):
+    """A function that gives a state module its execution functions, and tells whether it is a dry run."""
+
+    def gives(module, test=False, **functions):
+        named = {name.replace("__", "."): function for name, function in functions.items()}
+        monkeypatch.setattr(module, "__salt__", named, raising=False)
+        monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
+
+    return gives
+
+
+def fails(error):
+    def act(*_, **__):
+        raise error
+
+    return act
+
+
 @pytest.mark.parametrize("test", [False, True])
 @pytest.mark.parametrize(
     ("name", "what"),
@@ -41,7 +62,7 @@ def test_an_argument_that_is_left_out_means_the_same_everywhere(module):
         ("credential_sole", "Pillar's password as the only one"),
     ],
 )
-def test_a_state_of_the_database(monkeypatch, name, what, test):
+def test_a_state_of_the_database(salt, name, what, test):
     """Each asks its own function, with the pillar key and whether it is a dry run."""
     calls, changes = [], {}
 
@@ -49,8 +70,7 @@ def test_a_state_of_the_database(monkeypatch, name, what, test):
         calls.append((pillar, test))
         return {"changes": changes}
 
-    monkeypatch.setattr(postfix_database, "__salt__", {f"postfix_database.{name}": function}, raising=False)
-    monkeypatch.setattr(postfix_database, "__opts__", {"test": test}, raising=False)
+    salt(postfix_database, test, **{f"postfix_database__{name}": function})
     state = getattr(postfix_database, name)
     assert state("a name") == {
         **{"name": "a name", "changes": {}, "result": True},
@@ -62,6 +82,174 @@ def test_a_state_of_the_database(monkeypatch, name, what, test):
         "comment": f"{what}: first, second {'would be' if test else 'has been'} changed",
     }
     assert calls == [("ispmail", test), ("second_ispmail", test)]
+
+
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize(("name", "function", "done"), [("managed", "set", "set"), ("absent", "unset", "removed")])
+def test_a_state_of_main_cf(salt, name, function, done, test):
+    calls, changes = [], {}
+
+    def change(*arguments, test):
+        calls.append((*arguments, test))
+        return changes
+
+    salt(postconf, test, **{f"postconf__{function}": change})
+    state = getattr(postconf, name)
+    assert state("a name", ["x"]) == {
+        **{"name": "a name", "changes": {}, "result": True},
+        "comment": "The parameters are in the correct state",
+    }
+    changes.update(biff={"old": "yes", "new": "no"}, relayhost={"old": "", "new": "x"})
+    assert state("a name", ["x"], "/etc/postfix-out") == {
+        **{"name": "a name", "changes": changes, "result": None if test else True},
+        "comment": f"biff, relayhost {'would be' if test else 'has been'} {done}",
+    }
+    assert calls == [(["x"], "/etc/postfix", test), (["x"], "/etc/postfix-out", test)]
+
+
+def outcome(maps=0, consumers=0, changes=(), reloaded=False):
+    """What apply and remove return."""
+    return {"maps": maps, "consumers": consumers, "changes": {key: {} for key in changes}, "reloaded": reloaded}
+
+
+@pytest.mark.parametrize(
+    ("done", "comment", "dry"),
+    [
+        (outcome(maps=3), "3 maps: in the correct state", None),
+        (outcome(), "0 maps: in the correct state", None),
+        (outcome(consumers=1), "1 consumer: in the correct state", None),
+        (outcome(maps=1, consumers=2), "1 map and 2 consumers: in the correct state", None),
+        (outcome(maps=1, changes="a"), "1 map has been applied", "1 map would be applied"),
+        (outcome(consumers=1, changes="a"), "1 consumer has been applied", "1 consumer would be applied"),
+        (
+            outcome(maps=1, consumers=1, changes="a", reloaded=True),
+            "1 map and 1 consumer have been applied\nPostfix has been reloaded",
+            "1 map and 1 consumer would be applied\nPostfix would be reloaded",
+        ),
+        (outcome(maps=2, changes="a"), "2 maps have been applied", "2 maps would be applied"),
+        # After a change that was cut off nothing differs, and Postfix is reloaded all the same.
+        (
+            outcome(maps=2, reloaded=True),
+            "2 maps: in the correct state\nPostfix has been reloaded",
+            "2 maps: in the correct state\nPostfix would be reloaded",
+        ),
+    ],
+)
+@pytest.mark.parametrize("test", [False, True])
+def test_what_a_change_of_maps_says(salt, done, comment, dry, test):
+    calls = []
+
+    def removed(**options):
+        calls.append(options)
+        return done
+
+    salt(postfix_map, test, postfix_map__remove=removed)
+    said = postfix_map.absent("a name", maps=["x"], pillar="second")
+    wanted = dry if test and dry else comment
+    assert said["comment"] == wanted.replace("applied", "removed")
+    assert said["result"] is (None if test and done["changes"] else True)
+    postfix_map.absent("a name")
+    assert calls == [
+        {"maps": ["x"], "pillar": "second", "test": test},
+        {"maps": None, "pillar": "ispmail", "test": test},
+    ]
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_an_apply_is_called_only_where_something_is_due(salt, test):
+    calls = []
+    found = {**outcome(maps=3), "due": False}
+
+    def applied(**options):
+        calls.append(options)
+        return outcome(maps=3, changes="a")
+
+    salt(postfix_map, test, postfix_map__compare=lambda pillar: found, postfix_map__apply=applied)
+    assert postfix_map.managed("a name")["comment"] == "3 maps: in the correct state" and calls == []
+    found["due"] = True
+    done = "would be" if test else "have been"
+    assert postfix_map.managed("a name", "second")["comment"] == f"3 maps {done} applied"
+    assert calls == [{"pillar": "second", "test": test}]
+    salt(postfix_map, test, postfix_map__compare=lambda pillar: found)
+    failed = postfix_map.managed("a name")
+    assert failed["result"] is False and "perhaps a sync is under way: apply again" in failed["comment"]
+
+
+NOT_YET = [
+    # In a dry run, what an apply would mend is no failure.
+    ({"due": True}, True, None),
+    ({"due": False}, True, False),
+    ({"due": True}, False, False),
+    (CommandExecutionError("no"), True, False),
+    (SaltInvocationError("no"), True, False),
+]
+
+
+@pytest.mark.parametrize(("found", "test", "result"), NOT_YET)
+def test_answers_that_are_wrong(salt, found, test, result):
+    compare = fails(found) if isinstance(found, Exception) else lambda pillar: found
+    salt(postfix_map, test, postfix_map__answers=lambda pillar: [f"{pillar}: no"], postfix_map__compare=compare)
+    for pillar, said in (({}, "ispmail"), ({"pillar": "second"}, "second")):
+        assert postfix_map.answers("a name", **pillar) == {
+            **{"name": "a name", "changes": {}, "result": result},
+            "comment": f"The live maps do not answer as expected:\n- {said}: no",
+        }
+    salt(postfix_map, test, postfix_map__answers=lambda pillar: [])
+    right = {"name": "a name", "changes": {}, "result": True, "comment": "The live maps answer as expected"}
+    assert postfix_map.answers("a name") == right
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_consumers_that_have_another_password(salt, test):
+    salt(postfix_map, test, postfix_map__consumers=lambda pillar: [f"{pillar}: old"])
+    assert postfix_map.consumers("a name", "second") == {
+        **{"name": "a name", "changes": {}, "result": None if test else False},
+        "comment": "Not every program uses the password that pillar has:\n- second: old",
+    }
+    salt(postfix_map, test, postfix_map__consumers=lambda pillar: [])
+    right = {"name": "a name", "changes": {}, "result": True}
+    comment = "The other programs use the password that pillar has"
+    assert postfix_map.consumers("a name") == {**right, "comment": comment}
+
+
+@pytest.mark.parametrize("timeout", ["5", None, True, -1, float("inf"), float("nan")])
+def test_a_timeout_that_is_none(salt, timeout):
+    salt(postfix_map, postfix_map__old_processes=fails(AssertionError("is not asked")))
+    said = postfix_map.drained("a name", timeout=timeout)
+    assert said["result"] is False and said["comment"].startswith("timeout must be a number of seconds")
+
+
+@pytest.mark.parametrize(
+    ("test", "timeout", "answers", "asked", "result"),
+    [
+        (False, 60, [["smtpd (7)"], ["smtpd (7)"], []], 3, True),
+        # A dry run waits for nobody.
+        (True, 60, [["smtpd (7)", "cleanup (8)"]] * 3, 1, False),
+        (False, 0, [["smtpd (7)", "cleanup (8)"]] * 3, 1, False),
+        (False, 0.5, [["smtpd (7)", "cleanup (8)"]] * 9, 4, False),
+    ],
+)
+def test_how_long_processes_with_an_older_file_are_waited_for(salt, monkeypatch, test, timeout, answers, asked, result):
+    clock, calls = [100.0], []
+
+    def old(pillar):
+        calls.append(pillar)
+        clock[0] += 0.001
+        return answers[len(calls) - 1]
+
+    def sleep(seconds):
+        clock[0] += seconds
+
+    salt(postfix_map, test, postfix_map__old_processes=old)
+    monkeypatch.setattr(postfix_map, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    said = postfix_map.drained("a name", timeout=timeout)
+    assert said["result"] is result and calls == ["ispmail"] * asked
+    assert said["comment"] == (
+        "No process uses an older table file"
+        if result
+        else f"After {timeout} s these processes still use an older table file: smtpd (7), cleanup (8). "
+        "They end with their sessions: try again"
+    )
 
 
 @pytest.mark.parametrize(
