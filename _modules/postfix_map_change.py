@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("ac95d9adc82d")
+ispmail_stamp.require("d5a53112a4e3")
 
 import ispmail_apply
 import ispmail_consumers

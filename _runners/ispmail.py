@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("ac95d9adc82d")
+ispmail_stamp.require("d5a53112a4e3")
 
 import salt.client
 import salt.utils.event

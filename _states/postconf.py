@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("ac95d9adc82d")
+ispmail_stamp.require("d5a53112a4e3")
 
 from ispmail_salt import state
 

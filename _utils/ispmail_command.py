@@ -121,8 +121,15 @@ def output(name: Name, arguments: Sequence[str]) -> str:
         complaints = lines(done.stderr.strip())
         command = f"{name} {arguments[-1]}" if name == "postfix" else name
         ended = f"it ended with {done.returncode}, and wrote why into the mail log"
-        raise CannotAsk(f"{command} failed: {safe(complaints[-1]) if complaints else ended}")
+        raise CannotAsk(f"{command} failed: {_with_fix(safe(complaints[-1])) if complaints else ended}")
     return done.stdout
+
+
+def _with_fix(complaint: str) -> str:
+    """What a command said, and what to do where it could not read a file: postconf reads each table file too."""
+    is_of_a_line = re.search(r": fatal: /.+, line \d+: ", complaint)
+    fix = ": mend that line; if the file is a map's, it may also be deleted: the next apply writes it anew"
+    return complaint + fix if is_of_a_line else complaint
 
 
 def _why_no_end(arguments: Sequence[str], timeout: float) -> str:

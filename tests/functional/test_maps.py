@@ -1,5 +1,6 @@
 """postfix_map beside the apply: read, lookup, remove, answers, and maps of other kinds."""
 
+import os
 import sqlite3
 
 import pytest
@@ -253,3 +254,21 @@ def test_a_question_that_is_too_long_is_a_sentence(minion, pillar):
     minion.pillar = pillar(answers=[{"map": "virtual_alias_maps", "question": "a" * 200_000, "answer": "b" * 200_000}])
     with pytest.raises(CommandExecutionError, match=r"^postmap cannot be run: Argument list too long$"):
         minion.call("postfix_map.answers")
+
+
+def test_a_table_file_that_postconf_cannot_read_says_what_to_do(minion, postfix):
+    """postconf reads the table files too, and gives up: an apply could not say more than that."""
+    assert managed(minion)["result"] is True
+    path = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    secret = PASSWORD.replace("=", "")
+    path.write_text(f"{path.read_text()}{secret}\n")
+    os.utime(path, (1, 1))
+    for test in (True, False):
+        failed = managed(minion, test=test)
+        assert failed["result"] is False and secret not in failed["comment"]
+        assert failed["comment"].endswith(
+            "mend that line; if the file is a map's, it may also be deleted: the next apply writes it anew"
+        )
+    path.unlink()
+    assert managed(minion)["result"] is True
+    assert replies(postfix) == ANSWERED

@@ -134,6 +134,12 @@ def script(tmp_path, monkeypatch):
     [
         ("postfix", "echo warning >&2; echo 'fatal: x' >&2; exit 1", "postfix status failed: fatal: x"),
         ("postconf", "echo warning >&2; echo 'fatal: x' >&2; exit 1", "postconf failed: fatal: x"),
+        (
+            "postconf",
+            """echo "postconf: fatal: /etc/postfix/a b.cf, line 6: missing '=' after attribute name: x" >&2; exit 1""",
+            "postconf failed: postconf: fatal: /etc/postfix/a b.cf, line 6: missing '=' after attribute name: mend that"
+            " line; if the file is a map's, it may also be deleted: the next apply writes it anew",
+        ),
         ("postmap", "echo 'password=a secret' >&2; exit 2", "postmap failed: password=***"),
         ("postfix", "exit 3", "postfix status failed: it ended with 3, and wrote why into the mail log"),
     ],
