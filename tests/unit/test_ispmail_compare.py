@@ -1,0 +1,101 @@
+"""What a comparison says is due, and what an apply tells of it."""
+
+import pytest
+
+import ispmail_plan
+from ispmail_compare import Comparison, compare
+from ispmail_config import complete
+from ispmail_config_consumers import NONE, Consumer, Consumers
+from ispmail_consumers import Difference
+from ispmail_errors import Fault
+from ispmail_inventory import Settings
+
+SETTINGS = Settings("/etc/postfix", {}, frozenset())
+SAME = ispmail_plan.Difference(SETTINGS, (), {}, {}, frozenset(), (), (), ())
+CHANGE = {"virtual_alias_maps": {"password": {"old": "***", "new": "***"}}}
+FILES = {"consumer:dovecot": {"password": {"old": "***", "new": "***"}}}
+DOVECOT = Consumer("dovecot", "/x.cnf", "client", "root", "root", 0o640, None, (), (), False)
+
+
+def instance(**section):
+    return complete("second", {"database": {"password": "x", **section}})
+
+
+def comparison(maps=SAME, files=(), **values):
+    given = {"instance": instance(), "consumers": NONE, "interrupted": False, **values}
+    return Comparison(maps=maps, option_files=Difference((), dict(files)), **given)
+
+
+@pytest.mark.parametrize(
+    ("found", "concerns_postfix", "is_due"),
+    [
+        (comparison(), False, False),
+        (comparison(maps=None), False, False),
+        (comparison(SAME._replace(changes=CHANGE)), True, True),
+        (comparison(SAME._replace(faults=(Fault("x", "y"),))), True, True),
+        (comparison(interrupted=True), True, True),
+        (comparison(maps=None, interrupted=True), False, True),
+        (comparison(files=FILES), False, True),
+        (comparison(maps=None, files=FILES), False, True),
+        (comparison(maps=None, lacks_postfix=True), False, True),
+    ],
+)
+def test_what_is_due(found, concerns_postfix, is_due):
+    assert (found.concerns_postfix, found.is_due) == (concerns_postfix, is_due)
+
+
+def test_faults_and_warnings_are_those_of_both_sides():
+    fault = Fault("maps:a:parameter", "is of no use", "choose another")
+    found = comparison(SAME._replace(faults=(fault,), warnings=("of main.cf",)))
+    assert found.faults == ["second:maps:a:parameter is of no use: choose another"]
+    assert found.warnings == [*found.instance.warnings, "of main.cf"]
+    assert comparison(maps=None).faults == [] and comparison(maps=None).warnings == list(found.instance.warnings)
+    told = found.outcome(["first", "of main.cf"]).warnings
+    assert told == ("first", "of main.cf", *found.instance.warnings)
+
+
+def test_what_an_apply_tells():
+    consumers = Consumers("second", (DOVECOT,), {})
+    found = comparison(SAME._replace(changes=CHANGE), files=FILES, consumers=consumers).outcome(reloaded=True)
+    assert (found.changes, found.maps, found.reloaded, found.consumers) == ({**CHANGE, **FILES}, 3, True, 1)
+    found = comparison().outcome()
+    assert (found.changes, found.maps, found.reloaded, found.consumers) == ({}, 3, False, 0)
+    found = comparison(maps=None, files=FILES).outcome()
+    assert found.changes == FILES
+
+
+@pytest.mark.parametrize("reloaded", [True, False])
+def test_a_change_that_was_cut_off_is_finished(reloaded):
+    assert comparison(interrupted=True).outcome(reloaded=reloaded).changes == {
+        "postfix": ispmail_plan.finished(reloaded)
+    }
+    assert comparison(maps=None, interrupted=True).outcome(reloaded=reloaded).changes == {}
+
+
+def test_maps_without_a_postfix_would_be_applied_once_there_is_one():
+    found = comparison(maps=None, lacks_postfix=True).outcome(["first"])
+    assert found.changes == {
+        f"virtual_{name}": {"file": {"old": None, "new": f"/etc/postfix/mariadb-virtual-{name.replace('_', '-')}.cf"}}
+        for name in ("mailbox_domains", "alias_maps", "mailbox_maps")
+    }
+    assert found.warnings[:2] == ("first", "Postfix is not installed: maps can be applied once it is")
+
+
+@pytest.mark.parametrize(
+    ("installed", "maps", "interrupted", "reads", "lacks"),
+    [
+        (True, True, False, True, False),
+        (True, False, False, False, False),
+        (True, False, True, True, False),
+        (False, True, True, False, True),
+        (False, False, True, False, False),
+    ],
+)
+def test_main_cf_is_read_only_where_it_matters(monkeypatch, installed, maps, interrupted, reads, lacks):
+    """A server with nothing but other programs of the account needs no Postfix."""
+    monkeypatch.setattr("ispmail_postfix.installed", lambda: installed)
+    monkeypatch.setattr("ispmail_journal.interrupted", lambda *_: interrupted)
+    monkeypatch.setattr("ispmail_plan.compare", lambda _: SAME)
+    wanted = instance() if maps else instance()._replace(maps=())
+    found = compare(wanted, "/var/cache/salt/minion")
+    assert (found.maps is SAME, found.lacks_postfix, found.interrupted) == (reads, lacks, interrupted)
