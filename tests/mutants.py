@@ -252,6 +252,8 @@ def run_items(
 def measured(folder: str, jobs: int = 1) -> Coverage:
     """Run all tests of a folder, or of a file, and see which lines they execute; or take what an earlier run found."""
     place = ROOT / folder
+    if not place.exists():
+        raise SystemExit(f"there is no {folder}")
     files = [place] if place.suffix else sorted(each for each in place.rglob("test_*.py") if each.name not in NOT_ASKED)
     kept = {file: CACHE / f"{file.parent.name}-{file.stem}-{_state_of(file)}.json" for file in files}
     CACHE.mkdir(parents=True, exist_ok=True)
