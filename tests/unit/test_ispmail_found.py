@@ -1,0 +1,61 @@
+"""What was found on a server, as YAML that pillar can take. Finding it is tested on real servers, see test_adoption."""
+
+import os
+import pwd
+
+import pytest
+import yaml
+
+import ispmail_found
+from ispmail_adopt import Adopted, Source
+
+QUERY = "SELECT destination FROM virtual_aliases WHERE source='%s' AND note <> '{{ é }}' " + "AND 1 = 1 " * 20
+
+
+def adopted(**values):
+    return Adopted(**{**dict.fromkeys(Adopted._fields, ()), **values})
+
+
+def test_what_is_printed_is_pillar():
+    """In its order, a query in one line, and nothing in it is Jinja."""
+    section = {"maps": {"virtual_mailbox_maps": {"query": QUERY}, "virtual_alias_maps": {"query": QUERY}}}
+    text = ispmail_found.text(adopted(section=section), "/etc/postfix-out")
+    assert text.startswith("#!yaml\n# The SQL tables of Postfix in /etc/postfix-out, as pillar.")
+    assert yaml.safe_load(text) == {"ispmail": section}
+    assert list(yaml.safe_load(text)["ispmail"]["maps"]) == ["virtual_mailbox_maps", "virtual_alias_maps"]
+    assert len([line for line in text.splitlines() if "{{ é }}" in line and "AND 1 = 1 " * 19 in line]) == 2
+    assert "left_out" not in text and "What pillar does not hold" not in text
+
+
+def test_what_pillar_cannot_hold_is_told():
+    text = ispmail_found.text(adopted(section={"maps": {}}, left_out=["a", "b"]), "/etc/postfix")
+    assert "# What pillar does not hold, and why. Read it, then delete it here.\nleft_out:\n- a\n- b\n" in text
+    assert yaml.safe_load(text) == {"ispmail": {"maps": {}}, "left_out": ["a", "b"]}
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "a.cf"
+    path.write_text("query = SELECT 1\n")
+    path.chmod(0o640)
+    return path
+
+
+def test_an_owner_is_told_where_an_apply_changes_it(table):
+    postfix = pwd.getpwnam("postfix")
+    os.chown(table, 0, postfix.pw_gid)
+    assert ispmail_found._read(str(table)) == Source(b"query = SELECT 1\n", ownership="")
+    table.chmod(0o600)
+    assert ispmail_found._read(str(table)).ownership == "root:postfix 0600"
+    os.chown(table, postfix.pw_uid, 0)
+    assert ispmail_found._read(str(table)).ownership == "postfix:root 0600"
+
+
+def test_a_file_that_is_not_there_has_no_owner(tmp_path):
+    assert ispmail_found._read(str(tmp_path / "none.cf")) == Source(None, ownership="")
+
+
+def test_why_a_file_cannot_be_read(tmp_path):
+    (tmp_path / "a.cf").mkdir()
+    found = ispmail_found._read(str(tmp_path / "a.cf"))
+    assert found.content is None and "a.cf" in found.error

@@ -1,0 +1,46 @@
+"""Which files pillar's consumers name."""
+
+import pytest
+
+from ispmail_config_consumers import Consumer, Consumers
+from ispmail_scope import Scope
+
+from .doctor_values import database
+
+
+def consumer(name, option_file=None, holds=()):
+    return Consumer(name, option_file, "client", "root", "root", 0o640, None, tuple(holds), (), False)
+
+
+SCOPE = Scope(
+    {},
+    database(user="postfix"),
+    (
+        Consumers("ispmail", (consumer("dovecot", "/etc/dovecot/ispmail.cnf"), consumer("web", holds=["/srv/web"]))),
+        Consumers("second", (consumer("none"), consumer("other", holds=["/etc/other", "/etc/more"]))),
+    ),
+    (),
+    "/var/cache/salt/minion",
+)
+
+
+def test_what_all_pillar_keys_name():
+    assert SCOPE.account == "postfix"
+    assert [each.name for each in SCOPE.each_consumer] == ["dovecot", "web", "none", "other"]
+    assert SCOPE.named_files == {"/etc/dovecot/ispmail.cnf", "/srv/web", "/etc/other", "/etc/more"}
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/srv/web", True),
+        ("/srv/web/config.php", True),
+        ("/srv/web/deep/config.php", True),
+        ("/srv/website", False),
+        ("/srv", False),
+        ("/etc/dovecot/ispmail.cnf", True),
+        ("/etc/dovecot/another.cnf", False),
+    ],
+)
+def test_a_directory_stands_for_all_that_is_in_it(path, named):
+    assert SCOPE.names(path) is named
