@@ -1,0 +1,207 @@
+"""Where smtpd listens, what its replies mean, and how it is asked: by a socket that replies as smtpd does."""
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+import ispmail_smtpd
+from ispmail_errors import Failed
+from ispmail_inventory import Inventory, Settings
+from ispmail_postconf import Service
+from ispmail_smtpd import Reply
+
+REFUSED = "554 5.7.1 <localhost[127.0.0.1]>: Client host rejected: Access denied"
+
+
+def inventory(*services, **values):
+    """A Postfix with these services, each a name and a command."""
+    found = [Service(name, "unix" if "/" in name else "inet", "y", command) for name, command in services]
+    return Inventory(Settings("/etc/postfix", values, frozenset()), tuple(found), (), (), {})
+
+
+@pytest.mark.parametrize(
+    ("services", "values", "where"),
+    [
+        ([("25", "smtpd")], {}, ("127.0.0.1", 25, False)),
+        ([("smtp", "smtpd")], {}, ("127.0.0.1", 25, False)),
+        ([("submission", "smtpd -o smtpd_tls_security_level=encrypt")], {}, ("127.0.0.1", 587, False)),
+        ([("25", "smtpd")], {"inet_interfaces": "loopback-only"}, ("127.0.0.1", 25, False)),
+        ([("25", "smtpd")], {"inet_interfaces": "192.0.2.1, 192.0.2.2"}, ("192.0.2.1", 25, False)),
+        ([("25", "smtpd")], {"inet_interfaces": "$own", "own": "[2001:db8::1]"}, ("2001:db8::1", 25, False)),
+        ([("192.0.2.3:26", "smtpd")], {"inet_interfaces": "192.0.2.1"}, ("192.0.2.3", 26, False)),
+        ([("[::1]:10025", "smtpd")], {}, ("::1", 10025, False)),
+        # What speaks TLS or another protocol first, or is no smtpd, is passed over.
+        (
+            [("25", "postscreen"), ("465", "smtpd -o smtpd_tls_wrappermode=yes"), ("26", "smtpd"), ("27", "smtpd")],
+            {},
+            ("127.0.0.1", 26, False),
+        ),
+        ([("private/x", "smtpd"), ("28", "smtpd")], {}, ("127.0.0.1", 28, False)),
+        ([("25", "smtpd -o smtpd_upstream_proxy_protocol=haproxy")], {}, ("127.0.0.1", 25, True)),
+        ([("25", "smtpd")], {"smtpd_upstream_proxy_protocol": "haproxy"}, ("127.0.0.1", 25, True)),
+        ([("25", "smtpd")], {"smtpd_upstream_proxy_protocol": "$own", "own": "haproxy"}, ("127.0.0.1", 25, True)),
+        (
+            [("25", "smtpd -o smtpd_upstream_proxy_protocol=")],
+            {"smtpd_upstream_proxy_protocol": "haproxy"},
+            ("127.0.0.1", 25, False),
+        ),
+        ([("465", "smtpd -o smtpd_tls_wrappermode=yes")], {}, None),
+        ([("no-such-service", "smtpd")], {}, None),
+        ([], {}, None),
+    ],
+)
+def test_where_smtpd_listens(services, values, where):
+    assert ispmail_smtpd._listening(inventory(*services, **values)) == where
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "cannot_ask", "was_not_asked"),
+    [
+        (250, "2.1.5 Ok", False, False),
+        (550, "5.1.1 <probe@probe.invalid>: Recipient address rejected", False, False),
+        (451, "4.3.0 <x@y>: Temporary lookup failure", True, False),
+        (451, "4.3.5 Server configuration error", True, False),
+        (451, "4.7.1 try again later", False, False),
+        (450, "4.3.0 Temporary lookup failure", False, False),
+        (421, "4.7.0 too many connections", False, True),
+        (530, "5.7.0 Must issue a STARTTLS command first", False, True),
+        (531, "x", False, False),
+        (554, REFUSED[4:], False, True),
+        (450, "Client host rejected: cannot find your hostname", False, False),
+        (500, "Access denied", False, True),
+        (499, "Access denied", False, False),
+        (None, "Connection refused", False, True),
+    ],
+)
+def test_what_a_reply_means(code, text, cannot_ask, was_not_asked):
+    reply = Reply("127.0.0.1:25", code, text)
+    assert (reply.cannot_ask, reply.was_not_asked) == (cannot_ask, was_not_asked)
+    assert str(reply) == (f"{code} {text}" if code else text)
+
+
+OK, NOT, SILENT = Reply("a:25", 250, "Ok"), Reply("a:25", 451, "Temporary lookup failure"), Reply("a:25", None, "gone")
+NOWHERE = Reply(None, None, "no smtpd listens without TLS")
+
+
+@pytest.mark.parametrize("after", [OK, NOWHERE, Reply("a:25", 550, "User unknown")])
+@pytest.mark.parametrize("before", [None, OK, NOT, SILENT])
+def test_what_answers_is_not_worse(before, after):
+    assert ispmail_smtpd.refuse_if_worse(before, after) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (OK, NOT, "smtpd on a:25 can no longer ask its maps, though postmap can (451 Temporary lookup failure)"),
+        (OK, SILENT, "smtpd on a:25 can no longer ask its maps, though postmap can (gone)"),
+        (NOT, SILENT, "smtpd on a:25 can no longer ask its maps, though postmap can (gone)"),
+        (SILENT, NOT, "smtpd on a:25 can no longer ask its maps, though postmap can (451 Temporary lookup failure)"),
+        (
+            None,
+            NOT,
+            "smtpd on a:25 does not answer, or cannot ask its maps, though postmap can (451 Temporary lookup failure)",
+        ),
+        (None, SILENT, "smtpd on a:25 does not answer, or cannot ask its maps, though postmap can (gone)"),
+    ],
+)
+def test_what_is_worse_than_before_is_refused(before, after, said):
+    with pytest.raises(Failed) as raised:
+        ispmail_smtpd.refuse_if_worse(before, after)
+    assert str(raised.value) == f"{said}: see the mail log, which names the table"
+
+
+def test_what_was_as_bad_before_is_a_warning():
+    assert ispmail_smtpd.refuse_if_worse(SILENT, SILENT) == []
+    assert ispmail_smtpd.refuse_if_worse(NOT, NOT) == [
+        "smtpd on a:25 could not ask its maps before this change, and cannot now (451 Temporary lookup failure): "
+        "see the mail log, which names the table"
+    ]
+
+
+@contextlib.contextmanager
+def smtpd(*replies, greeting=b"220 mail.example.org ESMTP\r\n", family=socket.AF_INET):
+    """A server that greets, and gives these replies after its EHLO; its port, and the lines that it gets."""
+    lines = []
+    host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    with socket.create_server((host, 0), family=family) as server:
+
+        def serve():
+            with contextlib.suppress(OSError), server.accept()[0] as client, client.makefile("rb") as stream:
+                client.sendall(greeting)
+                for reply in [b"250 mail.example.org\r\n", *replies, b"221 Bye\r\n"]:
+                    line = stream.readline()
+                    if line.startswith(b"PROXY"):
+                        lines.append(line)
+                        line = stream.readline()
+                    lines.append(line)
+                    client.sendall(reply)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], lines
+        thread.join(5)
+
+
+def asked(port, recipient="jack@example.org", host="127.0.0.1", command="smtpd"):
+    return ispmail_smtpd.ask(inventory((f"{host}:{port}", command)), recipient, timeout=5)
+
+
+def test_a_recipient_is_asked_for_and_no_mail_is_sent():
+    with smtpd(b"250 Ok\r\n", b"550 5.1.1 \xff unknown\r\n") as (port, lines):
+        assert asked(port) == (f"127.0.0.1:{port}", 550, "5.1.1 \ufffd unknown")
+    assert lines == [b"ehlo localhost\r\n", b"MAIL FROM:<>\r\n", b"RCPT TO:<jack@example.org>\r\n", b"QUIT\r\n"]
+
+
+def test_a_sender_that_is_refused_is_the_answer():
+    with smtpd(b"451 4.3.0 Temporary lookup failure\r\n") as (port, lines):
+        reply = asked(port)
+    assert (reply.code, reply.cannot_ask) == (451, True) and not any(line.startswith(b"RCPT") for line in lines)
+
+
+def test_by_default_it_is_asked_for_nobody():
+    with smtpd(b"250 Ok\r\n", b"554 5.7.1 Relay access denied\r\n") as (port, lines):
+        ispmail_smtpd.ask(inventory((f"127.0.0.1:{port}", "smtpd")))
+    assert b"RCPT TO:<probe@probe.invalid>\r\n" in lines
+
+
+def test_a_client_that_is_refused_at_once():
+    with smtpd(greeting=f"{REFUSED}\r\n".encode()) as (port, _):
+        reply = asked(port)
+    assert (reply.code, reply.text, reply.was_not_asked) == (554, REFUSED[4:], True)
+
+
+def test_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert asked(port) == (f"127.0.0.1:{port}", None, "Connection refused")
+    assert ispmail_smtpd.ask(inventory()) == NOWHERE
+
+
+def test_it_hangs_up():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            server.accept()[0].close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        reply = asked(server.getsockname()[1])
+    assert reply.code is None and reply.text in ("SMTPServerDisconnected", "Connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "line"),
+    [
+        (socket.AF_INET, "127.0.0.1", r"PROXY TCP4 127.0.0.1 127.0.0.1 {client} {port}"),
+        (socket.AF_INET6, "[::1]", r"PROXY TCP6 ::1 ::1 {client} {port}"),
+    ],
+)
+def test_behind_a_load_balancer_its_line_comes_first(family, host, line):
+    """smtpd waits for it, and would call what it gets instead a protocol error."""
+    with smtpd(b"250 Ok\r\n", b"250 Ok\r\n", family=family) as (port, lines):
+        command = "smtpd -o smtpd_upstream_proxy_protocol=haproxy"
+        assert asked(port, host=host, command=command).code == 250
+    client = lines[0].split()[4].decode()
+    assert lines[0].decode() == line.format(client=client, port=port) + "\r\n" and client.isdigit()
+    assert lines[1] == b"ehlo localhost\r\n"
