@@ -1,10 +1,27 @@
-"""Where root may write. Replacing files is tested on real servers."""
+"""Where root may write, and how files take the place of others. What that does to mail is tested on real servers."""
 
 import os
+import pwd
+import subprocess
+import time
 
 import pytest
 
-from ispmail_files import unsafe_directory
+import ispmail_files
+from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed
+from ispmail_files import (
+    Exchange,
+    File,
+    Replacement,
+    alone,
+    obstacles,
+    postconf_lock,
+    read,
+    remove_leftovers,
+    replace,
+    unsafe_directory,
+)
+from lab import scratch
 
 
 @pytest.fixture
@@ -43,3 +60,274 @@ def test_a_link_is_followed(roots):
     link = roots / "link"
     link.symlink_to("/tmp")
     assert "/tmp" in unsafe_directory(str(link))
+
+
+# Replacing files, on this disk; what a cut in the middle leaves is in tests/functional/killed.py.
+
+
+OLD, NEW = b"old\n", b"new\n"
+NOBODY = pwd.getpwnam("nobody")
+
+
+def file(path, content, mode=0o640, uid=0, gid=0):
+    return File(str(path), content, uid, gid, mode)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A file to be replaced, one that is new, and one to be deleted."""
+    for name in ("a", "c"):
+        (tmp_path / name).write_bytes(OLD)
+    replaced = Replacement(file(tmp_path / "a", NEW, 0o604, NOBODY.pw_uid, NOBODY.pw_gid), still=(OLD,))
+    return Exchange([replaced, Replacement(file(tmp_path / "b", NEW)), Replacement(file(tmp_path / "c", None))])
+
+
+def test_files_are_replaced_then_deleted_and_nothing_is_left_beside_them(three, tmp_path):
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert three.paths == [a, b, c] and three.begun == [] and three.two_steps is False
+    three.put()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == NEW
+    assert (tmp_path / "c").read_bytes() == OLD and three.begun == [a, b]
+    assert names(tmp_path) == [".a.old", ".c.old", "a", "b", "c"]
+    three.delete()
+    assert three.begun == [a, b, c] and not (tmp_path / "c").exists()
+    three.forget()
+    assert names(tmp_path) == ["a", "b"]
+    assert read(a) == file(a, NEW, 0o604, NOBODY.pw_uid, NOBODY.pw_gid) and read(b) == file(b, NEW)
+    # Postfix waits while a file is less than 2 s old.
+    assert 4 < time.time() - os.stat(a).st_mtime < 60
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_all_is_as_before_after_the_way_back(three, tmp_path, deleted):
+    before = {name: read(str(tmp_path / name)) for name in "abc"}
+    three.put()
+    if deleted:
+        three.delete()
+    three.restore()
+    # What Postfix may still ask stays until the reload.
+    assert three.begun == [str(tmp_path / "b")] and (tmp_path / "b").read_bytes() == NEW
+    three.drop()
+    assert three.begun == []
+    three.forget()
+    assert {name: read(str(tmp_path / name)) for name in "abc"} == before and names(tmp_path) == ["a", "c"]
+
+
+def test_what_somebody_else_has_changed_is_not_replaced(three, tmp_path):
+    (tmp_path / "a").write_bytes(b"theirs\n")
+    with pytest.raises(ChangedMeanwhile, match=r"/a was changed by somebody else meanwhile: try again"):
+        three.put()
+    assert three.begun == [] and (tmp_path / "a").read_bytes() == b"theirs\n" and not (tmp_path / "b").exists()
+
+
+def test_a_file_that_is_already_as_it_should_be_was_not_changed_by_anybody(three, tmp_path):
+    (tmp_path / "a").write_bytes(NEW)
+    three.put()
+    assert three.begun == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+def test_what_somebody_else_has_changed_since_is_not_put_back(three, tmp_path):
+    three.put()
+    (tmp_path / "a").write_bytes(b"theirs\n")
+    with pytest.raises(ChangedMeanwhile, match=r"/a was changed by somebody else meanwhile$"):
+        three.restore(lambda: pytest.fail("is no main.cf"))
+    assert (tmp_path / "a").read_bytes() == b"theirs\n" and str(tmp_path / "a") in three.begun
+
+
+def test_an_edit_of_main_cf_since_is_kept(tmp_path):
+    path = tmp_path / "main.cf"
+    path.write_bytes(OLD)
+    exchange = Exchange([Replacement(file(path, NEW), lock=True)])
+    exchange.put()
+    path.write_bytes(NEW + b"theirs\n")
+    exchange.restore(lambda: Replacement(file(path, OLD + b"theirs\n"), still=(NEW + b"theirs\n",)))
+    assert path.read_bytes() == OLD + b"theirs\n" and exchange.begun == []
+    exchange.forget()
+    assert names(tmp_path) == ["main.cf"]
+
+
+@pytest.mark.parametrize("lock", [True, False])
+def test_two_steps_and_back(tmp_path, lock):
+    """A parameter first points at both tables: then no mail is without one."""
+    path = tmp_path / "main.cf"
+    path.write_bytes(OLD)
+    other = Replacement(file(tmp_path / "a", NEW))
+    exchange = Exchange([other, Replacement(file(path, NEW), lock=lock, between=b"both\n")])
+    assert exchange.two_steps is True
+    exchange.put()
+    assert path.read_bytes() == b"both\n"
+    exchange.complete()
+    assert path.read_bytes() == NEW
+    exchange.retreat()
+    assert path.read_bytes() == b"both\n"
+    exchange.complete()
+    exchange.restore()
+    assert path.read_bytes() == OLD
+    exchange.drop()
+    exchange.forget()
+    assert names(tmp_path) == ["main.cf"]
+
+
+@pytest.mark.parametrize("step", ["complete", "retreat"])
+def test_no_step_over_what_somebody_else_has_written(tmp_path, step):
+    path = tmp_path / "main.cf"
+    path.write_bytes(OLD)
+    exchange = Exchange([Replacement(file(path, NEW), between=b"both\n")])
+    exchange.put()
+    if step == "retreat":
+        exchange.complete()
+    path.write_bytes(b"theirs\n")
+    with pytest.raises(ChangedMeanwhile):
+        getattr(exchange, step)()
+    assert path.read_bytes() == b"theirs\n"
+
+
+def test_a_second_failure_is_told_too(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(OLD)
+    (tmp_path / ".a.new").mkdir()
+    with pytest.raises(Failed, match=r"\.a\.new cannot be written: Is a directory; .*\.a\.new, which may hold a pass"):
+        replace(Replacement(file(path, NEW)))
+    (tmp_path / ".a.new").rmdir()
+    replace(Replacement(file(path, NEW)))
+    assert path.read_bytes() == NEW and names(tmp_path) == ["a"]
+
+
+def test_a_replacement_that_fails_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(OLD)
+    with pytest.raises(ChangedMeanwhile):
+        replace(Replacement(file(path, NEW), still=(b"another\n",)))
+    assert path.read_bytes() == OLD and names(tmp_path) == ["a"]
+
+
+def test_a_second_name_that_an_earlier_change_has_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / "a").write_bytes(OLD)
+    (tmp_path / ".a.old").write_bytes(b"older\n")
+    (tmp_path / ".a.new").write_bytes(b"half")
+    exchange = Exchange([Replacement(file(tmp_path / "a", NEW))])
+    exchange.put()
+    exchange.restore()
+    assert (tmp_path / "a").read_bytes() == OLD
+
+
+def test_what_cannot_be_removed_is_named_and_the_rest_goes(tmp_path):
+    (tmp_path / ".a.old").mkdir()
+    (tmp_path / ".b.new").write_bytes(b"secret")
+    with pytest.raises(Failed, match=r"\.a\.old, which may hold a password, cannot be removed: Is a directory$"):
+        remove_leftovers([str(tmp_path / "a"), str(tmp_path / "b"), "/nowhere/c"])
+    assert names(tmp_path) == [".a.old"]
+
+
+@pytest.mark.parametrize("what", ["directory", "fifo", "large", "under a file"])
+def test_what_is_no_file_is_not_read(tmp_path, what):
+    path = tmp_path / "a"
+    if what == "directory":
+        path.mkdir()
+    elif what == "fifo":
+        os.mkfifo(path)
+    elif what == "large":
+        with path.open("wb") as stream:
+            stream.truncate(2**24 + 1)
+    else:
+        path.write_bytes(b"")
+        path /= "b"
+    with pytest.raises(CannotAsk, match="Not a directory" if what == "under a file" else "no regular file, or larger"):
+        read(str(path))
+
+
+def test_a_link_is_read_where_it_leads(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 2**24)
+    (tmp_path / "a").chmod(0o600)
+    (tmp_path / "link").symlink_to("a")
+    assert read(str(tmp_path / "link")) == file(tmp_path / "a", b"x" * 2**24, 0o600)
+    assert read(str(tmp_path / "none")) == File(str(tmp_path / "none"), None)
+
+
+def obstacle(path, room=0):
+    return obstacles({str(path): room})
+
+
+def test_what_is_in_the_way(tmp_path):
+    path = tmp_path / "a"
+    assert obstacle(path, 1000) == [] and obstacle(tmp_path / "none" / "deeper" / "a", 1000) == []
+    (tmp_path / ".a.old").mkdir()
+    assert obstacle(path) == [f"{tmp_path}/.a.old is a directory, and needed for a moment: move it away"]
+    (full,) = obstacle(tmp_path / "b", 2**60)
+    assert full == f"{tmp_path} is on a full file system: see df and df -i"
+
+
+@pytest.mark.parametrize("flag", ["i", "a"])
+@pytest.mark.parametrize("name", ["a", ".a.new", ".a.old"])
+def test_what_is_immutable_or_append_only(flag, name):
+    """Root may write there, says access(2). Not in tmp_path: some file systems have no flags."""
+    with scratch() as folder:
+        path = folder / name
+        path.write_bytes(OLD)
+        if subprocess.run(["chattr", f"+{flag}", str(path)], capture_output=True, check=False).returncode:
+            assert obstacle(folder / "a") == []
+            return
+        try:
+            assert obstacle(folder / "a") == [f"{path} is immutable or append-only: see lsattr -d"]
+        finally:
+            subprocess.run(["chattr", f"-{flag}", str(path)], check=True)
+
+
+def test_a_mount_point_cannot_be_renamed_over(tmp_path):
+    folder = tmp_path / "with blank"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(OLD)
+    subprocess.run(["mount", "--bind", str(folder / "b"), str(folder / "a")], check=True)
+    try:
+        assert obstacle(folder / "a") == [f"{folder}/a is a mount point: mount its directory instead"]
+        assert obstacle(folder / "b") == []
+    finally:
+        subprocess.run(["umount", str(folder / "a")], check=True)
+
+
+def test_one_change_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(ispmail_files, "_CHANGE_SECONDS", 0.2)
+    with alone(str(tmp_path)):
+        with (
+            pytest.raises(Failed, match=rf"another apply .* nothing was changed: .* fuser -v {tmp_path}$"),
+            alone(str(tmp_path)),
+        ):
+            pytest.fail("two at once")
+        with alone("/"):
+            pass
+    with alone(str(tmp_path)):
+        pass
+    with pytest.raises(Failed, match="Nothing was changed: /nowhere cannot be locked: No such file"), alone("/nowhere"):
+        pytest.fail("nothing is locked")
+
+
+def test_postconfs_lock(tmp_path, monkeypatch):
+    """It is the file that postconf -e opens, locks and renames; gone afterwards."""
+    monkeypatch.setattr(ispmail_files, "_LOCK_SECONDS", 0.2)
+    path = str(tmp_path / "main.cf")
+    with postconf_lock(path):
+        assert names(tmp_path) == ["main.cf.tmp"]
+        held = r"another postconf has held .*main\.cf\.tmp .*, nothing was written"
+        with pytest.raises(Failed, match=held), postconf_lock(path):
+            pytest.fail("two at once")
+    assert names(tmp_path) == []
+    (tmp_path / "main.cf.tmp").mkdir()
+    with pytest.raises(Failed, match=r"main\.cf\.tmp cannot be written: Is a directory"), postconf_lock(path):
+        pytest.fail("nothing is locked")
+
+
+def test_no_descriptor_stays_open(tmp_path):
+    """A minion lives for months."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with postconf_lock(str(tmp_path / "main.cf")), alone(str(tmp_path)):
+            pass
+        replace(Replacement(file(tmp_path / "a", NEW)))
+        read(str(tmp_path / "a"))
+        obstacle(tmp_path / "a")
+    assert len(os.listdir("/proc/self/fd")) == before
