@@ -3,6 +3,7 @@
 import os
 import pwd
 import subprocess
+import threading
 import time
 
 import pytest
@@ -331,3 +332,90 @@ def test_no_descriptor_stays_open(tmp_path):
         read(str(tmp_path / "a"))
         obstacle(tmp_path / "a")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_content_is_in_a_traceback():
+    """It holds a password."""
+    shown = repr(Replacement(file("/etc/a", b"secret"), still=(b"secret", None), lock=True, between=b"secret"))
+    assert "secret" not in shown and "/etc/a" in shown and "lock=True" in shown
+    assert "secret" not in repr(file("/etc/a", b"secret")) and "mode=416" in repr(file("/etc/a", b"secret"))
+
+
+@pytest.mark.parametrize("step", ["complete", "retreat", "restore"])
+@pytest.mark.parametrize("lock", [True, False])
+def test_main_cf_is_not_changed_while_a_postconf_does(tmp_path, monkeypatch, step, lock):
+    monkeypatch.setattr(ispmail_files, "_LOCK_SECONDS", 0.1)
+    path = tmp_path / "main.cf"
+    path.write_bytes(OLD)
+    exchange = Exchange([Replacement(file(path, NEW), lock=lock, between=b"both\n")])
+    exchange.put()
+    if step == "retreat":
+        exchange.complete()
+    before = path.read_bytes()
+    with postconf_lock(str(path)):
+        if lock:
+            with pytest.raises(Failed, match="another postconf has held"):
+                getattr(exchange, step)()
+            assert path.read_bytes() == before and exchange.begun == [str(path)]
+        else:
+            getattr(exchange, step)()
+            assert path.read_bytes() != before
+
+
+def test_what_was_renamed_is_put_back_where_it_does_not_reach_the_disk(tmp_path, monkeypatch):
+    def fails(paths):
+        raise OSError(5, "Input/output error", str(tmp_path))
+
+    (tmp_path / "a").write_bytes(OLD)
+    for name in "ab":
+        with monkeypatch.context() as patch:
+            patch.setattr(ispmail_files, "sync_directories", fails)
+            with pytest.raises(Failed, match=f"{tmp_path} cannot be written: Input/output error"):
+                replace(Replacement(file(tmp_path / name, NEW)))
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == OLD
+
+
+def test_an_error_of_the_disk_names_the_directory(tmp_path, monkeypatch):
+    def fails(descriptor):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="Input/output error") as raised:
+        ispmail_files.sync_directories([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert raised.value.filename == str(tmp_path)
+
+
+def test_a_directory_that_cannot_be_looked_at_is_not_safe():
+    assert unsafe_directory("/nowhere/deeper") == "/nowhere/deeper cannot be read: No such file or directory"
+
+
+def test_an_immutable_directory():
+    with scratch() as folder:
+        if subprocess.run(["chattr", "+i", str(folder)], capture_output=True, check=False).returncode:
+            assert obstacle(folder / "a") == []
+            return
+        try:
+            (said,) = obstacle(folder / "a")
+            assert said == f"{folder} is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
+        finally:
+            subprocess.run(["chattr", "-i", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("lock", [alone, postconf_lock], ids=["of a change", "of postconf"])
+def test_who_waits_goes_on_when_the_other_has_finished(tmp_path, lock):
+    path, order = str(tmp_path / "main.cf") if lock is postconf_lock else str(tmp_path), []
+    begun = threading.Event()
+
+    def first():
+        with lock(path):
+            begun.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert begun.wait(5)
+    with lock(path):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
