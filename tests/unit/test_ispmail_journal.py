@@ -8,7 +8,7 @@ import pytest
 
 import ispmail_files
 from ispmail_errors import Failed
-from ispmail_journal import Journal
+from ispmail_journal import Journal, interrupted
 
 
 @pytest.fixture(params=["an instance", "no Postfix"])
@@ -108,3 +108,49 @@ def test_a_new_directory_for_journals_is_on_the_disk(journal, tmp_path, monkeypa
         assert synced == [str(tmp_path)]
     with journal.locked():
         assert synced == [str(tmp_path)]
+
+
+def test_nobody_else_may_enter(journal, tmp_path):
+    before = os.umask(0)
+    try:
+        with journal.locked():
+            for path in (tmp_path / "postfix_change", Path(journal.workspace)):
+                assert path.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_what_an_earlier_change_has_left_in_the_workspace_is_gone(journal):
+    with journal.locked():
+        (Path(journal.workspace) / "main.cf").write_text("a password")
+    with journal.locked():
+        assert list(Path(journal.workspace).iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["its directory", "its workspace"])
+def test_a_place_that_cannot_be_written_is_named(journal, tmp_path, where):
+    if where == "its directory":
+        path = tmp_path / "postfix_change"
+    else:
+        with journal.locked():
+            path = Path(journal.workspace)
+        path.rmdir()
+    path.write_text("a file in place of the directory")
+    with pytest.raises(Failed, match=rf"Nothing was changed: {path} cannot be written: File exists"), journal.locked():
+        pytest.fail("nothing is locked")
+
+
+def test_a_journal_that_cannot_be_removed_is_named(journal):
+    with journal.locked():
+        path_of(journal).mkdir()
+        with pytest.raises(Failed, match=rf"{path_of(journal)} cannot be removed: Is a directory"):
+            journal.clear()
+
+
+def test_a_change_that_was_cut_off_is_due(tmp_path):
+    directory, cache = str(tmp_path / "postfix"), str(tmp_path)
+    assert interrupted(directory, cache) is False
+    journal = Journal(directory, cache)
+    with journal.locked():
+        journal.write([])
+    assert interrupted(directory, cache) is True
