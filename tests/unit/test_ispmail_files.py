@@ -323,15 +323,15 @@ def test_postconfs_lock(tmp_path, monkeypatch):
 
 
 def test_no_descriptor_stays_open(tmp_path):
-    """A minion lives for months."""
+    """A minion lives for months. Other threads of this process may open some of their own meanwhile."""
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
+    for _ in range(40):
         with postconf_lock(str(tmp_path / "main.cf")), alone(str(tmp_path)):
             pass
         replace(Replacement(file(tmp_path / "a", NEW)))
         read(str(tmp_path / "a"))
         obstacle(tmp_path / "a")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) < before + 40
 
 
 def test_no_content_is_in_a_traceback():
