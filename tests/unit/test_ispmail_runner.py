@@ -400,7 +400,7 @@ def test_nothing_is_printed_where_salt_is_told_to_be_quiet(configured, capsys):
 @pytest.mark.parametrize("name", ["rotate", "reapply", "sites", "holders", "prove"])
 def test_the_documented_defaults_are_those_that_are_used(name):
     function = getattr(ispmail, name)
-    documented = dict(re.findall(r"^    (\w+) : (.+)$", function.__doc__, re.MULTILINE))
+    documented = dict(re.findall(r"^(\w+) : (.+)$", inspect.getdoc(function), re.MULTILINE))
     parameters = inspect.signature(function).parameters.values()
     assert documented == {each.name: str(each.default) for each in parameters if each.default is not each.empty}
 

@@ -49,7 +49,7 @@ def forks(number):
     child = os.fork()
     if not child:
         os._exit(number + 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return os.waitstatus_to_exitcode(os.wait()[1])
 '''
 TESTS = """from ispmail_toy import forks, half, is_many, waits
 
