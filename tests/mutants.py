@@ -639,10 +639,11 @@ class Servers:
                 if not mutant.outermost:
                     continue
                 tried = self._tried[mutant.key]
-                tests = [each for each in self._of_file(driver, mutant).get(file, []) if each.name not in tried]
-                sums = itertools.accumulate(test.seconds for test in self._ordered(mutant, tests))
+                untried = [each for each in self._of_file(driver, mutant).get(file, []) if each.name not in tried]
+                tests = self._ordered(mutant, untried)
+                sums = itertools.accumulate(test.seconds for test in tests)
                 left = min(most, self._most - self._spent[mutant.key])
-                chosen = [test for test, seconds in zip(self._ordered(mutant, tests), sums) if seconds <= left]
+                chosen = [test for test, seconds in zip(tests, sums) if seconds <= left]
                 if chosen:
                     found.append(Trial(driver, mutant, chosen))
         return found

@@ -561,13 +561,8 @@ def broken_pillar(site: Site) -> None:
 
 def on_the_server(site: Site) -> None:
     """An apply by `salt-call`, on the mail server itself."""
-    command = [
-        str(site.salt.programs / "salt-call"),
-        "-c",
-        str(site.salt.directory / "minion"),
-        "state.apply",
-        "ispmail",
-    ]
+    configuration = str(site.salt.directory / "minion")
+    command = [str(site.salt.programs / "salt-call"), "-c", configuration, "state.apply", "ispmail"]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     expect(site, done.returncode == 0 and not holds(done.stdout + done.stderr), done)
 

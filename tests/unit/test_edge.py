@@ -12,6 +12,7 @@ from _beacons import postfix_credential
 from _states import postconf, postfix_database, postfix_map
 
 from .test_documentation import FILES
+from .test_ispmail_module import fails
 
 MODULES = [importlib.import_module(f"{file.parent.name}.{file.stem}") for file in FILES]
 # The arguments that every function which has them takes alike.
@@ -43,13 +44,6 @@ def salt(monkeypatch):
         monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
 
     return gives
-
-
-def fails(error):
-    def act(*_, **__):
-        raise error
-
-    return act
 
 
 @pytest.mark.parametrize("test", [False, True])

@@ -5,16 +5,18 @@ import pytest
 import ispmail_plan
 from ispmail_compare import Comparison, compare
 from ispmail_config import complete
-from ispmail_config_consumers import NONE, Consumer, Consumers
+from ispmail_config_consumers import NONE, Consumers
 from ispmail_consumers import Difference
 from ispmail_errors import Fault
 from ispmail_inventory import Settings
+
+from .consumer_values import consumer
 
 SETTINGS = Settings("/etc/postfix", {}, frozenset())
 SAME = ispmail_plan.Difference(SETTINGS, (), {}, {}, frozenset(), (), (), ())
 CHANGE = {"virtual_alias_maps": {"password": {"old": "***", "new": "***"}}}
 FILES = {"consumer:dovecot": {"password": {"old": "***", "new": "***"}}}
-DOVECOT = Consumer("dovecot", "/x.cnf", "client", "root", "root", 0o640, None, (), (), False)
+DOVECOT = consumer("dovecot", "/x.cnf")
 
 
 def instance(**section):

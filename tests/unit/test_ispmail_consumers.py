@@ -8,25 +8,18 @@ import pytest
 
 import ispmail_consumers
 import ispmail_optionfile
-from ispmail_config_consumers import Consumer, Consumers
+from ispmail_config_consumers import Consumers
 from ispmail_errors import CannotAsk, Failed
+
+from .consumer_values import consumer
 
 KEYS = {"user": "mailserver", "password": "new;#pass", "hosts": "127.0.0.1", "dbname": "mailserver"}
 NOBODY = pwd.getpwnam("nobody")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path
-
-
 def program(name, folder, **values):
-    """A consumer with an option file of ours."""
-    defaults = dict(
-        **{"name": name, "option_file": str(folder / f"{name}.cnf"), "option_group": "client", "user": "root"},
-        **{"group": "root", "mode": 0o640, "sls": None, "holds": (), "programs": (), "ignore": False},
-    )
-    return Consumer(**{**defaults, **values})
+    """A consumer with an option file of ours in the folder."""
+    return consumer(name, **{"option_file": str(folder / f"{name}.cnf"), **values})
 
 
 def of(*consumers, **keys):
@@ -38,9 +31,9 @@ def written(path, user="mailserver", password="new;#pass", mode=0o640):
     path.chmod(mode)
 
 
-def test_the_first_option_file(folder):
-    due = ispmail_consumers.compare(of(program("a", folder)))
-    path = str(folder / "a.cnf")
+def test_the_first_option_file(tmp_path):
+    due = ispmail_consumers.compare(of(program("a", tmp_path)))
+    path = str(tmp_path / "a.cnf")
     assert due.changes == {
         "consumer:a": {
             "file": {"old": None, "new": path},
@@ -54,9 +47,9 @@ def test_the_first_option_file(folder):
     assert ispmail_optionfile.parse(new.content)["client"] == {"user": "mailserver", "password": "new;#pass"}
 
 
-def test_an_option_file_as_it_should_be(folder):
-    written(folder / "a.cnf")
-    assert ispmail_consumers.compare(of(program("a", folder))) == ((), {})
+def test_an_option_file_as_it_should_be(tmp_path):
+    written(tmp_path / "a.cnf")
+    assert ispmail_consumers.compare(of(program("a", tmp_path))) == ((), {})
 
 
 @pytest.mark.parametrize(
@@ -71,22 +64,22 @@ def test_an_option_file_as_it_should_be(folder):
         ),
     ],
 )
-def test_only_what_differs_is_told(folder, user, password, changes):
-    written(folder / "a.cnf", user, password)
-    assert ispmail_consumers.compare(of(program("a", folder))).changes == {"consumer:a": changes}
+def test_only_what_differs_is_told(tmp_path, user, password, changes):
+    written(tmp_path / "a.cnf", user, password)
+    assert ispmail_consumers.compare(of(program("a", tmp_path))).changes == {"consumer:a": changes}
 
 
-def test_another_layout_is_a_change_too(folder):
-    written(folder / "a.cnf")
-    (folder / "a.cnf").write_text((folder / "a.cnf").read_text() + "\n")
+def test_another_layout_is_a_change_too(tmp_path):
+    written(tmp_path / "a.cnf")
+    (tmp_path / "a.cnf").write_text((tmp_path / "a.cnf").read_text() + "\n")
     layout = {"layout": {"old": "another", "new": "canonical"}}
-    assert ispmail_consumers.compare(of(program("a", folder))).changes == {"consumer:a": layout}
+    assert ispmail_consumers.compare(of(program("a", tmp_path))).changes == {"consumer:a": layout}
 
 
-def test_owner_group_and_mode_have_the_names_that_pillar_gives_them(folder):
-    written(folder / "a.cnf", mode=0o604)
-    os.chown(folder / "a.cnf", NOBODY.pw_uid, NOBODY.pw_gid)
-    assert ispmail_consumers.compare(of(program("a", folder))).changes == {
+def test_owner_group_and_mode_have_the_names_that_pillar_gives_them(tmp_path):
+    written(tmp_path / "a.cnf", mode=0o604)
+    os.chown(tmp_path / "a.cnf", NOBODY.pw_uid, NOBODY.pw_gid)
+    assert ispmail_consumers.compare(of(program("a", tmp_path))).changes == {
         "consumer:a": {
             "owner": {"old": "nobody", "new": "root"},
             "group": {"old": grp.getgrgid(NOBODY.pw_gid).gr_name, "new": "root"},
@@ -95,16 +88,16 @@ def test_owner_group_and_mode_have_the_names_that_pillar_gives_them(folder):
     }
 
 
-def test_a_password_of_bytes_that_are_no_utf8(folder):
-    due = ispmail_consumers.compare(of(program("a", folder), password="\udcff"))
+def test_a_password_of_bytes_that_are_no_utf8(tmp_path):
+    due = ispmail_consumers.compare(of(program("a", tmp_path), password="\udcff"))
     assert b"\xff" in due.files[0].new.content
 
 
-def test_what_else_is_in_the_file_stops_the_change_and_all_of_it_is_named(folder):
+def test_what_else_is_in_the_file_stops_the_change_and_all_of_it_is_named(tmp_path):
     for name in "ab":
-        (folder / f"{name}.cnf").write_text("[client]\nuser=mailserver\nport=3307\n")
+        (tmp_path / f"{name}.cnf").write_text("[client]\nuser=mailserver\nport=3307\n")
     with pytest.raises(Failed, match=r"(?s)Nothing was changed.*a\.cnf.*port.*b\.cnf.*port"):
-        ispmail_consumers.compare(of(program("a", folder), program("b", folder)))
+        ispmail_consumers.compare(of(program("a", tmp_path), program("b", tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -115,21 +108,21 @@ def test_what_else_is_in_the_file_stops_the_change_and_all_of_it_is_named(folder
         ({"option_file": "/no-such/a.cnf"}, "the directory of /no-such/a.cnf does not exist: install a first"),
     ],
 )
-def test_what_has_to_be_there_first(folder, values, reason):
+def test_what_has_to_be_there_first(tmp_path, values, reason):
     with pytest.raises(CannotAsk, match=reason):
-        ispmail_consumers.compare(of(program("a", folder, **values)))
+        ispmail_consumers.compare(of(program("a", tmp_path, **values)))
 
 
-def test_who_does_not_use_the_password_that_pillar_has(folder):
-    written(folder / "a.cnf")
-    written(folder / "b:c.cnf", password="old")
-    (folder / "has").write_text('$password = "new;#pass";')
-    (folder / "has not").write_text('$password = "old";')
-    files = tuple(str(folder / name) for name in ("has", "has not", "is missing"))
-    of_another = program("web", folder, option_file=None, holds=files, sls="webmail.config")
-    by_hand = program("hand", folder, option_file=None, holds=(files[1],))
-    ignored = program("known", folder, option_file=None, holds=(files[1],), ignore=True)
-    found = of(program("a", folder), program("b:c", folder), of_another, by_hand, ignored)
+def test_who_does_not_use_the_password_that_pillar_has(tmp_path):
+    written(tmp_path / "a.cnf")
+    written(tmp_path / "b:c.cnf", password="old")
+    (tmp_path / "has").write_text('$password = "new;#pass";')
+    (tmp_path / "has not").write_text('$password = "old";')
+    files = tuple(str(tmp_path / name) for name in ("has", "has not", "is missing"))
+    of_another = program("web", tmp_path, option_file=None, holds=files, sls="webmail.config")
+    by_hand = program("hand", tmp_path, option_file=None, holds=(files[1],))
+    ignored = program("known", tmp_path, option_file=None, holds=(files[1],), ignore=True)
+    found = of(program("a", tmp_path), program("b:c", tmp_path), of_another, by_hand, ignored)
     no = "does not hold the password that pillar has"
     assert ispmail_consumers.unready(found) == [
         "second:consumers:b:c: its option file is not as pillar says: apply first",
@@ -139,18 +132,18 @@ def test_who_does_not_use_the_password_that_pillar_has(folder):
     ]
 
 
-def test_the_logins_that_are_live(folder):
+def test_the_logins_that_are_live(tmp_path):
     """An ignored one is nobody's business, whatever comes after it."""
-    written(folder / "a.cnf", "former", "old")
-    (folder / "has").write_text("new;#pass")
-    (folder / "has not").write_text("old")
+    written(tmp_path / "a.cnf", "former", "old")
+    (tmp_path / "has").write_text("new;#pass")
+    (tmp_path / "has not").write_text("old")
     assert ispmail_consumers.live_logins(
         of(
-            program("ignored", folder, ignore=True),
-            program("a", folder),
-            program("none", folder),
-            program("has", folder, option_file=None, holds=(str(folder / "has"),)),
-            program("not", folder, option_file=None, holds=(str(folder / "has"), str(folder / "has not"))),
+            program("ignored", tmp_path, ignore=True),
+            program("a", tmp_path),
+            program("none", tmp_path),
+            program("has", tmp_path, option_file=None, holds=(str(tmp_path / "has"),)),
+            program("not", tmp_path, option_file=None, holds=(str(tmp_path / "has"), str(tmp_path / "has not"))),
         )
     ) == {
         "consumer:a": ("former", "old"),
@@ -160,15 +153,15 @@ def test_the_logins_that_are_live(folder):
     }
 
 
-def test_what_a_removal_leaves(folder):
-    written(folder / "a.cnf")
-    other = program("c", folder, option_file=None)
-    assert ispmail_consumers.left_behind(of(program("a", folder), program("b", folder), other)) == [
-        f"{folder}/a.cnf was left, because a logs in by it: delete it when nothing names it any more"
+def test_what_a_removal_leaves(tmp_path):
+    written(tmp_path / "a.cnf")
+    other = program("c", tmp_path, option_file=None)
+    assert ispmail_consumers.left_behind(of(program("a", tmp_path), program("b", tmp_path), other)) == [
+        f"{tmp_path}/a.cnf was left, because a logs in by it: delete it when nothing names it any more"
     ]
 
 
-def test_a_program_without_a_configuration_to_look_at_is_not_misconfigured(folder):
-    consumers = of(program("a", folder), program("b", folder, config_file="/no-such", ignore=True))
+def test_a_program_without_a_configuration_to_look_at_is_not_misconfigured(tmp_path):
+    consumers = of(program("a", tmp_path), program("b", tmp_path, config_file="/no-such", ignore=True))
     assert ispmail_consumers.misconfigured(consumers) == []
     ispmail_consumers.check(consumers)

@@ -6,9 +6,11 @@ import pytest
 
 import ispmail_config
 import ispmail_optionfile
-from ispmail_config_consumers import Consumer, Consumers
+from ispmail_config_consumers import Consumers
 from ispmail_errors import InvalidInput
 from ispmail_proof import fingerprints
+
+from .consumer_values import consumer
 
 NONCE = "0123456789abcdef"
 PASSWORD = "new;#pass"
@@ -35,14 +37,6 @@ def write(instance, password=PASSWORD):
         text = each.text.replace(PASSWORD, password)
         with open(each.path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
-
-
-def consumer(name, folder, **values):
-    defaults = dict(
-        **{"name": name, "option_file": f"{folder}/{name}.cnf", "option_group": "client", "user": "root"},
-        **{"group": "root", "mode": 0o640, "sls": None, "holds": (), "programs": (), "ignore": False},
-    )
-    return Consumer(**{**defaults, **values})
 
 
 @pytest.mark.parametrize("nonce", [None, 1234567890123456, "", "0123456789abcde", "0123456789abcdé0"])
@@ -104,9 +98,10 @@ def test_consumers_count_too(tmp_path):
     content = ispmail_optionfile.render("client", "mailserver", "old")
     (tmp_path / "dovecot.cnf").write_text(content)
     keys = {"user": "mailserver", "password": PASSWORD}
-    ours = Consumers("ispmail", (consumer("known", tmp_path, ignore=True), consumer("dovecot", tmp_path)), keys)
-    another = Consumers("third", (consumer("web", tmp_path),), {**keys, "user": "another"})
-    second = Consumers("second", (consumer("none", tmp_path),), keys)
+    known = consumer("known", f"{tmp_path}/known.cnf", ignore=True)
+    ours = Consumers("ispmail", (known, consumer("dovecot", f"{tmp_path}/dovecot.cnf")), keys)
+    another = Consumers("third", (consumer("web", f"{tmp_path}/web.cnf"),), {**keys, "user": "another"})
+    second = Consumers("second", (consumer("none", f"{tmp_path}/none.cnf"),), keys)
     main = instance("ispmail", tmp_path)._replace(maps=())
     new = scrypt("mailserver", PASSWORD)
     found = fingerprints([main], "mailserver", NONCE, consumers=[another, ours, second])

@@ -2,15 +2,11 @@
 
 import pytest
 
-from ispmail_config_consumers import Consumer, Consumers
+from ispmail_config_consumers import Consumers
 from ispmail_scope import Scope
 
+from .consumer_values import consumer
 from .doctor_values import database
-
-
-def consumer(name, option_file=None, holds=()):
-    return Consumer(name, option_file, "client", "root", "root", 0o640, None, tuple(holds), (), False)
-
 
 SCOPE = Scope(
     {},
