@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("0bd805315438")
+ispmail_stamp.require("f4bedf1fc937")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("0bd805315438")
+ispmail_stamp.require("f4bedf1fc937")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

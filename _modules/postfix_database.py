@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("0bd805315438")
+ispmail_stamp.require("f4bedf1fc937")
 
 import ispmail_accounts
 import ispmail_holders

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("0bd805315438")
+ispmail_stamp.require("f4bedf1fc937")
 
 import ispmail_compare
 import ispmail_consumers

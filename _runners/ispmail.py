@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("0bd805315438")
+ispmail_stamp.require("f4bedf1fc937")
 
 import salt.client
 import salt.utils.event
