@@ -158,7 +158,9 @@ def test_without_a_postfix_only_what_pillar_names_is_known(monkeypatch):
 
 def test_passwords_are_not_shown(folder):
     """Neither those that stand in main.cf itself, nor where a parameter with passwords refers to another."""
-    text = "compatibility_level = 3.6\nsmtp_sasl_password_maps = $one\none = $two\ntwo = inline:{a=SECRET} $myhostname\n"
+    text = (
+        "compatibility_level = 3.6\nsmtp_sasl_password_maps = $one\none = $two\ntwo = inline:{a=SECRET} $myhostname\n"
+    )
     write(folder / "main.cf", text)
     values = {"one": "static:SECRET", "two": "inline:{a=SECRET}", "three": "static:x", "four": None, "x_password": "S"}
     assert ispmail_postconf.shown(values, str(folder)) == {
