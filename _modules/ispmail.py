@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4bedf1fc937")
+ispmail_stamp.require("8fc7edae7548")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

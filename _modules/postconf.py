@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4bedf1fc937")
+ispmail_stamp.require("8fc7edae7548")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

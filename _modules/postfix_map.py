@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4bedf1fc937")
+ispmail_stamp.require("8fc7edae7548")
 
 import ispmail_compare
 import ispmail_consumers

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4bedf1fc937")
+ispmail_stamp.require("8fc7edae7548")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("f4bedf1fc937")
+ispmail_stamp.require("8fc7edae7548")
 
 import salt.client
 import salt.utils.event

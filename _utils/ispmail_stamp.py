@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "f4bedf1fc937"
+STAMP = "8fc7edae7548"
 
 
 def require(stamp: str) -> None:
