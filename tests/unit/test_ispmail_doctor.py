@@ -1,8 +1,5 @@
 """What the doctor's checks are given, and in which order they come."""
 
-import os
-import time
-
 import pytest
 
 import ispmail_doctor
@@ -10,6 +7,7 @@ from ispmail_config import Instance, Map
 from lab import scratch
 
 from .doctor_values import target
+from .postfix_files import write
 
 
 @pytest.fixture
@@ -23,13 +21,9 @@ def two():
             user, port = f"own{len(targets)}", 3306 + len(targets)
             (folder / "a.cf").write_text(f"user = mailserver\nhosts = 127.0.0.1:{port}\n")
             (folder / "own.cf").write_text(f"user = {user}\n")
-            (folder / "main.cf").write_text(
-                f"compatibility_level = 3.6\nvirtual_alias_maps = mysql:{folder}/a.cf mysql:{folder}/own.cf\n"
-            )
-            (folder / "master.cf").write_text("25 inet n - y - - smtpd\n")
-            for name in ("main.cf", "master.cf"):
-                # Postfix's programs wait while one is new.
-                os.utime(folder / name, (time.time() - 60,) * 2)
+            tables = f"mysql:{folder}/a.cf mysql:{folder}/own.cf"
+            write(folder / "main.cf", f"compatibility_level = 3.6\nvirtual_alias_maps = {tables}\n")
+            write(folder / "master.cf", "25 inet n - y - - smtpd\n")
             maps = (Map("aliases", "virtual_alias_maps", "mysql", False, str(folder / "a.cf")),)
             targets.append(target(prefix)._replace(instance=Instance("ispmail", str(folder), maps)))
         yield targets

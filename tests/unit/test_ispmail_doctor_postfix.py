@@ -5,7 +5,6 @@ import grp
 import os
 import re
 import shutil
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +19,7 @@ from ispmail_smtpd import Reply
 from lab import scratch
 
 from .doctor_values import NOTHING, live_map, target
+from .postfix_files import write
 
 AS_PILLAR_SAYS = "files and main.cf are as pillar says"
 
@@ -103,9 +103,7 @@ def folder():
 
 def put(path, limit):
     for name, content in {"main.cf": MAIN_CF.format(path, limit), "master.cf": MASTER_CF}.items():
-        (path / name).write_text(content)
-        # Postfix's programs wait while one is new.
-        os.utime(path / name, (time.time() - 60,) * 2)
+        write(path / name, content)
 
 
 @pytest.fixture
@@ -190,8 +188,7 @@ def test_a_postfix_that_is_well(findings, folder):
     text = (folder / "main.cf").read_text()
     for name in ("empty", "gone"):
         text = re.sub(rf", (proxy:)?mysql:\S*/{name}\.cf", "", text)
-    (folder / "main.cf").write_text(text)
-    os.utime(folder / "main.cf", (time.time() - 60,) * 2)
+    write(folder / "main.cf", text)
     here, both = [("this server", "ok", "")], [("aliases", "ok", ""), ("domains", "ok", "")]
     assert findings() == {
         "files and main.cf are as pillar says": here,

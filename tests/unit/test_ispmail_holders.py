@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +22,7 @@ from ispmail_sockets import Process
 
 from .consumer_values import consumer
 from .doctor_values import database
+from .postfix_files import write
 
 OLD, NEW = "SECRET-of-old", "SECRET-of-now"
 NAME_IT = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
@@ -41,15 +41,12 @@ class Site:
         self.folder = folder
         for name in ("etc", "tree", "cache"):
             (folder / name).mkdir()
-        (folder / "etc" / "master.cf").write_text("25 inet n - y - - smtpd\n")
+        write(folder / "etc" / "master.cf", "25 inet n - y - - smtpd\n")
         self.maps = [self.map("a.cf", table())]
         self.main_cf(f"virtual_alias_maps = mysql:{folder}/etc/a.cf\n")
 
     def main_cf(self, text):
-        path = self.folder / "etc" / "main.cf"
-        path.write_text(f"compatibility_level = 3.6\n{text}")
-        # Postfix's programs wait while one is new.
-        os.utime(path, (time.time() - 60,) * 2)
+        write(self.folder / "etc" / "main.cf", f"compatibility_level = 3.6\n{text}")
 
     def map(self, name, content=None, type_="mysql", **values):
         path = self.folder / "etc" / name

@@ -13,13 +13,9 @@ from ispmail_errors import CannotAsk, Failed, InvalidInput
 from ispmail_files import File, Replacement
 from ispmail_postconf import Service
 
+from .postfix_files import write
+
 MAIN_CF = "# ours\ncompatibility_level = 3.6\nmyhostname = a.test\nmy_class = check_x\n    y\n"
-
-
-def write(path, text):
-    """Write a file as of a minute ago: Postfix's programs wait while one is new."""
-    path.write_text(text)
-    os.utime(path, (time.time() - 60,) * 2)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import ispmail_postfix
 from ispmail_errors import CannotAsk
 from lab import wait_until
 
+from .postfix_files import write
+
 READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
 # Like master(8) it starts others. At SIGHUP the first of them ends, as one that is idle does; the others are busy.
 MASTER = """
@@ -53,11 +55,9 @@ class Instance:
         self.main_cf(f"base = {folder}\nqueue_directory = $base/spool\n")
 
     def main_cf(self, text):
-        """Write it, as of a minute ago: postconf waits on one that is new."""
         path = self._folder / "etc" / "main.cf"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        os.utime(path, (time.time() - 60,) * 2)
+        write(path, text)
 
     @contextlib.contextmanager
     def running(self, *names):
@@ -87,6 +87,16 @@ class Instance:
         (folder / "postfix").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         return folder / "postfix.calls"
+
+
+@contextlib.contextmanager
+def process(*command, **options):
+    """A process that is killed at the end."""
+    with subprocess.Popen(command, **options) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 @pytest.fixture
@@ -158,7 +168,7 @@ def test_a_master_that_ends_while_it_is_looked_at(instance, monkeypatch):
             ended.wait()
         return stream
 
-    with subprocess.Popen(["sleep", "60"]) as ended:
+    with process("sleep", "60") as ended:
         instance.pid_file.write_text(str(ended.pid))
         monkeypatch.setattr("builtins.open", opened)
         assert ispmail_postfix.running(instance.directory) is False
@@ -187,7 +197,7 @@ def test_what_cannot_be_read_is_not_taken_for_a_postfix_that_does_not_run(instan
 def test_any_user_can_give_a_process_any_name(name, shown):
     """What follows the name is read all the same, whatever the locale is."""
     script = f"open('/proc/self/comm', 'wb').write({name!r}); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with process(sys.executable, "-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
         before = locale.setlocale(locale.LC_CTYPE)
         try:
@@ -195,7 +205,6 @@ def test_any_user_can_give_a_process_any_name(name, shown):
             found, fields = ispmail_postfix._process(child.pid)
         finally:
             locale.setlocale(locale.LC_CTYPE, before)
-            child.kill()
     assert (found, int(fields[1])) == (shown, os.getpid())
 
 
@@ -211,28 +220,28 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
 
     with instance.running(*READERS, "qmgr") as (_, *children):
         readers = [f"{name} {pid}" for name, pid in zip(READERS, children)]
-        with subprocess.Popen([tmp_path / "smtpd", "60"]) as another:
+        with process(tmp_path / "smtpd", "60"):
             assert found(old, new) == found(tmp_path / "none") == found() == []
             time.sleep(0.1)
             # A rename sets no other time than this one.
             os.utime(new, (0, 0))
             assert sorted(found(old, new, tmp_path / "none")) == sorted(found(new)) == sorted(readers)
             assert found(old) == []
-            another.kill()
     assert found(new) == []
 
 
 def test_after_a_reload_the_processes_that_are_busy_are_left(instance, monkeypatch, tmp_path):
+    monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)
     calls = instance.command(f"kill -HUP $(cat {instance.pid_file})", monkeypatch)
     with instance.running("smtpd", "cleanup") as (_, _, busy):
         time.sleep(0.1)
         assert ispmail_postfix.reload(instance.directory, drain=0.8) == [f"cleanup {busy}"]
-        # One process has ended: Postfix has been told.
         assert instance.hups == 1
     assert calls.read_text() == f"-c {instance.directory} reload\n"
 
 
 def test_a_reload_ends_once_no_process_is_left(instance, monkeypatch):
+    monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)
     instance.command(f"(sleep 0.2; kill -HUP $(cat {instance.pid_file})) >/dev/null 2>&1 &", monkeypatch)
     with instance.running("smtpd"):
         time.sleep(0.1)
