@@ -62,7 +62,8 @@ def base(release: str = "trixie") -> Path:
     def build(root: Path, log: Path) -> None:
         with log.open("ab") as out:
             subprocess.run(
-                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(root)],
+                # Its scripts for all newer releases are links to sid's; it has none yet for those newer than itself.
+                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(root), "", "sid"],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True,
             )  # fmt: skip
         for left in [*root.glob("var/cache/apt/archives/*.deb"), root / "etc/resolv.conf", root / "etc/hostname"]:
