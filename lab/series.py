@@ -29,7 +29,7 @@ def runs_here(series: str) -> bool:
 
 
 def programs(series: str) -> Path:
-    """The folder of a series' commands; where this Python has another one, a venv is made in the cache the first time."""
+    """The folder of a series' commands; where this Python has another one, a venv in the cache, made once."""
     if version("salt").partition(".")[0] == series:
         return Path(sys.executable).parent
     venv = cache().parent / f"salt-{series}-{sys.version_info[0]}.{sys.version_info[1]}"

@@ -23,6 +23,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import ispmail_stamp
 from _runners import ispmail
 from ispmail_rotation import Progress
+from lab import START_SECONDS, is_free, wait_until
 
 MAIN = {"database": "db*", "mail": "mx*"}
 
@@ -416,16 +417,15 @@ def test_the_runner_asks_for_the_library_of_its_own_stamp(monkeypatch):
 # The configuration of a master, with keys of servers and, where it is wanted, an event bus of its own.
 
 
-def serve(path, ready):
+def serve(path):
     """Salt's own event bus, as a master has it."""
+    opts = salt.config.master_config(path)
+    if hasattr(salt.utils.event, "EventPublisher"):  # 3006
+        salt.utils.event.EventPublisher(opts).run()
+        return
     loop = tornado.ioloop.IOLoop(make_current=True)
-    server = salt.transport.ipc_publish_server("master", salt.config.master_config(path))
-
-    async def start():
-        await server.publisher(server.publish_payload, io_loop=loop)
-        ready.set()
-
-    loop.add_callback(start)
+    server = salt.transport.ipc_publish_server("master", opts)
+    loop.add_callback(server.publisher, server.publish_payload, io_loop=loop)
     loop.start()
 
 
@@ -454,11 +454,11 @@ def master_directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bus(master_directory):
     """The event bus of that master, in a process of its own."""
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=serve, args=[str(master_directory / "master"), ready])
+    configuration = json.loads((master_directory / "master").read_text())
+    ports = [configuration["tcp_master_pub_port"], configuration["tcp_master_pull_port"]]
+    process = multiprocessing.get_context("fork").Process(target=serve, args=[str(master_directory / "master")])
     process.start()
-    assert ready.wait(10)
+    assert wait_until(lambda: not any(map(is_free, ports)), START_SECONDS)
     yield
     process.kill()
     process.join()
