@@ -1,4 +1,4 @@
-"""A private Postfix on loopback, as Debian 13 configures it, chroot included, see postfix(1) and master(5). Needs root."""
+"""A private Postfix on loopback, jailed as by Debian 13, see postfix(1) and master(5). Needs root."""
 
 import atexit
 import contextlib

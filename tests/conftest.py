@@ -1,9 +1,11 @@
 """Real servers for the tests: a private MariaDB and Postfix on loopback, see lab/."""
 
+import functools
 import logging
 
 import pytest
 
+from ispmail_command import output
 from lab import scratch
 from lab.mariadb import MariaDB, schema
 from lab.minion import REPOSITORY, Minion
@@ -53,9 +55,10 @@ def postfix():
         yield instance
 
 
-def release_of(postfix):
+@functools.cache
+def release():
     """The release of the installed Postfix, such as (3, 10)."""
-    return tuple(int(part) for part in postfix.command("postconf", "-h", "mail_version").split(".")[:2])
+    return tuple(int(part) for part in output("postconf", ["-d", "-h", "mail_version"]).split(".")[:2])
 
 
 def pillar_for(postfix, mariadb, **sections):
