@@ -15,6 +15,13 @@ from lab.postfix import Postfix
 PASSWORD = "pw-Zq8#x7%;=$'\"\\w{}-Kv3"
 
 
+def pytest_addoption(parser):
+    """What tests/fleet runs on."""
+    group = parser.getgroup("fleet")
+    group.addoption("--release", help="Debian's release on each machine, such as forky")
+    group.addoption("--series", default="3008", help="Salt's series on each machine (default: 3008)")
+
+
 def pytest_unconfigure():
     """At exit Salt logs to a console that is closed by then, and logging complains of that at length."""
     logging.raiseExceptions = False
