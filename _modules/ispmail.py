@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("f636b3d91be0")
+ispmail_stamp.require("9a5586d28cf6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("f636b3d91be0")
+ispmail_stamp.require("9a5586d28cf6")
 
 import salt.client
 import salt.utils.event
