@@ -1,6 +1,9 @@
 """The accounts of the maps' user: how MariaDB and MySQL keep them, what is done to them, and what must not be."""
 
 import contextlib
+import itertools
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,7 +49,13 @@ def test_accounts_of_mariadb():
 
 @pytest.fixture
 def admin(monkeypatch):
-    """A function that lets the admin in to a server, and tells what is connected; it returns whether it was locked."""
+    """A function that lets the admin in to a server, and tells what is connected; it returns whether it was locked.
+
+    All that is done there takes a second.
+    """
+    clock = itertools.count(100.0)
+    mocked = {"monotonic": lambda: next(clock), "strftime": time.strftime, "gmtime": time.gmtime}
+    monkeypatch.setattr(ispmail_accounts, "time", SimpleNamespace(**mocked))
 
     def lets_in(server):
         locks = []
@@ -120,7 +129,7 @@ def test_an_account_is_made_where_there_is_none(admin, caplog, version, made, te
     }
     assert ispmail_accounts.account(config(), test) == {"changes": {NAME: changes}, "warnings": []}
     assert server.done == ([] if test else [made, "GRANT SELECT ON `mailserver`.* TO mailserver@127.0.0.1"])
-    assert locks == [not test] and caplog.messages == ([] if test else [f"Done in 0.0 s: create {NAME}"])
+    assert locks == [not test] and caplog.messages == ([] if test else [f"Done in 1.0 s: create {NAME}"])
 
 
 def test_an_account_as_it_should_be_is_left_alone(admin, caplog):
@@ -185,7 +194,7 @@ def test_rights(admin, caplog, grants, revoke, done, old, new, warning):
     assert told["changes"] == ({NAME: {"grants": {"old": old, "new": new}}} if done else {})
     assert told["warnings"] == ([warning] if warning else [])
     assert server.done == [f"{each} {NAME}" for each in done]
-    assert caplog.messages == ([f"Done in 0.0 s: change the grants of {NAME}"] if done else [])
+    assert caplog.messages == ([f"Done in 1.0 s: change the grants of {NAME}"] if done else [])
     assert (statement, ["'mailserver'@'127.0.0.1'"]) in server.asked or not revoke
 
 
@@ -234,8 +243,8 @@ def way(*hashes):
 
 SOLE = [f"ALTER USER {NAME} IDENTIFIED WITH {NATIVE} AS {NEW}", f"ALTER USER {NAME} DISCARD OLD PASSWORD"]
 RETAINED = [f"ALTER USER {NAME} IDENTIFIED WITH {NATIVE} AS {NEW} RETAIN CURRENT PASSWORD"]
-ACCEPTED = f"{NAME} now accepts {{}}, pillar's first, after 0.0 s"
-DROPPED = f"{NAME} accepts only pillar's password, {{}} dropped, after 0.0 s"
+ACCEPTED = f"{NAME} now accepts {{}}, pillar's first, after 1.0 s"
+DROPPED = f"{NAME} accepts only pillar's password, {{}} dropped, after 1.0 s"
 
 
 @pytest.mark.parametrize("test", [True, False])

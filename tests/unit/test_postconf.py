@@ -41,9 +41,10 @@ def test_what_main_cf_sets(directory, parameters, found):
 
 
 def test_all_that_main_cf_sets(directory):
-    """Without a password. postconf prints a directory that is not the default one, too."""
-    more = {"compatibility_level": "3.6", "config_directory": directory, "smtp_sasl_password_maps": "static:***"}
-    assert postconf.get(config_directory=directory) == {**WRITTEN, **more}
+    """Without a password. postconf may print a directory that is not the default one, too."""
+    more = {"compatibility_level": "3.6", "smtp_sasl_password_maps": "static:***"}
+    found = postconf.get(config_directory=directory)
+    assert found == {**WRITTEN, **more, **{name: directory for name in found if name == "config_directory"}}
 
 
 def test_defaults_have_to_be_asked_for(directory):
