@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e0b753da6966")
+ispmail_stamp.require("9a5586d28cf6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("e0b753da6966")
+ispmail_stamp.require("9a5586d28cf6")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("e0b753da6966")
+ispmail_stamp.require("9a5586d28cf6")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("e0b753da6966")
+ispmail_stamp.require("9a5586d28cf6")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e0b753da6966")
+ispmail_stamp.require("9a5586d28cf6")
 
 import salt.client
 import salt.utils.event

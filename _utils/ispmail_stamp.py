@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "e0b753da6966"
+STAMP = "9a5586d28cf6"
 
 
 def require(stamp: str) -> None:

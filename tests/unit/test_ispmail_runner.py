@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import importlib
 import inspect
 import json
 import multiprocessing
@@ -20,7 +19,6 @@ import salt.utils.event
 import tornado.ioloop
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_stamp
 from _runners import ispmail
 from ispmail_rotation import Progress
 from lab import START_SECONDS, is_free, wait_until
@@ -404,14 +402,6 @@ def test_the_documented_defaults_are_those_that_are_used(name):
     documented = dict(re.findall(r"^(\w+) : (.+)$", inspect.getdoc(function), re.MULTILINE))
     parameters = inspect.signature(function).parameters.values()
     assert documented == {each.name: str(each.default) for each in parameters if each.default is not each.empty}
-
-
-def test_the_runner_asks_for_the_library_of_its_own_stamp(monkeypatch):
-    """Without that a master that runs on goes on with the library that it has imported once."""
-    asked = []
-    monkeypatch.setattr(ispmail_stamp, "require", asked.append)
-    importlib.reload(ispmail)
-    assert asked == [ispmail_stamp.STAMP]
 
 
 # The configuration of a master, with keys of servers and, where it is wanted, an event bus of its own.
