@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fc7edae7548")
+ispmail_stamp.require("830eb630665d")
 
 import ispmail_accounts
 import ispmail_holders

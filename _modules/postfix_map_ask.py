@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fc7edae7548")
+ispmail_stamp.require("830eb630665d")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fc7edae7548")
+ispmail_stamp.require("830eb630665d")
 
 import ispmail_apply
 import ispmail_consumers

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fc7edae7548")
+ispmail_stamp.require("830eb630665d")
 
 from ispmail_salt import state
 

@@ -130,8 +130,9 @@ def _account_change(server: Server, config: DatabaseConfig, host: str, found: Ac
     warnings = [*_login_warnings(name, found, new), *_grant_warnings(server, config, name, more)]
     if not statements:
         return _AccountChange(warnings=tuple(warnings))
-    select = [] if ispmail_sql.grant_select(now, config.dbname) == [] else [ispmail_sql.select_grant(config.dbname)]
-    grants = {"old": ispmail_database.shown_grants(held), "new": ispmail_database.shown_grants([*now, *select])}
+    # Each statement stands for a SELECT that is missing, or for what is more than it.
+    then = [*now, ispmail_sql.select_grant(config.dbname)]
+    grants = {"old": ispmail_database.shown_grants(held), "new": ispmail_database.shown_grants(then)}
     step = Step(f"change the grants of {name}", tuple(statements), arguments)
     return _AccountChange((step,), {"grants": grants}, tuple(warnings))
 

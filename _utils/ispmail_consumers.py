@@ -190,7 +190,7 @@ def _compare_file(each: Consumer, keys: Mapping[str, str]) -> tuple[Replacement,
 def _differing_keys(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, Any]:
     names = ("user", "password")
     return ispmail_tablefile.diff(
-        {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
+        {name: old[name] for name in names if name in old}, {name: new[name] for name in names}
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import ispmail_classes
 import ispmail_files
 import ispmail_hosts
 import ispmail_inventory
+import ispmail_postconf
 import ispmail_postfix
 import ispmail_release
 import ispmail_smtpd
@@ -27,6 +29,7 @@ from ispmail_report import Finding, fault_if, warning_if
 # Postfix's own default for the processes of a service.
 _PROCESSES = 100
 _SECONDS = 10
+_BERKELEY_DB = re.compile(r"\b(hash|btree):/[^\s,}]+")
 
 
 class Target(NamedTuple):
@@ -129,6 +132,7 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     yield from _others_can_be_asked(postfix, running)
     yield from _smtpd_can_ask(postfix, running)
     yield from _no_old_processes(postfix, maps)
+    yield from _nothing_goes(postfix)
 
 
 def _as_pillar_says(postfix: Postfix) -> Iterator[Finding]:
@@ -255,3 +259,12 @@ def _no_old_processes(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Fin
         command = f"postfix -c {postfix.config_directory} reload"
         fix = f"{', '.join(old)} started before the table files changed and use the old ones: run {command}"
     yield warning_if(fix, "no process uses older table files", postfix.where)
+
+
+def _nothing_goes(postfix: Postfix) -> Iterator[Finding]:
+    """Postfix tells of what a later release will not have."""
+    known = postfix.inventory.settings
+    found = [table for name in sorted(known.explicit) for table in _BERKELEY_DB.finditer(known.expanded(name))]
+    one_of_each = {table[1]: table[0] for table in found}
+    said = ispmail_postconf.deprecated(postfix.config_directory, one_of_each.values())
+    yield warning_if("; ".join(said), "a later Postfix will have all that is used here", postfix.where)

@@ -83,12 +83,12 @@ def overrides(command: str) -> dict[str, str]:
 
 
 def values_of(printed: str) -> dict[str, str]:
-    """Read what postconf(1) printed: name to value."""
+    """Read what postconf(1) printed: name to value. The name of a service may hold ``=``, but no blank."""
     found = {}
     for line in printed.split("\n"):
-        name, equals, value = line.partition("=")
+        name, equals, value = line.partition(" =")
         if equals:
-            found[name.strip(BLANKS)] = value.strip(BLANKS)
+            found[name] = value.strip(BLANKS)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import ispmail_files
 import ispmail_maincf
 import ispmail_tablefile
-from ispmail_command import Done, output, run
+from ispmail_command import Done, Name, lines, output, run, safe
 from ispmail_config import DEFAULT_DIRECTORY
 from ispmail_errors import CannotAsk, Failed, InvalidInput
 from ispmail_expand import names_in
@@ -142,6 +142,20 @@ def table_types(config_directory: str) -> list[str]:
     if not types:
         raise CannotAsk("postconf printed no type of table: run postconf -m")
     return types
+
+
+def deprecated(config_directory: str, tables: Iterable[str]) -> list[str]:
+    """What Postfix says of parameters in main.cf and master.cf, and of tables, that a later release will not have.
+
+    Args:
+        tables: Such as ``hash:/etc/aliases``; each is opened.
+    """
+    # Postfix 3.9 and newer tell of parameters; Debian's 3.11 tells of hash and btree where one is opened.
+    commands: list[tuple[Name, list[str]]] = [("postconf", ["-n"])]
+    commands += [("postmap", ["-q", "postmaster", table]) for table in tables]
+    said = [run(name, ["-c", config_directory, *arguments]).stderr for name, arguments in commands]
+    warnings = [line.partition(": warning: ")[2] for line in lines("".join(said))]
+    return list(dict.fromkeys(safe(each) for each in warnings if "will be removed" in each or "deprecated" in each))
 
 
 def edited(parameters: Mapping[str, object], config_directory: str, workspace: str | None = None) -> Replacement:

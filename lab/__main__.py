@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = parser.add_subparsers(dest="job", required=True)
     job = jobs.add_parser("bare", help="run a command on a bare machine")
     job.add_argument("--host-network", action="store_true", help="share this host's network with its ports")
-    job.add_argument("release", help="trixie or bookworm")
+    job.add_argument("release", help="bookworm, trixie or forky")
     job.add_argument("folder", type=Path, help="copied to /root/<its name>")
     job.add_argument("command", nargs=argparse.REMAINDER, metavar="-- command")
     jobs.add_parser("clean", help="remove what killed processes have left behind")

@@ -17,8 +17,7 @@ from lab.registries import Registries
 
 PACKAGES = "systemd,systemd-sysv,dbus,iproute2,procps,ca-certificates,python3"
 
-# A mail server as in the ISPmail guide, with Salt in a venv. Salt has not configured anything yet.
-FLEET_SCRIPT = r"""
+_FLEET = r"""
 apt-get update -q
 apt-get install -y -q postfix postfix-mysql mariadb-server python3-venv gcc libc6-dev python3-dev
 apt-get install -y -q --no-install-recommends dovecot-core dovecot-imapd dovecot-lmtpd dovecot-mysql
@@ -28,7 +27,7 @@ postconf -e inet_protocols=ipv4 inet_interfaces=all mydestination=localhost  # u
 postconf -X myhostname  # the name of the machine that built this
 systemctl enable postfix mariadb
 python3 -m venv /opt/salt
-/opt/salt/bin/pip install -q --no-cache-dir "salt>=3008,<3009" PyMySQL
+/opt/salt/bin/pip install -q --no-cache-dir "salt==SERIES.*" PyMySQL
 ln -s /opt/salt/bin/salt* /usr/local/bin/
 """
 
@@ -62,13 +61,22 @@ def base(release: str = "trixie") -> Path:
     def build(root: Path, log: Path) -> None:
         with log.open("ab") as out:
             subprocess.run(
-                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(root)],
+                # Its scripts for all newer releases are links to sid's; it has none yet for those newer than itself.
+                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(root), "", "sid"],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True,
             )  # fmt: skip
         for left in [*root.glob("var/cache/apt/archives/*.deb"), root / "etc/resolv.conf", root / "etc/hostname"]:
             left.unlink(missing_ok=True)  # debootstrap copies the last two from this host
 
     return _once(cache() / f"{release}-base", build)
+
+
+def fleet(release: str = "trixie", series: str = "3008") -> Path:
+    """The root of a mail server as in the ISPmail guide, with Salt in a venv, which has not configured anything yet.
+
+    The first call takes a few minutes.
+    """
+    return image("fleet", base(release), _FLEET.replace("SERIES", series))
 
 
 def image(name: str, base: Path, script: str) -> Path:

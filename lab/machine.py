@@ -1,6 +1,6 @@
 """Throw-away Debian machines with systemd as PID 1, by systemd-nspawn(1). No container engine is needed.
 
-    with Network() as network, Machine("mx1", image("fleet", base(), FLEET_SCRIPT), network) as mx1:
+    with Network() as network, Machine("mx1", fleet(), network) as mx1:
         mx1.run(["postfix", "status"])
 
 This needs root and `apt-get install debootstrap systemd-container iproute2`; an Outlet also needs slirp4netns.

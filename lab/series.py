@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,26 +18,25 @@ import yaml
 from lab import HOST, free_port, tail, wait_until
 from lab.images import cache
 
-# Series to the newest Python that it runs on; None: the one that is running now.
-SERIES: dict[str, tuple[int, int] | None] = {"3006": (3, 11), "3008": None}
+# Series to the newest Python that it runs on.
+SERIES = {"3006": (3, 11), "3008": (3, 14)}
 _START_SECONDS = 120
 
 
 def runs_here(series: str) -> bool:
     """Whether this machine's Python can run a series."""
-    newest = SERIES[series]
-    return newest is None or sys.version_info[:2] <= newest
+    return sys.version_info[:2] <= SERIES[series]
 
 
 def programs(series: str) -> Path:
-    """The folder of a series' commands; a venv for it is made in the cache folder the first time."""
-    if SERIES[series] is None:
+    """The folder of a series' commands; where this Python has another one, a venv in the cache, made once."""
+    if version("salt").partition(".")[0] == series:
         return Path(sys.executable).parent
     venv = cache().parent / f"salt-{series}-{sys.version_info[0]}.{sys.version_info[1]}"
     with open(f"{venv}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (venv / ".complete").exists():
-            wanted = [f"salt>={series},<{int(series) + 1}", "PyMySQL>=1.1,<1.3"]
+            wanted = [f"salt=={series}.*", "PyMySQL>=1.1,<1.3"]
             for command in (
                 [sys.executable, "-m", "venv", "--clear", str(venv)],
                 [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", *wanted],

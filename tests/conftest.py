@@ -1,9 +1,11 @@
 """Real servers for the tests: a private MariaDB and Postfix on loopback, see lab/."""
 
+import functools
 import logging
 
 import pytest
 
+from ispmail_command import output
 from lab import scratch
 from lab.mariadb import MariaDB, schema
 from lab.minion import REPOSITORY, Minion
@@ -11,6 +13,13 @@ from lab.postfix import Postfix
 
 # Looks like nothing else: a search for it anywhere finds nothing but the password.
 PASSWORD = "pw-Zq8#x7%;=$'\"\\w{}-Kv3"
+
+
+def pytest_addoption(parser):
+    """What tests/fleet runs on."""
+    group = parser.getgroup("fleet")
+    group.addoption("--release", help="Debian's release on each machine, such as forky")
+    group.addoption("--series", default="3008", help="Salt's series on each machine (default: 3008)")
 
 
 def pytest_unconfigure():
@@ -53,9 +62,10 @@ def postfix():
         yield instance
 
 
-def release_of(postfix):
+@functools.cache
+def release():
     """The release of the installed Postfix, such as (3, 10)."""
-    return tuple(int(part) for part in postfix.command("postconf", "-h", "mail_version").split(".")[:2])
+    return tuple(int(part) for part in output("postconf", ["-d", "-h", "mail_version"]).split(".")[:2])
 
 
 def pillar_for(postfix, mariadb, **sections):

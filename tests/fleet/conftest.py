@@ -9,7 +9,8 @@ import time
 import pytest
 
 from lab import wait_until
-from lab.images import FLEET_SCRIPT, base, image, missing_requirements
+from lab.images import fleet as fleet_root
+from lab.images import missing_requirements
 from lab.machine import Machine
 from lab.mariadb import native_hash
 from lab.minion import REPOSITORY
@@ -38,9 +39,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def root():
-    """The root of a trixie machine with Postfix, MariaDB and Salt: a few minutes to make, the first time."""
-    return image("fleet", base("trixie"), FLEET_SCRIPT)
+def root_of(pytestconfig):
+    """A release to the root of a machine with Postfix, MariaDB and Salt."""
+    return lambda release: fleet_root(release, pytestconfig.getoption("series"))
+
+
+@pytest.fixture(scope="session")
+def root(root_of, pytestconfig):
+    """The root of the machines of Debian 13, or of the release that is asked for."""
+    return root_of(pytestconfig.getoption("release") or "trixie")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def untouched(root, network):
 
 @pytest.fixture(scope="module")
 def machine(root, network):
-    """One of Debian 13."""
+    """One of them."""
     with untouched(root, network) as mx:
         yield mx
 

@@ -1,4 +1,4 @@
-"""On a fresh Debian 13 with only a password in pillar: the set-up of the ISPmail guide, to the byte."""
+"""On a fresh machine with only a password in pillar: the set-up of the ISPmail guide, to the byte."""
 
 import json
 

@@ -12,7 +12,7 @@ import pytest
 from lab.postfix import write_cold
 from lab.smtp import Load, rcpt
 
-from ..conftest import PASSWORD, release_of
+from ..conftest import PASSWORD, release
 
 GUIDES = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550, "joe@elsewhere.test": 554}
@@ -49,7 +49,7 @@ def replies(postfix):
 
 def single_host(postfix, host):
     """How a single host stands in a table file: twice before Postfix 3.10, which does not ask a host again at once."""
-    return host if release_of(postfix) >= (3, 10) else f"{host} {host}"
+    return host if release() >= (3, 10) else f"{host} {host}"
 
 
 def test_a_password_is_enough(minion, postfix, mariadb):

@@ -12,7 +12,7 @@ from lab.minion import Minion
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
-from ..conftest import release_of
+from ..conftest import release
 from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, TWO, AskingServer, call, guide, pillar, run
 
 
@@ -34,7 +34,7 @@ def mail(server, postfix):
 def mail_pillar(server, postfix, password=OLD, **sections):
     found = pillar(server, password)
     found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
-    if release_of(postfix) >= (3, 10):
+    if release() >= (3, 10):
         # What the doctor advises for a single host.
         found["ispmail"]["database"]["retry_interval"] = 1
     found["ispmail"]["database"].update(sections.pop("database", {}))
@@ -292,6 +292,20 @@ def test_one_address_of_anybody_stops_nobodys_mail(mail, server, postfix):
     assert rcpt_utf8(postfix.port, "j\U0001f602@example.org") == 550
     assert rcpt(postfix.port, "john@example.org")[0] == 250
     assert findings(mail) == {}
+
+
+def test_doctor_tells_what_a_later_postfix_will_not_have(mail, postfix):
+    """As far as this Postfix tells: of parameters from 3.9 on, and Debian's of hash and btree from 3.11 on."""
+    call(mail, "tables")
+    aliases = postfix.directory / "aliases"
+    aliases.write_text("a: b\n")
+    postfix.command("postmap", f"hash:{aliases}")
+    postfix.command("postconf", "-e", f"alias_maps=hash:{aliases}, btree:$config_directory/gone", "smtpd_use_tls=no")
+    found = findings(mail)
+    result, fix = found.pop(("a later Postfix will have all that is used here", "this server"), ("", ""))
+    assert found == {} and result == ("warning" if release() >= (3, 9) else "")
+    assert ('"smtpd_use_tls" will be removed; instead, specify "smtpd_tls_security_level"' in fix) == bool(result)
+    assert (f"{aliases}: hash/btree support is deprecated" in fix) == (release() >= (3, 11))
 
 
 def rcpt_utf8(port, address):

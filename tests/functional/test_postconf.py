@@ -1,5 +1,6 @@
 """postconf on real main.cf files, with the traps of postconf(1)."""
 
+import json
 import os
 import subprocess
 import time
@@ -7,8 +8,13 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import ispmail_postconf
+from ispmail_command import lines, output
+from ispmail_maincf import BLANKS, values_of
 from lab import scratch
 from lab.minion import Minion
+
+from ..conftest import release
 
 
 @pytest.fixture
@@ -52,6 +58,33 @@ def test_get_reads_an_unused_parameter_of_the_admins_own(call, directory):
     call("postconf.set", {"my_class": "check_x\n  y".replace("\n", "")}, str(directory))
     assert call("postconf.get", "my_class", str(directory)) == {"my_class": "check_x y"}
     assert call("postconf.set", {"my_class": "check_x y"}, str(directory)) == {}
+
+
+def test_an_equals_sign_in_the_name_of_a_service(directory):
+    """It is allowed there, and ended each read of master.cf."""
+    (directory / "master.cf").write_text("a=b unix - - n - - smtpd -o x=y\nc unix - - y - - lmtp\n")
+    os.utime(directory / "master.cf", (1, 1))
+    first, second = ispmail_postconf.services(str(directory))
+    assert first == ("a=b", "unix", "n", "smtpd -o x=y") and second == ("c", "unix", "y", "lmtp")
+
+
+@pytest.mark.skipif(release() < (3, 11), reason="postconf -j is there from Postfix 3.11 on")
+def test_what_postconf_prints_as_json_is_what_is_read(directory):
+    """So it is not asked for: where -j is not there, to ask for it takes a second."""
+    hostile = (
+        b'smtpd_banner = A\351B \303\251 T\tT back\\slash "quoted" \001x \r y\177 = {\n  next\nempty =\nown = $empty\n'
+    )
+    with (directory / "main.cf").open("ab") as file:
+        file.write(hostile + b"relay_domains = $own, ${x?{a}:{b}}\n")
+    services = 'a=b unix - - n - - smtpd\n  -o { x = "y" \\ }\n127.0.0.1:25 inet n - - - 7 smtpd\n'
+    (directory / "master.cf").write_text(services)
+    for name in ("main.cf", "master.cf"):
+        os.utime(directory / name, (1, 1))
+    for flags in (["-n"], [], ["-F"]):
+        text = output("postconf", ["-c", str(directory), *flags])
+        objects = lines(output("postconf", ["-c", str(directory), "-j", *flags]))
+        named = {key: value for each in objects for key, value in json.loads(each).items()}
+        assert values_of(text) == {key: value.strip(BLANKS) for key, value in named.items()}
 
 
 def test_set_is_one_truthful_edit(call, directory, audit):

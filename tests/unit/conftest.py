@@ -1,8 +1,22 @@
-"""Settings of the properties: the machine may be busy, so no deadline."""
+"""Settings of the properties (the machine may be busy, so no deadline), and what Salt gives a module."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "unit", deadline=None, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("unit")
+
+
+@pytest.fixture
+def on_minion(monkeypatch, tmp_path):
+    """A function that gives a module of ours what Salt gives it on a minion with this pillar."""
+
+    def gives(module, **pillar):
+        opts = {"cachedir": str(tmp_path / "cache"), "conf_file": str(tmp_path / "salt" / "minion")}
+        given = {"__pillar__": pillar, "__opts__": opts, "__grains__": {"ipv4": ["127.0.0.1", "192.0.2.1"]}}
+        for name, value in given.items():
+            monkeypatch.setattr(module, name, value, raising=False)
+
+    return gives

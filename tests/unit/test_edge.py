@@ -6,12 +6,14 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from salt.config import DEFAULT_MINION_OPTS
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.loader import LazyLoader
 
 from _beacons import postfix_credential
 from _states import postconf, postfix_database, postfix_map
 
-from .test_documentation import FILES
+from .test_documentation import FILES, ROOT, called, public_functions
 from .test_ispmail_module import fails
 
 MODULES = [importlib.import_module(f"{file.parent.name}.{file.stem}") for file in FILES]
@@ -32,6 +34,15 @@ def test_an_argument_that_is_left_out_means_the_same_everywhere(module):
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.default is not inspect.Parameter.empty and name in DEFAULTS:
                 assert parameter.default == DEFAULTS[name], f"{function.__name__}: {name}"
+
+
+def test_salt_knows_each_function_by_its_documented_name(tmp_path):
+    """The three files of postfix_map are one module, and `set` is no name for a function of Python."""
+    opts = {**DEFAULT_MINION_OPTS, "cachedir": str(tmp_path), "grains": {}}
+    pack = {"__pillar__": {}, "__salt__": {}, "__context__": {}}
+    loader = LazyLoader([str(ROOT / "_modules")], opts, tag="module", pack=pack)
+    documented = [parameter.values for parameter in public_functions()]
+    assert set(loader) == {f"{called(file)}.{name}" for file, name, _ in documented if file.parent.name == "_modules"}
 
 
 @pytest.fixture

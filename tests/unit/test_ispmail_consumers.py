@@ -43,6 +43,7 @@ def test_the_first_option_file(tmp_path):
     }
     (replacement,) = due.files
     new = replacement.new
+    assert replacement.still == (None,), "what somebody else writes there meanwhile would be lost"
     assert (new.path, new.uid, new.gid, new.mode) == (path, 0, 0, 0o640)
     assert ispmail_optionfile.parse(new.content)["client"] == {"user": "mailserver", "password": "new;#pass"}
 
@@ -93,11 +94,47 @@ def test_a_password_of_bytes_that_are_no_utf8(tmp_path):
     assert b"\xff" in due.files[0].new.content
 
 
+def refused(*consumers):
+    """Why the option files of these consumers are not written, a line each."""
+    with pytest.raises(Failed) as raised:
+        ispmail_consumers.compare(of(*consumers))
+    head, *reasons = str(raised.value).splitlines()
+    assert head == "Nothing was changed:"
+    return [reason.removeprefix("- ") for reason in reasons]
+
+
 def test_what_else_is_in_the_file_stops_the_change_and_all_of_it_is_named(tmp_path):
     for name in "ab":
-        (tmp_path / f"{name}.cnf").write_text("[client]\nuser=mailserver\nport=3307\n")
-    with pytest.raises(Failed, match=r"(?s)Nothing was changed.*a\.cnf.*port.*b\.cnf.*port"):
-        ispmail_consumers.compare(of(program("a", tmp_path), program("b", tmp_path)))
+        (tmp_path / f"{name}.cnf").write_text("[client]\nuser=mailserver\nport=3307\nsocket=/x\n")
+    assert refused(program("a", tmp_path), program("b", tmp_path)) == [
+        f"{tmp_path}/{name}.cnf holds [client] port, [client] socket too, which would be lost: move that to another "
+        f"file, or name another file in second:consumers:{name}:option_file"
+        for name in "ab"
+    ]
+
+
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path):
+    """One without the group is none of ours, and nothing is told of what it holds."""
+    (tmp_path / "a.cnf").write_text("[mysqld]\nport=3307\n")
+    (tmp_path / "b.cnf").write_text("")
+    assert refused(program("a", tmp_path), program("b", tmp_path)) == [
+        f"{tmp_path}/{name}.cnf is there and has no group [client]: move it away, or name another file" for name in "ab"
+    ]
+
+
+def test_where_others_could_put_a_file_of_theirs_none_is_written(tmp_path):
+    """Those that could be written are not, either."""
+    written(tmp_path / "a.cnf", password="old")
+    (tmp_path / "theirs.cnf").write_text("[mysqld]\nport=3307\n")
+    (tmp_path / "b.cnf").symlink_to(tmp_path / "theirs.cnf")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    folder.chmod(0o777)
+    fix = "name a file in a directory of root's"
+    assert refused(program("a", tmp_path), program("b", tmp_path), program("c", folder)) == [
+        f"{tmp_path}/b.cnf cannot be written safely by root, it is a link: {fix}",
+        f"{folder}/c.cnf cannot be written safely by root, others than root may write in {folder}: {fix}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -165,3 +202,72 @@ def test_a_program_without_a_configuration_to_look_at_is_not_misconfigured(tmp_p
     consumers = of(program("a", tmp_path), program("b", tmp_path, config_file="/no-such", ignore=True))
     assert ispmail_consumers.misconfigured(consumers) == []
     ispmail_consumers.check(consumers)
+
+
+@pytest.fixture
+def dovecot(tmp_path, monkeypatch):
+    """A function that makes what doveconf prints: there are two kinds of Dovecot, and one at most is installed."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = tmp_path / "doveconf"
+
+    def prints(text):
+        script.write_text(
+            f"#!/bin/sh\n[ \"$*\" = '-n -c /etc/dovecot/dovecot.conf' ] || exit 1\ncat <<'X'\n{text}\nX\n"
+        )
+        script.chmod(0o755)
+        return of(program("dovecot", tmp_path, config_file="/etc/dovecot/dovecot.conf"))
+
+    return prints
+
+
+NEW = "# 2.4.1-4 (7d8c0e5759): /etc/dovecot/dovecot.conf\nmysql db {{\n{}}}"
+OLD = "# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf\n" + "passdb {{\n  args = {}\n  driver = sql\n}}\n" * 2
+
+
+def test_a_new_dovecot_has_to_name_the_option_file(dovecot, tmp_path):
+    named = f"  option_file = {tmp_path}/dovecot.cnf\n"
+    consumers = dovecot(NEW.format(named))
+    ispmail_consumers.check(consumers)
+    assert ispmail_consumers.misconfigured(consumers) == []
+    consumers = dovecot(NEW.format("  user = mailserver\n"))
+    (fault,) = ispmail_consumers.misconfigured(consumers)
+    assert fault.startswith(f"second:consumers:dovecot: the block mysql db does not log in by {tmp_path}/dovecot.cnf. ")
+    with pytest.raises(Failed) as raised:
+        ispmail_consumers.check(consumers)
+    assert str(raised.value) == f"Nothing was changed, a consumer would not use the password:\n- {fault}"
+    written(tmp_path / "dovecot.cnf")
+    assert ispmail_consumers.unready(consumers) == [fault]
+
+
+def test_an_old_dovecot_has_to_name_it_in_each_file_with_sql_settings(dovecot, tmp_path):
+    """They may hold passwords of bytes that are no UTF-8."""
+    names = [tmp_path / name for name in ("a.ext", "b.ext")]
+    consumers = dovecot(OLD.format(*names))
+    names[0].write_bytes(b"connect = host=db user=mailserver password=\xff\n")
+    names[1].write_text("connect = host=db user=mailserver\n")
+    found = ispmail_consumers.misconfigured(consumers)
+    assert [line.split(" does not log in by ")[0] for line in found] == [
+        f"second:consumers:dovecot: {name}" for name in names
+    ]
+    for name in names:
+        name.write_text(f"connect = host=db option_file={tmp_path}/dovecot.cnf\n")
+    assert ispmail_consumers.misconfigured(consumers) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "{path}, which /etc/dovecot/dovecot.conf names, is not there: see what doveconf -n prints"),
+        (
+            "!include more\n",
+            "{path} includes other files, so its connect line could not be looked at: write it in that file",
+        ),
+    ],
+)
+def test_a_file_with_sql_settings_that_cannot_be_looked_at(dovecot, tmp_path, content, reason):
+    path = tmp_path / "a.ext"
+    if content:
+        path.write_text(content)
+    with pytest.raises(CannotAsk) as raised:
+        ispmail_consumers.misconfigured(dovecot(OLD.format(path, path)))
+    assert str(raised.value) == reason.format(path=path)

@@ -124,6 +124,8 @@ def neighbours(monkeypatch):
     said = SimpleNamespace(
         running=True, groups=[], taken={}, others=[], reply=Reply("127.0.0.1:25", 250, "Ok"), old_processes=[]
     )
+    said.deprecated = lambda tables: []
+    monkeypatch.setattr("ispmail_postconf.deprecated", lambda directory, tables: said.deprecated(tables))
     monkeypatch.setattr("ispmail_postfix.running", lambda directory: said.running)
     monkeypatch.setattr("ispmail_postfix.old_processes", lambda files, directory: said.old_processes)
     monkeypatch.setattr("ispmail_answers.live", lambda maps, inventory, running: said.groups if running else [])
@@ -200,6 +202,7 @@ def test_a_postfix_that_is_well(findings, folder):
         "tables of others can be asked": here,
         "smtpd can ask its maps": here,
         "no process uses older table files": here,
+        "a later Postfix will have all that is used here": here,
     }
 
 
@@ -324,3 +327,14 @@ def test_processes_that_use_older_table_files(findings, neighbours, folder):
     ((_, result, fix),) = findings()["no process uses older table files"]
     said = "smtpd 1, cleanup 2 started before the table files changed and use the old ones: run postfix -c"
     assert (result, fix) == ("warning", f"{said} {folder} reload")
+
+
+def test_what_a_later_postfix_will_not_have(findings, neighbours, folder):
+    """One table of each type that main.cf names is opened: Postfix tells of it then."""
+    text = (
+        "alias_maps = hash:/a\ncanonical_maps = unionmap:{hash:/b,btree:/c}\nlast = hash:/d\nrelocated_maps = $last\n"
+    )
+    write(folder / "main.cf", (folder / "main.cf").read_text() + text)
+    neighbours.deprecated = lambda tables: [f"{table} will be removed" for table in sorted(tables)]
+    (found,) = findings(prefix="second: ")["a later Postfix will have all that is used here"]
+    assert found == ("second: this server", "warning", "btree:/c will be removed; hash:/d will be removed")

@@ -1,11 +1,15 @@
-"""What main.cf reaches, without a Postfix: nothing is missed by what is left out, and nothing is read again."""
+"""What main.cf and master.cf reach, without a Postfix that runs: nothing is missed, and nothing is read again."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ispmail_inventory
-from ispmail_inventory import Settings
+from ispmail_inventory import Reader, Settings, Table
+from ispmail_postconf import Service
 from ispmail_reach import places
+
+from .postfix_files import postfix
 
 PIECES = (
     *("mysql:", "/etc/postfix/a.cf", "mysql:/b.cf", "proxy:pgsql:/c.cf", "unionmap:{sqlite:/d.cf, hash:/e}"),
@@ -47,3 +51,191 @@ def test_who_refers_to_a_parameter_is_read_once(monkeypatch):
     assert inventory.users["own_39"] == ["virtual_alias_maps"]
     # A permission is no question, and nobody is his own user.
     assert not inventory.users.keys() & {"own_40", "own_41"}
+
+
+QUEUE = "/var/spool/postfix"
+SERVICES = (
+    Service("smtp", "inet", "y", "smtpd"),
+    Service("submission", "inet", "n", "smtpd -o virtual_alias_maps=$ours -o ours=mysql:/own.cf -o biff=no"),
+    Service("cleanup", "unix", "-", "cleanup"),
+    Service("rewrite", "unix", "y", "trivial-rewrite"),
+    Service("virtual", "unix", "n", "virtual"),
+    Service("proxymap", "unix", "n", "proxymap"),
+)
+
+
+def settings(**values):
+    """What main.cf has beside what every Postfix has."""
+    known = {"mail_owner": "post$suffix", "suffix": "fix", "queue_directory": QUEUE, "compatibility_level": "3.6"}
+    return Settings("/etc/postfix", {**known, "virtual_transport": "virtual", **values}, frozenset(values))
+
+
+def inventory(*services, **values):
+    return ispmail_inventory.of(settings(**values), services or SERVICES)
+
+
+def test_settings():
+    known = settings(biff="no", queue_directory="/var/$spool", spool="x", mail_version="3.10.3")
+    assert (known.version, known.queue_directory) == ("3.10.3", "/var/x")
+    assert known.set_value("biff") == "no" and known.set_value("mail_owner") is None
+    assert "3.10.3" not in repr(known) and "/etc/postfix" in repr(known), "main.cf may hold passwords"
+
+
+def test_where_the_path_of_a_table_leads(tmp_path):
+    """Links are followed; a name without a slash is none, even where there is such a file."""
+    (tmp_path / "link.cf").symlink_to("real.cf")
+    known = settings(queue_directory=str(tmp_path))
+    assert known.real_path(f"{tmp_path}/link.cf") == known.real_path("./link.cf") == f"{tmp_path}/real.cf"
+    assert known.real_path("link.cf") == "link.cf"
+
+
+@pytest.mark.parametrize(("proxied", "table"), [(True, "proxy:mysql:/a.cf"), (False, "mysql:/a.cf")])
+def test_how_main_cf_writes_a_table(proxied, table):
+    assert Table("mysql", "/a.cf", proxied, (), ()).table == table
+
+
+@pytest.mark.parametrize(
+    ("parameter", "values", "services"),
+    [
+        ("virtual_alias_maps", {}, ["smtp/inet", "submission/inet", "cleanup/unix"]),
+        ("virtual_mailbox_domains", {}, ["smtp/inet", "submission/inet", "rewrite/unix"]),
+        ("virtual_uid_maps", {}, ["virtual/unix"]),
+        # One of the admin's own is read by what reads those that refer to it, whatever else may read it.
+        ("ours", {"virtual_uid_maps": "$ours", "smtpd_restriction_classes": "ours"}, ["smtp", "submission", "virtual"]),
+        ("ours", {"smtpd_restriction_classes": "theirs $more", "more": "ours"}, ["smtp/inet", "submission/inet"]),
+        ("ours", {}, ["smtp/inet", "submission/inet", "cleanup/unix", "rewrite/unix"]),
+    ],
+)
+def test_which_services_read_a_parameter(parameter, values, services):
+    found = inventory(**values).readers(parameter)
+    assert [each.service.split("/")[0] for each in found] == [each.split("/")[0] for each in services]
+
+
+@pytest.mark.parametrize(
+    ("values", "used"),
+    [
+        ({"virtual_transport": "virtual"}, True),
+        ({"virtual_transport": "virtual:nexthop"}, True),
+        ({"virtual_transport": "$ours", "ours": "virtual"}, True),
+        ({"virtual_transport": "lmtp:unix:virtual"}, False),
+        ({"virtual_transport": "lmtp:unix:private/dovecot", "default_transport": "virtual"}, True),
+        # Which mail goes where is up to that table then.
+        ({"virtual_transport": "lmtp:unix:private/dovecot", "transport_maps": "hash:/etc/postfix/transport"}, True),
+    ],
+)
+def test_a_virtual_that_gets_no_mail_asks_nothing(values, used):
+    assert bool(inventory(**values).readers("virtual_uid_maps")) is used
+    assert inventory(**values).readers("virtual_alias_maps")
+
+
+@pytest.mark.parametrize(
+    ("level", "chroots"),
+    [
+        ("3.6", [QUEUE, None, None]),
+        ("0", [QUEUE, None, QUEUE]),
+        ("$l", [QUEUE, None, None]),
+        ("0.1", [QUEUE, None, QUEUE]),
+    ],
+)
+def test_as_whom_and_from_where_a_service_reads(level, chroots):
+    """Before compatibility level 1, a service that master.cf says nothing of runs in the chroot."""
+    found = inventory(compatibility_level=level, l="2").readers("virtual_alias_maps")
+    assert [each.chroot for each in found] == chroots
+    assert found[0] == Reader("smtp/inet", "smtpd", "postfix", QUEUE)
+
+
+def test_a_proxied_table_is_read_by_proxymap_alone():
+    assert inventory().readers("virtual_alias_maps", proxied=True) == (
+        Reader("proxymap/unix", "proxymap", "postfix", None),
+    )
+
+
+def test_each_table_with_its_places_and_readers():
+    """Of master.cf too: an option counts for its service alone, but for a proxied table."""
+    options = (
+        "smtpd -o virtual_alias_maps=$ours -o ours=mysql:/own.cf -o relay_domains=proxy:mysql:/both.cf -o x=hash:/y"
+    )
+    permits = " -o proxy_read_maps=mysql:/no.cf -o proxy_write_maps=mysql:/no.cf"
+    services = [Service("smtp", "inet", "n", options + permits), *SERVICES]
+    found = inventory(*services, virtual_mailbox_domains="mysql:/own.cf", relay_domains="proxy:mysql:/both.cf")
+    assert [place.name for place in found.places] == [
+        *("virtual_mailbox_domains", "relay_domains"),
+        *("smtp/inet/virtual_alias_maps", "smtp/inet/ours", "smtp/inet/relay_domains"),
+        *("submission/inet/virtual_alias_maps", "submission/inet/ours"),
+    ]
+    own, both = found.tables
+    assert (own.path, own.proxied, both.path, both.proxied) == ("/own.cf", False, "/both.cf", True)
+    assert [place.name for place in both.places] == ["relay_domains", "smtp/inet/relay_domains"]
+    # Each once, though several parameters name it.
+    assert [each.service for each in both.readers] == ["proxymap/unix"]
+    assert [each.service for each in own.readers] == ["smtp/inet", "smtp/inet", "submission/inet", "rewrite/unix"]
+    assert own.readers[0] != own.readers[1], "one is in the chroot"
+
+
+def test_an_option_of_a_service_is_read_by_it_alone():
+    found = inventory()
+    assert [(each.path, [one.service for one in each.readers]) for each in found.tables] == [
+        ("/own.cf", ["submission/inet"])
+    ]
+    assert found.overrides() == {
+        "submission/inet/virtual_alias_maps": "$ours",
+        "submission/inet/ours": "mysql:/own.cf",
+        "submission/inet/biff": "no",
+    }
+
+
+def test_the_inventory_after_a_change():
+    before = inventory(virtual_alias_maps="mysql:/a.cf", relay_domains="mysql:/b.cf")
+    after = ispmail_inventory.changed(before, {"virtual_alias_maps": "mysql:/c.cf", "relay_domains": None})
+    assert [each.path for each in after.tables] == ["/c.cf", "/own.cf"]
+    assert after.settings.values["relay_domains"] == "" and after.settings.expanded("mail_owner") == "postfix"
+    assert after.services == before.services
+
+
+def test_a_proxied_table_is_asked_as_its_parameter_spells_it(tmp_path):
+    (tmp_path / "link.cf").symlink_to("real.cf")
+    value = f"mysql:{tmp_path}/real.cf, proxy:mysql:{tmp_path}/other.cf, proxy:mysql:$folder/link.cf"
+    found = inventory(virtual_alias_maps=value, folder=str(tmp_path))
+    assert found.spelling("virtual_alias_maps", f"{tmp_path}/real.cf", "x") == f"proxy:mysql:{tmp_path}/link.cf"
+    assert found.spelling("virtual_alias_maps", f"{tmp_path}/none.cf", "x") == "x"
+    assert found.spelling("relay_domains", f"{tmp_path}/real.cf", "x") == "x"
+
+
+MAIN_CF = """\
+config_directory = /elsewhere
+asked = x
+asked_by_a_service = x
+unasked = x
+alone = mysql:/a.cf,
+    mysql:/b.cf
+virtual_alias_maps = $asked
+"""
+# A permission asks nothing.
+COMMAND = "smtpd -o relay_domains=$asked_by_a_service -o proxy_read_maps=$unasked"
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return postfix(tmp_path, MAIN_CF, f"smtp inet n - y - - {COMMAND}\n")
+
+
+def test_what_a_real_postfix_has(directory):
+    """With the defaults, and with parameters that nothing refers to, which postconf does not print."""
+    known = ispmail_inventory.settings(directory)
+    names = {"asked", "asked_by_a_service", "unasked", "alone"}
+    assert known.config_directory == known.values["config_directory"] == directory
+    assert known.explicit == names | {"virtual_alias_maps", "config_directory", "compatibility_level"}
+    assert known.values["alone"] == "mysql:/a.cf, mysql:/b.cf" and known.values["relay_domains"]
+    found = ispmail_inventory.read(directory)
+    assert found.settings.explicit == known.explicit
+    assert found.services == (Service("smtp", "inet", "y", COMMAND),)
+    changed = known._replace(values={**known.values, "asked": "mysql:/c.cf"})
+    assert ispmail_inventory.read(directory, changed).settings is changed
+
+
+def test_parameters_that_nothing_asks(directory):
+    """Postfix's own ones are asked by some program."""
+    found = ispmail_inventory.read(directory)
+    names = ["asked", "asked_by_a_service", "unasked", "virtual_alias_maps", "relay_domains"]
+    assert found.unasked(names) == {"unasked"}
+    assert ispmail_inventory.own_parameters(names, found.settings) == set(names[:3])

@@ -125,8 +125,8 @@ def test_of_maps_of_passwords_only_the_files_are_shown(name):
 
 
 def test_what_postconf_printed():
-    printed = "a = b = c\nempty =\n no equals sign\nx=y\n"
-    assert ispmail_maincf.values_of(printed) == {"a": "b = c", "empty": "", "x": "y"}
+    printed = "a = b = c\nempty =\n no equals sign\nx=y/unix/command = smtpd -o a=b\n"
+    assert ispmail_maincf.values_of(printed) == {"a": "b = c", "empty": "", "x=y/unix/command": "smtpd -o a=b"}
 
 
 @pytest.mark.parametrize("name", ["a", "smtpd_x-y.z", "_x", ".a", "9"])

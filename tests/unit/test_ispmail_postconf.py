@@ -129,6 +129,20 @@ def test_the_types_of_table(folder):
     assert {"inline", "static", "unionmap"} <= set(ispmail_postconf.table_types(str(folder)))
 
 
+def test_what_a_later_release_will_not_have(folder, program):
+    """Debian 12's Postfix tells of nothing; newer ones do."""
+    for name in ("postconf", "postmap"):
+        said = [
+            *(f"{name}: warning: $* will be removed", f"{name}: warning: password = SECRET is deprecated"),
+            *(f"{name}: warning: unused parameter", f"{name}: $* is deprecated"),
+        ]
+        program(name, "\n".join(f'echo "{line}" >&2' for line in said))
+    assert ispmail_postconf.deprecated(str(folder), ["hash:/a", "btree:/b"]) == [
+        *(f"-c {folder} -n will be removed", "password = ***"),
+        *(f"-c {folder} -q postmaster {table} will be removed" for table in ("hash:/a", "btree:/b")),
+    ]
+
+
 def test_a_directory_that_belongs_to_nobody_is_refused(folder, tmp_path, monkeypatch):
     """A caller could have any file edited else."""
     monkeypatch.setattr(ispmail_postconf, "DEFAULT_DIRECTORY", str(folder))

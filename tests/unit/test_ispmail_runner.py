@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import importlib
 import inspect
 import json
 import multiprocessing
@@ -20,9 +19,9 @@ import salt.utils.event
 import tornado.ioloop
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_stamp
 from _runners import ispmail
 from ispmail_rotation import Progress
+from lab import START_SECONDS, is_free, wait_until
 
 MAIN = {"database": "db*", "mail": "mx*"}
 
@@ -405,27 +404,18 @@ def test_the_documented_defaults_are_those_that_are_used(name):
     assert documented == {each.name: str(each.default) for each in parameters if each.default is not each.empty}
 
 
-def test_the_runner_asks_for_the_library_of_its_own_stamp(monkeypatch):
-    """Without that a master that runs on goes on with the library that it has imported once."""
-    asked = []
-    monkeypatch.setattr(ispmail_stamp, "require", asked.append)
-    importlib.reload(ispmail)
-    assert asked == [ispmail_stamp.STAMP]
-
-
 # The configuration of a master, with keys of servers and, where it is wanted, an event bus of its own.
 
 
-def serve(path, ready):
+def serve(path):
     """Salt's own event bus, as a master has it."""
+    opts = salt.config.master_config(path)
+    if hasattr(salt.utils.event, "EventPublisher"):  # 3006
+        salt.utils.event.EventPublisher(opts).run()
+        return
     loop = tornado.ioloop.IOLoop(make_current=True)
-    server = salt.transport.ipc_publish_server("master", salt.config.master_config(path))
-
-    async def start():
-        await server.publisher(server.publish_payload, io_loop=loop)
-        ready.set()
-
-    loop.add_callback(start)
+    server = salt.transport.ipc_publish_server("master", opts)
+    loop.add_callback(server.publisher, server.publish_payload, io_loop=loop)
     loop.start()
 
 
@@ -454,11 +444,11 @@ def master_directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bus(master_directory):
     """The event bus of that master, in a process of its own."""
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=serve, args=[str(master_directory / "master"), ready])
+    configuration = json.loads((master_directory / "master").read_text())
+    ports = [configuration["tcp_master_pub_port"], configuration["tcp_master_pull_port"]]
+    process = multiprocessing.get_context("fork").Process(target=serve, args=[str(master_directory / "master")])
     process.start()
-    assert ready.wait(10)
+    assert wait_until(lambda: not any(map(is_free, ports)), START_SECONDS)
     yield
     process.kill()
     process.join()

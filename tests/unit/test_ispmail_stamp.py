@@ -1,5 +1,6 @@
 """The stamp: current in all synced files, and how a process drops an older library."""
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -7,7 +8,9 @@ import sys
 
 import pytest
 
-from .test_documentation import ROOT
+import ispmail_stamp
+
+from .test_documentation import FILES, ROOT
 
 STAMP = ROOT / "bin" / "stamp"
 
@@ -55,6 +58,16 @@ def test_any_change_of_a_synced_file_makes_another_stamp(checkout, changed):
     edge = {f"{room}/{file.name}" for room in ("_modules", "_states", "_beacons", "_runners")
             for file in (ROOT / room).glob("*.py")}  # fmt: skip
     assert wanted == edge | {"_utils/ispmail_stamp.py", "ispmail/modules.sls"}
+
+
+@pytest.mark.parametrize("name", [f"{file.parent.name}.{file.stem}" for file in FILES])
+def test_each_file_that_salt_loads_asks_for_the_library_of_its_own_commit(monkeypatch, name):
+    """A minion that runs on would go on with the library that it has imported once."""
+    asked = []
+    module = importlib.import_module(name)
+    monkeypatch.setattr(ispmail_stamp, "require", asked.append)
+    importlib.reload(module)
+    assert asked == [ispmail_stamp.STAMP]
 
 
 UPGRADE = """

@@ -58,7 +58,7 @@ def test_ruff_format():
 
 
 def test_types_of_the_library():
-    run(TOOLS / "mypy", "--strict", "--no-incremental", "_utils")
+    run(TOOLS / "mypy", "--strict", "--no-incremental", "_utils", "src")
 
 
 def test_types_of_the_rest():

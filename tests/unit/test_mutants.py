@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import mutants
-from tests.mutations import Source
+from tests.mutants.__main__ import listed
+from tests.mutants.mutations import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = '''"""A toy."""
@@ -111,8 +111,7 @@ def toy(tmp_path_factory):
     root = tmp_path_factory.mktemp("toy")
     for folder in ("_utils", "tests/unit"):
         (root / folder).mkdir(parents=True)
-    for name in ("mutants.py", "mutations.py"):
-        shutil.copy(ROOT / "tests" / name, root / "tests")
+    shutil.copytree(ROOT / "tests" / "mutants", root / "tests" / "mutants")
     (root / "tests" / "__init__.py").touch()
     (root / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = [".", "_utils"]\n')
     (root / "_utils" / "ispmail_toy.py").write_text(TOY)
@@ -222,7 +221,7 @@ def test_a_mutant_has_the_same_name_when_lines_are_added_above_it():
 
 def test_a_reason_is_given_for_each_survivor_and_each_is_a_mutant():
     """A line that fits no mutant any more excuses nothing, and hides that the code has changed."""
-    found = mutants.listed()
+    found = listed()
     files = {key.split(" | ")[0] for key in found}
     known = {mutant.key for file in files for mutant in Source(file, (ROOT / file).read_text()).mutants}
     assert set(found) <= known

@@ -1,4 +1,4 @@
-"""Small faults for a Python file, one at a time: what tests/mutants.py puts into the code.
+"""Small faults for a Python file, one at a time: what the driver puts into the code.
 
 Not touched, because no test of behaviour can see them: docstrings, annotations, `if TYPE_CHECKING`, calls of a logger,
 and texts that only people read. Such a text is one in a `raise`, the reason or fix of a Fault, or one with two words of

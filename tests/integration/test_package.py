@@ -1,0 +1,147 @@
+"""The wheel: Salt finds its modules by an entry point, and an apply with them needs no synced file."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lab import scratch
+from lab.minion import REPOSITORY, Minion
+from lab.series import programs
+from lab.smtp import rcpt
+
+from ..conftest import pillar_for
+from .conftest import by_function
+from .test_upgrade import one_of_each, write_generation
+
+MODULES = ("_utils", "_modules", "_states", "_beacons", "_runners")
+# What the wheel has below `salt_ispmail`: the folders as they are, and single files.
+FOLDERS = (*MODULES, "salt")
+FILES = {"__init__.py": "src/salt_ispmail/__init__.py", "__main__.py": "src/salt_ispmail/__main__.py"}
+FILES["docs/master.conf"] = "docs/master.conf"
+LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis")
+ASK_BEACON = """
+import sys, salt.config, salt.loader
+beacons = salt.loader.beacons(salt.config.minion_config(sys.argv[1]), {})
+print(beacons["postfix_credential.validate"]([{"interval": 10}]))
+"""
+
+
+def run(*command):
+    """What a program prints; the test fails with all that it said if it fails."""
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def files_below(folder):
+    """The files of a checkout's folder, without what Python has compiled."""
+    return {path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
+
+
+@pytest.fixture(scope="module")
+def wheel():
+    """The wheel, built by pip from a copy of the checkout."""
+    with scratch("w-") as directory:
+        checkout = directory / "checkout"
+        shutil.copytree(REPOSITORY, checkout, ignore=LEFT_OUT)
+        before = files_below(checkout)
+        run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(directory), str(checkout))
+        assert files_below(checkout) == before
+        (built,) = directory.glob("salt_ispmail-*.whl")
+        yield built
+
+
+@pytest.fixture(scope="module", params=one_of_each())
+def package(request, wheel):
+    """A Python environment with the wheel, and with one series of Salt from an environment that has it."""
+    salt = programs(request.param)
+    with scratch("v-") as directory:
+        run(str(salt / "python"), "-m", "venv", "--without-pip", str(directory / "venv"))
+        python = directory / "venv" / "bin" / "python"
+        find = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        (Path(run(str(python), "-c", find).strip()) / "salt.pth").write_text(run(str(salt / "python"), "-c", find))
+        # No index: what the wheel depends on has to be there, Salt of this series too.
+        run(sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", str(wheel))
+        checkout = directory / "salt-ispmail"  # as docs/setup.md has it
+        checkout.symlink_to(run(str(python), "-m", "salt_ispmail").strip())
+        assert checkout.resolve().is_relative_to(directory / "venv")
+        yield SimpleNamespace(python=str(python), programs=salt, formula=str(checkout / "salt"))
+
+
+@pytest.fixture
+def minion(package, mariadb, postfix):
+    """A masterless minion with Salt and the wheel of `package`, whose file_roots have nothing but the formula."""
+    with scratch() as directory:
+        made = Minion(directory, pillar_for(postfix, mariadb), file_roots={"base": [package.formula]})
+        made.smtp = postfix.port
+        yield made
+
+
+def call(package, minion, *arguments):
+    """What a function returned to salt-call."""
+    command = [package.python, str(package.programs / "salt-call"), "-c", str(minion.directory), "--local"]
+    return json.loads(run(*command, "--out=json", *arguments))["local"]
+
+
+def synced(minion):
+    return sorted(path.stem for path in minion.cache.glob("extmods/*/*.py"))
+
+
+def serve(minion, *folders):
+    """Give a minion other file_roots."""
+    file = minion.directory / "minion"
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "file_roots": {"base": [str(each) for each in folders]}})
+    )
+
+
+def test_the_wheel_has_each_file_once_and_nothing_else(wheel):
+    sources = {f"{path.relative_to(REPOSITORY)}": path for room in FOLDERS for path in files_below(REPOSITORY / room)}
+    sources |= {name: REPOSITORY / source for name, source in FILES.items()}
+    with zipfile.ZipFile(wheel) as file:
+        names = [name for name in file.namelist() if ".dist-info/" not in name]
+        assert sorted(names) == sorted(f"salt_ispmail/{name}" for name in sources)
+        assert [name for name, path in sources.items() if file.read(f"salt_ispmail/{name}") != path.read_bytes()] == []
+
+
+def test_an_apply_sets_up_the_maps_and_syncs_nothing(package, minion):
+    first = by_function(call(package, minion, "state.apply", "ispmail"))
+    assert first["postfix_map.managed"]["changes"], first
+    assert rcpt(minion.smtp, "john@example.org")[0] == 250
+    second = by_function(call(package, minion, "state.apply", "ispmail"))
+    assert {name: state["changes"] for name, state in second.items()} == {name: {} for name in second}
+    assert "saltutil.sync_all" not in {*first, *second} and synced(minion) == []
+
+
+def test_salt_finds_the_runner_and_the_beacon(package, minion):
+    """Salt looks for each kind of module by itself."""
+    assert "Valid" in run(package.python, "-c", ASK_BEACON, str(minion.directory / "minion"))
+    (minion.directory / "master").write_text((minion.directory / "minion").read_text())
+    (minion.cache / "proc").mkdir(parents=True)
+    command = [package.python, str(package.programs / "salt-run"), "-c", str(minion.directory)]
+    done = subprocess.run([*command, "ispmail.sites"], check=False, capture_output=True, text=True)
+    assert "the master's configuration has no ispmail:sites" in done.stdout, done
+
+
+def test_a_module_never_gets_the_library_of_another_version(package, minion):
+    """Synced files come first, library and modules alike: by the package's library synced modules would not load."""
+    with scratch("n-") as checkout:
+        for room in (*FOLDERS, "bin"):
+            shutil.copytree(REPOSITORY / room, checkout / room, ignore=LEFT_OUT)
+        write_generation(checkout, "new")
+        serve(minion, checkout / "salt", checkout)
+        done = by_function(call(package, minion, "state.apply", "ispmail"))
+        assert done["saltutil.sync_all"]["changes"] and done["postfix_map.managed"]["changes"], done
+        again = by_function(call(package, minion, "state.apply", "ispmail"))
+        assert "saltutil.sync_all" not in again and again["postfix_map.managed"]["result"], again
+    serve(minion, package.formula)
+    call(package, minion, "saltutil.sync_all")
+    assert synced(minion) == []
+    last = by_function(call(package, minion, "state.apply", "ispmail"))
+    assert "saltutil.sync_all" not in last and last["postfix_map.managed"]["result"], last

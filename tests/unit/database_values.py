@@ -1,0 +1,63 @@
+"""A database server for the tests of what is asked there and done: it answers by what it was given."""
+
+import json
+
+from ispmail_config_database import database
+
+# What changes something.
+_CHANGES = ("ALTER USER ", "CREATE USER ", "GRANT ", "REVOKE ")
+MARIADB, MYSQL = "11.8.3-MariaDB", "8.4.6"
+NATIVE = "mysql_native_password"
+SELECT = "GRANT SELECT ON `mailserver`.* TO `mailserver`@`127.0.0.1`"
+
+
+def config(password="new", user="mailserver", **server):
+    """What pillar says of the database server's side."""
+    return database("second", {"database": {"password": password, "user": user}, "server": server})
+
+
+def mariadb_row(*hashes, host="127.0.0.1", plugin=NATIVE, **more):
+    """An account as mysql.global_priv of a MariaDB has it."""
+    ways = [{"plugin": plugin, "authentication_string": text} for text in hashes] or [{"plugin": plugin}]
+    return {"host": host, "priv": json.dumps({"auth_or": ways, **more})}
+
+
+def mysql_row(hash, second=None, host="127.0.0.1", plugin=NATIVE, locked="N", lifetime=0):
+    """An account as mysql.user of a MySQL has it."""
+    known = {"host": host, "plugin": plugin, "hash": hash, "second": second, "locked": locked}
+    return {**known, "changed": 1700000000, "lifetime": lifetime}
+
+
+class FakeServer:
+    """Answers each question by its beginning, and notes what it is told to change."""
+
+    def __init__(self, *accounts, version=MARIADB, after=None, refuses=None, grants=(SELECT,), answers=None):
+        """What it is.
+
+        Args:
+            accounts: The rows of the user's accounts; `after`: those after the first change, or the error that is then.
+            refuses: The error with which it answers to each change.
+            grants: The lines of SHOW GRANTS for each account.
+            answers: The beginnings of other questions, to the rows.
+        """
+        self.version, self.mariadb = version, "MariaDB" in version
+        self.done, self.asked = [], []
+        self._accounts, self._after, self._refuses = list(accounts), after, refuses
+        self._answers = {"SHOW GRANTS FOR %s@%s": [{"Grants": line} for line in grants], **(answers or {})}
+
+    def ask(self, statement, arguments=None):
+        """As `ispmail_database.Server.ask`."""
+        if statement.startswith(_CHANGES):
+            if self._refuses:
+                raise self._refuses
+            self.done.append(statement % arguments)
+            self._accounts = self._accounts if self._after is None else self._after
+            return []
+        self.asked.append((statement, arguments))
+        if statement.startswith("SELECT Host AS host"):
+            if isinstance(self._accounts, Exception):
+                raise self._accounts
+            return list(self._accounts)
+        found = [rows for beginning, rows in self._answers.items() if statement.startswith(beginning)]
+        assert found, f"nobody expects {statement}"
+        return found[0]

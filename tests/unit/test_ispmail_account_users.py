@@ -1,0 +1,92 @@
+"""Who else uses the database, by what the server lists: connections, and other accounts that may read the tables."""
+
+import pytest
+
+from ispmail_account_users import connections, describe_connections, other_readers
+
+from .database_values import FakeServer, config
+
+SEES_ALL = "SELECT 1 AS a FROM information_schema.USER_PRIVILEGES"
+DATABASE = (
+    "SELECT DISTINCT GRANTEE AS grantee FROM information_schema.SCHEMA_PRIVILEGES"
+    " WHERE PRIVILEGE_TYPE = 'SELECT' AND %s LIKE TABLE_SCHEMA"
+)
+THERE = "SELECT TABLE_NAME AS t FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
+TABLE = (
+    "SELECT GRANTEE AS grantee, TABLE_NAME AS t FROM information_schema.TABLE_PRIVILEGES"
+    " WHERE PRIVILEGE_TYPE = 'SELECT' AND TABLE_SCHEMA = %s"
+)
+
+
+def server(*clients, sees_all=True, on_database=(), tables=(), on_tables=None):
+    """One that lists these clients, each a user and a host, tables, and who may SELECT on them."""
+    rows = [{"Id": number, "User": user, "Host": host} for number, (user, host) in enumerate(clients, 10)]
+    answers = {
+        SEES_ALL: [{"a": 1}] if sees_all else [],
+        "SHOW PROCESSLIST": [*rows, {"Id": 9, "User": "mailserver", "Host": "localhost"}],
+        "SELECT CONNECTION_ID() AS id": [{"id": 9, "port": 3306, "socket": "/run/mysqld/mysqld.sock"}],
+        DATABASE: [{"grantee": f"'{user}'@'%'"} for user in on_database],
+        THERE: [{"t": table} for table in tables],
+        TABLE: [{"grantee": grantee, "t": table} for grantee, some in (on_tables or {}).items() for table in some],
+    }
+    return FakeServer(answers=answers)
+
+
+CLIENTS = [("mailserver", "127.0.0.1:40000"), ("mailserver", "mx1:40001"), ("mailserver", "127.0.0.1:40002")]
+
+
+def test_who_is_connected_is_counted_by_host():
+    """Without the connection by which the admin asks."""
+    assert connections(server(*CLIENTS, ("webmail", "web:1")), "mailserver") == {"127.0.0.1": 2, "mx1": 1}
+    assert connections(server(("mailserver", "a\nb:1")), "mailserver") == {"(an unreadable name)": 1}
+    assert connections(server(("webmail", "web:1")), "mailserver") == {}
+
+
+def test_an_admin_who_may_not_see_the_connections_of_others_is_told_of_none():
+    assert connections(server(*CLIENTS, sees_all=False), "mailserver") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (None, "who is connected cannot be seen without the privilege PROCESS"),
+        ({}, "nobody is connected now"),
+        ({"mx2": 1, "mx1": 3}, "connected now: 3 from mx1, 1 from mx2"),
+    ],
+)
+def test_connections_for_people(found, text):
+    assert describe_connections(found) == text
+
+
+GUIDE = ("virtual_domains", "virtual_users", "virtual_aliases")
+
+
+@pytest.mark.parametrize(
+    ("found", "readers"),
+    [
+        ({}, []),
+        # Accounts of the maps' own user, and those that pillar names, are known.
+        ({"on_database": ["mailserver", "former", "webmail", "backup"]}, ["former@%", "webmail@%"]),
+        # One that may read less than all of the guide's tables is another program's.
+        (
+            {"tables": [*GUIDE, "more"], "on_tables": {"'former'@'%'": [*GUIDE, "x"], "'webmail'@'%'": GUIDE[:2]}},
+            ["former@%"],
+        ),
+        ({"tables": GUIDE[:1], "on_tables": {"'former'@'%'": ["x"], "'webmail'@'%'": GUIDE[:1]}}, ["webmail@%"]),
+        # With a schema of the site's own, any table may be one that the maps read.
+        ({"tables": ["own"], "on_tables": {"'former'@'10.%'": ["own"]}}, ["former@10.%"]),
+        ({"on_database": ["b", "c"], "on_tables": {"'c'@'%'": ["own"], "'a'@'%'": ["own"]}}, ["a@%", "b@%", "c@%"]),
+        # No account: a role, and what a server may make up.
+        ({"on_tables": {"'role'": ["own"], "''": ["own"]}}, []),
+    ],
+)
+def test_who_else_may_read_all_that_the_maps_read(found, readers):
+    asked = server(**found)
+    told = other_readers(asked, config(known_accounts=["backup"]))
+    assert list(told) == readers
+    assert [arguments for _, arguments in asked.asked[:3]] == [["mailserver"]] * 3
+
+
+def test_how_such_an_account_is_dropped_and_who_uses_it():
+    found = server(("former", "web:1"), ("mailserver", "mx1:1"), on_database=["former"])
+    assert other_readers(found, config()) == {"former@%": {"drop": "DROP USER 'former'@'%'", "connections": {"web": 1}}}

@@ -1,0 +1,82 @@
+"""The execution module `postfix_database`: whose server each function asks, and what it needs for that."""
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from _modules import postfix_database
+from ispmail_errors import DatabaseError
+from ispmail_holders import Holders
+
+from .test_ispmail_module import fails
+
+# A function, what it calls in the library, what that gets beside what pillar says, and whether a dry run is another.
+CALLS = [
+    ("read", "ispmail_accounts.read", [], False),
+    ("tables", "ispmail_schema.create", [], True),
+    ("account", "ispmail_accounts.account", [], True),
+    ("credential_accepted", "ispmail_accounts.credential", ["accept"], True),
+    ("credential_sole", "ispmail_accounts.credential", ["sole"], True),
+]
+PILLAR = {"ispmail": {"database": {"password": "first"}}, "second": {"database": {"password": "other"}}}
+
+
+@pytest.mark.parametrize(("name", "callee", "arguments", "has_test"), CALLS)
+def test_a_function_asks_the_server_that_pillar_names(on_minion, monkeypatch, name, callee, arguments, has_test):
+    """That of ispmail by default, and really; a dry run has to be asked for."""
+    on_minion(postfix_database, **PILLAR)
+    monkeypatch.setattr(callee, lambda config, *given: (config.pillar_key, config.password, *given))
+    function = getattr(postfix_database, name)
+    dry, real = ([True], [False]) if has_test else ([], [])
+    assert function() == ("ispmail", "first", *arguments, *real)
+    assert function(pillar="second", **({"test": True} if has_test else {})) == ("second", "other", *arguments, *dry)
+
+
+@pytest.mark.parametrize(("name", "callee", "arguments", "has_test"), CALLS)
+def test_only_what_sets_a_password_needs_one(on_minion, monkeypatch, name, callee, arguments, has_test):
+    """Else the account would get an empty one."""
+    on_minion(postfix_database, ispmail={"server": {"host": "db"}})
+    monkeypatch.setattr(callee, lambda *_: "done")
+    function = getattr(postfix_database, name)
+    if name in ("read", "tables"):
+        assert function() == "done"
+    else:
+        with pytest.raises(SaltInvocationError, match="ispmail:database:password is missing or empty"):
+            function()
+
+
+@pytest.mark.parametrize(("name", "callee", "arguments", "has_test"), CALLS)
+def test_a_server_that_refuses_is_an_error_of_salts(on_minion, monkeypatch, name, callee, arguments, has_test):
+    on_minion(postfix_database, **PILLAR)
+    monkeypatch.setattr(callee, fails(DatabaseError("error 1045", 1045)))
+    with pytest.raises(CommandExecutionError, match="error 1045"):
+        getattr(postfix_database, name)()
+
+
+SECTIONS = {
+    "ispmail": {"instances": ["second"], "consumers": {"dovecot": {}}},
+    "second": {"postfix": {"config_directory": "/etc/postfix-second"}},
+}
+
+
+def test_refused_logins_are_those_of_all_instances_and_their_consumers(on_minion, monkeypatch):
+    """It needs no password: those in the files are tried."""
+    on_minion(postfix_database, **SECTIONS)
+    monkeypatch.setattr("ispmail_logins.refused", lambda *given: given)
+    found, main, consumers = postfix_database.refused()
+    assert list(found) == ["ispmail", "second"] and main == "ispmail"
+    assert [[one.name for one in each.consumers] for each in consumers] == [["dovecot"], []]
+    assert postfix_database.refused("second")[1] == "second"
+
+
+def test_holders_are_looked_for_in_the_scope_of_pillar(on_minion, monkeypatch):
+    on_minion(postfix_database, **SECTIONS)
+    calls = []
+
+    def find(scope, *given):
+        calls.append((list(scope.instances), *given))
+        return Holders(notes=["found"])
+
+    monkeypatch.setattr("ispmail_holders.find", find)
+    assert postfix_database.holders() == {"unnamed": [], "notes": ["found"]}
+    postfix_database.holders(["192.0.2.1"], "old", "second")
+    assert calls == [(["ispmail", "second"], None, "all"), (["second"], ["192.0.2.1"], "old")]

@@ -1,0 +1,103 @@
+"""The execution module `postfix_doctor`: which instances are checked, and what pillar says of each."""
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from _modules import postfix_doctor
+from ispmail_errors import CannotAsk, PillarFault
+from ispmail_plan import Outcome
+from ispmail_report import FAULT, OK, Finding, table
+
+from .test_ispmail_module import fails
+
+FINDINGS = [Finding("a login", "this server", OK, ""), Finding("a query", "x", FAULT, "write it anew")]
+ANSWERS = [{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "john@example.org"}]
+PILLAR = {
+    "ispmail": {
+        "database": {"password": "first"},
+        "server": {"unix_socket": "/run/db.sock"},
+        "instances": ["second", "third"],
+        "answers": ANSWERS,
+    },
+    "second": {"database": {"password": "other"}, "postfix": {"config_directory": "/etc/postfix-second"}},
+    "third": {
+        "database": {"password": "a password\nof two lines"},
+        "postfix": {"config_directory": "/etc/postfix-third"},
+        "server": {"host": "db"},
+    },
+}
+
+
+@pytest.fixture
+def checked(on_minion, monkeypatch):
+    """The targets, addresses and scope that were looked at, of each check: it finds FINDINGS."""
+    on_minion(postfix_doctor, **PILLAR)
+    calls = []
+
+    def check(targets, addresses, scope):
+        calls.append((targets, addresses, scope))
+        return iter(FINDINGS)
+
+    monkeypatch.setattr("ispmail_doctor.check", check)
+    return calls
+
+
+def test_findings_for_programs(checked):
+    assert postfix_doctor.check() == [finding._asdict() for finding in FINDINGS]
+    assert postfix_doctor.check("second") and checked[0][1] == ["127.0.0.1", "192.0.2.1"]
+    assert [[target.instance.pillar_key for target in targets] for targets, _, _ in checked] == [
+        ["ispmail", "second", "third"],
+        ["second"],
+    ]
+
+
+def test_findings_for_people(checked):
+    """100 columns wide, if nothing else is asked for."""
+    assert postfix_doctor.report() == table(FINDINGS, 100) != table(FINDINGS, 60)
+    assert postfix_doctor.report("second", width=60) == table(FINDINGS, 60)
+    assert [targets[0].instance.pillar_key for targets, _, _ in checked] == ["ispmail", "second"]
+
+
+def test_a_width_that_is_none_is_refused_before_anything_is_asked(checked):
+    with pytest.raises(SaltInvocationError, match="width"):
+        postfix_doctor.report(width=10)
+    assert checked == []
+
+
+def test_a_postfix_that_cannot_be_asked_is_an_error_of_salts(on_minion, monkeypatch):
+    on_minion(postfix_doctor, **PILLAR)
+    monkeypatch.setattr("ispmail_doctor.check", fails(CannotAsk("there is no main.cf")))
+    for function in (postfix_doctor.check, postfix_doctor.report):
+        with pytest.raises(CommandExecutionError, match=r"there is no main\.cf"):
+            function()
+
+
+def test_what_pillar_says_of_each_instance(checked):
+    """One without a server of its own shares the main one's. A password that cannot be one is the apply's finding."""
+    postfix_doctor.check()
+    main, second, third = checked[0][0]
+    assert [target.prefix for target in (main, second, third)] == ["", "second: ", "third: "]
+    assert [target.own_server for target in (main, second, third)] == [True, False, True]
+    assert [target.names_socket for target in (main, second, third)] == [True, False, False]
+    assert [target.answers for target in (main, second, third)] == [ANSWERS, (), ()]
+    assert [target.database.pillar_key for target in (main, second, third)] == ["ispmail", "ispmail", "third"]
+    assert third.database.login.host == "db" and main.instance.config_directory == "/etc/postfix"
+
+
+def test_secrets_are_read_only_when_a_check_asks_for_them(checked, monkeypatch, tmp_path):
+    """Each for its own instance; what an apply would change is asked for by a dry run."""
+    postfix_doctor.check()
+    (_, second, third), _, scope = checked[0]
+    with pytest.raises(PillarFault, match="third:database:password"):
+        third.changes()
+    calls = []
+
+    def apply(instance, cache, test=False):
+        calls.append((instance.pillar_key, cache, test))
+        return Outcome({"virtual_alias_maps": {}})
+
+    monkeypatch.setattr("ispmail_apply.apply", apply)
+    monkeypatch.setattr("ispmail_accounts.read", lambda config: {"of": config.pillar_key})
+    assert second.changes() == {"virtual_alias_maps": {}} and calls == [("second", str(tmp_path / "cache"), True)]
+    assert second.admin_view() == {"of": "second"}
+    assert list(scope().instances) == ["ispmail", "second", "third"]

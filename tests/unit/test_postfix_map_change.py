@@ -1,0 +1,122 @@
+"""The changes of the execution module `postfix_map`: what they are given, and what is told beside them."""
+
+import contextlib
+
+import pytest
+import yaml
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from _modules import postfix_map_change
+from ispmail_errors import Failed
+from ispmail_plan import Outcome
+
+from .postfix_files import postfix, write
+from .test_ispmail_module import fails
+
+CHANGES = {"virtual_alias_maps": {"file": {"old": None, "new": "/x.cf"}}}
+DONE = Outcome(CHANGES, maps=3, warnings=("first",), reloaded=True, consumers=1)
+QUERY = "SELECT 1 FROM x WHERE y='%s'"
+TOLD = {"changes": CHANGES, "maps": 3, "reloaded": True, "consumers": 1}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A pillar with two instances, one of them with a consumer and its option file."""
+    (tmp_path / "web.cnf").write_text("[client]\n")
+    consumers = {"webmail": {"option_file": str(tmp_path / "web.cnf")}}
+    second = {"database": {"password": "other"}, "postfix": {"config_directory": "/etc/postfix-second"}}
+    return {"ispmail": {"database": {"password": "x"}, "consumers": consumers}, "second": second}
+
+
+def test_it_is_a_part_of_postfix_map():
+    assert postfix_map_change.__virtual__() == "postfix_map"
+
+
+def test_the_tables_that_a_server_has_as_pillar(on_minion, tmp_path):
+    """With the real postconf. Only a directory that pillar names, or Postfix, may be looked at."""
+    keys = "user = former\npassword = secret\nhosts = db\ndbname = mail\n"
+    write(tmp_path / "own.cf", f"{keys}query = {QUERY}\n")
+    directory = postfix(tmp_path, f"virtual_alias_maps = mysql:{tmp_path}/own.cf\n")
+    on_minion(postfix_map_change, ispmail={"postfix": {"config_directory": directory}})
+    text = postfix_map_change.found(directory)
+    found = yaml.safe_load(text)["ispmail"]
+    assert found["postfix"] == {"config_directory": directory} and "secret" not in text
+    assert found["maps"]["virtual_alias_maps"]["query"] == QUERY
+    with pytest.raises(SaltInvocationError, match="config_directory must be /etc/postfix, one that pillar names"):
+        postfix_map_change.found("/srv")
+
+
+def test_by_default_it_is_the_default_postfix(on_minion, monkeypatch):
+    on_minion(postfix_map_change)
+    monkeypatch.setattr("ispmail_postconf.known_directory", lambda directory, named: directory)
+    monkeypatch.setattr("ispmail_found.found", lambda directory: [directory])
+    monkeypatch.setattr("ispmail_found.text", lambda *found: found)
+    assert postfix_map_change.found() == (["/etc/postfix"], "/etc/postfix")
+
+
+def test_an_apply(on_minion, monkeypatch, tmp_path, files):
+    """A dry run has to be asked for. Who is left with the old password is told, without the admin's login."""
+    files["ispmail"]["server"] = {"host": "sdb://only/the/database/server/has/this"}
+    on_minion(postfix_map_change, **files)
+    calls = []
+
+    @contextlib.contextmanager
+    def left_behind(maps, consumers, scope, test):
+        config = scope().database
+        calls.append((maps.pillar_key, consumers.pillar_key, config.pillar_key, config.login.host, test))
+        yield ["second"]
+
+    def apply(maps, cache, test, consumers):
+        calls.append((maps.pillar_key, cache, test, [each.name for each in consumers.consumers]))
+        return DONE
+
+    monkeypatch.setattr("ispmail_holders.left_behind", left_behind)
+    monkeypatch.setattr("ispmail_apply.apply", apply)
+    assert postfix_map_change.apply() == {**TOLD, "warnings": ["first", "second"]}
+    postfix_map_change.apply("second", test=True)
+    cache = str(tmp_path / "cache")
+    assert calls == [
+        ("ispmail", "ispmail", "ispmail", None, False),
+        ("ispmail", cache, False, ["webmail"]),
+        ("second", "second", "second", None, True),
+        ("second", cache, True, []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "left"),
+    [
+        ({}, ("ispmail", None, False), True),
+        ({"test": True}, ("ispmail", None, True), True),
+        # Some maps are left, and the account is in use: nothing is left behind.
+        ({"maps": ["virtual_alias_maps"]}, ("ispmail", ["virtual_alias_maps"], False), False),
+        ({"pillar": "second"}, ("second", None, False), False),
+    ],
+)
+def test_a_removal(on_minion, monkeypatch, tmp_path, files, arguments, given, left):
+    """Of all maps leaves the option files: what logs in by them is told."""
+    on_minion(postfix_map_change, **files)
+    calls = []
+
+    def remove(instance, maps, cache, test):
+        calls.append((instance.pillar_key, maps, cache, test))
+        return DONE
+
+    monkeypatch.setattr("ispmail_remove.remove", remove)
+    told = postfix_map_change.remove(**arguments)
+    more = [f"{tmp_path}/web.cnf was left, because webmail logs in by it: delete it when nothing names it any more"]
+    assert told == {**TOLD, "warnings": ["first", *(more if left else [])]}
+    assert calls == [(*given[:2], str(tmp_path / "cache"), given[2])]
+
+
+def test_errors_are_salts(on_minion, monkeypatch, files):
+    on_minion(postfix_map_change)
+    for function in (postfix_map_change.apply, postfix_map_change.remove):
+        with pytest.raises(SaltInvocationError, match="pillar is empty"):
+            function()
+    on_minion(postfix_map_change, **files)
+    for callee in ("ispmail_apply.apply", "ispmail_remove.remove", "ispmail_postconf.known_directory"):
+        monkeypatch.setattr(callee, fails(Failed("Nothing was changed")))
+    for function in (postfix_map_change.apply, postfix_map_change.remove, postfix_map_change.found):
+        with pytest.raises(CommandExecutionError, match="Nothing was changed"):
+            function()
