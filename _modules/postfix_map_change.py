@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("8941d5e02e03")
 
 import ispmail_apply
 import ispmail_consumers
