@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("8941d5e02e03")
+ispmail_stamp.require("a27b04deb018")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8941d5e02e03")
+ispmail_stamp.require("a27b04deb018")
 
 
 import ispmail_accounts

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8941d5e02e03")
+ispmail_stamp.require("a27b04deb018")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("8941d5e02e03")
+ispmail_stamp.require("a27b04deb018")
 
 import salt.client
 import salt.utils.event

@@ -157,7 +157,6 @@ class Client:
             connection = self._connection = pymysql.connect(
                 user=login.user,
                 password=b"",
-                unix_socket=login.unix_socket,
                 host=login.host,
                 database=login.database,
                 ssl=tls_context(login.tls) if login.tls else None,
@@ -165,7 +164,6 @@ class Client:
                 autocommit=True,
                 cursorclass=pymysql.cursors.DictCursor,
                 defer_connect=True,
-                read_timeout=self._login_within,
                 write_timeout=self._login_within,
             )
             connection._read_bytes = lambda count: self._reader.read(connection, count)

@@ -17,7 +17,7 @@ import pytest
 import ispmail_lookup
 from ispmail_errors import CannotAsk
 from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
-from ispmail_query import PROBE_DOMAIN, probes
+from ispmail_query import PROBE_DOMAIN
 from lab.postfix import write_cold
 
 QUERY = "SELECT v FROM t WHERE k='%s'"
