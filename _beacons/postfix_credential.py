@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("a27b04deb018")
+ispmail_stamp.require("0c04cb538c24")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("a27b04deb018")
+ispmail_stamp.require("0c04cb538c24")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("a27b04deb018")
+ispmail_stamp.require("0c04cb538c24")
 
 import ispmail_accounts
 import ispmail_holders

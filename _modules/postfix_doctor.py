@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("a27b04deb018")
+ispmail_stamp.require("0c04cb538c24")
 
 
 import ispmail_accounts

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("a27b04deb018")
+ispmail_stamp.require("0c04cb538c24")
 
 import ispmail_compare
 import ispmail_consumers

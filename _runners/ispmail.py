@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("a27b04deb018")
+ispmail_stamp.require("0c04cb538c24")
 
 import salt.client
 import salt.utils.event

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "a27b04deb018"
+STAMP = "0c04cb538c24"
 
 
 def require(stamp: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import ispmail_answers
 import ispmail_inventory
 from ispmail_answers import Broken, Group
-from ispmail_config import Instance, Map, complete
+from ispmail_config import Answer, CompleteInstance, Instance, Map, complete
 from ispmail_errors import InvalidInput
 from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
 from lab.postfix import Postfix, write_cold
@@ -467,6 +467,14 @@ def test_an_answer_that_is_missing(pillar, expected, said):
     found = pillar(answers, virtual_alias_maps={})
     (sentence,) = ispmail_answers.wrong_answers(found, ispmail_answers.live(found.maps, inventory()))
     assert sentence.startswith(f"virtual_alias_maps: nobody@example.org {said}") and sentence.endswith("no answer")
+
+
+def test_postfix_is_read_only_where_an_answer_is_wrong(answering):
+    """To know which answers are passwords: each reading is two more processes."""
+    asked = answering({})
+    found = CompleteInstance("ispmail", "/nonexistent", (OURS,), (Answer("a", "1@x", False),), ())
+    assert ispmail_answers.wrong_answers(found, [Group({"a": "mysql:x"}, ROOT)]) == []
+    assert asked == [("1@x", "mysql:x")]
 
 
 def test_an_expected_password_is_not_shown(pillar):
