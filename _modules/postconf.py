@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("0c04cb538c24")
+ispmail_stamp.require("beed876139e5")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

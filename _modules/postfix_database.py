@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("0c04cb538c24")
+ispmail_stamp.require("beed876139e5")
 
 import ispmail_accounts
 import ispmail_holders

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("0c04cb538c24")
+ispmail_stamp.require("beed876139e5")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("0c04cb538c24")
+ispmail_stamp.require("beed876139e5")
 
 import ispmail_answers
 import ispmail_classes

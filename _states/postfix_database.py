@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("0c04cb538c24")
+ispmail_stamp.require("beed876139e5")
 
 from ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("0c04cb538c24")
+ispmail_stamp.require("beed876139e5")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

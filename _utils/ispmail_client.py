@@ -155,7 +155,6 @@ class Client:
         answered: list[str] = []
         try:
             connection = self._connection = pymysql.connect(
-                user=login.user,
                 password=b"",
                 host=login.host,
                 database=login.database,
@@ -187,8 +186,6 @@ class Client:
             if not self._connection.open:
                 raise numbered(LOST)
             self._reader.begin(self._answer_within, _STATEMENT_BYTES)
-            # For sending it.
-            self._connection._sock.settimeout(self._answer_within)
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, arguments)
                 return list(cursor.fetchall())
