@@ -275,10 +275,10 @@ def test_hosts_that_do_not_answer_are_named(config, script, table):
         hosts = f"{good}, {closes} unix:/nowhere, localhost {away} {silent} no-such-name.invalid"
         began = time.monotonic()
         asked = [table("x", table_type="mysql", hosts=hosts)]
-        found = ispmail_lookup.ask("x", asked, str(config), timeout=0.6)
-        assert time.monotonic() - began < 3.3
+        found = ispmail_lookup.ask("x", asked, str(config), timeout=0.1)
+        assert time.monotonic() - began < 2.95
         assert found.reason.startswith(
-            f"no answer within 1 s: {closes} closes the connection, {away}: Connection refused, {silent} does not speak"
+            f"no answer within 0 s: {closes} closes the connection, {away}: Connection refused, {silent} does not speak"
         )
         assert found.reason.endswith("(check hosts, and the database there)")
         assert len(found.reason.split(",")) == 5 and ", no-such-name.invalid:3306: " in found.reason
@@ -420,7 +420,7 @@ def together():
     def work():
         running.append(1)
         counts.append(len(running))
-        time.sleep(0.05)
+        time.sleep(0.2)
         running.pop()
 
     return work, counts
@@ -437,14 +437,14 @@ def test_at_most_so_many_tables_are_asked_at_the_same_time(monkeypatch, together
 
     monkeypatch.setattr(ispmail_lookup, "_asked", asked)
     monkeypatch.setattr(ispmail_lookup, "_probe_domain", lambda table: "x")
-    ispmail_lookup.probe([str(number) for number in range(40)], "/x")
+    ispmail_lookup.probe([str(number) for number in range(20)], "/x")
     assert max(counts) == 16
 
 
 def test_at_most_so_many_hosts_are_tried_at_the_same_time(monkeypatch, together, table):
     work, counts = together
     monkeypatch.setattr(ispmail_lookup, "_silence", lambda *_: work())
-    hosts = " ".join(f"host{number}" for number in range(70))
+    hosts = " ".join(f"host{number}" for number in range(36))
     assert ispmail_lookup._silent_hosts(table("x", table_type="mysql", hosts=hosts)) == ""
     assert max(counts) == 32
 
