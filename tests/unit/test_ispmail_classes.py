@@ -83,6 +83,18 @@ def test_domains_that_an_earlier_class_takes(domains, scratch_directory, paramet
     assert found == [sentence(domain, taker, parameter) for domain, taker in taken]
 
 
+def test_tables_files_and_patterns_are_no_domains(scratch_directory, domains):
+    """A map may have an answer to anything."""
+    path = scratch_directory / "everything.cf"
+    write_cold(path, f"dbpath = {scratch_directory}/mail.db\nquery = SELECT 1 WHERE '%s' != ''\n")
+    values = {"mydestination": "hash:/x /etc/domains a.example .b.example, !c.example localhost [192.0.2.1] pcre:{x}"}
+    inventory = ispmail_inventory.of(ispmail_inventory.Settings(str(scratch_directory), values, frozenset()), [])
+    group = Group({"relay_domains": f"sqlite:{path}"}, ROOT)
+    assert ispmail_classes.taken_before([map_of("relay_domains")], group, inventory) == [
+        sentence(each, "mydestination", "relay_domains") for each in ("a.example", "localhost")
+    ]
+
+
 MAPS = (
     "virtual_mailbox_domains",
     "virtual_mailbox_maps",
