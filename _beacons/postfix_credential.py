@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("9a5586d28cf6")
+ispmail_stamp.require("fa8483842cc9")
 
 import contextlib
 import json

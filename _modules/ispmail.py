@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("9a5586d28cf6")
+ispmail_stamp.require("fa8483842cc9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("9a5586d28cf6")
+ispmail_stamp.require("fa8483842cc9")
 
 
 import ispmail_accounts

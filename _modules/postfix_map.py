@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("9a5586d28cf6")
+ispmail_stamp.require("fa8483842cc9")
 
 import ispmail_compare
 import ispmail_consumers

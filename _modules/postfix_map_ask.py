@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("9a5586d28cf6")
+ispmail_stamp.require("fa8483842cc9")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("9a5586d28cf6")
+ispmail_stamp.require("fa8483842cc9")
 
 import ispmail_apply
 import ispmail_consumers

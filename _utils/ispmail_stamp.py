@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "9a5586d28cf6"
+STAMP = "fa8483842cc9"
 
 
 def require(stamp: str) -> None:
