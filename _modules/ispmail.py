@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("830eb630665d")
+ispmail_stamp.require("8a1fd59dd7bd")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("830eb630665d")
+ispmail_stamp.require("8a1fd59dd7bd")
 
 import ispmail_apply
 import ispmail_consumers

@@ -155,9 +155,7 @@ class Client:
         answered: list[str] = []
         try:
             connection = self._connection = pymysql.connect(
-                user=login.user,
                 password=b"",
-                unix_socket=login.unix_socket,
                 host=login.host,
                 database=login.database,
                 ssl=tls_context(login.tls) if login.tls else None,
@@ -165,7 +163,6 @@ class Client:
                 autocommit=True,
                 cursorclass=pymysql.cursors.DictCursor,
                 defer_connect=True,
-                read_timeout=self._login_within,
                 write_timeout=self._login_within,
             )
             connection._read_bytes = lambda count: self._reader.read(connection, count)
@@ -189,8 +186,6 @@ class Client:
             if not self._connection.open:
                 raise numbered(LOST)
             self._reader.begin(self._answer_within, _STATEMENT_BYTES)
-            # For sending it.
-            self._connection._sock.settimeout(self._answer_within)
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, arguments)
                 return list(cursor.fetchall())
@@ -317,7 +312,8 @@ def _log_in(connection: Any, login: Login, reader: _Reader) -> str:
         reader.left()
     reply = ispmail_plugins.first_reply(connection._auth_plugin_name, login.password, connection.salt)
     data = reply.data or b""
-    user = (connection.user or "").encode("utf-8", "surrogateescape")
+    # PyMySQL's own is root where a table file has none, and root is the admin.
+    user = login.user.encode("utf-8", "surrogateescape")
     database = (login.database or "").encode("utf-8", "surrogateescape")
     packet = head + user + b"\0" + bytes([len(data)]) + data
     if database:

@@ -32,6 +32,8 @@ _AFTER_A_FAILED_QUERY = (
 
 # What to do about each reason, by what Postfix or the database server says.
 _FIXES = (
+    # Hosts were tried then: what each of them said is no reason for another fix.
+    ("no answer within .*: ", "check hosts, and the database there"),
     (
         "Access denied .* to database",
         "that database is not there, or not for this account: check dbname and the grants",
@@ -70,6 +72,8 @@ class Asker(NamedTuple):
 
 ROOT = Asker()
 
+# The question by which postmap reads questions from stdin.
+_STDIN = "-"
 # The path of an open file, before its number.
 _DESCRIPTOR = "/proc/self/fd/"
 # A postmap that another user runs needs a main.cf that all may read.
@@ -110,7 +114,10 @@ def ask(question: str, tables: Sequence[str], config_directory: str, timeout: fl
     Raises:
         CannotAsk: There is no postmap.
     """
-    return _asked([question], tables, config_directory, timeout, as_)
+    asked = _asked([question], tables, config_directory, timeout, as_)
+    if question == _STDIN and asked.answer is not None:
+        return asked._replace(answer=asked.answer.removeprefix(f"{_STDIN}\t"))
+    return asked
 
 
 def found(questions: Sequence[str], table: str, config_directory: str, as_: Asker = ROOT) -> list[str]:
@@ -223,10 +230,10 @@ def _seen_from(chroot: str | None, table_type: str, content: bytes) -> bytes:
 def _asked(
     questions: Sequence[str], tables: Sequence[str], config_directory: str, timeout: float, as_: Asker
 ) -> Lookup:
-    """Ask tables several questions; the answer is that of one question alone."""
-    one = len(questions) == 1 and questions[0] != "-"  # that stands for stdin
-    arguments = ["-c", config_directory, "-q", questions[0] if one else "-", *tables]
-    stdin = "" if one else "".join(f"{question}\n" for question in questions)
+    """Ask tables several questions; the answer is what postmap prints: by stdin, each question before its own."""
+    one = len(questions) == 1 and questions[0] != _STDIN
+    arguments = ["-c", config_directory, "-q", questions[0] if one else _STDIN, *tables]
+    stdin = "".join(f"{question}\n" for question in questions)
     done = run("postmap", arguments, timeout, _plugins(as_.chroot), as_.descriptors, user=as_.user, stdin=stdin)
     if as_.user and _CANNOT_START.search(done.stderr):
         # Daemons of Postfix read it before they give up root's rights, so they can start.
@@ -292,7 +299,7 @@ def _silent_hosts(table: str | None) -> str:
     hosts = [ispmail_hosts.parse_host(text, table_type) for text in texts if table_type != "sqlite"]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         found = [silence for silence in pool.map(_silence, hosts, itertools.repeat(table_type)) if silence]
-    return f": {', '.join(found)} (check hosts, and the database there)" if found else ""
+    return f": {', '.join(found)}" if found else ""
 
 
 def _silence(host: ispmail_hosts.Host, table_type: str) -> str | None:
