@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("fa8483842cc9")
+ispmail_stamp.require("8a1fd59dd7bd")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("fa8483842cc9")
+ispmail_stamp.require("8a1fd59dd7bd")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("fa8483842cc9")
+ispmail_stamp.require("8a1fd59dd7bd")
 
 import ispmail_compare
 import ispmail_consumers

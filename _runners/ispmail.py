@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("fa8483842cc9")
+ispmail_stamp.require("8a1fd59dd7bd")
 
 import salt.client
 import salt.utils.event

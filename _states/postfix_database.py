@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("fa8483842cc9")
+ispmail_stamp.require("8a1fd59dd7bd")
 
 from ispmail_salt import state
 

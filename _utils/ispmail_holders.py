@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,27 +209,19 @@ def _user_of(keys: Mapping[str, str]) -> str | None:
 
 def _tables(inventory: Inventory) -> dict[str, list[str]]:
     """The MySQL tables that main.cf or master.cf name: real path to the parameters."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for table in inventory.tables:
         if table.type == "mysql" and os.path.isabs(table.path):
-            places = found.setdefault(table.path, [])
-            places += [place.name for place in table.places if place.name not in places]
-    return found
+            found.setdefault(table.path, {}).update(dict.fromkeys(place.name for place in table.places))
+    return {path: list(names) for path, names in found.items()}
 
 
 def _left_out(scope: Scope, known: Sequence[_LiveLogin]) -> frozenset[str]:
     """What is not searched. A user can make a link of a file that is named: it leads to one file, and to no folder."""
-    files = {path for path in map(os.path.realpath, scope.named_files) if _is_regular(path)}
+    files = filter(os.path.isfile, map(os.path.realpath, scope.named_files))
     folders = map(os.path.realpath, scope.left_out)
     own = [name for login in known for name in (login.path, *ispmail_files.side_names(login.path))]
     return frozenset((*scope.named_files, *files, *folders, *own))
-
-
-def _is_regular(path: str) -> bool:
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _search_files(

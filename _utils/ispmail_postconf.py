@@ -86,10 +86,9 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
     main_cf = _main_cf(config_directory)
     # What is set with -o is printed by -n too.
     flags = [] if defaults else ["-n", "-o", f"{_WITNESS}=1"]
-    printed = _printed(config_directory, *flags, *([*names, _WITNESS] if names else []))
-    if defaults and not names and _LAST not in printed:
+    values = _printed(config_directory, *flags, *([*names, _WITNESS] if names else []))
+    if defaults and not names and _LAST not in values:
         raise CannotAsk(f"postconf did not print all parameters: run postconf -c {config_directory}")
-    values = {name: value for name, value in printed.items() if name in names or not names}
     missing = [name for name in names if name not in values]
     if missing:
         # postconf does not print a parameter of the admin's own until another one uses it.
@@ -98,7 +97,7 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
     return values
 
 
-def shown(values: Mapping[str, str], config_directory: str) -> dict[str, str | None]:
+def shown(values: Mapping[str, str | None], config_directory: str) -> dict[str, str | None]:
     """Values for people: no password that stands in main.cf itself, or in a parameter that one of those refers to."""
     secret_names: set[str] = set()
     new = set(SECRET_PARAMETERS)
@@ -241,13 +240,13 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     changed = {name: values[name] for name in differing(current, values)}
     if not changed:
         return {}
-    old = shown({name: current[name] for name in changed if name in current}, config_directory)
-    new = shown({name: value for name, value in changed.items() if value is not None}, config_directory)
+    old = shown({name: current.get(name) for name in changed}, config_directory)
+    new = shown(changed, config_directory)
     if not test:
         path = os.path.realpath(_main_cf(config_directory))
         with ispmail_files.alone(config_directory), ispmail_files.postconf_lock(path):
             ispmail_files.replace(edited(changed, config_directory))
-    return {name: {"old": old.get(name), "new": new.get(name)} for name in changed}
+    return {name: {"old": old[name], "new": new[name]} for name in changed}
 
 
 def _printed(config_directory: str, *arguments: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-import ispmail_postconf
+import ispmail_inventory
 from ispmail_command import output
 from ispmail_errors import CannotAsk
 
@@ -96,15 +96,13 @@ def old_processes(files: Sequence[str], config_directory: str) -> list[str]:
 
 
 def _queue_directory(config_directory: str) -> str:
-    return ispmail_postconf.get(["queue_directory"], config_directory, defaults=True)["queue_directory"]
+    return ispmail_inventory.settings(config_directory).queue_directory
 
 
 def _started_before(began: float, queue_directory: str) -> list[str]:
     """The processes of an instance that open table files and started before that second since boot."""
     ticks = os.sysconf("SC_CLK_TCK")
     master = _master(queue_directory)
-    if master is None:
-        return []
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "fa8483842cc9"
+STAMP = "8a1fd59dd7bd"
 
 
 def require(stamp: str) -> None:

@@ -1,13 +1,325 @@
-"""The search for other holders: what needs no server of it."""
+"""The search for other holders: real files, and what is made of what a database and /proc say."""
 
+import contextlib
+import dataclasses
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
 
 import ispmail_holders
-from ispmail_connections import Listed
-from ispmail_holders import Holders, _LiveLogin
+import ispmail_inventory
+import ispmail_remembered
+from ispmail_config import Instance, Map, complete
+from ispmail_config_consumers import Consumers
+from ispmail_config_database import AdminLogin
+from ispmail_connections import Client, Listed, Unknown
+from ispmail_errors import CannotAsk, DatabaseError, Fault, InvalidInput, PillarFault
+from ispmail_holders import FILE, PROGRAM, SERVER, TABLE, Holder, Holders, _LiveLogin, find, left_behind
+from ispmail_scope import Scope
+from ispmail_sockets import Process
+
+from .consumer_values import consumer
+from .doctor_values import database
+from .postfix_files import write
+
+OLD, NEW = "SECRET-of-old", "SECRET-of-now"
+NAME_IT = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
+NAME_PROGRAM = NAME_IT.replace("in ispmail", "in programs of one of ispmail")
+
+
+def table(user="mailserver", password=OLD, hosts="127.0.0.1", **keys):
+    given = {"user": user, "password": password, "hosts": hosts, "dbname": "maildata", **keys}
+    return "".join(f"{key} = {value}\n" for key, value in given.items() if value is not None)
+
+
+class Site:
+    """A server with a Postfix and a tree to search, whose pillar may name consumers."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        for name in ("etc", "tree", "cache"):
+            (folder / name).mkdir()
+        write(folder / "etc" / "master.cf", "25 inet n - y - - smtpd\n")
+        self.maps = [self.map("a.cf", table())]
+        self.main_cf(f"virtual_alias_maps = mysql:{folder}/etc/a.cf\n")
+
+    def main_cf(self, text):
+        write(self.folder / "etc" / "main.cf", f"compatibility_level = 3.6\n{text}")
+
+    def map(self, name, content=None, type_="mysql", **values):
+        path = self.folder / "etc" / name
+        if content is not None:
+            path.write_text(content)
+        return Map(name, "virtual_alias_maps", type_, False, str(path), **values)
+
+    def file(self, name, content=OLD):
+        path = self.folder / "tree" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+        return str(path)
+
+    def scope(self, *consumers, password=NEW, left_out=(), keys=()):
+        """What pillar says."""
+        instances = {"ispmail": Instance("ispmail", str(self.folder / "etc"), tuple(self.maps))}
+        known = database()._replace(password=password)
+        cache = str(self.folder / "cache")
+        return Scope(instances, known, (Consumers("ispmail", consumers, dict(keys)),), tuple(left_out), cache)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Nobody is connected to its database unless a test says so."""
+    monkeypatch.setattr("ispmail_search.TREES", (str(tmp_path / "tree"),))
+    monkeypatch.setattr("ispmail_connections.listed_by_account", lambda keys, host: Listed((), 3306, ""))
+    return Site(tmp_path)
+
+
+def paths(found):
+    return [holder.where for holder in found.unnamed]
+
+
+# What is asked
+
+
+@pytest.mark.parametrize("site_hosts", ["mx1", ("mx1",), ["mx1", 1], {}])
+def test_site_hosts_are_a_list_of_texts(site_hosts):
+    with pytest.raises(InvalidInput, match=r"^site_hosts must be a list of names and addresses$"):
+        find(None, site_hosts)
+
+
+def test_which_passwords_are_searched_for(site):
+    """Of a rotation that another server has applied already, only the old one counts."""
+    site.maps.append(site.map("b.cf", table(password=NEW)))
+    old, new = site.file("old"), site.file("new", NEW)
+    site.file("old.gz")
+    assert sorted(paths(find(site.scope()))) == [new, old]
+    assert paths(find(site.scope(), search="old")) == [old]
+    assert sorted(paths(find(site.scope(password=None), search="old"))) == [new, old]
+    nothing = find(site.scope(), search="none")
+    assert nothing.describe() == {"unnamed": [], "notes": []} and nothing.files == {}
+    with pytest.raises(InvalidInput, match=r"^search must be one of all, old, none$"):
+        find(site.scope(), search="new")
+
+
+def test_a_server_that_does_not_know_the_password_says_so(site):
+    site.maps = [site.map("none.cf")]
+    site.main_cf("")
+    site.file("old")
+    for search in ("all", "old"):
+        assert find(site.scope(), search=search).describe() == {
+            "unnamed": [],
+            "notes": ["files were not searched: no table file or option file here has the password in use"],
+        }
+    assert find(site.scope(), search="none").notes == []
+
+
+def test_what_is_told(site):
+    one = Holder(FILE, "/a", "a holds it")
+    found = Holders(unnamed=[one], unsearchable=["x", "x"], notes=["y", "x", "y"])
+    unnamed = [{"kind": "file", "where": "/a", "text": "a holds it"}]
+    assert found.describe() == {"unnamed": unnamed, "notes": ["x", "y"]}
+    assert (PROGRAM, TABLE, SERVER) == ("program", "table", "server")
+
+
+# Logins and tables
+
+
+def test_the_logins_of_table_files_and_option_files(site, tmp_path):
+    """Those with the account: in MySQL tables that are there, and in what consumers read."""
+    for name in ("real.cf", "client.cnf"):
+        (tmp_path / name).write_text(table() if name == "real.cf" else f"[x]\nuser=mailserver\npassword={NEW}\n")
+    (tmp_path / "etc" / "link.cf").symlink_to("../real.cf")
+    (tmp_path / "link.cnf").symlink_to("client.cnf")
+    site.maps += [
+        *(site.map("link.cf"), site.map("none.cf"), site.map("other.cf", table(user="another"))),
+        *(site.map("b.cf", table(), "pgsql"), site.map("null.cf", table(), wanted=False)),
+    ]
+    consumers = [
+        consumer("webmail", str(tmp_path / "link.cnf"), option_group="x"),
+        consumer("report", str(tmp_path / "none.cnf")),
+        consumer("cron", holds=(str(tmp_path / "x"),)),
+    ]
+    found = ispmail_holders._live_logins(site.scope(*consumers, keys={"hosts": "db"}))
+    assert [(login.path, login.keys["password"]) for login in found] == [
+        (str(tmp_path / "etc" / "a.cf"), OLD),
+        (str(tmp_path / "real.cf"), OLD),
+        (str(tmp_path / "client.cnf"), NEW),
+    ]
+    assert found[-1].keys["hosts"] == "db"
+    assert "SECRET" not in repr(found)
+
+
+def test_tables_that_are_not_pillars(site, tmp_path):
+    """Whatever else Postfix asks with the account: a rotation would lock it out. Each is told once."""
+    tree = tmp_path / "tree"
+    by_file = {"user": None, "password": None, "option_file": f"{tree}/x.cnf"}
+    for name, content in {
+        "foreign": table(),
+        "named": table(),
+        "null": table(),
+        "by_file": table(**by_file),
+        "by_group": table(**{**by_file, "option_group": "mail"}),
+        "by_both": table(**{**by_file, "user": "another"}),
+        "by_none": table(**{**by_file, "option_file": f"{tree}/none.cnf"}),
+        "other": table(user="another", password=None),
+        "of_nobody": table(user=None, password=None),
+        "postgres": table(password=None),
+    }.items():
+        site.file(f"{name}.cf", content)
+    site.file("x.cnf", "[client]\nuser=mailserver\n[mail]\nuser=another\n")
+    names = ("other", "named", "null", "by_file", "by_group", "by_both", "by_none", "of_nobody", "foreign", "foreign")
+    tables = " ".join(f"mysql:{tree}/{name}.cf" for name in names)
+    site.main_cf(
+        f"canonical_maps = {site.maps[0].table()} {tables} pgsql:{tree}/postgres.cf mysql:inside\n"
+        f"relocated_maps = proxy:mysql:{tree}/foreign.cf\ninside_dbname = x\n"
+    )
+    site.maps.append(Map("null", "virtual_alias_maps", "mysql", False, f"{tree}/null.cf", wanted=False))
+    found = find(site.scope(consumer("own", holds=(f"{tree}/named.cf",))))
+    assert [(holder.kind, holder.where) for holder in sorted(found.unnamed)] == [
+        (TABLE, f"{tree}/{name}.cf") for name in ("by_file", "foreign", "null")
+    ]
+    said = f"the table {tree}/foreign.cf, which canonical_maps, relocated_maps asks, logs in as mailserver and is not"
+    how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
+    assert (TABLE, f"{tree}/foreign.cf", f"{said} a map of pillar: {how}") in found.unnamed
+
+
+def test_a_server_without_a_postfix_has_no_tables(site, tmp_path):
+    """One with other programs only."""
+    (tmp_path / "etc" / "main.cf").unlink()
+    assert ispmail_holders._inventories(site.scope()) == []
+    assert find(site.scope()).unnamed == []
+
+
+# Files
+
+
+def test_what_is_named_is_not_searched(site, tmp_path):
+    """A user can make a link of a file that is named: it leads to one file, and to no folder."""
+    real, folder = site.file("real"), site.file("folder/x")
+    (tmp_path / "tree" / "link").symlink_to("real")
+    (tmp_path / "tree" / "whole").symlink_to("folder")
+    (tmp_path / "left").symlink_to("tree/left")
+    named = [site.file("named"), str(tmp_path / "tree" / "link"), str(tmp_path / "tree" / "whole")]
+    site.file("left/y")
+    # What a change of a table file that was cut off has left is ours.
+    site.maps.append(Map("own", "x", "mysql", False, site.file("own.cf", table())))
+    site.file(".own.cf.old")
+    site.file(".own.cf.new")
+    other = site.file("other")
+    scope = site.scope(consumer("own", holds=(*named, "/nowhere/x")), left_out=[str(tmp_path / "left")])
+    assert real not in paths(find(scope)) and sorted(paths(find(scope))) == sorted([folder, other])
+
+
+def test_a_file_with_the_password(site):
+    path, large = site.file("script"), site.file("large")
+    os.truncate(large, 2**24 + 4096)
+    site.file("a.gz")
+    found = find(site.scope())
+    unknown = f"whether it holds the password in use is not known: {large} is larger than 16 MiB: name it in holds of"
+    assert found.files.keys() == {path, large} and found.files[large].startswith(unknown)
+    assert found.unnamed == [
+        (FILE, path, f"{path} holds the password in use: {NAME_IT}"),
+        (FILE, large, found.files[large]),
+    ]
+    (note,) = found.notes
+    assert "a.gz" in note
+
+
+@pytest.mark.parametrize(("number", "last"), [(50, None), (51, "1 more file"), (52, "2 more files")])
+def test_a_password_in_very_many_files(site, number, last):
+    for each in range(number):
+        site.file(f"{each}")
+    found = find(site.scope())
+    assert len(found.files) == number and len([path for path in paths(found) if path]) == 50
+    more = [holder.text for holder in found.unnamed if not holder.where]
+    assert more == ([f"{last} hold the password in use: {NAME_IT}"] if last else [])
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("short", "it has less than 6 characters, and so is a part of many words"),
+        ("mailserver", "it is the name of the account or of the database"),
+        ("maildata", "it is the name of the account or of the database"),
+    ],
+)
+def test_a_password_that_cannot_be_searched_for(site, password, reason):
+    """Another one in use is searched for all the same."""
+    site.maps[0] = site.map("a.cf", table(password=password))
+    site.file("x", password)
+    said = f"files cannot be searched for the password in use: {reason}"
+    found = find(site.scope())
+    assert (found.unsearchable, found.unnamed, found.files) == ([said], [], {})
+    site.maps.append(site.map("b.cf", table()))
+    path = site.file("y")
+    found = find(site.scope())
+    assert (found.unsearchable, paths(found)) == ([said], [path])
+
+
+def test_what_an_earlier_apply_left(site, tmp_path):
+    """Nobody can search for that password any more."""
+    folder = tmp_path / "tree" / "named"
+    left = [site.file(name, "older") for name in ("x", "named/y", "named2")]
+    again = site.file("again")
+    scope = site.scope(consumer("own", holds=(str(folder),)))
+    with ispmail_remembered.added(scope.cache, [*left, str(folder), again]):
+        pass
+    found = find(scope)
+    assert sorted(paths(found)) == sorted([left[0], left[2], again])
+    text = f"{left[0]} was left by an apply with an older password, or perhaps with one, and has not changed since"
+    assert Holder(FILE, left[0], f"{text}: correct or delete it, or {NAME_IT}") in found.unnamed
+
+
+# Programs
+
+
+def process(name, uid, executable="/usr/bin/x", parent=1):
+    return Process(4711, name, parent, executable, 0.0, "", uid)
+
+
+def test_whose_programs_are_known(site, tmp_path):
+    """A name alone is not enough: any user can give an own program one."""
+    for name, uid in (("held", 2001), ("file.cnf", 2002)):
+        (tmp_path / name).write_text("")
+        os.chown(tmp_path / name, uid, uid)
+    consumers = [
+        consumer("a", holds=(str(tmp_path / "none"), str(tmp_path / "held")), programs=("php", "cron")),
+        consumer("b", str(tmp_path / "file.cnf"), programs=("php",)),
+    ]
+    is_known = ispmail_holders._known_programs(site.scope(*consumers), [])
+    known = [("php", 0), ("php", 999), ("php", 2001), ("php", 2002), ("cron", 2001)]
+    unknown = [("php", 2003), ("cron", 2002), ("x", 0), ("x", 2001)]
+    assert {each: is_known(process(*each)) for each in (*known, *unknown)} == {
+        **dict.fromkeys(known, True),
+        **dict.fromkeys(unknown, False),
+    }
+
+
+def test_postfixs_own_programs_are_known(site, tmp_path, monkeypatch):
+    """Wherever they are installed, links resolved."""
+    (tmp_path / "link").symlink_to("opt")
+    site.main_cf(f"command_directory = {tmp_path}/link/bin\ndaemon_directory = {tmp_path}/link/libexec\n")
+    is_known = ispmail_holders._known_programs(site.scope(), [ispmail_inventory.read(str(tmp_path / "etc"))])
+    monkeypatch.setattr(
+        "ispmail_sockets.read_process", lambda pid: process("master", 0, f"{tmp_path}/opt/libexec/master", pid)
+    )
+    assert is_known(process("postmap", 0, f"{tmp_path}/opt/bin/postmap")) is True
+    assert is_known(process("smtpd", 105, f"{tmp_path}/opt/libexec/smtpd")) is True
+    assert is_known(process("smtpd", 105, f"{tmp_path}/opt/bin/smtpd")) is False
+
+
+def test_what_is_said_of_programs(site, monkeypatch):
+    """Each once, however many hosts name it."""
+    unknown = [Unknown("php", "php (pid 1)"), Unknown("", "a program of a container", only_maybe=True)]
+    monkeypatch.setattr("ispmail_connections.unknown_programs", lambda listed, here, is_known: unknown)
+    site.maps[0] = site.map("a.cf", table(hosts="127.0.0.1, 127.0.0.2"))
+    maybe = "a program of a container uses the database's unix socket, perhaps as mailserver"
+    assert find(site.scope()).unnamed == [
+        (PROGRAM, "php", f"php (pid 1) is connected as mailserver: {NAME_PROGRAM}"),
+        (PROGRAM, "unknown", f"{maybe}: {NAME_PROGRAM}"),
+    ]
 
 
 @pytest.mark.parametrize(("within", "asked"), [(math.inf, ["192.0.2.1", "192.0.2.2"]), (-1, [])])
@@ -23,4 +335,172 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
     live = [_LiveLogin("/x.cf", {"user": "mailserver", "hosts": "192.0.2.1, 192.0.2.2"})] * 2
     ispmail_holders._ask_hosts(SimpleNamespace(account="mailserver"), live, lambda process: True, found, within)
     assert called == asked
-    assert len(found.notes) == 2 - len(asked)
+    said = "is not known: other hosts took more than -1 s"
+    assert found.notes == [
+        f"who is connected to {host} {said}" for host in ("192.0.2.1", "192.0.2.2") if host not in asked
+    ]
+
+
+def test_programs_are_looked_for_where_the_database_is(site, monkeypatch):
+    """Each host in its turn, also where one does not answer."""
+
+    def listed(keys, host):
+        if host == "192.0.2.9":
+            raise DatabaseError("it is down")
+        return host
+
+    seen = []
+    monkeypatch.setattr("ispmail_connections.listed_by_account", listed)
+    monkeypatch.setattr(
+        "ispmail_connections.unknown_programs", lambda listed, here, is_known: seen.append((listed, here)) or []
+    )
+    site.maps[0] = site.map("a.cf", table(hosts="192.0.2.9 localhost 192.0.2.1 127.0.0.1 unix:/run/x.sock"))
+    found = find(site.scope())
+    assert seen == [("localhost", True), ("192.0.2.1", False), ("127.0.0.1", True), ("unix:/run/x.sock", True)]
+    assert found.notes == ["who is connected to 192.0.2.9 is not known: it is down"]
+
+
+@pytest.mark.parametrize(
+    ("login", "here"),
+    [
+        (AdminLogin("root", None, "/run/mysqld/mysqld.sock", None), True),
+        (AdminLogin("root", None, None, "127.0.0.1"), True),
+        (AdminLogin("root", None, None, "192.0.2.1"), False),
+    ],
+)
+def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monkeypatch, login, here):
+    site.maps = []
+    site.main_cf("")
+    listed = Listed((Client("192.0.2.7", 40000), Client("192.0.2.8", 40001), Client("localhost", None)), 3306, "")
+    seen = []
+
+    @contextlib.contextmanager
+    def admin(of):
+        yield of
+
+    monkeypatch.setattr("ispmail_database.admin", admin)
+    monkeypatch.setattr(
+        "ispmail_connections.listed_by_admin", lambda server, user, host: seen.append((server, user, host)) or listed
+    )
+    monkeypatch.setattr(
+        "ispmail_connections.unknown_programs",
+        lambda listed, here, is_known: [Unknown("php", f"php, {listed.port}, {here}")],
+    )
+    scope = site.scope()
+    scope = scope._replace(database=scope.database._replace(login=login))
+    found = find(scope, ["192.0.2.7"])
+    assert seen == [(login, "mailserver", login.host)]
+    program, server = found.unnamed
+    assert program == (PROGRAM, "php", f"php, 3306, {here} is connected as mailserver: {NAME_PROGRAM}")
+    assert server == (
+        SERVER,
+        "192.0.2.8",
+        "192.0.2.8 is connected as mailserver and is none of the site's servers: give what runs there an account of "
+        "its own, or name the server in mail or addresses of the site (docs/master.conf)",
+    )
+    assert find(scope).unnamed == []
+
+
+# An apply
+
+
+def wanted(*maps):
+    """Maps as pillar has them, each a path, a type and a user; with the new password."""
+    one = complete("ispmail", {"database": {"password": NEW}})
+    each = one.maps[0]
+    made = [
+        dataclasses.replace(each, path=path, type=type_, keys={"user": user, "password": NEW} if user else {})
+        for path, type_, user in maps
+    ]
+    return one._replace(maps=tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("content", "type_", "user", "changes"),
+    [
+        (table(), "mysql", "mailserver", True),
+        (table(password=NEW), "mysql", "mailserver", False),
+        (table(password=None), "mysql", "mailserver", True),
+        # Another account: the old one keeps its password. And nobody has one that is not there yet.
+        (table(), "mysql", "another", False),
+        (None, "mysql", "mailserver", False),
+        (None, "sqlite", None, False),
+        (table(), "pgsql", "mailserver", False),
+        # What is no file is refused by the apply.
+        ("folder", "mysql", "mailserver", False),
+    ],
+)
+def test_whether_an_apply_replaces_a_password(tmp_path, content, type_, user, changes):
+    path = tmp_path / "a.cf"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_text(content)
+    maps = wanted((str(path), type_, user))
+    assert ispmail_holders._password_changes(maps, Consumers("ispmail", ())) is changes
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "changes"),
+    [("mailserver", OLD, True), ("mailserver", NEW, False), ("another", OLD, False), (None, None, False)],
+)
+def test_whether_an_apply_replaces_the_password_of_a_consumer(tmp_path, user, password, changes):
+    path = tmp_path / "x.cnf"
+    if user:
+        path.write_text(f"[client]\nuser={user}\npassword={password}\n")
+    keys = {"user": "mailserver", "password": NEW}
+    consumers = Consumers("ispmail", (consumer("x", str(path)),), keys)
+    assert ispmail_holders._password_changes(wanted(), consumers) is changes
+
+
+@pytest.fixture
+def apply(site):
+    """A function that applies a new password, and gives what is said before."""
+
+    def apply(scope=None, test=False, **values):
+        maps = wanted((site.maps[0].path, "mysql", "mailserver"))
+        with left_behind(maps, Consumers("ispmail", ()), scope or site.scope, test, **values) as said:
+            return said
+
+    return apply
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_who_is_left_with_the_old_password_is_told_and_remembered(site, apply, test):
+    path = site.file("script")
+    site.file("new", NEW)
+    assert apply(test=test) == [f"the password changes: {path} holds the password in use: {NAME_IT}"]
+    assert ispmail_remembered.paths(site.scope().cache) == ([] if test else [path])
+
+
+def test_nothing_is_said_where_no_password_changes(site, apply):
+    site.map("a.cf", table(password=NEW))
+    site.file("script")
+    assert apply(lambda: pytest.fail("nobody is asked")) == []
+
+
+def test_an_apply_asks_no_longer_than_ten_seconds(apply, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ispmail_holders, "find", lambda scope, **values: asked.append(values) or Holders())
+    assert apply() == [] and asked == [{"search": "old", "within": 10}]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (CannotAsk("no main.cf"), "no main.cf"),
+        (InvalidInput("pillar is wrong"), "pillar is wrong"),
+        (
+            PillarFault("second", [Fault("x", "is wrong"), Fault("y", "is missing", "give one")]),
+            "x is wrong; y is missing: give one",
+        ),
+    ],
+)
+def test_an_apply_goes_on_where_that_cannot_be_found_out(apply, error, reason):
+    """It says so, and says why."""
+
+    def fail():
+        raise error
+
+    (said,) = apply(fail)
+    assert said == f"the password changes, and whether others hold it could not be found out: {reason}"

@@ -1,0 +1,54 @@
+"""What the doctor's checks are given, and in which order they come."""
+
+import pytest
+
+import ispmail_doctor
+from ispmail_config import Instance, Map
+from lab import scratch
+
+from .doctor_values import target
+from .postfix_files import write
+
+
+@pytest.fixture
+def two():
+    """Two instances of Postfix, each with a map of pillar's and a table of its admin's own."""
+    with scratch() as path:
+        targets = []
+        for prefix in ("", "second: "):
+            folder = path / (prefix.strip(": ") or "main")
+            folder.mkdir()
+            user, port = f"own{len(targets)}", 3306 + len(targets)
+            (folder / "a.cf").write_text(f"user = mailserver\nhosts = 127.0.0.1:{port}\n")
+            (folder / "own.cf").write_text(f"user = {user}\n")
+            tables = f"mysql:{folder}/a.cf mysql:{folder}/own.cf"
+            write(folder / "main.cf", f"compatibility_level = 3.6\nvirtual_alias_maps = {tables}\n")
+            write(folder / "master.cf", "25 inet n - y - - smtpd\n")
+            maps = (Map("aliases", "virtual_alias_maps", "mysql", False, str(folder / "a.cf")),)
+            targets.append(target(prefix)._replace(instance=Instance("ispmail", str(folder), maps)))
+        yield targets
+
+
+def test_each_postfix_then_the_logins_the_servers_and_who_else_holds_the_password(two, monkeypatch):
+    """The account's server is asked once, about the users of all instances."""
+
+    def of_postfix(postfix, maps):
+        yield f"{postfix.where}: {[live.name for live in maps]}"
+
+    def of_logins(maps):
+        yield [live.name for live in maps]
+
+    def of_servers(targets, hosts, users, addresses):
+        yield targets, hosts, users, addresses
+
+    monkeypatch.setattr("ispmail_doctor_postfix.check", of_postfix)
+    monkeypatch.setattr("ispmail_doctor_login.check", of_logins)
+    monkeypatch.setattr("ispmail_doctor_server.check", of_servers)
+    monkeypatch.setattr("ispmail_doctor_holders.check", lambda scope: iter([scope()]))
+    assert list(ispmail_doctor.check(two, ["192.0.2.1"], lambda: "the holders")) == [
+        "this server: ['aliases']",
+        "second: this server: ['second: aliases']",
+        ["aliases", "second: aliases"],
+        (two, ["127.0.0.1:3306", "127.0.0.1:3307"], {"mailserver", "own0", "own1"}, ["192.0.2.1"]),
+        "the holders",
+    ]

@@ -1,0 +1,301 @@
+"""Reading and editing main.cf by the real postconf, in a folder that no Postfix runs on; what it may print or not."""
+
+import os
+import shutil
+import tempfile
+import time
+
+import pytest
+
+import ispmail_postconf
+from ispmail_command import Done
+from ispmail_errors import CannotAsk, Failed, InvalidInput
+from ispmail_files import File, Replacement
+from ispmail_postconf import Service
+
+from .postfix_files import write
+
+MAIN_CF = "# ours\ncompatibility_level = 3.6\nmyhostname = a.test\nmy_class = check_x\n    y\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A configuration directory."""
+    path = tmp_path / "etc"
+    path.mkdir()
+    write(path / "main.cf", MAIN_CF)
+    write(path / "master.cf", "")
+    return path
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A function that puts a script in the place of one of Postfix's programs."""
+
+    def put(name, script):
+        path = tmp_path / "sbin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+    return put
+
+
+@pytest.fixture
+def watched(program, tmp_path):
+    """A postconf that first writes down where main.cf is, its mode, its age in seconds, and what is to be done."""
+    real = shutil.which("postconf", path="/usr/sbin:/sbin")
+    log = tmp_path / "postconf.log"
+    note = f'echo "$2 $(stat -c %a main.cf) $(($(date +%s) - $(stat -c %Y main.cf))) $3" >>{log}'
+    program("postconf", f'cd "$2"; {note}; exec {real} "$@"')
+    return lambda: [line.split() for line in log.read_text().splitlines()]
+
+
+def test_all_that_main_cf_sets(folder):
+    """And where main.cf is; not an own parameter that no other one uses."""
+    expected = {"compatibility_level": "3.6", "myhostname": "a.test", "config_directory": str(folder)}
+    assert ispmail_postconf.get(None, str(folder)) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "defaults", "found"),
+    [
+        ([], False, {}),
+        ([], True, {}),
+        (["relay_domains", "myhostname"], False, {"myhostname": "a.test"}),
+        (["virtual_alias_maps", "myhostname"], True, {"virtual_alias_maps": "$virtual_maps", "myhostname": "a.test"}),
+        # postconf is silent on an unused one of the admin's own, so that each apply would set it again.
+        (["none", "my_class"], False, {"my_class": "check_x y"}),
+        (["none", "my_class"], True, {"my_class": "check_x y"}),
+    ],
+)
+def test_parameters_by_their_names(folder, names, defaults, found):
+    assert list(ispmail_postconf.get(names, str(folder), defaults=defaults).items()) == list(found.items())
+
+
+def test_all_parameters_with_their_defaults(folder):
+    found = ispmail_postconf.get(None, str(folder), defaults=True)
+    assert (found["myhostname"], found["mail_owner"]) == ("a.test", "postfix") and len(found) > 500
+
+
+def test_what_postconf_did_not_print_is_not_taken_for_unset(folder, program):
+    """It exits with 0 also where it could not write, as on a full disk."""
+    program("postconf", "echo myhostname = a.test")
+    for names in (None, ["myhostname"]):
+        with pytest.raises(CannotAsk, match=f"did not print all that it was asked for: run postconf -c {folder} -n$"):
+            ispmail_postconf.get(names, str(folder))
+    program("postconf", "echo mail_release_date = 1; echo myhostname = a.test")
+    assert ispmail_postconf.get(["myhostname"], str(folder), defaults=True) == {"myhostname": "a.test"}
+    with pytest.raises(CannotAsk, match=f"postconf did not print all parameters: run postconf -c {folder}$"):
+        ispmail_postconf.get(None, str(folder), defaults=True)
+    program("postconf", "exit 0")
+    with pytest.raises(CannotAsk, match=f"printed no service of {folder}/master.cf: run postconf -F$"):
+        ispmail_postconf.services(str(folder))
+    with pytest.raises(CannotAsk, match=r"printed no type of table: run postconf -m$"):
+        ispmail_postconf.table_types(str(folder))
+
+
+def test_where_there_is_no_main_cf():
+    with pytest.raises(CannotAsk, match=r"^there is no /nowhere/main\.cf: is Postfix installed"):
+        ispmail_postconf.get(None, "/nowhere")
+    with pytest.raises(InvalidInput, match=r"not the name of a parameter: '-e'$"):
+        ispmail_postconf.get(["-e"], "/nowhere")
+
+
+def test_defaults_are_not_what_main_cf_sets(folder):
+    write(folder / "main.cf", "compatibility_level = 3.6\nmail_owner = mail\n")
+    assert ispmail_postconf.defaults(["mail_owner", "none", "mail_owner"], str(folder)) == {"mail_owner": "postfix"}
+    assert ispmail_postconf.defaults([], str(folder)) == {}
+
+
+def test_the_services_of_master_cf(folder):
+    """A name may be a path: its slashes are none of postconf's."""
+    lines = [
+        "smtp inet n - y - - smtpd -o syslog_name=x -o y=z",
+        "/run/x unix - - n - - local",
+        "old unix - - - - - pipe a",
+    ]
+    write(folder / "master.cf", "\n".join(lines) + "\n")
+    found = ispmail_postconf.services(str(folder))
+    assert found == [
+        Service("smtp", "inet", "y", "smtpd -o syslog_name=x -o y=z"),
+        Service("/run/x", "unix", "n", "local"),
+        Service("old", "unix", "-", "pipe a"),
+    ]
+    assert [service.program for service in found] == ["smtpd", "local", "pipe"]
+
+
+def test_the_types_of_table(folder):
+    assert {"inline", "static", "unionmap"} <= set(ispmail_postconf.table_types(str(folder)))
+
+
+def test_what_a_later_release_will_not_have(folder, program):
+    """Debian 12's Postfix tells of nothing; newer ones do."""
+    for name in ("postconf", "postmap"):
+        said = [
+            *(f"{name}: warning: $* will be removed", f"{name}: warning: password = SECRET is deprecated"),
+            *(f"{name}: warning: unused parameter", f"{name}: $* is deprecated"),
+        ]
+        program(name, "\n".join(f'echo "{line}" >&2' for line in said))
+    assert ispmail_postconf.deprecated(str(folder), ["hash:/a", "btree:/b"]) == [
+        *(f"-c {folder} -n will be removed", "password = ***"),
+        *(f"-c {folder} -q postmaster {table} will be removed" for table in ("hash:/a", "btree:/b")),
+    ]
+
+
+def test_a_directory_that_belongs_to_nobody_is_refused(folder, tmp_path, monkeypatch):
+    """A caller could have any file edited else."""
+    monkeypatch.setattr(ispmail_postconf, "DEFAULT_DIRECTORY", str(folder))
+    write(
+        folder / "main.cf",
+        f"compatibility_level = 3.6\nmulti_instance_directories = {tmp_path}/b/, {tmp_path}/c\n"
+        f"alternate_config_directories = {tmp_path}/d\n",
+    )
+    for name in ("etc", "etc/", "a", "a/./", "b", "c/", "d"):
+        given = f"{tmp_path}/{name}"
+        assert ispmail_postconf.known_directory(given, [f"{tmp_path}/a"]) == os.path.normpath(given)
+    for given in (f"{tmp_path}/e", f"{tmp_path}/b/x", f"{tmp_path}", "", None, 5, ["x"]):
+        with pytest.raises(InvalidInput, match=f"^config_directory must be {folder}, one that pillar names"):
+            ispmail_postconf.known_directory(given, [f"{tmp_path}/a"])
+
+
+def test_without_a_postfix_only_what_pillar_names_is_known(monkeypatch):
+    monkeypatch.setattr(ispmail_postconf, "DEFAULT_DIRECTORY", "/nowhere")
+    assert ispmail_postconf.known_directory("/nowhere") == "/nowhere"
+    with pytest.raises(InvalidInput):
+        ispmail_postconf.known_directory("/a")
+
+
+def test_passwords_are_not_shown(folder):
+    """Neither those that stand in main.cf itself, nor where a parameter with passwords refers to another."""
+    text = (
+        "compatibility_level = 3.6\nsmtp_sasl_password_maps = $one\none = $two\ntwo = inline:{a=SECRET} $myhostname\n"
+    )
+    write(folder / "main.cf", text)
+    values = {"one": "static:SECRET", "two": "inline:{a=SECRET}", "three": "static:x", "four": None, "x_password": "S"}
+    assert ispmail_postconf.shown(values, str(folder)) == {
+        "one": "static:***",
+        "two": "inline:***",
+        "three": "static:x",
+        "four": None,
+        "x_password": "***",
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "parameters", "after"),
+    [
+        (MAIN_CF, {"myhostname": "b.test"}, MAIN_CF.replace("a.test", "b.test")),
+        (MAIN_CF, {"myhostname": None}, MAIN_CF.replace("myhostname = a.test\n", "")),
+        (MAIN_CF, {"biff": False, "my_class": None}, MAIN_CF.partition("my_class")[0] + "biff = no\n"),
+        # postconf 3.7 would glue the new parameter to the last line.
+        ("myhostname = a.test", {"biff": True}, "myhostname = a.test\nbiff = yes\n"),
+        ("", {"biff": True}, "biff = yes\n"),
+        (MAIN_CF, {}, MAIN_CF),
+    ],
+)
+def test_an_edit_is_made_on_a_copy(folder, before, parameters, after):
+    write(folder / "main.cf", before)
+    replacement = ispmail_postconf.edited(parameters, str(folder))
+    assert replacement.new.path == str(folder / "main.cf") and replacement.new.content == after.encode()
+    assert replacement.still == (before.encode(),) and replacement.lock is True
+    assert (folder / "main.cf").read_text() == before
+
+
+def test_the_copy_is_private_and_no_program_waits_for_it(folder, tmp_path, watched):
+    """main.cf may hold passwords, and Postfix's programs pause while it is less than two seconds old."""
+    workspace = tmp_path / "work"
+    workspace.mkdir()
+    ispmail_postconf.edited({"myhostname": None, "biff": "no"}, str(folder), str(workspace))
+    (where, mode, *first), (again, _, *second) = watched()
+    assert where == again and where.startswith(f"{workspace}/postconf-") and mode == "600"
+    assert [action for _, action in (first, second)] == ["-e", "-X"]
+    assert all(2 < int(age) < 60 for age, _ in (first, second))
+    assert list(workspace.iterdir()) == []
+
+
+def test_nowhere_to_copy_it(folder, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/no/temporary")
+    after = Replacement(File("/x", b""))
+    for workspace, named in (("/nowhere", "/nowhere"), (None, "/no/temporary")):
+        said = f"^{named} cannot hold a copy of main.cf: No such file or directory$"
+        with pytest.raises(Failed, match=said):
+            ispmail_postconf.edited({"biff": "no"}, str(folder), workspace)
+        with pytest.raises(Failed, match=said):
+            ispmail_postconf.refuse_broken(after, {}, str(folder), workspace)
+
+
+def refuse_broken(folder, text, parameters, workspace=None):
+    after = Replacement(File(str(folder / "main.cf"), text.encode()))
+    return ispmail_postconf.refuse_broken(after, parameters, str(folder), workspace)
+
+
+def test_postfix_is_asked_about_both_files_as_they_would_be(folder, tmp_path, program, watched):
+    """By copies as of a while ago, which nobody else can read."""
+    seen = tmp_path / "seen"
+    write(folder / "master.cf", "smtp inet n - y - - smtpd\n")
+    program("postfix", f'cp -a "$2" {seen}; [ "$1 $3" = "-c check" ]')
+    began = time.time()
+    refuse_broken(folder, "biff = no\n", {"biff": "no", "myhostname": None}, str(tmp_path))
+    assert (seen / "main.cf").read_text() == "biff = no\n"
+    assert (seen / "master.cf").read_text() == "smtp inet n - y - - smtpd\n"
+    for path in seen.iterdir():
+        status = path.stat()
+        assert status.st_mode & 0o777 == 0o600 and began - 60 < status.st_mtime < began - 1
+    ((where, mode, age, action),) = watched()
+    assert where.startswith(f"{tmp_path}/postconf-") and not os.path.exists(where)
+    assert (mode, action) == ("600", "-n") and 2 < int(age) < 60
+
+
+@pytest.mark.parametrize("code", [1, 75])
+def test_what_postfix_refuses_does_not_go_live(folder, program, code):
+    program("postfix", f"exit {code}")
+    with pytest.raises(Failed, match=r"refuses main\.cf .* These parameters would change: biff, myhostname$"):
+        refuse_broken(folder, "biff = no\n", {"biff": "no", "myhostname": None})
+
+
+def test_what_postconf_cannot_read_does_not_go_live(folder, program):
+    program("postfix", "exit 0")
+    with pytest.raises(Failed, match=r"^postconf failed: .*/main\.cf, line 1: missing '='"):
+        refuse_broken(folder, "biff\n", {})
+
+
+def test_what_was_not_set_as_asked_does_not_go_live(folder, program):
+    program("postfix", "exit 0")
+    with pytest.raises(Failed, match=r"postconf did not set biff, myhostname in main\.cf as asked: edit it by hand$"):
+        refuse_broken(folder, "mail_owner = x\nmyhostname = y\n", {"biff": "no", "mail_owner": "x", "myhostname": None})
+
+
+def test_a_check_that_takes_longer_than_a_minute(folder, monkeypatch):
+    monkeypatch.setattr(
+        ispmail_postconf, "run", lambda name, arguments, timeout: Done(None, "", f"no end within {timeout} s")
+    )
+    with pytest.raises(Failed, match=r"^Nothing was changed: .*: no end within 60 s$"):
+        refuse_broken(folder, "", {})
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_change_is_told_before_and_after_it_is_made(folder, test):
+    real = folder / "real.cf"
+    (folder / "main.cf").rename(real)
+    (folder / "main.cf").symlink_to("real.cf")
+    wanted = {"myhostname": None, "biff": False, "x_password": "SECRET", "my_class": "check_x   y", "relayhost": None}
+    assert ispmail_postconf.change(wanted, str(folder), test) == {
+        "myhostname": {"old": "a.test", "new": None},
+        "biff": {"old": None, "new": "no"},
+        "x_password": {"old": None, "new": "***"},
+    }
+    text = real.read_text()
+    assert ("\nbiff = no\n" in text, "\nx_password = SECRET\n" in text, "myhostname" in text) == (
+        not test,
+        not test,
+        test,
+    )
+    assert (text == MAIN_CF) is test and (folder / "main.cf").is_symlink()
+
+
+def test_what_is_set_already_is_not_written_again(folder):
+    before = (folder / "main.cf").stat().st_ino
+    assert ispmail_postconf.change({"myhostname": "a.test", "biff": None}, str(folder), test=False) == {}
+    assert (folder / "main.cf").stat().st_ino == before

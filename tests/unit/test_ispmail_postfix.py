@@ -1,0 +1,293 @@
+"""Whether Postfix runs, and how it is reloaded: by processes that have the names of Postfix's."""
+
+import contextlib
+import locale
+import os
+import shutil
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+import ispmail_postfix
+from ispmail_errors import CannotAsk
+from lab import wait_until
+
+from .postfix_files import write
+
+READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
+# Like master(8) it starts others. At SIGHUP the first of them ends, as one that is idle does; the others are busy.
+MASTER = """
+import signal, subprocess, sys
+
+children = [subprocess.Popen([program, "60"], stdin=subprocess.DEVNULL) for program in sys.argv[2:]]
+
+
+def reload(number, frame):
+    with open(sys.argv[1], "a") as stream:
+        stream.write("SIGHUP\\n")
+    children[0].kill()
+    children[0].wait()
+
+
+signal.signal(signal.SIGHUP, reload)
+with open("/proc/self/comm", "w") as stream:
+    stream.write("master")
+print(*(child.pid for child in children), flush=True)
+sys.stdin.read()
+for child in children:
+    child.kill()
+    child.wait()
+"""
+
+
+class Instance:
+    """A folder with a main.cf and a queue, and perhaps a master that runs there."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.directory = str(folder / "etc")
+        self.pid_file = folder / "spool" / "pid" / "master.pid"
+        self.pid_file.parent.mkdir(parents=True)
+        # As postconf -x shows, Postfix expands it.
+        self.main_cf(f"base = {folder}\nqueue_directory = $base/spool\n")
+
+    def main_cf(self, text):
+        path = self._folder / "etc" / "main.cf"
+        path.parent.mkdir(exist_ok=True)
+        write(path, text)
+
+    @contextlib.contextmanager
+    def running(self, *names):
+        """Run a master with a child of each name; yields their ids, its own first."""
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+            (self._folder / name).symlink_to(shutil.which("sleep"))
+        command = [sys.executable, "-S", "-c", MASTER, self._folder / "hups", *(self._folder / name for name in names)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as master:
+            children = [int(pid) for pid in master.stdout.readline().split()]
+            # As master(8) writes it.
+            self.pid_file.write_text(f"{master.pid:>10}\n")
+            yield [master.pid, *children]
+
+    @property
+    def hups(self):
+        """How often its master was told to reload."""
+        with contextlib.suppress(FileNotFoundError):
+            return len((self._folder / "hups").read_text().splitlines())
+        return 0
+
+    def command(self, script, monkeypatch):
+        """Have `postfix` do no more than this; returns the file into which it writes its arguments."""
+        folder = self._folder / "sbin"
+        folder.mkdir()
+        (folder / "postfix").write_text(f'#!/bin/sh\necho "$@" >>"$0.calls"\n{script}\n')
+        (folder / "postfix").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        return folder / "postfix.calls"
+
+
+@contextlib.contextmanager
+def process(*command, **options):
+    """A process that is killed at the end."""
+    with subprocess.Popen(command, **options) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+@pytest.fixture
+def instance(tmp_path):
+    return Instance(tmp_path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_postfix_is_installed_wherever_it_is_in_the_path(monkeypatch, tmp_path, there):
+    which = shutil.which
+    # As on a server without one in the system's own folders.
+    monkeypatch.setattr(
+        ispmail_postfix.shutil, "which", lambda name, path: which(name, path=path.removesuffix(":/usr/sbin:/sbin"))
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if there:
+        (tmp_path / "postfix").symlink_to("/bin/true")
+    assert ispmail_postfix.installed() is there
+
+
+def test_a_path_without_sbin_does_not_hide_it(monkeypatch):
+    """A plain user's has none."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert ispmail_postfix.installed() is (shutil.which("postfix", path="/usr/sbin:/sbin") is not None)
+
+
+def test_it_runs_while_there_is_its_master(instance):
+    """Where main.cf writes the queue directory with $name too: else its processes were never reloaded."""
+    assert ispmail_postfix.running(instance.directory) is False
+    with instance.running() as (master,):
+        assert ispmail_postfix.running(instance.directory) is True
+        assert ispmail_postfix.master(instance.directory) == master
+    assert ispmail_postfix.running(instance.directory) is False
+    assert ispmail_postfix.master(instance.directory) is None
+
+
+def test_the_queue_is_where_postfix_has_it_by_default(instance):
+    instance.main_cf("biff = no\n")
+    assert ispmail_postfix._queue_directory(instance.directory) == "/var/spool/postfix"
+
+
+@pytest.mark.parametrize("content", ["", "\n", "x"])
+def test_while_postfix_writes_its_pid_anew_it_does_not_run_yet(instance, content):
+    instance.pid_file.write_text(content)
+    assert ispmail_postfix.running(instance.directory) is False
+
+
+def test_another_process_may_have_got_the_pid_of_a_master_that_was_killed(instance):
+    instance.pid_file.write_text(str(os.getpid()))
+    assert ispmail_postfix.running(instance.directory) is False
+
+
+def test_a_master_that_nobody_has_waited_for_does_not_run(instance):
+    """In a container without an init it stays as a zombie."""
+    with instance.running() as (master,):
+        os.kill(master, 9)
+        assert wait_until(lambda: ispmail_postfix._process(master)[1][0] == "Z", 5)
+        assert ispmail_postfix.running(instance.directory) is False
+
+
+def test_a_master_that_ends_while_it_is_looked_at(instance, monkeypatch):
+    """The file in /proc can be opened then, and not be read."""
+    real = open
+
+    def opened(path, *args, **options):
+        stream = real(path, *args, **options)
+        if path == f"/proc/{ended.pid}/stat":
+            ended.kill()
+            ended.wait()
+        return stream
+
+    with process("sleep", "60") as ended:
+        instance.pid_file.write_text(str(ended.pid))
+        monkeypatch.setattr("builtins.open", opened)
+        assert ispmail_postfix.running(instance.directory) is False
+
+
+def test_what_cannot_be_read_is_not_taken_for_a_postfix_that_does_not_run(instance, monkeypatch):
+    """It would not be reloaded."""
+    instance.pid_file.mkdir()
+    with pytest.raises(CannotAsk, match=r"/spool/pid/master\.pid cannot be read: Is a directory$"):
+        ispmail_postfix.running(instance.directory)
+    instance.pid_file.rmdir()
+    instance.pid_file.write_text("4711")
+    real = open
+
+    def opened(path, *args, **options):
+        if path == "/proc/4711/stat":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **options)
+
+    monkeypatch.setattr("builtins.open", opened)
+    with pytest.raises(CannotAsk, match=r"/proc/4711/stat cannot be read: Permission denied$"):
+        ispmail_postfix.running(instance.directory)
+
+
+@pytest.mark.parametrize(("name", "shown"), [(b"a) R 1 (b", "a) R 1 (b"), (b"caf\xc3\xa9\xff", "caf\xe9\ufffd")])
+def test_any_user_can_give_a_process_any_name(name, shown):
+    """What follows the name is read all the same, whatever the locale is."""
+    script = f"open('/proc/self/comm', 'wb').write({name!r}); print(flush=True); input()"
+    with process(sys.executable, "-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        before = locale.setlocale(locale.LC_CTYPE)
+        try:
+            locale.setlocale(locale.LC_CTYPE, "C")
+            found, fields = ispmail_postfix._process(child.pid)
+        finally:
+            locale.setlocale(locale.LC_CTYPE, before)
+    assert (found, int(fields[1])) == (shown, os.getpid())
+
+
+def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
+    """They keep what they have read: the ones that ask tables for mail, of this instance alone."""
+    old, new = tmp_path / "a.cf", tmp_path / "b.cf"
+    for path in (old, new):
+        path.write_text("")
+    time.sleep(0.1)
+
+    def found(*paths):
+        return ispmail_postfix.old_processes([str(path) for path in paths], instance.directory)
+
+    with instance.running(*READERS, "qmgr") as (_, *children):
+        readers = [f"{name} {pid}" for name, pid in zip(READERS, children)]
+        with process(tmp_path / "smtpd", "60"):
+            assert found(old, new) == found(tmp_path / "none") == found() == []
+            time.sleep(0.1)
+            # A rename sets no other time than this one.
+            os.utime(new, (0, 0))
+            assert sorted(found(old, new, tmp_path / "none")) == sorted(found(new)) == sorted(readers)
+            assert found(old) == []
+    assert found(new) == []
+
+
+def test_after_a_reload_the_processes_that_are_busy_are_left(instance, monkeypatch, tmp_path):
+    monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)
+    calls = instance.command(f"kill -HUP $(cat {instance.pid_file})", monkeypatch)
+    with instance.running("smtpd", "cleanup") as (_, _, busy):
+        time.sleep(0.1)
+        assert ispmail_postfix.reload(instance.directory, drain=0.8) == [f"cleanup {busy}"]
+        assert instance.hups == 1
+    assert calls.read_text() == f"-c {instance.directory} reload\n"
+
+
+def test_a_reload_ends_once_no_process_is_left(instance, monkeypatch):
+    monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)
+    instance.command(f"(sleep 0.2; kill -HUP $(cat {instance.pid_file})) >/dev/null 2>&1 &", monkeypatch)
+    with instance.running("smtpd"):
+        time.sleep(0.1)
+        began = time.monotonic()
+        assert ispmail_postfix.reload(instance.directory, drain=30) == []
+        assert time.monotonic() - began < 10 and instance.hups == 1
+
+
+def test_a_reload_that_reached_nobody_is_done_again(instance, monkeypatch):
+    """`postfix reload` exits with 0 where it could not signal master(8), and all old processes would stay."""
+    instance.command("exit 0", monkeypatch)
+    with instance.running("smtpd"):
+        time.sleep(0.1)
+        assert ispmail_postfix.reload(instance.directory, drain=10) == []
+        assert instance.hups == 1
+
+
+def test_how_long_a_reload_waits(instance, monkeypatch):
+    """Two seconds, unless it is told otherwise; master(8) is signalled once, and not before it had its time."""
+    clock, signalled = [0.0], []
+
+    def sleep(seconds):
+        clock[0] += seconds
+
+    fake = {"monotonic": lambda: clock[0], "sleep": sleep}
+    kept = {name: getattr(time, name) for name in ("time", "clock_gettime", "CLOCK_BOOTTIME")}
+    monkeypatch.setattr(ispmail_postfix, "time", SimpleNamespace(**fake, **kept))
+    monkeypatch.setattr(ispmail_postfix, "_started_before", lambda began, queue: ["smtpd 4711"])
+    monkeypatch.setattr(ispmail_postfix, "_signal_master", lambda queue: signalled.append((queue, clock[0])))
+    instance.command("exit 0", monkeypatch)
+    assert ispmail_postfix.reload(instance.directory) == ["smtpd 4711"]
+    assert clock[0] == pytest.approx(2, abs=0.1)
+    ((queue, when),) = signalled
+    assert (queue, when) == (str(instance.pid_file.parent.parent), pytest.approx(0.5, abs=0.1))
+
+
+def test_a_reload_that_postfix_refuses(instance, monkeypatch):
+    instance.command("echo 'postfix: fatal: no' >&2; exit 1", monkeypatch)
+    with pytest.raises(CannotAsk, match=r"^postfix reload failed: postfix: fatal: no$"):
+        ispmail_postfix.reload(instance.directory)
+
+
+def test_a_master_that_cannot_be_signalled(instance, monkeypatch):
+    ispmail_postfix._signal_master(str(instance.pid_file.parent.parent))
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    monkeypatch.setattr(ispmail_postfix, "_master", lambda queue: ended.pid)
+    with pytest.raises(CannotAsk, match=f"process {ended.pid}, cannot be signalled: No such process$"):
+        ispmail_postfix._signal_master("/nowhere")
