@@ -1,69 +1,30 @@
 """What differs between pillar and a main.cf with its table files: real ones, as postconf(1) prints them."""
 
-import grp
 import os
 import re
 
 import pytest
 
 import ispmail_plan
-from ispmail_config import Map, complete
+from ispmail_config import Map
 from ispmail_errors import CannotAsk, Fault
 from ispmail_files import File, Replacement
 from ispmail_inventory import Settings
 from ispmail_plan import OPEN_DOMAINS, Outcome, named_by, ownership, restriction_faults, table_file
-from lab.postfix import write_cold
 
-POSTFIX = grp.getgrnam("postfix").gr_gid
-NO_DEFAULTS = dict.fromkeys(("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps"))
-QUERY = "SELECT 1 FROM t WHERE n='%s'"
-TEXT = f"user = mailserver\npassword = x\nhosts = 127.0.0.1\ndbname = mailserver\nquery = {QUERY}\n"
+from .configured import POSTFIX, QUERY, TEXT, Configured
+
 KEYS = ("user", "password", "hosts", "dbname", "query")
 NEW = {"user": "mailserver", "password": "***", "hosts": "127.0.0.1", "dbname": "mailserver", "query": QUERY}
 
 
-class Server:
-    """A Postfix that is configured and not started, with a file for each map."""
-
-    def __init__(self, path):
-        self.directory = path
-        self.main_cf("")
-
-    def main_cf(self, text, release="3.10.1"):
-        text = f"compatibility_level = 3.6\nmail_version = {release}\n{text.replace('DIR', str(self.directory))}\n"
-        write_cold(self.directory / "main.cf", text)
-        return self
-
-    def path(self, name):
-        """Where the map's file is; `mysql:DIR/name.cf` in main.cf."""
-        return str(self.directory / f"{name}.cf")
-
-    def table(self, name, text=TEXT, mode=0o640, gid=POSTFIX):
-        write_cold(self.directory / f"{name}.cf", text, mode)
-        os.chown(self.path(name), 0, gid)
-        return self
-
-    def compare(self, **maps):
-        """Compare with pillar's maps, each with its file `name.cf` and a query."""
-        entries = {name: {"file": f"{name}.cf", "query": QUERY, **entry} for name, entry in maps.items()}
-        section = {
-            "database": {"password": "x"},
-            "postfix": {"config_directory": str(self.directory)},
-            "maps": {**NO_DEFAULTS, **entries},
-        }
-        return ispmail_plan.compare(complete("ispmail", section))
-
-    def short(self, value):
-        """A text without the path of this directory."""
-        return value.replace(str(self.directory), "DIR")
-
-    def parameters(self, difference):
-        return {name: self.short(value) for name, value in difference.parameters.items()}
-
-
 @pytest.fixture
 def server(tmp_path):
-    return Server(tmp_path)
+    return Configured(tmp_path)
+
+
+def compare(server, **maps):
+    return ispmail_plan.compare(server.complete(**maps))
 
 
 def map_of(path, name="virtual_alias_maps"):
@@ -71,10 +32,10 @@ def map_of(path, name="virtual_alias_maps"):
 
 
 def test_all_that_a_new_map_needs(server):
-    found = server.compare(virtual_alias_maps={})
+    found = compare(server, virtual_alias_maps={})
     path = server.path("virtual_alias_maps")
     assert found.files == (Replacement(File(path, TEXT.encode(), 0, POSTFIX, 0o640), still=(None,)),)
-    assert server.parameters(found) == {"virtual_alias_maps": "mysql:DIR/virtual_alias_maps.cf"}
+    assert server.short(found.parameters) == {"virtual_alias_maps": "mysql:DIR/virtual_alias_maps.cf"}
     assert found.explicit == {"virtual_alias_maps": None}
     assert found.changes == {
         "virtual_alias_maps": {
@@ -95,7 +56,7 @@ def test_what_was_applied_does_not_differ(server, release, hosts):
     """Nor does it after another apply, whatever the release of Postfix needs."""
     server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/virtual_alias_maps.cf", release)
     server.table("virtual_alias_maps", TEXT.replace("127.0.0.1", hosts))
-    found = server.compare(virtual_alias_maps={})
+    found = compare(server, virtual_alias_maps={})
     assert (found.files, found.changes, found.parameters, found.changed) == ((), {}, {}, frozenset())
     assert (found.faults, found.warnings) == ((), ())
 
@@ -103,11 +64,14 @@ def test_what_was_applied_does_not_differ(server, release, hosts):
 def test_several_maps(server):
     """Those of one parameter are asked in pillar's order, and a map is named as changed where only main.cf is."""
     server.main_cf("virtual_alias_maps = hash:DIR/x").table("a").table("c", TEXT.replace("t W", "u W"))
-    found = server.compare(
-        a={"parameter": "virtual_alias_maps"}, b={"parameter": "virtual_alias_maps"}, c={"parameter": "relocated_maps"}
+    found = compare(
+        server,
+        a={"parameter": "virtual_alias_maps"},
+        b={"parameter": "virtual_alias_maps"},
+        c={"parameter": "relocated_maps"},
     )
     assert [each.path for each in found.files] == [server.path("b"), server.path("c")]
-    assert server.parameters(found) == {
+    assert server.short(found.parameters) == {
         "virtual_alias_maps": "hash:DIR/x, mysql:DIR/a.cf, mysql:DIR/b.cf",
         "relocated_maps": "mysql:DIR/c.cf",
     }
@@ -131,7 +95,7 @@ def test_several_maps(server):
 )
 def test_whose_a_table_file_is(server, mode, gid, changes):
     server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a", mode=mode, gid=gid)
-    found = server.compare(a={"parameter": "virtual_alias_maps"})
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
     assert found.changes == ({"a": changes} if changes else {})
     assert [(each.path, each.still) for each in found.files] == ([(server.path("a"), (TEXT.encode(),))] * bool(changes))
 
@@ -163,7 +127,7 @@ LAYOUT = {"layout": {"old": "another", "new": "canonical"}}
 def test_a_file_with_other_content(server, text, changes, is_kept):
     """Of one that somebody else wrote a copy is kept, which only root may read, and has no password."""
     server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a", text)
-    found = server.compare(a={"parameter": "virtual_alias_maps"})
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
     copy = f"{server.path('a')}.before-ispmail"
     assert found.changes == {"a": {**changes, **({"copy": {"old": None, "new": copy}} if is_kept else {})}}
     new, *kept = found.files
@@ -175,7 +139,7 @@ def test_a_file_with_other_content(server, text, changes, is_kept):
 def test_after_an_upgrade_of_postfix_there_is_no_copy_of_what_an_apply_wrote(server):
     """Before 3.10 a single host is written twice."""
     server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a", TEXT.replace("127.0.0.1", "127.0.0.1 127.0.0.1"))
-    found = server.compare(a={"parameter": "virtual_alias_maps"})
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
     assert found.changes == {"a": LAYOUT}
     assert [each.new.content for each in found.files] == [TEXT.encode()]
 
@@ -183,7 +147,7 @@ def test_after_an_upgrade_of_postfix_there_is_no_copy_of_what_an_apply_wrote(ser
 def test_a_copy_is_made_once(server):
     server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a", f"# one\n{TEXT}").table("a.cf.before-ispmail")
     os.rename(server.path("a.cf.before-ispmail"), f"{server.path('a')}.before-ispmail")
-    found = server.compare(a={"parameter": "virtual_alias_maps"})
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
     assert list(found.changes["a"]) == ["layout", "comments"]
     assert [each.path for each in found.files] == [server.path("a")]
 
@@ -192,13 +156,13 @@ def test_a_copy_is_not_written_through_a_link(server):
     server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a", f"# one\n{TEXT}")
     os.symlink("/nowhere", f"{server.path('a')}.before-ispmail")
     with pytest.raises(CannotAsk, match=r"a\.cf\.before-ispmail is a link: remove it"):
-        server.compare(a={"parameter": "virtual_alias_maps"})
+        compare(server, a={"parameter": "virtual_alias_maps"})
 
 
 def test_without_postfix_there_is_no_owner_of_a_table_file(server, monkeypatch):
     monkeypatch.setattr(ispmail_plan, "_GROUP", "no-such-group")
     with pytest.raises(CannotAsk, match="there is no group no-such-group: install the package postfix"):
-        server.compare(virtual_alias_maps={})
+        compare(server, virtual_alias_maps={})
 
 
 @pytest.mark.parametrize(
@@ -263,7 +227,7 @@ def test_a_link_to_a_table_file_is_followed(tmp_path):
 def test_a_foreign_file_is_left_alone(server):
     """It is a fault, and the other maps are compared all the same."""
     server.table("virtual_alias_maps", "a note\n")
-    found = server.compare(virtual_alias_maps={}, relocated_maps={})
+    found = compare(server, virtual_alias_maps={}, relocated_maps={})
     assert [fault.key for fault in found.faults] == ["maps:virtual_alias_maps:file"]
     assert [each.path for each in found.files] == [server.path("relocated_maps")]
     assert set(found.changes) == {"relocated_maps", "main.cf"}
@@ -273,8 +237,10 @@ def test_two_maps_with_one_file(server):
     """By a link. What is another map's is not said twice."""
     server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a")
     os.symlink("a.cf", server.path("b"))
-    found = server.compare(
-        a={"parameter": "virtual_alias_maps"}, b={"parameter": "relocated_maps", "query": QUERY.replace("1", "2")}
+    found = compare(
+        server,
+        a={"parameter": "virtual_alias_maps"},
+        b={"parameter": "relocated_maps", "query": QUERY.replace("1", "2")},
     )
     assert found.faults == (Fault("maps:b:file", "is the file of a too", "each map needs its own"),)
 
@@ -297,8 +263,8 @@ def test_two_maps_with_one_file(server):
 )
 def test_how_a_parameter_names_a_map(server, main_cf, parameter, new):
     """What its default leads to is kept."""
-    found = server.main_cf(main_cf).table("a").compare(a={"parameter": parameter})
-    assert server.parameters(found).get(parameter) == new
+    found = compare(server.main_cf(main_cf).table("a"), a={"parameter": parameter})
+    assert server.short(found.parameters).get(parameter) == new
 
 
 @pytest.mark.parametrize(
@@ -311,13 +277,13 @@ def test_how_a_parameter_names_a_map(server, main_cf, parameter, new):
 )
 def test_a_default_that_leads_to_nothing_but_maps_of_pillar_is_not_kept(server, virtual_maps, new):
     server.main_cf(f"virtual_maps = {virtual_maps}").table("a").table("b")
-    found = server.compare(a={"parameter": "virtual_alias_maps"}, b={"parameter": "virtual_alias_maps"})
-    assert server.parameters(found) == {"virtual_alias_maps": new}
+    found = compare(server, a={"parameter": "virtual_alias_maps"}, b={"parameter": "virtual_alias_maps"})
+    assert server.short(found.parameters) == {"virtual_alias_maps": new}
 
 
 def test_a_table_that_is_asked_in_another_way_is_a_fault(server):
     server.main_cf("virtual_maps = proxy:mysql:DIR/a.cf\nvirtual_alias_maps = $virtual_maps").table("a")
-    found = server.compare(a={"parameter": "virtual_alias_maps"})
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
     assert [fault.key for fault in found.faults] == ["maps:a"]
     assert "proxy:mysql:" in found.faults[0].reason and found.faults[0].fix == "give the map parameter: virtual_maps"
 
@@ -332,7 +298,7 @@ def test_a_table_that_is_asked_in_another_way_is_a_fault(server):
     ],
 )
 def test_a_parameter_that_nothing_refers_to_may_be_misspelt(server, main_cf, unknown):
-    found = server.main_cf(main_cf).compare(first_maps={}, second_maps={}, relocated_maps={})
+    found = compare(server.main_cf(main_cf), first_maps={}, second_maps={}, relocated_maps={})
     assert found.unknown == unknown
 
 
@@ -348,16 +314,16 @@ def test_a_parameter_that_nothing_refers_to_may_be_misspelt(server, main_cf, unk
     ],
 )
 def test_domains_without_mailboxes(server, main_cf, names, warns):
-    found = server.main_cf(main_cf).compare(**dict.fromkeys(names, {}))
+    found = compare(server.main_cf(main_cf), **{name: {} for name in names})
     assert found.warnings == ((OPEN_DOMAINS,) if warns else ())
 
 
 def test_a_table_that_pillar_does_not_name_is_kept_and_told(server):
     tables = "mysql:DIR/old.cf, mysql:DIR/a.cf, hash:DIR/x, pipemap:{mysql:DIR/a.cf, inline:{x=SECRET}, pgsql:DIR/b.cf}"
     server.main_cf(f"virtual_alias_maps = {tables}\nrelocated_maps = mysql:DIR/c.cf").table("a")
-    found = server.compare(a={"parameter": "virtual_alias_maps"})
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
     kept = "which pillar does not name: it is kept, take it out if it is a leftover"
-    assert list(map(server.short, found.warnings)) == [
+    assert server.short(found.warnings) == [
         f"virtual_alias_maps also asks mysql:DIR/old.cf, {kept}",
         f"virtual_alias_maps also asks pipemap:{{mysql:DIR/a.cf, inline:***, {kept}",
     ]
@@ -388,7 +354,7 @@ def test_a_parameter_that_holds_restrictions(values, is_fault):
 
 def test_restrictions_are_told_with_all_other_faults(server):
     server.main_cf("own = check_sender_access mysql:DIR/a.cf\nsmtpd_sender_restrictions = $own").table("a")
-    assert [each.key for each in server.compare(a={"parameter": "own"}).faults] == ["maps:a:parameter"]
+    assert [each.key for each in compare(server, a={"parameter": "own"}).faults] == ["maps:a:parameter"]
 
 
 def test_who_leads_to_a_table_file():
@@ -425,8 +391,8 @@ def test_who_leads_to_a_table_file():
 )
 def test_what_proxymap_may_open(server, main_cf, parameter, added):
     """Without that each question gets "permission denied"."""
-    found = server.main_cf(main_cf).table("a").compare(a={"parameter": parameter, "proxy": True})
-    allowed = server.parameters(found).get("proxy_read_maps")
+    found = compare(server.main_cf(main_cf).table("a"), a={"parameter": parameter, "proxy": True})
+    allowed = server.short(found.parameters).get("proxy_read_maps")
     if added and not main_cf.startswith("proxy_read_maps"):
         default = found.settings.values["proxy_read_maps"]
         assert allowed.startswith(default) and allowed.removeprefix(default).strip(", ") == added
@@ -439,11 +405,11 @@ def test_proxymap_need_not_open_what_is_asked_directly(server):
     """What it may open already stays: something else may ask it."""
     permitted = "proxy_read_maps = hash:DIR/x, proxy:mysql:DIR/b.cf"
     server.main_cf(f"{permitted}\nown_maps = proxy:mysql:DIR/other.cf, mysql:DIR/b.cf").table("b")
-    found = server.compare(b={"parameter": "own_maps"})
-    assert server.parameters(found) == {}
-    found = server.compare(b={"parameter": "own_maps"}, a={"parameter": "own_maps", "proxy": True})
+    found = compare(server, b={"parameter": "own_maps"})
+    assert server.short(found.parameters) == {}
+    found = compare(server, b={"parameter": "own_maps"}, a={"parameter": "own_maps", "proxy": True})
     allowed = "hash:DIR/x, proxy:mysql:DIR/b.cf, proxy:mysql:DIR/a.cf"
-    assert server.parameters(found)["proxy_read_maps"] == allowed
+    assert server.short(found.parameters)["proxy_read_maps"] == allowed
 
 
 # What an apply tells.
