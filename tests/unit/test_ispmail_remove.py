@@ -160,7 +160,8 @@ def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
             "virtual_maps = mysql:DIR/a.cf\nvirtual_alias_maps = $virtual_maps",
             "",
             "virtual_alias_maps",
-            "virtual_maps (mysql:DIR/a.cf), virtual_alias_maps ($virtual_maps), virtual_alias_domains ($virtual_alias_maps)",
+            "virtual_maps (mysql:DIR/a.cf), virtual_alias_maps ($virtual_maps), "
+            "virtual_alias_domains ($virtual_alias_maps)",
         ),
         (
             "canonical_maps = pipemap:{mysql:DIR/./a.cf, mysql:DIR/a.cf, inline:{x=SECRET}}",
@@ -313,7 +314,7 @@ def test_without_postfix_only_maps_are_missed(tmp_path, monkeypatch, maps):
     monkeypatch.setattr("ispmail_postfix.installed", lambda: False)
     found = Configured(tmp_path).instance(**maps)._replace(config_directory=str(tmp_path / "none"))
     if maps:
-        with pytest.raises(CannotAsk, match="there is no .*/none/main.cf"):
+        with pytest.raises(CannotAsk, match=r"there is no .*/none/main\.cf"):
             ispmail_remove.remove(found, None, str(tmp_path))
     else:
         assert isinstance(found, Instance) and ispmail_remove.remove(found, None, str(tmp_path)) == Outcome()
