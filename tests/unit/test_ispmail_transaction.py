@@ -540,6 +540,14 @@ class Clock:
             os.utime(self.path, (self.now, self.now))
 
 
+def test_another_programs_edit_of_something_else_is_not_waited_for(server, postfix, monkeypatch):
+    main_cf = server.directory / "main.cf"
+    clock = Clock(main_cf, rewritten=False)
+    monkeypatch.setattr(ispmail_transaction, "time", clock)
+    ispmail_transaction.make(change(server, parameters=MAPS), lambda _: os.utime(main_cf))
+    assert clock.slept == 0
+
+
 @pytest.mark.parametrize(
     ("age", "rewritten", "seconds"),
     [(None, False, 0), (10, False, 0), (2.05, False, 0), (0.95, False, 1.1), (0, True, 5)],
