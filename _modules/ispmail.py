@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("f9076a66a7ec")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

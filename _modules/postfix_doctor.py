@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("f9076a66a7ec")
 
 
 import ispmail_accounts

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("f9076a66a7ec")
 
 import ispmail_compare
 import ispmail_consumers

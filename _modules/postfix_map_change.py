@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("f9076a66a7ec")
 
 import ispmail_apply
 import ispmail_consumers

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("f9076a66a7ec")
 
 from ispmail_salt import state
 

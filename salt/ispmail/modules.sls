@@ -1,6 +1,6 @@
 # Sync the modules and the library whenever one of their files has changed; Salt itself syncs them only in a highstate.
 # The check costs nothing if nothing changed. bin/stamp writes the part behind the +.
-{%- set wanted = '0.1.0+d5a53112a4e3' %}
+{%- set wanted = '0.1.0+f9076a66a7ec' %}
 {%- if 'ispmail.version' not in salt or salt['ispmail.version']() != wanted %}
 
 The modules for Postfix maps are synced:
