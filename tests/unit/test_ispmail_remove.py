@@ -7,7 +7,6 @@ import pytest
 import ispmail_postconf
 import ispmail_remove
 import ispmail_transaction
-from ispmail_config import Instance
 from ispmail_errors import CannotAsk, Failed, PillarFault
 from ispmail_files import File, Replacement
 from ispmail_journal import Journal
@@ -280,32 +279,43 @@ def test_a_file_that_nothing_asks_needs_no_reload(server, changes, monkeypatch):
 OK, NOT = Reply("127.0.0.1:25", 250, "Ok"), Reply("127.0.0.1:25", 451, "4.3.0 Temporary lookup failure")
 
 
+@pytest.fixture
+def ask(server, monkeypatch):
+    """A function that removes a map, with what smtpd replies; gives the outcome, and the replies that are left."""
+
+    def removes(runs, runs_after, *replies):
+        left = list(replies)
+        monkeypatch.setattr("ispmail_postfix.running", lambda _: runs)
+        monkeypatch.setattr("ispmail_smtpd.ask", lambda _: left.pop(0))
+        monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: check(runs_after))
+        return remove(server.main_cf("virtual_alias_maps = mysql:DIR/a.cf"), A), left
+
+    return removes
+
+
 @pytest.mark.parametrize(
-    ("runs", "replies", "ends"),
+    ("runs", "runs_after", "replies"),
     [
-        ((True, True), [OK, OK], ()),
-        ((True, True), [OK, NOT], "smtpd on 127.0.0.1:25 can no longer ask its maps"),
-        ((True, True), [NOT, NOT], "smtpd on 127.0.0.1:25 could not ask its maps before this change, and cannot now"),
+        (True, True, [OK, OK]),
         # It is stopped meanwhile, or started: nothing to compare with.
-        ((True, False), [OK], ()),
-        ((False, True), [], ()),
-        ((False, False), [], ()),
+        (True, False, [OK]),
+        (False, True, []),
+        (False, False, []),
     ],
 )
-def test_smtpd_is_asked_before_and_after(server, monkeypatch, runs, replies, ends):
-    left = list(replies)
-    monkeypatch.setattr("ispmail_postfix.running", lambda _: runs[0])
-    monkeypatch.setattr("ispmail_smtpd.ask", lambda _: left.pop(0))
-    monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: check(runs[1]))
-    server.main_cf("virtual_alias_maps = mysql:DIR/a.cf")
-    if ends and OK in replies:
-        with pytest.raises(Failed, match=ends):
-            remove(server, A)
-    else:
-        found = remove(server, A)
-        assert found.reloaded == runs[0]
-        assert len(found.warnings) == bool(ends) and (not ends or found.warnings[0].startswith(ends))
-    assert left == []
+def test_smtpd_is_asked_before_and_after(ask, runs, runs_after, replies):
+    found, left = ask(runs, runs_after, *replies)
+    assert (found.warnings, found.reloaded, left) == ((), runs, [])
+
+
+def test_smtpd_that_cannot_ask_any_more_ends_a_removal(ask):
+    with pytest.raises(Failed, match=r"^smtpd on 127\.0\.0\.1:25 can no longer ask its maps"):
+        ask(True, True, OK, NOT)
+
+
+def test_smtpd_that_could_not_ask_before_does_not(ask):
+    (warning,) = ask(True, True, NOT, NOT)[0].warnings
+    assert warning.startswith("smtpd on 127.0.0.1:25 could not ask its maps before this change")
 
 
 @pytest.mark.parametrize("maps", [A, {}])
@@ -317,4 +327,4 @@ def test_without_postfix_only_maps_are_missed(tmp_path, monkeypatch, maps):
         with pytest.raises(CannotAsk, match=r"there is no .*/none/main\.cf"):
             ispmail_remove.remove(found, None, str(tmp_path))
     else:
-        assert isinstance(found, Instance) and ispmail_remove.remove(found, None, str(tmp_path)) == Outcome()
+        assert ispmail_remove.remove(found, None, str(tmp_path)) == Outcome()

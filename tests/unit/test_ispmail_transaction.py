@@ -268,7 +268,7 @@ def test_how_much_room_a_change_needs(server, monkeypatch):
     monkeypatch.setattr(ispmail_files, "obstacles", lambda needed: rooms.append(needed) or [])
     ispmail_transaction.rehearse(change(server, {"a": None, "b": "x" * 5000}, MAPS))
     main_cf = server.directory / "main.cf"
-    assert server.short(rooms[0]) | {} == {
+    assert rooms[0] == {
         server.path("d"): 0,
         server.path("a"): 0,
         server.path("b"): 10_000 + 8192,
