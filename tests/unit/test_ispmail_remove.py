@@ -36,38 +36,35 @@ def remove(server, maps, names=None, **options):
     return ispmail_remove.remove(server.instance(**maps), names, server.cache, **options)
 
 
-def test_a_map_is_removed(server, caplog):
-    """The file is deleted, main.cf is edited; a second removal has nothing to do."""
-    server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/a.cf").table("a")
-    expected = Outcome(
-        {
-            "a": {"file": {"old": server.path("a"), "new": None}},
-            "main.cf": {"virtual_alias_maps": {"old": "hash:DIR/x, mysql:DIR/a.cf", "new": "hash:DIR/x"}},
-        },
-        maps=1,
-    )
-    for options in ({"test": True}, {}):
-        found = remove(server, A, **options)
-        assert found._replace(changes={**found.changes, "main.cf": server.short(found.changes["main.cf"])}) == expected
-        assert os.path.exists(server.path("a")) == bool(options)
-    assert f"removed in {server.directory}: a, main.cf, in " in caplog.messages[-1]
-    assert ispmail_postconf.get(["virtual_alias_maps"], str(server.directory)) == {
-        "virtual_alias_maps": f"hash:{server.directory}/x"
-    }
-    assert remove(server, A) == Outcome(maps=1)
-
-
-def test_what_is_changed(server, changes):
+def test_what_is_changed_and_told(server, changes):
     """Nothing but what it has seen is deleted, or edited."""
-    server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a")
+    server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/a.cf").table("a")
     for test in (True, False):
-        remove(server, A, test=test)
+        found = remove(server, A, test=test)
+        assert list(found.changes) == ["a", "main.cf"] and found.maps == 1
+        assert found.changes["a"] == {"file": {"old": server.path("a"), "new": None}}
+        new, old = "hash:DIR/x", "hash:DIR/x, mysql:DIR/a.cf"
+        assert server.short(found.changes["main.cf"]) == {"virtual_alias_maps": {"old": old, "new": new}}
     (rehearsed, change), (made, same) = changes
     assert (rehearsed, made) == ("rehearse", "make") and change == same
     assert (change.config_directory, change.cache_directory) == (str(server.directory), server.cache)
     assert change.files == (Replacement(File(server.path("a"), None, 0, POSTFIX, 0o640), still=(TEXT.encode(),)),)
-    assert change.parameters == {"virtual_alias_maps": None}
-    assert server.short(change.expected) == {"virtual_alias_maps": "mysql:DIR/a.cf"}
+    assert (server.short(change.parameters), server.short(change.expected)) == (
+        {"virtual_alias_maps": new},
+        {"virtual_alias_maps": old},
+    )
+
+
+def test_a_map_is_removed(server, caplog):
+    """The file is deleted, main.cf is edited; a second removal has nothing to do."""
+    server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/a.cf").table("a")
+    for test in (True, False):
+        assert list(remove(server, A, test=test).changes) == ["a", "main.cf"]
+        assert os.path.exists(server.path("a")) == test
+    assert f"removed in {server.directory}: a, main.cf, in " in caplog.messages[-1]
+    (value,) = ispmail_postconf.get(["virtual_alias_maps"], str(server.directory)).values()
+    assert server.short(value) == "hash:DIR/x"
+    assert remove(server, A) == Outcome(maps=1)
 
 
 @pytest.mark.parametrize("test", [True, False])
