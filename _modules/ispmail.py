@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a1fd59dd7bd")
+ispmail_stamp.require("10453e21f5a0")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a1fd59dd7bd")
+ispmail_stamp.require("10453e21f5a0")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a1fd59dd7bd")
+ispmail_stamp.require("10453e21f5a0")
 
 import ispmail_apply
 import ispmail_consumers

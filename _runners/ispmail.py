@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a1fd59dd7bd")
+ispmail_stamp.require("10453e21f5a0")
 
 import salt.client
 import salt.utils.event

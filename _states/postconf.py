@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a1fd59dd7bd")
+ispmail_stamp.require("10453e21f5a0")
 
 from ispmail_salt import state
 

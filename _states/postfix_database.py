@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a1fd59dd7bd")
+ispmail_stamp.require("10453e21f5a0")
 
 from ispmail_salt import state
 

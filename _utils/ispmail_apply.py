@@ -146,7 +146,7 @@ def _unknown_services(each: CompleteMap) -> list[Fault]:
     ports = [parse_host(text, each.type).port for text in hosts(ispmail_tablefile.parse(each.text))]
     return [
         Fault(
-            each.sources.get("hosts", f"maps:{each.name}:hosts"),
+            each.sources["hosts"],
             "has the name of a service as port, which /etc/services does not have",
             "write the number",
         )
@@ -166,11 +166,10 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
         for key, value in each.keys.items()
         if key in READ_WHEN_CONNECTING and value and not os.path.exists(f"{chroot}{value}")
     ]
-    keys = ispmail_tablefile.parse(each.text)
-    sockets = [parse_host(text, each.type).socket for text in hosts(keys)] if each.type != "sqlite" else []
+    sockets = [parse_host(text, each.type).socket for text in hosts(ispmail_tablefile.parse(each.text))]
     faults += [
         Fault(
-            each.sources.get("hosts", f"maps:{each.name}:hosts"),
+            each.sources["hosts"],
             f"is a socket, which is looked for inside the chroot {chroot}, and {chroot}{socket} is not there",
             "write 127.0.0.1, set proxy: true, or mount the socket's directory there",
         )

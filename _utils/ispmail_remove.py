@@ -113,20 +113,20 @@ def _own_parameters(names: Sequence[str], inventory: Inventory) -> list[str]:
     new = list(names)
     while new:
         referred = (sole_name(word) for name in new for word in words(known.values.get(name, "")))
-        explicit = known.explicit.difference(own, names)
+        explicit = known.explicit.difference(own)
         candidates = [name for name in dict.fromkeys(filter(None, referred)) if name in explicit]
         found = own_parameters(candidates, known)
         new = [name for name in candidates if name in found]
         own += new
-    users = _users_of(own, [*names, *own, "proxy_read_maps"], inventory)
+    users = _referred_by_others([*names, *own, "proxy_read_maps"], inventory)
     return [name for name in own if name not in users]
 
 
-def _users_of(own: Sequence[str], ours: Sequence[str], inventory: Inventory) -> set[str]:
-    """Those of our own parameters that something else refers to as well."""
+def _referred_by_others(ours: Sequence[str], inventory: Inventory) -> set[str]:
+    """The parameters that something beside these refers to."""
     values = [value for name, value in inventory.settings.values.items() if "$" in value and name not in ours]
     values += [service.command for service in inventory.services]
-    return {name for value in values for name in names_in(value) if name in own}
+    return {name for value in values for name in names_in(value)}
 
 
 def _refuse_in_use(

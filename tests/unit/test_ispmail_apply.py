@@ -1,0 +1,432 @@
+"""An apply where Postfix does not run, by real postconf and postmap with SQLite; and what it does with what smtpd says.
+
+The maps of a running Postfix are asked in tests/functional.
+"""
+
+import contextlib
+import os
+import sqlite3
+from types import SimpleNamespace
+
+import pytest
+
+import ispmail_apply
+import ispmail_inventory
+import ispmail_plan
+import ispmail_transaction
+from ispmail_answers import Broken
+from ispmail_config import complete
+from ispmail_config_consumers import Consumers
+from ispmail_errors import CannotAsk, Failed, PillarFault
+from ispmail_journal import Journal
+from ispmail_plan import Outcome
+from ispmail_smtpd import Reply
+from ispmail_transaction import Change
+
+from .configured import TEXT, Configured
+from .consumer_values import consumer
+
+STOPPED = "Postfix is not running, so there was nothing to reload"
+
+
+@pytest.fixture
+def server(tmp_path):
+    return Configured(tmp_path)
+
+
+@pytest.fixture
+def database(tmp_path):
+    """An SQLite database with one name."""
+    path = tmp_path / "mail.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (n TEXT)")
+        connection.execute("INSERT INTO t VALUES ('lite.test')")
+    return path
+
+
+@pytest.fixture
+def lite(database):
+    """A function that gives a map of that database, for a parameter."""
+
+    def gives(parameter, **keys):
+        query = "SELECT n FROM t WHERE n='%s'"
+        return {"parameter": parameter, "type": "sqlite", "dbpath": str(database), "query": query, **keys}
+
+    return gives
+
+
+@pytest.fixture
+def consumers(tmp_path, monkeypatch):
+    monkeypatch.setattr("ispmail_logins.probe", lambda _: ["a host was not asked"])
+    keys = {"user": "mailserver", "password": "x", "hosts": "127.0.0.1", "dbname": "mailserver"}
+    return Consumers("ispmail", (consumer("x", str(tmp_path / "x.cnf")),), keys)
+
+
+def lite_text(database):
+    return f"dbpath = {database}\nquery = SELECT n FROM t WHERE n='%s'\n"
+
+
+def apply(server, maps, answers=(), **options):
+    instance = complete("ispmail", server.pillar(maps, answers=list(answers)))
+    return ispmail_apply.apply(instance, server.cache, **options)
+
+
+def cut_off(server):
+    """Leave behind what a change leaves that was cut off."""
+    journal = Journal(str(server.directory), server.cache)
+    with journal.locked():
+        journal.write([])
+
+
+def names(caplog):
+    """What the log says was applied."""
+    return [message.partition(": ")[2].rpartition(", in ")[0] for message in caplog.messages if "applied" in message]
+
+
+# All of it, without a Postfix that runs.
+
+
+def test_a_map_is_applied_once(server, lite, database, caplog):
+    maps = {"b": lite("relocated_maps"), "a": lite("virtual_alias_maps")}
+    for options, is_there in (({"test": True}, False), ({}, True)):
+        found = apply(server, maps, **options)
+        assert list(found.changes) == ["b", "a", "main.cf"] and list(found.changes["a"]) == ["file", "dbpath", "query"]
+        assert (found.maps, found.reloaded, found.warnings) == (2, False, (STOPPED,))
+        assert os.path.exists(server.path("a")) == is_there
+        assert names(caplog) == ["a, b"] * is_there
+    with open(server.path("a"), encoding="ascii") as stream:
+        assert stream.read() == lite_text(database)
+    caplog.clear()
+    assert apply(server, maps) == Outcome(maps=2)
+    assert caplog.messages == []
+
+
+@pytest.fixture
+def unaskable(monkeypatch):
+    """No map can be asked: each that is asked is a reason."""
+
+    def reasons(groups, config_directory):
+        return [f"{name}: no" for group in groups for name in group.tables], []
+
+    monkeypatch.setattr(ispmail_apply, "unaskable", reasons)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_map_that_cannot_be_asked_does_not_go_live(server, lite, database, unaskable, test):
+    """What does not change is not asked: that its database is down is not this change's fault."""
+    server.main_cf("relocated_maps = sqlite:DIR/b.cf").table("b", lite_text(database))
+    with pytest.raises(Failed, match=r"^Nothing was changed, Postfix answers as before:\n- a: no$"):
+        apply(server, {"a": lite("virtual_alias_maps"), "b": lite("relocated_maps")}, test=test)
+    assert not os.path.exists(server.path("a"))
+
+
+WRONG = "lite.test should give 'other', but gives 'lite.test'"
+
+
+def answers(**expected):
+    return [{"map": name, "question": "lite.test", "answer": answer} for name, answer in expected.items()]
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_map_that_gives_another_answer_does_not_go_live(server, lite, test):
+    with pytest.raises(Failed, match=f"^Nothing was changed, Postfix answers as before:\n- a: {WRONG}$"):
+        apply(server, {"a": lite("virtual_alias_maps")}, answers(a="other"), test=test)
+    assert not os.path.exists(server.path("a"))
+
+
+@pytest.fixture
+def ask_live(server, lite, database):
+    """A function that asks the live maps a and b after a change of some."""
+    server.main_cf("").table("a", lite_text(database)).table("b", lite_text(database))
+    inventory = ispmail_inventory.read(str(server.directory))
+
+    def ask(changed, **expected):
+        maps = {"a": lite("virtual_alias_maps"), "b": lite("relocated_maps")}
+        instance = complete("ispmail", server.pillar(maps, answers=answers(**expected)))
+        ispmail_apply._ask_live(instance, changed, False, inventory)
+
+    return ask
+
+
+def test_live_maps_that_answer(ask_live):
+    ask_live({"a"}, a="lite.test", b=True)
+
+
+def test_what_is_expected_is_asked_of_all_live_maps(ask_live):
+    with pytest.raises(Failed, match=f"^The live maps do not answer as they should:\n- b: {WRONG}$"):
+        ask_live({"a"}, a="lite.test", b="other")
+
+
+def test_a_live_map_that_cannot_be_asked_ends_a_change(ask_live, unaskable):
+    with pytest.raises(Failed, match=r"^The live maps do not answer as they should:\n- a: no$"):
+        ask_live({"a"}, b="other")
+
+
+def test_a_map_that_is_as_it_should_be_is_not_named(server, lite, database, caplog):
+    server.main_cf("relocated_maps = sqlite:DIR/b.cf").table("b", lite_text(database))
+    found = apply(server, {"a": lite("virtual_alias_maps"), "b": lite("relocated_maps")})
+    assert (list(found.changes), found.maps, names(caplog)) == (["a", "main.cf"], 2, ["a"])
+
+
+def test_a_dry_run_sees_what_cannot_be_written(server, lite, consumers, tmp_path):
+    (server.directory / ".a.cf.new").mkdir()
+    (tmp_path / ".x.cnf.new").mkdir()
+    for maps, path in (({"a": lite("virtual_alias_maps")}, "etc/.a.cf.new"), ({}, ".x.cnf.new")):
+        with pytest.raises(Failed, match=rf"these cannot be written:\n- (.|\n)*{path} is a directory"):
+            apply(server, maps, consumers=consumers, test=True)
+
+
+def test_a_dry_run_tells_of_the_reload(server, lite, monkeypatch):
+    monkeypatch.setattr("ispmail_postfix.running", lambda _: True)
+    found = apply(server, {"a": lite("virtual_alias_maps")}, test=True)
+    assert (found.warnings, found.reloaded) == ((), True)
+
+
+@pytest.mark.parametrize("has_maps", [True, False])
+def test_a_change_that_was_cut_off_is_finished(server, lite, database, caplog, has_maps):
+    """All maps are asked again: which of them it had changed is not known."""
+    server.main_cf("virtual_alias_maps = sqlite:DIR/a.cf").table("a", lite_text(database))
+    cut_off(server)
+    found = apply(server, {"a": lite("virtual_alias_maps")} if has_maps else {})
+    assert found.changes == {"postfix": ispmail_plan.finished(reloaded=False)}
+    assert names(caplog) == ["a" if has_maps else "nothing but a reload"]
+
+
+BROKEN = Broken("relocated_maps", "hash:/none", "open /none: no such file", opens=False)
+DOWN = Broken("relocated_maps", "tcp:127.0.0.1:1", "connection refused", opens=True)
+
+
+def test_what_an_admin_should_know(server, lite, monkeypatch):
+    """A parameter that may be misspelt, a domain that another class has, a table that cannot be asked anyway."""
+    monkeypatch.setattr(ispmail_apply, "broken_others", lambda *_: [BROKEN])
+    server.main_cf("mydestination = x.test, lite.test")
+    maps = {"own_maps": lite("own_maps"), "a": lite("virtual_mailbox_domains")}
+    found = [warning for warning in apply(server, maps, test=True).warnings if warning != ispmail_plan.OPEN_DOMAINS]
+    unknown, taken, stopped, broken = server.short(found)
+    assert unknown == "own_maps is not a parameter that Postfix knows: is it spelt right?"
+    assert "lite.test" in taken and "mydestination" in taken and "x.test" not in taken
+    assert stopped == STOPPED
+    assert broken == str(BROKEN)
+
+
+# What pillar asks for, and this server does not have.
+
+
+def faults(server, maps):
+    with pytest.raises(PillarFault) as caught:
+        apply(server, maps, test=True)
+    return {each.key: each.reason for each in caught.value.faults}
+
+
+def test_all_faults_of_this_server_at_once(server, lite, monkeypatch, tmp_path):
+    """A type that is not installed, directories that are not there or not root's, parameters without tables."""
+    monkeypatch.setattr("ispmail_postconf.table_types", lambda _: ["mysql"])
+    server.main_cf("", release="3.7.1")
+    (tmp_path / "anybodys").mkdir()
+    (tmp_path / "anybodys").chmod(0o777)
+    (tmp_path / "anybodys" / "l.cf").write_text(TEXT)
+    os.symlink(tmp_path / "anybodys" / "l.cf", server.path("l"))
+    maps = {
+        "a": {"parameter": "virtual_alias_maps", "charset": "latin1"},
+        "b": lite("relocated_maps"),
+        "c": {"parameter": "transport_maps", "file": "none/c.cf"},
+        "d": {"parameter": "sender_bcc_maps", "file": str(tmp_path / "anybodys" / "d.cf")},
+        "l": {"parameter": "recipient_bcc_maps"},
+        "e": {"parameter": "mail_name"},
+        "f": {"parameter": "own_words"},
+        "h": {"parameter": "canonical_maps", "hosts": "127.0.0.1:3306 127.0.0.1:no-such-service"},
+        "i": {"parameter": "sender_canonical_maps", "hosts": "127.0.0.1:smtp"},
+        # Nothing in a chroot reads it.
+        "j": {"parameter": "virtual_uid_maps", "hosts": "unix:/nowhere/x.sock"},
+    }
+    found = faults(server, maps)
+    unsafe = f"is where others than root may write in {tmp_path}/anybodys"
+    assert found == {
+        "maps:a:charset": "is read from Postfix 3.9 on, but 3.7.1 is installed and ignores it",
+        "maps:b:type": "cannot be opened by this Postfix",
+        "maps:c:file": "is in a directory that does not exist",
+        "maps:d:file": unsafe,
+        "maps:l:file": unsafe,
+        "maps:e:parameter": "mail_name does not take lookup tables",
+        "maps:h:hosts": "has the name of a service as port, which /etc/services does not have",
+    }
+
+
+def test_a_parameter_that_names_its_map_already_is_not_looked_at(server, lite, database):
+    """Whatever it is: Postfix has it so."""
+    server.main_cf("mail_name = sqlite:DIR/a.cf").table("a", "dbpath = /x\nquery = SELECT '%s'\n")
+    assert list(apply(server, {"a": lite("mail_name")}, test=True).changes) == ["a"]
+
+
+@pytest.mark.parametrize(("proxy", "in_chroot"), [(False, "smtpd"), (True, "proxymap")])
+def test_what_a_chroot_lacks(server, proxy, in_chroot):
+    """Who asks a map connects from inside of it: each thing that is missing is told once."""
+    programs = ("smtpd", "cleanup") if in_chroot == "smtpd" else (in_chroot,)
+    server.master_cf(
+        "".join(
+            f"{program} unix n - {'y' if program in programs else 'n'} - - {program}\n"
+            for program in ("smtpd", "cleanup", "proxymap")
+        )
+    )
+    for path in ("etc/my.cnf", "run/y.sock"):
+        (server.queue / path).parent.mkdir()
+        (server.queue / path).touch()
+    keys = {"tls_CAfile": "/etc/ssl/ca.pem", "tls_ciphers": "HIGH", "option_file": "/etc/my.cnf", "tls_CApath": ""}
+    hosts = "unix:/run/x.sock unix:/run/y.sock 127.0.0.1"
+    maps = {
+        "a": {"parameter": "virtual_alias_maps", "hosts": hosts, "proxy": proxy, **keys},
+        # Its file is opened outside.
+        "b": {"parameter": "relocated_maps", "type": "sqlite", "dbpath": "/x.db", "proxy": True},
+    }
+    inside = f"inside the chroot {server.queue}, and {server.queue}"
+    assert faults(server, maps) == {
+        "maps:a:tls_CAfile": f"is read {inside}/etc/ssl/ca.pem is not there",
+        "maps:a:hosts": f"is a socket, which is looked for {inside}/run/x.sock is not there",
+    }
+
+
+# Other programs that log in with the account.
+
+
+@pytest.mark.parametrize("has_postfix", [True, False])
+def test_option_files_alone(server, consumers, tmp_path, caplog, monkeypatch, has_postfix):
+    """What Postfix has read is as before: it need not be there."""
+    monkeypatch.setattr("ispmail_postfix.installed", lambda: has_postfix)
+    monkeypatch.setattr("ispmail_postfix.master", lambda _: pytest.fail("it is asked whether Postfix runs"))
+    for test in (True, False):
+        found = apply(server, {}, consumers=consumers, test=test)
+        assert (list(found.changes), found.warnings, found.consumers) == (["consumer:x"], ("a host was not asked",), 1)
+        assert (tmp_path / "x.cnf").exists() == (not test)
+        assert names(caplog) == ([] if test else ["consumer:x"])
+    caplog.clear()
+    assert apply(server, {}, consumers=consumers) == Outcome(consumers=1)
+    assert caplog.messages == []
+
+
+def test_option_files_and_maps_in_one_change(server, lite, consumers, tmp_path, caplog):
+    found = apply(server, {"a": lite("virtual_alias_maps")}, consumers=consumers)
+    assert list(found.changes) == ["a", "main.cf", "consumer:x"]
+    assert found.warnings == ("a host was not asked", STOPPED)
+    assert (tmp_path / "x.cnf").exists() and os.path.exists(server.path("a"))
+    assert names(caplog) == ["a, consumer:x"]
+    assert apply(server, {"a": lite("virtual_alias_maps")}, consumers=consumers).warnings == ()
+
+
+def test_without_postfix_maps_can_only_be_rehearsed(server, lite, monkeypatch):
+    monkeypatch.setattr("ispmail_postfix.installed", lambda: False)
+    maps = {"a": lite("virtual_alias_maps")}
+    with pytest.raises(CannotAsk, match="Postfix is not installed: install the package postfix"):
+        apply(server, maps)
+    found = apply(server, maps, test=True)
+    assert (list(found.changes), found.warnings) == (
+        ["a"],
+        ("Postfix is not installed: maps can be applied once it is",),
+    )
+    assert not os.path.exists(server.path("a"))
+
+
+# A Postfix that runs: what is done with what smtpd and its neighbours say.
+
+OK, NOT, NOBODY = (
+    Reply("s:25", 250, "Ok"),
+    Reply("s:25", 451, "Temporary lookup failure"),
+    Reply(None, None, "no smtpd"),
+)
+
+
+@pytest.fixture
+def running(server, monkeypatch):
+    """A function that makes a change of a Postfix that runs, with what smtpd and others say."""
+
+    def makes(replies, astray=((), ()), runs=True, runs_after=True, old=()):
+        said, ways, live = list(replies), list(astray), []
+        monkeypatch.setattr("ispmail_smtpd.ask", lambda inventory: said.pop(0))
+        monkeypatch.setattr("ispmail_classes.astray", lambda instance, inventory: list(ways.pop(0)))
+        monkeypatch.setattr(ispmail_apply, "_ask_live", lambda *arguments: live.append(arguments))
+
+        def make(change, check):
+            check(runs_after)
+            return list(old)
+
+        monkeypatch.setattr(ispmail_transaction, "make", make)
+        instance = server.complete(a={"parameter": "virtual_alias_maps"})
+        inventory = ispmail_inventory.read(str(server.directory))
+        change = Change(str(server.directory), server.cache, (), {"virtual_alias_maps": "hash:/x"})
+        warnings = ispmail_apply._make(instance, change, {"a"}, inventory, runs)
+        ((_, changed, is_running, after),) = live
+        assert (changed, is_running) == ({"a"}, runs_after)
+        assert after.settings.values["virtual_alias_maps"] == "hash:/x"
+        return SimpleNamespace(warnings=warnings, left=(said, ways))
+
+    return makes
+
+
+def test_mail_goes_as_before(running):
+    assert running([OK, OK], old=["smtpd 1", "cleanup 2"]) == SimpleNamespace(
+        warnings=["busy processes end their sessions with the old maps: smtpd 1, cleanup 2"], left=([], [])
+    )
+    assert running([OK, OK]).warnings == []
+
+
+@pytest.mark.parametrize("replies", [[OK, NOT], [NOBODY, NOT]])
+def test_smtpd_that_cannot_ask_any_more_ends_a_change(running, replies):
+    with pytest.raises(Failed, match="smtpd on s:25 can no longer ask its maps"):
+        running(replies)
+
+
+def test_smtpd_that_could_not_ask_before_does_not(running):
+    (warning,) = running([NOT, NOT]).warnings
+    assert warning.startswith("smtpd on s:25 could not ask its maps before this change")
+
+
+def test_smtpd_that_was_not_asked_is_told(running):
+    assert running([NOBODY, NOBODY]).warnings == [
+        "smtpd itself was not asked (no smtpd): send a mail to see whether its chroot has all that it needs"
+    ]
+
+
+def test_mail_that_would_go_astray_ends_a_change(running):
+    with pytest.raises(Failed, match=r"Mail would not go the way that pillar expects:\n- b$"):
+        running([OK, OK], astray=(["a"], ["a", "b"]))
+    assert running([OK, OK], astray=(["a", "b"], ["a"])).warnings == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "runs_after", "replies", "astray"),
+    [(False, False, [], []), (True, False, [OK], [["a"]]), (False, True, [OK], [[]])],
+)
+def test_a_postfix_that_does_not_run_is_not_asked(running, runs, runs_after, replies, astray):
+    """It may be stopped, or started, meanwhile."""
+    assert running(replies, astray, runs, runs_after) == SimpleNamespace(warnings=[], left=([], []))
+
+
+def test_a_postfix_that_was_started_meanwhile_has_to_answer(running):
+    with pytest.raises(Failed, match="smtpd on s:25 does not answer, or cannot ask its maps"):
+        running([NOT], astray=[], runs=False)
+
+
+@pytest.mark.parametrize(
+    ("broken", "is_running", "reply", "ends"),
+    [
+        # It cannot be opened: Postfix works until it looks again.
+        ([BROKEN], True, OK, True),
+        ([DOWN, BROKEN], True, OK, True),
+        # It has noticed.
+        ([BROKEN], True, NOT, False),
+        ([BROKEN], False, None, False),
+        # It can be opened, and its server is down: a reload changes nothing.
+        ([DOWN], True, None, False),
+        ([], True, None, False),
+    ],
+)
+def test_tables_of_others_that_a_reload_would_break(server, monkeypatch, broken, is_running, reply, ends):
+    monkeypatch.setattr(ispmail_apply, "broken_others", lambda maps, inventory, running: broken)
+    monkeypatch.setattr("ispmail_smtpd.ask", lambda _: reply or pytest.fail("smtpd is asked"))
+    arguments = server.complete(a={"parameter": "virtual_alias_maps"}), None, is_running
+    if ends:
+        with pytest.raises(Failed) as caught:
+            ispmail_apply._refuse_before_a_reload(*arguments)
+        head = "Nothing was changed. Postfix works without these tables until its next reload, which this needs"
+        assert str(caught.value) == f"{head}:\n- {BROKEN} (mend it, or take it out)"
+    else:
+        assert ispmail_apply._refuse_before_a_reload(*arguments) == list(map(str, broken))

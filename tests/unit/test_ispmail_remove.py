@@ -1,0 +1,327 @@
+"""What a removal takes out of a main.cf, by a real postconf; and what it refuses. Mail is asked in tests/functional."""
+
+import os
+
+import pytest
+
+import ispmail_postconf
+import ispmail_remove
+import ispmail_transaction
+from ispmail_errors import CannotAsk, Failed, PillarFault
+from ispmail_files import File, Replacement
+from ispmail_journal import Journal
+from ispmail_plan import OPEN_DOMAINS, Outcome
+from ispmail_smtpd import Reply
+
+from .configured import POSTFIX, SERVICES, TEXT, Configured
+
+A = {"a": {"parameter": "virtual_alias_maps"}}
+
+
+@pytest.fixture
+def server(tmp_path):
+    return Configured(tmp_path)
+
+
+@pytest.fixture
+def changes(monkeypatch):
+    """The changes that are made, or rehearsed, in place of making them."""
+    found = []
+    monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: found.append(("make", change)))
+    monkeypatch.setattr(ispmail_transaction, "rehearse", lambda change: found.append(("rehearse", change)))
+    return found
+
+
+def remove(server, maps, names=None, **options):
+    return ispmail_remove.remove(server.instance(**maps), names, server.cache, **options)
+
+
+def test_what_is_changed_and_told(server, changes):
+    """Nothing but what it has seen is deleted, or edited."""
+    server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/a.cf").table("a")
+    for test in (True, False):
+        found = remove(server, A, test=test)
+        assert list(found.changes) == ["a", "main.cf"] and found.maps == 1
+        assert found.changes["a"] == {"file": {"old": server.path("a"), "new": None}}
+        new, old = "hash:DIR/x", "hash:DIR/x, mysql:DIR/a.cf"
+        assert server.short(found.changes["main.cf"]) == {"virtual_alias_maps": {"old": old, "new": new}}
+    (rehearsed, change), (made, same) = changes
+    assert (rehearsed, made) == ("rehearse", "make") and change == same
+    assert (change.config_directory, change.cache_directory) == (str(server.directory), server.cache)
+    assert change.files == (Replacement(File(server.path("a"), None, 0, POSTFIX, 0o640), still=(TEXT.encode(),)),)
+    assert (server.short(change.parameters), server.short(change.expected)) == (
+        {"virtual_alias_maps": new},
+        {"virtual_alias_maps": old},
+    )
+
+
+def test_a_map_is_removed(server, caplog):
+    """The file is deleted, main.cf is edited; a second removal has nothing to do."""
+    server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/a.cf").table("a")
+    for test in (True, False):
+        assert list(remove(server, A, test=test).changes) == ["a", "main.cf"]
+        assert os.path.exists(server.path("a")) == test
+    assert f"removed in {server.directory}: a, main.cf, in " in caplog.messages[-1]
+    (value,) = ispmail_postconf.get(["virtual_alias_maps"], str(server.directory)).values()
+    assert server.short(value) == "hash:DIR/x"
+    assert remove(server, A) == Outcome(maps=1)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_nothing_is_done_where_there_is_nothing(server, changes, test):
+    assert remove(server, A, test=test) == Outcome(maps=1)
+    assert changes == []
+
+
+def test_some_maps(server, changes):
+    """The others, and what has no file, are not named."""
+    server.main_cf("virtual_alias_maps = mysql:DIR/a.cf mysql:DIR/b.cf mysql:DIR/c.cf").table("a").table("b")
+    maps = {name: {"parameter": "virtual_alias_maps"} for name in "abc"}
+    found = remove(server, maps, ["c", "a"])
+    assert (list(found.changes), found.maps) == (["a", "main.cf"], 2)
+    ((_, change),) = changes
+    assert [each.path for each in change.files] == [server.path("a")]
+    assert server.short(change.parameters) == {"virtual_alias_maps": "mysql:DIR/b.cf"}
+
+
+OWN = "virtual_alias_maps = $own hash:DIR/x\nown = mysql:DIR/a.cf"
+
+
+@pytest.mark.parametrize(
+    ("main_cf", "parameters"),
+    [
+        ("virtual_alias_maps = mysql:DIR/a.cf", {"virtual_alias_maps": None}),
+        ("virtual_alias_maps = hash:DIR/x", {}),
+        # What is left is set, though it is what Postfix takes without it too.
+        ("virtual_alias_maps = $virtual_maps, mysql:DIR/a.cf", {"virtual_alias_maps": "$virtual_maps"}),
+        # A parameter of the admin's own goes where nothing else refers to it.
+        (OWN, {"own": None, "virtual_alias_maps": "hash:DIR/x"}),
+        (
+            "virtual_alias_maps = $own\nown = ${deeper}\ndeeper = mysql:DIR/a.cf",
+            {"own": None, "deeper": None, "virtual_alias_maps": None},
+        ),
+        (
+            "virtual_alias_maps = $own $second\nown = mysql:DIR/a.cf\nsecond = mysql:DIR/a.cf hash:DIR/x",
+            {"own": None, "second": "hash:DIR/x", "virtual_alias_maps": "$second"},
+        ),
+        # What has its name in words, or permits it, does not need it.
+        (f"{OWN}\nmail_name = own", {"own": None, "virtual_alias_maps": "hash:DIR/x"}),
+        (
+            f"{OWN}\nproxy_read_maps = $own $x",
+            {"own": None, "virtual_alias_maps": "hash:DIR/x", "proxy_read_maps": "$x"},
+        ),
+        ("virtual_alias_maps = $nobody_sets_it mysql:DIR/a.cf", {"virtual_alias_maps": "$nobody_sets_it"}),
+        ("virtual_alias_maps = mysql:DIR/a.cf\ncanonical_maps = $virtual_alias_maps", {"virtual_alias_maps": None}),
+        (
+            "virtual_alias_maps = mysql:DIR/a.cf\nproxy_read_maps = $x, proxy:mysql:DIR/a.cf",
+            {"virtual_alias_maps": None, "proxy_read_maps": "$x"},
+        ),
+        (
+            "virtual_alias_maps = mysql:DIR/a.cf\nproxy_read_maps = proxy:mysql:DIR/a.cf",
+            {"virtual_alias_maps": None, "proxy_read_maps": None},
+        ),
+    ],
+)
+def test_what_main_cf_becomes(server, changes, main_cf, parameters):
+    server.main_cf(main_cf)
+    remove(server, A)
+    assert [server.short(change.parameters) for _, change in changes] == ([parameters] if parameters else [])
+
+
+def test_a_map_that_another_map_refers_to(server, changes):
+    """Nothing refers to a parameter that is gone: postconf would warn of it from then on."""
+    server.main_cf("virtual_alias_maps = $own, mysql:DIR/b.cf\nown = mysql:DIR/a.cf")
+    maps = {"a": {"parameter": "own"}, "b": {"parameter": "virtual_alias_maps"}}
+    remove(server, maps)
+    assert changes[0][1].parameters == {"own": None, "virtual_alias_maps": None}
+    with pytest.raises(Failed, match=r"are asked by virtual_alias_maps \(\$own\) too"):
+        remove(server, maps, ["a"])
+    remove(server, maps, ["b"])
+    assert changes[1][1].parameters == {"virtual_alias_maps": "$own"}
+
+
+def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
+    default = ispmail_postconf.defaults(["proxy_read_maps"], str(server.directory))["proxy_read_maps"]
+    server.main_cf(f"proxy_read_maps = {default} proxy:mysql:DIR/a.cf")
+    remove(server, A)
+    ((_, change),) = changes
+    assert change.parameters == {"proxy_read_maps": None}
+
+
+@pytest.mark.parametrize(
+    ("main_cf", "services", "parameter", "users"),
+    [
+        # By Postfix's own parameter, or in another spelling.
+        (
+            "virtual_maps = mysql:DIR/a.cf\nvirtual_alias_maps = $virtual_maps",
+            "",
+            "virtual_alias_maps",
+            "virtual_maps (mysql:DIR/a.cf), virtual_alias_maps ($virtual_maps), "
+            "virtual_alias_domains ($virtual_alias_maps)",
+        ),
+        (
+            "canonical_maps = pipemap:{mysql:DIR/./a.cf, mysql:DIR/a.cf, inline:{x=SECRET}}",
+            "",
+            "virtual_alias_maps",
+            "canonical_maps (pipemap:{mysql:DIR/./a.cf, mysql:DIR/a.cf, inline:***)",
+        ),
+        ("", "-o relocated_maps=mysql:DIR/a.cf", "virtual_alias_maps", "smtp/inet/relocated_maps (mysql:DIR/a.cf)"),
+        # The admin's own parameter that something else needs too.
+        (
+            f"{OWN}\nrelocated_maps = $own",
+            "",
+            "virtual_alias_maps",
+            "virtual_alias_maps ($own), own (mysql:DIR/a.cf), relocated_maps ($own), "
+            "virtual_alias_domains ($virtual_alias_maps)",
+        ),
+        (
+            OWN,
+            "-o relocated_maps=$own",
+            "virtual_alias_maps",
+            "virtual_alias_maps ($own), own (mysql:DIR/a.cf), virtual_alias_domains ($virtual_alias_maps), "
+            "smtp/inet/relocated_maps ($own)",
+        ),
+        # A restriction that would stand alone: 451 for each recipient.
+        (
+            "own = mysql:DIR/a.cf\nsmtpd_sender_restrictions = permit_mynetworks, check_sender_access $own, reject",
+            "",
+            "own",
+            "smtpd_sender_restrictions (check_sender_access $own)",
+        ),
+        (
+            "own = mysql:DIR/a.cf",
+            "-o smtpd_sender_restrictions=check_sender_access,$own",
+            "own",
+            "smtp/inet/smtpd_sender_restrictions (check_sender_access $own)",
+        ),
+        ("own = mysql:DIR/a.cf\nrelocated_maps = ${own}", "", "own", "relocated_maps (${own})"),
+        (
+            "relocated_maps = mysql:DIR/a.cf\nsmtpd_sender_restrictions = check_sender_access $relocated_maps",
+            "",
+            "relocated_maps",
+            "smtpd_sender_restrictions (check_sender_access $relocated_maps)",
+        ),
+    ],
+)
+def test_a_table_that_something_else_asks_stays(server, changes, caplog, main_cf, services, parameter, users):
+    """Each is named with where it is asked, once, and without what main.cf itself holds of a table."""
+    server.main_cf(main_cf).master_cf(SERVICES.replace("- smtpd", f"- smtpd {services}")).table("a")
+    with pytest.raises(Failed) as caught:
+        remove(server, {"a": {"parameter": parameter}})
+    told = server.short(str(caught.value))
+    assert told == f"Nothing was changed: the table files are asked by {users} too: take them out there first"
+    assert server.short(caplog.messages) == [f"refused to remove table files that are still asked by {users}"]
+    assert changes == []
+
+
+def test_a_restriction_that_keeps_another_table_may_stay(server, changes):
+    restrictions = "smtpd_sender_restrictions = check_sender_access $own"
+    server.main_cf(f"own = hash:DIR/x, mysql:DIR/a.cf\n{restrictions}")
+    remove(server, {"a": {"parameter": "own"}})
+    ((_, change),) = changes
+    assert server.short(change.parameters) == {"own": "hash:DIR/x"}
+
+
+def test_nothing_of_somebody_elses_is_removed(server, changes):
+    server.main_cf("own = check_sender_access mysql:DIR/b.cf").table("a", "a note\n").table("b")
+    maps = {"a": {"parameter": "relocated_maps"}, "b": {"parameter": "own"}, "c": {"parameter": "transport_maps"}}
+    with pytest.raises(PillarFault) as caught:
+        remove(server, maps)
+    assert [fault.key for fault in caught.value.faults] == ["maps:a:file", "maps:b:parameter"]
+    assert str(caught.value).count("ispmail:maps:") == 2
+    assert changes == []
+
+
+def test_what_an_admin_should_know(server, changes):
+    server.main_cf("virtual_mailbox_domains = hash:DIR/x\nvirtual_mailbox_maps = mysql:DIR/a.cf").table("b")
+    os.symlink("b.cf", server.path("a"))
+    found = remove(server, {"a": {"parameter": "virtual_mailbox_maps"}})
+    link = f"{server.path('a')} is a link: the file that it leads to is removed, the link is left"
+    assert found.warnings == (link, OPEN_DOMAINS)
+    assert [each.path for each in changes[0][1].files] == [server.path("b")]
+
+
+@pytest.mark.parametrize(
+    "main_cf",
+    [
+        "virtual_mailbox_domains = hash:DIR/x\nvirtual_mailbox_maps = mysql:DIR/a.cf hash:DIR/y",
+        "virtual_mailbox_maps = mysql:DIR/a.cf",
+        "",
+    ],
+)
+def test_no_doubt(server, changes, main_cf):
+    assert remove(server.main_cf(main_cf), {"a": {"parameter": "virtual_mailbox_maps"}}).warnings == ()
+
+
+@pytest.mark.parametrize("maps", [A, {}])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_change_that_was_cut_off_is_finished(server, changes, monkeypatch, running, maps):
+    """Whether or not a map is left to remove."""
+    monkeypatch.setattr("ispmail_postfix.running", lambda _: running)
+    monkeypatch.setattr("ispmail_smtpd.ask", lambda _: Reply(None, None, "no smtpd listens without TLS"))
+    journal = Journal(str(server.directory), server.cache)
+    with journal.locked():
+        journal.write([])
+    found = remove(server, maps)
+    finished = {"old": "a change was interrupted", "new": "reloaded" if running else "checked"}
+    assert found == Outcome({"postfix": finished}, maps=len(maps), reloaded=running)
+    assert [(name, change.files, change.parameters) for name, change in changes] == [("make", (), {})]
+
+
+def test_a_file_that_nothing_asks_needs_no_reload(server, changes, monkeypatch):
+    monkeypatch.setattr("ispmail_postfix.running", lambda _: pytest.fail("it is asked whether it runs"))
+    assert remove(server.table("a"), A).reloaded is False
+
+
+OK, NOT = Reply("127.0.0.1:25", 250, "Ok"), Reply("127.0.0.1:25", 451, "4.3.0 Temporary lookup failure")
+
+
+@pytest.fixture
+def ask(server, monkeypatch):
+    """A function that removes a map, with what smtpd replies; gives the outcome, and the replies that are left."""
+
+    def removes(runs, runs_after, *replies):
+        left = list(replies)
+        monkeypatch.setattr("ispmail_postfix.running", lambda _: runs)
+        monkeypatch.setattr("ispmail_smtpd.ask", lambda _: left.pop(0))
+        monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: check(runs_after))
+        return remove(server.main_cf("virtual_alias_maps = mysql:DIR/a.cf"), A), left
+
+    return removes
+
+
+@pytest.mark.parametrize(
+    ("runs", "runs_after", "replies"),
+    [
+        (True, True, [OK, OK]),
+        # It is stopped meanwhile, or started: nothing to compare with.
+        (True, False, [OK]),
+        (False, True, []),
+        (False, False, []),
+    ],
+)
+def test_smtpd_is_asked_before_and_after(ask, runs, runs_after, replies):
+    found, left = ask(runs, runs_after, *replies)
+    assert (found.warnings, found.reloaded, left) == ((), runs, [])
+
+
+def test_smtpd_that_cannot_ask_any_more_ends_a_removal(ask):
+    with pytest.raises(Failed, match=r"^smtpd on 127\.0\.0\.1:25 can no longer ask its maps"):
+        ask(True, True, OK, NOT)
+
+
+def test_smtpd_that_could_not_ask_before_does_not(ask):
+    (warning,) = ask(True, True, NOT, NOT)[0].warnings
+    assert warning.startswith("smtpd on 127.0.0.1:25 could not ask its maps before this change")
+
+
+@pytest.mark.parametrize("maps", [A, {}])
+def test_without_postfix_only_maps_are_missed(tmp_path, monkeypatch, maps):
+    """A server that has only other programs with the maps' account needs none."""
+    monkeypatch.setattr("ispmail_postfix.installed", lambda: False)
+    found = Configured(tmp_path).instance(**maps)._replace(config_directory=str(tmp_path / "none"))
+    if maps:
+        with pytest.raises(CannotAsk, match=r"there is no .*/none/main\.cf"):
+            ispmail_remove.remove(found, None, str(tmp_path))
+    else:
+        assert ispmail_remove.remove(found, None, str(tmp_path)) == Outcome()
