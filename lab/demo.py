@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pymysql
 import salt.version
 
 from lab import is_free, scratch
@@ -360,16 +359,7 @@ class Demo:
 
     def _accepted(self, old: str) -> tuple[bool, bool]:
         """Whether the database accepts an old password, and the current one."""
-        return self._logs_in(old), self._logs_in(self.password)
-
-    def _logs_in(self, password: str) -> bool:
-        try:
-            pymysql.connect(host=self.db.host, port=self.db.port, user="mailserver", password=password).close()
-        except pymysql.OperationalError as error:
-            if error.args[0] != 1045:  # access denied
-                raise
-            return False
-        return True
+        return self.db.logs_in(old), self.db.logs_in(self.password)
 
     def _smtpd_processes(self) -> set[str]:
         """The process ids of all smtpd processes that have had a client."""
