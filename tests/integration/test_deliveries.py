@@ -1,0 +1,226 @@
+"""Every way to bring the formula to a server that the documents name, done as they say, on a server that had nothing.
+
+Commands and configurations are read from the documents. They are carried out in a sandbox, in which the checkout is
+/srv/salt-ispmail and /etc/salt is nobody's.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import yaml
+
+from lab import scratch
+from lab.minion import REPOSITORY
+from lab.postfix import Postfix
+from lab.sandbox import Sandbox
+from lab.series import SERIES, Salt, programs, runs_here
+from lab.smtp import rcpt
+
+from ..conftest import PASSWORD, pillar_for
+
+SYNCED = ("_utils", "_modules", "_states", "_beacons")
+ROOMS = (*SYNCED, "_runners", "salt", "docs", "bin")
+HERE = "/srv/salt-ispmail"
+REPLIES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550, "jack@example.net": 554}
+NO_REPLIES = dict.fromkeys(REPLIES, 554)
+SERVED = "The modules for Postfix maps are synced"
+
+each_series = pytest.mark.parametrize(
+    "series",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not runs_here(name), reason="not on this Python"))
+        for name in SERIES
+    ],
+)
+
+
+def block(document, after):
+    """The first indented block behind a text in a document."""
+    text = (REPOSITORY / document).read_text().partition(after)[2]
+    assert text, f"{document} has no {after!r}"
+    return textwrap.dedent(re.search(r"(?m)(?:^    .*\n|^\n(?=    ))+", text)[0])
+
+
+class Mail:
+    """A Postfix that has no map, and what pillar has to say of it."""
+
+    def __init__(self, postfix, mariadb):
+        self.postfix = postfix
+        self.pillar = pillar_for(postfix, mariadb, packages=False)
+
+    def wipe(self):
+        for table in self.postfix.config_directory.glob("mariadb-*.cf"):
+            table.unlink()
+        self.postfix.write_main_cf()
+        self.postfix.reload()
+        assert self.replies() == NO_REPLIES
+
+    def replies(self):
+        return {address: rcpt(self.postfix.port, address)[0] for address in REPLIES}
+
+    def write_pillar(self, folder):
+        """As README says: a file that only root may read, and a top file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "top.sls").write_text("base: {'*': [ispmail]}\n")
+        with open(os.open(folder / "ispmail.sls", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write("#!json\n" + json.dumps(self.pillar))
+
+
+@pytest.fixture(scope="module")
+def directory():
+    with scratch("d-") as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def running(directory, mariadb):
+    with Postfix(directory / "mail") as postfix:
+        yield Mail(postfix, mariadb)
+
+
+@pytest.fixture
+def mail(running):
+    running.wipe()
+    return running
+
+
+@pytest.fixture(scope="module")
+def checkout(directory):
+    """A git repository with the checkout's files as they are now."""
+    path = directory / "checkout"
+    for room in ROOMS:
+        shutil.copytree(REPOSITORY / room, path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    git(path, "init", "--quiet", "--initial-branch=main")
+    commit(path)
+    return path
+
+
+def git(path, *arguments):
+    identity = ["-c", "user.name=lab", "-c", "user.email=lab@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], cwd=path, check=True, stdin=subprocess.DEVNULL)
+
+
+def commit(path):
+    git(path, "add", "--all")
+    git(path, "commit", "--quiet", "--message=one")
+
+
+def change(path):
+    """A change of the library, as between two releases."""
+    with (path / "_utils" / "ispmail_errors.py").open("a") as file:
+        file.write("# changed\n")
+    subprocess.run([sys.executable, str(path / "bin" / "stamp")], check=True)
+
+
+def version(path):
+    """What ispmail.version says of a checkout."""
+    return re.search(r"set wanted = '(.+?)'", (path / "salt/ispmail/modules.sls").read_text())[1]
+
+
+@pytest.fixture
+def sandbox(directory, checkout):
+    with Sandbox(directory / "sandbox") as found:
+        shutil.copytree(checkout, found.root / HERE[1:], ignore=shutil.ignore_patterns("bin"))
+        yield found
+
+
+@contextlib.contextmanager
+def served(series, directory, sandbox, mail, conf, **minion):
+    """A master with this configuration in master.d, and a minion that has never seen a module of ours."""
+    path = directory / f"salt-{series}"
+    try:
+        salt = Salt(series, path, [], launcher=(sandbox.enter, -1), patience=2, **minion)
+        (path / "master" / "master.d").mkdir()
+        (path / "master" / "master.d" / "ispmail.conf").write_text(conf)
+        mail.write_pillar(salt.pillar)
+        with salt:
+            yield salt
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def states(done):
+    """What each state of an apply returned, by its ID."""
+    assert isinstance(done, dict), done
+    return {key.split("_|-")[1]: state for key, state in done.items()}
+
+
+def check_apply(mail, apply):
+    """A first apply brings the modules and the maps, the next one changes nothing."""
+    first, second = states(apply()), states(apply())
+    assert {state["result"] for state in first.values()} == {True}, first
+    assert SERVED in first and SERVED not in second
+    assert mail.replies() == REPLIES
+    assert {str(state["changes"]) for state in second.values()} == {"{}"}, second
+
+
+def check_synced(directory, checkout):
+    """All of our files, or a remote or a root is missing in the document."""
+    cached = next(directory.glob("minion/**/extmods"))
+    for room in SYNCED:
+        ours = {file.name for file in (checkout / room).glob("*.py")}
+        assert ours <= {file.name for file in (cached / room[1:]).glob("*.py")}, room
+
+
+@each_series
+def test_file_roots(series, directory, sandbox, checkout, mail):
+    """docs/master.conf, as it is."""
+    with served(series, directory, sandbox, mail, (REPOSITORY / "docs/master.conf").read_text()) as salt:
+        check_apply(mail, lambda: salt.call("state.apply", "ispmail"))
+        check_synced(salt.directory, checkout)
+
+
+@each_series
+def test_gitfs(series, directory, sandbox, checkout, mail):
+    """docs/setup.md, but for the URL; a commit that is no release is served."""
+    conf = block("docs/setup.md", "## From gitfs")
+    url = "https://git.example.org/salt-ispmail.git"
+    assert conf.count(url) == len(yaml.safe_load(conf)["gitfs_remotes"]) == 5
+    with served(series, directory, sandbox, mail, conf.replace(url, f"file://{checkout}")) as salt:
+        check_apply(mail, lambda: salt.call("state.apply", "ispmail"))
+        check_synced(salt.directory, checkout)
+        change(checkout)
+        commit(checkout)
+        salt.run("fileserver.update")
+        assert SERVED in states(salt.call("state.apply", "ispmail"))
+        assert salt.call("ispmail.version") == version(checkout)
+
+
+@each_series
+def test_masterless(series, sandbox, mail):
+    """README's commands, as they are; docs/setup.md has the same configuration."""
+    commands = block("README.md", "**One server without a master.**")
+    assert "salt-call --local state.apply ispmail" in commands
+    mail.write_pillar(sandbox.root / "srv/pillar")
+    (sandbox.root / "etc/salt/minion.d").mkdir(parents=True)  # Salt's packages have it
+    done = {}
+
+    def apply():
+        script = f"export PATH={programs(series)}:$PATH\n{commands.strip()} --out=json"
+        done["local"] = json.loads(sandbox.run(script).stdout)["local"]
+        return done["local"]
+
+    check_apply(mail, apply)
+    written = (sandbox.root / "etc/salt/minion.d/ispmail.conf").read_text()
+    assert yaml.safe_load(written) == yaml.safe_load(block("docs/setup.md", "## Without a master"))
+    assert PASSWORD not in str(done)
+
+
+def test_an_environment_of_its_own(directory, sandbox, checkout, mail):
+    """The formula is served by another environment than base only: it syncs from that one. It could not."""
+    conf = yaml.safe_load((REPOSITORY / "docs/master.conf").read_text())
+    conf["file_roots"] = {"base": ["/srv/salt"], "next": conf["file_roots"]["base"]}
+    with served("3008", directory, sandbox, mail, yaml.safe_dump(conf)) as salt:
+        check_apply(mail, lambda: salt.call("state.apply", "ispmail", "saltenv=next"))
+        check_synced(salt.directory, checkout)
+        assert mail.replies() == REPLIES
+        mail.wipe()
+        assert {state["result"] for state in states(salt.call("state.apply", "saltenv=next")).values()} == {True}
+        assert mail.replies() == REPLIES
