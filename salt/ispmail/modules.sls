@@ -3,9 +3,12 @@
 {%- set wanted = '0.1.0+d5a53112a4e3' %}
 {%- if 'ispmail.version' not in salt or salt['ispmail.version']() != wanted %}
 
+{#- Not the state saltutil.sync_all: it takes no environment, and would sync from those of the top file only. #}
 The modules for Postfix maps are synced:
-  saltutil.sync_all:
-    - refresh: True
+  module.run:
+    - saltutil.sync_all:
+      - saltenv: {{ saltenv | json }}
+      - refresh: True
     - reload_modules: True
     - order: 1
 {%- endif %}

@@ -34,10 +34,7 @@ SERVED = "The modules for Postfix maps are synced"
 
 each_series = pytest.mark.parametrize(
     "series",
-    [
-        pytest.param(name, marks=pytest.mark.skipif(not runs_here(name), reason="not on this Python"))
-        for name in SERIES
-    ],
+    [pytest.param(name, marks=pytest.mark.skipif(not runs_here(name), reason="not on this Python")) for name in SERIES],
 )
 
 
@@ -155,7 +152,7 @@ def states(done):
 def check_apply(mail, apply):
     """A first apply brings the modules and the maps, the next one changes nothing."""
     first, second = states(apply()), states(apply())
-    assert {state["result"] for state in first.values()} == {True}, first
+    assert {state["result"] for state in first.values()} == {True}, str(first)
     assert SERVED in first and SERVED not in second
     assert mail.replies() == REPLIES
     assert {str(state["changes"]) for state in second.values()} == {"{}"}, second
