@@ -16,12 +16,13 @@ import textwrap
 import pytest
 import yaml
 
-from lab import scratch
+from lab import HOST, scratch
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix
 from lab.sandbox import Sandbox
 from lab.series import SERIES, Salt, programs, runs_here
 from lab.smtp import rcpt
+from lab.sshd import Sshd, layers
 
 from ..conftest import PASSWORD, pillar_for
 
@@ -29,6 +30,7 @@ SYNCED = ("_utils", "_modules", "_states", "_beacons")
 ROOMS = (*SYNCED, "_runners", "salt", "docs", "bin")
 HERE = "/srv/salt-ispmail"
 REPLIES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550, "jack@example.net": 554}
+SECURITY = (REPOSITORY / "docs/security.md").read_text()
 NO_REPLIES = dict.fromkeys(REPLIES, 554)
 SERVED = "The modules for Postfix maps are synced"
 
@@ -221,3 +223,90 @@ def test_an_environment_of_its_own(directory, sandbox, checkout, mail):
         mail.wipe()
         assert {state["result"] for state in states(salt.call("state.apply", "saltenv=next")).values()} == {True}
         assert mail.replies() == REPLIES
+
+
+class OverSsh:
+    """salt-ssh and a server that has nothing but an sshd, with the roster of the document."""
+
+    def __init__(self, master, server, sshd, mail):
+        self.master, self.server, self.mail = master, server, mail
+        roster = yaml.safe_load(block("docs/setup.md", "## With salt-ssh"))
+        roster["mx1"] |= {"host": HOST, "port": sshd.port, "priv": str(sshd.client)}
+        conf = {"known_hosts_file": str(sshd.known_hosts), "pillar_roots": {"base": [f"{HERE}-pillar"]}}
+        conf |= yaml.safe_load((REPOSITORY / "docs/master.conf").read_text())
+        (master.root / "etc/salt").mkdir()
+        (master.root / "etc/salt/master").write_text(yaml.safe_dump(conf))
+        (master.root / "etc/salt/roster").write_text(yaml.safe_dump(roster))
+        mail.write_pillar(master.root / f"{HERE}-pillar"[1:])
+        self.said = []
+
+    def run(self, command, *options):
+        """A command that the document has, or that it says does not work."""
+        _, *arguments = command.split()
+        done = self.master.run([programs("3008") / "salt-ssh", *options, *arguments], check=False)
+        self.said.append(done.stdout + done.stderr)
+        return done.stdout
+
+    def apply(self):
+        return states(json.loads(self.run(line("docs/setup.md", "salt-ssh mx1 state.apply"), "--out=json"))["mx1"])
+
+
+def line(document, start):
+    """The one line of a document's code that starts so."""
+    (found,) = re.findall(rf"(?m)^    ({re.escape(start)}.*)$", (REPOSITORY / document).read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def over_ssh(directory, checkout, running):
+    """After a first and a second apply."""
+    with (
+        Sandbox(directory / "master") as master,
+        Sandbox(directory / "server", layers()) as server,
+        Sshd(server, directory / "sshd") as sshd,
+    ):
+        shutil.copytree(checkout, master.root / HERE[1:], ignore=shutil.ignore_patterns("bin"))
+        running.wipe()
+        found = OverSsh(master, server, sshd, running)
+        found.first = found.apply()
+        found.replies = running.replies()
+        found.second = found.apply()
+        yield found
+
+
+def test_salt_ssh(over_ssh):
+    assert {state["result"] for state in over_ssh.first.values()} == {True}, over_ssh.first
+    assert over_ssh.replies == REPLIES
+    assert {str(state["changes"]) for state in over_ssh.second.values()} == {"{}"}, over_ssh.second
+
+
+def test_salt_ssh_gives_pillar_to_states_only(over_ssh):
+    """The function says so, and the document has what works."""
+    works = line("docs/setup.md", "salt-ssh mx1 state.single")
+    assert "john@example.org" in over_ssh.run(works)
+    by_hand = "salt-ssh mx1 postfix_map.lookup virtual_alias_maps jack@example.org"
+    assert "pillar is empty (salt-ssh gives it to states only)" in over_ssh.run(by_hand)
+
+
+def where(sandbox, text):
+    """The files written in a sandbox, archives unpacked, that have a text: path to mode."""
+    found = {}
+    for path in (sandbox.root / str(sandbox.directory)[1:]).rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            if path.suffix == ".tgz":
+                content = subprocess.run(["tar", "-xzOf", path], capture_output=True, check=True).stdout
+            if text.encode() in content:
+                found[path.name] = path.stat().st_mode & 0o777
+    return found
+
+
+def test_what_salt_ssh_keeps(over_ssh):
+    """docs/security.md says which file has pillar, with which mode, and what removes it."""
+    kept = re.search(r"(?m)^- with salt-ssh, `/var/tmp/.root_\*_salt/(\S+)` on the server \(mode (\d+)\)", SECURITY)
+    core = PASSWORD[:8]  # no quotes
+    assert where(over_ssh.server, core) == {kept[1]: int(kept[2], 8)}
+    assert where(over_ssh.master, core) == {"ispmail.sls": 0o600}
+    assert [text for text in over_ssh.said if core in text] == []
+    over_ssh.run(line("docs/setup.md", "salt-ssh mx1 state.apply"), "--wipe")
+    assert where(over_ssh.server, core) == {}
