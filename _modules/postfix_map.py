@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("3e26c1ce84d0")
 
 import ispmail_compare
 import ispmail_consumers

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("d5a53112a4e3")
+ispmail_stamp.require("3e26c1ce84d0")
 
 from ispmail_salt import state
 

@@ -3,9 +3,7 @@ their own, see mount_namespaces(7). Needs root."""
 
 from __future__ import annotations
 
-import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -92,24 +90,17 @@ class Sandbox:
     ) -> subprocess.CompletedProcess:
         """Run a command in it, or the lines of a shell script; as another user, if one is named."""
         words = ["sh", "-euc", command] if isinstance(command, str) else [*command]
-        return run([*self.enter, *(as_user(user) if user else ()), *words], check=check, timeout=timeout)
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--reset-env"] if user else []
+        return run([*self.enter, *become, *words], check=check, timeout=timeout)
 
-    def open_to_all(self, path: Path) -> None:
-        """Let every user in it enter the folders above `path`, such as root's home with a Python environment in it."""
-        folders = [folder for folder in path.parents if folder.parts[1:2] and folder.parts[1] in FOLDERS]
-        self.run(["chmod", "o+x", *folders])
-
-
-def as_user(name: str) -> list[str]:
-    """The command prefix that runs a command as an unprivileged user."""
-    return ["setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups", "--reset-env", "--"]
-
-
-def python_programs() -> Path:
-    """The folder of this Python's programs."""
-    return Path(sys.executable).parent
+    def add_user(self, name: str, home: str, may_enter: Path | None = None) -> None:
+        """Create a user and a group of that name in it, who own `home` and may enter the folders above a path."""
+        line = f"{name}:x:{_NUMBER}:"
+        self.run(f"echo {line}{_NUMBER}::{home}:/bin/sh >>/etc/passwd; echo {line} >>/etc/group")
+        self.run(["install", "--directory", f"--owner={name}", f"--group={name}", home])
+        folders = [folder for folder in may_enter.parents if folder.parts[1:2]] if may_enter else []
+        self.run(["chmod", "o+x", *(folder for folder in folders if folder.parts[1] in FOLDERS)])
 
 
-def quoted(*words: object) -> str:
-    """A command as a shell reads it."""
-    return shlex.join(map(str, words))
+# Of a user and group that no system has.
+_NUMBER = 61987

@@ -88,6 +88,8 @@ class Salt:
             **(more_of_master or {}),
         }
         self._launcher = launcher
+        # One that needs no descriptor runs commands, too.
+        self._enter = launcher[0] if launcher[1] < 0 else []
         self._patience = patience
         own = {"id": "lab", "master": HOST, "master_port": self._port, "acceptance_wait_time": 1}
         for name, config in (("master", master), ("minion", {**self._paths("minion"), **shared, **own, **minion})):
@@ -158,7 +160,7 @@ class Salt:
 
     def call(self, function: str, *arguments: str, timeout: int = 60) -> Any:
         """What `salt lab FUNCTION …` returned; None where nothing did."""
-        command = [str(self.programs / "salt"), "-c", str(self.directory / "master"), "--out=json", "--static"]
+        command = [*self._enter, str(self.programs / "salt"), "-c", str(self.directory / "master"), "--out=json", "--static"]
         command += [f"--timeout={timeout}", "lab", function, *arguments]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         try:
@@ -170,7 +172,7 @@ class Salt:
         """What `salt-run FUNCTION …` printed; None where nothing did."""
         command = [str(self.programs / "salt-run"), "-c", str(self.directory / "master"), "--out=json"]
         done = subprocess.run(
-            [*self._launcher[0], *command, function, *arguments],
+            [*self._enter, *command, function, *arguments],
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,

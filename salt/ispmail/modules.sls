@@ -1,6 +1,6 @@
 # Sync the modules and the library whenever one of their files has changed; Salt itself syncs them only in a highstate.
 # The check costs nothing if nothing changed. bin/stamp writes the part behind the +.
-{%- set wanted = '0.1.0+d5a53112a4e3' %}
+{%- set wanted = '0.1.0+3e26c1ce84d0' %}
 {%- if 'ispmail.version' not in salt or salt['ispmail.version']() != wanted %}
 
 {#- Not the state saltutil.sync_all: it takes no environment, and would sync from those of the top file only. #}

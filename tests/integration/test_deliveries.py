@@ -310,3 +310,29 @@ def test_what_salt_ssh_keeps(over_ssh):
     assert [text for text in over_ssh.said if core in text] == []
     over_ssh.run(line("docs/setup.md", "salt-ssh mx1 state.apply"), "--wipe")
     assert where(over_ssh.server, core) == {}
+
+
+def test_a_minion_that_is_not_root(sandbox, mail):
+    """It was "no memory to ask the new table file from: Operation not permitted"."""
+    home = "/var/lib/lab"
+    sandbox.add_user("lab", home, may_enter=programs("3008") / "python")
+    (sandbox.root / f"{home}/pillar"[1:]).mkdir()
+    mail.write_pillar(sandbox.root / f"{home}/pillar"[1:])
+    conf = yaml.safe_load(block("docs/setup.md", "## Without a master"))
+    conf |= {"root_dir": home, "pillar_roots": {"base": [f"{home}/pillar"]}, "log_file": "log"}
+    (sandbox.root / f"{home}/minion"[1:]).write_text(yaml.safe_dump(conf))
+    sandbox.run(["chown", "-R", "lab", home])
+    before = files(mail.postfix)
+    for sls, state in (("ispmail", "Postfix asks the maps that pillar names"), ("ispmail.clean", "Postfix asks none")):
+        command = [programs("3008") / "salt-call", "--local", "-c", home, "state.apply", sls, "--out=json"]
+        done = sandbox.run(command, check=False, user="lab")
+        (told,) = [each for name, each in states(json.loads(done.stdout)["local"]).items() if name.startswith(state)]
+        assert told["comment"].startswith("only root can read and replace table files: run the minion"), told
+        assert (done.returncode, told["result"], told["changes"]) == (1, False, {})
+    assert files(mail.postfix) == before
+
+
+def files(postfix):
+    """All that an apply could change."""
+    found = sorted(postfix.config_directory.iterdir())
+    return [(path.name, path.read_bytes(), path.stat().st_mode, path.stat().st_ino) for path in found]
