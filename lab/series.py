@@ -160,7 +160,14 @@ class Salt:
 
     def call(self, function: str, *arguments: str, timeout: int = 60) -> Any:
         """What `salt lab FUNCTION …` returned; None where nothing did."""
-        command = [*self._enter, str(self.programs / "salt"), "-c", str(self.directory / "master"), "--out=json", "--static"]
+        command = [
+            *self._enter,
+            str(self.programs / "salt"),
+            "-c",
+            str(self.directory / "master"),
+            "--out=json",
+            "--static",
+        ]
         command += [f"--timeout={timeout}", "lab", function, *arguments]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         try:
