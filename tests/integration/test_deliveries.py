@@ -163,7 +163,7 @@ def check_first(mail, done):
 
 def check_next(done):
     """The next one has nothing to do, and nothing to sync."""
-    assert {str(state["changes"]) for state in states(done).values()} == {"{}"}, str(done)
+    assert {(state["result"], str(state["changes"])) for state in states(done).values()} == {(True, "{}")}, str(done)
 
 
 def check_synced(directory, checkout):
