@@ -128,7 +128,7 @@ def version(path):
 @pytest.fixture
 def sandbox(directory, checkout):
     with Sandbox(directory / "sandbox") as found:
-        shutil.copytree(checkout, found.root / HERE[1:], ignore=shutil.ignore_patterns("bin"))
+        shutil.copytree(checkout, found.root / HERE[1:])
         yield found
 
 
@@ -271,7 +271,7 @@ def over_ssh(directory, checkout, running):
         Sandbox(directory / "server", layers()) as server,
         Sshd(server, directory / "sshd") as sshd,
     ):
-        shutil.copytree(checkout, master.root / HERE[1:], ignore=shutil.ignore_patterns("bin"))
+        shutil.copytree(checkout, master.root / HERE[1:])
         running.wipe()
         found = OverSsh(master, server, sshd, running)
         found.first = found.apply()
@@ -341,10 +341,18 @@ def files(postfix):
     return [(path.name, path.read_bytes(), path.stat().st_mode, path.stat().st_ino) for path in found]
 
 
-def test_a_master_that_is_not_root(directory, sandbox, mail, mariadb):
+@pytest.fixture
+def account(mariadb):
+    """An account for a rotation: its user and password."""
+    schema(mariadb, PASSWORD, user="delivered")
+    yield "delivered", PASSWORD
+    mariadb.sql("DROP USER delivered@%s", HOST)
+
+
+def test_a_master_that_is_not_root(directory, sandbox, mail, mariadb, account):
     """As in Salt's own packages: runner, reactor and orchestration have what they need, whoever calls them."""
-    old, new, user = f"{PASSWORD}-old", f"{PASSWORD}-new", "delivered"
-    schema(mariadb, old, user=user)
+    user, old = account
+    new = f"{old}-new"
     database = {**mail.pillar["ispmail"]["database"], "user": user}
     conf = yaml.safe_load((REPOSITORY / "docs/master.conf").read_text())
     conf["ispmail"]["sites"] = {"main": {"database": "lab", "mail": "lab"}}
