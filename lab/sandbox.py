@@ -1,5 +1,4 @@
-"""A private copy of /etc, /srv, /var and more in memory, for commands that write where they would on a machine of
-their own, see mount_namespaces(7). Needs root."""
+"""A private view of this machine's files: what is written there stays in memory, see mount_namespaces(7)."""
 
 from __future__ import annotations
 
@@ -25,6 +24,12 @@ done
 echo ready
 exec cat
 """
+
+
+def missing_requirements() -> str:
+    """Why there can be no sandbox here, as a sentence for the user; empty if there can."""
+    done = subprocess.run(["unshare", "--mount", "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return "" if done.returncode == 0 else "a sandbox needs root, and a machine or container that may mount"
 
 
 class Sandbox:
