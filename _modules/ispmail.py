@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("10453e21f5a0")
+ispmail_stamp.require("2fd0fc689a8a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

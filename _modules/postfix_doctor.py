@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("10453e21f5a0")
+ispmail_stamp.require("2fd0fc689a8a")
 
 
 import ispmail_accounts

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("10453e21f5a0")
+ispmail_stamp.require("2fd0fc689a8a")
 
 import ispmail_compare
 import ispmail_consumers

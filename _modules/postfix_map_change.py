@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("10453e21f5a0")
+ispmail_stamp.require("2fd0fc689a8a")
 
 import ispmail_apply
 import ispmail_consumers

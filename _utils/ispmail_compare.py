@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import ispmail_consumers
+import ispmail_files
 import ispmail_journal
 import ispmail_plan
 import ispmail_postfix
@@ -70,9 +71,10 @@ def compare(instance: CompleteInstance, cache_directory: str, consumers: Consume
         consumers: Other programs that log in with the same account.
 
     Raises:
-        CannotAsk: A file or main.cf cannot be read.
+        CannotAsk: A file or main.cf cannot be read, or we are not root.
         Failed: A consumer would not use its option file, or that has settings which are not ours.
     """
+    ispmail_files.require_root()
     option_files = ispmail_consumers.compare(consumers)
     ispmail_consumers.check(consumers)
     interrupted = ispmail_journal.interrupted(instance.config_directory, cache_directory)

@@ -65,6 +65,16 @@ class Replacement(NamedTuple):
         return self.new.path
 
 
+def require_root() -> None:
+    """Refuse to begin what only root can end: to read table files, and to replace them with their owner and mode.
+
+    Raises:
+        CannotAsk: We are not root.
+    """
+    if os.geteuid():
+        raise CannotAsk("only root can read and replace table files: run the minion (or salt-call) as root")
+
+
 def read(path: str) -> File:
     """Read a file with its owner, mode and time; a symbolic link is followed.
 

@@ -44,10 +44,12 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
 
     Raises:
         InvalidInput: Pillar names no such map.
+        CannotAsk: We are not root.
         Failed: A table file is still asked elsewhere, or main.cf or a file cannot be written. Everything is as
             before then.
     """
     began = time.monotonic()
+    ispmail_files.require_root()
     chosen = choose(instance, names)
     directory = instance.config_directory
     if not instance.wanted and not ispmail_postfix.installed():

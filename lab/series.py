@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lab import HOST, free_port, tail, wait_until
+from lab import HOST, free_port, is_free, tail, wait_until
 from lab.images import cache
 
 # Series to the newest Python that it runs on.
@@ -58,33 +58,40 @@ class Salt:
         file_roots: list[str],
         more_of_master: Mapping[str, Any] | None = None,
         launcher: tuple[list[str], int] = ([], -1),
+        patience: float = 20,
         **minion: Any,
     ) -> None:
         """Write both configurations.
 
         Args:
             more_of_master: More keys of the master's.
-            launcher: A command that runs both, and a descriptor that it inherits.
+            launcher: A command that runs both, and a descriptor that it inherits, -1 for none.
+            patience: How many seconds both have to end by themselves; a minion often takes eight.
             minion: More keys of the minion's.
         """
         self.programs = programs(series)
         self.directory = directory
-        publish, ret = free_port(), free_port()
+        publish, self._port = free_port(), free_port()
         self.pillar = directory / "pillar"
         self.pillar.mkdir(parents=True)
         shared = {"user": "root", "publish_port": publish, "log_level_logfile": "debug"}
+        shared |= {"enable_fqdns_grains": False, "enable_gpu_grains": False}
         master = {
             **self._paths("master"),
             **shared,
             "interface": HOST,
-            "ret_port": ret,
+            "ret_port": self._port,
             "auto_accept": True,
+            "worker_threads": 2,  # each takes seconds to start
             "file_roots": {"base": file_roots},
             "pillar_roots": {"base": [str(self.pillar)]},
             **(more_of_master or {}),
         }
         self._launcher = launcher
-        own = {"id": "lab", "master": HOST, "master_port": ret, "enable_fqdns_grains": False, "acceptance_wait_time": 1}
+        # One that needs no descriptor runs commands, too.
+        self._enter = launcher[0] if launcher[1] < 0 else []
+        self._patience = patience
+        own = {"id": "lab", "master": HOST, "master_port": self._port, "acceptance_wait_time": 1}
         for name, config in (("master", master), ("minion", {**self._paths("minion"), **shared, **own, **minion})):
             (directory / name).mkdir()
             (directory / name / name).write_text(yaml.safe_dump(config))
@@ -103,8 +110,12 @@ class Salt:
 
     def __enter__(self) -> "Salt":
         try:
-            for name in ("master", "minion"):
-                self._start(name)
+            self._start("master")
+            # A minion that comes too early waits for much longer than that.
+            self.wait_until(lambda: not is_free(self._port), "the master listens", _START_SECONDS)
+            self._start("minion")
+            # A question that comes too early is waited for in vain, seven seconds each.
+            self.wait_until(self._is_ready, "the minion is ready", _START_SECONDS)
             self.wait_until(lambda: self.call("test.ping", timeout=5) is True, "the minion answers", _START_SECONDS)
         except BaseException:
             self.stop()
@@ -127,9 +138,13 @@ class Salt:
                     stdout=out,
                     stderr=out,
                     start_new_session=True,
-                    pass_fds=[descriptor] if launch else [],
+                    pass_fds=[] if descriptor < 0 else [descriptor],
                 )
             )
+
+    def _is_ready(self) -> bool:
+        log = self.directory / "minion" / "log"
+        return log.exists() and b"Minion is ready to receive requests" in log.read_bytes()
 
     def stop(self) -> None:
         """End both, and the processes that they have started."""
@@ -137,7 +152,7 @@ class Salt:
             process.terminate()
         for process in reversed(self._processes):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(self._patience)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -145,12 +160,34 @@ class Salt:
 
     def call(self, function: str, *arguments: str, timeout: int = 60) -> Any:
         """What `salt lab FUNCTION …` returned; None where nothing did."""
-        command = [str(self.programs / "salt"), "-c", str(self.directory / "master"), "--out=json", "--static"]
+        command = [
+            *self._enter,
+            str(self.programs / "salt"),
+            "-c",
+            str(self.directory / "master"),
+            "--out=json",
+            "--static",
+        ]
         command += [f"--timeout={timeout}", "lab", function, *arguments]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         try:
             return json.loads(done.stdout)["lab"]
         except (ValueError, KeyError, TypeError):
+            return None
+
+    def run(self, function: str, *arguments: str) -> Any:
+        """What `salt-run FUNCTION …` printed; None where nothing did."""
+        command = [str(self.programs / "salt-run"), "-c", str(self.directory / "master"), "--out=json"]
+        done = subprocess.run(
+            [*self._enter, *command, function, *arguments],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
             return None
 
     def wait_until(self, condition: Callable[[], object], what: str, seconds: float) -> None:

@@ -1,3 +1,4 @@
-base:
+# Every minion, in the environment that is applied: `saltenv`, or base.
+{{ opts.get('saltenv') or 'base' }}:
   '*':
     - ispmail

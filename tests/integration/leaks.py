@@ -540,6 +540,13 @@ def pillar_items(site: Site) -> None:
     site.ask("pillar.get", "ispmail:database:password")
 
 
+def highstate(site: Site) -> None:
+    """An apply of what the top file says, and a sync that looks there for environments."""
+    done = site.ask("state.apply")
+    expect(site, isinstance(done, dict) and all(each["result"] for each in done.values()), done)
+    site.ask("saltutil.sync_all")
+
+
 def pillar_on_the_command_line(site: Site) -> None:
     """`salt … pillar='{…}'`."""
     site.ask("state.apply", "ispmail.modules", pillar={"ispmail": site.pillar()})
@@ -569,11 +576,11 @@ def on_the_server(site: Site) -> None:
 
 OURS = (first_apply, functions, every_sls, rotation, reactor, beacon, wrong_password, faults_in_pillar, database_away)
 OURS += (damaged_table_file, in_the_way, killed, another_program, silent_smtpd)
-SALTS = (pillar_items, pillar_on_the_command_line, broken_pillar)
+SALTS = (highstate, pillar_items, pillar_on_the_command_line, broken_pillar)
 # Once more, with the options that keep pillar in a cache.
 CACHED = (first_apply, on_the_server)
 # What bin/test does.
-SHARE = (first_apply, wrong_password, look_around, pillar_items, broken_pillar)
+SHARE = (first_apply, highstate, wrong_password, look_around, pillar_items, broken_pillar)
 
 
 @dataclass(frozen=True)
@@ -610,8 +617,8 @@ KEPT = (
     Kept(r"file: /salt/pillar/__pycache__/ispmail\.\S+ 0600 0:0"),
     Kept(r"file: /salt/master/cache/pillar/(\w+\.p|tmp…) 0600 0:0", "3008", first_apply),
     Kept(r"file: /salt/master/cache/minions/\w+/(data\.p|tmp…) 0600 0:0", "3006", first_apply),
-    # With each SLS the minion of 3006 sends its whole configuration to the master, pillar included.
-    Kept(r"minion log: TRACE salt\.channel\.client", "3006", first_apply),
+    # To ask for the top file the minion of 3006 sends its whole configuration to the master, pillar included.
+    Kept(r"minion log: TRACE salt\.channel\.client", "3006", highstate, own=True),
     # Commands that return pillar: on 3006 in all that has an output of a job.
     Kept(r"what pillar\.(items|get) returns", "3006", pillar_items, own=True),
     Kept(r"bus: salt/job/N/ret/lab", "3006", pillar_items, own=True),

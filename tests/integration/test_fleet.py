@@ -8,7 +8,7 @@ from .conftest import CODES, NO_MAPS, OTHER_SECRET, SECRET, WRONG_SECRET
 
 MAPS_OF_THE_GUIDE = {"virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps"}
 MAPS = {"m1": MAPS_OF_THE_GUIDE, "m2": MAPS_OF_THE_GUIDE | {"smtpd_sender_login_maps"}}
-SYNC, MANAGED, ANSWERS = "saltutil.sync_all", "postfix_map.managed", "postfix_map.answers"
+SYNC, MANAGED, ANSWERS = "module.run", "postfix_map.managed", "postfix_map.answers"
 
 
 def results(states):
@@ -29,8 +29,8 @@ def test_the_first_apply_of_all_does_it_all(first_contact):
         assert set(results(states).values()) == {True}, states
         assert {SYNC, "pkg.installed", MANAGED} <= set(states)
         assert (ANSWERS in states) == (name == "m2")
-        assert "modules.postfix_map" in states[SYNC]["changes"]["modules"]
-        assert "states.postfix_map" in states[SYNC]["changes"]["states"]
+        synced = states[SYNC]["changes"]["saltutil.sync_all"]
+        assert "modules.postfix_map" in synced["modules"] and "states.postfix_map" in synced["states"]
         assert set(states[MANAGED]["changes"]) == MAPS[name] | {"main.cf"}
     assert first["replies"] == CODES
 
@@ -40,7 +40,7 @@ def test_a_dry_run_on_a_new_minion_says_that_modules_will_be_synced(first_contac
     assert set(first["dry run"]) == {"m1", "m2"}
     for states in first["dry run"].values():
         assert states[SYNC]["result"] is None
-        assert "would" in states[SYNC]["comment"]
+        assert states[SYNC]["comment"] == "Function saltutil.sync_all to be executed."
         assert states[MANAGED]["result"] is False
         assert "was not found" in states[MANAGED]["comment"]
     assert first["files after dry run"] == first["files before"]
@@ -171,7 +171,7 @@ def test_modules_of_another_version_are_replaced_and_used_at_once(fleet, outdate
     assert fleet.run("ispmail.version", target=outdated)[outdated].startswith("0.0.1-before-")
     states = fleet.apply(target=outdated)[outdated]
     assert set(results(states).values()) == {True}, states
-    synced = states[SYNC]["changes"]
+    synced = states[SYNC]["changes"]["saltutil.sync_all"]
     assert "modules.postfix_map" in synced["modules"] and "utils.ispmail_stamp" in synced["utils"]
     assert server.replies() == CODES[outdated]
     assert SYNC not in fleet.apply(target=outdated)[outdated]

@@ -116,7 +116,7 @@ def test_an_apply_sets_up_the_maps_and_syncs_nothing(package, minion):
     assert rcpt(minion.smtp, "john@example.org")[0] == 250
     second = by_function(call(package, minion, "state.apply", "ispmail"))
     assert {name: state["changes"] for name, state in second.items()} == {name: {} for name in second}
-    assert "saltutil.sync_all" not in {*first, *second} and synced(minion) == []
+    assert "module.run" not in {*first, *second} and synced(minion) == []
 
 
 def test_salt_finds_the_runner_and_the_beacon(package, minion):
@@ -137,11 +137,11 @@ def test_a_module_never_gets_the_library_of_another_version(package, minion):
         write_generation(checkout, "new")
         serve(minion, checkout / "salt", checkout)
         done = by_function(call(package, minion, "state.apply", "ispmail"))
-        assert done["saltutil.sync_all"]["changes"] and done["postfix_map.managed"]["changes"], done
+        assert done["module.run"]["changes"] and done["postfix_map.managed"]["changes"], done
         again = by_function(call(package, minion, "state.apply", "ispmail"))
-        assert "saltutil.sync_all" not in again and again["postfix_map.managed"]["result"], again
+        assert "module.run" not in again and again["postfix_map.managed"]["result"], again
     serve(minion, package.formula)
     call(package, minion, "saltutil.sync_all")
     assert synced(minion) == []
     last = by_function(call(package, minion, "state.apply", "ispmail"))
-    assert "saltutil.sync_all" not in last and last["postfix_map.managed"]["result"], last
+    assert "module.run" not in last and last["postfix_map.managed"]["result"], last

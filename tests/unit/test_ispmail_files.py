@@ -20,6 +20,7 @@ from ispmail_files import (
     read,
     remove_leftovers,
     replace,
+    require_root,
     unsafe_directory,
 )
 from lab import scratch
@@ -31,6 +32,15 @@ def roots(scratch_directory):
     path = scratch_directory / os.urandom(4).hex() / "b"
     path.mkdir(parents=True)
     return path
+
+
+def test_only_root_begins(monkeypatch):
+    require_root()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(
+        CannotAsk, match=r"^only root can read and replace table files: run the minion \(or salt-call\)"
+    ):
+        require_root()
 
 
 def test_a_directory_of_roots_is_safe(roots):
