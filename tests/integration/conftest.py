@@ -16,9 +16,16 @@ from lab import START_SECONDS, scratch
 from lab.mariadb import schema
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix
+from lab.series import SERIES, runs_here
 from lab.smtp import rcpt
 
 from ..conftest import PASSWORD
+
+# Each series, skipped where this machine's Python is too new for it.
+EACH_SERIES = [
+    pytest.param(each, marks=pytest.mark.skipif(not runs_here(each), reason="not on this Python"), id=each)
+    for each in SERIES
+]
 
 # Part of every password here, and in no need of quoting anywhere: one search finds each trace of any of them.
 CORE = "Kw7Zr4Qn9Tb2"

@@ -16,8 +16,8 @@ from lab.series import programs
 from lab.smtp import rcpt
 
 from ..conftest import pillar_for
-from .conftest import by_function
-from .test_upgrade import one_of_each, write_generation
+from .conftest import EACH_SERIES, by_function
+from .test_upgrade import write_generation
 
 MODULES = ("_utils", "_modules", "_states", "_beacons", "_runners")
 # What the wheel has below `salt_ispmail`: the folders as they are, and single files.
@@ -57,7 +57,7 @@ def wheel():
         yield built
 
 
-@pytest.fixture(scope="module", params=one_of_each())
+@pytest.fixture(scope="module", params=EACH_SERIES)
 def package(request, wheel):
     """A Python environment with the wheel, and with one series of Salt from an environment that has it."""
     salt = programs(request.param)

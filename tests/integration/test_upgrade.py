@@ -9,7 +9,9 @@ import pytest
 
 from lab import scratch
 from lab.minion import REPOSITORY
-from lab.series import SERIES, Salt, runs_here
+from lab.series import Salt
+
+from .conftest import EACH_SERIES
 
 # Each begins as our own modules do; bin/stamp writes the stamp of the checkout into them.
 HEAD = """import ispmail_stamp
@@ -53,15 +55,7 @@ def write_generation(checkout, name):
     subprocess.run([sys.executable, str(checkout / "bin" / "stamp")], check=True)
 
 
-def one_of_each():
-    """Each series, skipped where this machine's Python is too new for it; and jobs that are threads of the minion."""
-    why = "this series does not run on this Python"
-    marks = {series: pytest.mark.skipif(not runs_here(series), reason=why) for series in SERIES}
-    found = [pytest.param((series, True), marks=mark, id=series) for series, mark in marks.items()]
-    return [*found, pytest.param(("3008", False), id="3008, multiprocessing: False")]
-
-
-@pytest.fixture(params=one_of_each())
+@pytest.fixture(params=[*EACH_SERIES, pytest.param("3008 threads", id="3008, multiprocessing: False")])
 def salt(request):
     """A running master and minion whose main process has the library of the first generation, by a beacon."""
     with scratch("u-") as directory:
@@ -77,8 +71,8 @@ def salt(request):
         write_generation(checkout, "one")
         beacons = {"probe": [{"interval": 1}], "postfix_credential": [{"interval": 1}]}
         roots = [str(checkout / "salt"), str(checkout)]
-        series, multiprocessing = request.param
-        options = {"beacons": beacons, "loop_interval": 1, "multiprocessing": multiprocessing}
+        series, _, threads = request.param.partition(" ")  # jobs are threads of the minion, or processes
+        options = {"beacons": beacons, "loop_interval": 1, "multiprocessing": not threads}
         with Salt(series, directory / "salt", roots, patience=2, **options) as running:
             running.checkout, running.beacon = checkout, directory / "beacon"
             yield running
