@@ -97,3 +97,35 @@ def test_another_stamp_drops_the_library_from_the_process(checkout):
     (new,) = {stamp for found in stamps(checkout).values() for stamp in found}
     done = run(["-c", UPGRADE, ROOT / "_utils", checkout / "_utils", new])
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def library():
+    """The library as this process has it; afterwards it is again as it was."""
+    before = {name: module for name, module in sys.modules.items() if name.startswith("ispmail_")}
+    path = list(sys.path)
+    yield before
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.startswith("ispmail_")]:
+        del sys.modules[name]
+    sys.modules.update(before)
+    importlib.invalidate_caches()
+
+
+def test_only_the_library_is_dropped_and_only_for_another_stamp(library, tmp_path):
+    """Salt and what else the process has stay."""
+    others = {name: module for name, module in sys.modules.items() if name not in library}
+    ispmail_stamp.require(ispmail_stamp.STAMP)
+    assert sys.modules == {**others, **library}
+    (tmp_path / "ispmail_stamp.py").write_text('STAMP = "another"\n')
+    sys.path.insert(0, str(tmp_path))
+    ispmail_stamp.require("another")
+    new = sys.modules["ispmail_stamp"]
+    assert new.STAMP == "another" and {**sys.modules} == {**others, "ispmail_stamp": new}
+    with pytest.raises(ImportError, match=r"^the library of these modules is not here yet: run saltutil\.sync_all"):
+        ispmail_stamp.require("a third one")
+
+
+def test_the_version_is_that_of_the_package():
+    (version,) = re.findall(r'(?m)^version = "(.*)"$', (ROOT / "pyproject.toml").read_text())
+    assert ispmail_stamp.version() == f"{version}+{ispmail_stamp.STAMP}"
