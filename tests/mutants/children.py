@@ -184,6 +184,13 @@ def run_items(
     return ALIVE
 
 
+def caches() -> list[Any]:
+    """The functions of the library that remember what they have returned."""
+    objects = gc.get_objects()
+    found = [each for each in objects if isinstance(each, functools._lru_cache_wrapper)]
+    return [each for each in found if each.__module__.startswith("ispmail")]
+
+
 class Functions:
     """The functions of a file that this process has, whoever imported them."""
 
@@ -191,12 +198,10 @@ class Functions:
         """Find them."""
         self._path = path
         self._found: defaultdict[tuple[str, int], list[FunctionType]] = defaultdict(list)
-        self._caches: list[Any] = []
+        self._caches = caches()
         for each in gc.get_objects():
             if isinstance(each, FunctionType) and each.__code__.co_filename == path:
                 self._found[each.__code__.co_name, each.__code__.co_firstlineno].append(each)
-            elif isinstance(each, functools._lru_cache_wrapper) and each.__module__.startswith("ispmail"):
-                self._caches.append(each)
 
     @property
     def found(self) -> bool:

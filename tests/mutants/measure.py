@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from . import CACHE, ROOMS, ROOT
-from .children import EXAMPLES, Jobs, Runner, SharedSetUp, run_pytest
+from .children import EXAMPLES, Jobs, Runner, SharedSetUp, caches, run_pytest
 from .mutations import Mutant, Source
 
 # They look at the files and run none of their code, or they are about this driver.
@@ -122,8 +122,12 @@ def _measure(file: Path, kept: Path) -> int:
         sys.settrace(None)
         found["import"] = {name: sorted(lines) for name, lines in imported.items()}
         passed: dict[str, float] = {}
+        remember = caches()
         watched.start()
         for item, after in zip(items, [*items[1:], None]):
+            # Each test that needs what one of them returns is to be seen, not only the first.
+            for each in remember:
+                each.cache_clear()
             running[:] = [item.nodeid]
             watched.switch_context(item.nodeid)
             began = time.monotonic()

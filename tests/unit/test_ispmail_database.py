@@ -6,7 +6,8 @@ import pytest
 
 import ispmail_database
 from ispmail_client import TLS, Login
-from ispmail_errors import DatabaseError
+from ispmail_config_database import AdminLogin
+from ispmail_errors import DatabaseError, InvalidInput
 from ispmail_sql import Grant
 
 FILES = [
@@ -97,3 +98,126 @@ def test_a_failure_in_the_middle_names_what_is_done(number, state):
     assert caught.value.number == number
     assert asked == [("a1", {"new": "x"}), ("b1", None), ("b2", None)]
     assert "x" not in repr(steps[0])
+
+
+class FakeClient:
+    """The client of one login: it answers by the beginning of a statement, and notes all that it is told."""
+
+    plugin = "mysql_native_password"
+
+    def __init__(self, answers=None, expired=False):
+        self._answers, self._expired = answers or {}, expired
+        self.said, self.where, self.login, self.closed = [], None, None, False
+
+    def __call__(self, where, login):
+        self.where, self.login = where, login
+        return self
+
+    def connect(self):
+        self.said.append("connect")
+        if self._expired:
+            raise DatabaseError("x", 1862)
+
+    def ask(self, statement, arguments=None):
+        self.said.append((statement, arguments) if arguments else statement)
+        found = [answer for text, answer in self._answers.items() if statement.startswith(text)]
+        if found and isinstance(found[0], Exception):
+            raise found[0]
+        return found[0] if found else []
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def client(monkeypatch):
+    """Has another client than the real one be used."""
+
+    def use(**options):
+        made = FakeClient(**options)
+        monkeypatch.setattr(ispmail_database, "Client", made)
+        return made
+
+    return use
+
+
+KEYS = {"hosts": "db1 db2:3307", "user": "u", "password": "p"}
+READ_ONLY = "SET SESSION TRANSACTION READ ONLY"
+
+
+def test_statements_with_a_table_file_s_login_may_only_read(client):
+    """One that fails is told in its place; the character set is that of the file."""
+    used = client(answers={"one": [{"a": 1}], "two": DatabaseError("db2: no", 1146)})
+    asked = ispmail_database.ask(KEYS, "db2:3307", ["one", "two", "three"])
+    assert asked == ("mysql_native_password", (([{"a": 1}], None), ([], "db2: no"), ([], None)))
+    assert used.said == ["connect", READ_ONLY, "one", "two", "three"] and used.closed
+    assert used.where == "db2:3307" and used.login == ispmail_database.login("db2:3307", KEYS)
+    used = client()
+    ispmail_database.ask({**KEYS, "charset": "latin1"}, "db1", ["one"])
+    charset = ("SET character_set_client = %s, character_set_connection = %s", ["latin1", "latin1"])
+    assert used.said == ["connect", READ_ONLY, charset, "one"]
+
+
+def test_a_host_that_the_file_does_not_name_gets_no_password(client):
+    used = client()
+    with pytest.raises(InvalidInput, match=r"does not name that host: use one of db1, db2:3307$"):
+        ispmail_database.ask(KEYS, "evil.example", ["one"])
+    assert used.said == [] and used.where is None
+
+
+def test_an_account_that_may_only_change_its_password_answers_nothing(client):
+    used = client(answers={"one": DatabaseError("expired", 1820)})
+    with pytest.raises(DatabaseError, match=r"^expired$"):
+        ispmail_database.ask(KEYS, "db1", ["one", "two"])
+    assert used.said[-1] == "one" and used.closed
+
+
+ADMIN = AdminLogin(user="root", password="päss", unix_socket=None, host="db1", port=3307)
+
+
+@pytest.mark.parametrize(("version", "mode"), [("11.8.3-MariaDB", "NO_AUTO_CREATE_USER"), ("8.4.6", "")])
+def test_the_admin_is_in_a_session_of_known_settings(client, version, mode):
+    used = client(answers={"SELECT VERSION()": [{"version": version}], "SELECT GET_LOCK": [{"got": 1}]})
+    settings = [("SET SESSION sql_mode = %s", [mode]), ("SET SESSION lock_wait_timeout = %s", [5])]
+    begun = ["connect", "SELECT VERSION() AS version", *settings]
+    with ispmail_database.admin(ADMIN) as server:
+        assert server.version == version and server.mariadb is bool(mode) and not used.closed
+        assert used.said == begun
+        used._answers["SELECT 1"] = [{"a": 1}]
+        assert server.ask("SELECT 1", ["x"]) == [{"a": 1}] and used.said[-1] == ("SELECT 1", ["x"])
+    assert used.closed and used.where == "the database server at db1:3307"
+    assert used.login == Login("root", "päss".encode(), host="db1", port=3307)
+    used.said.clear()
+    with ispmail_database.admin(ADMIN._replace(unix_socket="/run/x", password=None), lock=True):
+        assert used.said == [*begun, ("SELECT GET_LOCK('ispmail', %s) AS got", [5])]
+    assert used.where == "the database server at /run/x" and used.login.unix_socket == "/run/x"
+    assert used.login.password == b""
+
+
+@pytest.mark.parametrize("got", [0, None])
+def test_two_runs_do_not_change_a_server_at_the_same_time(client, got):
+    used = client(answers={"SELECT VERSION()": [{"version": "8.4.6"}], "SELECT GET_LOCK": [{"got": got}]})
+    with (
+        pytest.raises(DatabaseError, match=r"^the database server at db1:3307: another run is changing it: wait"),
+        ispmail_database.admin(ADMIN, lock=True),
+    ):
+        pytest.fail("it has begun")
+    assert used.closed
+
+
+def test_an_admin_whose_password_has_expired_is_told_of_his_own(client):
+    client(expired=True)
+    with pytest.raises(DatabaseError, match="error 1862: the admin's own password has expired: set a new one") as err:
+        ispmail_database.admin(ADMIN).__enter__()
+    assert err.value.number == 1862
+    client(answers={"SELECT VERSION()": DatabaseError("x: denied", 1045)})
+    with pytest.raises(DatabaseError, match=r"^x: denied$"):
+        ispmail_database.admin(ADMIN).__enter__()
+
+
+def test_an_admin_sees_the_connections_of_others_by_the_privilege_process(client):
+    used = client(answers={"SELECT VERSION()": [{"version": "8.4.6"}]})
+    with ispmail_database.admin(ADMIN) as server:
+        assert ispmail_database.sees_all(server) is False
+        used._answers["SELECT 1 AS a FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS'"] = [{}]
+        assert ispmail_database.sees_all(server) is True

@@ -56,6 +56,9 @@ TESTS = """from ispmail_toy import forks, half, is_many, waits
 def test_many():
     assert is_many(4) and not is_many(2)
 
+def test_half_is_remembered_from_here_on():
+    half(6)
+
 def test_half():
     assert half(6) == 3
 
