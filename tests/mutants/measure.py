@@ -91,8 +91,8 @@ def measured(folder: str, jobs: int = 1) -> Coverage:
 
 
 def _state_of(file: Path) -> str:
-    """Changes with the library, with the test file and with what stands beside it to be imported."""
-    files = [path for room in ROOMS for path in (ROOT / room).glob("*.py")]
+    """Changes with the library, with the test file and what stands beside it to be imported, and with this driver."""
+    files = [path for room in (*ROOMS, "tests/mutants") for path in (ROOT / room).glob("*.py")]
     files += [file, *(path for path in file.parent.glob("*.py") if not path.name.startswith("test_"))]
     digest = hashlib.sha256(str(EXAMPLES).encode())
     for path in sorted(set(files)):
