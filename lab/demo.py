@@ -155,7 +155,7 @@ class Demo:
         """The first apply, and what it has written."""
         self.screen.step(f"Salt {salt.version.__version__} sets up the three maps", 41)
         code, states = self._apply()
-        synced = states.get(SYNCED, {"changes": {}})["changes"]
+        synced = states.get(SYNCED, {"changes": {}})["changes"].get("saltutil.sync_all", {})
         rooms = ("_modules", "_states", "_utils")
         modules = {f"{room[1:]}.{path.stem}" for room in rooms for path in REPOSITORY.glob(f"{room}/*.py")}
         names = {name for names in synced.values() for name in names}
