@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from pathlib import Path
 from types import TracebackType
 
 from lab import HOST, START_SECONDS, free_port, is_free, program, tail, wait_until
 from lab.images import cache
+from lab.processes import end
 from lab.sandbox import Sandbox
 
 _CONFIG = """
@@ -77,11 +77,7 @@ class Sshd:
     ) -> None:
         process, self._process = self._process, None
         if process:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            process.kill()
-            process.wait()
+            end(process)
 
     @property
     def _ended(self) -> bool:

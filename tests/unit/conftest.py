@@ -1,5 +1,7 @@
 """Settings of the properties (the machine may be busy, so no deadline), and what Salt gives a module."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -20,3 +22,17 @@ def on_minion(monkeypatch, tmp_path):
             monkeypatch.setattr(module, name, value, raising=False)
 
     return gives
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """A function that puts a script in the place of a command."""
+    folder = tmp_path / "sbin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def write(name, text):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+
+    return write

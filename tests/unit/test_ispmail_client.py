@@ -489,8 +489,11 @@ def test_a_login_that_is_aborted_while_tls_begins_ends(tmp_path):
         talk.hear(exactly=36)
         time.sleep(0.1)
         client.abort()
-        talk.begin_tls(file)
-        heard.append(talk.hear())
+        try:
+            talk.begin_tls(file)
+            heard.append(talk.hear())
+        except OSError:  # on Python 3.13 it is gone before TLS has begun
+            heard.append(b"")
 
     with OddServer(serve) as server:
         client = Client("x", login(server, tls=TLS(None, None, None, None, False)))

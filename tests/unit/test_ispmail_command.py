@@ -117,18 +117,6 @@ def test_a_process_that_cannot_be_started(monkeypatch):
         ispmail_command.run("postconf", [])
 
 
-@pytest.fixture
-def script(tmp_path, monkeypatch):
-    """A function that puts a script in the place of a command."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-
-    def write(name, text):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [

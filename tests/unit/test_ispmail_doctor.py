@@ -5,9 +5,9 @@ import pytest
 import ispmail_doctor
 from ispmail_config import Instance, Map
 from lab import scratch
+from lab.postfix import write_cold
 
 from .doctor_values import target
-from .postfix_files import write
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def two():
             (folder / "a.cf").write_text(f"user = mailserver\nhosts = 127.0.0.1:{port}\n")
             (folder / "own.cf").write_text(f"user = {user}\n")
             tables = f"mysql:{folder}/a.cf mysql:{folder}/own.cf"
-            write(folder / "main.cf", f"compatibility_level = 3.6\nvirtual_alias_maps = {tables}\n")
-            write(folder / "master.cf", "25 inet n - y - - smtpd\n")
+            write_cold(folder / "main.cf", f"compatibility_level = 3.6\nvirtual_alias_maps = {tables}\n")
+            write_cold(folder / "master.cf", "25 inet n - y - - smtpd\n")
             maps = (Map("aliases", "virtual_alias_maps", "mysql", False, str(folder / "a.cf")),)
             targets.append(target(prefix)._replace(instance=Instance("ispmail", str(folder), maps)))
         yield targets

@@ -17,9 +17,9 @@ from ispmail_errors import CannotAsk, Fault, PillarFault
 from ispmail_lookup import Probe
 from ispmail_smtpd import Reply
 from lab import scratch
+from lab.postfix import write_cold
 
 from .doctor_values import NOTHING, live_map, target
-from .postfix_files import write
 
 AS_PILLAR_SAYS = "files and main.cf are as pillar says"
 
@@ -103,7 +103,7 @@ def folder():
 
 def put(path, limit):
     for name, content in {"main.cf": MAIN_CF.format(path, limit), "master.cf": MASTER_CF}.items():
-        write(path / name, content)
+        write_cold(path / name, content)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_postfix_that_is_well(findings, folder):
     text = (folder / "main.cf").read_text()
     for name in ("empty", "gone"):
         text = re.sub(rf", (proxy:)?mysql:\S*/{name}\.cf", "", text)
-    write(folder / "main.cf", text)
+    write_cold(folder / "main.cf", text)
     here, both = [("this server", "ok", "")], [("aliases", "ok", ""), ("domains", "ok", "")]
     assert findings() == {
         "files and main.cf are as pillar says": here,
@@ -334,7 +334,7 @@ def test_what_a_later_postfix_will_not_have(findings, neighbours, folder):
     text = (
         "alias_maps = hash:/a\ncanonical_maps = unionmap:{hash:/b,btree:/c}\nlast = hash:/d\nrelocated_maps = $last\n"
     )
-    write(folder / "main.cf", (folder / "main.cf").read_text() + text)
+    write_cold(folder / "main.cf", (folder / "main.cf").read_text() + text)
     neighbours.deprecated = lambda tables: [f"{table} will be removed" for table in sorted(tables)]
     (found,) = findings(prefix="second: ")["a later Postfix will have all that is used here"]
     assert found == ("second: this server", "warning", "btree:/c will be removed; hash:/d will be removed")

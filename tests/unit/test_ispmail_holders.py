@@ -19,10 +19,10 @@ from ispmail_errors import CannotAsk, DatabaseError, Fault, InvalidInput, Pillar
 from ispmail_holders import FILE, PROGRAM, SERVER, TABLE, Holder, Holders, _LiveLogin, find, left_behind
 from ispmail_scope import Scope
 from ispmail_sockets import Process
+from lab.postfix import write_cold
 
 from .consumer_values import consumer
 from .doctor_values import database
-from .postfix_files import write
 
 OLD, NEW = "SECRET-of-old", "SECRET-of-now"
 NAME_IT = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
@@ -41,12 +41,12 @@ class Site:
         self.folder = folder
         for name in ("etc", "tree", "cache"):
             (folder / name).mkdir()
-        write(folder / "etc" / "master.cf", "25 inet n - y - - smtpd\n")
+        write_cold(folder / "etc" / "master.cf", "25 inet n - y - - smtpd\n")
         self.maps = [self.map("a.cf", table())]
         self.main_cf(f"virtual_alias_maps = mysql:{folder}/etc/a.cf\n")
 
     def main_cf(self, text):
-        write(self.folder / "etc" / "main.cf", f"compatibility_level = 3.6\n{text}")
+        write_cold(self.folder / "etc" / "main.cf", f"compatibility_level = 3.6\n{text}")
 
     def map(self, name, content=None, type_="mysql", **values):
         path = self.folder / "etc" / name

@@ -49,21 +49,9 @@ def table(config):
 
 
 @pytest.fixture
-def script(tmp_path, monkeypatch):
-    """A function that puts a script in the place of postmap."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-
-    def write(text):
-        (tmp_path / "postmap").write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / "postmap").chmod(0o755)
-
-    return write
-
-
-@pytest.fixture
 def asked(tmp_path, script):
     """A function that gives the arguments of each postmap that was run; the real one answers."""
-    script(f'printf "%s\\n" "$*" >>{tmp_path}/asked; exec /usr/sbin/postmap "$@"')
+    script("postmap", f'printf "%s\\n" "$*" >>{tmp_path}/asked; exec /usr/sbin/postmap "$@"')
     (tmp_path / "asked").touch()
     return lambda: (tmp_path / "asked").read_text().splitlines()
 
@@ -174,7 +162,7 @@ CHECK_HOSTS = "(check hosts, and that the database runs)"
     ],
 )
 def test_what_postmap_says(script, what, expected):
-    script(what)
+    script("postmap", what)
     assert ispmail_lookup.ask("x", ["sqlite:/a.cf", "sqlite:/b.cf"], "/x") == expected
 
 
@@ -200,7 +188,7 @@ def test_what_postmap_says(script, what, expected):
     ],
 )
 def test_what_to_do_about_it(script, reason, fix):
-    script(f'cat >&2 <<"END"\npostmap: fatal: {reason}\nEND\nexit 1')
+    script("postmap", f'cat >&2 <<"END"\npostmap: fatal: {reason}\nEND\nexit 1')
     found = ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").reason
     assert found == reason if fix is None else found.startswith(f"{reason} (") and fix in found and found[-1] == ")"
 
@@ -212,12 +200,12 @@ def test_what_a_job_returns():
 
 def test_a_table_is_asked_as_the_process_that_will_ask_it(config, script, table):
     """postmap looks for the plugins of a login where smtpd would: in its chroot."""
-    script('echo "$MARIADB_PLUGIN_DIR"')
+    script("postmap", 'echo "$MARIADB_PLUGIN_DIR"')
     inside = ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x", as_=Asker(chroot="/jail")).answer
     installed = [f"/jail{each}" for each in glob.glob("/usr/lib/*/libmariadb3/plugin")]
     assert inside in (installed or ["/jail/nonexistent"])
     assert ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").reason is None
-    script("id -un")
+    script("postmap", "id -un")
     assert ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").answer == pwd.getpwuid(os.getuid()).pw_name
     # For another user there is nothing of our environment, so that is the real one.
     assert ispmail_lookup.ask("example.org", [table("a")], str(config), as_=Asker("nobody")).answer == "1"
@@ -270,7 +258,7 @@ def host(serve, greeting=b"x"):
 
 def test_hosts_that_do_not_answer_are_named(config, script, table):
     """Where postmap gets no answer in time it says nothing, and any of the hosts may be the one."""
-    script("exec sleep 9")
+    script("postmap", "exec sleep 9")
     with host("greets") as good, host("hangs up") as closes, host("is not there") as away, host("silent") as silent:
         hosts = f"{good}, {closes} unix:/nowhere, localhost {away} {silent} no-such-name.invalid"
         began = time.monotonic()
@@ -304,7 +292,7 @@ def test_hosts_that_do_not_answer_are_named(config, script, table):
     ],
 )
 def test_no_host_is_to_blame(config, script, table, table_type, keys, count):
-    script("exec sleep 9")
+    script("postmap", "exec sleep 9")
     tables = [table(f"x{number}", table_type=table_type, **keys) for number in range(count)]
     assert ispmail_lookup.ask("x", tables, str(config), timeout=0.1) == Lookup(
         COULD_NOT_ASK, reason="no answer within 0 s", table=tables[0] if count == 1 else None

@@ -12,8 +12,7 @@ from ispmail_command import Done
 from ispmail_errors import CannotAsk, Failed, InvalidInput
 from ispmail_files import File, Replacement
 from ispmail_postconf import Service
-
-from .postfix_files import write
+from lab.postfix import write_cold
 
 MAIN_CF = "# ours\ncompatibility_level = 3.6\nmyhostname = a.test\nmy_class = check_x\n    y\n"
 
@@ -23,32 +22,18 @@ def folder(tmp_path):
     """A configuration directory."""
     path = tmp_path / "etc"
     path.mkdir()
-    write(path / "main.cf", MAIN_CF)
-    write(path / "master.cf", "")
+    write_cold(path / "main.cf", MAIN_CF)
+    write_cold(path / "master.cf", "")
     return path
 
 
 @pytest.fixture
-def program(tmp_path, monkeypatch):
-    """A function that puts a script in the place of one of Postfix's programs."""
-
-    def put(name, script):
-        path = tmp_path / "sbin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-
-    return put
-
-
-@pytest.fixture
-def watched(program, tmp_path):
+def watched(script, tmp_path):
     """A postconf that first writes down where main.cf is, its mode, its age in seconds, and what is to be done."""
     real = shutil.which("postconf", path="/usr/sbin:/sbin")
     log = tmp_path / "postconf.log"
     note = f'echo "$2 $(stat -c %a main.cf) $(($(date +%s) - $(stat -c %Y main.cf))) $3" >>{log}'
-    program("postconf", f'cd "$2"; {note}; exec {real} "$@"')
+    script("postconf", f'cd "$2"; {note}; exec {real} "$@"')
     return lambda: [line.split() for line in log.read_text().splitlines()]
 
 
@@ -79,17 +64,17 @@ def test_all_parameters_with_their_defaults(folder):
     assert (found["myhostname"], found["mail_owner"]) == ("a.test", "postfix") and len(found) > 500
 
 
-def test_what_postconf_did_not_print_is_not_taken_for_unset(folder, program):
+def test_what_postconf_did_not_print_is_not_taken_for_unset(folder, script):
     """It exits with 0 also where it could not write, as on a full disk."""
-    program("postconf", "echo myhostname = a.test")
+    script("postconf", "echo myhostname = a.test")
     for names in (None, ["myhostname"]):
         with pytest.raises(CannotAsk, match=f"did not print all that it was asked for: run postconf -c {folder} -n$"):
             ispmail_postconf.get(names, str(folder))
-    program("postconf", "echo mail_release_date = 1; echo myhostname = a.test")
+    script("postconf", "echo mail_release_date = 1; echo myhostname = a.test")
     assert ispmail_postconf.get(["myhostname"], str(folder), defaults=True) == {"myhostname": "a.test"}
     with pytest.raises(CannotAsk, match=f"postconf did not print all parameters: run postconf -c {folder}$"):
         ispmail_postconf.get(None, str(folder), defaults=True)
-    program("postconf", "exit 0")
+    script("postconf", "exit 0")
     with pytest.raises(CannotAsk, match=f"printed no service of {folder}/master.cf: run postconf -F$"):
         ispmail_postconf.services(str(folder))
     with pytest.raises(CannotAsk, match=r"printed no type of table: run postconf -m$"):
@@ -104,7 +89,7 @@ def test_where_there_is_no_main_cf():
 
 
 def test_defaults_are_not_what_main_cf_sets(folder):
-    write(folder / "main.cf", "compatibility_level = 3.6\nmail_owner = mail\n")
+    write_cold(folder / "main.cf", "compatibility_level = 3.6\nmail_owner = mail\n")
     assert ispmail_postconf.defaults(["mail_owner", "none", "mail_owner"], str(folder)) == {"mail_owner": "postfix"}
     assert ispmail_postconf.defaults([], str(folder)) == {}
 
@@ -116,7 +101,7 @@ def test_the_services_of_master_cf(folder):
         "/run/x unix - - n - - local",
         "old unix - - - - - pipe a",
     ]
-    write(folder / "master.cf", "\n".join(lines) + "\n")
+    write_cold(folder / "master.cf", "\n".join(lines) + "\n")
     found = ispmail_postconf.services(str(folder))
     assert found == [
         Service("smtp", "inet", "y", "smtpd -o syslog_name=x -o y=z"),
@@ -130,14 +115,14 @@ def test_the_types_of_table(folder):
     assert {"inline", "static", "unionmap"} <= set(ispmail_postconf.table_types(str(folder)))
 
 
-def test_what_a_later_release_will_not_have(folder, program):
+def test_what_a_later_release_will_not_have(folder, script):
     """Debian 12's Postfix tells of nothing; newer ones do."""
     for name in ("postconf", "postmap"):
         said = [
             *(f"{name}: warning: $* will be removed", f"{name}: warning: password = SECRET is deprecated"),
             *(f"{name}: warning: unused parameter", f"{name}: $* is deprecated"),
         ]
-        program(name, "\n".join(f'echo "{line}" >&2' for line in said))
+        script(name, "\n".join(f'echo "{line}" >&2' for line in said))
     assert ispmail_postconf.deprecated(str(folder), ["hash:/a", "btree:/b"]) == [
         *(f"-c {folder} -n will be removed", "password = ***"),
         *(f"-c {folder} -q postmaster {table} will be removed" for table in ("hash:/a", "btree:/b")),
@@ -147,7 +132,7 @@ def test_what_a_later_release_will_not_have(folder, program):
 def test_a_directory_that_belongs_to_nobody_is_refused(folder, tmp_path, monkeypatch):
     """A caller could have any file edited else."""
     monkeypatch.setattr(ispmail_postconf, "DEFAULT_DIRECTORY", str(folder))
-    write(
+    write_cold(
         folder / "main.cf",
         f"compatibility_level = 3.6\nmulti_instance_directories = {tmp_path}/b/, {tmp_path}/c\n"
         f"alternate_config_directories = {tmp_path}/d\n",
@@ -172,7 +157,7 @@ def test_passwords_are_not_shown(folder):
     text = (
         "compatibility_level = 3.6\nsmtp_sasl_password_maps = $one\none = $two\ntwo = inline:{a=SECRET} $myhostname\n"
     )
-    write(folder / "main.cf", text)
+    write_cold(folder / "main.cf", text)
     values = {"one": "static:SECRET", "two": "inline:{a=SECRET}", "three": "static:x", "four": None, "x_password": "S"}
     assert ispmail_postconf.shown(values, str(folder)) == {
         "one": "static:***",
@@ -196,7 +181,7 @@ def test_passwords_are_not_shown(folder):
     ],
 )
 def test_an_edit_is_made_on_a_copy(folder, before, parameters, after):
-    write(folder / "main.cf", before)
+    write_cold(folder / "main.cf", before)
     replacement = ispmail_postconf.edited(parameters, str(folder))
     assert replacement.new.path == str(folder / "main.cf") and replacement.new.content == after.encode()
     assert replacement.still == (before.encode(),) and replacement.lock is True
@@ -231,11 +216,11 @@ def refuse_broken(folder, text, parameters, workspace=None):
     return ispmail_postconf.refuse_broken(after, parameters, str(folder), workspace)
 
 
-def test_postfix_is_asked_about_both_files_as_they_would_be(folder, tmp_path, program, watched):
+def test_postfix_is_asked_about_both_files_as_they_would_be(folder, tmp_path, script, watched):
     """By copies as of a while ago, which nobody else can read."""
     seen = tmp_path / "seen"
-    write(folder / "master.cf", "smtp inet n - y - - smtpd\n")
-    program("postfix", f'cp -a "$2" {seen}; [ "$1 $3" = "-c check" ]')
+    write_cold(folder / "master.cf", "smtp inet n - y - - smtpd\n")
+    script("postfix", f'cp -a "$2" {seen}; [ "$1 $3" = "-c check" ]')
     began = time.time()
     refuse_broken(folder, "biff = no\n", {"biff": "no", "myhostname": None}, str(tmp_path))
     assert (seen / "main.cf").read_text() == "biff = no\n"
@@ -249,20 +234,20 @@ def test_postfix_is_asked_about_both_files_as_they_would_be(folder, tmp_path, pr
 
 
 @pytest.mark.parametrize("code", [1, 75])
-def test_what_postfix_refuses_does_not_go_live(folder, program, code):
-    program("postfix", f"exit {code}")
+def test_what_postfix_refuses_does_not_go_live(folder, script, code):
+    script("postfix", f"exit {code}")
     with pytest.raises(Failed, match=r"refuses main\.cf .* These parameters would change: biff, myhostname$"):
         refuse_broken(folder, "biff = no\n", {"biff": "no", "myhostname": None})
 
 
-def test_what_postconf_cannot_read_does_not_go_live(folder, program):
-    program("postfix", "exit 0")
+def test_what_postconf_cannot_read_does_not_go_live(folder, script):
+    script("postfix", "exit 0")
     with pytest.raises(Failed, match=r"^postconf failed: .*/main\.cf, line 1: missing '='"):
         refuse_broken(folder, "biff\n", {})
 
 
-def test_what_was_not_set_as_asked_does_not_go_live(folder, program):
-    program("postfix", "exit 0")
+def test_what_was_not_set_as_asked_does_not_go_live(folder, script):
+    script("postfix", "exit 0")
     with pytest.raises(Failed, match=r"postconf did not set biff, myhostname in main\.cf as asked: edit it by hand$"):
         refuse_broken(folder, "mail_owner = x\nmyhostname = y\n", {"biff": "no", "mail_owner": "x", "myhostname": None})
 

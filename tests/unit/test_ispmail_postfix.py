@@ -14,8 +14,7 @@ import pytest
 import ispmail_postfix
 from ispmail_errors import CannotAsk
 from lab import wait_until
-
-from .postfix_files import write
+from lab.postfix import write_cold
 
 READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
 # Like master(8) it starts others. At SIGHUP the first of them ends, as one that is idle does; the others are busy.
@@ -57,7 +56,7 @@ class Instance:
     def main_cf(self, text):
         path = self._folder / "etc" / "main.cf"
         path.parent.mkdir(exist_ok=True)
-        write(path, text)
+        write_cold(path, text)
 
     @contextlib.contextmanager
     def running(self, *names):

@@ -23,6 +23,8 @@ from _runners import ispmail
 from ispmail_rotation import Progress
 from lab import START_SECONDS, is_free, wait_until
 
+from .test_ispmail_rotation import used
+
 MAIN = {"database": "db*", "mail": "mx*"}
 
 
@@ -102,10 +104,6 @@ def test_to_whom_a_rotation_goes(monkeypatch, case):
     reasons = [fault.removeprefix("ispmail:sites:main: ") for fault in found.pop("faults")]
     assert found == {"database": database, "canary": canary, "batches": batches, "down": down}
     assert len(reasons) == len(faults) and all(map(str.startswith, reasons, faults)), reasons
-
-
-def used(live="new", pillar="new"):
-    return {"pillar": {"virtual_alias_maps": pillar}, "live": {"virtual_alias_maps": live}}
 
 
 NOBODY = {"unnamed": [], "notes": []}

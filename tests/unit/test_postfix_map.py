@@ -8,8 +8,9 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import ispmail_optionfile
 from _modules import postfix_map
 from ispmail_errors import CannotAsk
+from lab.postfix import write_cold
 
-from .postfix_files import postfix, write
+from .postfix_files import postfix
 from .test_ispmail_compare import SAME, comparison
 from .test_ispmail_module import fails
 
@@ -34,7 +35,7 @@ def test_maps_as_they_are_on_this_server(on_minion, tmp_path):
     """.replace("        ", "")
     postfix(tmp_path, main_cf)
     file = tmp_path / "mariadb-virtual-alias-maps.cf"
-    write(file, "user = former\npassword = secret\nquery = SELECT 1\n")
+    write_cold(file, "user = former\npassword = secret\nquery = SELECT 1\n")
     file.chmod(0o640)
     on_minion(postfix_map, ispmail=section(tmp_path), second=section(tmp_path / "none", **NO_MAPS))
     nothing = {"in_parameter": False, "keys": None}

@@ -9,8 +9,9 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 from _modules import postfix_map_change
 from ispmail_errors import Failed
 from ispmail_plan import Outcome
+from lab.postfix import write_cold
 
-from .postfix_files import postfix, write
+from .postfix_files import postfix
 from .test_ispmail_module import fails
 
 CHANGES = {"virtual_alias_maps": {"file": {"old": None, "new": "/x.cf"}}}
@@ -35,7 +36,7 @@ def test_it_is_a_part_of_postfix_map():
 def test_the_tables_that_a_server_has_as_pillar(on_minion, tmp_path):
     """With the real postconf. Only a directory that pillar names, or Postfix, may be looked at."""
     keys = "user = former\npassword = secret\nhosts = db\ndbname = mail\n"
-    write(tmp_path / "own.cf", f"{keys}query = {QUERY}\n")
+    write_cold(tmp_path / "own.cf", f"{keys}query = {QUERY}\n")
     directory = postfix(tmp_path, f"virtual_alias_maps = mysql:{tmp_path}/own.cf\n")
     on_minion(postfix_map_change, ispmail={"postfix": {"config_directory": directory}})
     text = postfix_map_change.found(directory)
