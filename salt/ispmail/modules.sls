@@ -3,11 +3,14 @@
 {%- set wanted = '0.1.0+2fd0fc689a8a' %}
 {%- if 'ispmail.version' not in salt or salt['ispmail.version']() != wanted %}
 
-{#- Not the state saltutil.sync_all: it takes no environment, and would sync from those of the top file only. #}
+{#- Salt deletes what the environments that it syncs do not have. Without any named, they are those of the top file; of
+    those named, the last one's files win. (The state saltutil.sync_all takes none.) #}
 The modules for Postfix maps are synced:
   module.run:
     - saltutil.sync_all:
-      - saltenv: {{ saltenv | json }}
+      {%- if saltenv != 'base' %}
+      - saltenv: {{ ['base', saltenv] | json }}
+      {%- endif %}
       - refresh: True
     - reload_modules: True
     - order: 1

@@ -618,7 +618,8 @@ KEPT = (
     Kept(r"file: /salt/master/cache/pillar/(\w+\.p|tmp…) 0600 0:0", "3008", first_apply),
     Kept(r"file: /salt/master/cache/minions/\w+/(data\.p|tmp…) 0600 0:0", "3006", first_apply),
     # To ask for the top file the minion of 3006 sends its whole configuration to the master, pillar included.
-    Kept(r"minion log: TRACE salt\.channel\.client", "3006", highstate, own=True),
+    Kept(r"minion log: TRACE salt\.channel\.client", "3006", first_apply),
+    Kept(r"minion log: TRACE salt\.channel\.client", "3006", highstate),
     # Commands that return pillar: on 3006 in all that has an output of a job.
     Kept(r"what pillar\.(items|get) returns", "3006", pillar_items, own=True),
     Kept(r"bus: salt/job/N/ret/lab", "3006", pillar_items, own=True),

@@ -227,8 +227,14 @@ def test_an_environment_of_its_own(directory, sandbox, checkout, mail):
     """The formula is served by another environment than base only. It was synced from base: there was nothing."""
     conf = yaml.safe_load((REPOSITORY / "docs/master.conf").read_text())
     conf["file_roots"] = {"base": ["/srv/salt"], "next": conf["file_roots"]["base"]}
+    theirs = sandbox.root / "srv/salt/_modules/theirs.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("def ping():\n    return 'theirs'\n")
     with served("3008", directory, sandbox, mail, yaml.safe_dump(conf)) as salt:
+        salt.call("saltutil.sync_all")
+        assert salt.call("theirs.ping") == "theirs"
         check_first(mail, salt.call("state.apply", "ispmail", "saltenv=next"))
+        assert salt.call("theirs.ping") == "theirs", "what base has is deleted"
         check_synced(salt.directory, checkout)
         check_next(salt.call("state.apply", "saltenv=next"))
 
