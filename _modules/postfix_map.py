@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("5cf8233ae236")
 
 import ispmail_compare
 import ispmail_consumers
@@ -73,7 +73,9 @@ def compare(pillar="ispmail"):
     with salt_errors():
         maps, others = wanted(__pillar__, __opts__, pillar)
         found = ispmail_compare.compare(maps, __opts__["cachedir"], others)
-        reloads = bool(found.maps) and found.interrupted and ispmail_postfix.running(maps.config_directory)
+        reloads = bool(found.maps and found.interrupted) and ispmail_postfix.running(
+            found.maps.settings.queue_directory
+        )
         return {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
 
 
@@ -127,7 +129,10 @@ def old_processes(pillar="ispmail"):
         return [
             process
             for each in instances(__pillar__, pillar).values()
-            for process in ispmail_postfix.old_processes([one.path for one in each.wanted], each.config_directory)
+            if each.wanted
+            for process in ispmail_postfix.old_processes(
+                [one.path for one in each.wanted], ispmail_inventory.settings(each.config_directory).queue_directory
+            )
         ]
 
 

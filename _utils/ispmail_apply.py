@@ -66,15 +66,16 @@ def _apply_to_postfix(
     found: Comparison, difference: Difference, cache_directory: str, test: bool, warnings: list[str]
 ) -> Outcome:
     instance, directory = found.instance, found.instance.config_directory
+    queue_directory = difference.settings.queue_directory
     began = time.monotonic()
     inventory = ispmail_inventory.read(directory, difference.settings)
     warnings = [*warnings, *_check(instance, difference, inventory)]
-    running = ispmail_postfix.running(directory)
+    running = ispmail_postfix.running(queue_directory)
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     warnings += _refuse_before_a_reload(instance, inventory, running)
     files = (*difference.files, *found.option_files.files)
-    change = Change(directory, cache_directory, files, difference.parameters, difference.explicit)
+    change = Change(directory, cache_directory, files, difference.parameters, difference.explicit, queue_directory)
     if test:
         ispmail_transaction.rehearse(change)
     else:
@@ -183,7 +184,7 @@ def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> 
     """Replace option files only. What Postfix has read is as before: it need not run, nor be there."""
     began = time.monotonic()
     files = found.option_files.files
-    change = Change(found.instance.config_directory, cache_directory, files, reload=False)
+    change = Change(found.instance.config_directory, cache_directory, files)
     if test:
         ispmail_transaction.rehearse(change)
         return

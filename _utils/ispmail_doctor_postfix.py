@@ -127,7 +127,7 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
         yield from _readable_for_proxymap(live)
         yield from _credentials_are_in_the_file(live)
         yield from only_host_is_asked_again(live)
-    running = ispmail_postfix.running(postfix.config_directory)
+    running = ispmail_postfix.running(postfix.inventory.settings.queue_directory)
     yield from _can_be_asked(postfix, maps, running)
     yield from _others_can_be_asked(postfix, running)
     yield from _smtpd_can_ask(postfix, running)
@@ -253,7 +253,8 @@ def _smtpd_can_ask(postfix: Postfix, running: bool) -> Iterator[Finding]:
 
 
 def _no_old_processes(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
-    old = ispmail_postfix.old_processes([live.map.path for live in maps], postfix.config_directory)
+    queue_directory = postfix.inventory.settings.queue_directory
+    old = ispmail_postfix.old_processes([live.map.path for live in maps], queue_directory)
     fix = ""
     if old:
         command = f"postfix -c {postfix.config_directory} reload"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import ispmail_files
 import ispmail_maincf
 import ispmail_tablefile
-from ispmail_command import Done, Name, lines, output, run, safe
+from ispmail_command import Name, lines, output, run, safe
 from ispmail_config import DEFAULT_DIRECTORY
 from ispmail_errors import CannotAsk, Failed, InvalidInput
 from ispmail_expand import names_in
@@ -31,6 +31,12 @@ from ispmail_maincf import (
 _WITNESS = "mail_release_date"
 # One of the last that it prints of all parameters.
 _LAST = "virtual_uid_maps"
+# What `postfix reload` runs and enters, by the parameter that says where it is.
+_RELOAD_NEEDS = {
+    "daemon_directory": ("postfix-script", "master"),
+    "command_directory": ("postsuper",),
+    "queue_directory": ("",),
+}
 
 
 class Service(NamedTuple):
@@ -188,27 +194,25 @@ def edited(parameters: Mapping[str, object], config_directory: str, workspace: s
 def refuse_broken(
     after: Replacement, parameters: Mapping[str, str | None], config_directory: str, workspace: str | None = None
 ) -> None:
-    """Have Postfix look at a main.cf before it goes live, beside a copy of master.cf.
+    """Have Postfix read a main.cf before it goes live.
 
     Args:
         after: What `edited` returned.
         parameters: What was asked for; it is read back.
-        workspace: Where the copies are for that time; None for the directory of temporary files.
+        workspace: Where the copy is for that time; None for the directory of temporary files.
 
     Raises:
-        Failed: `postconf -n` or `postfix check` refuses it, or it does not hold what was asked for.
+        Failed: A program of Postfix would not start with it, a reload would not find what it needs, or it does not hold
+            what was asked for.
     """
     content = after.new.content or b""
-    master_cf = ispmail_files.read(os.path.join(config_directory, "master.cf")).content or b""
     try:
-        checked = _checked(content, master_cf, workspace)
+        reason = _refused(content, config_directory, workspace)
     except OSError as err:
         raise Failed(f"{workspace or tempfile.gettempdir()} cannot hold a copy of main.cf: {err.strerror}") from err
-    if checked.returncode is None:
-        raise Failed(f"Nothing was changed: postfix check of main.cf as it would be: {checked.stderr}")
-    if checked.returncode != 0:
+    if reason:
         raise Failed(
-            "Nothing was changed: postfix check refuses main.cf as it would be: the mail log says why. "
+            f"Nothing was changed: Postfix refuses main.cf as it would be: {reason}. "
             f"These parameters would change: {', '.join(parameters)}"
         )
     if unset := differing(ispmail_tablefile.parse(content), parameters):
@@ -216,13 +220,25 @@ def refuse_broken(
         raise Failed(f"Nothing was changed: postconf did not set {names} in main.cf as asked: edit it by hand")
 
 
-def _checked(main_cf: bytes, master_cf: bytes, workspace: str | None) -> Done:
-    """How `postfix check` ended for a main.cf and a master.cf."""
+def _refused(main_cf: bytes, config_directory: str, workspace: str | None) -> str | None:
+    """Why Postfix would not work with a main.cf; None where it would.
+
+    Each of its programs reads all of main.cf first, and ends where a value cannot be: postmap does that for us. Not
+    `postfix check`: that makes missing directories, goes through all mail in the queue, and says the reason only to the
+    mail log.
+    """
     with tempfile.TemporaryDirectory(prefix="postconf-", dir=workspace) as directory:
         _write_copy(directory, "main.cf", main_cf)
-        _write_copy(directory, "master.cf", master_cf)
-        output("postconf", ["-c", directory, "-n"])
-        return run("postfix", ["-c", directory, "check"], timeout=60)
+        try:
+            output("postmap", ["-c", directory, "-q", "any", "static:any"])
+            found = _printed(directory, "-x", *_RELOAD_NEEDS, _WITNESS)
+        except CannotAsk as err:
+            return str(err).replace(directory, config_directory)
+    for name, programs in _RELOAD_NEEDS.items():
+        for path in (os.path.join(found[name], program) for program in programs):
+            if not os.access(path, os.X_OK):
+                return f"{name} is {found[name]}, and {path} is not there, or cannot be run"
+    return None
 
 
 def change(parameters: Mapping[str, object], config_directory: str, test: bool) -> dict[str, dict[str, str | None]]:

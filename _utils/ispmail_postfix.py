@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Sequence
 
-import ispmail_inventory
 from ispmail_command import output
 from ispmail_errors import CannotAsk
 
@@ -29,92 +28,18 @@ def installed() -> bool:
     return shutil.which("postfix", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
 
 
-def running(config_directory: str) -> bool:
-    """Tell whether an instance runs: whether there is its master(8).
+def running(queue_directory: str) -> bool:
+    """Tell whether the instance with that queue runs: whether there is its master(8).
 
     Not by `postfix status`: that locks master.pid for a moment, and a `postfix start` at that moment fails.
 
     Raises:
         CannotAsk: That could not be told.
     """
-    return master(config_directory) is not None
+    return master(queue_directory) is not None
 
 
-def master(config_directory: str) -> int | None:
-    """The process id of an instance's master(8); None where it does not run.
-
-    Raises:
-        CannotAsk: That cannot be read.
-    """
-    return _master(_queue_directory(config_directory))
-
-
-def reload(config_directory: str, drain: float = 2) -> list[str]:
-    """Make a running instance read its configuration again; no mail is refused.
-
-    A busy process ends its session first, an idle one ends within a second.
-
-    Args:
-        drain: How many seconds to wait for the processes that have read the old table files.
-
-    Returns:
-        Those that are left, such as ``smtpd 4711``: they still use what they have read before.
-
-    Raises:
-        CannotAsk: Postfix refused; says what Postfix said.
-    """
-    began = time.clock_gettime(time.CLOCK_BOOTTIME)
-    started = time.monotonic()
-    queue = _queue_directory(config_directory)
-    before = _started_before(began, queue)
-    output("postfix", ["-c", config_directory, "reload"])
-    again = time.monotonic() + _SIGNALLED_SECONDS
-    until = time.monotonic() + drain
-    while True:
-        old = _started_before(began, queue)
-        if not old or time.monotonic() > until:
-            log.info("reloaded Postfix in %s in %.2f s", config_directory, time.monotonic() - started)
-            return old
-        if time.monotonic() > again and set(before) <= set(old):
-            _signal_master(queue)
-            again = until
-        time.sleep(0.02)
-
-
-def old_processes(files: Sequence[str], config_directory: str) -> list[str]:
-    """Tell which processes of an instance started before its table files were replaced.
-
-    Returns:
-        A list such as ``smtpd 4711``: they use what they have read before, and end with their sessions.
-    """
-    # A rename sets the status change time; the modification time is set back.
-    changed = [os.stat(path).st_ctime for path in files if os.path.exists(path)]
-    if not changed:
-        return []
-    began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - max(changed))
-    return _started_before(began, _queue_directory(config_directory))
-
-
-def _queue_directory(config_directory: str) -> str:
-    return ispmail_inventory.settings(config_directory).queue_directory
-
-
-def _started_before(began: float, queue_directory: str) -> list[str]:
-    """The processes of an instance that open table files and started before that second since boot."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    master = _master(queue_directory)
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            name, fields = _process(int(pid))
-            # proc(5): ppid is field 4, starttime field 22; these begin with field 3.
-            is_child = int(fields[1]) == master
-            if is_child and name in _READERS and int(fields[19]) / ticks < began:
-                found.append(f"{name} {pid}")
-    return found
-
-
-def _master(queue_directory: str) -> int | None:
+def master(queue_directory: str) -> int | None:
     """The process id of an instance's master(8); None where it does not run.
 
     Raises:
@@ -134,14 +59,76 @@ def _master(queue_directory: str) -> int | None:
         raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
 
 
+def reload(config_directory: str, queue_directory: str, drain: float = 2) -> list[str]:
+    """Make a running instance read its configuration again; no mail is refused.
+
+    A busy process ends its session first, an idle one ends within a second.
+
+    Args:
+        drain: How many seconds to wait for the processes that have read the old table files.
+
+    Returns:
+        Those that are left, such as ``smtpd 4711``: they still use what they have read before.
+
+    Raises:
+        CannotAsk: Postfix refused; says what Postfix said.
+    """
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)
+    started = time.monotonic()
+    before = _started_before(began, queue_directory)
+    output("postfix", ["-c", config_directory, "reload"])
+    again = time.monotonic() + _SIGNALLED_SECONDS
+    until = time.monotonic() + drain
+    while True:
+        old = _started_before(began, queue_directory)
+        if not old or time.monotonic() > until:
+            log.info("reloaded Postfix in %s in %.2f s", config_directory, time.monotonic() - started)
+            return old
+        if time.monotonic() > again and set(before) <= set(old):
+            _signal_master(queue_directory)
+            again = until
+        time.sleep(0.02)
+
+
+def old_processes(files: Sequence[str], queue_directory: str) -> list[str]:
+    """Tell which processes of an instance started before its table files were replaced.
+
+    Returns:
+        A list such as ``smtpd 4711``: they use what they have read before, and end with their sessions.
+    """
+    # A rename sets the status change time; the modification time is set back.
+    changed = [os.stat(path).st_ctime for path in files if os.path.exists(path)]
+    if not changed:
+        return []
+    began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - max(changed))
+    return _started_before(began, queue_directory)
+
+
+def _started_before(began: float, queue_directory: str) -> list[str]:
+    """The processes of an instance that open table files and started before that second since boot."""
+    parent = master(queue_directory)
+    if parent is None:
+        return []
+    ticks = os.sysconf("SC_CLK_TCK")
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name, fields = _process(int(pid))
+            # proc(5): ppid is field 4, starttime field 22; these begin with field 3.
+            is_child = int(fields[1]) == parent
+            if is_child and name in _READERS and int(fields[19]) / ticks < began:
+                found.append(f"{name} {pid}")
+    return found
+
+
 def _signal_master(queue_directory: str) -> None:
     """Do what `postfix reload` does last. It exits with 0 where it could not do that, and all old processes stay."""
-    master = _master(queue_directory)
+    pid = master(queue_directory)
     try:
-        if master is not None:
-            os.kill(master, signal.SIGHUP)
+        if pid is not None:
+            os.kill(pid, signal.SIGHUP)
     except OSError as err:
-        raise CannotAsk(f"master(8), process {master}, cannot be signalled: {err.strerror}") from err
+        raise CannotAsk(f"master(8), process {pid}, cannot be signalled: {err.strerror}") from err
 
 
 def _process(pid: int) -> tuple[str, list[str]]:

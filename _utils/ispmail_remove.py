@@ -77,12 +77,12 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     _refuse_in_use(inventory, after, parameters, paths)
     warnings = _doubts(chosen, after.settings)
     interrupted = ispmail_journal.interrupted(directory, cache_directory)
-    running = (bool(parameters) or interrupted) and ispmail_postfix.running(directory)
+    running = (bool(parameters) or interrupted) and ispmail_postfix.running(known.queue_directory)
     if interrupted:
         changes["postfix"] = finished(running)
     deletions = [Replacement(file._replace(content=None), still=(file.content,)) for file in files]
     expected = {name: known.set_value(name) for name in parameters}
-    change = Change(directory, cache_directory, tuple(deletions), parameters, expected)
+    change = Change(directory, cache_directory, tuple(deletions), parameters, expected, known.queue_directory)
     if changes and test:
         ispmail_transaction.rehearse(change)
     elif changes:

@@ -40,7 +40,7 @@ class Change(NamedTuple):
     files: tuple[Replacement, ...] = ()  # deletions too
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
     expected: Mapping[str, str | None] | None = None  # what each parameter must still have, None for not set
-    reload: bool = True  # False: nothing in it is Postfix's, which need not be there
+    queue_directory: str | None = None  # the instance's; None: nothing of it is Postfix's, which need not be there
 
 
 def make(change: Change, check: Callable[[bool], None] | None = None) -> list[str]:
@@ -161,13 +161,12 @@ def _remove_leftovers(due: list[str] | None) -> None:
 
 
 def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
-    directory = change.config_directory
-    master = ispmail_postfix.master(directory) if change.reload else None
+    master = _master(change)
     running = master is not None
     try:
         return _load(change, exchange, due, running, check)
     except IspmailError as err:
-        if running and ispmail_postfix.master(directory) != master:
+        if running and _master(change) != master:
             raise Failed(
                 "Postfix was stopped or restarted by another program meanwhile, such as an upgrade of its package: "
                 f"try again when that has ended ({err})"
@@ -179,16 +178,15 @@ def _load(
     change: Change, exchange: Exchange, due: bool, running: bool, check: Callable[[bool], None] | None
 ) -> list[str]:
     """Have Postfix read what is new, check, and delete."""
-    directory = change.config_directory
     if exchange.two_steps:
         if running:
-            ispmail_postfix.reload(directory)
+            _reload(change)
         exchange.complete()
         # It may have been started in between, with the first step.
-        running = ispmail_postfix.running(directory)
+        running = _master(change) is not None
     # Deletions alone are of files that main.cf does not name.
     reload_due = due or bool(exchange.begun)
-    old_processes = ispmail_postfix.reload(directory) if running and reload_due else []
+    old_processes = _reload(change) if running and reload_due else []
     if check:
         check(running)
     _refuse_lost(change)
@@ -319,10 +317,19 @@ def _named(change: Change, exchange: Exchange) -> list[str]:
 
 def _reloaded(change: Change) -> bool:
     """Reload Postfix if it runs and the change is Postfix's, and return whether it was."""
-    running = change.reload and ispmail_postfix.running(change.config_directory)
+    running = _master(change) is not None
     if running:
-        ispmail_postfix.reload(change.config_directory)
+        _reload(change)
     return running
+
+
+def _master(change: Change) -> int | None:
+    """The process of the Postfix that a change is for; None where it does not run, or the change is not Postfix's."""
+    return None if change.queue_directory is None else ispmail_postfix.master(change.queue_directory)
+
+
+def _reload(change: Change) -> list[str]:
+    return ispmail_postfix.reload(change.config_directory, change.queue_directory or "")
 
 
 def _reason(err: BaseException) -> str:

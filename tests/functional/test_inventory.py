@@ -245,19 +245,25 @@ def test_a_main_cf_that_postfix_refuses_does_not_go_live(minion, postfix):
     for test in (True, False):
         result = managed(minion, test=test)
         assert result["result"] is False
-        assert "postfix check refuses main.cf as it would be" in result["comment"]
+        assert "Postfix refuses main.cf as it would be: daemon_directory is /nowhere" in result["comment"]
     assert everything(postfix) == before
 
 
-def test_postfix_check_sees_main_cf_before_it_goes_live(postfix, minion):
+def test_postfix_reads_main_cf_before_it_goes_live(postfix, minion):
+    """To look changes nothing: `postfix check` would make the directory of the queue that is missing."""
     directory = str(postfix.config_directory)
+    missing = postfix.queue_directory / "trace"
+    missing.rmdir()
     before = everything(postfix)
     wanted = {"daemon_directory": "/nowhere"}
-    with pytest.raises(Failed, match=r"postfix check refuses main.cf as it would be"):
+    with pytest.raises(Failed, match=r"Postfix refuses main.cf as it would be: daemon_directory is /nowhere"):
         ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), wanted))
     good = {"virtual_alias_maps": "inline:{a=b}"}
     ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), good))
     assert everything(postfix) == before
+    assert not missing.exists()
+    postfix.command("postfix", "check")
+    assert missing.is_dir()
 
 
 def test_a_map_that_a_service_needs_is_not_removed(minion, postfix, pillar):

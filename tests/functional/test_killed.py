@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 import ispmail_command
+import ispmail_inventory
 import ispmail_postfix
 import ispmail_smtpd
 from ispmail_errors import CannotAsk
@@ -34,7 +35,7 @@ def test_a_share_of_all_points(found, scenario):
     found.restore(scenario.start)
     act = found.run_undone if scenario.undone else found.run
     calls = traced(lambda: act(scenario.act)).calls
-    # Until the journal is renamed nothing is changed, and `postfix check` of a copy makes most calls.
+    # Until the journal is renamed nothing is changed, and many calls are made for the copy that Postfix reads.
     first = next(number for number, call in enumerate(calls, 1) if call.startswith("rename"))
     assert len(calls) - first > 30
     wrong = []
@@ -107,15 +108,15 @@ def test_a_removal_takes_away_what_an_interrupted_apply_has_left(found):
 @pytest.mark.parametrize("way", ["EIO", "kill"])
 def test_could_not_tell_whether_postfix_runs_is_an_error(found, way):
     """It counted as "does not run": success without a reload, for ever."""
-    directory = str(found.postfix.config_directory)
-    done = traced(lambda: str(ispmail_postfix.running(directory)), way, "^execve .*/postconf$", every=True)
+    directory, queue = str(found.postfix.config_directory), str(found.postfix.queue_directory)
+    done = traced(lambda: str(ispmail_inventory.settings(directory)), way, "^execve .*/postconf$", every=True)
     assert done.hit and done.returned.startswith("CannotAsk: postconf")
     pid = found.postfix.queue_directory / "pid" / "master.pid"
     kept = pid.rename(pid.with_name("kept"))
     pid.mkdir()
     try:
         with pytest.raises(CannotAsk, match=r"master\.pid cannot be read: Is a directory"):
-            ispmail_postfix.running(directory)
+            ispmail_postfix.running(queue)
     finally:
         pid.rmdir()
         kept.rename(pid)
@@ -123,22 +124,21 @@ def test_could_not_tell_whether_postfix_runs_is_an_error(found, way):
 
 def test_looking_whether_postfix_runs_does_not_disturb_its_start(found):
     """`postfix status` locks master.pid for a moment: a start at that moment failed, as after an upgrade."""
-    directory = str(found.postfix.config_directory)
-    calls = traced(lambda: str(ispmail_postfix.running(directory))).calls
-    assert calls and not [call for call in calls if call.startswith("flock") or "/master" in call]
+    queue = str(found.postfix.queue_directory)
+    assert traced(lambda: str(ispmail_postfix.running(queue))).calls == []
 
 
 def test_postfix_that_is_stopped_is_known_to_be(found):
     """The way in which "not running" differs from "could not tell"."""
-    directory = str(found.postfix.config_directory)
+    queue = str(found.postfix.queue_directory)
     found.restore("first")
     found.postfix.stop()
     try:
-        assert ispmail_postfix.running(directory) is False
+        assert ispmail_postfix.running(queue) is False
         assert found.run("apply second") == CONVERGED
     finally:
         found.postfix.start()
-    assert ispmail_postfix.running(directory) is True
+    assert ispmail_postfix.running(queue) is True
     assert found.replies() == SECOND
 
 
@@ -223,7 +223,7 @@ def test_postfix_starts_in_the_middle_and_smtpd_is_silent(found):
 
     def act():
         runs, answers = ispmail_postfix.running, [False]
-        ispmail_postfix.running = lambda directory: answers.pop() if answers else runs(directory)
+        ispmail_postfix.running = lambda queue: answers.pop() if answers else runs(queue)
         ispmail_smtpd.ask = lambda *_, **__: ispmail_smtpd.Reply("127.0.0.1:9", None, "timed out")
         return found.run("apply second")
 

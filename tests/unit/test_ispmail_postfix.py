@@ -14,7 +14,6 @@ import pytest
 import ispmail_postfix
 from ispmail_errors import CannotAsk
 from lab import wait_until
-from lab.postfix import write_cold
 
 READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
 # Like master(8) it starts others. At SIGHUP the first of them ends, as one that is idle does; the others are busy.
@@ -43,20 +42,14 @@ for child in children:
 
 
 class Instance:
-    """A folder with a main.cf and a queue, and perhaps a master that runs there."""
+    """A folder with a queue, and perhaps a master that runs there."""
 
     def __init__(self, folder):
         self._folder = folder
         self.directory = str(folder / "etc")
+        self.queue = str(folder / "spool")
         self.pid_file = folder / "spool" / "pid" / "master.pid"
         self.pid_file.parent.mkdir(parents=True)
-        # As postconf -x shows, Postfix expands it.
-        self.main_cf(f"base = {folder}\nqueue_directory = $base/spool\n")
-
-    def main_cf(self, text):
-        path = self._folder / "etc" / "main.cf"
-        path.parent.mkdir(exist_ok=True)
-        write_cold(path, text)
 
     @contextlib.contextmanager
     def running(self, *names):
@@ -123,29 +116,23 @@ def test_a_path_without_sbin_does_not_hide_it(monkeypatch):
 
 
 def test_it_runs_while_there_is_its_master(instance):
-    """Where main.cf writes the queue directory with $name too: else its processes were never reloaded."""
-    assert ispmail_postfix.running(instance.directory) is False
+    assert ispmail_postfix.running(instance.queue) is False
     with instance.running() as (master,):
-        assert ispmail_postfix.running(instance.directory) is True
-        assert ispmail_postfix.master(instance.directory) == master
-    assert ispmail_postfix.running(instance.directory) is False
-    assert ispmail_postfix.master(instance.directory) is None
-
-
-def test_the_queue_is_where_postfix_has_it_by_default(instance):
-    instance.main_cf("biff = no\n")
-    assert ispmail_postfix._queue_directory(instance.directory) == "/var/spool/postfix"
+        assert ispmail_postfix.running(instance.queue) is True
+        assert ispmail_postfix.master(instance.queue) == master
+    assert ispmail_postfix.running(instance.queue) is False
+    assert ispmail_postfix.master(instance.queue) is None
 
 
 @pytest.mark.parametrize("content", ["", "\n", "x"])
 def test_while_postfix_writes_its_pid_anew_it_does_not_run_yet(instance, content):
     instance.pid_file.write_text(content)
-    assert ispmail_postfix.running(instance.directory) is False
+    assert ispmail_postfix.running(instance.queue) is False
 
 
 def test_another_process_may_have_got_the_pid_of_a_master_that_was_killed(instance):
     instance.pid_file.write_text(str(os.getpid()))
-    assert ispmail_postfix.running(instance.directory) is False
+    assert ispmail_postfix.running(instance.queue) is False
 
 
 def test_a_master_that_nobody_has_waited_for_does_not_run(instance):
@@ -153,7 +140,7 @@ def test_a_master_that_nobody_has_waited_for_does_not_run(instance):
     with instance.running() as (master,):
         os.kill(master, 9)
         assert wait_until(lambda: ispmail_postfix._process(master)[1][0] == "Z", 5)
-        assert ispmail_postfix.running(instance.directory) is False
+        assert ispmail_postfix.running(instance.queue) is False
 
 
 def test_a_master_that_ends_while_it_is_looked_at(instance, monkeypatch):
@@ -170,14 +157,14 @@ def test_a_master_that_ends_while_it_is_looked_at(instance, monkeypatch):
     with process("sleep", "60") as ended:
         instance.pid_file.write_text(str(ended.pid))
         monkeypatch.setattr("builtins.open", opened)
-        assert ispmail_postfix.running(instance.directory) is False
+        assert ispmail_postfix.running(instance.queue) is False
 
 
 def test_what_cannot_be_read_is_not_taken_for_a_postfix_that_does_not_run(instance, monkeypatch):
     """It would not be reloaded."""
     instance.pid_file.mkdir()
     with pytest.raises(CannotAsk, match=r"/spool/pid/master\.pid cannot be read: Is a directory$"):
-        ispmail_postfix.running(instance.directory)
+        ispmail_postfix.running(instance.queue)
     instance.pid_file.rmdir()
     instance.pid_file.write_text("4711")
     real = open
@@ -189,7 +176,7 @@ def test_what_cannot_be_read_is_not_taken_for_a_postfix_that_does_not_run(instan
 
     monkeypatch.setattr("builtins.open", opened)
     with pytest.raises(CannotAsk, match=r"/proc/4711/stat cannot be read: Permission denied$"):
-        ispmail_postfix.running(instance.directory)
+        ispmail_postfix.running(instance.queue)
 
 
 @pytest.mark.parametrize(("name", "shown"), [(b"a) R 1 (b", "a) R 1 (b"), (b"caf\xc3\xa9\xff", "caf\xe9\ufffd")])
@@ -215,7 +202,7 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
     time.sleep(0.1)
 
     def found(*paths):
-        return ispmail_postfix.old_processes([str(path) for path in paths], instance.directory)
+        return ispmail_postfix.old_processes([str(path) for path in paths], instance.queue)
 
     with instance.running(*READERS, "qmgr") as (_, *children):
         readers = [f"{name} {pid}" for name, pid in zip(READERS, children)]
@@ -234,7 +221,7 @@ def test_after_a_reload_the_processes_that_are_busy_are_left(instance, monkeypat
     calls = instance.command(f"kill -HUP $(cat {instance.pid_file})", monkeypatch)
     with instance.running("smtpd", "cleanup") as (_, _, busy):
         time.sleep(0.1)
-        assert ispmail_postfix.reload(instance.directory, drain=0.8) == [f"cleanup {busy}"]
+        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=0.8) == [f"cleanup {busy}"]
         assert instance.hups == 1
     assert calls.read_text() == f"-c {instance.directory} reload\n"
 
@@ -245,7 +232,7 @@ def test_a_reload_ends_once_no_process_is_left(instance, monkeypatch):
     with instance.running("smtpd"):
         time.sleep(0.1)
         began = time.monotonic()
-        assert ispmail_postfix.reload(instance.directory, drain=30) == []
+        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=30) == []
         assert time.monotonic() - began < 10 and instance.hups == 1
 
 
@@ -254,7 +241,7 @@ def test_a_reload_that_reached_nobody_is_done_again(instance, monkeypatch):
     instance.command("exit 0", monkeypatch)
     with instance.running("smtpd"):
         time.sleep(0.1)
-        assert ispmail_postfix.reload(instance.directory, drain=10) == []
+        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=10) == []
         assert instance.hups == 1
 
 
@@ -271,22 +258,22 @@ def test_how_long_a_reload_waits(instance, monkeypatch):
     monkeypatch.setattr(ispmail_postfix, "_started_before", lambda began, queue: ["smtpd 4711"])
     monkeypatch.setattr(ispmail_postfix, "_signal_master", lambda queue: signalled.append((queue, clock[0])))
     instance.command("exit 0", monkeypatch)
-    assert ispmail_postfix.reload(instance.directory) == ["smtpd 4711"]
+    assert ispmail_postfix.reload(instance.directory, instance.queue) == ["smtpd 4711"]
     assert clock[0] == pytest.approx(2, abs=0.1)
     ((queue, when),) = signalled
-    assert (queue, when) == (str(instance.pid_file.parent.parent), pytest.approx(0.5, abs=0.1))
+    assert (queue, when) == (instance.queue, pytest.approx(0.5, abs=0.1))
 
 
 def test_a_reload_that_postfix_refuses(instance, monkeypatch):
     instance.command("echo 'postfix: fatal: no' >&2; exit 1", monkeypatch)
     with pytest.raises(CannotAsk, match=r"^postfix reload failed: postfix: fatal: no$"):
-        ispmail_postfix.reload(instance.directory)
+        ispmail_postfix.reload(instance.directory, instance.queue)
 
 
 def test_a_master_that_cannot_be_signalled(instance, monkeypatch):
-    ispmail_postfix._signal_master(str(instance.pid_file.parent.parent))
+    ispmail_postfix._signal_master(instance.queue)
     with subprocess.Popen(["true"]) as ended:
         pass
-    monkeypatch.setattr(ispmail_postfix, "_master", lambda queue: ended.pid)
+    monkeypatch.setattr(ispmail_postfix, "master", lambda queue: ended.pid)
     with pytest.raises(CannotAsk, match=f"process {ended.pid}, cannot be signalled: No such process$"):
         ispmail_postfix._signal_master("/nowhere")

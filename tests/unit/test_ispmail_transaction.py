@@ -43,15 +43,12 @@ class Postfix:
         self.old_processes = []
         self.found = []
 
-    def master(self, directory):
-        assert directory == str(self.server.directory)
+    def master(self, queue):
+        assert queue == str(self.server.queue)
         return self.pid
 
-    def running(self, directory):
-        return self.master(directory) is not None
-
-    def reload(self, directory):
-        assert self.running(directory)
+    def reload(self, directory, queue):
+        assert directory == str(self.server.directory) and self.master(queue)
         self.found.append(visible(self.server))
         error = self.errors.pop(0) if self.errors else None
         if error:
@@ -62,7 +59,7 @@ class Postfix:
 @pytest.fixture
 def postfix(server, monkeypatch):
     found = Postfix(server)
-    for name in ("master", "running", "reload"):
+    for name in ("master", "reload"):
         monkeypatch.setattr(f"ispmail_postfix.{name}", getattr(found, name))
     return found
 
@@ -104,7 +101,10 @@ def change(server, files=(), parameters=None, **options):
         replacements.append(Replacement(new, still=(read(new.path).content,)))
     if parameters:
         parameters = {name: value and value.replace("DIR", str(server.directory)) for name, value in parameters.items()}
-    return Change(str(server.directory), server.cache, tuple(replacements), parameters, **options)
+    queue = str(server.queue)
+    return Change(
+        str(server.directory), server.cache, tuple(replacements), parameters, queue_directory=queue, **options
+    )
 
 
 def journal(server):
@@ -194,9 +194,7 @@ def test_without_a_check(server, postfix):
 
 def test_a_change_that_is_not_postfixs_needs_none(tmp_path):
     """A server that has only other programs with the maps' account."""
-    found = Change(
-        str(tmp_path / "none"), str(tmp_path), (Replacement(File(str(tmp_path / "x.cnf"), b"x")),), reload=False
-    )
+    found = Change(str(tmp_path / "none"), str(tmp_path), (Replacement(File(str(tmp_path / "x.cnf"), b"x")),))
     ispmail_transaction.rehearse(found)
     assert ispmail_transaction.make(found) == []
     assert (tmp_path / "x.cnf").read_text() == "x"

@@ -8,6 +8,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import ispmail_optionfile
 from _modules import postfix_map
 from ispmail_errors import CannotAsk
+from ispmail_inventory import Settings
 from lab.postfix import write_cold
 
 from .postfix_files import postfix
@@ -105,7 +106,7 @@ def test_only_a_change_that_was_cut_off_is_a_reason_for_a_reload(
     on_minion(postfix_map, ispmail=section("/etc/postfix"), second=section("/etc/postfix-second"))
     calls = []
     monkeypatch.setattr("ispmail_compare.compare", lambda *given: calls.append(given) or found)
-    is_running = fails(AssertionError("it was asked")) if running is None else lambda directory: running
+    is_running = fails(AssertionError("it was asked")) if running is None else lambda queue: running
     monkeypatch.setattr("ispmail_postfix.running", is_running)
     told = postfix_map.compare()
     assert (told["reloaded"], told["due"], told["faults"]) == (reloaded, due, [])
@@ -121,13 +122,17 @@ def test_old_processes_are_those_of_all_instances(on_minion, monkeypatch):
     on_minion(postfix_map, ispmail=section("/etc/postfix", instances=["second"]), second=second)
     seen = []
 
-    def old_processes(files, directory):
+    def old_processes(files, queue):
         seen.append(files)
-        return [f"smtpd of {directory}"]
+        return [f"smtpd of {queue}"]
+
+    def settings(directory):
+        return Settings(directory, {"queue_directory": f"$own{directory}", "own": "/queue"}, frozenset())
 
     monkeypatch.setattr("ispmail_postfix.old_processes", old_processes)
-    assert postfix_map.old_processes() == ["smtpd of /etc/postfix", "smtpd of /etc/postfix-second"]
-    assert postfix_map.old_processes("second") == ["smtpd of /etc/postfix-second"]
+    monkeypatch.setattr("ispmail_inventory.settings", settings)
+    assert postfix_map.old_processes() == ["smtpd of /queue/etc/postfix", "smtpd of /queue/etc/postfix-second"]
+    assert postfix_map.old_processes("second") == ["smtpd of /queue/etc/postfix-second"]
     assert seen[0] == [table("/etc/postfix", name).removeprefix("mysql:") for name in NAMES]
 
 
