@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("2c7951af9c4a")
 
 import ispmail_compare
 import ispmail_consumers

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("2c7951af9c4a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
