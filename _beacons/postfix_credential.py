@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("2c7951af9c4a")
+ispmail_stamp.require("5686e247dd59")
 
 import contextlib
 import json

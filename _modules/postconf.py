@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2c7951af9c4a")
+ispmail_stamp.require("5686e247dd59")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2c7951af9c4a")
+ispmail_stamp.require("5686e247dd59")
 
 import ispmail_compare
 import ispmail_consumers

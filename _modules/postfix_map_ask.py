@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("2c7951af9c4a")
+ispmail_stamp.require("5686e247dd59")
 
 import ispmail_answers
 import ispmail_classes

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2c7951af9c4a")
+ispmail_stamp.require("5686e247dd59")
 
 import salt.client
 import salt.utils.event

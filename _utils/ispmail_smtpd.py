@@ -77,7 +77,8 @@ def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> R
     except smtplib.SMTPResponseException as err:
         said = err.smtp_error
         code, text = err.smtp_code, said if isinstance(said, bytes) else said.encode()
-    except (OSError, smtplib.SMTPException) as err:
+    except OSError as err:
+        # All errors of smtplib are such ones too.
         return Reply(server, None, getattr(err, "strerror", None) or type(err).__name__)
     return Reply(server, code, text.decode(errors="replace"))
 
@@ -108,7 +109,7 @@ def _listening(inventory: Inventory) -> _Listening | None:
             return None
     protocol = overrides(service.command).get(_PROTOCOL, inventory.settings.values.get(_PROTOCOL, ""))
     is_haproxy = expand(protocol, inventory.settings.values) == "haproxy"
-    return _Listening(host.strip("[]"), int(port), is_haproxy)
+    return _Listening(host.removeprefix("[").removesuffix("]"), int(port), is_haproxy)
 
 
 def _on_behalf_of(connection: socket.socket) -> bytes:
