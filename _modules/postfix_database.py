@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("5686e247dd59")
+ispmail_stamp.require("fa22058e967b")
 
 import ispmail_accounts
 import ispmail_holders

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("5686e247dd59")
+ispmail_stamp.require("fa22058e967b")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("5686e247dd59")
+ispmail_stamp.require("fa22058e967b")
 
 import ispmail_apply
 import ispmail_consumers

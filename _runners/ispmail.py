@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("5686e247dd59")
+ispmail_stamp.require("fa22058e967b")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("5686e247dd59")
+ispmail_stamp.require("fa22058e967b")
 
 from ispmail_salt import state
 

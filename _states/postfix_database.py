@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("5686e247dd59")
+ispmail_stamp.require("fa22058e967b")
 
 from ispmail_salt import state
 

@@ -62,23 +62,29 @@ def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> R
                 connection.sendall(_on_behalf_of(connection))
             return connection
 
+    def begin(client: smtplib.SMTP) -> tuple[int, bytes]:
+        # With strict_smtputf8 smtpd takes a recipient such as jürgen@example.org in no other mail, see SMTPUTF8_README.
+        is_utf8 = not recipient.isascii() and client.has_extn("smtputf8")
+        return client.docmd("MAIL FROM:<> SMTPUTF8" if is_utf8 else "MAIL FROM:<>")
+
     server = f"{listening.host}:{listening.port}"
     try:
         with Client(listening.host, listening.port, local_hostname="localhost", timeout=timeout) as client:
+            client.command_encoding = "utf-8"
             client.ehlo_or_helo_if_needed()
-            code, text = client.docmd("MAIL FROM:<>")
+            code, text = begin(client)
             if code == 530 and client.has_extn("starttls"):
                 # submission with smtpd_tls_security_level=encrypt; whose certificate it is does not matter here.
                 client.starttls()
                 client.ehlo()
-                code, text = client.docmd("MAIL FROM:<>")
+                code, text = begin(client)
             if code == 250:
                 code, text = client.docmd(f"RCPT TO:<{recipient}>")
     except smtplib.SMTPResponseException as err:
         said = err.smtp_error
         code, text = err.smtp_code, said if isinstance(said, bytes) else said.encode()
-    except OSError as err:
-        # All errors of smtplib are such ones too.
+    except (OSError, UnicodeError) as err:
+        # All errors of smtplib are OSErrors too; and a recipient may be no text at all.
         return Reply(server, None, getattr(err, "strerror", None) or type(err).__name__)
     return Reply(server, code, text.decode(errors="replace"))
 

@@ -179,18 +179,18 @@ def test_a_client_that_is_refused_at_once():
 class Submission:
     """An smtpd with STARTTLS: it takes mail after a greeting, and where it needs TLS, after a greeting in TLS."""
 
-    def __init__(self, file, needs_tls=True, offers_tls=True):
+    def __init__(self, file, needs_tls=True, offers=("STARTTLS", "SMTPUTF8")):
         self.lines, self.lines_in_tls = [], []
-        self._needs_tls, self._offers_tls = needs_tls, offers_tls
+        self._needs_tls, self._offers = needs_tls, offers
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(file)
 
-    def asked(self):
+    def asked(self, **options):
         """What our client makes of it."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             thread = threading.Thread(target=self._serve, args=[server], daemon=True)
             thread.start()
-            reply = asked(server.getsockname()[1])
+            reply = asked(server.getsockname()[1], **options)
             thread.join(5)
         return reply
 
@@ -203,7 +203,7 @@ class Submission:
 
     def _talk(self, client, lines):
         """Reply to each line; whether TLS begins now."""
-        offer = "250-mail.example.org\r\n250 STARTTLS" if self._offers_tls else "250 mail.example.org"
+        offer = "\r\n".join(["250-mail.example.org", *(f"250-{each}" for each in self._offers), "250 8BITMIME"])
         replies = {"EHLO": offer, "STARTTLS": "220 Ready", "MAIL": "503 send HELO/EHLO first", "RCPT": "550 unknown"}
         with client.makefile("rb") as stream:
             for line in stream:
@@ -236,9 +236,32 @@ def test_where_smtpd_wants_no_tls_none_begins(tmp_path):
 
 
 def test_where_smtpd_wants_tls_and_has_none_its_reply_says_so(tmp_path):
-    smtpd = Submission(certificate(tmp_path), offers_tls=False)
+    smtpd = Submission(certificate(tmp_path), offers=())
     reply = smtpd.asked()
     assert reply[1:] == (530, "Must issue a STARTTLS command first") and reply.was_not_asked
+
+
+@pytest.mark.parametrize("needs_tls", [True, False])
+@pytest.mark.parametrize(
+    ("recipient", "offers", "begins"),
+    [
+        ("jürgen@example.org", ("STARTTLS", "SMTPUTF8"), "MAIL FROM:<> SMTPUTF8"),
+        ("jürgen@example.org", ("STARTTLS",), "MAIL FROM:<>"),
+        ("jack@example.org", ("STARTTLS", "SMTPUTF8"), "MAIL FROM:<>"),
+    ],
+)
+def test_a_recipient_may_have_any_letter(tmp_path, needs_tls, recipient, offers, begins):
+    """An expected answer to such a question ended in a UnicodeEncodeError, after the change was live."""
+    smtpd = Submission(certificate(tmp_path), needs_tls, offers)
+    assert smtpd.asked(recipient=recipient)[1:] == (550, "unknown")
+    lines = smtpd.lines_in_tls if needs_tls else smtpd.lines
+    assert lines == ["ehlo localhost", begins, f"RCPT TO:<{recipient}>", "QUIT"]
+
+
+def test_a_recipient_that_is_no_text_is_not_asked_for():
+    with smtpd(b"250 Ok\r\n") as (port, lines):
+        assert asked(port, "\udcff@example.org") == (f"127.0.0.1:{port}", None, "UnicodeEncodeError")
+    assert lines == [b"ehlo localhost\r\n", b"MAIL FROM:<>\r\n", b"QUIT\r\n"]
 
 
 def test_a_reply_that_never_ends_is_not_read_on():
