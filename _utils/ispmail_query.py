@@ -63,7 +63,7 @@ _ESCAPE = rf"(?P<backslash>\\(?=%[{_EXPANSIONS}]))|(?P<escaped>\\(?!%).?)|"
 _LINE_ENDS = {"pgsql": r"\n\r"}
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache
 def _pattern(place: str, table_type: str) -> re.Pattern[str]:
     """The pattern of a place. Most are never needed: each takes its time."""
     executed = r"(?P<executed>/\*M?!)|" if table_type == "mysql" else ""
@@ -83,7 +83,7 @@ def _pattern(place: str, table_type: str) -> re.Pattern[str]:
         **{place: rf"{_PERCENT}|(?P<close>{place[-1]})" for place in (*_U_STRINGS, 'U&"', 'u&"')},
     }
     # A doubled quote closes one place and opens the next: the same in the end.
-    escape = _ESCAPE if table_type == "mysql" and place in "'\"" else ""
+    escape = _ESCAPE if table_type == "mysql" and place in ("'", '"') else ""
     return re.compile(patterns.get(place) or rf"{_PERCENT}|{escape}(?P<close>{re.escape(place)})", re.DOTALL)
 
 
@@ -102,8 +102,9 @@ def _scan(query: str, table_type: str) -> list[_Token]:
             places[-1], at = "code", match.start()
         elif kind in ("quote", "block", "executed", "line"):
             places.append({"quote": match[0], "block": "comment"}.get(kind, kind))
-    if places[-1] not in ("code", "end", "line"):
-        tokens.append(_Token("open", "", places[-1]))
+    last = places[-1]
+    if last not in ("code", "end", "line"):
+        tokens.append(_Token("open", "", last))
     return tokens
 
 
@@ -305,15 +306,17 @@ def fill(query: str, question: str) -> str | None:
 
 def _parts(question: str) -> dict[str, str]:
     """What each expansion stands for; a part that the question does not have is not there."""
+    # Without an @, all of the question is in `domain`.
     local, at, domain = question.rpartition("@")
-    labels = reversed((domain if at else question).split("."))
+    labels = reversed(domain.split("."))
     parts = {"s": question, "u": local if at else question}
     if at:
         parts["d"] = domain
     return parts | {str(number): label for number, label in enumerate(labels, 1)}
 
 
-_EXPANDED = f"[^'\"]*%[{_EXPANSIONS}]"
+# A text up to the first expansion in it; %% is a percent sign.
+_EXPANDED = rf"(?:[^'\"%]|%%)*%[{_EXPANSIONS}]"
 _COLUMN = r"(?:`?(?P<owner>\w+)`?\s*\.\s*)?`?(?P<column>\w+)`?"
 # column = '…%s…', and the other way round.
 _COMPARED = (

@@ -62,22 +62,29 @@ def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> R
                 connection.sendall(_on_behalf_of(connection))
             return connection
 
+    def begin(client: smtplib.SMTP) -> tuple[int, bytes]:
+        # With strict_smtputf8 smtpd takes a recipient such as jürgen@example.org in no other mail, see SMTPUTF8_README.
+        is_utf8 = not recipient.isascii() and client.has_extn("smtputf8")
+        return client.docmd("MAIL FROM:<> SMTPUTF8" if is_utf8 else "MAIL FROM:<>")
+
     server = f"{listening.host}:{listening.port}"
     try:
         with Client(listening.host, listening.port, local_hostname="localhost", timeout=timeout) as client:
+            client.command_encoding = "utf-8"
             client.ehlo_or_helo_if_needed()
-            code, text = client.docmd("MAIL FROM:<>")
+            code, text = begin(client)
             if code == 530 and client.has_extn("starttls"):
                 # submission with smtpd_tls_security_level=encrypt; whose certificate it is does not matter here.
                 client.starttls()
                 client.ehlo()
-                code, text = client.docmd("MAIL FROM:<>")
+                code, text = begin(client)
             if code == 250:
                 code, text = client.docmd(f"RCPT TO:<{recipient}>")
     except smtplib.SMTPResponseException as err:
         said = err.smtp_error
         code, text = err.smtp_code, said if isinstance(said, bytes) else said.encode()
-    except (OSError, smtplib.SMTPException) as err:
+    except (OSError, UnicodeError) as err:
+        # All errors of smtplib are OSErrors too; and a recipient may be no text at all.
         return Reply(server, None, getattr(err, "strerror", None) or type(err).__name__)
     return Reply(server, code, text.decode(errors="replace"))
 
@@ -108,7 +115,7 @@ def _listening(inventory: Inventory) -> _Listening | None:
             return None
     protocol = overrides(service.command).get(_PROTOCOL, inventory.settings.values.get(_PROTOCOL, ""))
     is_haproxy = expand(protocol, inventory.settings.values) == "haproxy"
-    return _Listening(host.strip("[]"), int(port), is_haproxy)
+    return _Listening(host.removeprefix("[").removesuffix("]"), int(port), is_haproxy)
 
 
 def _on_behalf_of(connection: socket.socket) -> bytes:

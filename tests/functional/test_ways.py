@@ -235,6 +235,26 @@ def test_a_change_that_sends_mail_another_way_is_put_back(minion, postfix, pilla
     assert rcpt(postfix.port, "john@example.org")[0] == 250
 
 
+@pytest.mark.parametrize("strict", ["no", "yes"])
+def test_an_expected_answer_may_have_any_letter(minion, postfix, pillar, mariadb, strict):
+    """The question for such a mailbox ended in a UnicodeEncodeError, and with it each apply."""
+    mariadb.sql(
+        "INSERT INTO mailserver.virtual_users (domain_id, email, password) VALUES (1, %s, '!')", "jürgen@example.org"
+    )
+    postfix.write_main_cf(strict_smtputf8=strict)
+    try:
+        minion.pillar = pillar(answers=[DOMAIN, {**MAILBOX, "question": "jürgen@example.org"}])
+        result = managed(minion)
+        assert result["result"] is True, result["comment"]
+        assert minion.apply("ispmail.answers")["postfix_map.answers"]["result"] is True
+        known = ispmail_inventory.read(str(postfix.config_directory))
+        assert ispmail_smtpd.ask(known, "jürgen@example.org").code == 250
+        assert ispmail_smtpd.ask(known, "jörg@example.org").code == 550
+    finally:
+        postfix.write_main_cf(strict_smtputf8=None)
+        mariadb.sql("DELETE FROM mailserver.virtual_users WHERE email = %s", "jürgen@example.org")
+
+
 @pytest.mark.parametrize("closed", ["main.cf", "the directory"])
 def test_a_configuration_that_only_root_can_read_is_right(minion, postfix, closed):
     """Postfix reads it before it gives up its rights; the probe, as user postfix, could not start."""

@@ -1,5 +1,8 @@
 """What a comparison says is due, and what an apply tells of it."""
 
+import os
+import pwd
+
 import pytest
 
 import ispmail_plan
@@ -7,7 +10,7 @@ from ispmail_compare import Comparison, compare
 from ispmail_config import complete
 from ispmail_config_consumers import NONE, Consumers
 from ispmail_consumers import Difference
-from ispmail_errors import Fault
+from ispmail_errors import CannotAsk, Failed, Fault
 from ispmail_inventory import Settings
 
 from .consumer_values import consumer
@@ -101,3 +104,26 @@ def test_main_cf_is_read_only_where_it_matters(monkeypatch, installed, maps, int
     wanted = instance() if maps else instance()._replace(maps=())
     found = compare(wanted, "/var/cache/salt/minion")
     assert (found.maps is SAME, found.lacks_postfix, found.interrupted) == (reads, lacks, interrupted)
+
+
+def test_only_root_compares(tmp_path):
+    """Who cannot read all of it would be told that all of it differs."""
+    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        with pytest.raises(CannotAsk, match=r"^only root can read and replace table files"):
+            compare(instance()._replace(maps=()), str(tmp_path))
+    finally:
+        os.seteuid(0)
+
+
+def test_a_consumer_that_would_not_use_its_option_file_is_told(tmp_path, script):
+    """Else an apply would end well, and Dovecot would go on with the old password."""
+    script("doveconf", "echo 'dovecot_config_version = 2.4.0'")
+    config_file = tmp_path / "dovecot.conf"
+    config_file.write_text("")
+    dovecot = consumer("dovecot", str(tmp_path / "x.cnf"), config_file=str(config_file))
+    keys = {"user": "mailserver", "password": "x", "hosts": "127.0.0.1", "dbname": "mailserver"}
+    with pytest.raises(
+        Failed, match=r"^Nothing was changed, a consumer would not use the password:\n- second:consumers:"
+    ):
+        compare(instance()._replace(maps=()), str(tmp_path), Consumers("second", (dovecot,), keys))

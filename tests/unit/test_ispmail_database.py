@@ -21,6 +21,15 @@ FILES = [
         Login("", b"", host="db", tls=TLS("/ca", None, None, None, True)),
     ),
     ({"hosts": "db", "tls_cert_file": "/c"}, Login("", b"", host="db", tls=TLS(None, None, "/c", None, False))),
+    ({"hosts": "db", "tls_CApath": "/certs"}, Login("", b"", host="db", tls=TLS(None, "/certs", None, None, False))),
+    (
+        {"hosts": "db", "tls_CAfile": "", "tls_CApath": "", "tls_cert_file": "/c", "tls_key_file": "/k"},
+        Login("", b"", host="db", tls=TLS(None, None, "/c", "/k", False)),
+    ),
+    (
+        {"hosts": "db", "tls_CAfile": "", "tls_CApath": "", "tls_cert_file": "", "tls_key_file": ""},
+        Login("", b"", host="db"),
+    ),
     ({"hosts": "db", "tls_verify_cert": "yes"}, Login("", b"", host="db")),
 ]
 
@@ -32,7 +41,10 @@ def test_logins_of_table_files(keys, expected):
     assert not found.password or repr(found.password) not in repr(found)
 
 
-@pytest.mark.parametrize("error", [LookupError, KeyError, IndexError, TypeError, ValueError, StopIteration])
+ODD = [LookupError, KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration, RecursionError]
+
+
+@pytest.mark.parametrize("error", ODD)
 def test_an_answer_that_no_server_gives_is_the_server_s_fault(error):
     with pytest.raises(DatabaseError) as caught, ispmail_database.understood("x"):
         raise error("EVIL")
@@ -73,6 +85,28 @@ def test_grants_that_take_too_long_are_not_read(lines):
         ispmail_database.grants(rows)
     assert time.monotonic() - began < 0.5
     assert ispmail_database.grants([{"x": "GRANT SELECT ON `a`.* TO `b`@`c`"}]) == [Grant(("SELECT",), "`a`.*", False)]
+
+
+def are_read(*lines):
+    """Whether lines of SHOW GRANTS are read."""
+    try:
+        return len(ispmail_database.grants([{"Grants": line} for line in lines])) == len(lines)
+    except ValueError:
+        return False
+
+
+def test_how_much_of_grants_is_read():
+    """256 KiB in lines of 8 KiB: an account has some hundred bytes. A name may have quotes."""
+    short = "GRANT SELECT ON `a`.* TO `b`@`c`"
+    longest = short.replace("a", "x" * (2**13 - len(short) + 1), 1)
+    assert are_read(longest) and not are_read(longest.replace("x", "xx", 1))
+    assert are_read(*[longest] * 32) and not are_read(*[longest] * 32, short)
+    quotes = "'" * 32
+    assert are_read(short.replace("a", quotes, 1)) and not are_read(short.replace("a", f"'{quotes}", 1))
+
+
+def test_a_role_has_no_object():
+    assert ispmail_database.shown_grants([Grant(("reader",), None, False)]) == ["ROLE reader"]
 
 
 @pytest.mark.parametrize(("number", "state"), [(1205, "failed"), (2013, "may be done"), (2006, "may be done")])
@@ -192,6 +226,12 @@ def test_the_admin_is_in_a_session_of_known_settings(client, version, mode):
         assert used.said == [*begun, ("SELECT GET_LOCK('ispmail', %s) AS got", [5])]
     assert used.where == "the database server at /run/x" and used.login.unix_socket == "/run/x"
     assert used.login.password == b""
+
+
+def test_an_admins_password_may_be_bytes_that_are_no_text(client):
+    used = client(answers={"SELECT VERSION()": [{"version": "8.4.6"}]})
+    with ispmail_database.admin(ADMIN._replace(password="\udce9")):
+        assert used.login.password == b"\xe9"
 
 
 @pytest.mark.parametrize("got", [0, None])

@@ -60,6 +60,7 @@ def test_what_is_no_option_file_is_not_shown(content):
 
 def test_what_is_too_long():
     assert faults("u", "x" * 4000) == []
+    assert [fault.key for fault in faults("x" * 4001, "x" * 4001)] == ["database:user", "database:password"]
     assert [fault.key for fault in faults("u", '"' * 2001)] == ["database:password"]
 
 

@@ -7,7 +7,7 @@ import pytest
 import ispmail_config
 import ispmail_optionfile
 from ispmail_config_consumers import Consumers
-from ispmail_errors import InvalidInput
+from ispmail_errors import CannotAsk, InvalidInput
 from ispmail_proof import fingerprints
 
 from .consumer_values import consumer
@@ -108,3 +108,21 @@ def test_consumers_count_too(tmp_path):
     assert found["pillar"] == {"consumer:dovecot": new, "second:consumer:none": new}
     assert found["live"] == {"consumer:dovecot": scrypt("mailserver", "old"), "second:consumer:none": None}
     assert fingerprints([main], "mailserver", NONCE, False, [ours]) == {"pillar": {"consumer:dovecot": new}}
+
+
+def test_without_the_live_files_none_is_read(tmp_path):
+    """Of what is wrong with one of them nothing is told where only pillar was asked for."""
+    (tmp_path / "dovecot.cnf").mkdir()
+    main = instance("ispmail", tmp_path)
+    for each in main.maps:
+        (tmp_path / each.path).mkdir()
+    ours = Consumers(
+        "ispmail", (consumer("dovecot", f"{tmp_path}/dovecot.cnf"),), {"user": "mailserver", "password": "x"}
+    )
+    with pytest.raises(CannotAsk):
+        fingerprints([main], "mailserver", NONCE, consumers=[ours])
+    with pytest.raises(CannotAsk):
+        fingerprints([main._replace(maps=())], "mailserver", NONCE, consumers=[ours])
+    assert fingerprints([main], "mailserver", NONCE, False, [ours])["pillar"]["consumer:dovecot"] == scrypt(
+        "mailserver", "x"
+    )

@@ -17,6 +17,8 @@ FILLED = [
     ("a='@%d'", "x.org", None),
     ("a='%1.%2'", "j@a.x.org", "a='org.x'"),
     ("a='%3'", "j@x.org", None),
+    ("a='%3.%2'", "a.x.org", "a='a.x'"),
+    ("a='%3'", "j.h@x.org", None),
     ("a LIKE '%%%u'", "j@x.org", "a LIKE '%j'"),
     ("a='%s'", "o'h\"m\\", "a='o\\'h\\\"m\\\\'"),
 ]
@@ -25,6 +27,13 @@ FILLED = [
 @pytest.mark.parametrize(("query", "question", "statement"), FILLED)
 def test_expansions(query, question, statement):
     assert ispmail_query.fill(query, question) == statement
+
+
+def test_what_is_no_expansion_stays_as_it_is():
+    """Live files may have one, although it is fatal to Postfix: the doctor reads them too."""
+    for letter in map(chr, range(0x20, 0x7F)):
+        if letter not in "sudSUD123456789%":
+            assert ispmail_query.fill(f"a='%{letter}%s'", "j@x.org") == f"a='%{letter}j@x.org'"
 
 
 @given(st.text("a'\"\\@.%s", max_size=12))
@@ -41,6 +50,11 @@ SCANS = [
     ("SELECT 1 FROM t WHERE a='%s'", [row("t")], ["reads all of t for each question: ALTER TABLE t ADD INDEX (a)"]),
     ("SELECT 1 FROM t WHERE '%s' = `a`", [row("t", "index")], ["ADD INDEX (a)"]),
     ("SELECT 1 FROM t WHERE `a` like '%u@%%'", [row("t")], ["ADD INDEX (a)"]),
+    # A percent sign is no expansion, whatever follows it.
+    *(
+        (f"SELECT 1 FROM t WHERE b LIKE '{text}' AND a='%%%s'", [row("t")], ["ADD INDEX (a)"])
+        for text in ("%%s", "x%%~", "%%%%u", "%~")
+    ),
     ("SELECT 1 FROM t AS x WHERE x.a='%s'", [row("x")], ["ALTER TABLE t ADD INDEX (a)"]),
     ("SELECT 1 FROM t x JOIN v ON x.i=v.i WHERE v.a='%u'", [row("x")], ["reads all of t", "has an index"]),
     ("SELECT 1 FROM t JOIN v ON t.i=v.i WHERE v.b='%s' AND t.a='%u'", [row("t"), row("v", "ref", "b")], ["INDEX (a)"]),
@@ -112,6 +126,8 @@ def test_findings_are_put_together():
 def test_probes_are_special_each_in_its_way():
     plain, wide, upper, long = (probe.question for probe in ispmail_query.probes())
     assert plain == ispmail_query.PROBE
+    # A name that a mail may come from, in a domain that RFC 2606 gives to nobody.
+    assert re.fullmatch(r"([a-z]+\.)+invalid", plain.rpartition("@")[2])
     assert max(map(ord, wide)) > 0xFFFF and upper == upper.upper() and len(long) > 500
     for question in (plain, wide, upper, long):
         assert ispmail_query.fill("%s %u %d %1 %9", question) is not None
@@ -178,11 +194,14 @@ ERRORS = [
     *(("pgsql", f"a FROM t WHERE b={mark}%s'", [E_STRING]) for mark in ("E'", "e'", "U&'", "u&'")),
     ("pgsql", "a FROM t WHERE b=E'\\'' AND c='%s'", []),
     ("pgsql", "a FROM t WHERE b=nameE'%s'", []),
+    # Behind each character of an operator, E'…' is a string with escapes.
+    *(("pgsql", f"a FROM t WHERE b {mark}E'%s'", [E_STRING]) for mark in "+-*/<>=~!@#^&|?(,"),
     ("pgsql", "a FROM U&\"t\" WHERE b='%s'", []),
     ("pgsql", "a FROM u&\"t'\" WHERE b='%s'", []),
     ("mysql", "a FROM t WHERE b='\\%s'", [BACKSLASH]),
     ("pgsql", "a FROM t WHERE b=E'\\%s'", [E_STRING, BACKSLASH]),
     ("mysql", "a FROM t WHERE b='\\'%s'", []),
+    ("mysql", 'a FROM t WHERE b="\\"%s"', []),
     ("mysql", "a FROM t WHERE b='\\\\%s'", []),
     ("sqlite", "a FROM t WHERE b='\\%s'", []),
     ("mysql", "a FROM t WHERE b='%s'; ", []),
@@ -193,6 +212,7 @@ ERRORS = [
     ("mysql", "a FROM t WHERE b='%s' /* x", [OPEN]),
     ("mysql", "a FROM t WHERE b='%s' -- x", []),
     ("pgsql", "a FROM t\r WHERE b='%s'", [CARRIAGE]),
+    ("pgsql", "a -- b\r WHERE b='%s'", [CARRIAGE]),
     ("mysql", "a FROM t\r WHERE b='%s'", []),
     ("mysql", "a FROM t WHERE b='x'", ["has no expansion"]),
     ("mysql", "a FROM t WHERE b='%s%%%x'", ["has a % that is no expansion"]),
@@ -202,9 +222,56 @@ ERRORS = [
 @pytest.mark.parametrize(("kind", "query", "begins"), ERRORS)
 def test_all_errors_of_a_query(kind, query, begins):
     """Each is told, and none that is not there."""
-    reasons = [error.reason for error in ispmail_query.query_findings(f"SELECT {query}", kind).errors]
+    errors = ispmail_query.query_findings(f"SELECT {query}", kind).errors
+    reasons = [error.reason for error in errors]
     assert len(reasons) == len(begins), reasons
     assert all(reason.startswith(begin) for reason, begin in zip(reasons, begins)), reasons
+    assert {error.key for error in errors} <= {"query"}
+
+
+# All characters of ASCII but NUL, and two that are none.
+CHARACTERS = [*map(chr, range(1, 0x80)), "\x80", "é"]
+
+
+@pytest.mark.parametrize("kind", ["mysql", "pgsql", "sqlite"])
+def test_a_comment_ends_at_the_end_of_its_line_only(kind):
+    line_ends = "\n\r" if kind == "pgsql" else "\n"
+    for letter in CHARACTERS:
+        errors = ispmail_query.query_findings(f"SELECT a -- {letter} '%s'\n = '%s'", kind).errors
+        assert any(error.reason == COMMENT for error in errors) is (letter not in line_ends), ascii(letter)
+
+
+@pytest.mark.parametrize("kind", ["mysql", "pgsql", "sqlite"])
+def test_all_but_blanks_and_comments_is_a_second_statement(kind):
+    for letter in CHARACTERS:
+        errors = ispmail_query.query_findings(f"SELECT '%s';{letter}", kind).errors
+        harmless = " \t\n\v\f\r;#" if kind == "mysql" else " \t\n\v\f\r;"
+        assert any(error.reason.startswith(TWO) for error in errors) is (letter not in harmless), ascii(letter)
+
+
+# What may stand around a part of a query, for a database.
+AROUND = [
+    *((kind, left, right) for kind in ("mysql", "pgsql", "sqlite") for left, right in ("''", '""', ("/*", "*/"))),
+    *((kind, "", "") for kind in ("mysql", "pgsql", "sqlite")),
+    *((kind, "-- ", "\n") for kind in ("mysql", "pgsql", "sqlite")),
+    *(("pgsql", left, left[-1]) for left in ("E'", "e'", "U&'", "u&'", 'U&"', 'u&"')),
+    *(("pgsql", "$$", "$$"), ("pgsql", "$x$", "$x$"), ("sqlite", "[", "]")),
+    *(
+        ("mysql", "`", "`"),
+        ("sqlite", "`", "`"),
+        ("mysql", "# ", "\n"),
+        ("mysql", "/*!", "*/"),
+        ("mysql", "/*M!", "*/"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "left", "right"), AROUND)
+def test_a_percent_sign_counts_wherever_it_stands(kind, left, right):
+    """Postfix fills in a query before any server sees a quote or a comment of it, and one such sign is fatal to it."""
+    for text, fatal in (("x% y", True), ("x%% y", False), ("x%%% y", True)):
+        errors = ispmail_query.query_findings(f"SELECT a {left}{text}{right} = '%s'", kind).errors
+        assert any(error.reason == ispmail_query._NO_EXPANSION for error in errors) is fatal, text
 
 
 @pytest.mark.parametrize(
@@ -213,6 +280,7 @@ def test_all_errors_of_a_query(kind, query, begins):
         ("mysql", "", True),
         ("mysql", " \n((", True),
         ("mysql", "/* a */", True),
+        ("mysql", "/**/", True),
         ("mysql", "/* /* */", True),
         ("pgsql", "/* /* */", False),
         ("pgsql", "/* /* */ */ ", True),
@@ -228,6 +296,7 @@ def test_a_query_that_reads(kind, before, reads):
     for verb in ("SELECT", "select", "WITH", "CALL", "VALUES", "TABLE"):
         errors = ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
         assert any(error.reason.startswith(NO_QUERY) for error in errors) is not reads
+    assert any(error.reason.startswith(NO_QUERY) for error in ispmail_query.query_findings(before, kind).errors)
     for verb in ("INSERT", "SELECTED", ""):
         errors = ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
         assert any(error.reason.startswith(NO_QUERY) for error in errors)
@@ -241,6 +310,9 @@ def test_which_letters_are_expansions():
         fatal = any(error.reason.startswith("has a % that is no expansion") for error in errors)
         assert fatal is (letter not in "sudSUD123456789%"), letter
         assert bool(ispmail_query.format_faults(f"%{letter}")) is fatal, letter
+        # A backslash escapes what an expansion begins with, and is nothing before another percent sign.
+        errors = ispmail_query.query_findings(f"SELECT '%s\\%{letter}'", "mysql").errors
+        assert any(error.reason.startswith(BACKSLASH) for error in errors) is (not fatal and letter != "%"), letter
 
 
 WARNINGS = [
@@ -256,7 +328,9 @@ WARNINGS = [
 
 @pytest.mark.parametrize(("kind", "query", "begins"), WARNINGS)
 def test_what_is_doubtful_in_a_query(kind, query, begins):
-    reasons = [warning.reason for warning in ispmail_query.query_findings(query, kind).warnings]
+    warnings = ispmail_query.query_findings(query, kind).warnings
+    reasons = [warning.reason for warning in warnings]
+    assert {warning.key for warning in warnings} <= {"query"}
     assert len(reasons) == len(begins) and all(map(str.startswith, reasons, begins))
 
 

@@ -1,12 +1,14 @@
 """What tables get that lack something of the guide's, by what the server says of them, and what they cannot get."""
 
 import contextlib
+import sqlite3
 
 import pytest
 
 import ispmail_database
 import ispmail_schema
 from ispmail_errors import DatabaseError, InvalidInput
+from ispmail_sql import Table
 
 from .database_values import FakeServer, config
 
@@ -34,7 +36,7 @@ class Tables(FakeServer):
 
     client = None
 
-    def __init__(self, *without, kinds=None, collations=None, more_indexes=(), found=(), there=True):
+    def __init__(self, *without, kinds=None, collations=None, more_indexes=(), found=(), there=True, refuses=None):
         """What it has.
 
         Args:
@@ -44,8 +46,9 @@ class Tables(FakeServer):
             more_indexes: Rows of tables, names, columns and whether they are unique.
             found: The beginnings of questions for rows that are in the way, to which there is an answer.
             there: Whether there is the database.
+            refuses: What is in the statements that fail.
         """
-        self.held, self.waits = None, 0
+        self.held, self.waits, self._refused = None, 0, refuses
         tables = [table for table in COLUMNS if table not in without]
         columns = [(t, c) for t in tables for c in COLUMNS[t] if f"{t}.{c}" not in without]
         indexes = [(t, "u", UNIQUE[t], t != "virtual_aliases") for t in tables]
@@ -71,6 +74,8 @@ class Tables(FakeServer):
 
     def ask(self, statement, arguments=None):
         """What changes tables, too."""
+        if self._refused and self._refused in statement:
+            raise DatabaseError("db: no", 1205)
         if statement.startswith(("ALTER TABLE ", "CREATE ")):
             self.done.append(statement)
             return []
@@ -137,6 +142,33 @@ def test_what_is_missing_is_added_in_steps(create):
     assert "FOREIGN KEY" in second and "UNIQUE" not in second
 
 
+def test_after_a_failure_it_is_told_which_parts_of_a_table_are_done(create):
+    """An ALTER TABLE of many rows takes its time: nobody repeats one that is done already."""
+    server = Tables("virtual_users.quota", "index virtual_users.email", "key virtual_users", refuses="FOREIGN KEY")
+    with pytest.raises(DatabaseError) as caught:
+        create(server)
+    assert str(caught.value) == (
+        "db: no. apply ispmail.database again, it goes on from there:\n"
+        "- done: virtual_users (column quota, index on email)\n- failed: virtual_users (foreign key domain_id)"
+    )
+
+
+def test_each_part_is_added_once(create):
+    """A column in one step and its character set in the next."""
+    narrow = {f"virtual_users.{column}": "utf8mb3_bin" for column in ("email", "password")}
+    server = Tables("virtual_users.quota", collations=narrow)
+    names = ("column quota", "utf8mb4 for email", "utf8mb4 for password")
+    assert create(server) == ({"virtual_users": new(*names)}, []) and len(server.done) == 2
+
+
+def test_a_column_that_is_missing_is_no_foreign_key_yet(create):
+    """The question for its rows would fail: it has to be said that the table is not the guide's."""
+    server = Tables("virtual_users.domain_id", "key virtual_users")
+    with pytest.raises(InvalidInput, match=r"^mailserver\.virtual_users exists without domain_id, so it is not"):
+        create(server)
+    assert not [statement for statement, _ in server.asked if "c.domain_id" in statement]
+
+
 def test_a_table_that_is_not_the_guides_is_left_alone(create):
     server = Tables("virtual_users.password")
     with pytest.raises(InvalidInput, match=r"^mailserver\.virtual_users exists without password, so it is not"):
@@ -163,6 +195,9 @@ def test_doubles_get_a_plain_index_once(create):
     assert "UNIQUE" not in server.done[0]
     server = Tables("index virtual_users.email", found=doubles, more_indexes=[("virtual_users", "p", "email", False)])
     assert create(server) == ({}, [warning]) and server.done == []
+    more = {"more_indexes": [("virtual_users", "p", "email", False)]}
+    server = Tables("virtual_users.quota", "index virtual_users.email", found=doubles, **more)
+    assert create(server) == ({"virtual_users": new("column quota")}, [warning])
     # Of several columns only the first can be searched for.
     wide = [("virtual_users", "p", "domain_id", True), ("virtual_users", "p", "email", True)]
     server = Tables("index virtual_users.email", more_indexes=wide)
@@ -212,3 +247,46 @@ def test_narrow_columns_are_converted_where_that_is_sure(create):
     server = Tables(collations={"virtual_users.email": "latin1_bin"})
     text = "mailserver.virtual_users: convert email (latin1_bin) to utf8mb4 by hand, see ALTER TABLE … MODIFY"
     assert create(server) == ({}, [f"{text}, after a look at what they hold"])
+
+
+def guide_table(*columns):
+    return Table(columns, indexes=(), foreign_keys=(), engine="InnoDB", is_view=False, collations={})
+
+
+class Rows:
+    """A server with a table of real rows: of an SQLite, to which such statements mean what they mean to a MariaDB."""
+
+    def __init__(self, *rows, domains=()):
+        self._rows = sqlite3.connect(":memory:")
+        self._rows.execute("ATTACH ':memory:' AS mailserver")
+        self._rows.execute("CREATE TABLE mailserver.virtual_users (domain_id, email)")
+        self._rows.execute("CREATE TABLE mailserver.virtual_domains (id)")
+        self._rows.executemany("INSERT INTO mailserver.virtual_users VALUES (?, ?)", rows)
+        self._rows.executemany("INSERT INTO mailserver.virtual_domains VALUES (?)", [(each,) for each in domains])
+
+    def ask(self, statement):
+        """As `ispmail_database.Server.ask`."""
+        cursor = self._rows.execute(statement)
+        return [dict(zip([column[0] for column in cursor.description], row)) for row in cursor]
+
+
+@pytest.mark.parametrize(
+    ("emails", "has_doubles"),
+    [(["a"], False), (["a", "b"], False), (["a", "b", "a"], True), ([None, None], False), ([], False)],
+)
+def test_which_rows_keep_an_index_from_being_unique(emails, has_doubles):
+    """A unique index may have many NULLs."""
+    users = guide_table("domain_id", "email")
+    server = Rows(*((1, email) for email in emails))
+    assert ispmail_schema._has_doubles(server, "mailserver", "virtual_users", "email", users) is has_doubles
+
+
+@pytest.mark.parametrize(
+    ("ids", "domains", "is_possible"),
+    [([1, 2, 1], [1, 2], True), ([1, 3], [1, 2], False), ([None], [1], True), ([], [], True), ([1], [], False)],
+)
+def test_which_rows_keep_a_column_from_being_a_foreign_key(ids, domains, is_possible):
+    tables = {"virtual_users": guide_table("domain_id", "email"), "virtual_domains": guide_table("id")}
+    server = Rows(*((each, "a") for each in ids), domains=domains)
+    reason = ispmail_schema._no_foreign_key(server, "mailserver", "virtual_users", tables)
+    assert reason == (None if is_possible else "some of its rows name a domain that does not exist, remove them")

@@ -2,7 +2,9 @@
 
 import contextlib
 import socket
+import ssl
 import threading
+import time
 
 import pytest
 
@@ -11,6 +13,8 @@ from ispmail_errors import Failed
 from ispmail_inventory import Inventory, Settings
 from ispmail_postconf import Service
 from ispmail_smtpd import Reply
+
+from ..functional.database import certificate
 
 REFUSED = "554 5.7.1 <localhost[127.0.0.1]>: Client host rejected: Access denied"
 
@@ -170,6 +174,111 @@ def test_a_client_that_is_refused_at_once():
     with smtpd(greeting=f"{REFUSED}\r\n".encode()) as (port, _):
         reply = asked(port)
     assert (reply.code, reply.text, reply.was_not_asked) == (554, REFUSED[4:], True)
+
+
+class Submission:
+    """An smtpd with STARTTLS: it takes mail after a greeting, and where it needs TLS, after a greeting in TLS."""
+
+    def __init__(self, file, needs_tls=True, offers=("STARTTLS", "SMTPUTF8")):
+        self.lines, self.lines_in_tls = [], []
+        self._needs_tls, self._offers = needs_tls, offers
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(file)
+
+    def asked(self, **options):
+        """What our client makes of it."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=self._serve, args=[server], daemon=True)
+            thread.start()
+            reply = asked(server.getsockname()[1], **options)
+            thread.join(5)
+        return reply
+
+    def _serve(self, server):
+        with contextlib.suppress(OSError), server.accept()[0] as client:
+            client.sendall(b"220 mail.example.org ESMTP\r\n")
+            if self._talk(client, self.lines):
+                with self._context.wrap_socket(client, server_side=True) as in_tls:
+                    self._talk(in_tls, self.lines_in_tls)
+
+    def _talk(self, client, lines):
+        """Reply to each line; whether TLS begins now."""
+        offer = "\r\n".join(["250-mail.example.org", *(f"250-{each}" for each in self._offers), "250 8BITMIME"])
+        replies = {"EHLO": offer, "STARTTLS": "220 Ready", "MAIL": "503 send HELO/EHLO first", "RCPT": "550 unknown"}
+        with client.makefile("rb") as stream:
+            for line in stream:
+                lines.append(line.decode().strip())
+                verb = lines[-1].split()[0].upper()
+                client.sendall(f"{replies.get(verb, '221 Bye')}\r\n".encode())
+                if verb == "EHLO":
+                    is_safe = lines is self.lines_in_tls or not self._needs_tls
+                    replies["MAIL"] = "250 Ok" if is_safe else "530 Must issue a STARTTLS command first"
+                if verb == "STARTTLS":
+                    return True
+        return False
+
+
+MAIL = ["MAIL FROM:<>", "RCPT TO:<jack@example.org>", "QUIT"]
+
+
+def test_where_smtpd_wants_tls_it_is_asked_in_tls(tmp_path):
+    """The service submission does. Whose certificate it has does not matter: it gets no password."""
+    smtpd = Submission(certificate(tmp_path))
+    assert smtpd.asked()[1:] == (550, "unknown")
+    assert smtpd.lines == ["ehlo localhost", MAIL[0], "STARTTLS"] and smtpd.lines_in_tls == ["ehlo localhost", *MAIL]
+
+
+def test_where_smtpd_wants_no_tls_none_begins(tmp_path):
+    """What is wrong with its certificate then does not keep a change from being checked."""
+    smtpd = Submission(certificate(tmp_path), needs_tls=False)
+    assert smtpd.asked()[1:] == (550, "unknown")
+    assert smtpd.lines == ["ehlo localhost", *MAIL] and smtpd.lines_in_tls == []
+
+
+def test_where_smtpd_wants_tls_and_has_none_its_reply_says_so(tmp_path):
+    smtpd = Submission(certificate(tmp_path), offers=())
+    reply = smtpd.asked()
+    assert reply[1:] == (530, "Must issue a STARTTLS command first") and reply.was_not_asked
+
+
+@pytest.mark.parametrize("needs_tls", [True, False])
+@pytest.mark.parametrize(
+    ("recipient", "offers", "begins"),
+    [
+        ("jürgen@example.org", ("STARTTLS", "SMTPUTF8"), "MAIL FROM:<> SMTPUTF8"),
+        ("jürgen@example.org", ("STARTTLS",), "MAIL FROM:<>"),
+        ("jack@example.org", ("STARTTLS", "SMTPUTF8"), "MAIL FROM:<>"),
+    ],
+)
+def test_a_recipient_may_have_any_letter(tmp_path, needs_tls, recipient, offers, begins):
+    """An expected answer to such a question ended in a UnicodeEncodeError, after the change was live."""
+    smtpd = Submission(certificate(tmp_path), needs_tls, offers)
+    assert smtpd.asked(recipient=recipient)[1:] == (550, "unknown")
+    lines = smtpd.lines_in_tls if needs_tls else smtpd.lines
+    assert lines == ["ehlo localhost", begins, f"RCPT TO:<{recipient}>", "QUIT"]
+
+
+def test_a_recipient_that_is_no_text_is_not_asked_for():
+    with smtpd(b"250 Ok\r\n") as (port, lines):
+        assert asked(port, "\udcff@example.org") == (f"127.0.0.1:{port}", None, "UnicodeEncodeError")
+    assert lines == [b"ehlo localhost\r\n", b"MAIL FROM:<>\r\n", b"QUIT\r\n"]
+
+
+def test_a_reply_that_never_ends_is_not_read_on():
+    """No smtpd has such a line, but something else may listen there."""
+    with smtpd(greeting=b"220 " + b"x" * 10000 + b"\r\n") as (port, _):
+        assert asked(port) == (f"127.0.0.1:{port}", 500, "Line too long.")
+
+
+def test_an_smtpd_that_says_nothing_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        # It hangs up in the end, so that a client which waits for ever gets somewhere.
+        hang_up = threading.Timer(5, server.close)
+        hang_up.start()
+        began = time.monotonic()
+        reply = ispmail_smtpd.ask(inventory((f"127.0.0.1:{server.getsockname()[1]}", "smtpd")), timeout=0.2)
+        hang_up.cancel()
+    assert reply.code is None and reply.was_not_asked and time.monotonic() - began < 3
 
 
 def test_nobody_listens():

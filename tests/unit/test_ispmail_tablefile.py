@@ -670,6 +670,7 @@ def test_what_is_rendered_is_read_as_it_was_meant(type_, data):
     assert ispmail_tablefile.validate(type_, keys).errors == ()
     canonical = ispmail_tablefile.canonicalize(type_, keys)
     text = ispmail_tablefile.render(type_, keys)
+    assert ispmail_tablefile.render_valid(keys) == text
     assert ispmail_tablefile.parse(text) == canonical
     assert list(ispmail_tablefile.parse(text)) == list(canonical)
     assert as_postfix_reads(text.encode()) == {key.encode(): value.encode() for key, value in canonical.items()}
@@ -740,6 +741,9 @@ DIFFS = [
     ({"password": "a"}, {}, {"password": {"old": "***", "new": None}}),
     ({}, {"password": ""}, {"password": {"old": None, "new": "***"}}),
     ({"passwd": "a"}, {}, {"passwd": {"old": "***", "new": None}}),
+    # It is written twice for Postfix before 3.10.
+    ({"hosts": "a a"}, {"hosts": "a"}, {}),
+    ({"hosts": "a"}, {"hosts": "b b"}, {"hosts": {"old": "a", "new": "b"}}),
 ]
 
 
@@ -803,6 +807,8 @@ REDACTED = [
     ("expansion_limit", "7", False),
     ("expansion_limit", "geheim", True),
     ("require_result_set", "No", False),
+    ("tls_verify_cert", "Yes", False),
+    ("tls_verify_cert", "maybe", True),
     ("require_result_set", "geheim", True),
     ("query", "SELECT 1 WHERE password = 'x'", False),
     ("dbname", "d password = geheim", True),
@@ -865,6 +871,12 @@ def test_an_encrypted_text_is_no_password(password):
     """It would be written to the file as it is, and the login fails."""
     errors = ispmail_tablefile.validate("mysql", {"password": password}).errors
     assert any(error.key == "password" and "encrypted" in error.reason for error in errors)
+
+
+def test_a_line_has_the_number_that_an_editor_shows():
+    """A fault in a live file names it. What continues a line belongs to the line that it continues."""
+    text = "  # no line\n\nuser = a\n  b\n# a comment\n\tc\nhosts = d\0e\n"
+    assert ispmail_tablefile.logical_lines(text) == [(3, "user = a  b\tc"), (7, "hosts = d")]
 
 
 def test_the_last_of_two_lines_wins_and_takes_its_place():
