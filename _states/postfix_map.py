@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("b243d9f70447")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
