@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("b243d9f70447")
+ispmail_stamp.require("4d549bedc3c7")
 
 import contextlib
 import json

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("b243d9f70447")
+ispmail_stamp.require("4d549bedc3c7")
 
 import ispmail_compare
 import ispmail_consumers

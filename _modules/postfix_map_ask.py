@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("b243d9f70447")
+ispmail_stamp.require("4d549bedc3c7")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("b243d9f70447")
+ispmail_stamp.require("4d549bedc3c7")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("b243d9f70447")
+ispmail_stamp.require("4d549bedc3c7")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("b243d9f70447")
+ispmail_stamp.require("4d549bedc3c7")
 
 from ispmail_salt import state
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "b243d9f70447"
+STAMP = "4d549bedc3c7"
 
 
 def require(stamp: str) -> None:
