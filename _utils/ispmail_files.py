@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 import stat
-import sys
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -164,7 +164,7 @@ class Exchange:
     def _step(self, now: Callable[[Replacement], bytes | None], then: Callable[[Replacement], File]) -> None:
         for each in self._replacements:
             if each.between is not None:
-                step = Replacement(then(each), still=(now(each),), lock=each.lock)
+                step = Replacement(then(each), still=(now(each),))
                 with _failures([each.path]), contextlib.ExitStack() as stack:
                     if each.lock:
                         stack.enter_context(_postconf_lock(each.path))
@@ -348,7 +348,7 @@ def obstacles(rooms: Mapping[str, int]) -> list[str]:
     return list(dict.fromkeys(filter(None, found)))
 
 
-def _obstacle(path: str, room: int, mounted: set[str]) -> str:
+def _obstacle(path: str, room: int, mounted: set[str]) -> str | None:
     directory = os.path.dirname(path)
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
@@ -368,7 +368,7 @@ def _obstacle(path: str, room: int, mounted: set[str]) -> str:
     full = status.f_blocks and status.f_bfree * status.f_frsize < room
     if room and (full or (status.f_files and not status.f_ffree)):
         return f"{directory} is on a full file system: see df and df -i"
-    return ""
+    return None
 
 
 def _flags(path: str) -> int:
@@ -376,7 +376,8 @@ def _flags(path: str) -> int:
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return int.from_bytes(fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8))[:4], sys.byteorder)
+            # The kernel writes an int, although the request's number says a long.
+            return int(struct.unpack_from("i", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8)))[0])
         finally:
             os.close(descriptor)
     return 0
@@ -384,12 +385,13 @@ def _flags(path: str) -> int:
 
 def _mount_points() -> set[str]:
     """Every path that something is mounted on, see proc_pid_mountinfo(5)."""
+    found: set[str] = set()
     with (
         contextlib.suppress(OSError),
         open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream,
     ):
-        return {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4]) for line in stream}
-    return set()
+        found.update(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in stream)
+    return found
 
 
 def side_names(path: str) -> tuple[str, str]:
@@ -489,16 +491,7 @@ def _postconf_lock(path: str) -> Iterator[None]:
     """Hold the lock that `postconf -e` takes, so that neither loses the other's edit."""
     lock = f"{path}.tmp"
     until = time.monotonic() + _LOCK_SECONDS
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            # postconf renames its lock file away when it has finished.
-            if _locked(descriptor) and os.path.exists(lock) and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
-                break
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+    while (descriptor := _opened_and_locked(lock)) is None:
         if time.monotonic() > until:
             raise Failed(
                 f"another postconf has held {lock} for {_LOCK_SECONDS} s, nothing was written: look with fuser {lock}"
@@ -511,3 +504,16 @@ def _postconf_lock(path: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.unlink(lock)
         os.close(descriptor)
+
+
+def _opened_and_locked(lock: str) -> int | None:
+    """Open and lock a lock file; None where another postconf has it, or has just finished."""
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        stack.callback(os.close, descriptor)
+        # postconf renames its lock file away when it has finished.
+        with contextlib.suppress(FileNotFoundError):
+            if _locked(descriptor) and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
+                stack.pop_all()
+                return descriptor
+    return None

@@ -29,7 +29,8 @@ def found(config_directory: str) -> Adopted:
     """
     inventory = ispmail_inventory.read(config_directory)
     tables = ispmail_adopt.named(inventory.places, inventory.unasked)
-    sources = {each.path: _read(each.path) for each in tables if not each.obstacle}
+    # Those that pillar cannot hold too: their passwords are in no value that is printed.
+    sources = {each.path: _read(each.path) for each in tables}
     return ispmail_adopt.adopt(tables, sources, config_directory, inventory.settings.version)
 
 

@@ -1,5 +1,6 @@
 """Settings of the properties (the machine may be busy, so no deadline), and what Salt gives a module."""
 
+import locale
 import os
 
 import pytest
@@ -36,3 +37,12 @@ def script(tmp_path, monkeypatch):
         (folder / name).chmod(0o755)
 
     return write
+
+
+@pytest.fixture
+def ascii_locale():
+    """This process has a locale whose encoding is ASCII, as a minion may have."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)

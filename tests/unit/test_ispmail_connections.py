@@ -3,9 +3,12 @@
 import pytest
 
 import ispmail_connections
+import ispmail_database
 from ispmail_connections import Client, Listed
-from ispmail_errors import CannotAsk
+from ispmail_errors import CannotAsk, DatabaseError
 from ispmail_sockets import Connection, Process
+
+from .database_values import FakeServer
 
 FACTS = [{"id": 9, "port": 3306, "socket": "/run/mysqld/mysqld.sock"}]
 
@@ -24,6 +27,70 @@ def test_the_connections_of_the_account_without_the_own():
     rows = [row(1, "127.0.0.1:40000"), row(2, "localhost"), row(9, "127.0.0.1:40001"), row(3, "x:1", "webmail")]
     found = ispmail_connections.read_listed(rows, FACTS, "mailserver")
     assert found == Listed((Client("127.0.0.1", 40000), Client("localhost", None)), 3306, "/run/mysqld/mysqld.sock")
+
+
+ROWS = [row(1, "127.0.0.1:40000"), row(2, "127.0.0.1:40001", "webmail"), row(9, "127.0.0.1:40002")]
+ANSWERS = {"SHOW PROCESSLIST": ROWS, "SELECT CONNECTION_ID() AS id, @@port AS port, @@socket AS socket": FACTS}
+FOUND = Listed((Client("127.0.0.1", 40000),), 3306, "/run/mysqld/mysqld.sock", ("127.0.0.1",))
+PRIVILEGE = "SELECT 1 AS a FROM information_schema.USER_PRIVILEGES"
+
+
+class OneClient(FakeServer):
+    """The client of one login."""
+
+    plugin = "mysql_native_password"
+
+    def __init__(self, **answers):
+        super().__init__(answers={"SET SESSION": [], **ANSWERS, **answers})
+
+    def __call__(self, where, login):
+        self.login = login
+        return self
+
+    def connect(self):
+        """As `ispmail_client.Client.connect`."""
+
+    def close(self):
+        """As `ispmail_client.Client.close`."""
+
+    def ask(self, statement, arguments=None):
+        """As `ispmail_client.Client.ask`."""
+        rows = super().ask(statement, arguments)
+        if isinstance(rows, Exception):
+            raise rows
+        return rows
+
+
+KEYS = {"user": "mailserver", "password": "p", "hosts": "localhost 127.0.0.1:3307"}
+
+
+def test_who_is_connected_as_the_account_itself_sees_it(monkeypatch):
+    """By the login of a table file; the list is that of the host that was asked."""
+    client = OneClient()
+    monkeypatch.setattr(ispmail_database, "Client", client)
+    assert ispmail_connections.listed_by_account(KEYS, "127.0.0.1:3307") == FOUND
+    assert (client.login.user, client.login.port) == ("mailserver", 3307)
+    assert ispmail_connections.listed_by_account(KEYS, "localhost") == FOUND._replace(addresses=())
+
+
+@pytest.mark.parametrize("statement", ANSWERS)
+def test_what_the_account_cannot_ask_is_not_an_empty_list(monkeypatch, statement):
+    monkeypatch.setattr(ispmail_database, "Client", OneClient(**{statement: DatabaseError("db: lost", 2013)}))
+    with pytest.raises(DatabaseError, match=r"^db: lost$"):
+        ispmail_connections.listed_by_account(KEYS, "localhost")
+
+
+def test_who_is_connected_as_the_admin_sees_it():
+    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"a": 1}]})
+    assert ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1") == FOUND
+    assert ispmail_connections.listed_by_admin(server, "webmail", None).clients == (Client("127.0.0.1", 40001),)
+
+
+def test_an_admin_who_sees_only_his_own_connections_cannot_tell():
+    """Without that, nobody else would seem to be connected."""
+    server = FakeServer(answers={**ANSWERS, PRIVILEGE: []})
+    with pytest.raises(CannotAsk, match=r"does not see who is connected: run GRANT PROCESS ON \*\.\* TO its account$"):
+        ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["::1:40000", "::ffff:127.0.0.1:40000", "mx1.example.org:40000"])

@@ -1,21 +1,27 @@
 """The errors of the library, and how faults of pillar are written."""
 
+from typing import NamedTuple
+
 import pytest
 
 import ispmail_errors
-from ispmail_errors import Fault, PillarFault, escaped, printable
+from ispmail_errors import DatabaseError, Fault, PillarFault, escaped, printable, repr_without
 
 FAULTS = [
     (Fault("database:password", "is missing"), "ispmail:database:password is missing"),
     (Fault("maps", "must be a mapping", "see x"), "ispmail:maps must be a mapping: see x"),
     (Fault("", "must be a mapping", "see x"), "ispmail: must be a mapping: see x"),
-    (Fault("hosts", "is empty").at("database:hosts"), "ispmail:database:hosts is empty"),
 ]
 
 
 @pytest.mark.parametrize(("fault", "line"), FAULTS)
 def test_a_fault_names_key_reason_and_fix(fault, line):
     assert ispmail_errors.below("ispmail", [fault]) == [line]
+
+
+def test_a_fault_of_a_table_is_told_by_the_pillar_key_that_the_value_comes_from():
+    fault = Fault("hosts", "is empty", "name one")
+    assert fault.at("database:hosts") == Fault("database:hosts", "is empty", "name one")
 
 
 def test_all_faults_are_listed_once():
@@ -30,7 +36,13 @@ def test_one_tree():
     for kind in ("CannotAsk", "ChangedMeanwhile", "NotPutBack", "DatabaseError"):
         assert issubclass(getattr(ispmail_errors, kind), ispmail_errors.Failed)
     assert not issubclass(ispmail_errors.InvalidInput, ispmail_errors.Failed)
-    assert ispmail_errors.DatabaseError("no", 1045).number == 1045
+
+
+def test_an_error_of_the_database_keeps_the_server_s_number():
+    """What to do about it is looked up by that; one that is not the server's has none."""
+    error, lost = DatabaseError("access denied", 1045), DatabaseError("no route")
+    assert (str(error), error.number) == ("access denied", 1045)
+    assert (str(lost), lost.number) == ("no route", 0)
 
 
 def test_numbers_of_things():
@@ -60,3 +72,16 @@ def test_a_path_with_odd_bytes_can_be_told():
 def test_a_fault_without_a_key_begins_with_its_reason():
     """The pillar key stands before it, without a colon."""
     assert str(Fault("", "is wrong")) == " is wrong" and str(Fault("a", "is wrong", "mend it")) == "a is wrong: mend it"
+
+
+class Login(NamedTuple):
+    user: str
+    password: str
+    hosts: list[str]
+
+
+def test_a_value_is_shown_as_python_writes_it_but_for_its_secrets():
+    one = Login("mailserver", "hunter2", ["db1"])
+    assert repr_without(one, "password") == "Login(user='mailserver', hosts=['db1'])"
+    assert repr_without(one, "user", "password") == "Login(hosts=['db1'])"
+    assert repr_without(one) == repr(one)

@@ -1,10 +1,14 @@
 """Where root may write, and how files take the place of others. What that does to mail is tested on real servers."""
 
+import contextlib
+import fcntl
 import os
 import pwd
+import stat
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +69,14 @@ def test_a_sticky_directory_itself_is_not_safe(roots):
     below = roots / "c"
     below.mkdir()
     assert unsafe_directory(str(below)) is None
+
+
+@pytest.mark.parametrize("mode, gid", [(0o775, 0), (0o755, 5)])
+def test_a_group_that_cannot_write_is_no_danger(roots, mode, gid):
+    """Nor is root's own group: some distributions let it write."""
+    os.chown(roots, 0, gid)
+    roots.chmod(mode)
+    assert unsafe_directory(str(roots)) is None
 
 
 def test_a_link_is_followed(roots):
@@ -128,6 +140,13 @@ def test_all_is_as_before_after_the_way_back(three, tmp_path, deleted):
     assert {name: read(str(tmp_path / name)) for name in "abc"} == before and names(tmp_path) == ["a", "c"]
 
 
+def test_only_what_is_new_is_dropped(three, tmp_path):
+    """Whatever was not put back before: a file that was there is never removed."""
+    three.put()
+    three.drop()
+    assert names(tmp_path) == [".a.old", ".c.old", "a", "c"] and three.begun == [str(tmp_path / "a")]
+
+
 def test_what_somebody_else_has_changed_is_not_replaced(three, tmp_path):
     (tmp_path / "a").write_bytes(b"theirs\n")
     with pytest.raises(ChangedMeanwhile, match=r"/a was changed by somebody else meanwhile: try again"):
@@ -171,11 +190,13 @@ def test_two_steps_and_back(tmp_path, lock):
     assert exchange.two_steps is True
     exchange.put()
     assert path.read_bytes() == b"both\n"
+    in_one_step = os.stat(tmp_path / "a")
     exchange.complete()
     assert path.read_bytes() == NEW
     exchange.retreat()
     assert path.read_bytes() == b"both\n"
     exchange.complete()
+    assert os.stat(tmp_path / "a") == in_one_step, "it was written once more"
     exchange.restore()
     assert path.read_bytes() == OLD
     exchange.drop()
@@ -234,6 +255,11 @@ def test_what_cannot_be_removed_is_named_and_the_rest_goes(tmp_path):
     assert names(tmp_path) == [".a.old"]
 
 
+def test_nothing_is_left_beside_a_file_whose_directory_is_gone(tmp_path):
+    """An admin may have removed it after a change that was cut off."""
+    remove_leftovers([str(tmp_path / "gone" / "a")])
+
+
 @pytest.mark.parametrize("what", ["directory", "fifo", "large", "under a file"])
 def test_what_is_no_file_is_not_read(tmp_path, what):
     path = tmp_path / "a"
@@ -247,7 +273,8 @@ def test_what_is_no_file_is_not_read(tmp_path, what):
     else:
         path.write_bytes(b"")
         path /= "b"
-    with pytest.raises(CannotAsk, match="Not a directory" if what == "under a file" else "no regular file, or larger"):
+    no_file = r"/a is no regular file, or larger than 16 MiB$"
+    with pytest.raises(CannotAsk, match="Not a directory" if what == "under a file" else no_file):
         read(str(path))
 
 
@@ -256,7 +283,7 @@ def test_a_link_is_read_where_it_leads(tmp_path):
     (tmp_path / "a").chmod(0o600)
     (tmp_path / "link").symlink_to("a")
     assert read(str(tmp_path / "link")) == file(tmp_path / "a", b"x" * 2**24, 0o600)
-    assert read(str(tmp_path / "none")) == File(str(tmp_path / "none"), None)
+    assert read(str(tmp_path / "none")) == (str(tmp_path / "none"), None, 0, 0, 0)
 
 
 def obstacle(path, room=0):
@@ -270,6 +297,51 @@ def test_what_is_in_the_way(tmp_path):
     assert obstacle(path) == [f"{tmp_path}/.a.old is a directory, and needed for a moment: move it away"]
     (full,) = obstacle(tmp_path / "b", 2**60)
     assert full == f"{tmp_path} is on a full file system: see df and df -i"
+
+
+def test_a_fifo_in_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    assert obstacle(tmp_path / "a") == []
+
+
+@contextlib.contextmanager
+def small_disk(path, options):
+    """A file system of its own at this path."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_file_may_take_all_the_room_that_is_left(tmp_path):
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        status = os.statvfs(disk)
+        left = status.f_bfree * status.f_frsize
+        assert obstacle(disk / "a", left) == []
+        assert obstacle(disk / "a", left + 1) == [f"{disk} is on a full file system: see df and df -i"]
+
+
+def test_without_a_free_inode_nothing_can_be_written_but_all_be_deleted(tmp_path):
+    with small_disk(tmp_path / "disk", "nr_inodes=2") as disk:
+        assert obstacle(disk / "a", 1) == []
+        (disk / "other").write_bytes(b"")
+        assert obstacle(disk / "a", 1) == [f"{disk} is on a full file system: see df and df -i"]
+        assert obstacle(disk / "other", 0) == []
+
+
+def test_a_disk_that_gets_full_meanwhile(tmp_path):
+    """The system does not say of which file. Nothing was replaced, and what was begun can be removed."""
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        (disk / "a").write_bytes(OLD)
+        large = b"x" * 2**17
+        exchange = Exchange([Replacement(file(disk / "a", large)), Replacement(file(disk / "b", large))])
+        with pytest.raises(Failed, match=rf"^{disk}/a, {disk}/b cannot be written: No space left on device$"):
+            exchange.put()
+        assert exchange.begun == []
+        exchange.forget()
+        assert names(disk) == ["a"] and (disk / "a").read_bytes() == OLD
 
 
 @pytest.mark.parametrize("flag", ["i", "a"])
@@ -288,8 +360,20 @@ def test_what_is_immutable_or_append_only(flag, name):
             subprocess.run(["chattr", f"-{flag}", str(path)], check=True)
 
 
-def test_a_mount_point_cannot_be_renamed_over(tmp_path):
-    folder = tmp_path / "with blank"
+def test_what_else_lsattr_shows_is_in_nobodys_way():
+    """Such as s, secure deletion, and d, no dump."""
+    with scratch() as folder:
+        (folder / "a").write_bytes(OLD)
+        for flag in "sd":
+            subprocess.run(["chattr", f"+{flag}", str(folder / "a")], capture_output=True, check=False)
+            assert obstacle(folder / "a") == []
+
+
+@pytest.mark.usefixtures("ascii_locale")
+@pytest.mark.parametrize("name", ["with blank", "caf\xe9", "\udcff"])
+def test_a_mount_point_cannot_be_renamed_over(tmp_path, name):
+    """Whatever it is called, and whatever the locale is."""
+    folder = tmp_path / name
     folder.mkdir()
     for name in ("a", "b"):
         (folder / name).write_bytes(OLD)
@@ -303,18 +387,22 @@ def test_a_mount_point_cannot_be_renamed_over(tmp_path):
 
 def test_one_change_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(ispmail_files, "_CHANGE_SECONDS", 0.2)
+    another = tmp_path / "another"
+    another.mkdir()
     with alone(str(tmp_path)):
         with (
             pytest.raises(Failed, match=rf"another apply .* nothing was changed: .* fuser -v {tmp_path}$"),
             alone(str(tmp_path)),
         ):
             pytest.fail("two at once")
-        with alone("/"):
+        with alone(str(another)):
             pass
     with alone(str(tmp_path)):
         pass
-    with pytest.raises(Failed, match="Nothing was changed: /nowhere cannot be locked: No such file"), alone("/nowhere"):
-        pytest.fail("nothing is locked")
+    (tmp_path / "file").write_bytes(b"")
+    for path, why in (("/nowhere", "No such file"), (str(tmp_path / "file"), "Not a directory")):
+        with pytest.raises(Failed, match=f"Nothing was changed: {path} cannot be locked: {why}"), alone(path):
+            pytest.fail("nothing is locked")
 
 
 def test_postconfs_lock(tmp_path, monkeypatch):
@@ -323,6 +411,8 @@ def test_postconfs_lock(tmp_path, monkeypatch):
     path = str(tmp_path / "main.cf")
     with postconf_lock(path):
         assert names(tmp_path) == ["main.cf.tmp"]
+        # Who can open it can lock it, and stop every change.
+        assert stat.S_IMODE(os.stat(f"{path}.tmp").st_mode) == 0o600
         held = r"another postconf has held .*main\.cf\.tmp .*, nothing was written"
         with pytest.raises(Failed, match=held), postconf_lock(path):
             pytest.fail("two at once")
@@ -330,6 +420,38 @@ def test_postconfs_lock(tmp_path, monkeypatch):
     (tmp_path / "main.cf.tmp").mkdir()
     with pytest.raises(Failed, match=r"main\.cf\.tmp cannot be written: Is a directory"), postconf_lock(path):
         pytest.fail("nothing is locked")
+
+
+def test_a_postconf_that_finishes_just_now(tmp_path, monkeypatch):
+    """It has renamed the lock file to main.cf: a lock on that would stop no other postconf."""
+    lock, locked = tmp_path / "main.cf.tmp", ispmail_files._locked
+    finished = []
+
+    def just_then(descriptor):
+        found = locked(descriptor)
+        if not finished:
+            finished.append(lock.rename(tmp_path / "main.cf"))
+        elif len(finished) == 1:
+            finished.append(lock.replace(tmp_path / "main.cf"))
+            lock.write_bytes(b"the next one's")
+        return found
+
+    monkeypatch.setattr(ispmail_files, "_locked", just_then)
+    with postconf_lock(str(tmp_path / "main.cf")):
+        assert len(finished) == 2 and lock.read_bytes() == b"the next one's"
+        with lock.open() as stream, pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_that_is_waited_for_is_open_once(tmp_path, monkeypatch):
+    """Each look at it opened it, and a minion lives for months."""
+    monkeypatch.setattr(ispmail_files, "_LOCK_SECONDS", 0.2)
+    path = str(tmp_path / "main.cf")
+    with postconf_lock(path):
+        with pytest.raises(Failed), postconf_lock(path):
+            pytest.fail("two at once")
+        open_files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        assert open_files.count(f"{path}.tmp") == 1
 
 
 def test_no_descriptor_stays_open(tmp_path):
@@ -372,6 +494,63 @@ def test_main_cf_is_not_changed_while_a_postconf_does(tmp_path, monkeypatch, ste
             assert path.read_bytes() != before
 
 
+@pytest.fixture
+def synced(monkeypatch):
+    """What was written to the disk, in order: a file by the name that it has then, a directory by all that is in it."""
+    found, fsync = [], os.fsync
+
+    def note(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        found.append(names(path) if path.is_dir() else (path.name, path.read_bytes()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return found
+
+
+def test_each_step_is_on_the_disk_before_the_next(tmp_path, synced):
+    """After a power cut main.cf names no table that is not there: content goes first, then its name."""
+    for name in ("c", "main.cf"):
+        (tmp_path / name).write_bytes(OLD)
+    main_cf = Replacement(file(tmp_path / "main.cf", NEW), between=b"both\n")
+    exchange = Exchange([Replacement(file(tmp_path / "a", NEW)), main_cf, Replacement(file(tmp_path / "c", None))])
+    exchange.put()
+    second_names = [".c.old", ".main.cf.old"]
+    assert sorted(synced[:2]) == [(".a.new", NEW), (".main.cf.new", b"both\n")]
+    assert synced[2:] == [[*second_names, "a", "c", "main.cf"]]
+    synced.clear()
+    exchange.complete()
+    assert synced == [(".main.cf.new", NEW), [*second_names, "a", "c", "main.cf"]]
+    synced.clear()
+    exchange.delete()
+    assert synced == [[*second_names, "a", "main.cf"]]
+    synced.clear()
+    exchange.forget()
+    assert synced == [["a", "main.cf"]]
+
+
+def test_a_password_is_not_readable_by_others_for_a_moment(tmp_path, monkeypatch):
+    """Owner and mode are those of the end before anything is in the file; until then it is root's alone."""
+    seen, fchown, fsync = [], os.fchown, os.fsync
+
+    def look(descriptor):
+        status = os.fstat(descriptor)
+        seen.append((stat.S_IMODE(status.st_mode), status.st_uid, status.st_size))
+
+    def change_owner(descriptor, uid, gid):
+        look(descriptor)
+        fchown(descriptor, uid, gid)
+
+    def sync(descriptor):
+        look(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fchown", change_owner)
+    monkeypatch.setattr(os, "fsync", sync)
+    Exchange([Replacement(file(tmp_path / "a", NEW, 0o604, NOBODY.pw_uid))]).put()
+    assert seen[:2] == [(0o600, 0, 0), (0o604, NOBODY.pw_uid, len(NEW))]
+
+
 def test_what_was_renamed_is_put_back_where_it_does_not_reach_the_disk(tmp_path, monkeypatch):
     def fails(paths):
         raise OSError(5, "Input/output error", str(tmp_path))
@@ -412,14 +591,23 @@ def test_an_immutable_directory():
 
 
 @pytest.mark.parametrize("lock", [alone, postconf_lock], ids=["of a change", "of postconf"])
-def test_who_waits_goes_on_when_the_other_has_finished(tmp_path, lock):
+def test_who_waits_goes_on_when_the_other_has_finished(tmp_path, monkeypatch, lock):
+    """It looks several times a second, and uses no processor in between."""
+    sleep, naps, here = time.sleep, [], threading.get_ident()
+
+    def nap(seconds):
+        if threading.get_ident() == here:
+            naps.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", nap)
     path, order = str(tmp_path / "main.cf") if lock is postconf_lock else str(tmp_path), []
     begun = threading.Event()
 
     def first():
         with lock(path):
             begun.set()
-            time.sleep(0.3)
+            sleep(0.3)
             order.append("first")
 
     thread = threading.Thread(target=first)
@@ -429,3 +617,4 @@ def test_who_waits_goes_on_when_the_other_has_finished(tmp_path, lock):
         order.append("second")
     thread.join()
     assert order == ["first", "second"]
+    assert naps and 0.01 <= min(naps) <= max(naps) <= 0.5

@@ -8,6 +8,9 @@ import yaml
 
 import ispmail_found
 from ispmail_adopt import Adopted, Source
+from ispmail_errors import CannotAsk
+
+from .postfix_files import postfix
 
 QUERY = "SELECT destination FROM virtual_aliases WHERE source='%s' AND note <> '{{ é }}' " + "AND 1 = 1 " * 20
 
@@ -59,3 +62,32 @@ def test_why_a_file_cannot_be_read(tmp_path):
     (tmp_path / "a.cf").mkdir()
     found = ispmail_found._read(str(tmp_path / "a.cf"))
     assert found.content is None and "a.cf" in found.error
+
+
+ALIASES = "user = mailserver\npassword = {}\nhosts = 127.0.0.1\ndbname = mailserver\nquery = {}\n"
+
+
+def test_what_main_cf_names_is_found_without_its_password(tmp_path):
+    (tmp_path / "a.cf").write_text(ALIASES.format("hunter22", "SELECT destination FROM aliases WHERE source='%s'"))
+    found = ispmail_found.found(postfix(tmp_path, f"virtual_alias_maps = mysql:{tmp_path}/a.cf\n"))
+    assert "hunter22" not in ispmail_found.text(found, str(tmp_path))
+    assert found.section["maps"]["virtual_alias_maps"] == {
+        "file": "a.cf",
+        "query": "SELECT destination FROM aliases WHERE source='%s'",
+    }
+    assert found.section["database"]["hosts"] == "127.0.0.1" and found.section["database"]["dbname"] == "mailserver"
+
+
+def test_a_password_of_a_table_that_pillar_cannot_hold_is_not_printed_either(tmp_path):
+    """It stood in the query of another table."""
+    (tmp_path / "a.cf").write_text(ALIASES.format("", "SELECT 1 FROM aliases WHERE source='%s' AND note='hunter22'"))
+    (tmp_path / "b.cf").write_text(ALIASES.format("hunter22", "SELECT 1 FROM aliases WHERE source='%s'"))
+    maps = f"mysql:{tmp_path}/a.cf, unionmap:{{mysql:{tmp_path}/b.cf}}"
+    text = ispmail_found.text(ispmail_found.found(postfix(tmp_path, f"virtual_alias_maps = {maps}\n")), str(tmp_path))
+    assert "hunter22" not in text and "the value of query may hold a password" in text
+    assert "it is inside braces" in text
+
+
+def test_where_no_postfix_is_nothing_is_found(tmp_path):
+    with pytest.raises(CannotAsk):
+        ispmail_found.found(str(tmp_path))

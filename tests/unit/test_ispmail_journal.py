@@ -30,12 +30,26 @@ def files(tmp_path):
 def test_what_is_written_is_due_until_it_is_cleared(journal):
     assert journal.due() is None
     with journal.locked():
-        for paths in (["/etc/postfix/a.cf", "/etc/postfix/\udcff.cf"], []):
+        for paths in (["/etc/postfix/a.cf", "/etc/postfix/\udcff.cf", "/etc/postfix/caf\xe9.cf"], []):
             journal.write(paths)
             assert journal.due() == paths
         journal.clear()
         assert journal.due() is None
         journal.clear()
+
+
+ANY_NAMES = ["/etc/postfix/caf\xe9.cf", "/etc/postfix/\udcff.cf"]
+
+
+def test_what_is_due_does_not_depend_on_the_locale(journal, request):
+    """A minion and a salt-call may have different ones: a file that has another name there keeps its leftovers."""
+    with journal.locked():
+        journal.write(ANY_NAMES)
+        request.getfixturevalue("ascii_locale")
+        assert journal.due() == ANY_NAMES
+        before = path_of(journal).read_bytes()
+        journal.write(ANY_NAMES)
+        assert path_of(journal).read_bytes() == before
 
 
 @pytest.mark.parametrize(("content", "due"), [("", None), ("/etc/postfix/a.cf\n", ["/etc/postfix/a.cf"]), ("x\n", [])])
@@ -98,6 +112,36 @@ def test_minions_that_manage_the_same_instance_wait_for_each_other(tmp_path, mon
     one, other = (Journal(str(tmp_path / "postfix"), str(tmp_path / name)) for name in ("one", "other"))
     with one.locked(), pytest.raises(Failed, match="another apply has been at work"), other.locked():
         pass
+
+
+def test_what_is_due_is_on_the_disk_before_anything_is_changed(journal, monkeypatch):
+    """After a power cut it says what to clean up: first the whole content, then the name."""
+    path, fsync, synced = path_of(journal), os.fsync, []
+
+    def note(descriptor):
+        found = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(found.read_text() if found.is_file() else found)
+        fsync(descriptor)
+        assert path.exists() is found.is_dir()
+
+    with journal.locked():
+        monkeypatch.setattr(os, "fsync", note)
+        journal.write(["/etc/postfix/a.cf"])
+    assert synced == ["work is due\n/etc/postfix/a.cf\n", path.parent]
+
+
+def test_two_minions_make_the_directory_for_journals_at_the_same_time(journal, tmp_path, monkeypatch):
+    mkdir = os.mkdir
+
+    def the_other_was_faster(path, mode=0o777):
+        if str(path) == str(tmp_path / "postfix_change"):
+            mkdir(path, mode)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", the_other_was_faster)
+    with journal.locked():
+        journal.write([])
+    assert journal.due() == []
 
 
 def test_a_new_directory_for_journals_is_on_the_disk(journal, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ def answer(flags, transport="virtual", protocol=True):
     """As Postfix 3.10 (3.7: without its protocol) sends it."""
     parts = ["protocol", "resolve_clnt_proto", ""] if protocol else []
     parts += ["flags", "0", "transport", transport, "nexthop", "x", "recipient", "y", "flags", str(flags), "", ""]
-    return "\0".join(parts).encode()
+    return "\0".join(parts).encode("utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager
@@ -67,6 +67,41 @@ def test_an_answer_may_come_in_pieces(scratch_directory):
     whole = answer(1024)
     with rewrite(scratch_directory, whole[:9], whole[9:40], whole[40:]) as (queue, _):
         assert ispmail_route.resolve("jack@example.org", queue).address_class == "virtual_mailbox_domains"
+
+
+def test_a_recipient_and_a_transport_that_are_no_utf_8(scratch_directory):
+    """Postfix takes any bytes but NUL: they arrive, and come back, as they are."""
+    with rewrite(scratch_directory, answer(1024, "lmtp:unix:\udcff")) as (queue, asked):
+        assert ispmail_route.resolve("caf\xe9\udcff@example.org", queue).transport == "lmtp:unix:\udcff"
+    assert asked == [REQUEST.replace(b"jack", "caf\xe9".encode() + b"\xff")]
+
+
+@pytest.fixture
+def hangs(scratch_directory, monkeypatch):
+    """The queue directory and the socket of a trivial-rewrite that accepts nobody; one client is let in to wait."""
+    monkeypatch.setattr(ispmail_route, "_SECONDS", 0.2)
+    queue = scratch_directory / os.urandom(4).hex()
+    (queue / "private").mkdir(parents=True)
+    path = str(queue / "private" / "rewrite")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(0)
+        yield str(queue), path
+
+
+def test_one_that_never_answers_holds_no_change_up(hangs):
+    queue, path = hangs
+    with pytest.raises(CannotAsk, match=f"^trivial-rewrite cannot be asked by {path}: no answer that can be read$"):
+        ispmail_route.resolve("jack@example.org", queue)
+
+
+@pytest.mark.parametrize("ask", [ispmail_route.is_there, lambda queue: ispmail_route.resolve("a@example.org", queue)])
+def test_one_that_lets_nobody_in_any_more_holds_no_change_up(hangs, ask):
+    queue, path = hangs
+    with socket.socket(socket.AF_UNIX) as earlier:
+        earlier.connect(path)
+        with pytest.raises(CannotAsk, match=f"^trivial-rewrite cannot be asked by {path}: "):
+            ask(queue)
 
 
 def test_it_could_not_ask_its_tables(scratch_directory):

@@ -1,6 +1,8 @@
 """The stamp: current in all synced files, and how a process drops an older library."""
 
 import importlib
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -124,6 +126,17 @@ def test_only_the_library_is_dropped_and_only_for_another_stamp(library, tmp_pat
     assert new.STAMP == "another" and {**sys.modules} == {**others, "ispmail_stamp": new}
     with pytest.raises(ImportError, match=r"^the library of these modules is not here yet: run saltutil\.sync_all"):
         ispmail_stamp.require("a third one")
+
+
+def test_a_library_that_was_synced_a_moment_ago_is_found(library, tmp_path):
+    """Python remembers what is in a directory as long as the directory's time is the same: that has a grain."""
+    sys.path.insert(0, str(tmp_path))
+    assert importlib.util.find_spec("ispmail_nothing") is None
+    before = tmp_path.stat()
+    (tmp_path / "ispmail_stamp.py").write_text('STAMP = "another"\n')
+    os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    ispmail_stamp.require("another")
+    assert sys.modules["ispmail_stamp"].STAMP == "another"
 
 
 def test_the_version_is_that_of_the_package():
