@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("5cf8233ae236")
+ispmail_stamp.require("47803500d8a2")
 
 import contextlib
 import json

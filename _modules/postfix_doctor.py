@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("5cf8233ae236")
+ispmail_stamp.require("47803500d8a2")
 
 
 import ispmail_accounts

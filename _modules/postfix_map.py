@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("5cf8233ae236")
+ispmail_stamp.require("47803500d8a2")
 
 import ispmail_compare
 import ispmail_consumers
@@ -73,9 +73,9 @@ def compare(pillar="ispmail"):
     with salt_errors():
         maps, others = wanted(__pillar__, __opts__, pillar)
         found = ispmail_compare.compare(maps, __opts__["cachedir"], others)
-        reloads = bool(found.maps and found.interrupted) and ispmail_postfix.running(
-            found.maps.settings.queue_directory
-        )
+        reloads = False
+        if found.maps is not None and found.interrupted:
+            reloads = ispmail_postfix.running(found.maps.settings.queue_directory)
         return {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
 
 

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("5cf8233ae236")
+ispmail_stamp.require("47803500d8a2")
 
 import ispmail_apply
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("5cf8233ae236")
+ispmail_stamp.require("47803500d8a2")
 
 import salt.client
 import salt.utils.event
