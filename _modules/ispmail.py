@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("47803500d8a2")
+ispmail_stamp.require("e033e8fbae47")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

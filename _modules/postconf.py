@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("47803500d8a2")
+ispmail_stamp.require("e033e8fbae47")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

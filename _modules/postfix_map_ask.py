@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("47803500d8a2")
+ispmail_stamp.require("e033e8fbae47")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("47803500d8a2")
+ispmail_stamp.require("e033e8fbae47")
 
 import ispmail_apply
 import ispmail_consumers

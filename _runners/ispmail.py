@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("47803500d8a2")
+ispmail_stamp.require("e033e8fbae47")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("47803500d8a2")
+ispmail_stamp.require("e033e8fbae47")
 
 from ispmail_salt import state
 

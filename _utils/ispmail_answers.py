@@ -98,6 +98,12 @@ class Group(NamedTuple):
     as_: Asker
 
 
+def answering(instance: CompleteInstance, maps: Iterable[CompleteMap]) -> list[CompleteMap]:
+    """Those of these maps of which pillar expects an answer."""
+    names = {each.map for each in instance.answers}
+    return [each for each in maps if each.name in names]
+
+
 def staged(maps: Sequence[CompleteMap], inventory: Inventory) -> Generator[Group]:
     """New table files in memory, as each process that will read them is going to ask."""
     contents = {each.name: (each.type, each.text.encode()) for each in maps}

@@ -18,7 +18,7 @@ import ispmail_smtpd
 import ispmail_sockets
 import ispmail_tablefile
 import ispmail_transaction
-from ispmail_answers import askers, broken_others, live, staged, unaskable, wrong_answers
+from ispmail_answers import answering, askers, broken_others, live, staged, unaskable, wrong_answers
 from ispmail_compare import Comparison
 from ispmail_config import CompleteInstance, CompleteMap
 from ispmail_config_consumers import NONE, Consumers
@@ -107,11 +107,12 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     changed = [each for each in instance.maps if each.name in difference.changed]
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
-    failures = failures or wrong_answers(instance, staged(changed, inventory))
+    failures = failures or wrong_answers(instance, staged(answering(instance, changed), inventory))
     if failures:
         raise Failed(listed("Nothing was changed, Postfix answers as before", failures))
-    for group in staged(changed, inventory):
-        doubts += ispmail_classes.taken_before(changed, group, inventory)
+    of_classes = [each for each in changed if each.parameter in ispmail_classes.ORDER]
+    for group in staged(of_classes, inventory):
+        doubts += ispmail_classes.taken_before(of_classes, group, inventory)
     return [*warnings, *doubts]
 
 
@@ -226,6 +227,6 @@ def _ask_live(instance: CompleteInstance, changed: set[str], running: bool, inve
     """Ask the live tables, through proxymap for maps with ``proxy: true``."""
     asked = [each for each in instance.maps if each.name in changed]
     failures = unaskable(live(asked, inventory, running), instance.config_directory)[0]
-    failures = failures or wrong_answers(instance, live(instance.maps, inventory, running))
+    failures = failures or wrong_answers(instance, live(answering(instance, instance.maps), inventory, running))
     if failures:
         raise Failed(listed("The live maps do not answer as they should", failures))

@@ -15,16 +15,16 @@ import ispmail_inventory
 import ispmail_lookup
 import ispmail_route
 import ispmail_smtpd
-from ispmail_answers import PROBE_SECONDS, Group, live
+from ispmail_answers import PROBE_SECONDS, Group, answering, live
 from ispmail_config import CompleteInstance, Map
 from ispmail_errors import CannotAsk
 from ispmail_inventory import Inventory
 from ispmail_maincf import words
 
-_ORDER = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
+ORDER = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
 # The address class that a map's answers are for.
 _CLASS_OF = {
-    **{name: name for name in _ORDER},
+    **{name: name for name in ORDER},
     "virtual_mailbox_maps": "virtual_mailbox_domains",
     "relay_recipient_maps": "relay_domains",
 }
@@ -40,10 +40,10 @@ def taken_before(maps: Sequence[Map], group: Group, inventory: Inventory) -> lis
     known = inventory.settings
     found = []
     for each in maps:
-        if each.name not in group.tables or each.parameter not in _ORDER:
+        if each.name not in group.tables or each.parameter not in ORDER:
             continue
         table = group.tables[each.name]
-        for earlier in _ORDER[: _ORDER.index(each.parameter)]:
+        for earlier in ORDER[: ORDER.index(each.parameter)]:
             domains = [word for word in words(known.expanded(earlier)) if _is_domain(word)]
             for domain in ispmail_lookup.found(domains, table, known.config_directory, group.as_):
                 found.append(_taken(domain, earlier, each.parameter))
@@ -60,7 +60,7 @@ def wrong_answers(instance: CompleteInstance) -> list[str]:
         return []
     inventory = ispmail_inventory.read(instance.config_directory)
     running = ispmail_route.is_there(inventory.settings.queue_directory)
-    wrong = ispmail_answers.wrong_answers(instance, live(instance.maps, inventory, running))
+    wrong = ispmail_answers.wrong_answers(instance, live(answering(instance, instance.maps), inventory, running))
     return wrong or (astray(instance, inventory) if running else [])
 
 
@@ -96,7 +96,7 @@ def _expected(instance: CompleteInstance) -> Iterator[tuple[str | None, str]]:
         is_address = re.fullmatch(r"[^@\s]+@[^@\s]+", each.question) is not None
         if each.answer is not False and (parameter in _CLASS_OF or parameter == "virtual_alias_maps"):
             address_class = _CLASS_OF.get(parameter)
-            if is_address or (parameter in _ORDER and _is_domain(each.question)):
+            if is_address or (parameter in ORDER and _is_domain(each.question)):
                 yield address_class, each.question
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import ispmail_files
@@ -28,6 +28,7 @@ class Settings(NamedTuple):
     config_directory: str
     values: Mapping[str, str]  # as main.cf has them, or their defaults; ``$name`` not expanded
     explicit: frozenset[str]  # those that main.cf sets
+    paths: dict[str, str] | None = None  # where each path leads that was asked for; None: look each time
 
     def __repr__(self) -> str:
         return repr_without(self, "values")
@@ -51,7 +52,10 @@ class Settings(NamedTuple):
         """
         if not path.startswith(("/", ".")):
             return path
-        return os.path.realpath(os.path.join(self.expanded("queue_directory"), path))
+        path = os.path.join(self.queue_directory, path)
+        if self.paths is None:
+            return os.path.realpath(path)
+        return self.paths.get(path) or self.paths.setdefault(path, os.path.realpath(path))
 
     @property
     def version(self) -> str:
@@ -96,6 +100,7 @@ class Inventory(NamedTuple):
     places: tuple[Place, ...]  # in the order in which Postfix asks them
     tables: tuple[Table, ...]
     users: Mapping[str, Sequence[str]]  # a parameter to those of main.cf that refer to it
+    by_programs: dict[tuple[str, ...], tuple[Reader, ...]] | None = None  # of the readers, those that were asked for
 
     def overrides(self) -> dict[str, str]:
         """What services set by options in master.cf: such as submission/inet/virtual_alias_maps to the value."""
@@ -121,6 +126,12 @@ class Inventory(NamedTuple):
     def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
         """The services that open the tables of a parameter, or of what refers to it."""
         programs = ("proxymap",) if proxied else _programs(parameter, self)
+        if self.by_programs is None:
+            return self._readers(programs)
+        found = self.by_programs.get(programs)
+        return self.by_programs.setdefault(programs, self._readers(programs)) if found is None else found
+
+    def _readers(self, programs: Collection[str]) -> tuple[Reader, ...]:
         owner = self.settings.expanded("mail_owner")
         old_defaults = self.settings.expanded("compatibility_level").split(".")[0] == "0"
         in_chroot = ("y", "-") if old_defaults else ("y",)
@@ -155,7 +166,7 @@ def settings(config_directory: str) -> Settings:
     content = ispmail_files.read(os.path.join(config_directory, "main.cf")).content
     explicit = {name: " ".join(parts(value)) for name, value in ispmail_tablefile.parse(content).items()}
     known = {**explicit, **values, "config_directory": config_directory}
-    return Settings(config_directory, known, frozenset(explicit))
+    return Settings(config_directory, known, frozenset(explicit), {})
 
 
 def read(config_directory: str, known: Settings | None = None) -> Inventory:
@@ -186,7 +197,7 @@ def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inven
 
 def of(known: Settings, services: Sequence[Service]) -> Inventory:
     """Put together what was read."""
-    bare = Inventory(known, tuple(services), (), (), _users(known.values))
+    bare = Inventory(known, tuple(services), (), (), _users(known.values), {})
     everywhere = []
     found: dict[Reference, tuple[list[Place], list[Reader]]] = {}
     for place, readers in (*_in_main_cf(bare), *_in_master_cf(bare)):

@@ -89,6 +89,31 @@ def test_where_the_path_of_a_table_leads(tmp_path):
     assert known.real_path("link.cf") == "link.cf"
 
 
+def test_a_path_is_looked_up_once_where_that_is_wanted(tmp_path):
+    """An apply of many maps asks for each several times; one of its own instances looks at each once."""
+    link = tmp_path / "link.cf"
+    link.symlink_to("old.cf")
+    anew = settings(queue_directory=str(tmp_path))
+    once = anew._replace(paths={})
+    assert anew.real_path("./link.cf") == once.real_path("./link.cf") == f"{tmp_path}/old.cf"
+    link.unlink()
+    link.symlink_to("new.cf")
+    assert anew.real_path("./link.cf") == f"{tmp_path}/new.cf"
+    assert once.real_path("./link.cf") == f"{tmp_path}/old.cf"
+    # Another queue directory is another path.
+    moved = once._replace(values={**once.values, "queue_directory": "/elsewhere"})
+    assert moved.real_path("./link.cf") == "/elsewhere/link.cf"
+
+
+def test_the_readers_of_parameters_that_the_same_programs_read_are_looked_up_once():
+    found = inventory(*SERVICES, virtual_alias_maps="x", virtual_alias_domains="y")
+    first = found.readers("virtual_alias_domains")
+    assert found.readers("virtual_alias_domains") is first
+    anew = found._replace(by_programs=None)
+    assert anew.readers("virtual_alias_domains") == first and anew.readers("virtual_alias_domains") is not first
+    assert found.readers("virtual_alias_domains", proxied=True) != first
+
+
 @pytest.mark.parametrize(("proxied", "table"), [(True, "proxy:mysql:/a.cf"), (False, "mysql:/a.cf")])
 def test_how_main_cf_writes_a_table(proxied, table):
     assert Table("mysql", "/a.cf", proxied, (), ()).table == table
