@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("a9934df2834c")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("a9934df2834c")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("a9934df2834c")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("a9934df2834c")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("2fd0fc689a8a")
+ispmail_stamp.require("a9934df2834c")
 
 import ispmail_apply
 import ispmail_consumers
