@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("a9934df2834c")
+ispmail_stamp.require("10be28a11907")
 
 import contextlib
 import json

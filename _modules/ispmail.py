@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("a9934df2834c")
+ispmail_stamp.require("10be28a11907")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

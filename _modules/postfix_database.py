@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("a9934df2834c")
+ispmail_stamp.require("10be28a11907")
 
 import ispmail_accounts
 import ispmail_holders

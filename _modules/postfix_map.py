@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("a9934df2834c")
+ispmail_stamp.require("10be28a11907")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("a9934df2834c")
+ispmail_stamp.require("10be28a11907")
 
 import ispmail_answers
 import ispmail_classes
