@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("10be28a11907")
+ispmail_stamp.require("82b12ebe73e1")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("10be28a11907")
+ispmail_stamp.require("82b12ebe73e1")
 
 
 import ispmail_accounts

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("10be28a11907")
+ispmail_stamp.require("82b12ebe73e1")
 
 import ispmail_answers
 import ispmail_classes

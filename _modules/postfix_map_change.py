@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("10be28a11907")
+ispmail_stamp.require("82b12ebe73e1")
 
 import ispmail_apply
 import ispmail_consumers

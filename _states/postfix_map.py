@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("10be28a11907")
+ispmail_stamp.require("82b12ebe73e1")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -101,8 +101,10 @@ def _queue_directory(config_directory: str) -> str:
 
 def _started_before(began: float, queue_directory: str) -> list[str]:
     """The processes of an instance that open table files and started before that second since boot."""
-    ticks = os.sysconf("SC_CLK_TCK")
     master = _master(queue_directory)
+    if master is None:
+        return []
+    ticks = os.sysconf("SC_CLK_TCK")
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "10be28a11907"
+STAMP = "82b12ebe73e1"
 
 
 def require(stamp: str) -> None:
