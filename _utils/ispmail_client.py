@@ -312,7 +312,7 @@ def _log_in(connection: Any, login: Login, reader: _Reader) -> str:
         reader.left()
     reply = ispmail_plugins.first_reply(connection._auth_plugin_name, login.password, connection.salt)
     data = reply.data or b""
-    # PyMySQL's own is root where a table file has none, and root is the admin.
+    # Where there is none, PyMySQL's own is root, and root is the admin.
     user = login.user.encode("utf-8", "surrogateescape")
     database = (login.database or "").encode("utf-8", "surrogateescape")
     packet = head + user + b"\0" + bytes([len(data)]) + data

@@ -10,6 +10,7 @@ import ispmail_collations
 import ispmail_database
 import ispmail_lookup
 import ispmail_query
+import ispmail_tablefile
 from ispmail_database import Rows
 from ispmail_doctor_postfix import LiveMap
 from ispmail_errors import IspmailError, plural
@@ -101,11 +102,11 @@ class LoginAnswers(NamedTuple):
 
 
 def logins(maps: Sequence[LiveMap]) -> list[Login]:
-    """Group maps by host and login. What an option_file holds is not known, so its maps are left out."""
+    """Group maps by host and login. Those whose table file does not tell who logs in are left out."""
     by_login: dict[tuple[str, tuple[str | None, ...]], list[LiveMap]] = {}
     by_host: dict[str, list[LiveMap]] = {}
     for live in maps:
-        if live.map.type != "mysql" or "option_file" in live.keys:
+        if live.map.type != "mysql" or not ispmail_tablefile.tells_login(live.keys):
             continue
         settings = tuple(live.keys.get(key) for key in _LOGIN_KEYS)
         for host in live.hosts:

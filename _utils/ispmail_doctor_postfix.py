@@ -113,9 +113,13 @@ def read_maps(postfix: Postfix) -> list[LiveMap]:
 
 
 def users(postfix: Postfix) -> set[str]:
-    """The users by whom this Postfix logs in: in all SQL tables that it reaches, pillar's or not."""
+    """The users by whom this Postfix logs in: in all SQL tables that it reaches, pillar's or not.
+
+    A table file without one logs in by the name of the user that Postfix's processes run as.
+    """
     paths = [table.path for table in postfix.inventory.tables if os.path.isabs(table.path)]
-    return {ispmail_tablefile.parse(ispmail_files.read(path).content).get("user", "") for path in paths}
+    tables = [ispmail_tablefile.parse(ispmail_files.read(path).content) for path in paths]
+    return {keys.get("user") or postfix.mail_owner for keys in tables}
 
 
 def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
@@ -194,11 +198,12 @@ def _can_read(user: str, path: str) -> bool:
 
 
 def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
+    if live.map.type != "mysql" or ispmail_tablefile.tells_login(live.keys):
+        return
+    fix = "the table file has no user, so Postfix's client takes that of its process, which is not tried here"
     if "option_file" in live.keys:
-        fix = (
-            "the login is in an option_file, which is not read here: put user and password into the table file instead"
-        )
-        yield warning_if(fix, "the login works", live.name)
+        fix = "the login is in an option_file, which is not read here"
+    yield warning_if(f"{fix}: put user and password into the table file instead", "the login works", live.name)
 
 
 def only_host_is_asked_again(live: LiveMap) -> Iterator[Finding]:

@@ -184,11 +184,11 @@ def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holde
     """The tables that Postfix asks with the account and that are not pillar's. Those that nobody names are reported."""
     ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
     foreign = []
-    for path, places in (item for each in inventories for item in _tables(each).items()):
+    for inventory, path, places in ((each, *item) for each in inventories for item in _tables(each).items()):
         if path in ours:
             continue
         keys = ispmail_tablefile.parse(ispmail_files.read(path).content)
-        if _user_of(keys) != scope.account:
+        if (_user_of(keys) or inventory.settings.expanded("mail_owner")) != scope.account:
             continue
         foreign.append(_LiveLogin(path, keys))
         if not scope.names(path):
@@ -200,8 +200,11 @@ def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holde
 
 
 def _user_of(keys: Mapping[str, str]) -> str | None:
-    """Who logs in by a table file: what its option file says does not count where the table itself names a user."""
-    if "user" in keys or "option_file" not in keys:
+    """Who logs in by a table file; None or empty where its client takes the name of the user that its process runs as.
+
+    What its option file says does not count where the table itself names a user.
+    """
+    if keys.get("user") or "option_file" not in keys:
         return keys.get("user")
     groups = ispmail_optionfile.parse(ispmail_files.read(keys["option_file"]).content)
     return groups.get(keys.get("option_group", "client"), {}).get("user")

@@ -208,16 +208,11 @@ def watch(name: str) -> Watch:
 
 
 def _logins(path: str) -> list[tuple[str, Login, int]]:
-    """Each host of a table file, how to log in there, and when the file changed."""
+    """Each host of a table file, how to log in there, and when the file changed; nothing where it tells no login."""
     changed = _changed(path)
     if changed is None:
         return []
-    content = ispmail_files.read(path).content
-    keys = ispmail_tablefile.parse(content)
-    # What is in an option_file is not looked at here; without it no login would be right.
-    if content is None or "option_file" in keys:
-        return []
-    return _at_each_host(keys, changed)
+    return _at_each_host(ispmail_tablefile.parse(ispmail_files.read(path).content), changed)
 
 
 def _consumer_logins(consumer: Consumer, keys: Mapping[str, str]) -> list[tuple[str, Login, int]]:
@@ -240,6 +235,9 @@ def _changed(path: str) -> int | None:
 
 
 def _at_each_host(keys: Mapping[str, str], changed: int) -> list[tuple[str, Login, int]]:
+    # Any other login than Postfix's may be refused where mail works.
+    if not ispmail_tablefile.tells_login(keys):
+        return []
     # Which database is asked makes no difference to whether the login is refused.
     return [
         (host, replace(ispmail_database.login(host, keys), database=None), changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -161,7 +162,7 @@ def deprecated(config_directory: str, tables: Iterable[str]) -> list[str]:
     commands += [("postmap", ["-q", "postmaster", table]) for table in tables]
     said = [run(name, ["-c", config_directory, *arguments]).stderr for name, arguments in commands]
     warnings = [line.partition(": warning: ")[2] for line in lines("".join(said))]
-    return list(dict.fromkeys(safe(each) for each in warnings if "will be removed" in each or "deprecated" in each))
+    return list(dict.fromkeys(safe(each) for each in warnings if _DEPRECATED.match(each)))
 
 
 def edited(parameters: Mapping[str, object], config_directory: str, workspace: str | None = None) -> Replacement:

@@ -146,6 +146,15 @@ def parse(content: str | bytes | None) -> dict[str, str]:
     return keys
 
 
+def tells_login(keys: Mapping[str, str]) -> bool:
+    """Whether a table file itself tells who logs in.
+
+    An option file may name somebody else, and without a user the client takes the name of the user that its process
+    runs as: each program of Postfix its own.
+    """
+    return bool(keys.get("user")) and "option_file" not in keys
+
+
 def is_table(content: bytes) -> bool:
     """Tell whether a file is a table file by which Postfix can ask, perhaps with faults, by what it says."""
     lines = [line for _, line in logical_lines(content.decode("utf-8", "surrogateescape"))]

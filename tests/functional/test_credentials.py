@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -268,11 +269,26 @@ def test_an_account_without_a_password_is_a_refusal(minion, mariadb):
         set_password(mariadb, PASSWORD)
 
 
-def test_what_an_option_file_holds_is_not_looked_at(minion, other_password):
-    """Without it any login is refused, and the beacon would say so for ever."""
+@pytest.mark.parametrize("line", ["option_file = /nowhere", "password = x", "user =\npassword = x"])
+def test_a_login_that_the_file_does_not_tell_is_not_tried(minion, other_password, line):
+    """In an option file, or by the name of a process's own user. By any other name it is refused: the beacon said so
+    for ever, where mail works."""
     path = table_file_before(minion)
-    write_cold(path, f"option_file = /nowhere\nhosts = {minion.pillar['ispmail']['database']['hosts']}\n", 0o640)
+    write_cold(path, f"{line}\nhosts = {minion.pillar['ispmail']['database']['hosts']}\n", 0o640)
     assert refused(minion) == []
+    assert reported(beacon(minion)) == []
+
+
+@pytest.mark.parametrize("line", ["", "user =\n"])
+def test_without_a_user_postfixs_client_takes_that_of_its_process(minion, line):
+    """Here of postmap. The server tells whom it has refused."""
+    path = table_file_before(minion)
+    hosts = minion.pillar["ispmail"]["database"]["hosts"]
+    write_cold(path, f"{line}password = x\nhosts = {hosts}\ndbname = x\nquery = SELECT 1\n", 0o644)
+    for user in ("root", "nobody"):
+        command = ["postmap", "-c", path.parent, "-q", "x", f"mysql:{path}"]
+        said = subprocess.run(command, check=False, user=user, capture_output=True, text=True).stderr
+        assert f"Access denied for user '{user}'@" in said
 
 
 def test_the_beacon_is_quiet_where_nobody_can_be_asked(minion, other_password, monkeypatch):

@@ -5,6 +5,7 @@ Commands and configurations are read from the documents. They are carried out in
 """
 
 import contextlib
+import fnmatch
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
@@ -20,7 +22,7 @@ from lab import HOST, scratch, wait_until
 from lab.mariadb import native_hash, schema
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix
-from lab.sandbox import Sandbox, missing_requirements
+from lab.sandbox import FOLDERS, Sandbox, missing_requirements
 from lab.series import Salt, programs
 from lab.smtp import rcpt
 from lab.sshd import Sshd, layers
@@ -97,13 +99,19 @@ def mail(running):
 
 @pytest.fixture(scope="module")
 def checkout(directory):
-    """A git repository with the checkout's files as they are now."""
+    """A git repository with the checkout's files as they are now. No test changes it."""
     path = directory / "checkout"
     for room in ROOMS:
         shutil.copytree(REPOSITORY / room, path / room, ignore=shutil.ignore_patterns("__pycache__"))
     git(path, "init", "--quiet", "--initial-branch=main")
     commit(path)
-    return path
+    before = files_of(path)
+    yield path
+    assert files_of(path) == before
+
+
+def files_of(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and ".git" not in file.parts}
 
 
 def git(path, *arguments):
@@ -192,14 +200,16 @@ def test_gitfs(series, directory, sandbox, checkout, mail):
     conf = block("docs/setup.md", "## From gitfs")
     url = "https://git.example.org/salt-ispmail.git"
     assert conf.count(url) == len(yaml.safe_load(conf)["gitfs_remotes"]) == 5
-    with served(series, directory, sandbox, mail, conf.replace(url, f"file://{checkout}")) as salt:
+    clone = directory / f"clone-{series}"
+    git(directory, "clone", "--quiet", checkout, clone)
+    with served(series, directory, sandbox, mail, conf.replace(url, f"file://{clone}")) as salt:
         check_first(mail, salt.call("state.apply", "ispmail"))
-        check_synced(salt.directory, checkout)
-        change(checkout)
-        commit(checkout)
+        check_synced(salt.directory, clone)
+        change(clone)
+        commit(clone)
         salt.run("fileserver.update")
         assert SERVED in states(salt.call("state.apply", "ispmail"))
-        assert salt.call("ispmail.version") == version(checkout)
+        assert salt.call("ispmail.version") == version(clone) != version(checkout)
 
 
 @each_series
@@ -275,11 +285,12 @@ def line(document, start):
 @pytest.fixture(scope="module")
 def over_ssh(directory, checkout, running):
     """After a first apply."""
-    with (
-        Sandbox(directory / "master") as master,
-        Sandbox(directory / "server", layers()) as server,
-        Sshd(server, directory / "sshd") as sshd,
-    ):
+    with contextlib.ExitStack() as stack:
+        master = stack.enter_context(Sandbox(directory / "master"))
+        server = stack.enter_context(Sandbox(directory / "server", layers()))
+        for each in (master, server):
+            own_tmp(each, directory)
+        sshd = stack.enter_context(Sshd(server, directory / "sshd"))
         shutil.copytree(checkout, master.root / HERE[1:])
         running.wipe()
         found = OverSsh(master, server, sshd, running)
@@ -300,25 +311,59 @@ def test_salt_ssh_gives_pillar_to_states_only(over_ssh):
     assert "pillar is empty (salt-ssh gives it to states only)" in over_ssh.run(by_hand)
 
 
+def own_tmp(sandbox, keep):
+    """Give a sandbox a /tmp of its own that has one folder of the machine's."""
+    aside = "/run/lab-kept"
+    sandbox.run(f"mkdir {aside}; mount --rbind {keep} {aside}; mount -t tmpfs -o mode=1777 own /tmp")
+    sandbox.run(f"mkdir {keep}; mount --move {aside} {keep}; rmdir {aside}")
+
+
 def where(sandbox, text):
-    """The files written in a sandbox, archives unpacked, that have a text: path to mode."""
+    """The files written in a sandbox with a /tmp of its own, archives unpacked, that have a text: path to mode."""
+    uppers = {sandbox.root / f"{sandbox.directory}/{name}/upper"[1:]: f"/{name}" for name in FOLDERS}
     found = {}
-    for path in (sandbox.root / str(sandbox.directory)[1:]).rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            content = path.read_bytes()
-            if path.suffix == ".tgz":
-                content = subprocess.run(["tar", "-xzOf", path], capture_output=True, check=True).stdout
-            if text.encode() in content:
-                found[path.name] = path.stat().st_mode & 0o777
+    for top, seen_as in {**uppers, sandbox.root / "tmp": "/tmp"}.items():
+        for folder, folders, names in os.walk(top):
+            # What it shares with the machine.
+            folders[:] = [
+                name for name in folders if os.path.join(folder, name) != str(top / sandbox.directory.parent.name)
+            ]
+            for path in (Path(folder, name) for name in names):
+                if path.is_file() and not path.is_symlink() and text.encode() in content_of(path):
+                    found[f"{seen_as}/{path.relative_to(top)}"] = path.stat().st_mode & 0o777
     return found
+
+
+def content_of(path):
+    if path.suffix == ".tgz":
+        return subprocess.run(["tar", "-xzOf", path], capture_output=True, check=True).stdout
+    return path.read_bytes()
+
+
+def test_each_file_that_has_a_text_is_found(directory):
+    """Also where another one has its name, and in /tmp, where Salt's programs write first."""
+    with Sandbox(directory / "searched") as searched:
+        own_tmp(searched, directory)
+        script = (
+            "cd /; echo x-secret >/tmp/a; mkdir /var/tmp/b /tmp/c; cp tmp/a var/tmp/b; cp tmp/a tmp/c/; echo x >/tmp/d"
+        )
+        searched.run(f"{script}; tar -C / -czf /srv/b.tgz tmp/a; ln -s /tmp/a /srv/link; chmod 600 /tmp/c/a")
+        found = {"/tmp/a": 0o644, "/tmp/c/a": 0o600, "/var/tmp/b/a": 0o644, "/srv/b.tgz": 0o644}
+        assert where(searched, "secret") == found
+        assert os.path.exists(directory) and not os.path.exists("/tmp/c/a")
 
 
 def test_what_salt_ssh_keeps(over_ssh):
     """docs/security.md says which file has pillar, with which mode, and what removes it."""
-    kept = re.search(r"(?m)^- with salt-ssh, `/var/tmp/.root_\*_salt/(\S+)` on the server \(mode (\d+)\)", SECURITY)
+    kept = re.search(
+        r"(?m)^- with salt-ssh, `(\S+)` on the server \(mode (\d+)\), in a folder of root's \((\d+)\)", SECURITY
+    )
     core = PASSWORD[:8]  # no quotes
-    assert where(over_ssh.server, core) == {kept[1]: int(kept[2], 8)}
-    assert where(over_ssh.master, core) == {"ispmail.sls": 0o600}
+    ((path, mode),) = where(over_ssh.server, core).items()
+    assert fnmatch.fnmatch(path, kept[1]) and mode == int(kept[2], 8)
+    folder = (over_ssh.server.root / path[1:]).parent.stat()
+    assert (folder.st_uid, folder.st_mode & 0o777) == (0, int(kept[3], 8))
+    assert where(over_ssh.master, core) == {f"{HERE}-pillar/ispmail.sls": 0o600}
     assert [text for text in over_ssh.said if core in text] == []
     check_next(over_ssh.apply("--wipe"))
     assert where(over_ssh.server, core) == {}

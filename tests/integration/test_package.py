@@ -22,6 +22,7 @@ from .test_upgrade import write_generation
 MODULES = ("_utils", "_modules", "_states", "_beacons", "_runners")
 # What the wheel has below `salt_ispmail`: the folders as they are, and single files.
 FOLDERS = (*MODULES, "salt")
+SYNCED = ("_utils", "_modules", "_states", "_beacons")
 FILES = {"__init__.py": "src/salt_ispmail/__init__.py", "__main__.py": "src/salt_ispmail/__main__.py"}
 FILES["docs/master.conf"] = "docs/master.conf"
 LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis")
@@ -90,7 +91,7 @@ def call(package, minion, *arguments):
 
 
 def synced(minion):
-    return sorted(path.stem for path in minion.cache.glob("extmods/*/*.py"))
+    return sorted(path.stem for path in minion.directory.glob("**/extmods/*/*.py"))
 
 
 def serve(minion, *folders):
@@ -111,12 +112,15 @@ def test_the_wheel_has_each_file_once_and_nothing_else(wheel):
 
 
 def test_an_apply_sets_up_the_maps_and_syncs_nothing(package, minion):
+    dry = by_function(call(package, minion, "state.apply", "ispmail", "test=True"))
+    assert dry["postfix_map.managed"]["result"] is None and dry["postfix_map.managed"]["changes"], dry
+    assert rcpt(minion.smtp, "john@example.org")[0] == 554
     first = by_function(call(package, minion, "state.apply", "ispmail"))
     assert first["postfix_map.managed"]["changes"], first
     assert rcpt(minion.smtp, "john@example.org")[0] == 250
     second = by_function(call(package, minion, "state.apply", "ispmail"))
     assert {name: state["changes"] for name, state in second.items()} == {name: {} for name in second}
-    assert "module.run" not in {*first, *second} and synced(minion) == []
+    assert "module.run" not in {*dry, *first, *second} and synced(minion) == []
 
 
 def test_salt_finds_the_runner_and_the_beacon(package, minion):
@@ -129,19 +133,65 @@ def test_salt_finds_the_runner_and_the_beacon(package, minion):
     assert "the master's configuration has no ispmail:sites" in done.stdout, done
 
 
-def test_a_module_never_gets_the_library_of_another_version(package, minion):
-    """Synced files come first, library and modules alike: by the package's library synced modules would not load."""
-    with scratch("n-") as checkout:
+@pytest.fixture
+def checkout():
+    """A checkout of another version."""
+    with scratch("n-") as directory:
         for room in (*FOLDERS, "bin"):
-            shutil.copytree(REPOSITORY / room, checkout / room, ignore=LEFT_OUT)
-        write_generation(checkout, "new")
-        serve(minion, checkout / "salt", checkout)
-        done = by_function(call(package, minion, "state.apply", "ispmail"))
-        assert done["module.run"]["changes"] and done["postfix_map.managed"]["changes"], done
-        again = by_function(call(package, minion, "state.apply", "ispmail"))
-        assert "module.run" not in again and again["postfix_map.managed"]["result"], again
+            shutil.copytree(REPOSITORY / room, directory / room, ignore=LEFT_OUT)
+        write_generation(directory, "new")
+        yield directory
+
+
+def test_a_module_never_gets_the_library_of_another_version(package, minion, checkout):
+    """Synced files come first, library and modules alike: by the package's library synced modules would not load."""
+    serve(minion, checkout / "salt", checkout)
+    done = by_function(call(package, minion, "state.apply", "ispmail"))
+    assert done["module.run"]["changes"] and done["postfix_map.managed"]["changes"], done
+    assert synced(minion) != []
+    again = by_function(call(package, minion, "state.apply", "ispmail"))
+    assert "module.run" not in again and again["postfix_map.managed"]["result"], again
     serve(minion, package.formula)
     call(package, minion, "saltutil.sync_all")
     assert synced(minion) == []
     last = by_function(call(package, minion, "state.apply", "ispmail"))
     assert "module.run" not in last and last["postfix_map.managed"]["result"], last
+
+
+def test_a_formula_of_another_version_says_a_change_at_each_apply(package, minion, checkout):
+    """Its sync finds nothing, and does not end that the versions differ."""
+    serve(minion, checkout / "salt")
+    for _ in range(2):
+        done = by_function(call(package, minion, "state.apply", "ispmail"))
+        assert done["module.run"]["result"] and done["module.run"]["changes"], done
+        assert done["postfix_map.managed"]["result"] and synced(minion) == [], done
+    assert rcpt(minion.smtp, "john@example.org")[0] == 250
+
+
+def test_synced_files_that_are_served_no_more(package, minion, checkout):
+    """Without a sync in between: the apply that finds another version deletes them, and works by the package."""
+    serve(minion, checkout / "salt", checkout)
+    call(package, minion, "state.apply", "ispmail")
+    assert synced(minion) != []
+    serve(minion, package.formula)
+    done = by_function(call(package, minion, "state.apply", "ispmail"))
+    assert {state["result"] for state in done.values()} == {True} and "module.run" in done, done
+    assert synced(minion) == []
+    again = by_function(call(package, minion, "state.apply", "ispmail"))
+    assert {name: state["changes"] for name, state in again.items()} == {name: {} for name in again}
+    assert "module.run" not in again
+
+
+def test_the_package_in_place_of_a_checkout(package, mariadb, postfix):
+    """As a master serves it; the minion's own Python has no package."""
+    with scratch() as directory:
+        folders = [package.formula, str(Path(package.formula).parent)]
+        plain = Minion(directory, pillar_for(postfix, mariadb), file_roots={"base": folders})
+        without = SimpleNamespace(python=str(package.programs / "python"), programs=package.programs)
+        first = by_function(call(without, plain, "state.apply", "ispmail"))
+        assert first["module.run"]["changes"] and first["postfix_map.managed"]["changes"], first
+        assert rcpt(postfix.port, "john@example.org")[0] == 250
+        ours = {path.stem for room in SYNCED for path in (REPOSITORY / room).glob("*.py")}
+        assert set(synced(plain)) == ours
+        again = by_function(call(without, plain, "state.apply", "ispmail"))
+        assert {name: state["changes"] for name, state in again.items()} == {name: {} for name in again}

@@ -165,6 +165,7 @@ def test_maps_are_grouped_by_login():
     one, two = live_map("a", **common), live_map("b", of=other, **{**common, "hosts": "db1", "query": "SELECT 2"})
     mine = live_map("c", **{**common, "password": "q"})
     left_out = [live_map("d", option_file="/x", **common), live_map("e", type_="pgsql", **common)]
+    left_out += [live_map("f", password="p", hosts="db1"), live_map("g", **{**common, "user": ""})]
     assert logins([one, two, mine, *left_out]) == [
         Login("db1", (one, two), (one, two, mine)),
         Login("db2", (one,), (one, mine)),
@@ -271,7 +272,7 @@ def test_a_login_that_fails_is_one_fault(monkeypatch):
         raise DatabaseError(f"{host}: error 1045: access is denied", 1045)
 
     monkeypatch.setattr("ispmail_database.ask", answer)
-    found = list(check([live_map("a", hosts="db1 db2"), live_map("b", hosts="db1")]))
+    found = list(check([live_map("a", user="u", hosts="db1 db2"), live_map("b", user="u", hosts="db1")]))
     assert [(finding.result, finding.where, finding.fix) for finding in found] == [
         ("fault", "db1 for a, b", "db1: error 1045: access is denied"),
         ("fault", "db2 for a", "db2: error 1045: access is denied"),
@@ -286,7 +287,7 @@ def test_hosts_that_have_different_rows(monkeypatch):
         return Asked("x", tuple(count if "COUNT(*)" in text else Rows([], "no") for text in texts))
 
     monkeypatch.setattr("ispmail_database.ask", answer)
-    found = list(check([live_map("a", hosts="db1 db2", query="SELECT x FROM t JOIN u WHERE y='%s'")]))
+    found = list(check([live_map("a", user="u", hosts="db1 db2", query="SELECT x FROM t JOIN u WHERE y='%s'")]))
     assert [(each.result, each.where, each.fix) for each in found if each.check == "the login works"] == [
         ("ok", "db1 for a", ""),
         ("ok", "db2 for a", ""),
@@ -313,7 +314,8 @@ def test_hosts_that_have_different_rows(monkeypatch):
 )
 def test_what_makes_two_logins(key):
     """One of them may work where the other does not, so both are tried."""
-    one, two, like_one = live_map("a", hosts="db"), live_map("b", hosts="db", **{key: "x"}), live_map("c", hosts="db")
+    common = {"user": "u", "hosts": "db"}
+    one, two, like_one = (live_map("a", **common), live_map("b", **{**common, key: "x"}), live_map("c", **common))
     assert [login.maps for login in logins([one, two, like_one])] == [(one, like_one), (two,)]
 
 

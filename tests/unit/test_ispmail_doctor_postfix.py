@@ -172,11 +172,14 @@ def test_what_is_read_of_a_postfix(read, folder):
 
 
 def test_the_users_of_all_tables(read, folder):
-    """Also by those that are not pillar's. What is missing has none, and what main.cf itself holds is not looked at."""
-    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another", ""}
+    """Also by those that are not pillar's. One without a user logs in by the name of Postfix's own. What main.cf itself
+    holds is not looked at."""
+    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another", "nobody"}
     for name in ("empty.cf", "gone.cf"):
         (folder / name).write_text(CONTENT.format("mailserver"))
     assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another"}
+    (folder / "gone.cf").write_text(CONTENT.format(""))
+    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another", "nobody"}
 
 
 def test_a_process_limit_that_is_no_number_is_postfixs_own(read, folder):
@@ -271,6 +274,18 @@ def test_a_login_that_stands_elsewhere_is_not_looked_at(findings, folder):
     (folder / "alias.cf").write_text("option_file = /etc/mysql/x.cnf\nhosts = a b\n")
     (found,) = findings()["the login works"]
     assert found[:2] == ("aliases", "warning") and found[2].startswith("the login is in an option_file")
+    for line in ("", "user =\n"):
+        (folder / "alias.cf").write_text(f"{line}password = SECRET\nhosts = a b\n")
+        (found,) = findings()["the login works"]
+        assert found[:2] == ("aliases", "warning") and found[2].startswith("the table file has no user, so Postfix's")
+        assert "SECRET" not in found[2]
+
+
+def test_no_login_of_postgresql_is_tried_at_all(findings, folder, monkeypatch):
+    """So that it names no user, as for its login by the name of the process's, is nothing to tell."""
+    monkeypatch.setattr(f"{__name__}.MAPS", tuple(dataclasses.replace(each, type="pgsql") for each in MAPS))
+    (folder / "alias.cf").write_text("password = SECRET\nhosts = a b\n")
+    assert "the login works" not in findings()
 
 
 def test_maps_that_fail_in_the_same_way_are_one_finding(findings, neighbours):

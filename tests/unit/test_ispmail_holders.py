@@ -185,6 +185,24 @@ def test_tables_that_are_not_pillars(site, tmp_path):
     assert (TABLE, f"{tree}/foreign.cf", f"{said} a map of pillar: {how}") in found.unnamed
 
 
+def test_a_table_without_a_user_logs_in_by_the_name_of_postfixs_own(site, tmp_path):
+    """The client takes it from the process, also where the option file names none."""
+    site.file("x.cnf", "[client]\nuser=another\n[mail]\npassword=x\n")
+    by_file = f"{tmp_path}/tree/x.cnf"
+    tables = {
+        "without": table(user=None),
+        "empty": table(user=""),
+        "by_group": table(user=None, option_file=by_file, option_group="mail"),
+        "by_file": table(user=None, option_file=by_file),
+    }
+    names = " ".join(f"mysql:{site.file(f'{name}.cf', content)}" for name, content in tables.items())
+    site.main_cf(f"mail_owner = mailserver\ncanonical_maps = {names}\n")
+    found = [holder.where for holder in find(site.scope()).unnamed if holder.kind == TABLE]
+    assert found == [f"{tmp_path}/tree/{name}.cf" for name in ("without", "empty", "by_group")]
+    site.main_cf(f"mail_owner = another\ncanonical_maps = {names}\n")
+    assert [holder for holder in find(site.scope()).unnamed if holder.kind == TABLE] == []
+
+
 def test_a_server_without_a_postfix_has_no_tables(site, tmp_path):
     """One with other programs only."""
     (tmp_path / "etc" / "main.cf").unlink()

@@ -219,11 +219,13 @@ def test_equal_logins_of_all_instances_are_one(table):
 
 
 def test_files_that_say_no_login_are_passed_over(table, monkeypatch):
-    """One that is not there, one whose folder is a file, and one that leaves the login to an option file."""
+    """One that is not there, one whose folder is a file, one that leaves the login to an option file, and those without
+    a user: Postfix's client takes the name of the process's own."""
     there = table("a", user="u", password="p", option_file="/etc/my.cnf")
     gone = there.__class__("b", "b", "mysql", False, f"{there.path}.gone")
     in_none = there.__class__("c", "c", "mysql", False, f"{there.path}/c.cf")
-    assert read(of("ispmail", there, gone, in_none), "ispmail") == []
+    without_user = table("d", password="p", hosts="db1"), table("e", user="", password="p", hosts="db1")
+    assert read(of("ispmail", there, gone, in_none, *without_user), "ispmail") == []
     # It goes after it was looked at.
     monkeypatch.setattr(ispmail_logins, "_changed", lambda path: 1)
     assert read(of("ispmail", gone), "ispmail") == []

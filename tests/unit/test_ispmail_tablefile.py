@@ -641,6 +641,22 @@ def test_what_is_a_table_file(content, is_table):
     assert ispmail_tablefile.is_table(content) is is_table
 
 
+@pytest.mark.parametrize(
+    ("content", "tells"),
+    [
+        ("user = u\n", True),
+        ("user = u\noption_file = /etc/my.cnf\n", False),
+        ("user = u\noption_file =\n", False),
+        ("password = p\n", False),
+        ("user =\npassword = p\n", False),
+        (None, False),
+    ],
+)
+def test_whether_a_file_tells_who_logs_in(content, tells):
+    """The clients of both kinds of server take the name of the process's user where they are given none."""
+    assert ispmail_tablefile.tells_login(ispmail_tablefile.parse(content)) is tells
+
+
 def test_parse_takes_what_a_file_holds():
     assert ispmail_tablefile.parse(None) == ispmail_tablefile.parse(b"") == {}
     assert ispmail_tablefile.parse("password = é\n".encode()) == {"password": "é"}
