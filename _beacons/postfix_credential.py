@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("e033e8fbae47")
+ispmail_stamp.require("686eeac2cd1c")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e033e8fbae47")
+ispmail_stamp.require("686eeac2cd1c")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

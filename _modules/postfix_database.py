@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("e033e8fbae47")
+ispmail_stamp.require("686eeac2cd1c")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e033e8fbae47")
+ispmail_stamp.require("686eeac2cd1c")
 
 
 import ispmail_accounts

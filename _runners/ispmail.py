@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e033e8fbae47")
+ispmail_stamp.require("686eeac2cd1c")
 
 import salt.client
 import salt.utils.event

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "e033e8fbae47"
+STAMP = "686eeac2cd1c"
 
 
 def require(stamp: str) -> None:
