@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("686eeac2cd1c")
+ispmail_stamp.require("2094294b8dcc")
 
 import ispmail_accounts
 import ispmail_holders

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("686eeac2cd1c")
+ispmail_stamp.require("2094294b8dcc")
 
 import ispmail_compare
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("686eeac2cd1c")
+ispmail_stamp.require("2094294b8dcc")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("686eeac2cd1c")
+ispmail_stamp.require("2094294b8dcc")
 
 from ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("686eeac2cd1c")
+ispmail_stamp.require("2094294b8dcc")
 
 from ispmail_salt import state
 

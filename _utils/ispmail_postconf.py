@@ -38,6 +38,8 @@ _RELOAD_NEEDS = {
     "command_directory": ("postsuper",),
     "queue_directory": ("",),
 }
+# What Postfix says behind the file that it speaks of. An unused parameter is printed too, with any name and value.
+_DEPRECATED = re.compile(r"\S+: (?:support for [a-z ]+ \"[^\"]*\" will be removed|hash/btree support is deprecated)")
 
 
 class Service(NamedTuple):

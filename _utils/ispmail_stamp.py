@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.1.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "686eeac2cd1c"
+STAMP = "2094294b8dcc"
 
 
 def require(stamp: str) -> None:
