@@ -123,18 +123,10 @@ class Ansible:
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run the playbook."""
-        command = [
-            self._directory / "bin" / "ansible-playbook",
-            "-c",
-            "local",
-            "-i",
-            "localhost,",
-            "-e",
-            "@wanted.json",
-        ]
+        options = ["-c", "local", "-i", "localhost,", "-e", "@wanted.json"]
         python = f"ansible_python_interpreter={self._directory}/bin/python"
         return subprocess.run(
-            [*command, "-e", python, "playbook.yml"],
+            [f"{self._directory}/bin/ansible-playbook", *options, "-e", python, "playbook.yml"],
             cwd=self._directory,
             stdin=subprocess.DEVNULL,
             capture_output=True,
