@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -98,6 +99,23 @@ class Sandbox:
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--reset-env"] if user else []
         return run([*self.enter, *become, *words], check=check, timeout=timeout)
 
+    def own_tmp(self, keep: Path) -> None:
+        """Give it a /tmp of its own, which has one folder of the machine's."""
+        aside = "/run/lab-kept"
+        self.run(f"mkdir {aside}; mount -n --rbind {keep} {aside}; mount -n -t tmpfs -o mode=1777 own /tmp")
+        self.run(f"mkdir {keep}; mount -n --move {aside} {keep}; rmdir {aside}")
+
+    def written(self) -> Iterator[tuple[str, Path]]:
+        """All but folders that was written, or deleted, in it and in a /tmp of its own: its path there, and here."""
+        uppers = {f"/{name}": self.root / f"{self.directory}/{name}/upper"[1:] for name in FOLDERS}
+        own = {"/tmp": self.root / "tmp"} if _device(self.root / "tmp") != _device(Path("/tmp")) else {}
+        for seen_as, top in {**uppers, **own}.items():
+            for folder, folders, names in os.walk(top):
+                # A folder of the machine's is none of it.
+                folders[:] = [name for name in folders if _device(Path(folder, name)) == _device(top)]
+                for path in (Path(folder, name) for name in names):
+                    yield f"{seen_as}/{path.relative_to(top)}", path
+
     def add_user(self, name: str, home: str, may_enter: Path | None = None) -> None:
         """Create a user and a group of that name in it, who own `home` and may enter the folders above a path."""
         line = f"{name}:x:{_NUMBER}:"
@@ -105,6 +123,10 @@ class Sandbox:
         self.run(["install", "--directory", f"--owner={name}", f"--group={name}", home])
         folders = [folder for folder in may_enter.parents if folder.parts[1:2]] if may_enter else []
         self.run(["chmod", "o+x", *(folder for folder in folders if folder.parts[1] in FOLDERS)])
+
+
+def _device(path: Path) -> int:
+    return path.lstat().st_dev
 
 
 # Of a user and group that no system has.

@@ -1,4 +1,4 @@
-"""A private sshd on loopback in a sandbox, where root logs in with a key, see sshd(8). bin/setup has unpacked it."""
+"""A private sshd on loopback in a sandbox, where root logs in with a key, see sshd(8). bin/setup --sshd unpacks it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 
 from lab import HOST, START_SECONDS, free_port, is_free, program, tail, wait_until
-from lab.images import cache
-from lab.processes import end
+from lab.processes import end, run
 from lab.sandbox import Sandbox
 
+_SETUP = Path(__file__).resolve().parent.parent / "bin" / "setup"
 _CONFIG = """
 HostKey {directory}/host
 AuthorizedKeysFile /etc/ssh/lab_keys
@@ -31,9 +31,9 @@ chmod 600 /etc/ssh/lab_keys
 
 
 def layers() -> dict[str, Path]:
-    """What a sandbox needs to have an sshd: nothing where it is installed."""
-    unpacked = cache().parent / "sshd" / "usr"
-    return {"usr": unpacked} if unpacked.is_dir() else {}
+    """What a sandbox needs to have an sshd: nothing where it is installed. The first call on a machine unpacks it."""
+    folder = run([_SETUP, "--sshd"], timeout=600).stdout.strip()
+    return {"usr": Path(folder) / "usr"} if folder else {}
 
 
 class Sshd:
@@ -69,7 +69,7 @@ class Sshd:
         listens = wait_until(lambda: self._ended or not is_free(self.port), START_SECONDS)
         if self._ended or not listens:
             self.__exit__(None, None, None)
-            raise RuntimeError(f"sshd does not start (bin/setup unpacks it):\n{tail(self.log_file)}")
+            raise RuntimeError(f"sshd does not start (bin/setup --sshd unpacks it):\n{tail(self.log_file)}")
         return self
 
     def __exit__(

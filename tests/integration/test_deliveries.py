@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import yaml
@@ -22,7 +21,7 @@ from lab import HOST, scratch, wait_until
 from lab.mariadb import native_hash, schema
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix
-from lab.sandbox import FOLDERS, Sandbox, missing_requirements
+from lab.sandbox import Sandbox, missing_requirements
 from lab.series import Salt, programs
 from lab.smtp import rcpt
 from lab.sshd import Sshd, layers
@@ -289,7 +288,7 @@ def over_ssh(directory, checkout, running):
         master = stack.enter_context(Sandbox(directory / "master"))
         server = stack.enter_context(Sandbox(directory / "server", layers()))
         for each in (master, server):
-            own_tmp(each, directory)
+            each.own_tmp(directory)
         sshd = stack.enter_context(Sshd(server, directory / "sshd"))
         shutil.copytree(checkout, master.root / HERE[1:])
         running.wipe()
@@ -311,27 +310,13 @@ def test_salt_ssh_gives_pillar_to_states_only(over_ssh):
     assert "pillar is empty (salt-ssh gives it to states only)" in over_ssh.run(by_hand)
 
 
-def own_tmp(sandbox, keep):
-    """Give a sandbox a /tmp of its own that has one folder of the machine's."""
-    aside = "/run/lab-kept"
-    sandbox.run(f"mkdir {aside}; mount --rbind {keep} {aside}; mount -t tmpfs -o mode=1777 own /tmp")
-    sandbox.run(f"mkdir {keep}; mount --move {aside} {keep}; rmdir {aside}")
-
-
 def where(sandbox, text):
-    """The files written in a sandbox with a /tmp of its own, archives unpacked, that have a text: path to mode."""
-    uppers = {sandbox.root / f"{sandbox.directory}/{name}/upper"[1:]: f"/{name}" for name in FOLDERS}
-    found = {}
-    for top, seen_as in {**uppers, sandbox.root / "tmp": "/tmp"}.items():
-        for folder, folders, names in os.walk(top):
-            # What it shares with the machine.
-            folders[:] = [
-                name for name in folders if os.path.join(folder, name) != str(top / sandbox.directory.parent.name)
-            ]
-            for path in (Path(folder, name) for name in names):
-                if path.is_file() and not path.is_symlink() and text.encode() in content_of(path):
-                    found[f"{seen_as}/{path.relative_to(top)}"] = path.stat().st_mode & 0o777
-    return found
+    """The files written in a sandbox, archives unpacked, that have a text: path to mode."""
+    return {
+        seen_as: path.stat().st_mode & 0o777
+        for seen_as, path in sandbox.written()
+        if path.is_file() and not path.is_symlink() and text.encode() in content_of(path)
+    }
 
 
 def content_of(path):
@@ -343,7 +328,7 @@ def content_of(path):
 def test_each_file_that_has_a_text_is_found(directory):
     """Also where another one has its name, and in /tmp, where Salt's programs write first."""
     with Sandbox(directory / "searched") as searched:
-        own_tmp(searched, directory)
+        searched.own_tmp(directory)
         script = (
             "cd /; echo x-secret >/tmp/a; mkdir /var/tmp/b /tmp/c; cp tmp/a var/tmp/b; cp tmp/a tmp/c/; echo x >/tmp/d"
         )
