@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("2094294b8dcc")
+ispmail_stamp.require("a4bb510844b0")
 
 import contextlib
 import json

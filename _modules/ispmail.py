@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("2094294b8dcc")
+ispmail_stamp.require("a4bb510844b0")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -29,7 +29,7 @@ def version():
 
     Takes no arguments.
 
-    Returns the version and the stamp of all synced files, such as ``0.1.0+1f3a5c7e9b02``: the formula syncs where it is
+    Returns the version and the stamp of all synced files, such as ``0.2.0+1f3a5c7e9b02``: the formula syncs where it is
     another one than the master's.
 
     Raises nothing.

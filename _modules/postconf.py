@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2094294b8dcc")
+ispmail_stamp.require("a4bb510844b0")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("2094294b8dcc")
+ispmail_stamp.require("a4bb510844b0")
 
 import ispmail_apply
 import ispmail_consumers

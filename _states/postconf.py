@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2094294b8dcc")
+ispmail_stamp.require("a4bb510844b0")
 
 from ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2094294b8dcc")
+ispmail_stamp.require("a4bb510844b0")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "2094294b8dcc"
+STAMP = "a4bb510844b0"
 
 
 def require(stamp: str) -> None:
@@ -36,5 +36,5 @@ def require(stamp: str) -> None:
 
 
 def version() -> str:
-    """Return version and stamp as one text, such as ``0.1.0+1f3a5c7e9b02``."""
+    """Return version and stamp as one text, such as ``0.2.0+1f3a5c7e9b02``."""
     return f"{VERSION}+{STAMP}"
