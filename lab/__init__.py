@@ -57,13 +57,13 @@ def is_free(port: int) -> bool:
     return False
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    """Wait until the condition holds; False if it does not within so many seconds."""
+def wait_until(condition: Callable[[], object], seconds: float, pause: float = 0.02) -> bool:
+    """Wait until the condition holds, `pause` seconds from look to look; False if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(pause)
     return True
 
 

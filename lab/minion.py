@@ -67,6 +67,10 @@ class Minion:
         opts["states_dirs"] = [str(REPOSITORY / "_states")]
         opts["utils_dirs"] = [str(REPOSITORY / "_utils")]
         opts["autoload_dynamic_modules"] = False
+        # What a call costs is mostly Salt's own start. It need not look for changes of served files that nobody asks
+        # about, nor find out anew what machine this is.
+        self.cache.mkdir(parents=True, exist_ok=True)
+        opts["__fs_update"] = opts["grains_cache"] = True
         return salt.client.Caller(mopts=opts).cmd
 
     def apply(self, sls: str = "ispmail.maps", test: bool = False) -> dict:

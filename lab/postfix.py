@@ -12,6 +12,7 @@ from pathlib import Path
 from lab import HOST, START_SECONDS, free_port, is_free, program, tail, wait_until
 
 MASTER_CF = ("/usr/share/postfix/master.cf.dist", "/usr/share/postfix/master.cf.proto", "/etc/postfix/master.cf.proto")
+POSTFIX_FILES = ("/usr/share/postfix/postfix-files", "/etc/postfix/postfix-files")
 # The rest is jailed: in Debian's master.cf up to Debian 13, and by chroot=True.
 UNJAILED = ("qmgr", "proxymap", "local", "virtual", "postlogd", "pipe")
 JAIL_FILES = ("localtime", "services", "resolv.conf", "hosts", "host.conf", "nsswitch.conf")
@@ -118,6 +119,8 @@ class Postfix:
         try:
             if not is_free(self.port):  # Postfix would start: it shares ports (SO_REUSEPORT)
                 raise RuntimeError(f"port {self.port} is taken")
+            self._make_directories()
+            (self.queue_directory / "quick-start").touch()  # no checks, see postfix-script: most of what a start costs
             self.command("postfix", "start", timeout=START_SECONDS)
         except RuntimeError as error:
             self.stop()
@@ -196,6 +199,19 @@ class Postfix:
             columns[4] = "y" if chroot and columns[7].split()[0] not in UNJAILED else "n"
             lines.append(" ".join(columns))
         write_cold(self.master_cf, "\n".join(lines) + "\n")
+
+    def _make_directories(self) -> None:
+        """Make the directories of the queue that are missing, as the checks of `postfix start` would do."""
+        own = {"$queue_directory": self.queue_directory, "$data_directory": self.data_directory}
+        for line in _first_existing(POSTFIX_FILES).read_text().splitlines():
+            above, _, below = line.partition(":")[0].partition("/")
+            if above in own and not (directory := own[above] / below).exists():
+                _, _, owner, group, mode, *_ = line.split(":")
+                directory.mkdir()
+                shutil.chown(directory, owner.replace("$mail_owner", "postfix"))
+                if group != "-":
+                    shutil.chown(directory, group=group.replace("$setgid_group", "postdrop"))
+                directory.chmod(int(mode, 8))
 
     def _fill_jail(self) -> None:
         """Copy what Debian's configure-instance.sh copies into the queue directory, so that name resolving works."""

@@ -98,8 +98,10 @@ def end(process: subprocess.Popen) -> None:
 
 def mounts() -> Iterator[list[str]]:
     """The fields of each line of /proc/self/mountinfo, the newest mount first, see proc(5). Field 4 is the path."""
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        yield line.split()
+    # A path may hold any byte; the kernel escapes what separates fields and lines.
+    text = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+    for line in reversed(text.rstrip("\n").split("\n")):
+        yield line.split(" ")
 
 
 def hierarchies(*types: str) -> list[Path]:

@@ -1,9 +1,14 @@
 """Real servers for the tests: a private MariaDB and Postfix on loopback, see lab/."""
 
+import contextlib
 import functools
+import itertools
 import logging
+import os
+from pathlib import Path
 
 import pytest
+from salt.loader.lazy import LazyLoader
 
 from ispmail_command import output
 from lab import scratch
@@ -20,6 +25,69 @@ def pytest_addoption(parser):
     group = parser.getgroup("fleet")
     group.addoption("--release", help="Debian's release on each machine, such as forky")
     group.addoption("--series", default="3008", help="Salt's series on each machine (default: 3008)")
+    taken = "a folder where this process takes what it runs, file by file: what it has not, another one has"
+    parser.getgroup("general").addoption("--taken", type=Path, help=taken)
+
+
+def not_taken(items, folder):
+    """Of these tests those that no other process with this folder has taken, file by file, each as late as possible.
+
+    Those of tests/integration are one, because they share a master and minions that take long to start.
+    """
+
+    def together(item):
+        folder = item.path.parent.name
+        return folder if folder == "integration" else f"{folder}-{item.path.name}"
+
+    ours = set()
+    for name, tests in itertools.groupby(items, together):
+        with contextlib.suppress(FileExistsError):
+            if name not in ours:  # pytest may part the tests of a file
+                (folder / name).touch(exist_ok=False)
+                ours.add(name)
+            yield from tests
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    """With --taken: as pytest does it itself, but for which tests."""
+    folder = session.config.getoption("taken")
+    if not folder or session.testsfailed or session.config.option.collectonly:
+        return None
+    items = not_taken(session.items, folder)
+    item = next(items, None)
+    while item:
+        following = next(items, None)
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail or session.shouldstop:
+            raise session.Failed(session.shouldfail) if session.shouldfail else session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def remember_listings():
+    """Have Salt list its folders of modules once in this process, and again only when one of them has changed.
+
+    A call makes some twenty loaders, and each lists hundreds of files: a third of what the functional tests cost.
+    """
+    attributes = ("file_mapping", "suffix_map", "suffix_order")
+    scan, remembered = LazyLoader._refresh_file_mapping, {}
+
+    def look(loader):
+        folders = ((folder, os.stat(folder).st_mtime_ns) for folder in loader.module_dirs if os.path.isdir(folder))
+        key = (*folders, frozenset(loader.disabled), *loader.static_modules)
+        if key not in remembered:
+            scan(loader)
+            remembered[key] = [getattr(loader, name).copy() for name in attributes]
+        for name, value in zip(attributes, remembered[key]):
+            setattr(loader, name, value.copy())
+
+    LazyLoader._refresh_file_mapping = look
+
+
+remember_listings()
+# Each apply lists the files that it may serve: thousands of traces, kept by pytest until the test's end.
+logging.getLogger("salt.loaded.int.fileserver.roots").setLevel(logging.DEBUG)
 
 
 def pytest_unconfigure():

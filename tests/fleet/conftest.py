@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from lab import wait_until
 from lab.images import fleet as fleet_root
 from lab.images import missing_requirements
 from lab.machine import Machine
@@ -16,7 +15,7 @@ from lab.mariadb import native_hash
 from lab.minion import REPOSITORY
 from lab.network import Network
 
-from .salted import CHECKOUT, Lab, Load
+from .salted import CHECKOUT, Lab, Load, wait_until
 
 GENERAL_LOG = "/var/lib/mysql/general.log"
 MAIL = ("mx1", "mx2", "mx3", "mx4")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import wait_until
 from lab.dovecot import configuration
 
 from .conftest import untouched
-from .salted import CHECKOUT, python
+from .salted import CHECKOUT, python, wait_until
 
 FIRST = "dovecot-Pw0"
 LOGIN = ("john@example.org", "mailSecret")

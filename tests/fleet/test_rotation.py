@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from lab import wait_until
-
 from .conftest import GENERAL_LOG, INTERVAL, MAIL
-from .salted import CHECKOUT, EVENT, ROTATE, events, python
+from .salted import CHECKOUT, EVENT, ROTATE, events, python, wait_until
 
 # Part of every password here: one search finds each trace of any of them.
 CORE = "Xk4Wq8" + secrets.token_hex(4)

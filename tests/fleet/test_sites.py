@@ -7,10 +7,9 @@ import time
 
 import pytest
 
-from lab import wait_until
 from lab.minion import REPOSITORY
 
-from .salted import Lab, Load, events
+from .salted import Lab, Load, events, wait_until
 
 MAIL = ("mx1.berlin", "mx2.berlin", "mx1.oslo")
 MINIONS = ("db.berlin", "db.oslo", *MAIL)
