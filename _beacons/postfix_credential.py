@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("a4bb510844b0")
+ispmail_stamp.require("79b1a89e90a8")
 
 import contextlib
 import json

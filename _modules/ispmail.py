@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("a4bb510844b0")
+ispmail_stamp.require("79b1a89e90a8")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("a4bb510844b0")
+ispmail_stamp.require("79b1a89e90a8")
 
 
 import ispmail_accounts

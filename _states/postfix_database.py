@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("a4bb510844b0")
+ispmail_stamp.require("79b1a89e90a8")
 
 from ispmail_salt import state
 

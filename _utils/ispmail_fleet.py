@@ -46,11 +46,17 @@ class Servers(NamedTuple):
         return sorted({*self.database, *self.mail})
 
 
-def present(client: Any, servers: Sequence[str]) -> list[str]:
-    """List those of the servers that answer; they have refreshed their pillar then."""
+def present(client: Any, servers: Sequence[str], refresh: bool = True) -> list[str]:
+    """List those of the servers that answer.
+
+    Args:
+        refresh: Whether they have to refresh their pillar. For the master that costs more than all else of a job.
+    """
     # A server that is down is waited for once, and not for long.
     answers = _ask(client, servers, "test.ping", timeout=_PING_SECONDS, gather_job_timeout=_PING_SECONDS)
     here = sorted(server for server, answer in answers.items() if answer is True)
+    if not refresh:
+        return here
     refreshed = _ask(client, here, "saltutil.refresh_pillar", [True], timeout=_PILLAR_SECONDS)
     return [server for server in here if refreshed.get(server) is True]
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "a4bb510844b0"
+STAMP = "79b1a89e90a8"
 
 
 def require(stamp: str) -> None:

@@ -54,6 +54,13 @@ def test_a_server_that_is_down_is_waited_for_five_seconds_and_once():
     ]
 
 
+def test_pillar_is_not_refreshed_again_where_that_has_just_been_done():
+    """A rotation did so twice within seconds; each time the master compiled the pillar of every server."""
+    site = Site({("mx2", "test.ping"): False})
+    assert ispmail_fleet.present(site, ["mx2", "mx1", "db"], refresh=False) == ["db", "mx1"]
+    assert [function for _, function, *_ in site.asked] == ["test.ping"]
+
+
 def test_nobody_is_asked_where_nobody_is():
     site = Site()
     assert ispmail_fleet.present(site, []) == []
