@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("79b1a89e90a8")
+ispmail_stamp.require("2f7862395d5b")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

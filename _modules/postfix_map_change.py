@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("79b1a89e90a8")
+ispmail_stamp.require("2f7862395d5b")
 
 import ispmail_apply
 import ispmail_consumers

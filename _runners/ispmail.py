@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("79b1a89e90a8")
+ispmail_stamp.require("2f7862395d5b")
 
 import salt.client
 import salt.utils.event
