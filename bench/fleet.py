@@ -17,6 +17,7 @@ command, which takes a second of Python. Ratios are medians over the rounds, eac
 import argparse
 import contextlib
 import json
+import math
 import os
 import statistics
 import time
@@ -54,7 +55,7 @@ class Times(NamedTuple):
     """Seconds."""
 
     waited: float
-    on_the_bus: float | None
+    on_the_bus: float = math.nan
 
 
 class Fleet:
@@ -167,7 +168,7 @@ class Fleet:
         if not isinstance(done, dict) or done["retcode"]:
             raise SystemExit(f"the rotation failed: {done}")
         self.check()
-        return Times(took, None), load.stop()
+        return Times(took), load.stop()
 
     def check(self) -> None:
         """See that all table files have the newest password."""
@@ -217,7 +218,7 @@ def show(servers: int, lines: dict[str, list[Times]]) -> None:
         line = f"{name:28}"
         for kind, width in ((0, 10), (1, 14)):
             pairs = [(one[kind], empty[kind]) for one, empty in zip(values, lines["empty"])]
-            if None not in pairs[0]:
+            if not math.isnan(pairs[0][0]):
                 ratio = statistics.median(one / empty for one, empty in pairs)
                 line += f"{statistics.median(one for one, _ in pairs):{width}.2f}{ratio:8.2f}"
         print(line, flush=True)
