@@ -103,29 +103,33 @@ class Caller:
 
 
 class Used(NamedTuple):
-    """What the processes of a master have used."""
+    """What the processes of a master use, and have used so far."""
 
-    workers: float = 0.0  # CPU seconds, of the processes of which worker_threads says how many there are
-    busiest: float = 0.0  # CPU seconds, of the busiest of all others
-    cpu: float = 0.0  # seconds, of all
-    memory: float = 0.0  # MiB
+    cpu: dict[int, float]  # process to seconds
+    workers: frozenset[int]  # the processes of which worker_threads says how many there are
+    memory: float  # MiB
+
+    def since(self, before: "Used") -> list[float]:
+        """CPU seconds since then: of all, of the workers, of the busiest of the others."""
+        spent = {process: seconds - before.cpu.get(process, 0.0) for process, seconds in self.cpu.items()}
+        workers = sum(spent[process] for process in self.workers)
+        return [sum(spent.values()), workers, max(spent[process] for process in spent if process not in self.workers)]
 
 
 def used(leader: int) -> Used:
-    """What the processes of a session use, and have used."""
-    workers, others, memory = 0.0, [0.0], 0
+    """What the processes of a session use."""
+    cpu, workers, memory = {}, set(), 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(fields[3]) == leader:
-                seconds = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+                process = int(folder.name)
+                cpu[process] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
                 if b"MWorker-" in (folder / "cmdline").read_bytes():
-                    workers += seconds
-                else:
-                    others.append(seconds)
+                    workers.add(process)
                 rollup = (folder / "smaps_rollup").read_text().splitlines()
                 memory += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-    return Used(workers, max(others), workers + sum(others), memory / 1024)
+    return Used(cpu, frozenset(workers), memory / 1024)
 
 
 async def connect(callers: list[Caller]) -> None:
@@ -155,8 +159,8 @@ def master_costs(fleet: Fleet, folder: Path, count: int, rounds: int) -> None:
     callers = [Caller(dict(config), folder / f"caller{number}", jobs) for number in range(count)]
     loop.run_until_complete(connect(callers))
     after = used(leader)
-    each = (after.cpu - before.cpu) / count
-    print(f"{count} callers have connected: {each * 1000:.0f} ms of CPU each")
+    each = after.since(before)[0] / count * 1000
+    print(f"{count} callers have connected: {each:.0f} ms of CPU each")
     print(f"memory of the master: {before.memory:.0f} MiB without them, {after.memory:.0f} MiB with them")
     heads = zip(("master", "workers", "busiest", "salt", "events", "bytes"), _WIDTHS)
     print(f"{'for each server, ms of CPU':28}" + "".join(f"{head:>{width}}" for head, width in heads))
@@ -180,7 +184,7 @@ def measure(fleet: Fleet, loop: asyncio.AbstractEventLoop, count: int, *job: str
     if len(answers) != count:
         raise SystemExit(f"{job}: {len(answers)} of {count} have answered")
     client = children.ru_utime + children.ru_stime - ours.ru_utime - ours.ru_stime
-    spent = [after.cpu - before.cpu, after.workers - before.workers, after.busiest - before.busiest, client]
+    spent = [*after.since(before), client]
     sizes = [len(salt.payload.dumps(each["data"])) for each in fleet.heard()]
     return [*(seconds * 1000 / count for seconds in spent), len(sizes) / count, sum(sizes) / count]
 
