@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("a4bb510844b0")
+ispmail_stamp.require("2f7862395d5b")
 
 
 import ispmail_accounts

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("a4bb510844b0")
+ispmail_stamp.require("2f7862395d5b")
 
 import ispmail_compare
 import ispmail_consumers

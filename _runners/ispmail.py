@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("a4bb510844b0")
+ispmail_stamp.require("2f7862395d5b")
 
 import salt.client
 import salt.utils.event
@@ -31,7 +31,7 @@ _NEEDED = ("database", "mail")
 _FAILED, _STEP, _REFUSED = "ispmail/rotation/failed", "ispmail/rotation/step", "ispmail/rotation/refused"
 _NOTHING = "the orchestration has returned nothing, so what it did is not known: see the master's log, and rotate again"
 # How often the master's bus is looked at, and how long to wait for its listener. In seconds.
-_POLL_SECONDS, _READY_SECONDS = 0.5, 5
+_POLL_SECONDS, _READY_SECONDS = 0.1, 5
 # How long after one call of `reapply` the next one is done.
 _REAPPLY_SECONDS = 5
 
@@ -157,7 +157,7 @@ def sites(batch="25%"):
         return {name: _resolve_targets(client, name, site, batch) for name, site in _sites().items()}
 
 
-def holders(site):
+def holders(site, refresh=True):
     """
     Find who else holds the password of a site's account and is not named in pillar: files, programs, tables of Postfix
     on each of its servers, and other servers in the database's list of connections. A rotation asks this first, and
@@ -165,6 +165,9 @@ def holders(site):
 
     site
         A name below ``ispmail:sites`` in the master's configuration.
+
+    refresh : True
+        Whether the servers refresh their pillar first. In a rotation they have just done so.
 
     Returns a dict: server to a list of notes, on what could not be searched there. If somebody is found, a list of
     sentences that name file, program or server and tell how to name it; the run then counts as failed. Servers that
@@ -183,7 +186,8 @@ def holders(site):
     targets = _site(site)
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
         servers = _servers(targets)
-        faults, notes = ispmail_fleet.holders(client, servers, ispmail_fleet.present(client, servers.all))
+        up = ispmail_fleet.present(client, servers.all, refresh)
+        faults, notes = ispmail_fleet.holders(client, servers, up)
     if faults:
         __context__["retcode"] = 1
         log.warning("site %s: the password is also held by what pillar does not name", site)

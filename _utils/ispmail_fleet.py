@@ -25,6 +25,8 @@ from ispmail_rotation import (
 
 # How long a server may take to say that it is there, to read its pillar anew, and to search its files. In seconds.
 _PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
+# For so many servers a second more: their returns queue at the master, and one that waits there is no server down.
+_PER_SECOND = 100
 # How long to wait at most for a server that says again and again that it is still at work, in seconds.
 _LONGEST_SECONDS = 300
 # How often to look for returns, in seconds.
@@ -46,12 +48,23 @@ class Servers(NamedTuple):
         return sorted({*self.database, *self.mail})
 
 
-def present(client: Any, servers: Sequence[str]) -> list[str]:
-    """List those of the servers that answer; they have refreshed their pillar then."""
+def present(client: Any, servers: Sequence[str], refresh: bool = True) -> list[str]:
+    """List those of the servers that answer.
+
+    Args:
+        refresh: Whether they have to refresh their pillar. For the master that costs more than all else of a job.
+    """
+    more = len(servers) // _PER_SECOND
     # A server that is down is waited for once, and not for long.
-    answers = _ask(client, servers, "test.ping", timeout=_PING_SECONDS, gather_job_timeout=_PING_SECONDS)
+    waits = {"timeout": _PING_SECONDS + more, "gather_job_timeout": _PING_SECONDS + more}
+    answers = _ask(client, servers, "test.ping", **waits)
     here = sorted(server for server, answer in answers.items() if answer is True)
-    refreshed = _ask(client, here, "saltutil.refresh_pillar", [True], timeout=_PILLAR_SECONDS)
+    if not refresh:
+        return here
+    # The second argument: how long a server itself waits for its pillar.
+    refreshed = _ask(
+        client, here, "saltutil.refresh_pillar", [True, _PILLAR_SECONDS + more], timeout=_PILLAR_SECONDS + more
+    )
     return [server for server in here if refreshed.get(server) is True]
 
 

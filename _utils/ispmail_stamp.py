@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "a4bb510844b0"
+STAMP = "2f7862395d5b"
 
 
 def require(stamp: str) -> None:

@@ -1,4 +1,4 @@
-"""A master and a minion of one Salt series, as processes of their own on loopback."""
+"""A master and minions of one Salt series, as processes of their own on loopback."""
 
 import contextlib
 import fcntl
@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +49,7 @@ def programs(series: str) -> Path:
 
 
 class Salt:
-    """One master and one minion named `lab`, with all that is theirs in `directory`."""
+    """One master, a minion named `lab`, and others if wanted, with all that is theirs in `directory`."""
 
     def __init__(
         self,
@@ -59,15 +59,17 @@ class Salt:
         more_of_master: Mapping[str, Any] | None = None,
         launcher: tuple[list[str], int] = ([], -1),
         patience: float = 20,
+        others: Sequence[str] = (),
         **minion: Any,
     ) -> None:
-        """Write both configurations.
+        """Write all configurations.
 
         Args:
             more_of_master: More keys of the master's.
-            launcher: A command that runs both, and a descriptor that it inherits, -1 for none.
-            patience: How many seconds both have to end by themselves; a minion often takes eight.
-            minion: More keys of the minion's.
+            launcher: A command that runs each of them, and a descriptor that it inherits, -1 for none.
+            patience: How many seconds all have to end by themselves; a minion often takes eight.
+            others: The ids of more minions.
+            minion: More keys of the minions'.
         """
         self.programs = programs(series)
         self.directory = directory
@@ -91,10 +93,15 @@ class Salt:
         # One that needs no descriptor runs commands, too.
         self._enter = launcher[0] if launcher[1] < 0 else []
         self._patience = patience
-        own = {"id": "lab", "master": HOST, "master_port": self._port, "acceptance_wait_time": 1}
-        for name, config in (("master", master), ("minion", {**self._paths("minion"), **shared, **own, **minion})):
+        own = {"master": HOST, "master_port": self._port, "acceptance_wait_time": 1}
+        # The folder of each minion, to its id.
+        self.minions = {"minion": "lab", **{each: each for each in others}}
+        configs = {"master": master}
+        for name, id_ in self.minions.items():
+            configs[name] = {**self._paths(name), **shared, **own, **minion, "id": id_}
+        for name, config in configs.items():
             (directory / name).mkdir()
-            (directory / name / name).write_text(yaml.safe_dump(config))
+            (directory / name / ("master" if name == "master" else "minion")).write_text(yaml.safe_dump(config))
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def _paths(self, name: str) -> dict[str, str]:
@@ -113,10 +120,12 @@ class Salt:
             self._start("master")
             # A minion that comes too early waits for much longer than that.
             self.wait_until(lambda: not is_free(self._port), "the master listens", _START_SECONDS)
-            self._start("minion")
+            for name in self.minions:
+                self._start(name)
             # A question that comes too early is waited for in vain, seven seconds each.
-            self.wait_until(self._is_ready, "the minion is ready", _START_SECONDS)
-            self.wait_until(lambda: self.call("test.ping", timeout=5) is True, "the minion answers", _START_SECONDS)
+            self.wait_until(lambda: all(map(self._is_ready, self.minions)), "the minions are ready", _START_SECONDS)
+            everybody = dict.fromkeys(self.minions.values(), True)
+            self.wait_until(lambda: self.ask("*", "test.ping", timeout=5) == everybody, "they answer", _START_SECONDS)
         except BaseException:
             self.stop()
             raise
@@ -129,7 +138,8 @@ class Salt:
 
     def _start(self, name: str) -> None:
         launch, descriptor = self._launcher
-        command = [*launch, str(self.programs / f"salt-{name}"), "-c", str(self.directory / name)]
+        daemon = "salt-master" if name == "master" else "salt-minion"
+        command = [*launch, str(self.programs / daemon), "-c", str(self.directory / name)]
         with open(self.directory / f"{name}.out", "wb") as out:
             self._processes.append(
                 subprocess.Popen(
@@ -142,12 +152,12 @@ class Salt:
                 )
             )
 
-    def _is_ready(self) -> bool:
-        log = self.directory / "minion" / "log"
+    def _is_ready(self, name: str) -> bool:
+        log = self.directory / name / "log"
         return log.exists() and b"Minion is ready to receive requests" in log.read_bytes()
 
     def stop(self) -> None:
-        """End both, and the processes that they have started."""
+        """End them all, and the processes that they have started."""
         for process in reversed(self._processes):
             process.terminate()
         for process in reversed(self._processes):
@@ -158,8 +168,17 @@ class Salt:
             process.wait()
         self._processes.clear()
 
+    @property
+    def master(self) -> int:
+        """The process id of the master, and of the session that its processes are in."""
+        return self._processes[0].pid
+
     def call(self, function: str, *arguments: str, timeout: int = 60) -> Any:
         """What `salt lab FUNCTION …` returned; None where nothing did."""
+        return self.ask("lab", function, *arguments, timeout=timeout).get("lab")
+
+    def ask(self, target: str, function: str, *arguments: str, timeout: int = 60) -> dict[str, Any]:
+        """What `salt TARGET FUNCTION …` returned, by minion; empty where nothing did."""
         command = [
             *self._enter,
             str(self.programs / "salt"),
@@ -168,12 +187,13 @@ class Salt:
             "--out=json",
             "--static",
         ]
-        command += [f"--timeout={timeout}", "lab", function, *arguments]
+        command += [f"--timeout={timeout}", target, function, *arguments]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         try:
-            return json.loads(done.stdout)["lab"]
-        except (ValueError, KeyError, TypeError):
-            return None
+            answers = json.loads(done.stdout)
+        except ValueError:
+            return {}
+        return answers if isinstance(answers, dict) else {}
 
     def run(self, function: str, *arguments: str) -> Any:
         """What `salt-run FUNCTION …` printed; None where nothing did."""
@@ -193,5 +213,5 @@ class Salt:
     def wait_until(self, condition: Callable[[], object], what: str, seconds: float) -> None:
         """Wait for a condition; RuntimeError with the ends of the logs where it does not come."""
         if not wait_until(condition, seconds):
-            logs = "\n".join(f"{name}:\n{tail(self.directory / name / 'log')}" for name in ("master", "minion"))
+            logs = "\n".join(f"{name}:\n{tail(self.directory / name / 'log')}" for name in ("master", *self.minions))
             raise RuntimeError(f"not within {seconds} s: {what}\n{logs}")

@@ -222,6 +222,13 @@ def test_nobody_else_holds_the_password(servers):
     assert asked == {("mx1", "mx2"): {"search": "old"}, ("db",): {"search": "old", "site_hosts": hosts}}
 
 
+@pytest.mark.parametrize(("options", "times"), [({}, 1), ({"refresh": False}, 0)])
+def test_who_holds_the_password_is_asked_with_fresh_pillar_or_with_that_of_the_rotation(servers, options, times):
+    client = servers({})
+    ispmail.holders("main", **options)
+    assert [name for _, name, _ in client.asked].count("saltutil.refresh_pillar") == times
+
+
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
@@ -527,7 +534,6 @@ def test_each_step_is_printed_and_sent_as_it_ends(master, bus, monkeypatch, caps
         return heard(progress, event, now)
 
     monkeypatch.setattr(ispmail, "_heard", hear)
-    monkeypatch.setattr(ispmail, "_POLL_SECONDS", 0.1)
     monkeypatch.setattr(ispmail, "_READY_SECONDS", 60)
     opts = ispmail.__opts__
     with (
