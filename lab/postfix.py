@@ -117,7 +117,8 @@ class Postfix:
             return self
         atexit.register(self.stop)
         try:
-            if not is_free(self.port):  # Postfix would start: it shares ports (SO_REUSEPORT)
+            # Postfix would start: it shares ports (SO_REUSEPORT). What has just ended may keep it for a moment.
+            if not wait_until(lambda: is_free(self.port), 5):
                 raise RuntimeError(f"port {self.port} is taken")
             self._make_directories()
             (self.queue_directory / "quick-start").touch()  # no checks, see postfix-script: most of what a start costs
