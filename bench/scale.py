@@ -185,7 +185,12 @@ def measure(fleet: Fleet, loop: asyncio.AbstractEventLoop, count: int, *job: str
         raise SystemExit(f"{job}: {len(answers)} of {count} have answered")
     client = children.ru_utime + children.ru_stime - ours.ru_utime - ours.ru_stime
     spent = [*after.since(before), client]
-    sizes = [len(salt.payload.dumps(each["data"])) for each in fleet.heard()]
+    sizes, returns = [], 0
+    for each in fleet.heard(10):
+        sizes.append(len(salt.payload.dumps(each["data"])))
+        returns += "/ret/caller" in each["tag"]
+        if returns == count:
+            break
     return [*(seconds * 1000 / count for seconds in spent), len(sizes) / count, sum(sizes) / count]
 
 
