@@ -108,7 +108,7 @@ class Fleet:
         """Apply an SLS everywhere."""
         list(self.heard(0.1))
         began = time.monotonic()
-        answers = self.salt.ask("*", "state.apply", sls, timeout=120)
+        answers = self.salt.ask("*", "state.apply", sls, timeout=120, static=False)
         wall = time.monotonic() - began
         if set(answers) != set(self.names) or not all(map(succeeded, answers.values())):
             raise SystemExit(f"state.apply {sls} failed: {answers}")

@@ -179,7 +179,7 @@ def measure(fleet: Fleet, loop: asyncio.AbstractEventLoop, count: int, *job: str
     """Have all callers do a job. Returns what it cost for each of them: ms of CPU, events, and bytes of events."""
     list(fleet.heard(0.1))
     before, ours = used(fleet.salt.master), resource.getrusage(resource.RUSAGE_CHILDREN)
-    answers = loop.run_until_complete(asyncio.to_thread(fleet.salt.ask, "caller*", *job, timeout=300))
+    answers = loop.run_until_complete(asyncio.to_thread(fleet.salt.ask, "caller*", *job, timeout=300, static=False))
     after, children = used(fleet.salt.master), resource.getrusage(resource.RUSAGE_CHILDREN)
     if len(answers) != count:
         raise SystemExit(f"{job}: {len(answers)} of {count} have answered")

@@ -177,23 +177,25 @@ class Salt:
         """What `salt lab FUNCTION …` returned; None where nothing did."""
         return self.ask("lab", function, *arguments, timeout=timeout).get("lab")
 
-    def ask(self, target: str, function: str, *arguments: str, timeout: int = 60) -> dict[str, Any]:
-        """What `salt TARGET FUNCTION …` returned, by minion; empty where nothing did."""
-        command = [
-            *self._enter,
-            str(self.programs / "salt"),
-            "-c",
-            str(self.directory / "master"),
-            "--out=json",
-            "--static",
-        ]
-        command += [f"--timeout={timeout}", target, function, *arguments]
+    def ask(
+        self, target: str, function: str, *arguments: str, timeout: int = 60, static: bool = True
+    ) -> dict[str, Any]:
+        """What `salt TARGET FUNCTION …` returned, by minion; empty where nothing did.
+
+        Args:
+            static: Whether by `salt --static`, which asks who is there first, in a job of its own.
+        """
+        command = [*self._enter, str(self.programs / "salt"), "-c", str(self.directory / "master"), "--out=json"]
+        command += [*(["--static"] if static else []), f"--timeout={timeout}", target, function, *arguments]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        try:
-            answers = json.loads(done.stdout)
-        except ValueError:
-            return {}
-        return answers if isinstance(answers, dict) else {}
+        # A document for each minion, or one for all.
+        answers, decoder, rest = {}, json.JSONDecoder(), done.stdout.lstrip()
+        with contextlib.suppress(ValueError):
+            while rest:
+                found, end = decoder.raw_decode(rest)
+                answers.update(found if isinstance(found, dict) else {})
+                rest = rest[end:].lstrip()
+        return answers
 
     def run(self, function: str, *arguments: str) -> Any:
         """What `salt-run FUNCTION …` printed; None where nothing did."""
