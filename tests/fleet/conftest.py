@@ -170,8 +170,15 @@ class Fleet(Lab):
         self.wait_for_minions()
         self.set_password(password)
         self.salt(",".join(MAIL), "saltutil.refresh_pillar", "wait=True")
+        # A beacon or an event may have them apply something just now: of two changes at a time, one gives up.
+        assert wait_until(self.is_idle, 60), "a job does not end"
         self.succeed("mx.*", "ispmail")
         assert wait_until(lambda: self.is_well(password), 60), "the fleet cannot be repaired"
+
+    def is_idle(self):
+        """Whether no mail server has a job at work."""
+        jobs = self.salt(",".join(MAIL), "saltutil.running")
+        return len(jobs) == len(MAIL) and not any(jobs.values())
 
     def told(self):
         """What the last rotation has told on the master's bus, where a test listens."""

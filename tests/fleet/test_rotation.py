@@ -393,7 +393,8 @@ def test_a_stale_pillar_is_told_of_once(fleet, current):
     assert len(beacons) <= len(MAIL) * 2, beacons
     fleet.write_pillar(stale)
     fleet.master.run(["salt-run", "ispmail.reapply"])
-    assert wait_until(lambda: fleet.salt("mx1", "postfix_map.answers") == {"mx1": []}, 60)
+    assert wait_until(lambda: fleet.is_well(stale) and fleet.is_idle(), 60)
+    assert fleet.salt("mx1", "postfix_map.answers") == {"mx1": []}
 
 
 def test_no_password_in_any_log(fleet, current):
