@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("2f7862395d5b")
+ispmail_stamp.require("bad5a12f541c")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2f7862395d5b")
+ispmail_stamp.require("bad5a12f541c")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

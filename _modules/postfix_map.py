@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2f7862395d5b")
+ispmail_stamp.require("bad5a12f541c")
 
 import ispmail_compare
 import ispmail_consumers

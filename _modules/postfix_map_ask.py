@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("2f7862395d5b")
+ispmail_stamp.require("bad5a12f541c")
 
 import ispmail_answers
 import ispmail_classes

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2f7862395d5b")
+ispmail_stamp.require("bad5a12f541c")
 
 import salt.client
 import salt.utils.event

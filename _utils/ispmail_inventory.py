@@ -53,9 +53,10 @@ class Settings(NamedTuple):
         if not path.startswith(("/", ".")):
             return path
         path = os.path.join(self.queue_directory, path)
-        if self.paths is None:
-            return os.path.realpath(path)
-        return self.paths.get(path) or self.paths.setdefault(path, os.path.realpath(path))
+        known = {} if self.paths is None else self.paths
+        if path not in known:
+            known[path] = os.path.realpath(path)
+        return known[path]
 
     @property
     def version(self) -> str:
@@ -126,10 +127,10 @@ class Inventory(NamedTuple):
     def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
         """The services that open the tables of a parameter, or of what refers to it."""
         programs = ("proxymap",) if proxied else _programs(parameter, self)
-        if self.by_programs is None:
-            return self._readers(programs)
-        found = self.by_programs.get(programs)
-        return self.by_programs.setdefault(programs, self._readers(programs)) if found is None else found
+        known = {} if self.by_programs is None else self.by_programs
+        if programs not in known:
+            known[programs] = self._readers(programs)
+        return known[programs]
 
     def _readers(self, programs: Collection[str]) -> tuple[Reader, ...]:
         owner = self.settings.expanded("mail_owner")

@@ -40,7 +40,7 @@ class Change(NamedTuple):
     files: tuple[Replacement, ...] = ()  # deletions too
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
     expected: Mapping[str, str | None] | None = None  # what each parameter must still have, None for not set
-    queue_directory: str | None = None  # the instance's; None: nothing of it is Postfix's, which need not be there
+    queue_directory: str = ""  # the instance's; empty: nothing of it is Postfix's, which need not be there
 
 
 def make(change: Change, check: Callable[[bool], None] | None = None) -> list[str]:
@@ -325,11 +325,11 @@ def _reloaded(change: Change) -> bool:
 
 def _master(change: Change) -> int | None:
     """The process of the Postfix that a change is for; None where it does not run, or the change is not Postfix's."""
-    return None if change.queue_directory is None else ispmail_postfix.master(change.queue_directory)
+    return ispmail_postfix.master(change.queue_directory) if change.queue_directory else None
 
 
 def _reload(change: Change) -> list[str]:
-    return ispmail_postfix.reload(change.config_directory, change.queue_directory or "")
+    return ispmail_postfix.reload(change.config_directory, change.queue_directory)
 
 
 def _reason(err: BaseException) -> str:

@@ -29,22 +29,20 @@ from typing import Any, NamedTuple
 import salt.config
 import salt.utils.event
 
+from bench.apply import ANSWERED
 from lab import HOST, scratch
 from lab.mariadb import MariaDB, native_hash, schema
-from lab.minion import FILE_ROOTS, REPOSITORY
+from lab.minion import FILE_ROOTS, SERVING
 from lab.postfix import Postfix
 from lab.series import Salt
 from lab.smtp import Load, Report
 
-ANSWERED = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
 CHANGED = "ispmail/credentials/changed"
 TARGET = 1.3
 # A credential event within so many seconds of another one waits.
 APART = 5.0
 MASTER = {
-    "file_ignore_regex": [r"(^|/)\.git(/|$)"],
-    "runner_dirs": [str(REPOSITORY / "_runners")],
-    "utils_dirs": [str(REPOSITORY / "_utils")],
+    **SERVING,
     "ispmail": {"sites": {"main": {"database": "lab", "mail": "*"}}},
     "reactor": [{CHANGED: ["salt://reactor/reapply.sls"]}],
     "log_level_logfile": "warning",

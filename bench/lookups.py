@@ -17,12 +17,12 @@ import statistics
 import subprocess
 import time
 
+from bench.apply import pillar
 from lab import program, scratch
 from lab.mariadb import MariaDB
 from lab.minion import Minion
 from lab.postfix import Postfix
 
-PASSWORD = "bench-secret"
 SECONDS = 2.0  # for each measurement
 CALIBRATION = 20  # keys
 INDEXED = {"virtual_domains": ["index on name"], "virtual_aliases": ["index on source"]}
@@ -126,14 +126,7 @@ def main() -> None:
     with scratch() as directory, MariaDB(directory / "db") as database:
         postfix = Postfix(directory / "mail")  # not started: postmap needs its configuration only
         minion = Minion(directory / "minion")
-        minion.pillar = {
-            "ispmail": {
-                "packages": False,
-                "database": {"password": PASSWORD, "hosts": f"127.0.0.1:{database.port}"},
-                "server": {"unix_socket": database.socket},
-                "postfix": {"config_directory": str(postfix.config_directory)},
-            }
-        }
+        minion.pillar = pillar(database, postfix, server={"unix_socket": database.socket})
         fill(database, *size)
         minion.call("postfix_database.account")
         result = minion.apply()["postfix_map.managed"]

@@ -10,15 +10,14 @@ host for 60 s. A reload would end that, but is not used here.
 import argparse
 import time
 
+from bench.apply import ANSWERED, PASSWORD
 from lab import scratch
 from lab.mariadb import MariaDB, schema
 from lab.minion import Minion
 from lab.postfix import Postfix
 from lab.smtp import Load
 
-PASSWORD = "bench-secret"
 BEFORE = 5.0  # seconds
-REPLIES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
 
 
 def measure(databases: list[MariaDB], keys: dict, seconds: float, rate: float) -> str:
@@ -31,7 +30,7 @@ def measure(databases: list[MariaDB], keys: dict, seconds: float, rate: float) -
         result = minion.apply()["postfix_map.managed"]
         if not result["result"]:
             raise SystemExit(f"the apply failed: {result['comment']}")
-        with Load(postfix.port, REPLIES, rate=rate, sessions=8) as load:
+        with Load(postfix.port, ANSWERED, rate=rate, sessions=8) as load:
             time.sleep(BEFORE)
             down = time.monotonic()
             databases[0].restart()

@@ -29,8 +29,9 @@ import salt.client
 import salt.config
 import salt.payload
 
-from bench.fleet import ANSWERED, Fleet
-from lab import HOST, scratch
+from bench.apply import ANSWERED, PASSWORD, pillar
+from bench.fleet import Fleet
+from lab import scratch
 from lab.mariadb import MariaDB, schema
 from lab.minion import Minion
 from lab.postfix import Postfix
@@ -147,11 +148,11 @@ def master_costs(fleet: Fleet, folder: Path, count: int, rounds: int) -> None:
         all_requests.clear()
         answer = apply("state.apply", "ispmail")
     requests = list(all_requests)
-    pillar = [each for each in requests if each[1]["cmd"] == "_pillar"]
+    for_pillar = [each for each in requests if each[1]["cmd"] == "_pillar"]
     kinds = Counter(load["cmd"] for _, load, _ in requests)
     print("an apply asks the master for", ", ".join(f"{number} {name}" for name, number in kinds.items()))
     # By a function that is as small: a caller sends what a minion would send for that job.
-    jobs = {"test.ping": ([], True), "test.true": (pillar, True), "state.apply": (requests, answer)}
+    jobs = {"test.ping": ([], True), "test.true": (for_pillar, True), "state.apply": (requests, answer)}
     (fleet.salt.pillar / "top.sls").write_text(json.dumps({"base": {"*": ["lab"]}}))
     leader = fleet.salt.master
     loop = asyncio.new_event_loop()
@@ -198,14 +199,9 @@ def connections(directory: Path, sessions: int, proxy: bool) -> str:
     """Reload a Postfix under load. Returns a line on its connections to the database."""
     options = ["--max-connections=2000"]
     with MariaDB(directory / "db", options=options) as database, Postfix(directory / "mail") as postfix:
-        schema(database, "bench-secret")
-        section = {
-            "packages": False,
-            "database": {"password": "bench-secret", "hosts": f"{HOST}:{database.port}"},
-            "postfix": {"config_directory": str(postfix.config_directory)},
-            "maps": {f"virtual_{name}": {"proxy": proxy} for name in ("mailbox_domains", "mailbox_maps", "alias_maps")},
-        }
-        minion = Minion(directory / "minion", {"ispmail": section})
+        schema(database, PASSWORD)
+        maps = {f"virtual_{name}": {"proxy": proxy} for name in ("mailbox_domains", "mailbox_maps", "alias_maps")}
+        minion = Minion(directory / "minion", pillar(database, postfix, maps=maps))
         if not minion.apply()["postfix_map.managed"]["result"]:
             raise SystemExit("the apply failed")
 

@@ -14,7 +14,7 @@ from saltfactories.daemons.minion import SaltMinion
 
 from lab import START_SECONDS, scratch
 from lab.mariadb import schema
-from lab.minion import REPOSITORY
+from lab.minion import FILE_ROOTS, SERVING
 from lab.postfix import Postfix
 from lab.series import SERIES, runs_here
 from lab.smtp import rcpt
@@ -33,11 +33,8 @@ SECRET = f"{CORE}-one;=%#'\"\\"
 OTHER_SECRET = f"{CORE}-two"
 WRONG_SECRET = f"{CORE}-no"
 
-# What a master that serves a checkout has to have, see README.
 MASTER = {
-    "file_ignore_regex": [r"(^|/)\.git(/|$)"],
-    "runner_dirs": [str(REPOSITORY / "_runners")],
-    "utils_dirs": [str(REPOSITORY / "_utils")],
+    **SERVING,
     # Its database is on the mail server itself, which has the socket in pillar for the tests of rotations.
     "ispmail": {"sites": {"main": {"database": "m1", "mail": "m1"}}},
 }
@@ -211,7 +208,7 @@ def untouched(request, salt_root, salt_factories):
     for path in (".git/config", "deeper/.git/config", "deeper/served"):
         (salt_root / "extra" / path).parent.mkdir(parents=True, exist_ok=True)
         (salt_root / "extra" / path).write_text("[remote]\n")
-    roots = [str(REPOSITORY / "salt"), str(REPOSITORY), str(salt_root / "extra")]
+    roots = [*FILE_ROOTS, str(salt_root / "extra")]
     master = salt_factories.salt_master_daemon(
         "master",
         overrides={

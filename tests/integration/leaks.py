@@ -31,7 +31,7 @@ from typing import Any
 
 from lab import HOST, scratch, wait_until
 from lab.mariadb import MariaDB, native_hash, schema, set_password
-from lab.minion import REPOSITORY
+from lab.minion import FILE_ROOTS, SERVING
 from lab.postfix import Postfix
 from lab.series import SERIES, Salt, runs_here
 
@@ -124,12 +124,10 @@ class Site:
         self.salt = Salt(
             series,
             directory / "salt",
-            [str(REPOSITORY / "salt"), str(REPOSITORY)],
+            FILE_ROOTS,
             more_of_master={
                 "log_level_logfile": "trace",
-                "runner_dirs": [str(REPOSITORY / "_runners")],
-                "utils_dirs": [str(REPOSITORY / "_utils")],
-                "file_ignore_regex": [r"(^|/)\.git(/|$)"],
+                **SERVING,
                 "ispmail": {"sites": sites},
                 "reactor": [{tag: [f"salt://reactor/{name}.sls"]} for tag, name in reactor.items()],
                 "pillar_cache": cached,

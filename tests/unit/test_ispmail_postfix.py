@@ -219,7 +219,7 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
 def test_where_no_postfix_runs_other_processes_are_not_looked_at(instance, monkeypatch, tmp_path):
     """Each program of a server would be opened, at each look: one that cannot be read is an error."""
     monkeypatch.setattr("os.listdir", lambda path: pytest.fail(f"{path} is listed"))
-    assert ispmail_postfix.old_processes([str(tmp_path)], instance.directory) == []
+    assert ispmail_postfix.old_processes([str(tmp_path)], instance.queue) == []
 
 
 def test_after_a_reload_the_processes_that_are_busy_are_left(instance, monkeypatch, tmp_path):
