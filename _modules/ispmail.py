@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -2,15 +2,17 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 
 import ispmail_accounts
 import ispmail_apply
+import ispmail_compare
 import ispmail_config_database
 import ispmail_doctor
 import ispmail_report
 import ispmail_salt
+from ispmail_config_consumers import NONE
 from ispmail_doctor_postfix import Target
 
 
@@ -83,8 +85,9 @@ def _target(pillar, instance):
     section = ispmail_salt.section(__pillar__, key)
 
     def changes():
-        complete = ispmail_salt.complete(__pillar__, __opts__, key)
-        return ispmail_apply.apply(complete, __opts__["cachedir"], test=True).changes
+        cache = __opts__["cachedir"]
+        maps = ispmail_salt.complete(__pillar__, __opts__, key)
+        return ispmail_apply.apply(ispmail_compare.compare(maps, NONE, cache), cache, test=True).changes
 
     def admin_view():
         return ispmail_accounts.read(ispmail_salt.database(__pillar__, __opts__, key))

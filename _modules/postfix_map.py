@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 import ispmail_compare
 import ispmail_consumers
@@ -71,8 +71,7 @@ def compare(pillar="ispmail"):
         salt '*' postfix_map.compare
     """
     with salt_errors():
-        maps, others = wanted(__pillar__, __opts__, pillar)
-        found = ispmail_compare.compare(maps, __opts__["cachedir"], others)
+        found = ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
         reloads = False
         if found.maps is not None and found.interrupted:
             reloads = ispmail_postfix.running(found.maps.settings.queue_directory)

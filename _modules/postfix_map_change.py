@@ -7,14 +7,16 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 import ispmail_apply
+import ispmail_compare
 import ispmail_consumers
 import ispmail_found
 import ispmail_holders
 import ispmail_postconf
 import ispmail_remove
+from ispmail_errors import InvalidInput
 from ispmail_salt import consumer_logins, instance, named_directories, salt_errors, scope, wanted
 
 __virtualname__ = "postfix_map"
@@ -50,7 +52,7 @@ def found(config_directory="/etc/postfix"):
         return ispmail_found.text(ispmail_found.found(directory), directory)
 
 
-def apply(pillar="ispmail", test=False):
+def apply(pillar="ispmail", test=False, compared=None):
     """
     Bring the table files, main.cf and the consumers' option files of this server to what pillar says, all or nothing.
 
@@ -63,6 +65,9 @@ def apply(pillar="ispmail", test=False):
 
     test : False
         Whether only to tell what would be done. New table files are asked all the same, from memory.
+
+    compared : None
+        For the state, which has just compared: what it has found. No job can give that.
 
     Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``), ``maps`` (how many
     there are), ``consumers`` (the same), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or
@@ -80,10 +85,19 @@ def apply(pillar="ispmail", test=False):
         salt '*' postfix_map.apply test=True
     """
     with salt_errors():
-        maps, consumers = wanted(__pillar__, __opts__, pillar)
+        found = _compared(compared, pillar)
         known = functools.partial(scope, __pillar__, __opts__, pillar, as_admin=False)
-        with ispmail_holders.left_behind(maps, consumers, known, test) as warnings:
-            return ispmail_apply.apply(maps, __opts__["cachedir"], test, consumers).describe(warnings)
+        with ispmail_holders.left_behind(found.instance, found.consumers, known, test) as warnings:
+            return ispmail_apply.apply(found, __opts__["cachedir"], test).describe(warnings)
+
+
+def _compared(given, pillar):
+    """What a state hands over, or a comparison."""
+    if given is None:
+        return ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
+    if not isinstance(given, ispmail_compare.Comparison):
+        raise InvalidInput("compared is for the state postfix_map.managed: leave it out")
+    return given
 
 
 def remove(maps=None, pillar="ispmail", test=False):

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 import salt.client
 import salt.utils.event

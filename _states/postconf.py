@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 from ispmail_salt import state
 

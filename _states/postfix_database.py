@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 from ispmail_salt import state
 

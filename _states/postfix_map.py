@@ -8,12 +8,13 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("bad5a12f541c")
+ispmail_stamp.require("40a986f4d1ba")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import ispmail_compare
 from ispmail_errors import listed, plural
-from ispmail_salt import check_state, state
+from ispmail_salt import check_state, salt_errors, state, wanted
 
 
 def managed(name, pillar="ispmail"):
@@ -42,12 +43,12 @@ def managed(name, pillar="ispmail"):
     test = __opts__["test"]
 
     def act():
-        found = __salt__["postfix_map.compare"](pillar)
-        if not found["due"]:
-            return found
+        found = _compare(pillar)
+        if not found.is_due:
+            return found.outcome().describe()
         if "postfix_map.apply" not in __salt__:
             raise CommandExecutionError("postfix_map.apply cannot be loaded, perhaps a sync is under way: apply again")
-        return __salt__["postfix_map.apply"](pillar=pillar, test=test)
+        return __salt__["postfix_map.apply"](pillar=pillar, test=test, compared=found)
 
     return state(name, test, act, lambda outcome: _described(outcome, "applied", test))
 
@@ -194,10 +195,16 @@ def drained(name, timeout=60, pillar="ispmail"):
     return check_state(name, "No process uses an older table file", check)
 
 
+def _compare(pillar):
+    """What differs between pillar and this server."""
+    with salt_errors():
+        return ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
+
+
 def _is_due(pillar):
     """Whether an apply would change the maps."""
     try:
-        return bool(__salt__["postfix_map.compare"](pillar)["due"])
+        return _compare(pillar).is_due
     except (CommandExecutionError, SaltInvocationError):
         return False
 

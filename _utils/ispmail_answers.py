@@ -17,7 +17,7 @@ from ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from ispmail_errors import InvalidInput
 from ispmail_expand import expand, referred
 from ispmail_inventory import Inventory
-from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Lookup, Probe, renamed
+from ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Group, Lookup, Probe, renamed
 from ispmail_maincf import BLANKS, SECRET_PARAMETERS, without_inline, words
 from ispmail_query import probes
 from ispmail_reach import words_of
@@ -91,13 +91,6 @@ def choose(instance: Instance, names: Sequence[str] | None) -> list[Map]:
     return [known[name] for name in names]
 
 
-class Group(NamedTuple):
-    """Maps that are asked in the same way: the name of each to its table, and as whom."""
-
-    tables: Mapping[str, str]
-    as_: Asker
-
-
 def answering(instance: CompleteInstance, maps: Iterable[CompleteMap]) -> list[CompleteMap]:
     """Those of these maps of which pillar expects an answer."""
     names = {each.map for each in instance.answers}
@@ -134,8 +127,11 @@ def live(maps: Sequence[Map | CompleteMap], inventory: Inventory, running: bool 
         yield from _in_memory(contents, as_)
 
 
-def unaskable(groups: Iterable[Group], config_directory: str) -> tuple[list[str], list[str]]:
+def unaskable(groups: Iterable[Group], config_directory: str, special: bool = True) -> tuple[list[str], list[str]]:
     """Probe tables. Once some cannot be asked, no further group is asked after PROBE_SECONDS.
+
+    Args:
+        special: Whether to ask for special keys too: what fails for one of them only is a warning.
 
     Returns:
         Sentences on those that cannot be asked, and warnings; each with the maps that it is about.
@@ -146,7 +142,7 @@ def unaskable(groups: Iterable[Group], config_directory: str) -> tuple[list[str]
     for group in groups:
         if reasons and time.monotonic() > until:
             break
-        for name, found in probe(group, config_directory).items():
+        for name, found in probe(group, config_directory, special).items():
             for sentence in found.warnings if found.reason is None else [found.reason]:
                 names = (warnings if found.reason is None else reasons).setdefault(sentence, [])
                 names += [] if name in names else [name]
@@ -197,15 +193,16 @@ def unaskable_live(instance: Instance) -> list[str]:
     """Sentences on the live maps of an instance that cannot be asked."""
     inventory = ispmail_inventory.read(instance.config_directory)
     running = ispmail_route.is_there(inventory.settings.queue_directory)
-    return unaskable(live(instance.wanted, inventory, running), instance.config_directory)[0]
+    return unaskable(live(instance.wanted, inventory, running), instance.config_directory, special=False)[0]
 
 
-def probe(group: Group, config_directory: str) -> dict[str, Probe]:
+def probe(group: Group, config_directory: str, special: bool = True) -> dict[str, Probe]:
     """Probe tables; in what is said of each, its map stands for the table.
 
     So maps that fail in the same way have the same reason.
     """
-    found = ispmail_lookup.probe(list(group.tables.values()), config_directory, as_=group.as_)
+    tables = list(group.tables.values())
+    found = ispmail_lookup.probe(tables, config_directory, as_=group.as_, domains=group.domains, special=special)
     named = {}
     for name, table in group.tables.items():
         reason, warnings = found[table].reason, found[table].warnings
@@ -276,8 +273,8 @@ def _in_memory(contents: Mapping[str, tuple[str, bytes]], as_: Asker) -> Generat
     names = list(contents)
     for start in range(0, len(names), _CHUNK):
         some = {name: contents[name] for name in names[start : start + _CHUNK]}
-        with ispmail_lookup.in_memory(some, as_) as (tables, with_descriptors):
-            yield Group(tables, with_descriptors)
+        with ispmail_lookup.in_memory(some, as_) as group:
+            yield group
 
 
 def _named_table(instance: Instance, inventory: Inventory, name: str) -> Map:

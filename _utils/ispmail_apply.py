@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
 
 import ispmail_classes
-import ispmail_compare
 import ispmail_config
 import ispmail_files
 import ispmail_inventory
@@ -16,13 +16,11 @@ import ispmail_postconf
 import ispmail_postfix
 import ispmail_smtpd
 import ispmail_sockets
-import ispmail_tablefile
 import ispmail_transaction
 from ispmail_answers import answering, askers, broken_others, live, staged, unaskable, wrong_answers
 from ispmail_compare import Comparison
 from ispmail_config import CompleteInstance, CompleteMap
-from ispmail_config_consumers import NONE, Consumers
-from ispmail_errors import CannotAsk, Failed, Fault, listed
+from ispmail_errors import CannotAsk, Failed, Fault, PillarFault, listed
 from ispmail_hosts import hosts, parse_host
 from ispmail_inventory import Inventory, own_parameters
 from ispmail_plan import Difference, Outcome
@@ -34,16 +32,16 @@ from ispmail_transaction import Change
 log = logging.getLogger(__name__)
 
 
-def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, consumers: Consumers = NONE) -> Outcome:
+def apply(found: Comparison, cache_directory: str, test: bool = False) -> Outcome:
     """Bring the table files, main.cf and the consumers' option files to what pillar says.
 
     Each new table file is asked before it goes live; the expected answers are compared before and after; main.cf and
     the files are replaced together; Postfix is reloaded if it runs; and if anything fails, everything is put back.
 
     Args:
+        found: What `ispmail_compare.compare` has just found.
         cache_directory: Where the journal of changes is.
         test: Whether only to tell what would be done. New table files are asked all the same, from memory.
-        consumers: Other programs that log in with the same account.
 
     Raises:
         PillarFault: What pillar asks for cannot work on this server; lists all faults.
@@ -51,10 +49,9 @@ def apply(instance: CompleteInstance, cache_directory: str, test: bool = False, 
         Failed: A map could not be asked or gave another answer, a consumer would not use the new password, or a file
             could not be written. Everything is as before then.
     """
-    found = ispmail_compare.compare(instance, cache_directory, consumers)
     if found.lacks_postfix and not test:
         raise CannotAsk("Postfix is not installed: install the package postfix")
-    warnings = ispmail_logins.probe(consumers) if found.option_files.changes else []
+    warnings = ispmail_logins.probe(found.consumers) if found.option_files.changes else []
     if found.maps and found.concerns_postfix:
         return _apply_to_postfix(found, found.maps, cache_directory, test, warnings)
     if found.is_due:
@@ -74,13 +71,17 @@ def _apply_to_postfix(
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     warnings += _refuse_before_a_reload(instance, inventory, running)
+    after = ispmail_inventory.changed(inventory, difference.parameters)
+    if running:
+        ispmail_postfix.refuse_reload(after.settings.expanded)
     files = (*difference.files, *found.option_files.files)
-    change = Change(directory, cache_directory, files, difference.parameters, difference.explicit, queue_directory)
+    expected = difference.settings.relied_on(difference.parameters)
+    change = Change(directory, cache_directory, files, difference.parameters, expected, queue_directory)
     if test:
         ispmail_transaction.rehearse(change)
     else:
         changed = {each.name for each in instance.maps} if found.interrupted else set(difference.changed)
-        warnings += _make(instance, change, changed, inventory, running)
+        warnings += _make(instance, change, changed, inventory, after, running)
         shown = ", ".join(sorted({*changed, *found.option_files.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
     return found.outcome(warnings, running)
@@ -103,8 +104,9 @@ def _refuse_before_a_reload(instance: CompleteInstance, inventory: Inventory, ru
 def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[str]:
     """Refuse what this server cannot do, ask each new table file, and return the warnings."""
     faults = [*difference.faults, *_faults_here(instance, difference, inventory)]
-    warnings = ispmail_config.check(instance, faults, version=inventory.settings.version)
-    warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
+    if faults:
+        raise PillarFault(instance.pillar_key, faults)
+    warnings = [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     changed = [each for each in instance.maps if each.name in difference.changed]
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
     failures = failures or wrong_answers(instance, staged(answering(instance, changed), inventory))
@@ -124,6 +126,7 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         for each in instance.maps
         if each.type not in types
     ]
+    unsafe = functools.cache(ispmail_files.unsafe_directory)
     faults += [
         Fault(f"maps:{each.name}:file", "is in a directory that does not exist", "create it first")
         for each in instance.maps
@@ -132,7 +135,7 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
     own = own_parameters(difference.parameters, inventory.settings)
     for each in instance.maps:
         for directory in dict.fromkeys(map(os.path.dirname, (each.path, os.path.realpath(each.path)))):
-            if os.path.isdir(directory) and (reason := ispmail_files.unsafe_directory(directory)):
+            if os.path.isdir(directory) and (reason := unsafe(directory)):
                 faults.append(Fault(f"maps:{each.name}:file", f"is where {reason}", "choose a directory of root's"))
         if each.parameter in difference.parameters:
             is_own = each.parameter in own
@@ -140,12 +143,12 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         faults += _unknown_services(each)
         for as_ in askers(each, inventory, staged=True):
             faults += _missing_in_chroot(each, as_.chroot) if as_.chroot else []
-    return [*dict.fromkeys(faults)]
+    return [*dict.fromkeys(faults), *ispmail_config.release_faults(instance, inventory.settings.version)]
 
 
 def _unknown_services(each: CompleteMap) -> list[Fault]:
     """Ports that are names which this server does not know: fatal to Postfix."""
-    ports = [parse_host(text, each.type).port for text in hosts(ispmail_tablefile.parse(each.text))]
+    ports = [parse_host(text, each.type).port for text in hosts(each.canonical)]
     return [
         Fault(
             each.sources["hosts"],
@@ -165,10 +168,10 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
             f"is read inside the chroot {chroot}, and {chroot}{value} is not there",
             "copy it there, or set proxy: true",
         )
-        for key, value in each.keys.items()
+        for key, value in each.canonical.items()
         if key in READ_WHEN_CONNECTING and value and not os.path.exists(f"{chroot}{value}")
     ]
-    sockets = [parse_host(text, each.type).socket for text in hosts(ispmail_tablefile.parse(each.text))]
+    sockets = [parse_host(text, each.type).socket for text in hosts(each.canonical)]
     faults += [
         Fault(
             each.sources["hosts"],
@@ -194,14 +197,17 @@ def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> 
 
 
 def _make(
-    instance: CompleteInstance, change: Change, changed: set[str], inventory: Inventory, running: bool
+    instance: CompleteInstance, change: Change, changed: set[str], inventory: Inventory, after: Inventory, running: bool
 ) -> list[str]:
-    """Make the change, ask the live maps and smtpd itself, and return the warnings."""
+    """Make the change, ask the live maps and smtpd itself, and return the warnings.
+
+    Args:
+        inventory: Postfix as it is.
+        after: Postfix as it will be.
+    """
     before = ispmail_smtpd.ask(inventory) if running else None
     astray_before = ispmail_classes.astray(instance, inventory) if running else []
     warnings = []
-
-    after = ispmail_inventory.changed(inventory, change.parameters or {})
 
     def check(running: bool) -> None:
         _ask_live(instance, changed, running, after)
@@ -226,7 +232,8 @@ def _make(
 def _ask_live(instance: CompleteInstance, changed: set[str], running: bool, inventory: Inventory) -> None:
     """Ask the live tables, through proxymap for maps with ``proxy: true``."""
     asked = [each for each in instance.maps if each.name in changed]
-    failures = unaskable(live(asked, inventory, running), instance.config_directory)[0]
+    # Special keys were asked for before the tables went live.
+    failures = unaskable(live(asked, inventory, running), instance.config_directory, special=False)[0]
     failures = failures or wrong_answers(instance, live(answering(instance, instance.maps), inventory, running))
     if failures:
         raise Failed(listed("The live maps do not answer as they should", failures))

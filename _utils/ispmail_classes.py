@@ -15,10 +15,11 @@ import ispmail_inventory
 import ispmail_lookup
 import ispmail_route
 import ispmail_smtpd
-from ispmail_answers import PROBE_SECONDS, Group, answering, live
+from ispmail_answers import PROBE_SECONDS, answering, live
 from ispmail_config import CompleteInstance, Map
 from ispmail_errors import CannotAsk
 from ispmail_inventory import Inventory
+from ispmail_lookup import Group
 from ispmail_maincf import words
 
 ORDER = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")

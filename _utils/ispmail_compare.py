@@ -11,7 +11,7 @@ import ispmail_journal
 import ispmail_plan
 import ispmail_postfix
 from ispmail_config import CompleteInstance
-from ispmail_config_consumers import NONE, Consumers
+from ispmail_config_consumers import Consumers
 from ispmail_errors import below
 from ispmail_plan import Outcome
 
@@ -63,12 +63,12 @@ class Comparison(NamedTuple):
         return Outcome(changes, len(self.instance.maps), told, reloaded, len(self.consumers.consumers))
 
 
-def compare(instance: CompleteInstance, cache_directory: str, consumers: Consumers = NONE) -> Comparison:
+def compare(instance: CompleteInstance, consumers: Consumers, cache_directory: str) -> Comparison:
     """Compare pillar with the table files, main.cf and the consumers' option files; nothing is asked.
 
     Args:
-        cache_directory: Where the journal of changes is.
         consumers: Other programs that log in with the same account.
+        cache_directory: Where the journal of changes is.
 
     Raises:
         CannotAsk: A file or main.cf cannot be read, or we are not root.

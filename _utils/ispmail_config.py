@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os.path
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
 import ispmail_original
@@ -69,7 +70,16 @@ class CompleteMap(Map):
 
     keys: Mapping[str, object] = field(default_factory=dict, repr=False)  # as pillar has them
     sources: Mapping[str, str] = field(default_factory=dict)  # table key to the pillar key that it comes from
-    text: str = field(default="", repr=False)  # the table file
+
+    @functools.cached_property
+    def canonical(self) -> Mapping[str, str]:
+        """The keys as its table file has them. They are known to be valid."""
+        return ispmail_tablefile.canonical(self.keys)
+
+    @property
+    def text(self) -> str:
+        """The table file."""
+        return ispmail_tablefile.text_of(self.canonical)
 
 
 class Answer(NamedTuple):
@@ -140,8 +150,7 @@ def complete(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> 
     """
     unchecked, own = assemble(pillar_key, section)
     warnings = check(unchecked, [*faults, *own])
-    maps = [replace(each, text=ispmail_tablefile.render_valid(each.keys)) for each in unchecked.maps]
-    return unchecked._replace(maps=tuple(maps), warnings=tuple(warnings))
+    return unchecked._replace(warnings=tuple(warnings))
 
 
 def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[Fault]]:
@@ -163,25 +172,32 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
     return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, ()), faults
 
 
-def check(instance: CompleteInstance, faults: Iterable[Fault] = (), version: str | None = None) -> list[str]:
+def check(instance: CompleteInstance, faults: Iterable[Fault] = ()) -> list[str]:
     """Check the table keys of all maps, and return the warnings.
 
     Args:
         instance: What pillar asks for.
         faults: What is already known to be wrong.
-        version: The installed Postfix. None: what depends on it is left out.
 
     Raises:
         PillarFault: Lists all faults at once.
     """
     errors, warnings = list(faults), []
     for each in instance.maps:
-        found = ispmail_tablefile.validate(each.type, each.keys, version=version, parameter=each.parameter)
+        found = ispmail_tablefile.validate(each.type, each.keys, parameter=each.parameter)
         errors += [_at_its_source(each, fault) for fault in found.errors]
         warnings += [_at_its_source(each, fault) for fault in found.warnings]
     if errors:
         raise PillarFault(instance.pillar_key, errors)
     return list(dict.fromkeys(below(instance.pillar_key, warnings)))
+
+
+def release_faults(instance: CompleteInstance, version: str) -> list[Fault]:
+    """Faults of table keys that this release of Postfix does not read."""
+    found = (
+        (each, ispmail_tablefile.key_fault(each.type, key, version)) for each in instance.maps for key in each.keys
+    )
+    return [_at_its_source(each, fault) for each, fault in found if fault]
 
 
 def unknown_keys(given: Iterable[object], known: Collection[str], prefix: str) -> list[Fault]:

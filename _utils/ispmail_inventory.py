@@ -7,12 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import ispmail_files
 import ispmail_postconf
-import ispmail_tablefile
 from ispmail_errors import repr_without
 from ispmail_expand import expand, names_in
-from ispmail_maincf import overrides, parts, words
+from ispmail_maincf import overrides, words
 from ispmail_postconf import Service
 from ispmail_programs import programs_of
 from ispmail_reach import Place, Reference, Word, places, references, words_of
@@ -45,6 +43,10 @@ class Settings(NamedTuple):
         """What main.cf sets a parameter to; None where it does not."""
         return self.values[name] if name in self.explicit else None
 
+    def relied_on(self, names: Iterable[str]) -> dict[str, str | None]:
+        """What main.cf sets that a change of these parameters relies on: they themselves, and where the queue is."""
+        return {name: self.set_value(name) for name in (*names, "queue_directory")}
+
     def real_path(self, path: str) -> str:
         """Where a table's path leads: links followed, from the queue directory where it is not absolute.
 
@@ -52,7 +54,8 @@ class Settings(NamedTuple):
         """
         if not path.startswith(("/", ".")):
             return path
-        path = os.path.join(self.queue_directory, path)
+        if not path.startswith("/"):
+            path = os.path.join(self.queue_directory, path)
         known = {} if self.paths is None else self.paths
         if path not in known:
             known[path] = os.path.realpath(path)
@@ -164,8 +167,7 @@ def settings(config_directory: str) -> Settings:
     """
     values = ispmail_postconf.get(None, config_directory, defaults=True)
     # postconf does not print a parameter of the admin's own until another one uses it.
-    content = ispmail_files.read(os.path.join(config_directory, "main.cf")).content
-    explicit = {name: " ".join(parts(value)) for name, value in ispmail_tablefile.parse(content).items()}
+    explicit = ispmail_postconf.explicit(config_directory)
     known = {**explicit, **values, "config_directory": config_directory}
     return Settings(config_directory, known, frozenset(explicit), {})
 

@@ -13,10 +13,12 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import ispmail_files
 import ispmail_hosts
+import ispmail_query
 import ispmail_release
 import ispmail_tablefile
 from ispmail_command import Done, lines, readable, run, safe
@@ -81,6 +83,14 @@ _CANNOT_START = re.compile(r"fatal: open \S+/(main|dynamicmaps)\.cf: Permission 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
+class Group(NamedTuple):
+    """Maps that are asked in the same way: the name of each to its table, and as whom."""
+
+    tables: Mapping[str, str]
+    as_: Asker
+    domains: Mapping[str, str] = MappingProxyType({})  # tables to the domain that each is asked for, where known
+
+
 class Lookup(NamedTuple):
     """What a table said to one question.
 
@@ -130,7 +140,14 @@ def found(questions: Sequence[str], table: str, config_directory: str, as_: Aske
     return [line.partition("\t")[0] for line in lines(asked.answer or "")]
 
 
-def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_: Asker = ROOT) -> dict[str, Probe]:
+def probe(
+    tables: Sequence[str],
+    config_directory: str,
+    timeout: float = 8,
+    as_: Asker = ROOT,
+    domains: Mapping[str, str] = MappingProxyType({}),
+    special: bool = True,
+) -> dict[str, Probe]:
     """Find out which tables can be asked, by questions that run each one's query.
 
     One postmap asks all of them, with one database connection at a time. Only where that fails each is asked by itself.
@@ -140,12 +157,14 @@ def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_:
         timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
             out which of them, and which host, does not answer.
         as_: As for `ask`.
+        domains: Tables to the domain that each is asked for, see `probe_domain`; the files of others are read for it.
+        special: Whether to ask for special keys too.
     """
     until = time.monotonic() + timeout * 1.5
     results: dict[str, Lookup] = {}
     by_domain: dict[str, list[str]] = {}
     for table in tables:
-        by_domain.setdefault(_probe_domain(table), []).append(table)
+        by_domain.setdefault(domains.get(table) or probe_domain(_keys(table)), []).append(table)
 
     def ask_some(questions: Sequence[str], some: Sequence[str]) -> Lookup:
         left = min(timeout if len(some) > 1 else timeout / 2, until - time.monotonic())
@@ -153,17 +172,20 @@ def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_:
             return _failure(None, "not asked, the time for probes was used up by other tables", ())
         return _asked(questions, some, config_directory, left, as_)
 
+    def asked(domain: str) -> Sequence[ispmail_query.Probe]:
+        return probes(domain) if special else probes(domain)[:1]
+
     def ask_one(domain: str, table: str) -> Lookup:
-        first, *special = probes(domain)
+        first, *others = asked(domain)
         plain = ask_some([first.question], [table])
         if plain.result == COULD_NOT_ASK:
             return plain
-        failed = [each.kind for each in special if ask_some([each.question], [table]).result == COULD_NOT_ASK]
+        failed = [each.kind for each in others if ask_some([each.question], [table]).result == COULD_NOT_ASK]
         doubts = [f"{table} cannot be asked for {kind}: {_AFTER_A_FAILED_QUERY}" for kind in failed]
         return plain._replace(warnings=(*plain.warnings, *doubts))
 
     for domain, some in by_domain.items():
-        together = ask_some([each.question for each in probes(domain)], some)
+        together = ask_some([each.question for each in asked(domain)], some)
         if together.result == NO_ANSWER:
             results.update(dict.fromkeys(some, together))
             continue
@@ -174,7 +196,7 @@ def probe(tables: Sequence[str], config_directory: str, timeout: float = 8, as_:
 
 
 @contextlib.contextmanager
-def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tuple[dict[str, str], Asker]]:
+def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[Group]:
     """Hold table files where postmap can read them, with nothing on disk.
 
     Args:
@@ -182,18 +204,20 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[tu
         as_: Who will ask.
 
     Yields:
-        Name of a map to its table, and `as_` with the descriptors that postmap has to inherit.
+        The maps' tables, and `as_` with the descriptors that postmap has to inherit.
     """
     with contextlib.ExitStack() as stack:
-        tables, descriptors = {}, []
+        tables, descriptors, domains = {}, [], {}
         for name, (table_type, content) in texts.items():
+            keys = ispmail_tablefile.parse(content)
             try:
-                descriptor = _memory(_seen_from(as_.chroot, table_type, content), as_, stack)
+                descriptor = _memory(_seen_from(as_.chroot, table_type, keys, content), as_, stack)
             except OSError as err:
                 raise CannotAsk(f"no memory to ask the new table file of {name} from: {err.strerror}") from err
             descriptors.append(descriptor)
             tables[name] = f"{table_type}:{_DESCRIPTOR}{descriptor}"
-        yield tables, as_._replace(descriptors=tuple(descriptors))
+            domains[tables[name]] = probe_domain(keys)
+        yield Group(tables, as_._replace(descriptors=tuple(descriptors)), domains)
 
 
 def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
@@ -218,9 +242,8 @@ def has_plugin(chroot: str, plugin: str) -> bool:
     return bool(glob.glob(f"{glob.escape(_plugin_directory(chroot))}/*{glob.escape(plugin)}*.so"))
 
 
-def _seen_from(chroot: str | None, table_type: str, content: bytes) -> bytes:
+def _seen_from(chroot: str | None, table_type: str, keys: Mapping[str, str], content: bytes) -> bytes:
     """A table file with the paths that a reader in a chroot will open, written as they are seen from outside."""
-    keys = ispmail_tablefile.parse(content)
     inside = ispmail_release.inside_chroot(table_type, keys, chroot) if chroot else keys
     if inside == keys:
         return content
@@ -278,9 +301,9 @@ def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:
     return tuple(warnings), fatal
 
 
-def _probe_domain(table: str) -> str:
-    """A domain list stops all other questions: take a domain that is in it."""
-    items = ispmail_hosts.split_list(_keys(table).get("domain", ""))
+def probe_domain(keys: Mapping[str, str]) -> str:
+    """The domain that a table is asked for: a domain list stops all other questions, so one that is in it."""
+    items = ispmail_hosts.split_list(keys.get("domain", ""))
     plain = [item for item in items if not re.search(r"[:/!]", item)]
     return plain[0] if plain else PROBE_DOMAIN
 

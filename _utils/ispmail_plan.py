@@ -46,11 +46,6 @@ class Difference(NamedTuple):
     unknown: tuple[str, ...]  # parameters that Postfix does not know
     warnings: tuple[str, ...]
 
-    @property
-    def explicit(self) -> dict[str, str | None]:
-        """What main.cf sets each of the parameters to now, None for not set."""
-        return {name: self.settings.set_value(name) for name in self.parameters}
-
 
 class Outcome(NamedTuple):
     """What was changed, or would be."""
@@ -82,12 +77,13 @@ def compare(instance: CompleteInstance) -> Difference:
     foreign = []
     named = functools.cache(lambda: named_by(known))
     for each in instance.maps:
-        text = ispmail_release.for_release(each.type, each.text, known.version)
+        keys = ispmail_release.for_release(each.type, each.canonical, known.version)
+        text = ispmail_tablefile.text_of(keys)
         old, fault = table_file(each, named, text)
         if fault:
             foreign.append(fault)
             continue
-        replacements, differences = _compare_file(each.path, old, text)
+        replacements, differences = _compare_file(each.path, old, text, keys)
         if differences:
             files += replacements
             changes[each.name] = differences
@@ -221,18 +217,18 @@ def table_file(
     return file, None
 
 
-def _compare_file(path: str, old: File, text: str) -> tuple[list[Replacement], dict[str, Any]]:
+def _compare_file(path: str, old: File, text: str, keys: Mapping[str, str]) -> tuple[list[Replacement], dict[str, Any]]:
     """A table file as it should be, with a copy of one that somebody else wrote, and how the one on disk differs."""
     new = File(old.path, text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
     replacements = [Replacement(new, still=(old.content,))]
     if old.content is None:
-        return replacements, {"file": {"old": None, "new": path}, **_differing_keys(old, new)}
+        return replacements, {"file": {"old": None, "new": path}, **ispmail_tablefile.diff({}, keys)}
     is_owned = ownership(old)
     changes: dict[str, Any] = {
         name: {"old": is_owned[name], "new": value} for name, value in ownership(new).items() if is_owned[name] != value
     }
     if old.content != new.content:
-        differing = _differing_keys(old, new)
+        differing = ispmail_tablefile.diff(ispmail_tablefile.parse(old.content), keys)
         changes.update(differing)
         if not differing or ispmail_original.is_handmade(old.content):
             changes["layout"] = {"old": "another", "new": "canonical"}
@@ -257,10 +253,6 @@ def _first_copy(old: File) -> Replacement | None:
         return None
     content = ispmail_original.without_secrets(old.content)
     return Replacement(File(there.path, content, _user(_OWNER), _group(_OWNER), 0o600), still=(None,))
-
-
-def _differing_keys(old: File, new: File) -> dict[str, Any]:
-    return ispmail_tablefile.diff(ispmail_tablefile.parse(old.content), ispmail_tablefile.parse(new.content))
 
 
 def _user(name: str) -> int:

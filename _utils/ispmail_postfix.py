@@ -8,13 +8,19 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ispmail_command import output
-from ispmail_errors import CannotAsk
+from ispmail_errors import CannotAsk, Failed, listed
 
 log = logging.getLogger(__name__)
 
+# What `postfix reload` runs and enters, by the parameter that says where it is.
+_RELOAD_NEEDS = {
+    "daemon_directory": ("postfix-script", "master"),
+    "command_directory": ("postsuper",),
+    "queue_directory": ("",),
+}
 # The programs that ask lookup tables for every mail.
 _READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
 
@@ -88,6 +94,25 @@ def reload(config_directory: str, queue_directory: str, drain: float = 2) -> lis
             _signal_master(queue_directory)
             again = until
         time.sleep(0.02)
+
+
+def refuse_reload(expanded: Callable[[str], str]) -> None:
+    """Refuse a change that needs a reload where that would not find what it runs.
+
+    Args:
+        expanded: Gives the value of a parameter of main.cf, ``$name`` expanded.
+
+    Raises:
+        Failed: Names all that is missing.
+    """
+    needed = ((name, os.path.join(expanded(name), each)) for name, some in _RELOAD_NEEDS.items() for each in some)
+    missing = [
+        f"{name} is {expanded(name)}, and {path} is not there, or cannot be run"
+        for name, path in needed
+        if not os.access(path, os.X_OK)
+    ]
+    if missing:
+        raise Failed(listed("Nothing was changed: it needs a reload, and Postfix cannot be reloaded", missing))
 
 
 def old_processes(files: Sequence[str], queue_directory: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ispmail_hosts import hosts, parse_host, split_list
-from ispmail_tablefile import SCHEMA, parse, release_of, text_of
+from ispmail_tablefile import SCHEMA, release_of
 
 # Paths that are read whenever a process connects; the table file itself is read when it starts.
 READ_WHEN_CONNECTING = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "option_file")
@@ -19,17 +19,16 @@ def knows(key: str, version: str) -> bool:
     return since is None or release_of(version) >= release_of(since)
 
 
-def for_release(table_type: str, text: str, version: str) -> str:
-    """A table file for one release of Postfix: a single host stands in it twice before 3.10.
+def for_release(table_type: str, keys: Mapping[str, str], version: str) -> Mapping[str, str]:
+    """The keys of a table file for one release of Postfix: a single host stands in it twice before 3.10.
 
     There, Postfix does not ask a host for a minute when it has closed a connection; the same host named twice is asked
     at once. mysql_table(5)
     """
-    keys = parse(text)
     given = split_list(keys.get("hosts", ""))
     if table_type not in ("mysql", "pgsql") or len(given) != 1 or release_of(version) >= _ASKS_AGAIN:
-        return text
-    return text_of({**keys, "hosts": f"{given[0]} {given[0]}"})
+        return keys
+    return {**keys, "hosts": f"{given[0]} {given[0]}"}
 
 
 def inside_chroot(table_type: str, keys: Mapping[str, str], chroot: str) -> dict[str, str]:

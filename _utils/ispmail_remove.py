@@ -81,7 +81,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     if interrupted:
         changes["postfix"] = finished(running)
     deletions = [Replacement(file._replace(content=None), still=(file.content,)) for file in files]
-    expected = {name: known.set_value(name) for name in parameters}
+    if running:
+        ispmail_postfix.refuse_reload(after.settings.expanded)
+    expected = known.relied_on(parameters)
     change = Change(directory, cache_directory, tuple(deletions), parameters, expected, known.queue_directory)
     if changes and test:
         ispmail_transaction.rehearse(change)

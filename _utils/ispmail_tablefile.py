@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ispmail_errors import Fault, InvalidInput, listed, repr_without
@@ -60,6 +61,11 @@ SCHEMA: dict[str, Key] = {
     "tls_verify_cert": Key("boolean", _MYSQL, since="2.11", default="no"),
 }
 
+_SCHEMAS = {
+    table_type: MappingProxyType({name: key for name, key in SCHEMA.items() if table_type in key.types})
+    for table_type in TYPES
+}
+
 # A file that has none of these is no table file, whatever else it has.
 _ASKING = ({"query"}, {"table", "select_field"}, {"select_function"})
 # The keys of Postfix 2.1's query interface.
@@ -79,14 +85,15 @@ MEANT = {
     "pass": "write password",
     "passwd": "write password",
 }
+_BLANK = re.compile(f"[{BLANKS}]")
 _HIDDEN_KEY = "(a key that is not shown)"
 
 
-def schema(table_type: str) -> dict[str, Key]:
+def schema(table_type: str) -> Mapping[str, Key]:
     """Return the keys that a table file of one type can hold, in the order of the file."""
     if table_type not in TYPES:
         raise InvalidInput(f"the table type must be one of {', '.join(TYPES)}")
-    return {name: key for name, key in SCHEMA.items() if table_type in key.types}
+    return _SCHEMAS[table_type]
 
 
 def shown_key(key: object) -> str:
@@ -111,26 +118,17 @@ def canonicalize(table_type: str, keys: Mapping[str, object]) -> dict[str, str]:
     errors = validate(table_type, keys).errors
     if errors:
         raise InvalidInput(listed("The table file would have errors", map(str, errors)))
-    return _canonical(keys)
+    return canonical(keys)
 
 
-def _canonical(keys: Mapping[str, object]) -> dict[str, str]:
+def canonical(keys: Mapping[str, object]) -> dict[str, str]:
+    """Bring keys that are known to be valid, see `validate`, into that form."""
     values = {name: keys.get(name) for name in SCHEMA}
     return {name: _text(SCHEMA[name].kind, value) for name, value in values.items() if value is not None}
 
 
-def render(table_type: str, keys: Mapping[str, object]) -> str:
-    """Write the text of a table file: one ``key = value`` a line, nothing else. Raises as `canonicalize` does."""
-    return text_of(canonicalize(table_type, keys))
-
-
-def render_valid(keys: Mapping[str, object]) -> str:
-    """Write the text of a table file whose keys are known to be valid, see `validate`."""
-    return text_of(_canonical(keys))
-
-
 def text_of(keys: Mapping[str, str]) -> str:
-    """Write keys as the text of a table file."""
+    """Write keys as the text of a table file: one ``key = value`` a line, nothing else."""
     return "".join(f"{key} = {value}".rstrip(" ") + "\n" for key, value in keys.items())
 
 
@@ -170,7 +168,7 @@ def assignment(line: str) -> tuple[str, str] | None:
     """Split a logical line into key and value; None for one that is fatal to Postfix."""
     key, equals, value = line.partition("=")
     key = key.strip(BLANKS)
-    return (key, value.strip(BLANKS)) if equals and re.fullmatch(rf"[^{BLANKS}]+", key) else None
+    return (key, value.strip(BLANKS)) if equals and key and not _BLANK.search(key) else None
 
 
 def logical_lines(text: str) -> list[tuple[int, str]]:

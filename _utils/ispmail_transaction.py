@@ -39,7 +39,7 @@ class Change(NamedTuple):
     cache_directory: str  # where the journal is
     files: tuple[Replacement, ...] = ()  # deletions too
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
-    expected: Mapping[str, str | None] | None = None  # what each parameter must still have, None for not set
+    expected: Mapping[str, str | None] | None = None  # what main.cf must still set, None for not set
     queue_directory: str = ""  # the instance's; empty: nothing of it is Postfix's, which need not be there
 
 
@@ -122,17 +122,20 @@ def _path(change: Change) -> str:
 
 
 def _old_values(change: Change) -> dict[str, str | None]:
-    """What the parameters of a change have now; refuses one that somebody else has set meanwhile."""
-    if not change.parameters:
+    """What the parameters of a change have now; refuses where somebody else has set what it relies on meanwhile."""
+    if not change.expected and not change.parameters:
         return {}
-    found = ispmail_postconf.get(list(change.parameters), change.config_directory)
+    parameters = change.parameters or {}
+    # As Postfix's programs do: another program may be about to write it.
+    _wait_until_cold(_path(change))
+    found = ispmail_postconf.explicit(change.config_directory)
     for name, value in (change.expected or {}).items():
-        if not any(same(found.get(name), allowed) for allowed in (value, change.parameters[name])):
+        if not any(same(found.get(name), allowed) for allowed in (value, parameters.get(name, value))):
             raise ChangedMeanwhile(
                 f"{name} in {change.config_directory}/main.cf was changed by somebody else meanwhile, "
                 "nothing was written: try again"
             )
-    return {name: found.get(name) for name in change.parameters}
+    return {name: found.get(name) for name in parameters}
 
 
 def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ispmail_apply
+import ispmail_compare
 import ispmail_config
+import ispmail_config_consumers
 import ispmail_journal
 import ispmail_postfix
 import ispmail_remove
@@ -116,7 +118,10 @@ class Site:
         verb, _, which = act.partition(" ")
         try:
             if verb == "apply":
-                ispmail_apply.apply(ispmail_config.complete("ispmail", self._sections[which], []), str(self.cache))
+                instance = ispmail_config.complete("ispmail", self._sections[which], [])
+                ispmail_apply.apply(
+                    ispmail_compare.compare(instance, ispmail_config_consumers.NONE, str(self.cache)), str(self.cache)
+                )
             else:
                 ispmail_remove.remove(ispmail_config.instance("ispmail", self._sections[which]), None, str(self.cache))
         except IspmailError as err:

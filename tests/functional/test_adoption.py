@@ -18,9 +18,11 @@ import yaml
 
 import ispmail_adopt
 import ispmail_apply
+import ispmail_compare
 import ispmail_config
 import ispmail_found
 import ispmail_tablefile
+from ispmail_config_consumers import NONE
 from ispmail_errors import CannotAsk, Failed
 from lab import program, scratch
 from lab.mariadb import native_hash
@@ -321,7 +323,7 @@ def test_no_copy_is_left_of_an_apply_that_fails(site, monkeypatch):
 
     monkeypatch.setattr(ispmail_apply, "_ask_live", refuse)
     with pytest.raises(Failed, match="Everything was put back as it was"):
-        ispmail_apply.apply(instance, str(this.minion.cache))
+        ispmail_apply.apply(ispmail_compare.compare(instance, NONE, str(this.minion.cache)), str(this.minion.cache))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

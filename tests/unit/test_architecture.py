@@ -38,7 +38,6 @@ PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "types
 SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "data", "stdout", "stderr"}
 SECRET_IN = {
     "ispmail_hosts.Host": {"text"},
-    "ispmail_config.CompleteMap": {"text"},
     "ispmail_files.Replacement": {"still", "between"},
     "ispmail_database.Step": {"arguments"},
 }

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from salt.config import DEFAULT_MINION_OPTS
-from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.loader import LazyLoader
 
 from _beacons import postfix_credential
 from _states import postconf, postfix_database, postfix_map
+from ispmail_errors import Failed, InvalidInput
+from ispmail_plan import Outcome
 
 from .test_documentation import FILES, ROOT, called, public_functions
 from .test_ispmail_module import fails
@@ -46,13 +47,13 @@ def test_salt_knows_each_function_by_its_documented_name(tmp_path):
 
 
 @pytest.fixture
-def salt(monkeypatch):
+def salt(monkeypatch, tmp_path):
     """A function that gives a state module its execution functions, and tells whether it is a dry run."""
 
     def gives(module, test=False, **functions):
         named = {name.replace("__", "."): function for name, function in functions.items()}
         monkeypatch.setattr(module, "__salt__", named, raising=False)
-        monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
+        monkeypatch.setattr(module, "__opts__", {"test": test, "cachedir": str(tmp_path)}, raising=False)
 
     return gives
 
@@ -112,6 +113,25 @@ def test_a_state_of_main_cf(salt, name, function, done, test):
     assert calls == [(["x"], "/etc/postfix", test), (["x"], "/etc/postfix-out", test)]
 
 
+@pytest.fixture
+def compared(monkeypatch, tmp_path):
+    """A function that sets what a comparison finds."""
+
+    def finds(outcome, is_due):
+        found = SimpleNamespace(is_due=is_due, outcome=lambda: outcome)
+        monkeypatch.setattr(postfix_map, "wanted", lambda pillar, opts, key: (f"maps of {key}", f"consumers of {key}"))
+
+        def compare(maps, consumers, cache):
+            assert maps.removeprefix("maps") == consumers.removeprefix("consumers") and cache == str(tmp_path)
+            return found
+
+        monkeypatch.setattr("ispmail_compare.compare", compare)
+        return found
+
+    monkeypatch.setattr(postfix_map, "__pillar__", {}, raising=False)
+    return finds
+
+
 def outcome(maps=0, consumers=0, changes=(), reloaded=False):
     """What apply and remove return."""
     return {"maps": maps, "consumers": consumers, "changes": {key: {} for key in changes}, "reloaded": reloaded}
@@ -161,39 +181,42 @@ def test_what_a_change_of_maps_says(salt, done, comment, dry, test):
 
 
 @pytest.mark.parametrize("test", [False, True])
-def test_an_apply_is_called_only_where_something_is_due(salt, test):
+def test_an_apply_is_called_only_where_something_is_due(salt, compared, test):
+    """It gets what was found: to compare twice takes twice as long."""
     calls = []
-    found = {**outcome(maps=3), "due": False}
 
     def applied(**options):
         calls.append(options)
         return outcome(maps=3, changes="a")
 
-    salt(postfix_map, test, postfix_map__compare=lambda pillar: found, postfix_map__apply=applied)
+    salt(postfix_map, test, postfix_map__apply=applied)
+    compared(Outcome(maps=3), is_due=False)
     assert postfix_map.managed("a name")["comment"] == "3 maps: in the correct state" and calls == []
-    found["due"] = True
+    found = compared(Outcome(maps=3), is_due=True)
     done = "would be" if test else "have been"
     assert postfix_map.managed("a name", "second")["comment"] == f"3 maps {done} applied"
-    assert calls == [{"pillar": "second", "test": test}]
-    salt(postfix_map, test, postfix_map__compare=lambda pillar: found)
+    assert calls == [{"pillar": "second", "test": test, "compared": found}]
+    salt(postfix_map, test)
     failed = postfix_map.managed("a name")
     assert failed["result"] is False and "perhaps a sync is under way: apply again" in failed["comment"]
 
 
 NOT_YET = [
     # In a dry run, what an apply would mend is no failure.
-    ({"due": True}, True, None),
-    ({"due": False}, True, False),
-    ({"due": True}, False, False),
-    (CommandExecutionError("no"), True, False),
-    (SaltInvocationError("no"), True, False),
+    (True, True, None),
+    (False, True, False),
+    (True, False, False),
+    (Failed("no"), True, False),
+    (InvalidInput("no"), True, False),
 ]
 
 
 @pytest.mark.parametrize(("found", "test", "result"), NOT_YET)
-def test_answers_that_are_wrong(salt, found, test, result):
-    compare = fails(found) if isinstance(found, Exception) else lambda pillar: found
-    salt(postfix_map, test, postfix_map__answers=lambda pillar: [f"{pillar}: no"], postfix_map__compare=compare)
+def test_answers_that_are_wrong(salt, compared, monkeypatch, found, test, result):
+    compared(Outcome(), is_due=found)
+    if isinstance(found, Exception):
+        monkeypatch.setattr("ispmail_compare.compare", fails(found))
+    salt(postfix_map, test, postfix_map__answers=lambda pillar: [f"{pillar}: no"])
     for pillar, said in (({}, "ispmail"), ({"pillar": "second"}, "second")):
         assert postfix_map.answers("a name", **pillar) == {
             **{"name": "a name", "changes": {}, "result": result},

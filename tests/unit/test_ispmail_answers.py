@@ -10,10 +10,10 @@ import pytest
 
 import ispmail_answers
 import ispmail_inventory
-from ispmail_answers import Broken, Group
+from ispmail_answers import Broken
 from ispmail_config import Answer, CompleteInstance, Instance, Map, complete
 from ispmail_errors import InvalidInput
-from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
+from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Group, Lookup, Probe
 from lab.postfix import Postfix, write_cold
 
 QUERY = "SELECT v FROM t WHERE k='%s'"
@@ -315,8 +315,8 @@ def probed(monkeypatch):
     asked = []
 
     def set_found(**found):
-        def probe(tables, config_directory, as_):
-            asked.append((tables, config_directory, as_))
+        def probe(tables, config_directory, **options):
+            asked.append((tables, config_directory, options))
             return {each: found[each.partition(":")[2]] for each in tables}
 
         monkeypatch.setattr("ispmail_lookup.probe", probe)
@@ -328,19 +328,25 @@ def probed(monkeypatch):
 def test_in_what_a_probe_says_a_map_stands_for_its_table(probed):
     asked = probed(x=Probe("open mysql:x: no", ("mysql:x is odd",)), y=Probe(None, ("mysql:y is odd",)))
     as_ = Asker("postfix")
-    found = ispmail_answers.probe(Group({"a": "mysql:x", "b": "mysql:y"}, as_), "/etc/x")
+    domains = {"mysql:x": "example.org"}
+    found = ispmail_answers.probe(Group({"a": "mysql:x", "b": "mysql:y"}, as_, domains), "/etc/x")
     assert found == {"a": Probe("open a: no", ("a is odd",)), "b": Probe(None, ("b is odd",))}
-    assert asked == [(["mysql:x", "mysql:y"], "/etc/x", as_)]
+    options = {"as_": as_, "domains": domains}
+    assert asked == [(["mysql:x", "mysql:y"], "/etc/x", {**options, "special": True})]
+    ispmail_answers.probe(Group({"a": "mysql:x"}, ROOT), "/etc/x", special=False)
+    assert asked[1][2] == {"as_": ROOT, "domains": {}, "special": False}
 
 
 def test_maps_that_fail_in_the_same_way_share_a_sentence(probed):
-    probed(x=Probe("the server is away", ()), y=Probe(None, ("odd", "odder")), z=Probe(None, ()))
+    asked = probed(x=Probe("the server is away", ()), y=Probe(None, ("odd", "odder")), z=Probe(None, ()))
     groups = [
         Group({"a": "mysql:x", "b": "mysql:x", "c": "mysql:y", "d": "mysql:z"}, ROOT),
         # The same maps, asked as somebody else.
         Group({"b": "mysql:x", "c": "mysql:y"}, Asker("postfix")),
     ]
     assert ispmail_answers.unaskable(groups, "/x") == (["a, b: the server is away"], ["c: odd", "c: odder"])
+    ispmail_answers.unaskable(groups, "/x", special=False)
+    assert [options["special"] for *_, options in asked] == [True, True, False, False]
 
 
 class Clock:
@@ -360,7 +366,7 @@ def test_how_long_it_goes_on_after_the_first_that_cannot_be_asked(monkeypatch, s
     """A change waits for it, and each group may take another twelve seconds. What answers is asked to the end."""
     clock, seen = Clock(monkeypatch, seconds), []
 
-    def probe(group, config_directory):
+    def probe(group, config_directory, special):
         seen.append(group)
         clock.tick()
         return {"a": Probe(reason, ())}

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 import ispmail_apply
+import ispmail_compare
 import ispmail_inventory
 import ispmail_plan
 import ispmail_transaction
 from ispmail_answers import Broken
 from ispmail_config import complete
-from ispmail_config_consumers import Consumers
+from ispmail_config_consumers import NONE, Consumers
 from ispmail_errors import CannotAsk, Failed, PillarFault
 from ispmail_journal import Journal
 from ispmail_plan import Outcome
@@ -66,9 +67,9 @@ def lite_text(database):
     return f"dbpath = {database}\nquery = SELECT n FROM t WHERE n='%s'\n"
 
 
-def apply(server, maps, answers=(), **options):
+def apply(server, maps, answers=(), consumers=NONE, test=False):
     instance = complete("ispmail", server.pillar(maps, answers=list(answers)))
-    return ispmail_apply.apply(instance, server.cache, **options)
+    return ispmail_apply.apply(ispmail_compare.compare(instance, consumers, server.cache), server.cache, test)
 
 
 def cut_off(server):
@@ -105,7 +106,7 @@ def test_a_map_is_applied_once(server, lite, database, caplog):
 def unaskable(monkeypatch):
     """No map can be asked: each that is asked is a reason."""
 
-    def reasons(groups, config_directory):
+    def reasons(groups, config_directory, special=True):
         return [f"{name}: no" for group in groups for name in group.tables], []
 
     monkeypatch.setattr(ispmail_apply, "unaskable", reasons)
@@ -352,10 +353,11 @@ def running(server, monkeypatch):
         instance = server.complete(a={"parameter": "virtual_alias_maps"})
         inventory = ispmail_inventory.read(str(server.directory))
         change = Change(str(server.directory), server.cache, (), {"virtual_alias_maps": "hash:/x"})
-        warnings = ispmail_apply._make(instance, change, {"a"}, inventory, runs)
-        ((_, changed, is_running, after),) = live
+        after = ispmail_inventory.changed(inventory, change.parameters)
+        warnings = ispmail_apply._make(instance, change, {"a"}, inventory, after, runs)
+        ((_, changed, is_running, asked),) = live
         assert (changed, is_running) == ({"a"}, runs_after)
-        assert after.settings.values["virtual_alias_maps"] == "hash:/x"
+        assert asked is after
         return SimpleNamespace(warnings=warnings, left=(said, ways))
 
     return makes

@@ -8,10 +8,9 @@ import pytest
 
 import ispmail_classes
 import ispmail_inventory
-from ispmail_answers import Group
 from ispmail_config import Answer, CompleteInstance, Map
 from ispmail_errors import CannotAsk
-from ispmail_lookup import ROOT
+from ispmail_lookup import ROOT, Group
 from ispmail_route import Route
 from ispmail_smtpd import Reply
 from lab.postfix import Postfix, write_cold

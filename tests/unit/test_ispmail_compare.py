@@ -102,7 +102,7 @@ def test_main_cf_is_read_only_where_it_matters(monkeypatch, installed, maps, int
     monkeypatch.setattr("ispmail_journal.interrupted", lambda *_: interrupted)
     monkeypatch.setattr("ispmail_plan.compare", lambda _: SAME)
     wanted = instance() if maps else instance()._replace(maps=())
-    found = compare(wanted, "/var/cache/salt/minion")
+    found = compare(wanted, NONE, "/var/cache/salt/minion")
     assert (found.maps is SAME, found.lacks_postfix, found.interrupted) == (reads, lacks, interrupted)
 
 
@@ -111,7 +111,7 @@ def test_only_root_compares(tmp_path):
     os.seteuid(pwd.getpwnam("nobody").pw_uid)
     try:
         with pytest.raises(CannotAsk, match=r"^only root can read and replace table files"):
-            compare(instance()._replace(maps=()), str(tmp_path))
+            compare(instance()._replace(maps=()), NONE, str(tmp_path))
     finally:
         os.seteuid(0)
 
@@ -126,4 +126,4 @@ def test_a_consumer_that_would_not_use_its_option_file_is_told(tmp_path, script)
     with pytest.raises(
         Failed, match=r"^Nothing was changed, a consumer would not use the password:\n- second:consumers:"
     ):
-        compare(instance()._replace(maps=()), str(tmp_path), Consumers("second", (dovecot,), keys))
+        compare(instance()._replace(maps=()), Consumers("second", (dovecot,), keys), str(tmp_path))

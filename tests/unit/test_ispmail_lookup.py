@@ -319,13 +319,29 @@ def test_a_table_is_asked_with_a_domain_that_is_in_its_list(config, table, asked
     """It passes over questions with another one, so nothing would be asked; patterns and tables are no domain."""
     lists = [", example.org", "example.org other", "!example.net, /x/ hash:/y example.org", "/etc/list sqlite:/x"]
     tables = [table(f"domain{number}", domain=each) for number, each in enumerate(lists)]
-    domains = [ispmail_lookup._probe_domain(each) for each in tables]
+    domains = [ispmail_lookup.probe_domain({"domain": each}) for each in lists]
     assert domains == ["example.org", "example.org", "example.org", PROBE_DOMAIN]
     broken = table("broken", query=BROKEN, domain="example.org")
     (found,) = ispmail_lookup.probe([broken], str(config)).values()
     assert "no such table: missing" in found.reason
     ispmail_lookup.probe([tables[0], table("a"), tables[1]], str(config))
     assert asked()[-2:] == [f"-c {config} -q - {tables[0]} {tables[1]}", f"-c {config} -q - {table('a')}"]
+
+
+def test_a_domain_that_is_known_is_not_read(monkeypatch):
+    """And where special keys have been asked for already, there is one question."""
+    monkeypatch.setattr(ispmail_lookup, "_keys", lambda _: pytest.fail("a file is read"))
+    seen = []
+
+    def asked(questions, *_):
+        seen.append(questions)
+        return Lookup(NO_ANSWER)
+
+    monkeypatch.setattr(ispmail_lookup, "_asked", asked)
+    for special, count in ((True, 4), (False, 1)):
+        found = ispmail_lookup.probe(["mysql:x"], "/x", domains={"mysql:x": "example.org"}, special=special)
+        assert found == {"mysql:x": Probe(None, ())}
+        assert len(seen[-1]) == count and seen[-1][0] == "probe@example.org"
 
 
 def test_where_one_fails_each_is_asked_by_itself(config, table):
@@ -361,7 +377,7 @@ class Slow:
         self._slow = slow
         self._lock = threading.Lock()
         monkeypatch.setattr(ispmail_lookup, "_asked", self._asked)
-        monkeypatch.setattr(ispmail_lookup, "_probe_domain", lambda table: table[0])
+        monkeypatch.setattr(ispmail_lookup, "_keys", lambda table: {"domain": table[0]})
         monkeypatch.setattr(ispmail_lookup, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def _asked(self, questions, tables, config_directory, timeout, as_):
@@ -424,7 +440,7 @@ def test_at_most_so_many_tables_are_asked_at_the_same_time(monkeypatch, together
         return Lookup(COULD_NOT_ASK, reason="no")
 
     monkeypatch.setattr(ispmail_lookup, "_asked", asked)
-    monkeypatch.setattr(ispmail_lookup, "_probe_domain", lambda table: "x")
+    monkeypatch.setattr(ispmail_lookup, "_keys", lambda table: {"domain": "x"})
     ispmail_lookup.probe([str(number) for number in range(20)], "/x")
     assert max(counts) == 16
 
@@ -445,10 +461,12 @@ SAME_INSIDE = b"# ours\nuser = u\npassword = \xff\nhosts = 127.0.0.1\n"
 def test_a_new_table_file_in_memory():
     """Nobody but its reader can see it, nobody can change it, Postfix does not wait for it, and it does not stay."""
     uid = pwd.getpwnam("nobody").pw_uid
-    with ispmail_lookup.in_memory({"x": ("mysql", CONTENT), "y": ("pgsql", b"")}, Asker("nobody")) as (tables, as_):
+    texts = {"x": ("mysql", CONTENT), "y": ("pgsql", b"domain = example.org")}
+    with ispmail_lookup.in_memory(texts, Asker("nobody")) as (tables, as_, domains):
         first, second = as_.descriptors
         assert tables == {"x": f"mysql:/proc/self/fd/{first}", "y": f"pgsql:/proc/self/fd/{second}"}
         assert as_ == Asker("nobody", None, (first, second))
+        assert domains == {tables["x"]: PROBE_DOMAIN, tables["y"]: "example.org"}
         status = os.fstat(first)
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (uid, os.getgid(), 0o600)
         assert 4 < time.time() - status.st_mtime < 60
@@ -474,7 +492,7 @@ def test_a_new_table_file_in_memory():
     ],
 )
 def test_a_reader_in_a_chroot_opens_other_files(as_, content, expected):
-    with ispmail_lookup.in_memory({"x": ("mysql", content)}, as_) as (_, with_descriptors):
+    with ispmail_lookup.in_memory({"x": ("mysql", content)}, as_) as (_, with_descriptors, _):
         (descriptor,) = with_descriptors.descriptors
         assert os.fstat(descriptor).st_uid == os.getuid()
         with open(f"/proc/self/fd/{descriptor}", "rb") as file:
@@ -484,12 +502,12 @@ def test_a_reader_in_a_chroot_opens_other_files(as_, content, expected):
 def test_a_table_in_memory_is_asked_and_named_by_its_map(config, table):
     path = config / "a.cf"
     table("a", query=BROKEN)
-    with ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_):
+    with ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_, _):
         found = ispmail_lookup.ask("x", [tables["ours"]], str(config), as_=as_)
         assert found.table == tables["ours"]
         assert ispmail_lookup.renamed(found.reason, tables["ours"], "ours").startswith("dict_sqlite_lookup: ours: SQL")
     table("a")
-    with ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_):
+    with ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_, _):
         assert ispmail_lookup.ask("example.org", [tables["ours"]], str(config), as_=as_).answer == "1"
 
 

@@ -8,7 +8,7 @@ import ispmail_original
 import ispmail_tablefile
 
 OURS = {"user": "u", "password": "geheim-Hx7", "hosts": "h", "dbname": "d", "query": "SELECT '%s'"}
-OUR_TEXT = ispmail_tablefile.render("mysql", OURS)
+OUR_TEXT = ispmail_tablefile.text_of(ispmail_tablefile.canonicalize("mysql", OURS))
 
 HANDMADE = {
     "a comment": f"# by hand\n{OUR_TEXT}",

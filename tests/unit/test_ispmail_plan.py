@@ -36,7 +36,6 @@ def test_all_that_a_new_map_needs(server):
     path = server.path("virtual_alias_maps")
     assert found.files == (Replacement(File(path, TEXT.encode(), 0, POSTFIX, 0o640), still=(None,)),)
     assert server.short(found.parameters) == {"virtual_alias_maps": "mysql:DIR/virtual_alias_maps.cf"}
-    assert found.explicit == {"virtual_alias_maps": None}
     assert found.changes == {
         "virtual_alias_maps": {
             "file": {"old": None, "new": path},
@@ -77,8 +76,7 @@ def test_several_maps(server):
     }
     assert list(found.changes) == ["b", "c", "main.cf"] and list(found.changes["c"]) == ["query"]
     assert found.changed == {"a", "b", "c"}
-    assert found.changes["main.cf"]["virtual_alias_maps"]["old"] == found.explicit["virtual_alias_maps"]
-    assert server.short(found.explicit["virtual_alias_maps"]) == "hash:DIR/x"
+    assert server.short(found.changes["main.cf"]["virtual_alias_maps"]["old"]) == "hash:DIR/x"
 
 
 # The file of a map that is there.

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import ispmail_postfix
-from ispmail_errors import CannotAsk
+from ispmail_errors import CannotAsk, Failed
 from lab import wait_until
 
 READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
@@ -283,3 +283,36 @@ def test_a_master_that_cannot_be_signalled(instance, monkeypatch):
     monkeypatch.setattr(ispmail_postfix, "master", lambda queue: ended.pid)
     with pytest.raises(CannotAsk, match=f"process {ended.pid}, cannot be signalled: No such process$"):
         ispmail_postfix._signal_master("/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changed", "missing"),
+    [
+        ({}, []),
+        ({"daemon_directory": "/nowhere"}, ["/nowhere/postfix-script", "/nowhere/master"]),
+        ({"daemon_directory": "half"}, ["half/master"]),
+        ({"command_directory": "half", "queue_directory": "/nowhere"}, ["half/postsuper", "/nowhere/"]),
+    ],
+)
+def test_a_change_that_could_not_be_reloaded_is_refused(tmp_path, changed, missing):
+    """Else it would be made, and put back."""
+    for name, mode in (("postfix-script", 0o755), ("master", 0o755), ("postsuper", 0o755)):
+        (tmp_path / name).touch(mode)
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "postfix-script").touch(0o755)
+    (half / "master").touch(0o644)
+    named = {name: value.replace("half", str(half)) for name, value in changed.items()}
+    values = {**dict.fromkeys(("daemon_directory", "command_directory", "queue_directory"), str(tmp_path)), **named}
+    if not missing:
+        ispmail_postfix.refuse_reload(values.__getitem__)
+        return
+    with pytest.raises(Failed) as caught:
+        ispmail_postfix.refuse_reload(values.__getitem__)
+    head, *said = str(caught.value).split("\n- ")
+    assert head == "Nothing was changed: it needs a reload, and Postfix cannot be reloaded:"
+    paths = [path.replace("half", str(half)) for path in missing]
+    assert [each.partition(", and ")[2] for each in said] == [
+        f"{path} is not there, or cannot be run" for path in paths
+    ]
+    assert {each.partition(" is ")[0] for each in said} == set(changed)

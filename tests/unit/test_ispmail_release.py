@@ -7,7 +7,7 @@ import ispmail_tablefile
 
 
 def table_file(**keys):
-    return ispmail_tablefile.text_of({"user": "u", "password": "p #x", **keys, "dbname": "d", "query": "SELECT '%s'"})
+    return {"user": "u", "password": "p #x", **keys, "dbname": "d", "query": "SELECT '%s'"}
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def table_file(**keys):
     ],
 )
 def test_a_single_host_stands_twice_for_an_old_postfix(type_, hosts, version, after):
-    text = ispmail_release.for_release(type_, table_file(hosts=hosts), version)
-    assert text == table_file(hosts=after)
+    keys = ispmail_release.for_release(type_, table_file(hosts=hosts), version)
+    assert list(keys.items()) == list(table_file(hosts=after).items())
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,10 @@ def test_which_release_reads_a_key(key, version, known):
 
 
 def test_that_it_stands_twice_is_seen_by_nobody():
-    twice, once = (ispmail_tablefile.parse(table_file(hosts=value)) for value in ("h:1 h:1", "h:1"))
+    twice, once = (table_file(hosts=value) for value in ("h:1 h:1", "h:1"))
     assert ispmail_tablefile.diff(twice, once) == {}
     assert ispmail_tablefile.redact(twice)["hosts"] == "h:1"
-    other = ispmail_tablefile.parse(table_file(hosts="k"))
+    other = table_file(hosts="k")
     assert ispmail_tablefile.diff(twice, other) == {"hosts": {"old": "h:1", "new": "k"}}
 
 

@@ -51,7 +51,7 @@ def test_what_is_changed_and_told(server, changes):
     assert change.files == (Replacement(File(server.path("a"), None, 0, POSTFIX, 0o640), still=(TEXT.encode(),)),)
     assert (server.short(change.parameters), server.short(change.expected)) == (
         {"virtual_alias_maps": new},
-        {"virtual_alias_maps": old},
+        {"virtual_alias_maps": old, "queue_directory": str(server.queue)},
     )
 
 

@@ -316,18 +316,41 @@ def test_leftovers_that_cannot_be_removed_stop_the_next_change(server, postfix, 
         ({"virtual_alias_maps": "hash:/x,  hash:/y"}, False),
         ({"virtual_alias_maps": "hash:/x"}, True),
         ({"virtual_alias_maps": None}, True),
+        # Whether Postfix runs was seen in another queue, so there would be no reload.
+        ({"queue_directory": "/other"}, True),
     ],
 )
 def test_a_parameter_that_somebody_else_has_set_meanwhile(server, postfix, expected, is_refused):
     server.main_cf("virtual_alias_maps = hash:/x, hash:/y")
     what = change(server, parameters={"virtual_alias_maps": "hash:/z"}, expected=expected)
     if is_refused:
-        with pytest.raises(ChangedMeanwhile, match=r"^virtual_alias_maps in .* was changed by somebody else meanwhile"):
+        (name,) = expected
+        with pytest.raises(ChangedMeanwhile, match=rf"^{name} in .* was changed by somebody else meanwhile"):
             ispmail_transaction.make(what)
     else:
         ispmail_transaction.make(what)
     new = "hash:/x, hash:/y" if is_refused else "hash:/z"
     assert visible(server)["main.cf"] == {"virtual_alias_maps": new}
+
+
+@pytest.mark.parametrize("queue", ["/other", None])
+def test_where_the_queue_is_matters_to_a_change_of_files_too(server, postfix, queue):
+    expected = {"queue_directory": queue or str(server.queue)}
+    what = change(server, {"a": NEW}, expected=expected)
+    if queue:
+        with pytest.raises(ChangedMeanwhile, match=r"^queue_directory in .* was changed by somebody else meanwhile"):
+            ispmail_transaction.make(what)
+    else:
+        ispmail_transaction.make(what)
+    assert ("a.cf" in visible(server)) is not bool(queue)
+
+
+def test_a_main_cf_that_another_program_is_writing_is_read_when_it_is_done(server, postfix, monkeypatch):
+    """As Postfix's programs do: what is there now may be half of it."""
+    waited = []
+    monkeypatch.setattr(ispmail_transaction, "_wait_until_cold", waited.append)
+    ispmail_transaction.make(change(server, {"a": NEW}, expected={"queue_directory": str(server.queue)}))
+    assert waited == [str(server.directory / "main.cf")]
 
 
 def test_what_is_there_already_is_no_obstacle(server, postfix):

@@ -1,9 +1,12 @@
 """The execution module `postfix_doctor`: which instances are checked, and what pillar says of each."""
 
+from types import SimpleNamespace
+
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from _modules import postfix_doctor
+from ispmail_config_consumers import NONE
 from ispmail_errors import CannotAsk, PillarFault
 from ispmail_plan import Outcome
 from ispmail_report import FAULT, OK, Finding, table
@@ -92,10 +95,15 @@ def test_secrets_are_read_only_when_a_check_asks_for_them(checked, monkeypatch, 
         third.changes()
     calls = []
 
-    def apply(instance, cache, test=False):
-        calls.append((instance.pillar_key, cache, test))
+    def compare(instance, consumers, cache):
+        assert (consumers, cache) == (NONE, str(tmp_path / "cache"))
+        return SimpleNamespace(instance=instance)
+
+    def apply(found, cache, test=False):
+        calls.append((found.instance.pillar_key, cache, test))
         return Outcome({"virtual_alias_maps": {}})
 
+    monkeypatch.setattr("ispmail_compare.compare", compare)
     monkeypatch.setattr("ispmail_apply.apply", apply)
     monkeypatch.setattr("ispmail_accounts.read", lambda config: {"of": config.pillar_key})
     assert second.changes() == {"virtual_alias_maps": {}} and calls == [("second", str(tmp_path / "cache"), True)]

@@ -111,7 +111,7 @@ def test_only_a_change_that_was_cut_off_is_a_reason_for_a_reload(
     told = postfix_map.compare()
     assert (told["reloaded"], told["due"], told["faults"]) == (reloaded, due, [])
     postfix_map.compare("second")
-    assert [(maps.pillar_key, cache, others.pillar_key) for maps, cache, others in calls] == [
+    assert [(maps.pillar_key, cache, others.pillar_key) for maps, others, cache in calls] == [
         ("ispmail", str(tmp_path / "cache"), "ispmail"),
         ("second", str(tmp_path / "cache"), "second"),
     ]

@@ -7,6 +7,8 @@ import yaml
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from _modules import postfix_map_change
+from ispmail_compare import Comparison
+from ispmail_consumers import Difference
 from ispmail_errors import Failed
 from ispmail_plan import Outcome
 from lab.postfix import write_cold
@@ -67,10 +69,17 @@ def test_an_apply(on_minion, monkeypatch, tmp_path, files):
         calls.append((maps.pillar_key, consumers.pillar_key, config.pillar_key, config.login.host, test))
         yield ["second"]
 
-    def apply(maps, cache, test, consumers):
-        calls.append((maps.pillar_key, cache, test, [each.name for each in consumers.consumers]))
+    def compare(maps, consumers, cache):
+        compared.append(Comparison(maps, consumers, None, Difference((), {}), interrupted=False))
+        return compared[-1]
+
+    def apply(found, cache, test):
+        assert found is compared[-1]
+        calls.append((found.instance.pillar_key, cache, test, [each.name for each in found.consumers.consumers]))
         return DONE
 
+    compared = []
+    monkeypatch.setattr("ispmail_compare.compare", compare)
     monkeypatch.setattr("ispmail_holders.left_behind", left_behind)
     monkeypatch.setattr("ispmail_apply.apply", apply)
     assert postfix_map_change.apply() == {**TOLD, "warnings": ["first", "second"]}
@@ -82,6 +91,16 @@ def test_an_apply(on_minion, monkeypatch, tmp_path, files):
         ("second", "second", "second", None, True),
         ("second", cache, True, []),
     ]
+    # A state has compared already.
+    monkeypatch.setattr("ispmail_compare.compare", lambda *_: pytest.fail("it is compared again"))
+    calls.clear()
+    postfix_map_change.apply(compared=compared[-1])
+    assert [each[:1] for each in calls] == [("second",), ("second",)]
+    for given in ("x", {}, 1):
+        with pytest.raises(
+            SaltInvocationError, match=r"^compared is for the state postfix_map\.managed: leave it out$"
+        ):
+            postfix_map_change.apply(compared=given)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +135,7 @@ def test_errors_are_salts(on_minion, monkeypatch, files):
         with pytest.raises(SaltInvocationError, match="pillar is empty"):
             function()
     on_minion(postfix_map_change, **files)
-    for callee in ("ispmail_apply.apply", "ispmail_remove.remove", "ispmail_postconf.known_directory"):
+    for callee in ("ispmail_compare.compare", "ispmail_remove.remove", "ispmail_postconf.known_directory"):
         monkeypatch.setattr(callee, fails(Failed("Nothing was changed")))
     for function in (postfix_map_change.apply, postfix_map_change.remove, postfix_map_change.found):
         with pytest.raises(CommandExecutionError, match="Nothing was changed"):
