@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("40a986f4d1ba")
+ispmail_stamp.require("fcd49968b3aa")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

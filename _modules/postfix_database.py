@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("40a986f4d1ba")
+ispmail_stamp.require("fcd49968b3aa")
 
 import ispmail_accounts
 import ispmail_holders

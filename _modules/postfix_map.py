@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("40a986f4d1ba")
+ispmail_stamp.require("fcd49968b3aa")
 
 import ispmail_compare
 import ispmail_consumers

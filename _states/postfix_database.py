@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("40a986f4d1ba")
+ispmail_stamp.require("fcd49968b3aa")
 
 from ispmail_salt import state
 

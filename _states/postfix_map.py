@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("40a986f4d1ba")
+ispmail_stamp.require("fcd49968b3aa")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

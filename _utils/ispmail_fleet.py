@@ -61,10 +61,9 @@ def present(client: Any, servers: Sequence[str], refresh: bool = True) -> list[s
     here = sorted(server for server, answer in answers.items() if answer is True)
     if not refresh:
         return here
-    # The second argument: how long a server itself waits for its pillar.
-    refreshed = _ask(
-        client, here, "saltutil.refresh_pillar", [True, _PILLAR_SECONDS + more], timeout=_PILLAR_SECONDS + more
-    )
+    # How long a server itself waits for its pillar; we wait a little longer, for what it says then.
+    wait = _PILLAR_SECONDS + more
+    refreshed = _ask(client, here, "saltutil.refresh_pillar", [True, wait], timeout=wait + _PING_SECONDS)
     return [server for server in here if refreshed.get(server) is True]
 
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "40a986f4d1ba"
+STAMP = "fcd49968b3aa"
 
 
 def require(stamp: str) -> None:

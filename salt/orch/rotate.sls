@@ -29,7 +29,7 @@ A rotation can begin in {{ site }}:
   salt.runner:
     - name: ispmail.holders
     - site: {{ site | json }}
-    - refresh: False  # ispmail.sites has just done that
+    - refresh: {{ (not loop.first) | json }}  # for the first site ispmail.sites has just done that
 {%- do steps.append('The new password is accepted next to the old one in ' ~ site) %}
 
 {{ steps[1] }}:

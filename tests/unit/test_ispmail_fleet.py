@@ -50,7 +50,7 @@ def test_a_server_that_is_down_is_waited_for_five_seconds_and_once():
     assert site.asked == [
         (["mx2", "mx1", "db"], "test.ping", [], {"timeout": 5, "gather_job_timeout": 5}),
         # It waits until the pillar is there.
-        (["db", "mx1"], "saltutil.refresh_pillar", [True, 30], {"timeout": 30}),
+        (["db", "mx1"], "saltutil.refresh_pillar", [True, 30], {"timeout": 35}),
     ]
 
 
@@ -59,7 +59,7 @@ def test_many_servers_have_more_time():
     site = Site()
     many = [f"mx{number}" for number in range(2500)]
     assert ispmail_fleet.present(site, many) == sorted(many)
-    assert [(arguments, options["timeout"]) for _, _, arguments, options in site.asked] == [([], 30), ([True, 55], 55)]
+    assert [(arguments, options["timeout"]) for _, _, arguments, options in site.asked] == [([], 30), ([True, 55], 60)]
 
 
 def test_pillar_is_not_refreshed_again_where_that_has_just_been_done():

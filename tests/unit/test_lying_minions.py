@@ -349,6 +349,19 @@ def rendered(sites):
     return yaml.safe_load(environment.from_string(text).render(salt=functions))
 
 
+def test_only_the_first_site_has_just_refreshed_its_pillar():
+    """What the others have may be as old as the first one's rotation took."""
+    who = {"database": ["db"], "canary": ["mx1"], "batches": [], "down": [], "faults": []}
+    found = rendered({"a": who, "b": {**who, "faults": ["none is there"]}, "c": who})
+    refreshes = {
+        argument["refresh"]
+        for site in "ac"
+        for argument in found[f"Nobody holds the password unless pillar names it in {site}"]["salt.runner"]
+        if "refresh" in argument and (site == "c") is argument["refresh"]
+    }
+    assert refreshes == {False, True}
+
+
 @pytest.mark.parametrize("name", ["mx9\nevil:\n  cmd.run: []", "{{ 7 * 7 }}", "'\"", "- a: &b *c", "\u2028x", "%"])
 def test_the_name_of_a_server_is_no_yaml(name):
     """Any key that was accepted may have such a name, and a new line in it ended the comment."""
