@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("fcd49968b3aa")
+ispmail_stamp.require("9e3fdf63b4ab")
 
 import contextlib
 import json

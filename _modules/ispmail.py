@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("fcd49968b3aa")
+ispmail_stamp.require("9e3fdf63b4ab")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

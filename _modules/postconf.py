@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("fcd49968b3aa")
+ispmail_stamp.require("9e3fdf63b4ab")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("fcd49968b3aa")
+ispmail_stamp.require("9e3fdf63b4ab")
 
 import ispmail_apply
 import ispmail_compare

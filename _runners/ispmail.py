@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("fcd49968b3aa")
+ispmail_stamp.require("9e3fdf63b4ab")
 
 import salt.client
 import salt.utils.event

@@ -132,7 +132,8 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         for each in instance.maps
         if not os.path.isdir(os.path.dirname(each.path))
     ]
-    own = own_parameters(difference.parameters, inventory.settings)
+    doubtful = [name for name in difference.parameters if table_fault(name, name, is_own=False)]
+    own = own_parameters(doubtful, inventory.settings)
     for each in instance.maps:
         for directory in dict.fromkeys(map(os.path.dirname, (each.path, os.path.realpath(each.path)))):
             if os.path.isdir(directory) and (reason := unsafe(directory)):
