@@ -67,9 +67,9 @@ def lite_text(database):
     return f"dbpath = {database}\nquery = SELECT n FROM t WHERE n='%s'\n"
 
 
-def apply(server, maps, answers=(), consumers=NONE, test=False):
+def apply(server, maps, answers=(), consumers=NONE, **options):
     instance = complete("ispmail", server.pillar(maps, answers=list(answers)))
-    return ispmail_apply.apply(ispmail_compare.compare(instance, consumers, server.cache), server.cache, test)
+    return ispmail_apply.apply(ispmail_compare.compare(instance, consumers, server.cache), server.cache, **options)
 
 
 def cut_off(server):
@@ -104,12 +104,15 @@ def test_a_map_is_applied_once(server, lite, database, caplog):
 
 @pytest.fixture
 def unaskable(monkeypatch):
-    """No map can be asked: each that is asked is a reason."""
+    """No map can be asked: each that is asked is a reason. And whether special keys are asked for, each time."""
+    asked = []
 
     def reasons(groups, config_directory, special=True):
+        asked.append(special)
         return [f"{name}: no" for group in groups for name in group.tables], []
 
     monkeypatch.setattr(ispmail_apply, "unaskable", reasons)
+    return asked
 
 
 @pytest.mark.parametrize("test", [True, False])
@@ -118,7 +121,7 @@ def test_a_map_that_cannot_be_asked_does_not_go_live(server, lite, database, una
     server.main_cf("relocated_maps = sqlite:DIR/b.cf").table("b", lite_text(database))
     with pytest.raises(Failed, match=r"^Nothing was changed, Postfix answers as before:\n- a: no$"):
         apply(server, {"a": lite("virtual_alias_maps"), "b": lite("relocated_maps")}, test=test)
-    assert not os.path.exists(server.path("a"))
+    assert not os.path.exists(server.path("a")) and unaskable == [True]
 
 
 WRONG = "lite.test should give 'other', but gives 'lite.test'"
@@ -161,6 +164,8 @@ def test_what_is_expected_is_asked_of_all_live_maps(ask_live):
 def test_a_live_map_that_cannot_be_asked_ends_a_change(ask_live, unaskable):
     with pytest.raises(Failed, match=r"^The live maps do not answer as they should:\n- a: no$"):
         ask_live({"a"}, b="other")
+    # For those a live table was asked in memory already.
+    assert unaskable == [False]
 
 
 def test_a_map_that_is_as_it_should_be_is_not_named(server, lite, database, caplog):
@@ -175,6 +180,30 @@ def test_a_dry_run_sees_what_cannot_be_written(server, lite, consumers, tmp_path
     for maps, path in (({"a": lite("virtual_alias_maps")}, "etc/.a.cf.new"), ({}, ".x.cnf.new")):
         with pytest.raises(Failed, match=rf"these cannot be written:\n- (.|\n)*{path} is a directory"):
             apply(server, maps, consumers=consumers, test=True)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_what_a_reload_needs_is_looked_at_where_postfix_runs(server, lite, monkeypatch, test):
+    """Of main.cf as it will be."""
+
+    def refuse(expanded):
+        raise Failed(f"no {expanded('virtual_alias_maps')}")
+
+    monkeypatch.setattr("ispmail_postfix.refuse_reload", refuse)
+    assert apply(server, {"a": lite("virtual_alias_maps")}, test=True).warnings == (STOPPED,)
+    monkeypatch.setattr("ispmail_postfix.running", lambda _: True)
+    with pytest.raises(Failed) as caught:
+        apply(server, {"a": lite("virtual_alias_maps")}, test=test)
+    assert server.short(str(caught.value)) == "no sqlite:DIR/a.cf"
+    assert not os.path.exists(server.path("a"))
+
+
+def test_whose_a_parameter_is_is_asked_only_where_its_name_does_not_tell(server, lite, monkeypatch):
+    """That takes a postconf."""
+    asked = []
+    monkeypatch.setattr(ispmail_apply, "own_parameters", lambda names, _: asked.append(list(names)) or set(names))
+    apply(server, {"a": lite("virtual_alias_maps"), "own": lite("own_words")}, test=True)
+    assert asked == [["own_words"]]
 
 
 def test_a_dry_run_tells_of_the_reload(server, lite, monkeypatch):
