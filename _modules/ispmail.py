@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e3fdf63b4ab")
+ispmail_stamp.require("8bbdbed2a1cd")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -45,12 +45,15 @@ def version():
     return _version()
 
 
-def reapply():
+def reapply(refresh=True):
     """
     Apply the SLS ``ispmail`` with fresh pillar, and ask the live maps. Calls that come at the same time are merged: one
     runs, one waits, the others return at once. At least one apply is guaranteed to start after this call.
 
-    Takes no arguments.
+    refresh : True
+        Whether to refresh pillar before the apply. Only a master with ``pillar_cache`` needs that, and the runner
+        ``ispmail.reapply`` says so: any other one compiles pillar for the apply. Then what the minion itself keeps is
+        refreshed after it.
 
     Returns a dict: ``applied`` (False where another call does it), ``comment``, what the failed states said, and where
     it was applied ``result``, True or False. Where it failed, the event ``ispmail/apply/failed`` reports it, once as
@@ -67,7 +70,7 @@ def reapply():
         salt '*' ispmail.reapply
     """
     try:
-        failed = ispmail_queue.merged(cache_folder(__opts__), "apply", _apply)
+        failed = ispmail_queue.merged(cache_folder(__opts__), "apply", lambda: _apply(refresh))
         if failed is None:
             return {"applied": False, "comment": "another apply is about to start"}
         # That there was nothing to change proves nothing: pillar may be as old as the table files.
@@ -84,11 +87,15 @@ def reapply():
     return {"applied": True, "result": not failed, "comment": comment}
 
 
-def _apply():
+def _apply(refresh):
     """Apply with fresh pillar; return sentences on what failed."""
-    if __opts__.get("file_client") == "remote":
+    has_master = __opts__.get("file_client") == "remote"
+    if has_master and refresh:
         __salt__["saltutil.refresh_pillar"](wait=True)
     states = __salt__["state.apply"](_SLS, queue=_QUEUE)
+    if has_master and not refresh:
+        # The next job would begin with the pillar that the minion's main process has, which may hold the old password.
+        __salt__["saltutil.refresh_pillar"](wait=False)
     if not isinstance(states, dict):
         return [str(line) for line in states]
     return [state["comment"] for state in states.values() if state["result"] is False]

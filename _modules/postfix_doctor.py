@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e3fdf63b4ab")
+ispmail_stamp.require("8bbdbed2a1cd")
 
 
 import ispmail_accounts

@@ -9,7 +9,7 @@ when one of their functions is called.
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e3fdf63b4ab")
+ispmail_stamp.require("8bbdbed2a1cd")
 
 import ispmail_compare
 import ispmail_consumers

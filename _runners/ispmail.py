@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e3fdf63b4ab")
+ispmail_stamp.require("8bbdbed2a1cd")
 
 import salt.client
 import salt.utils.event
@@ -118,12 +118,16 @@ def reapply():
     """
     _sites()
     folder = cache_folder(__opts__)
+    # Compiling pillar costs a master more than all else of a job.
+    caches_pillar = bool(__opts__.get("pillar_cache"))
 
     def publish():
         _wait_since_the_last(os.path.join(folder, "reapplied"))
         with salt.client.get_local_client(__opts__["conf_file"]) as client:
             return {
-                name: client.cmd_async(site["mail"], "ispmail.reapply", tgt_type=site["tgt_type"])
+                name: client.cmd_async(
+                    site["mail"], "ispmail.reapply", tgt_type=site["tgt_type"], kwarg={"refresh": caches_pillar}
+                )
                 for name, site in _sites().items()
             }
 

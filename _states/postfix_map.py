@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e3fdf63b4ab")
+ispmail_stamp.require("8bbdbed2a1cd")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -18,9 +18,9 @@ def minion(monkeypatch, tmp_path):
     events = []
     salt = {"event.send": lambda tag, data: events.append((tag, data)), "postfix_map.probe": list}
 
-    def acts(apply, probe=list):
+    def acts(apply, probe=list, **options):
         salt.update({"state.apply": apply, "postfix_map.probe": probe})
-        return ispmail.reapply()
+        return ispmail.reapply(**options)
 
     for name, value in {"__salt__": salt, "__opts__": {"cachedir": str(tmp_path)}, "__context__": {}}.items():
         monkeypatch.setattr(ispmail, name, value, raising=False)
@@ -121,15 +121,24 @@ def test_another_call_that_waits_does_it(minion, tmp_path):
     assert events == [] and ispmail.__context__ == {}
 
 
-@pytest.mark.parametrize(("file_client", "refreshed"), [("remote", True), ("local", False)])
-def test_pillar_is_fresh_before_the_apply(minion, file_client, refreshed):
+@pytest.mark.parametrize(
+    ("file_client", "options", "expected"),
+    [
+        ("remote", {}, [{"wait": True}, ("ispmail", 100)]),
+        # Where the master compiles it anew for the apply, the next jobs get it too.
+        ("remote", {"refresh": False}, [("ispmail", 100), {"wait": False}]),
+        ("local", {}, [("ispmail", 100)]),
+        ("local", {"refresh": False}, [("ispmail", 100)]),
+    ],
+)
+def test_pillar_is_fresh_before_the_apply(minion, file_client, options, expected):
     """Without a master each job reads pillar anew. At most 100 state runs wait: each one is a process."""
     _, acts = minion
     calls = []
     ispmail.__opts__["file_client"] = file_client
     ispmail.__salt__["saltutil.refresh_pillar"] = lambda **options: calls.append(options)
-    acts(lambda sls, queue: calls.append((sls, queue)) or {})
-    assert calls == [*([{"wait": True}] if refreshed else []), ("ispmail", 100)]
+    acts(lambda sls, queue: calls.append((sls, queue)) or {}, **options)
+    assert calls == expected
 
 
 def test_the_version_is_that_of_the_library():

@@ -295,8 +295,8 @@ class Publisher:
     def __exit__(self, *_):
         pass
 
-    def cmd_async(self, target, function, tgt_type):
-        self.jobs.append((target, function, tgt_type))
+    def cmd_async(self, target, function, tgt_type, kwarg):
+        self.jobs.append((target, function, tgt_type, kwarg))
         return "1"
 
 
@@ -316,7 +316,11 @@ def test_a_flood_of_events_is_a_few_jobs(publisher, monkeypatch):
     assert slept == []
     assert ispmail.reapply() == {"main": "1"}
     assert len(slept) == 1 and 0 < slept[0] <= ispmail._REAPPLY_SECONDS
-    assert publisher.jobs == [("mx*", "ispmail.reapply", "glob")] * 2
+    assert publisher.jobs == [("mx*", "ispmail.reapply", "glob", {"refresh": False})] * 2
+    # An apply would get the pillar of before from its cache.
+    ispmail.__opts__["pillar_cache"] = True
+    assert ispmail.reapply() == {"main": "1"}
+    assert publisher.jobs[2][3] == {"refresh": True}
     monkeypatch.setattr(ispmail, "merged", lambda *_: None)
     assert ispmail.reapply() == "another call is about to do it"
 
