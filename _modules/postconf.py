@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8bbdbed2a1cd")
+ispmail_stamp.require("0a8996571207")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

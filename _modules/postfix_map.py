@@ -3,13 +3,12 @@
 A *map* is what a main.cf parameter points at; its *table file* says how to ask the database. All functions read pillar
 themselves: no secret is ever an argument.
 
-This file has what every apply needs. Salt loads postfix_map_ask and postfix_map_change, the other parts of the module,
-when one of their functions is called.
+Salt loads postfix_map_ask and postfix_map_change, the other parts of the module, when one of their functions is called.
 """
 
 import ispmail_stamp
 
-ispmail_stamp.require("8bbdbed2a1cd")
+ispmail_stamp.require("0a8996571207")
 
 import ispmail_compare
 import ispmail_consumers

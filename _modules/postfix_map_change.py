@@ -1,13 +1,13 @@
 """Change the SQL lookup maps of one Postfix instance, and print the pillar that describes those that it has.
 
-The part of `postfix_map` that most applies do not need: they begin with `postfix_map.compare`, and end there.
+The part of `postfix_map` that most applies do not need: they begin with a comparison, and end there.
 """
 
 import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8bbdbed2a1cd")
+ispmail_stamp.require("0a8996571207")
 
 import ispmail_apply
 import ispmail_compare
@@ -67,7 +67,7 @@ def apply(pillar="ispmail", test=False, compared=None):
         Whether only to tell what would be done. New table files are asked all the same, from memory.
 
     compared : None
-        For the state, which has just compared: what it has found. No job can give that.
+        Only the state gives this: what it has just found, so that nothing is compared twice. A job leaves it out.
 
     Returns a dict: ``changes`` (name of a map, or ``main.cf``, to what changed, secrets as ``***``), ``maps`` (how many
     there are), ``consumers`` (the same), ``warnings`` (a list of sentences) and ``reloaded`` (whether Postfix was, or
@@ -93,11 +93,12 @@ def apply(pillar="ispmail", test=False, compared=None):
 
 def _compared(given, pillar):
     """What a state hands over, or a comparison."""
-    if given is None:
+    if isinstance(given, ispmail_compare.Comparison):
+        return given
+    # One of another library: it was synced since the state has loaded.
+    if given is None or type(given).__name__ == ispmail_compare.Comparison.__name__:
         return ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
-    if not isinstance(given, ispmail_compare.Comparison):
-        raise InvalidInput("compared is for the state postfix_map.managed: leave it out")
-    return given
+    raise InvalidInput("compared is for the state postfix_map.managed: leave it out")
 
 
 def remove(maps=None, pillar="ispmail", test=False):

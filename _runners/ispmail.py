@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("8bbdbed2a1cd")
+ispmail_stamp.require("0a8996571207")
 
 import salt.client
 import salt.utils.event

@@ -1,6 +1,6 @@
 """Keep the SQL lookup maps of a Postfix instance as pillar says.
 
-No secret is an argument here: the modules read pillar themselves.
+No secret is an argument here: each state reads pillar itself, or the module does.
 """
 
 import math
@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("8bbdbed2a1cd")
+ispmail_stamp.require("0a8996571207")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -140,12 +140,17 @@ def _why_no_end(arguments: Sequence[str], timeout: float) -> str:
     for path in files:
         with contextlib.suppress(OSError):
             if abs(time.time() - os.stat(path).st_mtime) < _HOT_SECONDS:
-                return (
-                    f"{path} is changed again and again by another program, such as a loop of postconf -e, and all "
-                    "programs of Postfix (new smtpd processes too) wait until it is 2 s old: stop that program "
-                    f"(auditctl -w {path} -p wa, then ausearch -f {path}, tells which one it is) and try again"
-                )
+                return hot_file(path)
     return f"no end within {timeout:.0f} s"
+
+
+def hot_file(path: str) -> str:
+    """Say what is wrong with a file that stays so new, and how to go on."""
+    return (
+        f"{path} is changed again and again by another program, such as a loop of postconf -e, and all "
+        "programs of Postfix (new smtpd processes too) wait until it is 2 s old: stop that program "
+        f"(auditctl -w {path} -p wa, then ausearch -f {path}, tells which one it is) and try again"
+    )
 
 
 def readable(text: str) -> str:

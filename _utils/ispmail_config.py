@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import ispmail_original
 import ispmail_tablefile
-from ispmail_errors import Fault, PillarFault, below
+from ispmail_errors import Fault, PillarFault, below, repr_without
 from ispmail_programs import table_fault
 from ispmail_tablefile import shown_key
 
@@ -89,6 +89,9 @@ class Answer(NamedTuple):
     question: str
     answer: str | bool
 
+    def __repr__(self) -> str:
+        return repr_without(self, "answer")
+
 
 class Instance(NamedTuple):
     """One Postfix instance and the maps that pillar names for it. Needs no password and no sdb."""
@@ -138,7 +141,7 @@ def instance(pillar_key: str, section: object) -> Instance:
 
 
 def complete(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> CompleteInstance:
-    """Read the maps and answers that pillar asks for, with the text of each table file.
+    """Read the maps and answers that pillar asks for, with the keys of each table file.
 
     Args:
         pillar_key: The pillar key, such as ``ispmail``.

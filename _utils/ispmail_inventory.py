@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import ispmail_postconf
 from ispmail_errors import repr_without
-from ispmail_expand import expand, names_in
+from ispmail_expand import expand, names_in, referred
 from ispmail_maincf import overrides, words
 from ispmail_postconf import Service
 from ispmail_programs import programs_of
@@ -45,7 +45,7 @@ class Settings(NamedTuple):
 
     def relied_on(self, names: Iterable[str]) -> dict[str, str | None]:
         """What main.cf sets that a change of these parameters relies on: they themselves, and where the queue is."""
-        return {name: self.set_value(name) for name in (*names, "queue_directory")}
+        return {name: self.set_value(name) for name in (*names, *sorted(referred(["queue_directory"], self.values)))}
 
     def real_path(self, path: str) -> str:
         """Where a table's path leads: links followed, from the queue directory where it is not absolute.

@@ -88,7 +88,7 @@ class Group(NamedTuple):
 
     tables: Mapping[str, str]
     as_: Asker
-    domains: Mapping[str, str] = MappingProxyType({})  # tables to the domain that each is asked for, where known
+    domains: Mapping[str, str] = MappingProxyType({})  # table to the domain that it is asked for, where known
 
 
 class Lookup(NamedTuple):
@@ -157,7 +157,7 @@ def probe(
         timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
             out which of them, and which host, does not answer.
         as_: As for `ask`.
-        domains: Tables to the domain that each is asked for, see `probe_domain`; the files of others are read for it.
+        domains: Table to the domain that it is asked for, see `probe_domain`; the files of others are read for it.
         special: Whether to ask for special keys too.
     """
     until = time.monotonic() + timeout * 1.5

@@ -18,7 +18,7 @@ import ispmail_original
 import ispmail_release
 import ispmail_tablefile
 from ispmail_config import CompleteInstance, CompleteMap, Map
-from ispmail_errors import CannotAsk, Fault, plural
+from ispmail_errors import CannotAsk, Fault, plural, repr_without
 from ispmail_expand import expand, names_in
 from ispmail_files import File, Replacement
 from ispmail_inventory import Settings
@@ -45,6 +45,9 @@ class Difference(NamedTuple):
     faults: tuple[Fault, ...]  # of pillar, beside this main.cf
     unknown: tuple[str, ...]  # parameters that Postfix does not know
     warnings: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return repr_without(self, "parameters")
 
 
 class Outcome(NamedTuple):

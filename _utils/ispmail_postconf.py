@@ -86,7 +86,7 @@ def get(parameters: Sequence[str] | None, config_directory: str, defaults: bool 
     names = checked_names(parameters or [])
     if parameters is not None and not names:
         return {}
-    _main_cf(config_directory)
+    _main_cf(config_directory)  # is there; postconf says less of that
     # What is set with -o is printed by -n too.
     flags = [] if defaults else ["-n", "-o", f"{_WITNESS}=1"]
     values = _printed(config_directory, *flags, *([*names, _WITNESS] if names else []))
@@ -239,8 +239,9 @@ def _refused(main_cf: bytes, config_directory: str, workspace: str | None) -> st
         done = run("postmap", ["-c", directory, "-q", "any", "static:any"])
     if done.returncode == 0:
         return None
-    if done.returncode is None:
-        raise CannotAsk(f"postmap could not tell whether Postfix can read main.cf as it would be: {done.stderr}")
+    if done.returncode is None or done.returncode < 0:
+        why = done.stderr if done.returncode is None else f"it was ended by signal {-done.returncode}"
+        raise CannotAsk(f"Nothing was changed: postmap could not read main.cf as it would be: {why}")
     said = safe((lines(done.stderr.strip()) or [f"postmap ended with {done.returncode}"])[-1])
     return said.replace(directory, config_directory)
 

@@ -112,7 +112,7 @@ def refuse_reload(expanded: Callable[[str], str]) -> None:
         if not os.access(path, os.X_OK)
     ]
     if missing:
-        raise Failed(listed("Nothing was changed: it needs a reload, and Postfix cannot be reloaded", missing))
+        raise Failed(listed("Nothing was changed, because Postfix cannot be reloaded", missing))
 
 
 def old_processes(files: Sequence[str], queue_directory: str) -> list[str]:

@@ -127,7 +127,7 @@ def instances(pillar: Mapping[str, Any], key: str) -> dict[str, Instance]:
 
 
 def complete(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> CompleteInstance:
-    """Read the maps and answers that pillar asks for, with the text of each table file.
+    """Read the maps and answers that pillar asks for, with the keys of each table file.
 
     Raises:
         PillarFault: Lists all faults.

@@ -17,7 +17,8 @@ import ispmail_files
 import ispmail_postconf
 import ispmail_postfix
 import ispmail_tablefile
-from ispmail_errors import ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed
+from ispmail_command import hot_file
+from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed, repr_without
 from ispmail_files import Exchange, Replacement
 from ispmail_journal import Journal
 from ispmail_maincf import differing, same, words
@@ -41,6 +42,9 @@ class Change(NamedTuple):
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
     expected: Mapping[str, str | None] | None = None  # what main.cf must still set, None for not set
     queue_directory: str = ""  # the instance's; empty: nothing of it is Postfix's, which need not be there
+
+    def __repr__(self) -> str:
+        return repr_without(self, "parameters", "expected")
 
 
 def make(change: Change, check: Callable[[bool], None] | None = None) -> list[str]:
@@ -126,8 +130,9 @@ def _old_values(change: Change) -> dict[str, str | None]:
     if not change.expected and not change.parameters:
         return {}
     parameters = change.parameters or {}
-    # As Postfix's programs do: another program may be about to write it.
-    _wait_until_cold(_path(change))
+    # Another program may be about to write it: Postfix's own programs wait too.
+    if not _gets_cold(_path(change)):
+        raise CannotAsk(f"Nothing was changed: {hot_file(_path(change))}")
     found = ispmail_postconf.explicit(change.config_directory)
     for name, value in (change.expected or {}).items():
         if not any(same(found.get(name), allowed) for allowed in (value, parameters.get(name, value))):
@@ -200,7 +205,7 @@ def _load(
 def _refuse_lost(change: Change) -> None:
     """Refuse to end, and to delete what main.cf may name again, where another program has written an older main.cf."""
     if _lost(change):
-        _wait_until_cold(_path(change))
+        _gets_cold(_path(change))
     if lost := _lost(change):
         raise ChangedMeanwhile(
             f"another program has rewritten {_path(change)} meanwhile, without postconf's lock, and with other values "
@@ -216,12 +221,19 @@ def _lost(change: Change) -> list[str]:
     return differing(ispmail_tablefile.parse(ispmail_files.read(_path(change)).content), change.parameters)
 
 
-def _wait_until_cold(path: str) -> None:
-    """Let another program finish: like Postfix, take a file for half-written while it is less than two seconds old."""
+def _gets_cold(path: str) -> bool:
+    """Let another program finish: like Postfix, take a file for half-written while it is less than two seconds old.
+
+    Returns:
+        Whether it has finished; False where it writes again and again.
+    """
     until = time.monotonic() + _COLD_SECONDS
     with contextlib.suppress(FileNotFoundError):
-        while time.monotonic() < until and abs(time.time() - os.stat(path).st_mtime) < 2:
+        while abs(time.time() - os.stat(path).st_mtime) < 2:
+            if time.monotonic() > until:
+                return False
             time.sleep(0.1)
+    return True
 
 
 def _finish(exchange: Exchange, journal: Journal) -> None:
@@ -284,7 +296,7 @@ def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Map
 
 def _old_main_cf(change: Change, workspace: str, old_values: Mapping[str, str | None]) -> Replacement:
     """The main.cf that another program has written since, with old values in place of ours; what that one set stays."""
-    _wait_until_cold(_path(change))
+    _gets_cold(_path(change))
     theirs = _lost(change)
     ours = {name: value for name, value in old_values.items() if name not in theirs}
     return ispmail_postconf.edited(ours, change.config_directory, workspace)

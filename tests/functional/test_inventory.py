@@ -245,7 +245,7 @@ def test_a_postfix_that_cannot_be_reloaded_is_not_changed(minion, postfix):
     for test in (True, False):
         result = managed(minion, test=test)
         assert result["result"] is False
-        assert "Postfix cannot be reloaded:\n- daemon_directory is /nowhere, and /nowhere/" in result["comment"]
+        assert "because Postfix cannot be reloaded:\n- daemon_directory is /nowhere, and /nowhere/" in result["comment"]
     assert everything(postfix) == before
 
 

@@ -38,7 +38,10 @@ PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "types
 SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "data", "stdout", "stderr"}
 SECRET_IN = {
     "ispmail_hosts.Host": {"text"},
+    "ispmail_config.Answer": {"answer"},
     "ispmail_files.Replacement": {"still", "between"},
+    "ispmail_plan.Difference": {"parameters"},
+    "ispmail_transaction.Change": {"parameters", "expected"},
     "ispmail_database.Step": {"arguments"},
 }
 CANARY = "canary-Zq8x7"

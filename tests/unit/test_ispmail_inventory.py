@@ -264,3 +264,11 @@ def test_parameters_that_nothing_asks(directory):
     names = ["asked", "asked_by_a_service", "unasked", "virtual_alias_maps", "relay_domains"]
     assert found.unasked(names) == {"unasked"}
     assert ispmail_inventory.own_parameters(names, found.settings) == set(names[:3])
+
+
+def test_what_a_change_relies_on():
+    """Where the queue is decides whether Postfix runs, and it may be told by parameters of the admin's own."""
+    own = {"base": "/var", "spool": "$base/spool", "queue_directory": "$spool/postfix", "relayhost": "x"}
+    known = Settings("/etc/postfix", {**own, "biff": "yes", "mail_owner": "postfix"}, frozenset(own))
+    expected = {name: own[name] for name in ("relayhost", "base", "queue_directory", "spool")}
+    assert known.relied_on(["relayhost", "biff"]) == {"biff": None, **expected}

@@ -310,7 +310,7 @@ def test_a_change_that_could_not_be_reloaded_is_refused(tmp_path, changed, missi
     with pytest.raises(Failed) as caught:
         ispmail_postfix.refuse_reload(values.__getitem__)
     head, *said = str(caught.value).split("\n- ")
-    assert head == "Nothing was changed: it needs a reload, and Postfix cannot be reloaded:"
+    assert head == "Nothing was changed, because Postfix cannot be reloaded:"
     paths = [path.replace("half", str(half)) for path in missing]
     assert [each.partition(", and ")[2] for each in said] == [
         f"{path} is not there, or cannot be run" for path in paths

@@ -348,9 +348,15 @@ def test_where_the_queue_is_matters_to_a_change_of_files_too(server, postfix, qu
 def test_a_main_cf_that_another_program_is_writing_is_read_when_it_is_done(server, postfix, monkeypatch):
     """As Postfix's programs do: what is there now may be half of it."""
     waited = []
-    monkeypatch.setattr(ispmail_transaction, "_wait_until_cold", waited.append)
-    ispmail_transaction.make(change(server, {"a": NEW}, expected={"queue_directory": str(server.queue)}))
-    assert waited == [str(server.directory / "main.cf")]
+    what = change(server, {"a": NEW}, expected={"queue_directory": str(server.queue)})
+    monkeypatch.setattr(ispmail_transaction, "_gets_cold", lambda path: waited.append(path) or len(waited) > 1)
+    with pytest.raises(
+        CannotAsk, match=r"^Nothing was changed: .*/main\.cf is changed again and again by another prog"
+    ):
+        ispmail_transaction.make(what)
+    assert "a.cf" not in visible(server)
+    ispmail_transaction.make(what)
+    assert waited == [str(server.directory / "main.cf")] * 2 and "a.cf" in visible(server)
 
 
 def test_what_is_there_already_is_no_obstacle(server, postfix):
@@ -582,7 +588,7 @@ def test_how_long_a_file_is_waited_for(tmp_path, monkeypatch, age, rewritten, se
         path.touch()
         os.utime(path, (clock.now - age, clock.now - age))
     monkeypatch.setattr(ispmail_transaction, "time", clock)
-    ispmail_transaction._wait_until_cold(str(path))
+    assert ispmail_transaction._gets_cold(str(path)) is not rewritten
     assert clock.slept == pytest.approx(seconds, abs=0.11)
 
 

@@ -96,6 +96,10 @@ def test_an_apply(on_minion, monkeypatch, tmp_path, files):
     calls.clear()
     postfix_map_change.apply(compared=compared[-1])
     assert [each[:1] for each in calls] == [("second",), ("second",)]
+    # But by a library that a sync has replaced since then: its class is another one.
+    monkeypatch.setattr("ispmail_compare.compare", compare)
+    postfix_map_change.apply("second", compared=type("Comparison", (), {})())
+    assert len(compared) == 3 and [each[:1] for each in calls[2:]] == [("second",), ("second",)]
     for given in ("x", {}, 1):
         with pytest.raises(
             SaltInvocationError, match=r"^compared is for the state postfix_map\.managed: leave it out$"
