@@ -309,6 +309,16 @@ def test_live_maps_that_cannot_be_asked(pillar):
     assert ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == []
 
 
+def test_live_maps_are_not_asked_for_special_keys(pillar, monkeypatch):
+    """What fails for those only is a warning, which is not wanted here."""
+    asked = []
+    monkeypatch.setattr(
+        ispmail_answers, "probe", lambda group, directory, special: asked.append(special) or {"x": Probe("no", ())}
+    )
+    assert ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == ["x: no"]
+    assert asked == [False]
+
+
 @pytest.fixture
 def probed(monkeypatch):
     """A function that sets what a probe of each table finds; and how it was asked."""

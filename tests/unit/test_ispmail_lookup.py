@@ -315,12 +315,23 @@ def test_tables_that_can_be_asked_take_one_postmap(config, table, asked):
     assert asked() == [f"-c {config} -q - {tables[0]} {tables[1]}"]
 
 
+DOMAIN_LISTS = {
+    ", example.org": "example.org",
+    "example.org other": "example.org",
+    "!example.net, /x/ hash:/y example.org": "example.org",
+    "/etc/list sqlite:/x": PROBE_DOMAIN,
+}
+
+
+@pytest.mark.parametrize(("domains", "expected"), DOMAIN_LISTS.items())
+def test_the_domain_that_a_table_is_asked_for(domains, expected):
+    """Patterns and tables are no domain."""
+    assert ispmail_lookup.probe_domain({"domain": domains}) == expected
+
+
 def test_a_table_is_asked_with_a_domain_that_is_in_its_list(config, table, asked):
-    """It passes over questions with another one, so nothing would be asked; patterns and tables are no domain."""
-    lists = [", example.org", "example.org other", "!example.net, /x/ hash:/y example.org", "/etc/list sqlite:/x"]
-    tables = [table(f"domain{number}", domain=each) for number, each in enumerate(lists)]
-    domains = [ispmail_lookup.probe_domain({"domain": each}) for each in lists]
-    assert domains == ["example.org", "example.org", "example.org", PROBE_DOMAIN]
+    """It passes over questions with another one, so nothing would be asked."""
+    tables = [table(f"domain{number}", domain=each) for number, each in enumerate(DOMAIN_LISTS)]
     broken = table("broken", query=BROKEN, domain="example.org")
     (found,) = ispmail_lookup.probe([broken], str(config)).values()
     assert "no such table: missing" in found.reason

@@ -1,6 +1,7 @@
 """What a removal takes out of a main.cf, by a real postconf; and what it refuses. Mail is asked in tests/functional."""
 
 import os
+import pwd
 
 import pytest
 
@@ -251,6 +252,35 @@ def test_what_an_admin_should_know(server, changes):
 )
 def test_no_doubt(server, changes, main_cf):
     assert remove(server.main_cf(main_cf), {"a": {"parameter": "virtual_mailbox_maps"}}).warnings == ()
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_postfix_that_cannot_be_reloaded_keeps_its_maps(server, changes, monkeypatch, test):
+    """Of main.cf as it will be. One that does not run needs no reload."""
+
+    def refuse(expanded):
+        raise Failed(f"no reload with {expanded('virtual_alias_maps')!r}")
+
+    server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/a.cf").table("a")
+    monkeypatch.setattr("ispmail_postfix.refuse_reload", refuse)
+    remove(server, A, test=test)
+    assert len(changes) == 1
+    monkeypatch.setattr("ispmail_postfix.running", lambda _: True)
+    with pytest.raises(Failed) as caught:
+        remove(server, A, test=test)
+    assert server.short(str(caught.value)) == "no reload with 'hash:DIR/x'" and len(changes) == 1
+
+
+def test_only_root_removes(server, changes):
+    """Who cannot read a table file would take it for one that is not there."""
+    server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a")
+    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        with pytest.raises(CannotAsk, match=r"^only root can read and replace table files"):
+            remove(server, A)
+    finally:
+        os.seteuid(0)
+    assert changes == []
 
 
 @pytest.mark.parametrize("maps", [A, {}])
