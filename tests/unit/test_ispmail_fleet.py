@@ -59,7 +59,10 @@ def test_many_servers_have_more_time():
     site = Site()
     many = [f"mx{number}" for number in range(2500)]
     assert ispmail_fleet.present(site, many) == sorted(many)
-    assert [(arguments, options["timeout"]) for _, _, arguments, options in site.asked] == [([], 30), ([True, 55], 60)]
+    assert [(arguments, options) for _, _, arguments, options in site.asked] == [
+        ([], {"timeout": 30, "gather_job_timeout": 30}),
+        ([True, 55], {"timeout": 60}),
+    ]
 
 
 def test_pillar_is_not_refreshed_again_where_that_has_just_been_done():

@@ -35,6 +35,8 @@ def tried(monkeypatch, release):
     class FakeClient:
         def __init__(self, where, login, *seconds):
             self.where = where
+            # Half a second is left of all for what comes after a connection that takes its time.
+            assert seconds == (2, 2.5)
             self.aborted = threading.Event()
 
         def connect(self):
@@ -51,6 +53,7 @@ def tried(monkeypatch, release):
             self.fail_if(self.where.partition(":")[0])
 
         def ask(self, statement):
+            assert statement == "SELECT 1"
             self.fail_if(self.where.partition(":")[2] or "0")
 
         def fail_if(self, number):
