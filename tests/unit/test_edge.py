@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -123,6 +124,7 @@ def compared(monkeypatch, tmp_path):
 
         def compare(maps, consumers, cache):
             assert maps.removeprefix("maps") == consumers.removeprefix("consumers") and cache == str(tmp_path)
+            found.of = maps.removeprefix("maps of ")
             return found
 
         monkeypatch.setattr("ispmail_compare.compare", compare)
@@ -190,12 +192,13 @@ def test_an_apply_is_called_only_where_something_is_due(salt, compared, test):
         return outcome(maps=3, changes="a")
 
     salt(postfix_map, test, postfix_map__apply=applied)
-    compared(Outcome(maps=3), is_due=False)
+    found = compared(Outcome(maps=3), is_due=False)
     assert postfix_map.managed("a name")["comment"] == "3 maps: in the correct state" and calls == []
+    assert found.of == "ispmail"
     found = compared(Outcome(maps=3), is_due=True)
     done = "would be" if test else "have been"
     assert postfix_map.managed("a name", "second")["comment"] == f"3 maps {done} applied"
-    assert calls == [{"pillar": "second", "test": test, "compared": found}]
+    assert calls == [{"pillar": "second", "test": test, "compared": found}] and found.of == "second"
     salt(postfix_map, test)
     failed = postfix_map.managed("a name")
     assert failed["result"] is False and "perhaps a sync is under way: apply again" in failed["comment"]
@@ -234,10 +237,11 @@ def test_consumers_that_have_another_password(salt, test):
         **{"name": "a name", "changes": {}, "result": None if test else False},
         "comment": "Not every program uses the password that pillar has:\n- second: old",
     }
-    salt(postfix_map, test, postfix_map__consumers=lambda pillar: [])
+    asked = []
+    salt(postfix_map, test, postfix_map__consumers=lambda pillar: asked.append(pillar) or [])
     right = {"name": "a name", "changes": {}, "result": True}
     comment = "The other programs use the password that pillar has"
-    assert postfix_map.consumers("a name") == {**right, "comment": comment}
+    assert postfix_map.consumers("a name") == {**right, "comment": comment} and asked == ["ispmail"]
 
 
 @pytest.mark.parametrize("timeout", ["5", None, True, -1, float("inf"), float("nan")])
@@ -278,6 +282,14 @@ def test_how_long_processes_with_an_older_file_are_waited_for(salt, monkeypatch,
         else f"After {timeout} s these processes still use an older table file: smtpd (7), cleanup (8). "
         "They end with their sessions: try again"
     )
+
+
+def test_they_are_waited_for_a_minute_by_default(salt, monkeypatch):
+    clock = itertools.count(100)
+    salt(postfix_map, postfix_map__old_processes=lambda pillar: ["smtpd (7)"])
+    monkeypatch.setattr(postfix_map, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    assert postfix_map.drained("a name")["comment"].startswith("After 60 s these processes")
+    assert next(clock) == 162
 
 
 @pytest.mark.parametrize(
