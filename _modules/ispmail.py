@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("0a8996571207")
+ispmail_stamp.require("b765618954aa")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

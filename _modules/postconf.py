@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("0a8996571207")
+ispmail_stamp.require("b765618954aa")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

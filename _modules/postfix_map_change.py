@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("0a8996571207")
+ispmail_stamp.require("b765618954aa")
 
 import ispmail_apply
 import ispmail_compare

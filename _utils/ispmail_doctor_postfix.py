@@ -112,16 +112,6 @@ def read_maps(postfix: Postfix) -> list[LiveMap]:
     return live
 
 
-def users(postfix: Postfix) -> set[str]:
-    """The users by whom this Postfix logs in: in all SQL tables that it reaches, pillar's or not.
-
-    A table file without one logs in by the name of the user that Postfix's processes run as.
-    """
-    paths = [table.path for table in postfix.inventory.tables if os.path.isabs(table.path)]
-    tables = [ispmail_tablefile.parse(ispmail_files.read(path).content) for path in paths]
-    return {keys.get("user") or postfix.mail_owner for keys in tables}
-
-
 def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     """Yield what can be found out on this server alone."""
     yield from _as_pillar_says(postfix)

@@ -171,17 +171,6 @@ def test_what_is_read_of_a_postfix(read, folder):
     assert "SECRET" not in repr(aliases)
 
 
-def test_the_users_of_all_tables(read, folder):
-    """Also by those that are not pillar's. One without a user logs in by the name of Postfix's own. What main.cf itself
-    holds is not looked at."""
-    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another", "nobody"}
-    for name in ("empty.cf", "gone.cf"):
-        (folder / name).write_text(CONTENT.format("mailserver"))
-    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another"}
-    (folder / "gone.cf").write_text(CONTENT.format(""))
-    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another", "nobody"}
-
-
 def test_a_process_limit_that_is_no_number_is_postfixs_own(read, folder):
     put(folder, "$none")
     assert read().process_limit == 100
