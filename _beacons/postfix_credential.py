@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("b765618954aa")
+ispmail_stamp.require("3b81e184b162")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("b765618954aa")
+ispmail_stamp.require("3b81e184b162")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

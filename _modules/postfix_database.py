@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("b765618954aa")
+ispmail_stamp.require("3b81e184b162")
 
 import ispmail_accounts
 import ispmail_holders

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("b765618954aa")
+ispmail_stamp.require("3b81e184b162")
 
 import ispmail_compare
 import ispmail_consumers

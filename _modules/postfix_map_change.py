@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("b765618954aa")
+ispmail_stamp.require("3b81e184b162")
 
 import ispmail_apply
 import ispmail_compare

@@ -479,3 +479,22 @@ def test_an_account_that_a_table_has_from_an_option_file_is_not_left_behind(mail
     assert f"({table} is missing or empty)" in findings(mail)[LEFT_BEHIND][1]
     write_cold(table, text_of(keys))
     assert "DROP USER 'oldserver'@'127.0.0.1'" in findings(mail)[LEFT_BEHIND][1]
+
+
+def test_the_advice_on_an_option_file_clears_its_warning(mail, postfix):
+    """It was to put user and password into the table file, where they were already."""
+    call(mail, "tables")
+    option_file = postfix.config_directory / "x.cnf"
+    write_cold(option_file, "[client]\nconnect-timeout = 5\n")
+    given = mail.pillar
+    given["ispmail"]["maps"] = {"virtual_alias_maps": {"option_file": str(option_file), "proxy": True}}
+    mail.pillar = given
+    apply(mail)
+    assert {"user", "password", "option_file"} < parse(alias_file(postfix).read_bytes()).keys()
+    ((where, (result, fix)),) = findings(mail).items()
+    assert where == ("the login works", "virtual_alias_maps")
+    assert result == "warning" and fix.endswith("and take option_file out")
+    del given["ispmail"]["maps"]
+    mail.pillar = given
+    apply(mail)
+    assert findings(mail) == {}
