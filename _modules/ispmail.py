@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("3b81e184b162")
+ispmail_stamp.require("2205c9c2f40b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

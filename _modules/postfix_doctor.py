@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("3b81e184b162")
+ispmail_stamp.require("2205c9c2f40b")
 
 
 import ispmail_accounts

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("3b81e184b162")
+ispmail_stamp.require("2205c9c2f40b")
 
 import ispmail_apply
 import ispmail_compare

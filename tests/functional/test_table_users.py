@@ -9,6 +9,7 @@ import pytest
 import ispmail_inventory
 import ispmail_table_users
 from ispmail_inventory import Table
+from ispmail_tablefile import parse, tells_login
 from lab.postfix import write_cold
 
 FILE = "[client]\nuser = fileuser\npassword = of-the-file\n"
@@ -110,3 +111,21 @@ def test_an_option_file_of_the_system_counts_where_the_table_has_none(client, mo
     assert place in ispmail_table_users._DEFAULT_FILES
     monkeypatch.setattr(ispmail_table_users, "_DEFAULT_FILES", (str(client.option_file),))
     assert client.expected().names == {"postfix", "fileuser"}
+
+
+@pytest.mark.parametrize("keys", ["user = tableuser\n", "user = tableuser\npassword =\n", ""])
+@pytest.mark.parametrize("group", ["", "option_group = mail\n"])
+def test_the_password_of_an_option_file_is_never_used(client, keys, group):
+    """Where a table has none, Postfix hands over an empty one: it is a login without a password, not one that stands
+    elsewhere."""
+    content = f"{FILE}[mail]\npassword = of-the-file\n"
+    client.write(f"{keys}{group}option_file = FILE\n", content)
+    assert client.logs_in() == ("tableuser" if keys else "fileuser", False, False)
+
+
+def test_a_table_that_tells_its_login_logs_in_so(client):
+    """What the doctor and the beacon may try in Postfix's place."""
+    for keys in ("user = tableuser\npassword = of-the-file\n", "user = tableuser\n"):
+        client.write(keys, FILE)
+        assert tells_login(parse(client.table.read_bytes()))
+        assert client.logs_in()[:2] == ("tableuser", "password" in keys)
