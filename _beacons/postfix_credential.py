@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("0a8996571207")
+ispmail_stamp.require("2205c9c2f40b")
 
 import contextlib
 import json

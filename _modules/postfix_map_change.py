@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("0a8996571207")
+ispmail_stamp.require("2205c9c2f40b")
 
 import ispmail_apply
 import ispmail_compare

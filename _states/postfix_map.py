@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("0a8996571207")
+ispmail_stamp.require("2205c9c2f40b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

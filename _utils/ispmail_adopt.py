@@ -173,8 +173,8 @@ def _keys(
                 fault = fault.at("a key that is not shown")
             notes.append(f"{fault.key} {fault.reason}, an apply takes it out of the file")
             del keys[key]
-    if "password" in ispmail_tablefile.schema(table.type) and "option_file" not in keys:
-        # Postfix reads a missing password as an empty one; pillar asks for one of the two.
+    if "password" in ispmail_tablefile.schema(table.type):
+        # Postfix reads a missing password as an empty one, with an option file too; pillar asks for one of the two.
         keys.setdefault("password", "")
     faults = ispmail_tablefile.validate(table.type, keys, version, parameter=table.place).errors
     hidden = [

@@ -168,8 +168,12 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
     shared = {**DATABASE, **(given if isinstance(given, Mapping) else {})}
     faults += unknown_keys(shared, list(ispmail_tablefile.SCHEMA), "database:")
     maps = [_with_keys(each, config.get("maps"), shared) for each in bare.wanted]
-    if not any(fault.key == "database" for fault in faults) and any(map(_has_no_password, maps)):
-        faults.append(Fault("database:password", "is missing", "it has no default"))
+    without_password = [each for each in maps if _has_no_password(each)]
+    if not any(fault.key == "database" for fault in faults) and without_password:
+        fix = "it has no default"
+        if any(each.keys.get("option_file") for each in without_password):
+            fix = "write it, or '' for an account that has none: Postfix takes none from an option_file"
+        faults.append(Fault("database:password", "is missing", fix))
     answers, wrong_answers = _answers(config.get("answers"), [each.name for each in maps])
     faults += wrong_answers
     return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, ()), faults
@@ -365,8 +369,7 @@ def _with_keys(each: Map, maps: object, shared: Mapping[str, object]) -> Complet
 
 
 def _has_no_password(each: CompleteMap) -> bool:
-    needed = "password" in ispmail_tablefile.schema(each.type)
-    return needed and all(each.keys.get(key) is None for key in ("password", "option_file"))
+    return "password" in ispmail_tablefile.schema(each.type) and each.keys.get("password") is None
 
 
 def _at_its_source(each: CompleteMap, fault: Fault) -> Fault:

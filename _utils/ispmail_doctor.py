@@ -8,9 +8,11 @@ import ispmail_doctor_holders
 import ispmail_doctor_login
 import ispmail_doctor_postfix
 import ispmail_doctor_server
+import ispmail_table_users
 from ispmail_doctor_postfix import LiveMap, Target
 from ispmail_report import Finding
 from ispmail_scope import Scope
+from ispmail_table_users import Users
 
 
 def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[], Scope]) -> Iterator[Finding]:
@@ -25,14 +27,14 @@ def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[
         CannotAsk: Postfix cannot be asked. A database that cannot be asked is a finding.
     """
     maps: list[LiveMap] = []
-    users: set[str] = set()
+    users: list[Users] = []
     for target in targets:
         postfix = ispmail_doctor_postfix.read_postfix(target)
         live = ispmail_doctor_postfix.read_maps(postfix)
         yield from ispmail_doctor_postfix.check(postfix, live)
         maps += live
-        users |= ispmail_doctor_postfix.users(postfix)
+        users.append(ispmail_table_users.of_inventory(postfix.inventory))
     yield from ispmail_doctor_login.check(maps)
     hosts = [login.host for login in ispmail_doctor_login.logins(maps)]
-    yield from ispmail_doctor_server.check(targets, hosts, users, addresses)
+    yield from ispmail_doctor_server.check(targets, hosts, ispmail_table_users.together(users), addresses)
     yield from ispmail_doctor_holders.check(scope)

@@ -112,16 +112,6 @@ def read_maps(postfix: Postfix) -> list[LiveMap]:
     return live
 
 
-def users(postfix: Postfix) -> set[str]:
-    """The users by whom this Postfix logs in: in all SQL tables that it reaches, pillar's or not.
-
-    A table file without one logs in by the name of the user that Postfix's processes run as.
-    """
-    paths = [table.path for table in postfix.inventory.tables if os.path.isabs(table.path)]
-    tables = [ispmail_tablefile.parse(ispmail_files.read(path).content) for path in paths]
-    return {keys.get("user") or postfix.mail_owner for keys in tables}
-
-
 def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     """Yield what can be found out on this server alone."""
     yield from _as_pillar_says(postfix)
@@ -200,10 +190,17 @@ def _can_read(user: str, path: str) -> bool:
 def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
     if live.map.type != "mysql" or ispmail_tablefile.tells_login(live.keys):
         return
-    fix = "the table file has no user, so Postfix's client takes that of its process, which is not tried here"
-    if "option_file" in live.keys:
-        fix = "the login is in an option_file, which is not read here"
-    yield warning_if(f"{fix}: put user and password into the table file instead", "the login works", live.name)
+    fix = (
+        "the table file has no user, so Postfix's client takes that of an option file or of its process, which is not "
+        "tried here: write user and password into the map"
+    )
+    if live.keys.get("option_file"):
+        fix = (
+            "the table file has an option_file, which may decide how Postfix logs in, so that is not tried here: write "
+            "user, password and, for TLS, the keys tls_… into the map (they count before an option file, and its "
+            "password is never used), and take option_file out"
+        )
+    yield warning_if(fix, "the login works", live.name)
 
 
 def only_host_is_asked_again(live: LiveMap) -> Iterator[Finding]:

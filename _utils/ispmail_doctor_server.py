@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ispmail_account_users
@@ -14,21 +14,20 @@ from ispmail_doctor_postfix import Target
 from ispmail_errors import IspmailError
 from ispmail_report import Finding, fault_if, warning_if
 from ispmail_sql import NATIVE
+from ispmail_table_users import Users
 
 # Two weeks, in seconds.
 _SOON = 14 * 86400
 _SET_UP = "the database is as ispmail.database sets it up"
 
 
-def check(
-    targets: Sequence[Target], hosts: Sequence[str], users: Collection[str], addresses: Sequence[str]
-) -> Iterator[Finding]:
+def check(targets: Sequence[Target], hosts: Sequence[str], users: Users, addresses: Sequence[str]) -> Iterator[Finding]:
     """Yield what only the admin of a database server can find out, once for instances that share it.
 
     Args:
         targets: The instances.
         hosts: Those that the live table files name.
-        users: Those as whom the live table files log in.
+        users: Those as whom the tables of these instances log in.
         addresses: The IPv4 addresses of this machine.
     """
     local = any(is_local(host, addresses) for host in hosts)
@@ -58,7 +57,7 @@ def _may_be_asked(target: Target, local: bool) -> bool:
     return local and (target.names_socket or os.path.exists(login.unix_socket or ""))
 
 
-def _check_server(target: Target, users: Collection[str]) -> Iterator[Finding]:
+def _check_server(target: Target, users: Users) -> Iterator[Finding]:
     where = f"{target.prefix}the database server"
     try:
         found = target.admin_view()
@@ -132,12 +131,17 @@ def _accounts_exist(target: Target, accounts: Mapping[str, object]) -> Iterator[
             yield fault_if("there is no such account: apply ispmail.database", "the account exists", name)
 
 
-def _left_behind(others: Mapping[str, Mapping[str, Any]], users: Collection[str], where: str) -> Iterator[Finding]:
+def _left_behind(others: Mapping[str, Mapping[str, Any]], users: Users, where: str) -> Iterator[Finding]:
     """An account that was replaced by another one keeps its password and its rights until somebody drops it."""
     left = []
     for name, other in others.items():
-        if name.rpartition("@")[0] not in users:
+        if name.rpartition("@")[0] not in users.names:
             seen = ispmail_account_users.describe_connections(other["connections"])
-            left.append(f"{name} may read the maps' tables ({seen}): {other['drop']}")
-    fix = f"{'; '.join(left)}. If a program needs one, add its user to server:known_accounts" if left else ""
+            what = f"{name} may read the maps' tables ({seen})"
+            left.append(what if users.unknown else f"{what}: {other['drop']}")
+    advice = "If a program needs one, add its user to server:known_accounts"
+    if users.unknown:
+        reasons = "; ".join(users.unknown)
+        advice = f"Drop none yet: Postfix may log in by one of them ({reasons}). Correct that first. {advice}"
+    fix = f"{'; '.join(left)}. {advice}" if left else ""
     yield warning_if(fix, "no table file's old account is left behind", where)

@@ -20,18 +20,19 @@ import ispmail_database
 import ispmail_files
 import ispmail_hosts
 import ispmail_inventory
-import ispmail_optionfile
 import ispmail_remembered
 import ispmail_search
 import ispmail_sockets
+import ispmail_table_users
 import ispmail_tablefile
 from ispmail_config import CompleteInstance
 from ispmail_config_consumers import Consumers
 from ispmail_connections import Listed, Unknown
 from ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
-from ispmail_inventory import Inventory
+from ispmail_inventory import Inventory, Table
 from ispmail_scope import Scope
 from ispmail_sockets import Process, Programs
+from ispmail_table_users import Users
 
 FILE, PROGRAM, TABLE, SERVER = "file", "program", "table", "server"
 # Which passwords files are searched for: all in use, those in use that pillar does not have any more, or none.
@@ -100,8 +101,8 @@ def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = AL
         found.notes.append("files were not searched: no table file or option file here has the password in use")
     if search == OLD:
         passwords.discard(scope.database.password or "")
-    left_out = _left_out(scope, [*live, *foreign])
-    _search_files(passwords, left_out, [*live, *foreign], found)
+    left_out = _left_out(scope, [*(login.path for login in live), *foreign])
+    _search_files(passwords, left_out, live, found)
     _recall(scope, left_out, found)
     is_known = _known_programs(scope, inventories)
     _ask_hosts(scope, live, is_known, found, within)
@@ -180,50 +181,51 @@ def _inventories(scope: Scope) -> list[Inventory]:
     return [ispmail_inventory.read(folder) for folder in folders if os.path.isfile(os.path.join(folder, "main.cf"))]
 
 
-def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holders) -> list[_LiveLogin]:
-    """The tables that Postfix asks with the account and that are not pillar's. Those that nobody names are reported."""
+def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holders) -> list[str]:
+    """The files of tables that Postfix asks, perhaps with the account, and that are not pillar's.
+
+    Those that nobody names are reported.
+    """
     ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
     foreign = []
-    for inventory, path, places in ((each, *item) for each in inventories for item in _tables(each).items()):
-        if path in ours:
+    for settings, table, places in ((each.settings, *item) for each in inventories for item in _tables(each)):
+        users = ispmail_table_users.of(table, settings)
+        if table.path in ours or not (scope.account in users.names or users.unknown):
             continue
-        keys = ispmail_tablefile.parse(ispmail_files.read(path).content)
-        if (_user_of(keys) or inventory.settings.expanded("mail_owner")) != scope.account:
-            continue
-        foreign.append(_LiveLogin(path, keys))
+        # A table without a path is in main.cf.
+        path, shown = table.path, printable(table.path)
+        if not os.path.isabs(path):
+            path = os.path.join(settings.config_directory, "main.cf")
+            shown = f"{table.type}:{shown} in {printable(path)}"
+        foreign.append(path)
         if not scope.names(path):
-            where = f"{printable(path)}, which {', '.join(places)} asks,"
+            what = f"the table {shown}, which {', '.join(places)} asks"
             how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
-            text = f"the table {where} logs in as {scope.account} and is not a map of pillar: {how}"
+            text = f"{what}, {_logs_in(scope.account, users)} and is not a map of pillar: {how}"
             found.unnamed.append(Holder(TABLE, escaped(path), text))
     return foreign
 
 
-def _user_of(keys: Mapping[str, str]) -> str | None:
-    """Who logs in by a table file; None or empty where its client takes the name of the user that its process runs as.
-
-    What its option file says does not count where the table itself names a user.
-    """
-    if keys.get("user") or "option_file" not in keys:
-        return keys.get("user")
-    groups = ispmail_optionfile.parse(ispmail_files.read(keys["option_file"]).content)
-    return groups.get(keys.get("option_group", "client"), {}).get("user")
+def _logs_in(account: str, users: Users) -> str:
+    if users.unknown:
+        return f"may log in as {account} ({users.unknown[0]})"
+    return f"logs in as {account}" if len(users.names) == 1 else f"may log in as {account}, by an option file or not,"
 
 
-def _tables(inventory: Inventory) -> dict[str, list[str]]:
-    """The MySQL tables that main.cf or master.cf name: real path to the parameters."""
-    found: dict[str, dict[str, None]] = {}
+def _tables(inventory: Inventory) -> list[tuple[Table, list[str]]]:
+    """The MySQL tables that main.cf or master.cf reach, each path once, with the parameters."""
+    found: dict[str, tuple[Table, dict[str, None]]] = {}
     for table in inventory.tables:
-        if table.type == "mysql" and os.path.isabs(table.path):
-            found.setdefault(table.path, {}).update(dict.fromkeys(place.name for place in table.places))
-    return {path: list(names) for path, names in found.items()}
+        if table.type == "mysql":
+            found.setdefault(table.path, (table, {}))[1].update(dict.fromkeys(place.name for place in table.places))
+    return [(table, list(names)) for table, names in found.values()]
 
 
-def _left_out(scope: Scope, known: Sequence[_LiveLogin]) -> frozenset[str]:
+def _left_out(scope: Scope, known: Sequence[str]) -> frozenset[str]:
     """What is not searched. A user can make a link of a file that is named: it leads to one file, and to no folder."""
     files = filter(os.path.isfile, map(os.path.realpath, scope.named_files))
     folders = map(os.path.realpath, scope.left_out)
-    own = [name for login in known for name in (login.path, *ispmail_files.side_names(login.path))]
+    own = [name for path in known for name in (path, *ispmail_files.side_names(path))]
     return frozenset((*scope.named_files, *files, *folders, *own))
 
 

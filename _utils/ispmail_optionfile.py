@@ -10,6 +10,8 @@ from ispmail_errors import Fault
 # libmariadb reads a line into a buffer of 4096 bytes. A longer line would become two.
 _LONGEST_LINE = 4000
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "s": " ", '"': '"', "'": "'", "\\": "\\"}
+# The groups that MariaDB's library reads for every client.
+_CLIENT_GROUPS = ("client", "client-server", "client-mariadb")
 # The group of lines that belong to no group, such as !include.
 NO_GROUP = ""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
@@ -39,6 +41,24 @@ def parse(content: bytes | None) -> dict[str, dict[str, str]]:
     return groups
 
 
+def login_steps(content: bytes | None, group: str) -> Iterator[tuple[str, str]]:
+    """Yield what decides which user a client library takes, in the order of the file.
+
+    Args:
+        content: That of an option file. None: there is no file.
+        group: The group that is read beside those of all clients.
+
+    Yields:
+        ``user`` with its value, or ``include`` and ``includedir`` with their path.
+    """
+    for owner, name, value in _lines(content):
+        how, _, path = name.partition(" ")
+        if how in ("!include", "!includedir"):
+            yield how[1:], path.strip()
+        elif owner != NO_GROUP and owner in (*_CLIENT_GROUPS, group) and name == "user" and value is not None:
+            yield "user", _unquoted(value)
+
+
 def other_settings(content: bytes | None, group: str) -> list[str]:
     """Name what an option file sets beside user and password of one group, as ``[group] option``.
 
@@ -66,10 +86,12 @@ def _lines(content: bytes | None) -> Iterator[tuple[str, str, str | None]]:
             group = bare[1:].partition("]")[0].strip()
             yield group, "", None
             continue
+        if bare[0] == "!":
+            # What includes other files belongs to no group.
+            yield NO_GROUP, bare, None
+            continue
         name, equals, value = bare.partition("=")
-        # What includes other files belongs to no group.
-        owner = NO_GROUP if bare[0] == "!" else group
-        yield owner, name.strip().replace("-", "_"), value.strip() if equals else None
+        yield group, name.strip().replace("-", "_"), value.strip() if equals else None
 
 
 def _escaped(value: str) -> str:

@@ -145,12 +145,12 @@ def parse(content: str | bytes | None) -> dict[str, str]:
 
 
 def tells_login(keys: Mapping[str, str]) -> bool:
-    """Whether a table file itself tells who logs in.
+    """Whether a table file itself tells how Postfix logs in.
 
-    An option file may name somebody else, and without a user the client takes the name of the user that its process
-    runs as: each program of Postfix its own.
+    Without a user the client library takes that of an option file, or of the process. With one, user and password are
+    those of the table, but an option file may still ask for TLS, or name another way to the server.
     """
-    return bool(keys.get("user")) and "option_file" not in keys
+    return bool(keys.get("user")) and not keys.get("option_file")
 
 
 def is_table(content: bytes) -> bool:

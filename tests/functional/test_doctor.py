@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from ispmail_tablefile import parse, text_of
 from lab import HOST, free_port, scratch
 from lab.mariadb import MariaDB, native_hash
 from lab.minion import Minion
@@ -452,3 +453,48 @@ def test_a_report_reads_as_one_table(mail, server):
     text = " ".join(" ".join(lines).split())
     assert "ALTER TABLE virtual_domains" in text and OLD not in text
     assert "width must be a number, 60 or more" in mail.command("postfix_doctor.report", "width=59").stderr
+
+
+LEFT_BEHIND = ("no table file's old account is left behind", "the database server")
+
+
+def test_an_account_that_a_table_has_from_an_option_file_is_not_left_behind(mail, server, postfix):
+    """Doctor took such a table for one of Postfix's own user, and advised to drop the account by which it asks."""
+    call(mail, "tables")
+    account_left_behind(mail, server, postfix)
+    table, option_file = (postfix.config_directory / f"by-hand.{ending}" for ending in ("cf", "cnf"))
+    keys = parse(alias_file(postfix).read_bytes())
+    write_cold(table, text_of({**keys, "user": "", "password": OTHER, "option_file": str(option_file)}))
+    postfix.command("postconf", "-e", f"sender_canonical_maps=mysql:{table}")
+    write_cold(option_file, "[client]\nuser = oldserver\n")
+    assert postfix.postmap("jack@example.org", f"mysql:{table}") == "john@example.org,jane@example.org"
+    assert findings(mail) == {}
+    # What cannot be read may name any account.
+    option_file.unlink()
+    option_file.mkdir()
+    result, fix = findings(mail)[LEFT_BEHIND]
+    assert result == "warning" and f"Drop none yet: Postfix may log in by one of them ({option_file} is no" in fix
+    assert "DROP USER" not in fix
+    table.unlink()
+    assert f"({table} is missing or empty)" in findings(mail)[LEFT_BEHIND][1]
+    write_cold(table, text_of(keys))
+    assert "DROP USER 'oldserver'@'127.0.0.1'" in findings(mail)[LEFT_BEHIND][1]
+
+
+def test_the_advice_on_an_option_file_clears_its_warning(mail, postfix):
+    """It was to put user and password into the table file, where they were already."""
+    call(mail, "tables")
+    option_file = postfix.config_directory / "x.cnf"
+    write_cold(option_file, "[client]\nconnect-timeout = 5\n")
+    given = mail.pillar
+    given["ispmail"]["maps"] = {"virtual_alias_maps": {"option_file": str(option_file), "proxy": True}}
+    mail.pillar = given
+    apply(mail)
+    assert {"user", "password", "option_file"} < parse(alias_file(postfix).read_bytes()).keys()
+    ((where, (result, fix)),) = findings(mail).items()
+    assert where == ("the login works", "virtual_alias_maps")
+    assert result == "warning" and fix.endswith("and take option_file out")
+    del given["ispmail"]["maps"]
+    mail.pillar = given
+    apply(mail)
+    assert findings(mail) == {}

@@ -206,7 +206,7 @@ def test_what_most_have_is_shared_and_the_others_keep_their_own():
     assert adopted.section["maps"]["d_maps"] == {
         "file": "/d.cf",
         "user": None,
-        "password": None,
+        "password": "",
         "option_file": "/etc/my.cnf",
         **text,
     }
@@ -406,8 +406,7 @@ def test_pillar_with_the_passwords_gives_the_same_tables(files):
         keys = ispmail_tablefile.parse(texts[each.path])
         if keys.get("password"):
             keys["password"] = "filled-in"
-        if "option_file" not in keys:
-            keys.setdefault("password", "")
+        keys.setdefault("password", "")
         assert ispmail_tablefile.parse(each.text) == ispmail_tablefile.canonicalize("mysql", keys)
 
 

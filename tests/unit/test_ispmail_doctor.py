@@ -4,6 +4,7 @@ import pytest
 
 import ispmail_doctor
 from ispmail_config import Instance, Map
+from ispmail_table_users import Users
 from lab import scratch
 from lab.postfix import write_cold
 
@@ -45,10 +46,11 @@ def test_each_postfix_then_the_logins_the_servers_and_who_else_holds_the_passwor
     monkeypatch.setattr("ispmail_doctor_login.check", of_logins)
     monkeypatch.setattr("ispmail_doctor_server.check", of_servers)
     monkeypatch.setattr("ispmail_doctor_holders.check", lambda scope: iter([scope()]))
+    users = Users(frozenset(["mailserver", "own0", "own1"]))
     assert list(ispmail_doctor.check(two, ["192.0.2.1"], lambda: "the holders")) == [
         "this server: ['aliases']",
         "second: this server: ['second: aliases']",
         ["aliases", "second: aliases"],
-        (two, ["127.0.0.1:3306", "127.0.0.1:3307"], {"mailserver", "own0", "own1"}, ["192.0.2.1"]),
+        (two, ["127.0.0.1:3306", "127.0.0.1:3307"], users, ["192.0.2.1"]),
         "the holders",
     ]

@@ -171,17 +171,6 @@ def test_what_is_read_of_a_postfix(read, folder):
     assert "SECRET" not in repr(aliases)
 
 
-def test_the_users_of_all_tables(read, folder):
-    """Also by those that are not pillar's. One without a user logs in by the name of Postfix's own. What main.cf itself
-    holds is not looked at."""
-    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another", "nobody"}
-    for name in ("empty.cf", "gone.cf"):
-        (folder / name).write_text(CONTENT.format("mailserver"))
-    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another"}
-    (folder / "gone.cf").write_text(CONTENT.format(""))
-    assert ispmail_doctor_postfix.users(read()) == {"mailserver", "another", "nobody"}
-
-
 def test_a_process_limit_that_is_no_number_is_postfixs_own(read, folder):
     put(folder, "$none")
     assert read().process_limit == 100
@@ -273,12 +262,26 @@ def test_a_file_system_that_does_not_answer(monkeypatch):
 def test_a_login_that_stands_elsewhere_is_not_looked_at(findings, folder):
     (folder / "alias.cf").write_text("option_file = /etc/mysql/x.cnf\nhosts = a b\n")
     (found,) = findings()["the login works"]
-    assert found[:2] == ("aliases", "warning") and found[2].startswith("the login is in an option_file")
-    for line in ("", "user =\n"):
+    assert found[:2] == ("aliases", "warning") and found[2].startswith("the table file has an option_file, which may")
+    for line in ("", "user =\n", "option_file =\n"):
         (folder / "alias.cf").write_text(f"{line}password = SECRET\nhosts = a b\n")
         (found,) = findings()["the login works"]
         assert found[:2] == ("aliases", "warning") and found[2].startswith("the table file has no user, so Postfix's")
         assert "SECRET" not in found[2]
+
+
+@pytest.mark.parametrize("user", ["", "user = mailserver\n", "user = mailserver\npassword = SECRET\n"])
+def test_who_follows_the_advice_has_no_warning_any_more(findings, folder, user):
+    """With user, password and an option_file, it was to put user and password into the table: they were there."""
+    (folder / "alias.cf").write_text(f"{user}option_file = /etc/mysql/x.cnf\nhosts = a b\n")
+    ((_, result, fix),) = findings()["the login works"]
+    assert result == "warning" and fix.endswith("and take option_file out")
+    assert "write user, password and, for TLS, the keys tls_… into the map" in fix
+    (folder / "alias.cf").write_text("user = mailserver\npassword = SECRET\ntls_CAfile = /x\nhosts = a b\n")
+    assert "the login works" not in findings()
+    # No password at all is one too: Postfix takes none from elsewhere.
+    (folder / "alias.cf").write_text("user = mailserver\nhosts = a b\n")
+    assert "the login works" not in findings()
 
 
 def test_no_login_of_postgresql_is_tried_at_all(findings, folder, monkeypatch):

@@ -4,8 +4,11 @@ import pytest
 
 from ispmail_doctor_server import check, check_account, is_local
 from ispmail_errors import CannotAsk
+from ispmail_table_users import Users
 
 from .doctor_values import target
+
+NOBODY = Users(frozenset())
 
 DAY = 86400
 EXPIRY = "the account's password does not expire"
@@ -27,26 +30,27 @@ ADDRESSES = ["127.0.0.1", "198.51.100.7"]
 def test_another_database_here_is_not_asked_for_the_maps(host, here):
     """On a mail server with a MariaDB for webmail the doctor said that the maps' account is missing."""
     assert is_local(host, ADDRESSES) == here
-    assert bool(list(check([target()], [host], [], ADDRESSES))) == here
+    assert bool(list(check([target()], [host], NOBODY, ADDRESSES))) == here
 
 
 @pytest.mark.parametrize(("create_tables", "result"), [(True, "warning"), (False, "ok")])
 def test_a_schema_of_the_sites_own_needs_none_of_the_guides_tables(create_tables, result):
     one = target(host="db", create_tables=create_tables, tables={"virtual_domains": ["table"]})
-    found = list(check([one], [], [], []))
+    found = list(check([one], [], NOBODY, []))
     assert found[0].result == result
     assert found[0].fix == ("virtual_domains is missing: apply ispmail.database" if create_tables else "")
 
 
 def test_what_a_table_is_missing_counts_also_in_a_schema_of_the_sites_own():
     one = target(host="db", create_tables=False, tables={"virtual_aliases": ["index on source"]})
-    assert next(check([one], [], [], [])).fix == "virtual_aliases is missing index on source: apply ispmail.database"
+    finding = next(check([one], [], NOBODY, []))
+    assert finding.fix == "virtual_aliases is missing index on source: apply ispmail.database"
 
 
 def test_instances_that_share_a_server_are_one():
     """The same login is the same server, whichever pillar key names it."""
     shared = [target(host="db"), target("second: ", host="db"), target("third: ", host="db2")]
-    findings = check([*shared, target("fourth: ", host="x", own_server=False)], [], [], [])
+    findings = check([*shared, target("fourth: ", host="x", own_server=False)], [], NOBODY, [])
     found = {finding.where for finding in findings if finding.check == "all accounts of the user are managed"}
     assert found == {"the database server", "third: the database server"}
 
@@ -57,7 +61,7 @@ def test_an_admin_that_cannot_log_in_is_a_warning():
     def fail():
         raise CannotAsk("the database server at db:3306: error 2003: it cannot be reached")
 
-    (finding,) = check([target(host="db")._replace(admin_view=fail)], [], [], [])
+    (finding,) = check([target(host="db")._replace(admin_view=fail)], [], NOBODY, [])
     assert finding.result == "warning"
     assert finding.fix == "its admin could not ask it: the database server at db:3306: error 2003: it cannot be reached"
 
@@ -71,7 +75,7 @@ def test_accounts_are_found_by_host():
     """With database:user in sdb, whose value is not looked up for this, each account seemed to be missing."""
     accounts = {"mailserver@127.0.0.1": account(), "mailserver@10.0.0.1": account(managed=False)}
     one = target(host="db", user="sdb://x/user", hosts=("127.0.0.1", "10.0.0.2"), accounts=accounts)
-    found = [finding for finding in check([one], [], [], []) if finding.result != "ok"]
+    found = [finding for finding in check([one], [], NOBODY, []) if finding.result != "ok"]
     assert [(finding.check, finding.where) for finding in found] == [
         ("all accounts of the user are managed", "the database server"),
         ("the account exists", "sdb://x/user@10.0.0.2"),
@@ -106,9 +110,14 @@ def test_one_account(change, check_name, result, fix):
 
 def test_without_accounts_host_the_accounts_that_exist_are_the_managed_ones():
     accounts = {"mailserver@localhost": account(), "mailserver@10.0.0.%": account()}
-    assert {finding.result for finding in check([target(host="db", accounts=accounts)], [], [], [])} == {"ok"}
-    (missing,) = (finding for finding in check([target(host="db")], [], [], []) if finding.result != "ok")
+    assert {finding.result for finding in check([target(host="db", accounts=accounts)], [], NOBODY, [])} == {"ok"}
+    (missing,) = (finding for finding in check([target(host="db")], [], NOBODY, []) if finding.result != "ok")
     assert (missing.check, missing.where) == ("the account exists", "mailserver@127.0.0.1")
+
+
+def left_behind(one, users):
+    (finding,) = (each for each in check([one], [], users, []) if "left behind" in each.check)
+    return finding
 
 
 def test_an_account_that_no_table_file_uses_is_left_behind():
@@ -116,7 +125,7 @@ def test_an_account_that_no_table_file_uses_is_left_behind():
         return {"drop": "DROP USER 'x'", "connections": connections}
 
     one = target(host="db", others={"old@127.0.0.1": other(), "used@%": other(), "dovecot@%": other(mx1=2, mx2=1)})
-    (finding,) = (finding for finding in check([one], [], ["used"], []) if "left behind" in finding.check)
+    finding = left_behind(one, Users(frozenset(["used"])))
     assert (finding.result, finding.fix) == (
         "warning",
         "old@127.0.0.1 may read the maps' tables (nobody is connected now): DROP USER 'x'; "
@@ -125,17 +134,31 @@ def test_an_account_that_no_table_file_uses_is_left_behind():
     )
 
 
+def test_no_account_is_to_be_dropped_while_a_tables_is_not_known():
+    """The table's option file could not be read, and its account was one that no table uses."""
+    others = {name: {"drop": "DROP USER 'x'", "connections": None} for name in ("old@%", "used@%")}
+    users = Users(frozenset(["used"]), ("/a.cf is missing or empty", "/x.cnf cannot be read: y"))
+    finding = left_behind(target(host="db", others=others), users)
+    assert (finding.result, finding.fix) == (
+        "warning",
+        "old@% may read the maps' tables (who is connected cannot be seen without the privilege PROCESS). Drop none "
+        "yet: Postfix may log in by one of them (/a.cf is missing or empty; /x.cnf cannot be read: y). Correct that "
+        "first. If a program needs one, add its user to server:known_accounts",
+    )
+    assert left_behind(target(host="db"), users).result == "ok"
+
+
 def test_instances_that_log_in_as_the_same_admin_share_a_server():
     """Whatever else their pillar says: its admin sees the same accounts, and each finding would come twice."""
     one = target(host="db")
     others = [{"pillar_key": "second"}, {"password": "p"}, {"create_tables": False}]
     same = [one._replace(database=one.database._replace(**each)) for each in others]
-    assert len(list(check([one, *same], [], [], []))) == len(list(check([one], [], [], [])))
+    assert len(list(check([one, *same], [], NOBODY, []))) == len(list(check([one], [], NOBODY, [])))
 
 
 def test_all_that_the_tables_are_missing_is_one_warning():
     tables = {"virtual_domains": ["table"], "virtual_aliases": ["index on source", "column id"], "virtual_users": ["x"]}
-    assert next(check([target(host="db", tables=tables)], [], [], [])).fix == (
+    assert next(check([target(host="db", tables=tables)], [], NOBODY, [])).fix == (
         "virtual_domains is missing; virtual_aliases is missing index on source, column id; virtual_users is missing x:"
         " apply ispmail.database"
     )
@@ -149,7 +172,7 @@ def test_only_managed_accounts_are_checked():
         "mailserver@10.0.0.2": account(managed=False),
     }
     one = target("second: ", host="db", hosts=("127.0.0.1",), accounts=accounts)
-    locked, unmanaged = (finding for finding in check([one], [], [], []) if finding.result != "ok")
+    locked, unmanaged = (finding for finding in check([one], [], NOBODY, []) if finding.result != "ok")
     assert (locked.check, locked.where) == ("the account is not locked", "second: mailserver@127.0.0.1")
     assert unmanaged.fix.startswith("a rotation does not change mailserver@10.0.0.1, mailserver@10.0.0.2: drop it")
 

@@ -172,8 +172,8 @@ def test_tables_that_are_not_pillars(site, tmp_path):
     names = ("other", "named", "null", "by_file", "by_group", "by_both", "by_none", "of_nobody", "foreign", "foreign")
     tables = " ".join(f"mysql:{tree}/{name}.cf" for name in names)
     site.main_cf(
-        f"canonical_maps = {site.maps[0].table()} {tables} pgsql:{tree}/postgres.cf mysql:inside\n"
-        f"relocated_maps = proxy:mysql:{tree}/foreign.cf\ninside_dbname = x\n"
+        f"canonical_maps = pgsql:{tree}/foreign.cf {site.maps[0].table()} {tables} mysql:inside\n"
+        f"relay_domains = pgsql:{tree}/postgres.cf\nrelocated_maps = proxy:mysql:{tree}/foreign.cf\ninside_dbname = x\n"
     )
     site.maps.append(Map("null", "virtual_alias_maps", "mysql", False, f"{tree}/null.cf", wanted=False))
     found = find(site.scope(consumer("own", holds=(f"{tree}/named.cf",))))
@@ -186,8 +186,8 @@ def test_tables_that_are_not_pillars(site, tmp_path):
 
 
 def test_a_table_without_a_user_logs_in_by_the_name_of_postfixs_own(site, tmp_path):
-    """The client takes it from the process, also where the option file names none."""
-    site.file("x.cnf", "[client]\nuser=another\n[mail]\npassword=x\n")
+    """The client takes it from the process, also where the option file names none, or is not there in the chroot."""
+    site.file("x.cnf", "[client]\nuser=another\n[mail]\nuser=\n")
     by_file = f"{tmp_path}/tree/x.cnf"
     tables = {
         "without": table(user=None),
@@ -197,10 +197,40 @@ def test_a_table_without_a_user_logs_in_by_the_name_of_postfixs_own(site, tmp_pa
     }
     names = " ".join(f"mysql:{site.file(f'{name}.cf', content)}" for name, content in tables.items())
     site.main_cf(f"mail_owner = mailserver\ncanonical_maps = {names}\n")
-    found = [holder.where for holder in find(site.scope()).unnamed if holder.kind == TABLE]
-    assert found == [f"{tmp_path}/tree/{name}.cf" for name in ("without", "empty", "by_group")]
+    found = {holder.where: holder.text for holder in find(site.scope()).unnamed if holder.kind == TABLE}
+    assert list(found) == [f"{tmp_path}/tree/{name}.cf" for name in tables]
+    *sure, perhaps = found.values()
+    assert all("which canonical_maps asks, logs in as mailserver and is not" in text for text in sure)
+    assert "asks, may log in as mailserver, by an option file or not, and is not a map of pillar" in perhaps
     site.main_cf(f"mail_owner = another\ncanonical_maps = {names}\n")
     assert [holder for holder in find(site.scope()).unnamed if holder.kind == TABLE] == []
+
+
+def test_a_table_of_which_cannot_be_told_who_logs_in(site, tmp_path):
+    """It may be the account: a rotation would lock it out."""
+    path = site.file("x.cf", table(user=None, option_file=tmp_path))
+    site.main_cf(f"canonical_maps = mysql:{path} mysql:{tmp_path}/gone.cf\n")
+    reasons = {
+        path: f"{tmp_path} is no regular file, or larger than 16 MiB",
+        f"{tmp_path}/gone.cf": f"{tmp_path}/gone.cf is missing or empty",
+    }
+    how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
+    assert {holder[:2]: holder.text for holder in find(site.scope()).unnamed} == {
+        (TABLE, where): f"the table {where}, which canonical_maps asks, may log in as mailserver ({reason}) and is not "
+        f"a map of pillar: {how}"
+        for where, reason in reasons.items()
+    }
+    assert find(site.scope(consumer("own", holds=tuple(reasons)))).unnamed == []
+
+
+def test_a_table_in_main_cf(site, tmp_path):
+    """Its keys are parameters there."""
+    site.main_cf(f"canonical_maps = mysql:inside\ninside_user = mailserver\ninside_password = {OLD}\n")
+    where = f"{tmp_path}/etc/main.cf"
+    (found,) = find(site.scope()).unnamed
+    assert found[:2] == (TABLE, where)
+    assert found.text.startswith(f"the table mysql:inside in {where}, which canonical_maps asks, logs in as mailserver")
+    assert find(site.scope(consumer("own", holds=(where,)))).unnamed == []
 
 
 def test_a_server_without_a_postfix_has_no_tables(site, tmp_path):

@@ -81,13 +81,14 @@ def test_only_the_logins_of_the_account_have_one(tmp_path):
         "relay_domains": {"query": "SELECT 1 FROM x WHERE a='%s'", "user": "another", "password": "x"},
         "transport_maps": {"query": "SELECT 1 FROM x WHERE a='%s'", "type": "pgsql"},
         "canonical_maps": {"query": "SELECT 1 FROM x WHERE a='%s'", "type": "sqlite", "dbpath": "/x"},
-        "relocated_maps": {"query": "SELECT 1 FROM x WHERE a='%s'", "password": None, "option_file": "/etc/my.cnf"},
+        "relocated_maps": {"query": "SELECT 1 FROM x WHERE a='%s'", "password": "", "option_file": "/etc/my.cnf"},
     }
     first, second = instance("ispmail", tmp_path, others), instance("second", tmp_path / "second")
     found = fingerprints([first, second], "mailserver", NONCE, live=False)["pillar"]
     names = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
     assert set(found) == {*names, "relocated_maps", *(f"second:{name}" for name in names)}
-    assert found["relocated_maps"] is None and found["second:virtual_alias_maps"] == scrypt("mailserver", PASSWORD)
+    assert found["relocated_maps"] == scrypt("mailserver", "")
+    assert found["second:virtual_alias_maps"] == scrypt("mailserver", PASSWORD)
     assert fingerprints([second, first], "another", NONCE, live=False)["pillar"] == {
         "ispmail:relay_domains": scrypt("another", "x")
     }

@@ -650,7 +650,7 @@ def test_what_is_a_table_file(content, is_table):
     [
         ("user = u\n", True),
         ("user = u\noption_file = /etc/my.cnf\n", False),
-        ("user = u\noption_file =\n", False),
+        ("user = u\noption_file =\n", True),
         ("password = p\n", False),
         ("user =\npassword = p\n", False),
         (None, False),

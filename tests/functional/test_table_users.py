@@ -1,0 +1,131 @@
+"""As whom Postfix's client logs in by a table: what the library says of it, and what the database is told."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import ispmail_inventory
+import ispmail_table_users
+from ispmail_inventory import Table
+from ispmail_tablefile import parse, tells_login
+from lab.postfix import write_cold
+
+FILE = "[client]\nuser = fileuser\npassword = of-the-file\n"
+USERS = ("tableuser", "fileuser")
+
+
+@pytest.fixture(scope="module")
+def accounts(mariadb):
+    """Two accounts that may log in, and see no database."""
+    for user in USERS:
+        mariadb.sql("CREATE OR REPLACE USER %s@'127.0.0.1' IDENTIFIED BY 'of-the-file'", user)
+    yield mariadb
+    for user in USERS:
+        mariadb.sql("DROP USER %s@'127.0.0.1'", user)
+
+
+class Client:
+    """Postfix's client with a table and an option file, run as mail_owner."""
+
+    def __init__(self, folder, server):
+        self.folder = folder
+        self._head = f"hosts = 127.0.0.1:{server.port}\ndbname = mailserver\nquery = SELECT 1\n"
+        write_cold(folder / "main.cf", "compatibility_level = 3.6\n")
+        (folder / "master.cf").write_text("")
+        self.table, self.option_file = folder / "a.cf", folder / "x.cnf"
+
+    def write(self, keys, content):
+        """`FILE` in either stands for the option file, `FOLDER` for the folder that it is in."""
+        for path, text in ((self.option_file, content), (self.table, f"{self._head}{keys}")):
+            write_cold(path, text.replace("FILE", str(self.option_file)).replace("FOLDER", str(self.folder)))
+
+    def logs_in(self, *before):
+        """The user that the server is told, and whether it took the password."""
+        command = [*before, "postmap", "-c", self.folder, "-q", "x", f"mysql:{self.table}"]
+        # Only root may mount.
+        user = "root" if before else "postfix"
+        said = subprocess.run(command, check=False, capture_output=True, text=True, user=user).stderr
+        user, reason = re.search(r"Access denied for user '(\w+)'@'127\.0\.0\.1' (.+)", said).groups()
+        return user, "to database" in reason, "using password: YES" in reason
+
+    def expected(self):
+        """As whom it logs in, as the library says."""
+        known = ispmail_inventory.settings(str(self.folder))
+        return ispmail_table_users.of(Table("mysql", str(self.table), False, (), ()), known)
+
+
+@pytest.fixture
+def client(accounts, scratch_directory):
+    folder = scratch_directory / "client"
+    folder.mkdir()
+    yield Client(folder, accounts)
+    shutil.rmtree(folder)
+
+
+BY_FILE = "password = of-the-file\noption_file = FILE\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "content", "user"),
+    [
+        (f"user = tableuser\n{BY_FILE}", FILE, "tableuser"),
+        (BY_FILE, FILE, "fileuser"),
+        (f"user =\n{BY_FILE}", FILE, "fileuser"),
+        (f"{BY_FILE}option_group = mail\n", f"{FILE}[mail]\nuser = tableuser\n", "tableuser"),
+        (f"{BY_FILE}option_group = mail\n", f"[mail]\nuser = tableuser\n{FILE}", "fileuser"),
+        (f"{BY_FILE}option_group =\n", FILE, "fileuser"),
+        (BY_FILE, "[client-server]\nuser = 'fileuser'\n", "fileuser"),
+        (BY_FILE, "[client-mariadb]\nuser = fileuser\n", "fileuser"),
+        (BY_FILE, f"{FILE}!include FOLDER/y.cnf\n", "tableuser"),
+        (BY_FILE, f"!include FOLDER/y.cnf\n{FILE}", "fileuser"),
+        (BY_FILE, "!includedir FOLDER/more\n", "tableuser"),
+        (BY_FILE, f"{FILE}user\n", "fileuser"),
+        # None: the process's own.
+        (BY_FILE, f"{FILE}user =\n", None),
+        (BY_FILE, "[mysql]\nuser = fileuser\n", None),
+        ("password = of-the-file\n", FILE, None),
+        ("password = of-the-file\noption_file =\n", FILE, None),
+        ("password = of-the-file\noption_file = FILE.none\n", FILE, None),
+    ],
+)
+def test_as_whom_postfixs_client_logs_in(client, keys, content, user):
+    client.write(keys, content)
+    for path in (client.folder / "y.cnf", client.folder / "more" / "my.cnf"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("[client]\nuser = tableuser\n")
+    told, accepted, _ = client.logs_in()
+    assert told == (user or "postfix") and accepted is (user is not None)
+    expected = client.expected()
+    # A program that cannot see an option file takes its own.
+    own = set() if "user = tableuser" in keys else {"postfix"}
+    assert (expected.names, expected.unknown) == ({told} | own, ())
+
+
+def test_an_option_file_of_the_system_counts_where_the_table_has_none(client, monkeypatch):
+    client.write("password = of-the-file\n", FILE)
+    place = "/etc/mysql/my.cnf"
+    mounted = ["unshare", "--mount", "sh", "-c", f'mount --bind "$0" {place} && exec "$@"', client.option_file]
+    assert client.logs_in(*mounted)[:2] == ("fileuser", True)
+    assert place in ispmail_table_users._DEFAULT_FILES
+    monkeypatch.setattr(ispmail_table_users, "_DEFAULT_FILES", (str(client.option_file),))
+    assert client.expected().names == {"postfix", "fileuser"}
+
+
+@pytest.mark.parametrize("keys", ["user = tableuser\n", "user = tableuser\npassword =\n", ""])
+@pytest.mark.parametrize("group", ["", "option_group = mail\n"])
+def test_the_password_of_an_option_file_is_never_used(client, keys, group):
+    """Where a table has none, Postfix hands over an empty one: it is a login without a password, not one that stands
+    elsewhere."""
+    content = f"{FILE}[mail]\npassword = of-the-file\n"
+    client.write(f"{keys}{group}option_file = FILE\n", content)
+    assert client.logs_in() == ("tableuser" if keys else "fileuser", False, False)
+
+
+def test_a_table_that_tells_its_login_logs_in_so(client):
+    """What the doctor and the beacon may try in Postfix's place."""
+    for keys in ("user = tableuser\npassword = of-the-file\n", "user = tableuser\n"):
+        client.write(keys, FILE)
+        assert tells_login(parse(client.table.read_bytes()))
+        assert client.logs_in()[:2] == ("tableuser", "password" in keys)
