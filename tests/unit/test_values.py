@@ -43,6 +43,8 @@ def test_a_password_is_not_in_the_repr(kind):
 
 # Tuples may hold more: what a program has printed, main.cf, and the values of a table.
 SECRET_IN_TUPLES = SECRET | {"values", "texts", "stdout", "stderr"}
+# An answer may be a relay's password, and a parameter may hold a table with one.
+OWN = {"Answer": {"answer"}, "Difference": {"parameters"}, "Change": {"parameters", "expected"}}
 
 
 def tuples():
@@ -60,4 +62,4 @@ def test_a_password_is_not_in_the_repr_of_a_tuple(kind):
     shown = repr(tuple.__new__(kind, [f"VALUE-OF-{name}" for name in kind._fields]))
     hidden = {name for name in kind._fields if f"VALUE-OF-{name}'" not in shown}
     public = {name for owner, name in PUBLIC if owner == kind.__name__}
-    assert hidden == set(kind._fields) & SECRET_IN_TUPLES - public
+    assert hidden == (set(kind._fields) & SECRET_IN_TUPLES - public) | OWN.get(kind.__name__, set())
