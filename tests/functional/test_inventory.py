@@ -159,6 +159,26 @@ def test_a_proxied_table_keeps_its_spelling_and_is_allowed(minion, postfix, pill
     assert managed(minion)["changes"] == {}
 
 
+def test_what_others_ask_through_proxymap_stays_allowed(minion, postfix, pillar):
+    """Their spelling of our file was replaced in proxy_read_maps: cleanup died at each message, and all said True."""
+    assert managed(minion)["result"] is True
+    (postfix.directory / "link").symlink_to(postfix.config_directory)
+    spelling = f"proxy:mysql:{postfix.directory}/link/{ALIASES}"
+    maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    postfix.write_main_cf(
+        **postfix.postconf(*maps),
+        recipient_bcc_maps=spelling,
+        proxy_read_maps=f"{spelling}, $virtual_mailbox_maps",
+    )
+    postfix.reload()
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"proxy": True}})
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    assert postfix.postconf("proxy_read_maps")["proxy_read_maps"].startswith(f"{spelling}, $virtual_mailbox_maps, ")
+    assert replies(postfix) == ANSWERED
+    assert managed(minion)["changes"] == {}
+
+
 def test_two_maps_on_one_file_are_refused(minion, postfix, pillar):
     """By a link: each apply flipped the live answers, and said True."""
     (postfix.config_directory / "same.cf").symlink_to(postfix.config_directory / ALIASES)
