@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("6f541b01ddc3")
+ispmail_stamp.require("d162e2799c68")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "6f541b01ddc3"
+STAMP = "d162e2799c68"
 
 
 def require(stamp: str) -> None:

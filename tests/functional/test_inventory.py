@@ -353,6 +353,24 @@ def test_a_directory_that_others_can_write_is_refused(minion, postfix, pillar):
     assert f"others than root may write in {folder}: choose a directory of root's" in result["comment"]
 
 
+@pytest.mark.parametrize("spelling", ["{{{}}}", "debug:{}"], ids=["braces", "debug"])
+def test_a_spelling_that_postfix_does_not_take_is_not_ours(minion, postfix, spelling):
+    """451 for each recipient, and the apply said "in the correct state", the doctor nothing."""
+    assert managed(minion)["result"] is True
+    broken = spelling.format(postfix.postconf("virtual_mailbox_maps")["virtual_mailbox_maps"])
+    postfix.write_main_cf(**{**postfix.postconf(), "virtual_mailbox_maps": broken})
+    said = f"virtual_mailbox_maps also asks {broken}, which is not pillar's and cannot be asked: "
+    result = managed(minion, test=True)
+    assert result["result"] is False and said in result["comment"], result["comment"]
+    faults = [row["fix"] for row in minion.call("postfix_doctor.check") if row["result"] == "fault"]
+    assert any("virtual_mailbox_maps" in fix for fix in faults), faults
+    # Once Postfix has it, all is broken already.
+    postfix.reload()
+    assert wait_until(lambda: replies(postfix)["nobody@example.org"] == 451, 10)
+    result = managed(minion)
+    assert result["result"] is False and said in result["comment"], result["comment"]
+
+
 @pytest.mark.parametrize("broken", ["hash:/nonexistent/none", "mysql:/nonexistent/none.cf", "nosuchtype:/x"])
 def test_a_broken_table_of_somebody_else_is_named(minion, postfix, pillar, broken):
     """smtpd had not noticed it yet: each apply reloaded, was put back, and named "a table" that the mail log knows."""
