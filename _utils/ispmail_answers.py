@@ -27,7 +27,8 @@ from ispmail_tablefile import SECRET, shown_key
 _CHUNK = 64
 # How long to go on looking for more that cannot be asked, after the first, in seconds.
 PROBE_SECONDS = 10
-_TABLE = re.compile(r"(?!(static|inline|fail):)[a-z][a-z0-9_]*:")
+# Braces around a table are not Postfix's: it takes them for a type that it does not have.
+_TABLE = re.compile(r"(?s)(?!(static|inline|fail):)[a-z][a-z0-9_]*:|\{.*:")
 
 
 def lookup(instance: Instance, name: str, question: str) -> Lookup:

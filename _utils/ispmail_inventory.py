@@ -127,6 +127,17 @@ class Inventory(NamedTuple):
                 return each.table
         return table
 
+    def proxied(self) -> set[str]:
+        """The tables that parameters and options of master.cf ask through proxymap, as they spell them."""
+        known = self.settings.values
+        found: set[str] = set()
+        for own in (known, *(overrides(service.command) for service in self.services)):
+            values = {**known, **own}
+            for name, value in own.items():
+                if name not in _PERMITS and _may_name_table(value, values):
+                    found.update(each.table for each in references(value, values) if each.proxied)
+        return found
+
     def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
         """The services that open the tables of a parameter, or of what refers to it."""
         programs = ("proxymap",) if proxied else _programs(parameter, self)

@@ -315,11 +315,12 @@ def _open_domains(maps: Sequence[Map], known: Settings) -> list[str]:
 
 
 def _readable_by_proxymap(known: Settings, parameters: Mapping[str, str], maps: Sequence[Map]) -> str | None:
-    """proxy_read_maps with the proxied tables that it does not allow yet; None where it allows all.
+    """proxy_read_maps with the proxied tables that it would not allow after this change; None where it allows all.
 
-    proxymap compares texts: a table is allowed by the spelling that its reader uses.
+    proxymap compares texts: a table is allowed by the spelling that its reader uses. What the list allows stays, for
+    the readers of other parameters, of options in master.cf, and of programs that are not Postfix's.
     """
-    if not any(each.proxy for each in maps):
+    if not parameters and not any(each.proxy for each in maps):
         return None
     values = {**known.values, **parameters}
     paths = {known.real_path(each.path) for each in maps if each.proxy}
@@ -329,11 +330,18 @@ def _readable_by_proxymap(known: Settings, parameters: Mapping[str, str], maps: 
         for each in references(values.get(name, ""), values)
         if each.proxied and known.real_path(each.path) in paths
     ]
-    current = values["proxy_read_maps"]
-    allowed = {each.table for each in references(current, values)}
+    allowed = _allowed(values)
+    # The list may name a parameter that is changed here, such as $virtual_alias_maps.
+    lost = [table for table in _allowed(known.values) if table not in allowed]
+    if lost:
+        asked = ispmail_inventory.read(known.config_directory, known._replace(values=values)).proxied()
+        used += [table for table in lost if table in asked]
     missing = [table for table in dict.fromkeys(used) if table not in allowed]
     if not missing:
         return None
-    found = known.words("proxy_read_maps")
-    outdated = [word for word in found if word.is_table and word.references[0].path in paths]
-    return joined(current, found, outdated, missing)
+    return joined(values["proxy_read_maps"], known.words("proxy_read_maps"), [], missing)
+
+
+def _allowed(values: Mapping[str, str]) -> list[str]:
+    """The SQL tables that proxy_read_maps allows."""
+    return [each.table for each in references(values["proxy_read_maps"], values) if each.proxied]

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from ispmail_errors import Fault
 from ispmail_expand import expand, sole_name
 from ispmail_maincf import without_inline, words
+from ispmail_tablefile import release_of
 
-_TABLE = r"((?:(?:proxy|debug):)*)(mysql|pgsql|sqlite):([^\s,{}]+)"
 _WRITTEN_AS_TABLE = re.compile(r"((proxy|debug):)*(mysql|pgsql|sqlite):")
-_ONLY_TABLES = re.compile(rf"{_TABLE}|(unionmap|pipemap):\{{([\s,]*{_TABLE})+[\s,]*\}}")
-_TABLES = re.compile(rf"(?<![^\s,{{}}!]){_TABLE}")
+# The first release with debug:, which logs what is asked.
+_LOGS = (3, 11)
 
 
 class Reference(NamedTuple):
@@ -66,10 +66,23 @@ def references(value: str, values: Mapping[str, str]) -> list[Reference]:
         value: As main.cf has it.
         values: Name to value of all parameters.
     """
-    return [
-        Reference(table_type, path, "proxy:" in prefixes)
-        for prefixes, table_type, path in _TABLES.findall(expand(value, values))
-    ]
+    found = (_tables(word.lstrip("!"), _before_table(values)) for word in words(expand(value, values)))
+    return [each for tables in found for each in tables if each]
+
+
+def _before_table(values: Mapping[str, str]) -> str:
+    """A pattern of what may stand before a table in this release of Postfix."""
+    logs = release_of(values.get("mail_version", "")) >= _LOGS
+    return "((?:(?:proxy|debug):)*)" if logs else "((?:proxy:)*)"
+
+
+def _tables(word: str, before: str) -> list[Reference | None]:
+    """The tables that a word is; None for one that is not SQL, or that Postfix does not take, such as {mysql:…}."""
+    if found := re.fullmatch(rf"{before}(mysql|pgsql|sqlite):([^\s,{{}}]+)", word):
+        return [Reference(found[2], found[3], "proxy:" in found[1])]
+    if found := re.fullmatch(rf"(?s){before}(?:unionmap|pipemap):\{{(.*)\}}", word):
+        return [table for each in words(found[2]) for table in _tables(each, before)]
+    return [None]
 
 
 def words_of(value: str, values: Mapping[str, str], resolve: Callable[[str], str]) -> list[Word]:
@@ -78,12 +91,15 @@ def words_of(value: str, values: Mapping[str, str], resolve: Callable[[str], str
     Args:
         resolve: Path to real path.
     """
+    before = _before_table(values)
     found = []
     for text in words(value):
-        expanded = expand(text, values)
+        expanded = words(expand(text, values))
         reached = tuple(Reference(each.type, resolve(each.path), each.proxied) for each in references(text, values))
-        is_table = _WRITTEN_AS_TABLE.match(text) is not None and re.fullmatch(_TABLE, expanded) is not None
-        found.append(Word(text, reached, is_table, only_tables=_ONLY_TABLES.fullmatch(expanded) is not None))
+        tables = _tables(expanded[0], before) if len(expanded) == 1 else []
+        only_tables = bool(tables) and None not in tables
+        is_table = only_tables and _WRITTEN_AS_TABLE.match(text) is not None
+        found.append(Word(text, reached, is_table, only_tables))
     return found
 
 

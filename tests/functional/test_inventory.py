@@ -159,6 +159,26 @@ def test_a_proxied_table_keeps_its_spelling_and_is_allowed(minion, postfix, pill
     assert managed(minion)["changes"] == {}
 
 
+def test_what_others_ask_through_proxymap_stays_allowed(minion, postfix, pillar):
+    """Their spelling of our file was replaced in proxy_read_maps: cleanup died at each message, and all said True."""
+    assert managed(minion)["result"] is True
+    (postfix.directory / "link").symlink_to(postfix.config_directory)
+    spelling = f"proxy:mysql:{postfix.directory}/link/{ALIASES}"
+    maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    postfix.write_main_cf(
+        **postfix.postconf(*maps),
+        recipient_bcc_maps=spelling,
+        proxy_read_maps=f"{spelling}, $virtual_mailbox_maps",
+    )
+    postfix.reload()
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"proxy": True}})
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    assert postfix.postconf("proxy_read_maps")["proxy_read_maps"].startswith(f"{spelling}, $virtual_mailbox_maps, ")
+    assert replies(postfix) == ANSWERED
+    assert managed(minion)["changes"] == {}
+
+
 def test_two_maps_on_one_file_are_refused(minion, postfix, pillar):
     """By a link: each apply flipped the live answers, and said True."""
     (postfix.config_directory / "same.cf").symlink_to(postfix.config_directory / ALIASES)
@@ -331,6 +351,24 @@ def test_a_directory_that_others_can_write_is_refused(minion, postfix, pillar):
     result = managed(minion)
     assert result["result"] is False
     assert f"others than root may write in {folder}: choose a directory of root's" in result["comment"]
+
+
+@pytest.mark.parametrize("spelling", ["{{{}}}", "debug:{}"], ids=["braces", "debug"])
+def test_a_spelling_that_postfix_does_not_take_is_not_ours(minion, postfix, spelling):
+    """451 for each recipient, and the apply said "in the correct state", the doctor nothing."""
+    assert managed(minion)["result"] is True
+    broken = spelling.format(postfix.postconf("virtual_mailbox_maps")["virtual_mailbox_maps"])
+    postfix.write_main_cf(**{**postfix.postconf(), "virtual_mailbox_maps": broken})
+    said = f"virtual_mailbox_maps also asks {broken}, which is not pillar's and cannot be asked: "
+    result = managed(minion, test=True)
+    assert result["result"] is False and said in result["comment"], result["comment"]
+    faults = [row["fix"] for row in minion.call("postfix_doctor.check") if row["result"] == "fault"]
+    assert any("virtual_mailbox_maps" in fix for fix in faults), faults
+    # Once Postfix has it, all is broken already.
+    postfix.reload()
+    assert wait_until(lambda: replies(postfix)["nobody@example.org"] == 451, 10)
+    result = managed(minion)
+    assert result["result"] is False and said in result["comment"], result["comment"]
 
 
 @pytest.mark.parametrize("broken", ["hash:/nonexistent/none", "mysql:/nonexistent/none.cf", "nosuchtype:/x"])

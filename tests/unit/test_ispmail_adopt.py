@@ -71,7 +71,7 @@ NAMED = {
 
 @pytest.mark.parametrize("value, tables", NAMED.values(), ids=NAMED)
 def test_named(value, tables):
-    values = {"folder": "$config_directory/sql", "x_maps": value}
+    values = {"folder": "$config_directory/sql", "x_maps": value, "mail_version": "3.11.0"}
     found = named(values)
     expected = ["mysql:/b.cf", "proxy:pgsql:/a.cf", "sqlite:/c.cf"] if tables is None else tables
     assert [str(each).removeprefix("x_maps: ") for each in found] == expected

@@ -417,11 +417,12 @@ def test_tables_of_others_that_cannot_be_asked(answering):
             "pipemap:{static:SECRET}": Lookup(COULD_NOT_ASK, reason="pipemap:{static:SECRET} is odd"),
             "mysql:/own.cf": AWAY,
             "regexp:/e": Lookup(COULD_NOT_ASK),
+            "{ mysql:/f.cf }": Lookup(COULD_NOT_ASK, reason="unsupported dictionary type: { mysql"),
         }
     )
     values = {
         "virtual_alias_maps": "proxy:mysql:/a.cf, hash:/b !odd:/c static:x inline:{a=b} fail:x example.org $own "
-        "pipemap:{static:SECRET} hash:/fine proxy:mysql:/d.cf regexp:/e",
+        "pipemap:{static:SECRET} hash:/fine proxy:mysql:/d.cf regexp:/e { mysql:/f.cf }",
         "own": "mysql:/own.cf /a/file",
         "relay_domains": "hash:/not-asked",
     }
@@ -432,18 +433,20 @@ def test_tables_of_others_that_cannot_be_asked(answering):
         ("mysql:/own.cf", True),
         ("pipemap:{static:***", True),
         ("regexp:/e", True),
+        ("{ mysql:/f.cf }", False),
     ]
-    assert [each.reason for each in found][-3:] == ["away", "pipemap:{static:*** is odd", ""]
+    assert [each.reason for each in found][2:5] == ["away", "pipemap:{static:*** is odd", ""]
     assert {question for question, _ in asked} == {"probe@a.b.c.d.e.f.g.h.probe.invalid"}
     assert [table for _, table in asked] == [
-        *("hash:/b", "odd:/c", "mysql:/own.cf", "pipemap:{static:SECRET}", "hash:/fine", "regexp:/e")
+        *("hash:/b", "odd:/c", "mysql:/own.cf", "pipemap:{static:SECRET}", "hash:/fine", "regexp:/e"),
+        "{ mysql:/f.cf }",
     ]
     assert str(found[2]) == (
         "virtual_alias_maps also asks mysql:/own.cf, which is not pillar's and cannot be asked: away"
     )
     asked = answering({})
     assert ispmail_answers.broken_others([OURS], inventory(**values), running=True) == []
-    assert ("probe@a.b.c.d.e.f.g.h.probe.invalid", "proxy:mysql:/d.cf") in asked and len(asked) == 7
+    assert ("probe@a.b.c.d.e.f.g.h.probe.invalid", "proxy:mysql:/d.cf") in asked and len(asked) == 8
 
 
 @pytest.mark.parametrize(("seconds", "found", "asked"), [(5, AWAY, 3), (5.1, AWAY, 2), (10.5, AWAY, 1), (60, None, 4)])

@@ -375,11 +375,11 @@ def test_who_leads_to_a_table_file():
         ("own_maps = proxy:mysql:DIR/./a.cf", "own_maps", "proxy:mysql:DIR/./a.cf"),
         ("proxy_read_maps = proxy:mysql:DIR/a.cf", "own_maps", None),
         ("proxy_read_maps = hash:DIR/x", "own_maps", "hash:DIR/x, proxy:mysql:DIR/a.cf"),
-        # What stands there under a spelling that nothing uses any more is replaced where it stood.
+        # Another spelling of the same file stays: something else may use it, a script too.
         (
             "proxy_read_maps = proxy:mysql:DIR/./a.cf, $x, proxy:mysql:DIR/y.cf",
             "own_maps",
-            "proxy:mysql:DIR/a.cf, $x, proxy:mysql:DIR/y.cf",
+            "proxy:mysql:DIR/./a.cf, $x, proxy:mysql:DIR/y.cf, proxy:mysql:DIR/a.cf",
         ),
         (
             "proxy_read_maps = unionmap:{proxy:mysql:DIR/./a.cf} $x",
@@ -409,6 +409,31 @@ def test_proxymap_need_not_open_what_is_asked_directly(server):
     found = compare(server, b={"parameter": "own_maps"}, a={"parameter": "own_maps", "proxy": True})
     allowed = "hash:DIR/x, proxy:mysql:DIR/b.cf, proxy:mysql:DIR/a.cf"
     assert server.short(found.parameters)["proxy_read_maps"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("main_cf", "option", "added"),
+    [
+        # Nothing else asks it through proxymap.
+        ("", "", None),
+        ("recipient_bcc_maps = mysql:DIR/./a.cf", "", None),
+        ("proxy_write_maps = proxy:mysql:DIR/./a.cf", "", None),
+        ("recipient_bcc_maps = proxy:mysql:DIR/a.cf", "", None),
+        ("recipient_bcc_maps = proxy:mysql:DIR/./a.cf", "", "$virtual_alias_maps, proxy:mysql:DIR/./a.cf"),
+        ("", " -o sender_bcc_maps=proxy:mysql:DIR/./a.cf", "$virtual_alias_maps, proxy:mysql:DIR/./a.cf"),
+        ("", " -o x=proxy:mysql:DIR/. -o sender_bcc_maps=$x/a.cf", "$virtual_alias_maps, proxy:mysql:DIR/./a.cf"),
+        # It is allowed beside that parameter.
+        ("recipient_bcc_maps = proxy:mysql:DIR/./a.cf\nx = proxy:mysql:DIR/./a.cf", "", None),
+    ],
+)
+def test_what_others_ask_through_proxymap_stays_allowed(server, main_cf, option, added):
+    """proxy_read_maps allowed it by the parameter that is changed; without it cleanup dies at each message."""
+    permitted = "proxy_read_maps = $virtual_alias_maps" + (", $x" if "x =" in main_cf else "")
+    server.main_cf(f"virtual_alias_maps = proxy:mysql:DIR/./a.cf\n{permitted}\n{main_cf}").table("a")
+    server.master_cf(f"smtp inet n - y - - smtpd{option}\n")
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
+    assert server.short(found.parameters).pop("virtual_alias_maps") == "mysql:DIR/a.cf"
+    assert server.short(found.parameters).get("proxy_read_maps") == added
 
 
 # What an apply tells.

@@ -9,6 +9,7 @@ import ispmail_reach
 from ispmail_reach import Reference, Wanted
 
 VALUES = {"dir": "/etc/postfix", "own": "mysql:/etc/postfix/a.cf", "both": "mysql:/etc/postfix/a.cf, hash:/x", "no": ""}
+VALUES["mail_version"] = "3.11.2"
 A, B, C = (f"mysql:/etc/postfix/{name}.cf" for name in "abc")
 
 
@@ -41,7 +42,11 @@ REFERENCES = [
     (A, [("mysql", "/etc/postfix/a.cf", False)]),
     ("proxy:pgsql:$dir/a.cf", [("pgsql", "/etc/postfix/a.cf", True)]),
     ("debug:proxy:mysql:${dir}/a.cf", [("mysql", "/etc/postfix/a.cf", True)]),
-    ("unionmap:{mysql:/a, {proxy:sqlite:/b}}, hash:/c", [("mysql", "/a", False), ("sqlite", "/b", True)]),
+    ("unionmap:{mysql:/a, proxy:sqlite:/b}, hash:/c", [("mysql", "/a", False), ("sqlite", "/b", True)]),
+    ("pipemap:{unionmap:{mysql:/a,hash:/c}\n mysql:/b}", [("mysql", "/a", False), ("mysql", "/b", False)]),
+    ("debug:unionmap:{debug:mysql:/a}", [("mysql", "/a", False)]),
+    # Postfix takes none of these: each question is an error.
+    (f"{{{A}}}, {{ {A} }}, unionmap:{{{{{A}}}}}, unionmap:{{!{A}}}, UNIONMAP:{{{A}}}, unionmap:{A}, mysql:{{/a}}", []),
     ("check_sender_access mysql:/a, reject, !mysql:/b", [("mysql", "/a", False), ("mysql", "/b", False)]),
     ("${no?{mysql:/a}:{mysql:/b}}", [("mysql", "/b", False)]),
     ("$own $(own)", [("mysql", "/etc/postfix/a.cf", False)] * 2),
@@ -54,6 +59,19 @@ REFERENCES = [
 @pytest.mark.parametrize("value, found", REFERENCES)
 def test_references(value, found):
     assert ispmail_reach.references(value, VALUES) == [Reference(*each) for each in found]
+
+
+@pytest.mark.parametrize(
+    "release, is_known", [("3.7.11", False), ("3.10.13", False), ("3.11.0", True), ("3.12-20260821", True)]
+)
+def test_debug_is_a_table_from_the_release_on_that_has_it(release, is_known):
+    """Before, it is an unsupported type, and each question an error: it was "in the correct state"."""
+    values = {**VALUES, "mail_version": release}
+    for value in (f"debug:{A}", f"unionmap:{{debug:{A}}}", f"debug:unionmap:{{{A}}}"):
+        assert bool(ispmail_reach.references(value, values)) is is_known
+        assert pointing(value, [A], values) == (value if is_known else f"{value}, {A}", [])
+    (proxied, *_) = ispmail_reach.references(f"proxy:debug:{A}, {A}", values)
+    assert proxied.proxied is is_known
 
 
 # The value, the tables that shall be in it, what it is then.
@@ -155,6 +173,10 @@ WITHOUT = [
     ("mysql:$dir/a.cf, mysql:/link/a.cf", "a", [], {"maps": ""}),
     ("unionmap:{mysql:$dir/a.cf}", "a", [], {"maps": ""}),
     ("pipemap:{mysql:$dir/a.cf, mysql:/link/b.cf}", "ab", [], {"maps": ""}),
+    ("unionmap:{unionmap:{mysql:$dir/a.cf}, mysql:/link/b.cf}", "ab", [], {"maps": ""}),
+    ("debug:mysql:$dir/a.cf, proxy:unionmap:{mysql:$dir/a.cf}", "a", [], {"maps": ""}),
+    # Empty braces, and what Postfix does not take: not ours.
+    ("unionmap:{}, {mysql:$dir/a.cf}", "a", [], {}),
     # Other tables in the braces: not ours to change.
     ("unionmap:{mysql:$dir/a.cf, hash:/x}", "a", [], {}),
     ("pipemap:{mysql:$dir/a.cf, mysql:/link/b.cf}", "a", [], {}),
