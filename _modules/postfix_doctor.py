@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2205c9c2f40b")
+ispmail_stamp.require("e57308d1090d")
 
 
 import ispmail_accounts

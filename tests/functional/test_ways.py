@@ -186,6 +186,30 @@ def test_a_key_of_four_bytes_is_asked(postfix):
         assert [row["result"] for row in rows if row["where"].startswith("virtual_mailbox_maps on")] == ["fault"], rows
 
 
+@pytest.mark.parametrize(
+    "asks", ["SELECT destination FROM virtual_aliases WHERE source REGEXP '^%s$'", "CALL search('%s')"]
+)
+def test_a_regular_expression_is_asked_for_its_special_characters(postfix, asks):
+    """One RCPT by a stranger failed the query, and nobody was told. Postfix asks for "("@… and for (@…"""
+    with scratch() as directory, MariaDB(directory / "db") as server:
+        schema(server, PASSWORD)
+        server.sql(
+            "CREATE PROCEDURE mailserver.search(a TEXT) READS SQL DATA "
+            "SELECT destination FROM virtual_aliases WHERE source RLIKE a"
+        )
+        server.sql("GRANT EXECUTE ON mailserver.* TO mailserver@'127.0.0.1'")
+        minion = Minion(directory / "minion", pillar_for(postfix, server, maps={"virtual_alias_maps": {"query": asks}}))
+        result = managed(minion)
+        assert result["result"] is True
+        assert "virtual_alias_maps cannot be asked for an address with special characters" in result["comment"]
+        assert result["comment"].count("has an expansion in a regular expression") == asks.count("REGEXP")
+        assert rcpt(postfix.port, "jack@example.org")[0] == 250
+        assert rcpt(postfix.port, '"(["@example.org')[0] == 451
+        assert rcpt(postfix.port, "jack@example.org")[0] == 451
+        rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "the query takes every address"]
+        assert [row["result"] for row in rows if row["where"].startswith("virtual_alias_maps on")] == ["fault"], rows
+
+
 def test_a_closed_connection_costs_nothing(minion, postfix, mariadb):
     """With one host Postfix before 3.10 did not ask it for a minute after a connection was closed."""
     managed(minion)

@@ -349,7 +349,7 @@ def test_a_domain_that_is_known_is_not_read(monkeypatch):
         return Lookup(NO_ANSWER)
 
     monkeypatch.setattr(ispmail_lookup, "_asked", asked)
-    for special, count in ((True, 4), (False, 1)):
+    for special, count in ((True, 5), (False, 1)):
         found = ispmail_lookup.probe(["mysql:x"], "/x", domains={"mysql:x": "example.org"}, special=special)
         assert found == {"mysql:x": Probe(None, ())}
         assert len(seen[-1]) == count and seen[-1][0] == "probe@example.org"
