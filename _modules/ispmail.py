@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e57308d1090d")
+ispmail_stamp.require("c7bab37f457a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("e57308d1090d")
+ispmail_stamp.require("c7bab37f457a")
 
 
 import ispmail_accounts

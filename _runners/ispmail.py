@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e57308d1090d")
+ispmail_stamp.require("c7bab37f457a")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("e57308d1090d")
+ispmail_stamp.require("c7bab37f457a")
 
 from ispmail_salt import state
 

@@ -49,6 +49,11 @@ _FIXES = (
         "Plugin .* could not be loaded",
         "smtpd's chroot has no such plugin: use mysql_native_password, or set proxy: true",
     ),
+    (
+        r"Can't connect to local .*\(13\b",
+        "Postfix's user may not use that socket: check its directories, which virtual(8) and local(8) enter without "
+        "the user's supplementary groups",
+    ),
     ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
     ("Application error", "proxymap could not ask: the mail log says why; it reads table files as user postfix"),
     ("Too many connections", "raise the server's max_connections, or set proxy: true"),
@@ -70,6 +75,7 @@ class Asker(NamedTuple):
     user: str | None = None  # None: as ourselves
     chroot: str | None = None  # where it looks for sockets, certificates and plugins
     descriptors: tuple[int, ...] = ()  # open files that a table's path ``/proc/self/fd/N`` stands for
+    primary_group_only: bool = False  # without the user's supplementary groups
 
 
 ROOT = Asker()
@@ -257,7 +263,16 @@ def _asked(
     one = len(questions) == 1 and questions[0] != _STDIN
     arguments = ["-c", config_directory, "-q", questions[0] if one else _STDIN, *tables]
     stdin = "".join(f"{question}\n" for question in questions)
-    done = run("postmap", arguments, timeout, _plugins(as_.chroot), as_.descriptors, user=as_.user, stdin=stdin)
+    done = run(
+        "postmap",
+        arguments,
+        timeout,
+        _plugins(as_.chroot),
+        as_.descriptors,
+        user=as_.user,
+        primary_group_only=as_.primary_group_only,
+        stdin=stdin,
+    )
     if as_.user and _CANNOT_START.search(done.stderr):
         # Daemons of Postfix read it before they give up root's rights, so they can start.
         found = _asked(questions, tables, config_directory, timeout, as_._replace(user=None))
