@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("c7bab37f457a")
+ispmail_stamp.require("203f59795f20")
 
 import ispmail_apply
 import ispmail_compare

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("c7bab37f457a")
+ispmail_stamp.require("203f59795f20")
 
 from ispmail_salt import state
 

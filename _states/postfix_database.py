@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("c7bab37f457a")
+ispmail_stamp.require("203f59795f20")
 
 from ispmail_salt import state
 

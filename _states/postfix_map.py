@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("c7bab37f457a")
+ispmail_stamp.require("203f59795f20")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

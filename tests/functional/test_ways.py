@@ -275,6 +275,23 @@ def test_a_regular_expression_is_asked_for_its_special_characters(postfix, asks)
         assert [row["result"] for row in rows if row["where"].startswith("virtual_alias_maps on")] == ["fault"], rows
 
 
+def test_a_warning_is_on_its_own_map(postfix, pillar, minion):
+    """One of two hosts lacks a table: the warning was on the two maps that do not use it."""
+    with scratch() as directory, MariaDB(directory / "db") as whole, MariaDB(directory / "db2") as lacks:
+        for server in (whole, lacks):
+            schema(server, PASSWORD)
+        lacks.sql("DROP TABLE mailserver.virtual_aliases")
+        database = {"hosts": [f"127.0.0.1:{whole.port}", f"127.0.0.1:{lacks.port}"]}
+        # Postfix takes the hosts in random order.
+        for limit in range(1, 13):
+            minion.pillar = pillar(database=database, maps={name: {"expansion_limit": limit} for name in GUIDES})
+            comment = managed(minion, test=True)["comment"]
+            if "virtual_aliases" in comment:
+                break
+        (line,) = [line for line in comment.splitlines() if "virtual_aliases" in line]
+        assert "virtual_alias_maps: " in line and "virtual_mailbox" not in line and "/proc/" not in line, comment
+
+
 def test_a_closed_connection_costs_nothing(minion, postfix, mariadb):
     """With one host Postfix before 3.10 did not ask it for a minute after a connection was closed."""
     managed(minion)

@@ -359,6 +359,29 @@ def test_a_domain_that_is_known_is_not_read(monkeypatch):
         assert len(seen[-1]) == count and seen[-1][0] == "probe@example.org"
 
 
+def test_a_warning_is_on_the_table_that_it_names(monkeypatch):
+    """Asked together, each of them had the warnings of all: of a query that it does not have, of hosts of another."""
+    tables = ["mysql:/a.cf", "pgsql:/b.cf", "mysql:/c.cf", "proxy:mysql:/d.cf"]
+    hosts = {"mysql:/a.cf": "db1:3307, db1", "pgsql:/b.cf": "db10 unix:/run/x", "mysql:/c.cf": "db1 db2", tables[3]: ""}
+    monkeypatch.setattr(ispmail_lookup, "_keys", lambda table: {"hosts": hosts[table]})
+    said = {
+        "mysql:/a.cf: query failed: no such table": [0],
+        "connect to mysql server db1: Can't connect (115)": [0, 2],
+        "connect to pgsql server db10: no": [1],
+        "connect to mysql server db2: no": [2],
+        "pgsql query failed: protocol error, host /run/x": [1],
+        "connect to mysql server localhost: no": [3],
+        "connect to mysql server db": [0, 1, 2, 3],
+        "asked as root": [0, 1, 2, 3],
+    }
+    monkeypatch.setattr(ispmail_lookup, "_asked", lambda *_: Lookup(NO_ANSWER, tuple(said)))
+    found = ispmail_lookup.probe(tables, "/x", domains=dict.fromkeys(tables, "example.org"))
+    assert found == {
+        table: Probe(None, tuple(line for line, on in said.items() if number in on))
+        for number, table in enumerate(tables)
+    }
+
+
 def test_where_one_fails_each_is_asked_by_itself(config, table):
     """One that answers everything stops the others from being asked; one that fails does too."""
     fails_for_some = "SELECT CASE WHEN length('%s') > 200 THEN json('no JSON') END"
