@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("2205c9c2f40b")
+ispmail_stamp.require("2971d7441ad9")
 
 import ispmail_apply
 import ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2205c9c2f40b")
+ispmail_stamp.require("2971d7441ad9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
