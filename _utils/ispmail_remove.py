@@ -92,9 +92,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
 
         def check(running: bool) -> None:
             if running and before:
-                warnings.extend(refuse_if_worse(before, ispmail_smtpd.ask(inventory)))
+                warnings.extend(refuse_if_worse(before, inventory))
 
-        ispmail_transaction.make(change, check)
+        ispmail_transaction.make(change, check, lambda: ispmail_smtpd.describe_now(before, inventory))
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
     return Outcome(changes, len(chosen), tuple(warnings), running)
 

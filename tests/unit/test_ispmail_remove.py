@@ -28,7 +28,7 @@ def server(tmp_path):
 def changes(monkeypatch):
     """The changes that are made, or rehearsed, in place of making them."""
     found = []
-    monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: found.append(("make", change)))
+    monkeypatch.setattr(ispmail_transaction, "make", lambda change, check, answers: found.append(("make", change)))
     monkeypatch.setattr(ispmail_transaction, "rehearse", lambda change: found.append(("rehearse", change)))
     return found
 
@@ -314,7 +314,7 @@ def ask(server, monkeypatch):
         left = list(replies)
         monkeypatch.setattr("ispmail_postfix.running", lambda _: runs)
         monkeypatch.setattr("ispmail_smtpd.ask", lambda _: left.pop(0))
-        monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: check(runs_after))
+        monkeypatch.setattr(ispmail_transaction, "make", lambda change, check, answers: check(runs_after))
         return remove(server.main_cf("virtual_alias_maps = mysql:DIR/a.cf"), A), left
 
     return removes
