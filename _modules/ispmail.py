@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("2205c9c2f40b")
+ispmail_stamp.require("f860a8a7e368")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("2205c9c2f40b")
+ispmail_stamp.require("f860a8a7e368")
 
 import ispmail_accounts
 import ispmail_holders

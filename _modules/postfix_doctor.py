@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2205c9c2f40b")
+ispmail_stamp.require("f860a8a7e368")
 
 
 import ispmail_accounts

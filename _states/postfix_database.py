@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2205c9c2f40b")
+ispmail_stamp.require("f860a8a7e368")
 
 from ispmail_salt import state
 

@@ -111,6 +111,11 @@ OWN = "virtual_alias_maps = $own hash:DIR/x\nown = mysql:DIR/a.cf"
             f"{OWN}\nproxy_read_maps = $own $x",
             {"own": None, "virtual_alias_maps": "hash:DIR/x", "proxy_read_maps": "$x"},
         ),
+        ("virtual_alias_maps = unionmap:{mysql:DIR/a.cf}\nx = hash:/x unionmap:{}", {"virtual_alias_maps": None}),
+        (
+            "virtual_alias_maps = mysql:DIR/a.cf\ncanonical_maps = unionmap:{$virtual_alias_maps, hash:/x}",
+            {"virtual_alias_maps": None},
+        ),
         ("virtual_alias_maps = $nobody_sets_it mysql:DIR/a.cf", {"virtual_alias_maps": "$nobody_sets_it"}),
         ("virtual_alias_maps = mysql:DIR/a.cf\ncanonical_maps = $virtual_alias_maps", {"virtual_alias_maps": None}),
         (
@@ -139,6 +144,16 @@ def test_a_map_that_another_map_refers_to(server, changes):
         remove(server, maps, ["a"])
     remove(server, maps, ["b"])
     assert changes[1][1].parameters == {"virtual_alias_maps": "$own"}
+
+
+def test_a_map_in_the_braces_of_another_map(server, changes):
+    """Without the first, unionmap:{$own} held nothing, and was taken for something else than ours."""
+    server.main_cf("virtual_alias_maps = hash:DIR/x, unionmap:{$own}, mysql:DIR/b.cf\nown = mysql:DIR/a.cf")
+    maps = {"a": {"parameter": "own"}, "b": {"parameter": "virtual_alias_maps"}}
+    remove(server, maps)
+    assert server.short(changes[0][1].parameters) == {"own": None, "virtual_alias_maps": "hash:DIR/x"}
+    with pytest.raises(Failed, match=r"are asked by virtual_alias_maps \(unionmap:\{\$own\}\)"):
+        remove(server, maps, ["a"])
 
 
 def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
@@ -201,6 +216,35 @@ def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
             "",
             "relocated_maps",
             "smtpd_sender_restrictions (check_sender_access $relocated_maps)",
+        ),
+        # Postfix ignores the case of a restriction's name.
+        (
+            "relocated_maps = mysql:DIR/a.cf\nsmtpd_sender_restrictions = Check_Sender_Access $relocated_maps, reject",
+            "",
+            "relocated_maps",
+            "smtpd_sender_restrictions (Check_Sender_Access $relocated_maps)",
+        ),
+        # By another parameter, which is not changed.
+        (
+            "relocated_maps = mysql:DIR/a.cf\nx = $relocated_maps\nsmtpd_sender_restrictions = check_sender_access $x",
+            "",
+            "relocated_maps",
+            "smtpd_sender_restrictions (check_sender_access $x)",
+        ),
+        (
+            "relocated_maps = mysql:DIR/a.cf\ncanonical_maps = ${relocated_maps?{hash:/x}}",
+            "-o smtpd_sender_restrictions=${more?{check_sender_access,$relocated_maps}} -o more=yes",
+            "relocated_maps",
+            "smtp/inet/smtpd_sender_restrictions (${more?{check_sender_access,$relocated_maps}})",
+        ),
+        # Braces with nothing in them: 451 after DATA.
+        ("own = mysql:DIR/a.cf\ncanonical_maps = unionmap:{$own}", "", "own", "canonical_maps (unionmap:{$own})"),
+        ("own = mysql:DIR/a.cf\ncanonical_maps = ${own:$own} x", "", "own", "canonical_maps (${own:$own})"),
+        (
+            "relocated_maps = mysql:DIR/a.cf\ncanonical_maps = hash:/x, pipemap:{hash:/y, unionmap:{ $relocated_maps}}",
+            "",
+            "relocated_maps",
+            "canonical_maps (pipemap:{hash:/y, unionmap:{ $relocated_maps}})",
         ),
     ],
 )
