@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("f860a8a7e368")
+ispmail_stamp.require("98c9ac742fe1")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("f860a8a7e368")
+ispmail_stamp.require("98c9ac742fe1")
 
 import ispmail_accounts
 import ispmail_holders

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("f860a8a7e368")
+ispmail_stamp.require("98c9ac742fe1")
 
 import ispmail_compare
 import ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("f860a8a7e368")
+ispmail_stamp.require("98c9ac742fe1")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("f860a8a7e368")
+ispmail_stamp.require("98c9ac742fe1")
 
 from ispmail_salt import state
 

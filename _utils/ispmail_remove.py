@@ -19,8 +19,8 @@ import ispmail_postfix
 import ispmail_smtpd
 import ispmail_transaction
 from ispmail_answers import choose
-from ispmail_config import Instance, Map
-from ispmail_errors import Failed, PillarFault
+from ispmail_config import DEFAULT_DIRECTORY, Instance, Map
+from ispmail_errors import CannotAsk, Failed, PillarFault
 from ispmail_expand import expand, names_in, sole_name
 from ispmail_files import Replacement
 from ispmail_inventory import PERMITS, Inventory, Settings, own_parameters
@@ -33,6 +33,8 @@ from ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
 
+# The parameters that name the directories of other instances.
+_INSTANCES = ("multi_instance_directories", "alternate_config_directories")
 _EMPTY_BRACES = re.compile(r"(?:unionmap|pipemap):\{[\s,]*\}")
 
 
@@ -48,7 +50,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
 
     Raises:
         InvalidInput: Pillar names no such map.
-        CannotAsk: We are not root.
+        CannotAsk: We are not root, or another Postfix of this server could not be read.
         Failed: A table file is still asked elsewhere, or main.cf or a file cannot be written. Everything is as
             before then.
     """
@@ -78,7 +80,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             for name, new in parameters.items()
         }
     after = ispmail_inventory.changed(inventory, parameters)
-    _refuse_in_use(inventory, after, parameters, paths)
+    _refuse_in_use(inventory, after, parameters, paths, there)
     warnings = _doubts(chosen, after.settings)
     interrupted = ispmail_journal.interrupted(directory, cache_directory)
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(known.queue_directory)
@@ -138,9 +140,13 @@ def _referred_by_others(ours: Sequence[str], inventory: Inventory) -> set[str]:
 
 
 def _refuse_in_use(
-    inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None], paths: set[str]
+    inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None], paths: set[str], there: set[str]
 ) -> None:
-    """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
+    """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451.
+
+    Args:
+        there: Those of the paths where there is a file: another instance may ask it too.
+    """
     users = [
         f"{place.name} ({without_inline(place.word.text)})"
         for table in after.tables
@@ -148,12 +154,40 @@ def _refuse_in_use(
         for place in table.places
     ]
     users += [f"{name} ({word})" for name, word in _left_alone(inventory, after, parameters)]
+    users += [
+        f"{place.name} ({without_inline(place.word.text)}) of the Postfix in {other.settings.config_directory}"
+        for other in (_other_instances(inventory) if there else ())
+        for place in other.places
+        if place.reference.path in there
+    ]
     if users:
         users = list(dict.fromkeys(users))
         log.warning("refused to remove table files that are still asked by %s", ", ".join(users))
         raise Failed(
             f"Nothing was changed: the table files are asked by {', '.join(users)} too: take them out there first"
         )
+
+
+def _other_instances(inventory: Inventory) -> Iterator[Inventory]:
+    """The other instances of this server that main.cf, or the one of the default instance, names, see postmulti(1)."""
+    waiting = [DEFAULT_DIRECTORY, *_named_instances(inventory.settings)]
+    seen = {os.path.realpath(inventory.settings.config_directory)}
+    for folder in waiting:
+        real = os.path.realpath(folder)
+        if real in seen or not os.path.isfile(os.path.join(folder, "main.cf")):
+            continue
+        seen.add(real)
+        try:
+            other = ispmail_inventory.read(folder)
+        except CannotAsk as err:
+            what = f"whether the Postfix in {folder} asks the table files could not be told"
+            raise CannotAsk(f"Nothing was changed: {what}: {err}") from err
+        waiting += _named_instances(other.settings)
+        yield other
+
+
+def _named_instances(known: Settings) -> list[str]:
+    return [word for name in _INSTANCES for word in words(known.expanded(name))]
 
 
 def _left_alone(

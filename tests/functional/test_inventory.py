@@ -13,7 +13,7 @@ from ispmail_command import run
 from ispmail_errors import Failed
 from ispmail_transaction import Change
 from lab import wait_until
-from lab.postfix import write_cold
+from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
 from ..unit.test_ispmail_expand import EXPANDED, VALUES
@@ -261,7 +261,8 @@ def test_the_case_of_a_restriction_is_nothing_to_postfix(minion, postfix, pillar
     database = minion.pillar["ispmail"]["database"]
     keys = {"user": "mailserver", **database, "dbname": "mailserver", "query": query}
     write_cold(path, "".join(f"{name} = {value}\n" for name, value in keys.items()))
-    postfix.write_main_cf(**postfix.postconf(), smtpd_data_restrictions="$ours", ours=f"{restriction} mysql:{path}")
+    tables = postfix.postconf("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    postfix.write_main_cf(**tables, smtpd_data_restrictions="$ours", ours=f"{restriction} mysql:{path}")
     postfix.reload()
     assert data(postfix) == 250
     minion.pillar = pillar(maps={"ours": {"query": query}})
@@ -270,6 +271,25 @@ def test_the_case_of_a_restriction_is_nothing_to_postfix(minion, postfix, pillar
     with pytest.raises(SaltInvocationError, match="ours is a list of restrictions"):
         minion.call("postfix_map.remove", ["ours"])
     assert everything(postfix) == before and data(postfix) == 250
+
+
+def test_a_table_of_another_instance_is_not_removed(minion, postfix):
+    """It was deleted; the other Postfix, which is not in pillar, answered 451 to each RCPT after its next reload."""
+    managed(minion)
+    tables = postfix.postconf("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    with Postfix(postfix.directory / "second", **tables) as second:
+        assert replies(second) == ANSWERED
+        postfix.write_main_cf(**tables, multi_instance_directories=second.config_directory)
+        before = contents(postfix)
+        for test in (True, False):
+            with pytest.raises(CommandExecutionError) as caught:
+                minion.call("postfix_map.remove", test=test)
+            assert f"{ALIASES}) of the Postfix in {second.config_directory}" in str(caught.value)
+        assert contents(postfix) == before
+        second.reload()
+        assert replies(second) == ANSWERED
+        second.write_main_cf(**dict.fromkeys(tables))
+        assert set(minion.call("postfix_map.remove")["changes"]) == {*tables, "main.cf"}
 
 
 def test_what_pillar_sets_to_null_is_not_removed(minion, postfix, pillar):

@@ -259,6 +259,59 @@ def test_a_table_that_something_else_asks_stays(server, changes, caplog, main_cf
     assert changes == []
 
 
+@pytest.fixture
+def other(tmp_path):
+    """Another Postfix of this server, whose main.cf names the file of the map `a` of the first."""
+    (tmp_path / "other").mkdir()
+    other = Configured(tmp_path / "other")
+    table = f"mysql:{tmp_path}/etc/./a.cf, inline:{{a=SECRET}}"
+    return other.main_cf(f"own = {table}").master_cf(SERVICES.replace("- smtpd", f"- smtpd -o relay_domains={table}"))
+
+
+@pytest.mark.parametrize("name", ["multi_instance_directories", "alternate_config_directories"])
+def test_a_table_that_another_instance_asks_stays(server, changes, other, name):
+    """It was deleted, and the other one answered 451 to each RCPT after its next reload."""
+    server.main_cf(f"virtual_alias_maps = mysql:DIR/a.cf\nx = {other.directory}\n{name} = DIR, /nowhere, $x").table("a")
+    table = f"mysql:{server.path('a')}".replace("/a.cf", "/./a.cf,")
+    places = ["own", "smtp/inet/relay_domains"]
+    for test in (True, False):
+        with pytest.raises(Failed) as caught:
+            remove(server, A, test=test)
+        for place in places:
+            assert f"{place} ({table[:-1]}) of the Postfix in {other.directory}" in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+    assert changes == []
+    # Without the file nothing is taken from it.
+    os.unlink(server.path("a"))
+    remove(server, A)
+    assert len(changes) == 1
+
+
+def test_a_table_that_an_instance_of_the_default_one_asks_stays(server, changes, other, tmp_path, monkeypatch):
+    (tmp_path / "default").mkdir()
+    default = Configured(tmp_path / "default").main_cf(
+        f"multi_instance_directories = {server.directory} {other.directory}"
+    )
+    monkeypatch.setattr(ispmail_remove, "DEFAULT_DIRECTORY", str(default.directory))
+    server.table("a")
+    with pytest.raises(Failed, match=rf"own \(.*\) of the Postfix in {other.directory}, "):
+        remove(server, A)
+    default.main_cf(f"relocated_maps = mysql:{server.path('a')}")
+    with pytest.raises(Failed, match=rf"relocated_maps \(.*\) of the Postfix in {default.directory} too: take"):
+        remove(server, A)
+    default.main_cf("")
+    remove(server, A)
+    assert len(changes) == 1
+
+
+def test_an_instance_that_cannot_be_read_may_ask_the_tables(server, changes, other):
+    os.unlink(other.directory / "master.cf")
+    server.main_cf(f"multi_instance_directories = {other.directory}").table("a")
+    with pytest.raises(CannotAsk, match=rf"^Nothing was changed: whether the Postfix in {other.directory} asks"):
+        remove(server, A)
+    assert changes == []
+
+
 def test_a_restriction_that_keeps_another_table_may_stay(server, changes):
     restrictions = "smtpd_sender_restrictions = check_sender_access $own"
     server.main_cf(f"own = hash:DIR/x, mysql:DIR/a.cf\n{restrictions}")
