@@ -64,6 +64,11 @@ def programs_of(parameter: str) -> tuple[str, ...]:
     return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), _MOST)
 
 
+def is_check(word: str) -> bool:
+    """Whether a word of a list of restrictions is ``check_…``, which needs the table behind it: in any letter case."""
+    return word.lower().startswith("check_")
+
+
 def restriction_fault(parameter: str, key: str) -> Fault:
     """The fault of a parameter that holds restrictions, such as ``check_sender_access`` and its table."""
     return Fault(
