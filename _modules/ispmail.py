@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("d162e2799c68")
+ispmail_stamp.require("9e2e6873ced7")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("d162e2799c68")
+ispmail_stamp.require("9e2e6873ced7")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

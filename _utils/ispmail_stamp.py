@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "d162e2799c68"
+STAMP = "9e2e6873ced7"
 
 
 def require(stamp: str) -> None:
