@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e2e6873ced7")
+ispmail_stamp.require("ce1fe177d6e3")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e2e6873ced7")
+ispmail_stamp.require("ce1fe177d6e3")
 
 import ispmail_accounts
 import ispmail_holders

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("9e2e6873ced7")
+ispmail_stamp.require("ce1fe177d6e3")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
