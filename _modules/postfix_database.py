@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("98c9ac742fe1")
+ispmail_stamp.require("f73e063154de")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("98c9ac742fe1")
+ispmail_stamp.require("f73e063154de")
 
 
 import ispmail_accounts

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("98c9ac742fe1")
+ispmail_stamp.require("f73e063154de")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("98c9ac742fe1")
+ispmail_stamp.require("f73e063154de")
 
 import ispmail_answers
 import ispmail_classes

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("98c9ac742fe1")
+ispmail_stamp.require("f73e063154de")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("98c9ac742fe1")
+ispmail_stamp.require("f73e063154de")
 
 from ispmail_salt import state
 

@@ -72,16 +72,23 @@ def references(value: str, values: Mapping[str, str]) -> list[Reference]:
     ]
 
 
-def words_of(value: str, values: Mapping[str, str], resolve: Callable[[str], str]) -> list[Word]:
+def words_of(
+    value: str,
+    values: Mapping[str, str],
+    resolve: Callable[[str], str],
+    in_files: Callable[[str], Iterable[Reference]] = lambda _: (),
+) -> list[Word]:
     """Split a value into its words, each with the tables that it reaches.
 
     Args:
         resolve: Path to real path.
+        in_files: Gives the tables, resolved, in the files that an expanded word names.
     """
     found = []
     for text in words(value):
         expanded = expand(text, values)
-        reached = tuple(Reference(each.type, resolve(each.path), each.proxied) for each in references(text, values))
+        named = [Reference(each.type, resolve(each.path), each.proxied) for each in references(text, values)]
+        reached = (*named, *in_files(expanded))
         is_table = _WRITTEN_AS_TABLE.match(text) is not None and re.fullmatch(_TABLE, expanded) is not None
         found.append(Word(text, reached, is_table, only_tables=_ONLY_TABLES.fullmatch(expanded) is not None))
     return found

@@ -259,6 +259,22 @@ def test_a_table_that_something_else_asks_stays(server, changes, caplog, main_cf
     assert changes == []
 
 
+def test_a_table_that_a_file_names_stays(server, changes):
+    """A pattern file or a memcache table led to it: it was deleted, and each RCPT was answered by 451."""
+    server.main_cf("relay_domains = DIR/domains\nvirtual_alias_maps = mysql:DIR/a.cf memcache:DIR/mc.cf").table("a")
+    server.write("domains", "example.org\nmysql:DIR/a.cf\n")
+    server.write("mc.cf", "backup = mysql:DIR/a.cf\n")
+    with pytest.raises(Failed) as caught:
+        remove(server, A)
+    users = ("virtual_alias_maps (memcache:DIR/mc.cf)", "relay_domains (DIR/domains)")
+    assert all(each in server.short(str(caught.value)) for each in users)
+    os.unlink(server.directory / "domains")
+    os.mkdir(server.directory / "domains")
+    with pytest.raises(CannotAsk, match=r"^whether relay_domains leads to SQL tables cannot be told: "):
+        remove(server, A)
+    assert changes == []
+
+
 @pytest.fixture
 def other(tmp_path):
     """Another Postfix of this server, whose main.cf names the file of the map `a` of the first."""
