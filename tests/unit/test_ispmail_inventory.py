@@ -240,6 +240,8 @@ def test_tables_in_pattern_files(tmp_path):
     domains, more, link = (tmp_path / name for name in ("domains", "more", "link.cf"))
     more.write_text(f"proxy:pgsql:{tmp_path}/b.cf\n{domains}\n")
     domains.write_text(f"# mysql:/comment.cf\nexample.org !mysql:{link},\n  10.0.0.0/8, {more}\n{tmp_path}/none x/y\n")
+    with domains.open("ab") as stream:
+        stream.write(b"\xff.example.org\n")  # no UTF-8
     link.symlink_to("a.cf")
     tables = (f"mysql:{tmp_path}/a.cf", f"proxy:pgsql:{tmp_path}/b.cf")
     assert reached(mynetworks=f"127.0.0.0/8 !{domains}, hash:{domains}") == [
