@@ -87,7 +87,7 @@ def _obstacle(named_at: Place) -> str:
     if "/" in place:
         return "a service of master.cf has it (-o), and pillar sets parameters of main.cf: move it to main.cf first"
     if not named_at.word.is_table:
-        return "it is inside braces (unionmap:, pipemap:, a condition): it stays as it is"
+        return "it is inside braces (unionmap:, pipemap:, a condition) or in a file: it stays as it is"
     fault = table_fault(place, "", is_own=True)
     if is_check(named_at.before) or fault:
         fix = "give it a parameter of its own, such as my_senders, and write $my_senders in its place"

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os.path
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import ispmail_files
 import ispmail_postconf
-from ispmail_errors import repr_without
+import ispmail_tablefile
+from ispmail_errors import CannotAsk, repr_without
 from ispmail_expand import expand, names_in, referred
 from ispmail_maincf import overrides, words
 from ispmail_postconf import Service
-from ispmail_programs import programs_of
+from ispmail_programs import is_match_list, programs_of
 from ispmail_reach import Place, Reference, Word, places, references, words_of
 
 # What proxymap may open: that a table stands there asks nothing.
 PERMITS = ("proxy_read_maps", "proxy_write_maps")
-_SQL = re.compile("(mysql|pgsql|sqlite):")
+_TYPES = re.compile("(mysql|pgsql|sqlite|memcache):")
+# A pattern file, as in match lists, and the backup table of a memcache table: they may name tables, and further files.
+_PATTERN_FILE = re.compile(r"(?<![^\s,!])/[^\s,]+")
+_MEMCACHE = re.compile(r"(?<![^\s,{}!:])memcache:([^\s,{}]+)")
+_MOST_FILES = 50  # of one word
 
 
 class Settings(NamedTuple):
@@ -36,8 +43,13 @@ class Settings(NamedTuple):
         return expand(self.values.get(name, ""), self.values)
 
     def words(self, name: str) -> list[Word]:
-        """The words of a parameter, with the tables that each reaches, their paths resolved."""
-        return words_of(self.values.get(name, ""), self.values, self.real_path)
+        """The words of a parameter, with the tables that each reaches, their paths resolved.
+
+        Raises:
+            CannotAsk: A word names a file, which may name tables and cannot be read.
+        """
+        in_files = functools.partial(_in_files, self, name)
+        return words_of(self.values.get(name, ""), self.values, self.real_path, in_files)
 
     def set_value(self, name: str) -> str | None:
         """What main.cf sets a parameter to; None where it does not."""
@@ -232,13 +244,60 @@ _Found = tuple[Place, tuple[Reader, ...]]
 def in_main_cf(known: Settings) -> Iterator[Place]:
     """Every place where a parameter of main.cf leads to a table."""
     for name, value in known.values.items():
-        if name not in PERMITS and _may_name_table(value, known.values):
+        if name not in PERMITS and _may_name_table(name, value, known.values):
             yield from places(name, known.words(name))
 
 
-def _may_name_table(value: str, values: Mapping[str, str]) -> bool:
+def _may_name_table(name: str, value: str, values: Mapping[str, str]) -> bool:
     """Whether it is worth while to look for tables in each word of a value: most refer to others, and name none."""
-    return _SQL.search(value) is not None or ("$" in value and _SQL.search(expand(value, values)) is not None)
+    expanded = expand(value, values)
+    return _TYPES.search(expanded) is not None or (is_match_list(name) and _PATTERN_FILE.search(expanded) is not None)
+
+
+def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
+    """The tables in the files that an expanded word of a parameter names, or in files that those name.
+
+    Raises:
+        CannotAsk: A file cannot be read, or there are too many.
+    """
+    waiting = [*_files(word, is_match_list(parameter))]
+    found: list[Reference] = []
+    seen = set()
+    for path, is_pattern in waiting:
+        if (path, is_pattern) in seen:
+            continue
+        seen.add((path, is_pattern))
+        what = f"whether {parameter} leads to SQL tables cannot be told"
+        if len(seen) > _MOST_FILES:
+            raise CannotAsk(f"{what}: it names more than {_MOST_FILES} files, one in the other")
+        try:
+            inside = _patterns(path) if is_pattern else _backup(path, known)
+        except CannotAsk as err:
+            raise CannotAsk(f"{what}: {err}") from err
+        found += [each._replace(path=known.real_path(each.path)) for each in references(inside, {})]
+        waiting += _files(inside, is_pattern)
+    return found
+
+
+def _files(text: str, of_match_list: bool) -> Iterator[tuple[str, bool]]:
+    """The files that a text names which may name tables: each path, and whether it is a pattern file."""
+    yield from ((path, True) for path in (_PATTERN_FILE.findall(text) if of_match_list else ()))
+    yield from ((path, False) for path in _MEMCACHE.findall(text))
+
+
+def _patterns(path: str) -> str:
+    """What a pattern file says."""
+    content = ispmail_files.read(path).content or b""
+    lines = ispmail_tablefile.logical_lines(content.decode("utf-8", "surrogateescape"))
+    return "\n".join(line for _, line in lines)
+
+
+def _backup(path: str, known: Settings) -> str:
+    """The backup table of a memcache table, see memcache_table(5)."""
+    if not path.startswith(("/", ".")):
+        # main.cf itself holds its keys.
+        return known.expanded(f"{path}_backup")
+    return ispmail_tablefile.parse(ispmail_files.read(known.real_path(path)).content).get("backup", "")
 
 
 def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
@@ -252,11 +311,11 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
     for service in inventory.services:
         where = f"{service.name}/{service.type}"
         own = overrides(service.command)
-        values = {**known.values, **own}
+        of_service = known._replace(values={**known.values, **own})
         for name, value in own.items():
-            if name in PERMITS or not _may_name_table(value, values):
+            if name in PERMITS or not _may_name_table(name, value, of_service.values):
                 continue
-            for place in places(f"{where}/{name}", words_of(value, values, known.real_path)):
+            for place in places(f"{where}/{name}", of_service.words(name)):
                 proxied = place.reference.proxied
                 readers = inventory.readers(name, proxied)
                 yield place, tuple(one for one in readers if proxied or one.service == where)

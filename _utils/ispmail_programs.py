@@ -52,6 +52,11 @@ _TAKES_TABLES = re.compile(
     r".*_maps|.*_checks|.*_domains|.*_networks|.*_exceptions|.*_clients|.*_users|mydestination|mynetworks"
     r"|debug_peer_list|smtpd_authorized_.*_hosts|relay_clientcerts|smtpd_.*_ccerts"
 )
+# Lists in which "/file/name" stands for what is in that file.
+_MATCH_LISTS = re.compile(
+    r".*_(domains|networks|clients|hosts|users|exceptions|exclusions|destinations|interfaces|list|mechanism_filter)"
+    r"|mydestination|mynetworks|smtpd_log_access_permit_actions"
+)
 _RESTRICTIONS = re.compile(r"smtpd_\w+_restrictions|postscreen_access_list|smtpd_restriction_classes")
 # Parameters of a transport have the transport's name before them, so Postfix's own list does not have them.
 _OF_TRANSPORT = re.compile(r".*_(limit|delay|feedback|concurrency|slots|cost|discount|loan)")
@@ -62,6 +67,11 @@ def programs_of(parameter: str) -> tuple[str, ...]:
     if parameter in _PROGRAMS:
         return _PROGRAMS[parameter]
     return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), _MOST)
+
+
+def is_match_list(parameter: str) -> bool:
+    """Whether a parameter takes "/file/name" patterns: Postfix reads each line of the file as a part of the value."""
+    return _MATCH_LISTS.fullmatch(parameter) is not None
 
 
 def is_check(word: str) -> bool:

@@ -85,18 +85,26 @@ def _tables(word: str, before: str) -> list[Reference | None]:
     return [None]
 
 
-def words_of(value: str, values: Mapping[str, str], resolve: Callable[[str], str]) -> list[Word]:
+def words_of(
+    value: str,
+    values: Mapping[str, str],
+    resolve: Callable[[str], str],
+    in_files: Callable[[str], Iterable[Reference]] = lambda _: (),
+) -> list[Word]:
     """Split a value into its words, each with the tables that it reaches.
 
     Args:
         resolve: Path to real path.
+        in_files: Gives the tables, resolved, in the files that an expanded word names.
     """
     before = _before_table(values)
     found = []
     for text in words(value):
-        expanded = words(expand(text, values))
-        reached = tuple(Reference(each.type, resolve(each.path), each.proxied) for each in references(text, values))
-        tables = _tables(expanded[0], before) if len(expanded) == 1 else []
+        expanded = expand(text, values)
+        named = [Reference(each.type, resolve(each.path), each.proxied) for each in references(text, values)]
+        reached = (*named, *in_files(expanded))
+        parts = words(expanded)
+        tables = _tables(parts[0], before) if len(parts) == 1 else []
         only_tables = bool(tables) and None not in tables
         is_table = only_tables and _WRITTEN_AS_TABLE.match(text) is not None
         found.append(Word(text, reached, is_table, only_tables))

@@ -116,6 +116,30 @@ def test_another_spelling_of_our_file_is_ours(minion, postfix, spelling, own):
     assert set(replies(postfix).values()) == {554}
 
 
+@pytest.mark.parametrize("parameter", ["virtual_mailbox_domains", "virtual_alias_maps"])
+def test_a_table_that_a_file_names_is_ours_and_stays(minion, postfix, parameter):
+    """A pattern file, or a memcache table's backup: it was added again, and a removal deleted it: 451 for all."""
+    managed(minion)
+    file = postfix.config_directory / "named"
+    (table,) = postfix.postconf(parameter).values()
+    if parameter == "virtual_alias_maps":
+        write_cold(file, f"memcache = inet:127.0.0.1:1\nbackup = {table}\n")
+        word = f"memcache:{file}"
+    else:
+        write_cold(file, f"# our domains\n{table}\n")
+        word = str(file)
+    postfix.command("postconf", "-e", f"{parameter}={word}")
+    postfix.reload()
+    assert replies(postfix) == ANSWERED
+    before = everything(postfix)
+    result = managed(minion)
+    assert result["result"] is True and result["changes"] == {}, result["comment"]
+    with pytest.raises(CommandExecutionError) as caught:
+        minion.call("postfix_map.remove", [parameter])
+    assert f"asked by {parameter} ({word})" in str(caught.value)
+    assert everything(postfix) == before and replies(postfix) == ANSWERED
+
+
 def test_a_table_in_braces_with_others_is_not_removed(minion, postfix):
     managed(minion)
     tables = f"unionmap:{{mysql:$config_directory/{ALIASES}, inline:{{a=b}}}}"

@@ -1,10 +1,13 @@
 """What main.cf and master.cf reach, without a Postfix that runs: nothing is missed, and nothing is read again."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ispmail_inventory
+from ispmail_errors import CannotAsk
 from ispmail_inventory import Reader, Settings, Table
 from ispmail_postconf import Service
 from ispmail_reach import places
@@ -224,6 +227,76 @@ def test_a_proxied_table_is_asked_as_its_parameter_spells_it(tmp_path):
     assert found.spelling("virtual_alias_maps", f"{tmp_path}/real.cf", "x") == f"proxy:mysql:{tmp_path}/link.cf"
     assert found.spelling("virtual_alias_maps", f"{tmp_path}/none.cf", "x") == "x"
     assert found.spelling("relay_domains", f"{tmp_path}/real.cf", "x") == "x"
+
+
+def reached(**values):
+    """The paths of the tables that parameters of main.cf reach, with the parameter and the word that lead there."""
+    found = ispmail_inventory.in_main_cf(settings(**values))
+    return [(each.name, each.word.text, each.reference.table) for each in found]
+
+
+def test_tables_in_pattern_files(tmp_path):
+    """They were not seen: a removal deleted them, and an apply added them a second time."""
+    domains, more, link = (tmp_path / name for name in ("domains", "more", "link.cf"))
+    more.write_text(f"proxy:pgsql:{tmp_path}/b.cf\n{domains}\n")
+    domains.write_text(f"# mysql:/comment.cf\nexample.org !mysql:{link},\n  10.0.0.0/8, {more}\n{tmp_path}/none x/y\n")
+    with domains.open("ab") as stream:
+        stream.write(b"\xff.example.org\n")  # no UTF-8
+    link.symlink_to("a.cf")
+    tables = (f"mysql:{tmp_path}/a.cf", f"proxy:pgsql:{tmp_path}/b.cf")
+    assert reached(mynetworks=f"127.0.0.0/8 !{domains}, hash:{domains}") == [
+        ("mynetworks", f"!{domains}", each) for each in tables
+    ]
+    assert reached(relay_domains="$own", own=str(domains)) == [("relay_domains", "$own", each) for each in tables]
+    # Any other parameter means the file, not what is in it.
+    assert reached(virtual_alias_maps=str(domains), proxy_read_maps=str(domains), mail_name=f"x{domains}") == []
+    services = (Service("smtp", "inet", "y", f"smtpd -o relay_domains=$own -o own={domains}"),)
+    (a, _) = inventory(*services).tables
+    assert [(each.name, a.table) for each in a.places] == [("smtp/inet/relay_domains", tables[0])]
+    (word,) = settings(relay_domains=str(domains)).words("relay_domains")
+    assert (word.is_table, word.only_tables, len(word.references)) == (False, False, 2)
+
+
+def test_the_backup_of_a_memcache_table(tmp_path):
+    file, domains = tmp_path / "mc.cf", tmp_path / "domains"
+    file.write_text(f"memcache = inet:127.0.0.1:1\nbackup = proxy:mysql:{tmp_path}/a.cf\n# backup = mysql:/b.cf\n")
+    domains.write_text(f"memcache:{file}\n")
+    table = f"proxy:mysql:{tmp_path}/a.cf"
+    for word in (f"memcache:{file}", f"proxy:memcache:{file}", f"unionmap:{{hash:/x, memcache:$dir/{file.name}}}"):
+        assert reached(virtual_alias_maps=f"hash:/x {word}", dir=str(tmp_path)) == [("virtual_alias_maps", word, table)]
+    assert reached(relay_domains=str(domains)) == [("relay_domains", str(domains), table)]
+    assert reached(relay_domains="memcache:./mc.cf", queue_directory=str(tmp_path))[0][2] == table
+    # Its keys may stand in main.cf itself.
+    assert reached(virtual_alias_maps="memcache:mc", mc_backup=table) == [
+        ("virtual_alias_maps", "memcache:mc", table),
+        ("mc_backup", table, table),
+    ]
+    file.write_text("memcache = inet:127.0.0.1:1\n")
+    assert reached(virtual_alias_maps=f"memcache:{file} memcache:/none xmemcache:/x") == []
+    # One that leads to itself has an end.
+    file.write_text(f"backup = memcache:{file}\n")
+    assert reached(virtual_alias_maps=f"memcache:{file}") == []
+
+
+def test_a_file_that_cannot_be_read_may_name_tables(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for values in ({"relay_domains": f"{tmp_path}/fifo"}, {"virtual_alias_maps": f"memcache:{tmp_path}/fifo"}):
+        with pytest.raises(
+            CannotAsk, match=rf"^whether {next(iter(values))} leads to SQL tables .* {tmp_path}/fifo is"
+        ):
+            reached(**values)
+
+
+@pytest.mark.parametrize("files", [50, 51])
+def test_files_in_files_have_an_end(tmp_path, files):
+    for number in range(files):
+        (tmp_path / str(number)).write_text(f"{tmp_path}/{number + 1}\n")
+    (tmp_path / str(files - 1)).write_text("mysql:/a.cf\n")
+    if files > 50:
+        with pytest.raises(CannotAsk, match=r"^whether relay_domains leads .* more than 50 files, one in the other"):
+            reached(relay_domains=f"{tmp_path}/0")
+    else:
+        assert len(reached(relay_domains=f"{tmp_path}/0")) == 1
 
 
 MAIN_CF = """\

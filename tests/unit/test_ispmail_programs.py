@@ -70,3 +70,14 @@ READERS = {
 def test_all_programs_that_open_a_table_are_its_readers(parameter):
     readers = {program for program, names in READERS.items() if parameter in names.split()}
     assert set(ispmail_programs.programs_of(parameter)) == readers
+
+
+@pytest.mark.parametrize(
+    ("parameter", "takes"),
+    [
+        *((each, True) for each in ("mydestination", "relay_domains", "smtpd_authorized_xclient_hosts", "my_networks")),
+        *((each, False) for each in ("virtual_alias_maps", "command_directory", "domains_file", "mydestinations")),
+    ],
+)
+def test_which_parameters_take_pattern_files(parameter, takes):
+    assert ispmail_programs.is_match_list(parameter) is takes

@@ -259,13 +259,30 @@ def test_a_table_that_something_else_asks_stays(server, changes, caplog, main_cf
     assert changes == []
 
 
+def test_a_table_that_a_file_names_stays(server, changes):
+    """A pattern file or a memcache table led to it: it was deleted, and each RCPT was answered by 451."""
+    server.main_cf("relay_domains = DIR/domains\nvirtual_alias_maps = mysql:DIR/a.cf memcache:DIR/mc.cf").table("a")
+    server.write("domains", "example.org\nmysql:DIR/a.cf\n")
+    server.write("mc.cf", "backup = mysql:DIR/a.cf\n")
+    with pytest.raises(Failed) as caught:
+        remove(server, A)
+    users = ("virtual_alias_maps (memcache:DIR/mc.cf)", "relay_domains (DIR/domains)")
+    assert all(each in server.short(str(caught.value)) for each in users)
+    os.unlink(server.directory / "domains")
+    os.mkdir(server.directory / "domains")
+    with pytest.raises(CannotAsk, match=r"^whether relay_domains leads to SQL tables cannot be told: "):
+        remove(server, A)
+    assert changes == []
+
+
 @pytest.fixture
 def other(tmp_path):
     """Another Postfix of this server, whose main.cf names the file of the map `a` of the first."""
     (tmp_path / "other").mkdir()
     other = Configured(tmp_path / "other")
     table = f"mysql:{tmp_path}/etc/./a.cf, inline:{{a=SECRET}}"
-    return other.main_cf(f"own = {table}").master_cf(SERVICES.replace("- smtpd", f"- smtpd -o relay_domains={table}"))
+    main_cf = f"own = {table}\nrelocated_maps = mysql:/elsewhere.cf\nmulti_instance_directories = DIR"
+    return other.main_cf(main_cf).master_cf(SERVICES.replace("- smtpd", f"- smtpd -o relay_domains={table}"))
 
 
 @pytest.mark.parametrize("name", ["multi_instance_directories", "alternate_config_directories"])
@@ -279,7 +296,7 @@ def test_a_table_that_another_instance_asks_stays(server, changes, other, name):
             remove(server, A, test=test)
         for place in places:
             assert f"{place} ({table[:-1]}) of the Postfix in {other.directory}" in str(caught.value)
-        assert "SECRET" not in str(caught.value)
+        assert not any(each in str(caught.value) for each in ("SECRET", "elsewhere"))
     assert changes == []
     # Without the file nothing is taken from it.
     os.unlink(server.path("a"))
@@ -310,6 +327,9 @@ def test_an_instance_that_cannot_be_read_may_ask_the_tables(server, changes, oth
     with pytest.raises(CannotAsk, match=rf"^Nothing was changed: whether the Postfix in {other.directory} asks"):
         remove(server, A)
     assert changes == []
+    # Where no file is deleted, it does not matter.
+    os.unlink(server.path("a"))
+    assert remove(server, A) == Outcome(maps=1)
 
 
 def test_a_restriction_that_keeps_another_table_may_stay(server, changes):
