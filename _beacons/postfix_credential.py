@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("d162e2799c68")
+ispmail_stamp.require("7ef7f159fc2e")
 
 import contextlib
 import json

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("d162e2799c68")
+ispmail_stamp.require("7ef7f159fc2e")
 
 import ispmail_apply
 import ispmail_compare

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("d162e2799c68")
+ispmail_stamp.require("7ef7f159fc2e")
 
 from ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("d162e2799c68")
+ispmail_stamp.require("7ef7f159fc2e")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

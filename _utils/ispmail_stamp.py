@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "d162e2799c68"
+STAMP = "7ef7f159fc2e"
 
 
 def require(stamp: str) -> None:
