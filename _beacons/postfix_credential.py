@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("7ef7f159fc2e")
+ispmail_stamp.require("8ed988d94b5d")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("7ef7f159fc2e")
+ispmail_stamp.require("8ed988d94b5d")
 
 import ispmail_accounts
 import ispmail_holders

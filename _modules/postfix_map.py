@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("7ef7f159fc2e")
+ispmail_stamp.require("8ed988d94b5d")
 
 import ispmail_compare
 import ispmail_consumers

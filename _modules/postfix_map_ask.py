@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("7ef7f159fc2e")
+ispmail_stamp.require("8ed988d94b5d")
 
 import ispmail_answers
 import ispmail_classes

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("7ef7f159fc2e")
+ispmail_stamp.require("8ed988d94b5d")
 
 from ispmail_salt import state
 

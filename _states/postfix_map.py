@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("7ef7f159fc2e")
+ispmail_stamp.require("8ed988d94b5d")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ispmail_errors import Fault
 
@@ -53,6 +54,15 @@ _TAKES_TABLES = re.compile(
     r"|debug_peer_list|smtpd_authorized_.*_hosts|relay_clientcerts|smtpd_.*_ccerts"
 )
 _RESTRICTIONS = re.compile(r"smtpd_\w+_restrictions|postscreen_access_list|smtpd_restriction_classes")
+# What smtpd asks a table by that stands in such a list without a restriction before it, see access(5).
+_BY_DEFAULT = {
+    "smtpd_client_restrictions": "check_client_access",
+    "smtpd_helo_restrictions": "check_helo_access",
+    "smtpd_sender_restrictions": "check_sender_access",
+    "smtpd_relay_restrictions": "check_recipient_access",
+    "smtpd_recipient_restrictions": "check_recipient_access",
+    "smtpd_etrn_restrictions": "check_etrn_access",
+}
 # Parameters of a transport have the transport's name before them, so Postfix's own list does not have them.
 _OF_TRANSPORT = re.compile(r".*_(limit|delay|feedback|concurrency|slots|cost|discount|loan)")
 
@@ -71,6 +81,33 @@ def restriction_fault(parameter: str, key: str) -> Fault:
         f"{parameter} is a list of restrictions, no list of tables",
         "name a parameter of your own, such as access_maps_sql, "
         f"and write check_…_access $access_maps_sql into {parameter} yourself",
+    )
+
+
+def restriction_lists(names: Iterable[str]) -> list[str]:
+    """Those of these parameters that are smtpd's lists of restrictions."""
+    return [name for name in names if name.startswith("smtpd_") and name.endswith("_restrictions")]
+
+
+def takes_one_table(restrictions: str, before: str) -> bool:
+    """Tell whether a word of a list of restrictions gives only one table to the parameter behind it.
+
+    smtpd asks a second one by what the list is about: in smtpd_recipient_restrictions, by the recipient.
+
+    Args:
+        restrictions: The list, such as smtpd_sender_restrictions, or a restriction class.
+        before: The word, such as check_sender_access.
+    """
+    return before.lower().startswith("check_") and before.lower() != _BY_DEFAULT.get(restrictions)
+
+
+def second_table_fault(parameter: str, key: str, before: str, restrictions: str) -> Fault:
+    """The fault of a parameter that has several words, where it may have one."""
+    return Fault(
+        key,
+        f"{parameter} stands behind {before} in {restrictions}, and would hold more than one table: "
+        "smtpd asks only the first one so",
+        f"give the map a parameter of its own, such as {parameter}_2, and write {before} ${parameter}_2 there too",
     )
 
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "7ef7f159fc2e"
+STAMP = "8ed988d94b5d"
 
 
 def require(stamp: str) -> None:
