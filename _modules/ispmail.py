@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("8ed988d94b5d")
+ispmail_stamp.require("28b09466b046")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

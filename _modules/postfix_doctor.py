@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8ed988d94b5d")
+ispmail_stamp.require("28b09466b046")
 
 
 import ispmail_accounts

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("8ed988d94b5d")
+ispmail_stamp.require("28b09466b046")
 
 import ispmail_compare
 import ispmail_consumers

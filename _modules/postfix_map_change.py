@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8ed988d94b5d")
+ispmail_stamp.require("28b09466b046")
 
 import ispmail_apply
 import ispmail_compare

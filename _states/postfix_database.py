@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("8ed988d94b5d")
+ispmail_stamp.require("28b09466b046")
 
 from ispmail_salt import state
 

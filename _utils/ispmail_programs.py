@@ -47,7 +47,7 @@ _BY_PATTERN: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*_checks|masquerade_.*", (_CLEANUP,)),
 )
 # What is taken for a parameter that we do not know.
-_MOST = (_SMTPD, _CLEANUP, _REWRITE)
+MOST = (_SMTPD, _CLEANUP, _REWRITE)
 
 _TAKES_TABLES = re.compile(
     r".*_maps|.*_checks|.*_domains|.*_networks|.*_exceptions|.*_clients|.*_users|mydestination|mynetworks"
@@ -71,7 +71,7 @@ def programs_of(parameter: str) -> tuple[str, ...]:
     """The programs that open the tables of a parameter, such as smtpd."""
     if parameter in _PROGRAMS:
         return _PROGRAMS[parameter]
-    return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), _MOST)
+    return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), MOST)
 
 
 def restriction_fault(parameter: str, key: str) -> Fault:

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "8ed988d94b5d"
+STAMP = "28b09466b046"
 
 
 def require(stamp: str) -> None:
