@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("28b09466b046")
+ispmail_stamp.require("8b4614719477")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -14,7 +14,7 @@ import ispmail_tablefile
 from ispmail_config import DATABASE, DEFAULT_DIRECTORY, MAPS, default_file, is_file_name
 from ispmail_expand import sole_name
 from ispmail_hosts import split_list
-from ispmail_programs import table_fault
+from ispmail_programs import is_check, table_fault
 from ispmail_reach import Place
 from ispmail_tablefile import OBSOLETE, SCHEMA, SECRET, shown_key
 
@@ -89,7 +89,7 @@ def _obstacle(named_at: Place) -> str:
     if not named_at.word.is_table:
         return "it is inside braces (unionmap:, pipemap:, a condition): it stays as it is"
     fault = table_fault(place, "", is_own=True)
-    if named_at.before.startswith("check_") or fault:
+    if is_check(named_at.before) or fault:
         fix = "give it a parameter of its own, such as my_senders, and write $my_senders in its place"
         return f"{place} is no plain list of tables: {fix}"
     if not path.startswith("/"):

@@ -27,6 +27,8 @@ from ispmail_tablefile import SECRET, shown_key
 _CHUNK = 64
 # How long to go on looking for more that cannot be asked, after the first, in seconds.
 PROBE_SECONDS = 10
+# These stay root to deliver, and take mail_owner's rights by set_eugid, without its supplementary groups.
+_PRIMARY_GROUP_ONLY = ("virtual", "local")
 # Braces around a table are not Postfix's: it takes them for a type that it does not have.
 _TABLE = re.compile(r"(?s)(?!(static|inline|fail):)[a-z][a-z0-9_]*:|\{.*:")
 
@@ -259,7 +261,11 @@ def askers(each: Map, inventory: Inventory, staged: bool = False) -> list[Asker]
     if each.proxy and not staged:
         return [ROOT]
     readers = inventory.readers(each.parameter, each.proxy)
-    return list(dict.fromkeys(Asker(reader.user, reader.chroot) for reader in readers)) or [ROOT]
+    found = [
+        Asker(reader.user, reader.chroot, primary_group_only=reader.program in _PRIMARY_GROUP_ONLY)
+        for reader in readers
+    ]
+    return list(dict.fromkeys(found)) or [ROOT]
 
 
 def _by_asker(maps: Sequence[Map], inventory: Inventory, staged: bool) -> dict[Asker, list[Any]]:

@@ -214,17 +214,18 @@ def _make(
         _ask_live(instance, changed, running, after)
         if not running:
             return
-        warnings.extend(refuse_if_worse(before, ispmail_smtpd.ask(after)))
+        warnings.extend(refuse_if_worse(before, after))
         astray = ispmail_classes.astray(instance, after)
         if caused := [each for each in astray if each not in astray_before]:
             raise Failed(listed("Mail would not go the way that pillar expects", caused))
         warnings.extend(astray)
 
-    if before and before.was_not_asked:
+    # One that is silent has to answer after the change.
+    if before and before.was_not_asked and not before.is_silent:
         warnings.append(
             f"smtpd itself was not asked ({before.text}): send a mail to see whether its chroot has all that it needs"
         )
-    old = ispmail_transaction.make(change, check)
+    old = ispmail_transaction.make(change, check, lambda: ispmail_smtpd.describe_now(before, inventory))
     if old:
         warnings.append(f"busy processes end their sessions with the old maps: {', '.join(old)}")
     return warnings

@@ -55,6 +55,7 @@ def run(
     pass_fds: Collection[int] = (),
     *,
     user: str | None = None,
+    primary_group_only: bool = False,
     stdin: str = "",
 ) -> Done:
     """Run a command without a shell, for `timeout` seconds at most.
@@ -64,6 +65,7 @@ def run(
         pass_fds: Open files that it inherits.
         user: As whom it runs, with that user's groups; None for ourselves. Other processes of that user can look into
             it: it gets nothing of ours, no environment, working directory or terminal.
+        primary_group_only: Whether it runs without that user's supplementary groups.
         stdin: What it can read.
 
     Raises:
@@ -81,7 +83,7 @@ def run(
             env={**inherited, "LC_ALL": "C", "PATH": path, **(environment or {})},
             pass_fds=tuple(pass_fds),
             check=False,
-            **_as_user(user),
+            **_as_user(user, primary_group_only),
         )
     except FileNotFoundError as err:
         package = _PACKAGES.get(name, "postfix")
@@ -98,14 +100,14 @@ def run(
     )
 
 
-def _as_user(user: str | None) -> dict[str, Any]:
+def _as_user(user: str | None, primary_group_only: bool) -> dict[str, Any]:
     if user is None:
         return {}
     try:
         entry = pwd.getpwnam(user)
     except KeyError as err:
         raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from err
-    groups = os.getgrouplist(user, entry.pw_gid)
+    groups = [entry.pw_gid] if primary_group_only else os.getgrouplist(user, entry.pw_gid)
     ids = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
     return {**ids, "cwd": "/", "start_new_session": True}
 

@@ -16,7 +16,7 @@ from ispmail_programs import MOST, programs_of
 from ispmail_reach import Place, Reference, Word, places, references, words_of
 
 # What proxymap may open: that a table stands there asks nothing.
-_PERMITS = ("proxy_read_maps", "proxy_write_maps")
+PERMITS = ("proxy_read_maps", "proxy_write_maps")
 _SQL = re.compile("(mysql|pgsql|sqlite):")
 
 
@@ -133,7 +133,7 @@ class Inventory(NamedTuple):
         for own in (known, *(overrides(service.command) for service in self.services)):
             values = {**known, **own}
             for name, value in own.items():
-                if name not in _PERMITS and _may_name_table(value, values):
+                if name not in PERMITS and _may_name_table(value, values):
                     found.update(each.table for each in references(value, values) if each.proxied)
         return found
 
@@ -232,7 +232,7 @@ _Found = tuple[Place, tuple[Reader, ...]]
 def in_main_cf(known: Settings) -> Iterator[Place]:
     """Every place where a parameter of main.cf leads to a table."""
     for name, value in known.values.items():
-        if name not in _PERMITS and _may_name_table(value, known.values):
+        if name not in PERMITS and _may_name_table(value, known.values):
             yield from places(name, known.words(name))
 
 
@@ -254,7 +254,7 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
         own = overrides(service.command)
         values = {**known.values, **own}
         for name, value in own.items():
-            if name in _PERMITS or not _may_name_table(value, values):
+            if name in PERMITS or not _may_name_table(value, values):
                 continue
             for place in places(f"{where}/{name}", words_of(value, values, known.real_path)):
                 proxied = place.reference.proxied
@@ -291,7 +291,7 @@ def _users(values: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, value in values.items():
         bare = name.rpartition("/")[2]
-        referred = dict.fromkeys(names_in(value)) if "$" in value and bare not in _PERMITS else ()
+        referred = dict.fromkeys(names_in(value)) if "$" in value and bare not in PERMITS else ()
         for each in referred:
             if each != bare:
                 found.setdefault(each, []).append(name)

@@ -49,6 +49,11 @@ _FIXES = (
         "Plugin .* could not be loaded",
         "smtpd's chroot has no such plugin: use mysql_native_password, or set proxy: true",
     ),
+    (
+        r"Can't connect to local .*\(13\b",
+        "Postfix's user may not use that socket: check its directories, which virtual(8) and local(8) enter without "
+        "the user's supplementary groups",
+    ),
     ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
     ("Application error", "proxymap could not ask: the mail log says why; it reads table files as user postfix"),
     ("Too many connections", "raise the server's max_connections, or set proxy: true"),
@@ -70,6 +75,7 @@ class Asker(NamedTuple):
     user: str | None = None  # None: as ourselves
     chroot: str | None = None  # where it looks for sockets, certificates and plugins
     descriptors: tuple[int, ...] = ()  # open files that a table's path ``/proc/self/fd/N`` stands for
+    primary_group_only: bool = False  # without the user's supplementary groups
 
 
 ROOT = Asker()
@@ -187,12 +193,34 @@ def probe(
     for domain, some in by_domain.items():
         together = ask_some([each.question for each in asked(domain)], some)
         if together.result == NO_ANSWER:
-            results.update(dict.fromkeys(some, together))
+            results.update(_each_with_its_own(together, some))
             continue
         # One answered, or one failed: only asking each by itself tells which.
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             results.update(zip(some, pool.map(ask_one, itertools.repeat(domain), some)))
     return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
+
+
+def _each_with_its_own(together: Lookup, tables: Sequence[str]) -> dict[str, Lookup]:
+    """What one question to several tables says of each: a warning is on the tables that it names, or on their host.
+
+    One that names neither may be on any of them.
+    """
+    found: dict[str, list[str]] = {table: [] for table in tables}
+    for line in together.warnings:
+        named = [table for table in tables if _is_named(table, line)] or [
+            table for table in tables if len(tables) > 1 and _names_host(line, table)
+        ]
+        for table in named or tables:
+            found[table].append(line)
+    return {table: together._replace(warnings=tuple(warnings)) for table, warnings in found.items()}
+
+
+def _names_host(line: str, table: str) -> bool:
+    """Whether a line that postmap wrote is on one of the hosts of a table."""
+    asked = [ispmail_hosts.parse_host(text, _type(table)) for text in ispmail_hosts.hosts(_keys(table))]
+    names = {re.escape(name) for host in asked for name in (host.text, host.name, host.socket) if name}
+    return re.search(rf"\b(?:server|host) (?:{'|'.join(names)})(?=:|$)", line) is not None
 
 
 @contextlib.contextmanager
@@ -257,7 +285,16 @@ def _asked(
     one = len(questions) == 1 and questions[0] != _STDIN
     arguments = ["-c", config_directory, "-q", questions[0] if one else _STDIN, *tables]
     stdin = "".join(f"{question}\n" for question in questions)
-    done = run("postmap", arguments, timeout, _plugins(as_.chroot), as_.descriptors, user=as_.user, stdin=stdin)
+    done = run(
+        "postmap",
+        arguments,
+        timeout,
+        _plugins(as_.chroot),
+        as_.descriptors,
+        user=as_.user,
+        primary_group_only=as_.primary_group_only,
+        stdin=stdin,
+    )
     if as_.user and _CANNOT_START.search(done.stderr):
         # Daemons of Postfix read it before they give up root's rights, so they can start.
         found = _asked(questions, tables, config_directory, timeout, as_._replace(user=None))
@@ -313,11 +350,15 @@ def _keys(table: str) -> Mapping[str, str]:
     return ispmail_tablefile.parse(ispmail_files.read(path_of(table)).content)
 
 
+def _type(table: str) -> str:
+    return table.split(":")[-2]
+
+
 def _silent_hosts(table: str | None) -> str:
     """Which of a table's hosts do not answer, as the end of a sentence."""
     if table is None:
         return ""
-    table_type = table.split(":")[-2]
+    table_type = _type(table)
     texts = ispmail_hosts.split_list(_keys(table).get("hosts", ""))
     hosts = [ispmail_hosts.parse_host(text, table_type) for text in texts if table_type != "sqlite"]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:

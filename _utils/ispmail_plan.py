@@ -24,7 +24,7 @@ from ispmail_files import File, Replacement
 from ispmail_inventory import Inventory, Settings
 from ispmail_maincf import overrides, shown, without_inline
 from ispmail_maincf import words as split_words
-from ispmail_programs import restriction_fault, restriction_lists, second_table_fault, takes_one_table
+from ispmail_programs import is_check, restriction_fault, restriction_lists, second_table_fault, takes_one_table
 from ispmail_reach import Reference, Wanted, joined, pointing, references
 
 OPEN_DOMAINS = "without virtual_mailbox_maps every address of the domains is accepted: is that meant?"
@@ -166,7 +166,7 @@ def restriction_faults(maps: Sequence[Map], known: Settings) -> list[Fault]:
         pairs = [
             word
             for before, word in itertools.pairwise(words)
-            if before.text.startswith("check_") and path in [one.path for one in word.references]
+            if is_check(before.text) and path in [one.path for one in word.references]
         ]
         if each.parameter in classes or pairs:
             faults.append(restriction_fault(each.parameter, f"maps:{each.name}:parameter"))

@@ -74,6 +74,11 @@ def programs_of(parameter: str) -> tuple[str, ...]:
     return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), MOST)
 
 
+def is_check(word: str) -> bool:
+    """Whether a word of a list of restrictions is ``check_…``, which needs the table behind it: in any letter case."""
+    return word.lower().startswith("check_")
+
+
 def restriction_fault(parameter: str, key: str) -> Fault:
     """The fault of a parameter that holds restrictions, such as ``check_sender_access`` and its table."""
     return Fault(
@@ -98,7 +103,7 @@ def takes_one_table(restrictions: str, before: str) -> bool:
         restrictions: The list, such as smtpd_sender_restrictions, or a restriction class.
         before: The word, such as check_sender_access.
     """
-    return before.lower().startswith("check_") and before.lower() != _BY_DEFAULT.get(restrictions)
+    return is_check(before) and before.lower() != _BY_DEFAULT.get(restrictions)
 
 
 def second_table_fault(parameter: str, key: str, before: str, restrictions: str) -> Fault:

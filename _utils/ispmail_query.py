@@ -41,6 +41,7 @@ class _Token(NamedTuple):
     kind: str  # the name of its group in the patterns below, or "open" for a quote or comment that never closes
     text: str
     place: str  # "code", "end" (after a semicolon), "comment", "line", "executed", or what opened the quotes around it
+    start: int  # where in the query it is
 
 
 # A query is read as a sequence of places. Each has a pattern for all that matters in it; the rest is passed over.
@@ -92,7 +93,7 @@ def _scan(query: str, table_type: str) -> list[_Token]:
     tokens, places, at = [], ["code"], 0
     while match := _pattern(places[-1], table_type).search(query, at):
         kind, at = match.lastgroup or "", match.end()
-        tokens.append(_Token(kind, match[0], places[-1]))
+        tokens.append(_Token(kind, match[0], places[-1], match.start()))
         if kind == "close":
             places.pop()
         elif kind == "semicolon":
@@ -104,7 +105,7 @@ def _scan(query: str, table_type: str) -> list[_Token]:
             places.append({"quote": match[0], "block": "comment"}.get(kind, kind))
     last = places[-1]
     if last not in ("code", "end", "line"):
-        tokens.append(_Token("open", "", last))
+        tokens.append(_Token("open", "", last, len(query)))
     return tokens
 
 
@@ -146,6 +147,50 @@ def _reads(query: str, table_type: str) -> bool:
         else:
             return _READS.match(query, at) is not None
     return False
+
+
+# What compares with a regular expression; in PostgreSQL ~~ is LIKE.
+_MATCHES = {"mysql": r"\b(?:regexp|rlike)\b", "pgsql": r"(?<!~)~(?!~)|\bsimilar\s+to\b", "sqlite": r"\bregexp\b"}
+_MATCH_FUNCTION = re.compile(r"\bregexp_\w+\s*$", re.IGNORECASE)
+_MAY_MATCH = re.compile(r"regexp|rlike|similar|~", re.IGNORECASE)
+# What ends an operand; a sign for a string with an expansion in it, and one for any other.
+_OPERAND_ENDS = r",|\b(?:and|or|xor|then|else|end|as|from|where|group|having|order|limit|union|on|join)\b"
+_FILLED, _FIXED = "'%'", "''"
+
+
+def _matched(query: str, table_type: str) -> bool:
+    """Whether an expansion is part of a regular expression. To be what one is compared with is no harm."""
+    if not _MAY_MATCH.search(query):
+        return False
+    code = _code(query, table_type)
+    operand = rf"(?:{_MATCHES[table_type]})(?:(?!{_OPERAND_ENDS}).)*{_FILLED}"
+    compares = re.compile(operand, re.IGNORECASE | re.DOTALL)
+    # From the innermost parentheses outwards: each is one operand of what is around it.
+    while group := re.search(r"\(([^()]*)\)", code):
+        inside, before = group[1], code[: group.start()]
+        if compares.search(inside) or (_MATCH_FUNCTION.search(before) and _FILLED in "".join(inside.split(",")[1:2])):
+            return True
+        code = f"{before}{_FILLED if _FILLED in inside else _FIXED}{code[group.end() :]}"
+    return compares.search(code) is not None
+
+
+def _code(query: str, table_type: str) -> str:
+    """A query with a sign for each of its strings and comments."""
+    parts, at, depth, sign = [], 0, 0, _FIXED
+    for token in _scan(query, table_type):
+        if token.kind in ("quote", "block", "executed", "line"):
+            if not depth:
+                parts.append(query[at : token.start])
+                sign = _FIXED
+            depth += 1
+        elif token.kind == "expansion":
+            sign = _FILLED
+        elif token.kind == "close":
+            depth -= 1
+            if not depth:
+                parts.append(sign)
+                at = token.start + len(token.text)
+    return "".join(parts) + ("" if depth else query[at:])
 
 
 _ERRORS = (
@@ -217,6 +262,12 @@ _WARNINGS = (
         "has a -- or # comment, and everything after it is not read",
         "take it out, unless that is meant",
     ),
+    _Rule(
+        lambda found: _matched(found.query, found.table_type),
+        "has an expansion in a regular expression, where a sender's * or ( makes the query fail (Postfix then does not "
+        "ask that database for a minute), and a dot stands for any character",
+        "compare with =",
+    ),
 )
 
 
@@ -244,6 +295,8 @@ def probes(domain: str = PROBE_DOMAIN) -> tuple[Probe, ...]:
         Probe("an address with a 4-byte character", f"probe{wide}@{domain}"),
         Probe("an address in upper case", f"PROBE@{domain.upper()}"),
         Probe("a long address", f"{'probe' * 100}@{domain}"),
+        # Postfix asks for a quoted local part as it is sent, and without the quotes and backslashes around its text.
+        Probe("an address with special characters", f"probe'\"([*?{{\\@{domain}"),
     )
 
 
@@ -299,7 +352,10 @@ def fill(query: str, question: str) -> str | None:
         return None
 
     def part(match: re.Match[str]) -> str:
-        return "%" if match[0] == "%%" else re.sub(r"(['\"\\])", r"\\\1", parts[match[0][1].lower()])
+        if match[0] == "%%":
+            return "%"
+        # A doubled quote is one in every sql_mode.
+        return re.sub(r"([\"\\])", r"\\\1", parts[match[0][1].lower()]).replace("'", "''")
 
     return re.sub(f"%[%{_EXPANSIONS}]", part, query)
 

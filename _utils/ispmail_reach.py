@@ -196,7 +196,7 @@ def without(
         before = dict(changed)
         for name in candidates:
             current = {**values, **changed}
-            found = words_of(current.get(name, ""), current, resolve)
+            found = words_of(current.get(name, ""), values, resolve)
             empty = {each for each in own if changed.get(each) == ""}
             gone = [word for word in found if _is_gone(word, paths) or sole_name(word.text) in empty]
             if gone:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,18 +19,23 @@ import ispmail_postfix
 import ispmail_smtpd
 import ispmail_transaction
 from ispmail_answers import choose
-from ispmail_config import Instance, Map
-from ispmail_errors import Failed, PillarFault
-from ispmail_expand import names_in, sole_name
+from ispmail_config import DEFAULT_DIRECTORY, Instance, Map
+from ispmail_errors import CannotAsk, Failed, PillarFault
+from ispmail_expand import expand, names_in, sole_name
 from ispmail_files import Replacement
-from ispmail_inventory import Inventory, Settings, own_parameters
-from ispmail_maincf import shown, without_inline, words
+from ispmail_inventory import PERMITS, Inventory, Settings, own_parameters
+from ispmail_maincf import overrides, shown, without_inline, words
 from ispmail_plan import OPEN_DOMAINS, Outcome, finished, named_by, parameters_of, restriction_faults, table_file
+from ispmail_programs import is_check
 from ispmail_reach import without
 from ispmail_smtpd import refuse_if_worse
 from ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
+
+# The parameters that name the directories of other instances.
+_INSTANCES = ("multi_instance_directories", "alternate_config_directories")
+_EMPTY_BRACES = re.compile(r"(?:unionmap|pipemap):\{[\s,]*\}")
 
 
 def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str, test: bool = False) -> Outcome:
@@ -44,7 +50,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
 
     Raises:
         InvalidInput: Pillar names no such map.
-        CannotAsk: We are not root.
+        CannotAsk: We are not root, or another Postfix of this server could not be read.
         Failed: A table file is still asked elsewhere, or main.cf or a file cannot be written. Everything is as
             before then.
     """
@@ -74,7 +80,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             for name, new in parameters.items()
         }
     after = ispmail_inventory.changed(inventory, parameters)
-    _refuse_in_use(inventory, after, parameters, paths)
+    _refuse_in_use(inventory, after, parameters, paths, there)
     warnings = _doubts(chosen, after.settings)
     interrupted = ispmail_journal.interrupted(directory, cache_directory)
     running = (bool(parameters) or interrupted) and ispmail_postfix.running(known.queue_directory)
@@ -92,9 +98,9 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
 
         def check(running: bool) -> None:
             if running and before:
-                warnings.extend(refuse_if_worse(before, ispmail_smtpd.ask(inventory)))
+                warnings.extend(refuse_if_worse(before, inventory))
 
-        ispmail_transaction.make(change, check)
+        ispmail_transaction.make(change, check, lambda: ispmail_smtpd.describe_now(before, inventory))
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
     return Outcome(changes, len(chosen), tuple(warnings), running)
 
@@ -134,16 +140,26 @@ def _referred_by_others(ours: Sequence[str], inventory: Inventory) -> set[str]:
 
 
 def _refuse_in_use(
-    inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None], paths: set[str]
+    inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None], paths: set[str], there: set[str]
 ) -> None:
-    """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451."""
+    """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451.
+
+    Args:
+        there: Those of the paths where there is a file: another instance may ask it too.
+    """
     users = [
         f"{place.name} ({without_inline(place.word.text)})"
         for table in after.tables
         if table.path in paths
         for place in table.places
     ]
-    users += [f"{name} ({word})" for name, word in _left_alone(inventory, parameters)]
+    users += [f"{name} ({word})" for name, word in _left_alone(inventory, after, parameters)]
+    users += [
+        f"{place.name} ({without_inline(place.word.text)}) of the Postfix in {other.settings.config_directory}"
+        for other in (_other_instances(inventory) if there else ())
+        for place in other.places
+        if place.reference.path in there
+    ]
     if users:
         users = list(dict.fromkeys(users))
         log.warning("refused to remove table files that are still asked by %s", ", ".join(users))
@@ -152,18 +168,52 @@ def _refuse_in_use(
         )
 
 
-def _left_alone(inventory: Inventory, parameters: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+def _other_instances(inventory: Inventory) -> Iterator[Inventory]:
+    """The other instances of this server that main.cf, or the one of the default instance, names, see postmulti(1)."""
+    waiting = [DEFAULT_DIRECTORY, *_named_instances(inventory.settings)]
+    seen = {os.path.realpath(inventory.settings.config_directory)}
+    for folder in waiting:
+        real = os.path.realpath(folder)
+        if real in seen or not os.path.isfile(os.path.join(folder, "main.cf")):
+            continue
+        seen.add(real)
+        try:
+            other = ispmail_inventory.read(folder)
+        except CannotAsk as err:
+            what = f"whether the Postfix in {folder} asks the table files could not be told"
+            raise CannotAsk(f"Nothing was changed: {what}: {err}") from err
+        waiting += _named_instances(other.settings)
+        yield other
+
+
+def _named_instances(known: Settings) -> list[str]:
+    return [word for name in _INSTANCES for word in words(known.expanded(name))]
+
+
+def _left_alone(
+    inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None]
+) -> Iterator[tuple[str, str]]:
     """Where a parameter that has nothing left is named by something that needs a table, such as check_…_access."""
-    known = inventory.settings
-    empty = {name for name, value in parameters.items() if not value}
-    own = own_parameters(empty, known)
-    values = {name: value for name, value in known.values.items() if name not in parameters}
-    for name, value in {**values, **inventory.overrides()}.items():
-        found = words(value) if "$" in value else []
-        for before, word in itertools.pairwise(["", *found]):
-            referred = sole_name(word)
-            if referred in own or (referred in empty and before.startswith("check_")):
-                yield name, f"{before} {word}".strip()
+    known, changed = inventory.settings.values, after.settings.values
+    own = own_parameters((name for name, value in parameters.items() if not value), inventory.settings)
+    options = [(f"{each.name}/{each.type}/", overrides(each.command)) for each in inventory.services]
+    for prefix, given, values in [("", changed, {}), *((where, some, some) for where, some in options)]:
+        old, new = {**known, **values}, {**changed, **values}
+        for name, value in given.items():
+            # A permission needs no table.
+            is_broken = name not in PERMITS and _lacking(expand(value, new)) > _lacking(expand(value, old))
+            for before, word in itertools.pairwise(["", *words(value)]):
+                if not own.isdisjoint(names_in(word)) or (is_broken and expand(word, new) != expand(word, old)):
+                    yield f"{prefix}{name}", f"{before} {word}" if is_check(before) else word
+
+
+def _lacking(expanded: str) -> int:
+    """How often a table is missing that Postfix needs: behind ``check_…``, or in the braces of unionmap, pipemap."""
+    found = words(expanded)
+    alone = [
+        word for word, table in itertools.zip_longest(found, found[1:]) if is_check(word) and ":" not in (table or "")
+    ]
+    return len(alone) + len(_EMPTY_BRACES.findall(expanded))
 
 
 def _doubts(chosen: Sequence[Map], after: Settings) -> list[str]:

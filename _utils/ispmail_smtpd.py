@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from typing import Any, NamedTuple
 
 from ispmail_errors import Failed
@@ -14,6 +15,12 @@ from ispmail_maincf import overrides, words
 # A recipient of a domain that nobody has: smtpd and its helpers ask the maps for it.
 NOBODY = "probe@probe.invalid"
 _PROTOCOL = "smtpd_upstream_proxy_protocol"
+_SECONDS = 10.0
+# How long to wait for a process that master(8) does not start yet, however long that would take.
+_PATIENCE_SECONDS = 120.0
+# Postfix's own default of service_throttle_time.
+_THROTTLE_SECONDS = 60.0
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class Reply(NamedTuple):
@@ -22,6 +29,12 @@ class Reply(NamedTuple):
     server: str | None  # host:port; None where no smtpd listens without TLS
     code: int | None
     text: str
+    connected: bool = True  # False: nothing listens there, or not for us
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether master(8) has our connection and no program answers, as after one of them has died."""
+        return self.server is not None and self.code is None and self.connected
 
     @property
     def cannot_ask(self) -> bool:
@@ -40,7 +53,7 @@ class Reply(NamedTuple):
         return f"{self.code or ''} {self.text}".strip()
 
 
-def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> Reply:
+def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = _SECONDS) -> Reply:
     """Ask an smtpd whether it takes mail for a recipient. No mail is sent.
 
     Args:
@@ -50,14 +63,17 @@ def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> R
 
     listening = _listening(inventory)
     if listening is None:
-        return Reply(None, None, "no smtpd listens without TLS")
+        return Reply(None, None, "no smtpd listens without TLS", connected=False)
     behind_proxy = listening.behind_proxy
+    connected = False
 
     class Client(smtplib.SMTP):
         """Says first for whom it speaks, as a load balancer does, where smtpd waits for that."""
 
         def _get_socket(self, *arguments: Any) -> Any:
+            nonlocal connected
             connection = super()._get_socket(*arguments)  # type: ignore[misc]
+            connected = True
             if behind_proxy:
                 connection.sendall(_on_behalf_of(connection))
             return connection
@@ -85,7 +101,7 @@ def ask(inventory: Inventory, recipient: str = NOBODY, timeout: float = 10) -> R
         code, text = err.smtp_code, said if isinstance(said, bytes) else said.encode()
     except (OSError, UnicodeError) as err:
         # All errors of smtplib are OSErrors too; and a recipient may be no text at all.
-        return Reply(server, None, getattr(err, "strerror", None) or type(err).__name__)
+        return Reply(server, None, getattr(err, "strerror", None) or type(err).__name__, connected)
     return Reply(server, code, text.decode(errors="replace"))
 
 
@@ -125,11 +141,15 @@ def _on_behalf_of(connection: socket.socket) -> bytes:
     return f"PROXY {family} {host} {server} {port} {server_port}\r\n".encode("ascii")
 
 
-def refuse_if_worse(before: Reply | None, after: Reply) -> list[str]:
-    """Refuse what postmap cannot see: smtpd answered before, and now it does not, or cannot ask its maps.
+def refuse_if_worse(before: Reply | None, inventory: Inventory) -> list[str]:
+    """Ask after a change, and refuse what postmap cannot see: smtpd does not answer, or cannot ask its maps.
+
+    Where smtpd did not answer before either, the reason may be gone: a program that has died, such as trivial-rewrite,
+    is not started again for a while. So smtpd is asked until that is over. No answer at all is never taken for a yes.
 
     Args:
-        before: None where Postfix did not run then.
+        before: What smtpd said before the change; None where Postfix did not run then.
+        inventory: Postfix as it is now.
 
     Returns:
         A warning where smtpd could not ask its maps before either: that is not of this change.
@@ -137,12 +157,61 @@ def refuse_if_worse(before: Reply | None, after: Reply) -> list[str]:
     Raises:
         Failed: Says what smtpd said.
     """
-    answered_before = before is None or before.code is not None
-    is_silent = after.server is not None and after.code is None
-    if not after.cannot_ask and not (is_silent and answered_before):
+    was_silent = before is not None and before.is_silent
+    after = _ask_until_restarted(inventory) if was_silent else ask(inventory)
+    has_no_reply = after.server is not None and after.code is None
+    # Nobody has reached it before, nor now: no program that has died looks like that.
+    never_reached = before is not None and before.code is None and not (was_silent or after.is_silent)
+    if not after.cannot_ask and (never_reached or not has_no_reply):
         return []
     see = f"({after}): see the mail log, which names the table"
     if before is not None and before.cannot_ask and after.cannot_ask:
         return [f"smtpd on {after.server} could not ask its maps before this change, and cannot now {see}"]
+    if was_silent:
+        seconds = f"{_restarted_after(inventory):g} s"
+        now = "cannot ask its maps now" if after.cannot_ask else f"not within {seconds} after it either"
+        raise Failed(f"smtpd on {after.server} did not answer before this change, and {now} {see}")
     cannot = "does not answer, or cannot ask its maps" if before is None else "can no longer ask its maps"
     raise Failed(f"smtpd on {after.server} {cannot}, though postmap can {see}")
+
+
+def describe_now(before: Reply | None, inventory: Inventory) -> str:
+    """Say how Postfix answers after a change was put back and Postfix reloaded, compared with before the change.
+
+    Args:
+        before: What smtpd said before the change; None where Postfix did not run then.
+    """
+    now = ask(inventory)
+    if now.is_silent:
+        also = ", nor did it before the change" if before is not None and before.is_silent else ""
+        return (
+            f"smtpd on {now.server} does not answer yet ({now}){also}: master(8) starts a program that has died again "
+            f"after {_throttled(inventory):g} s (service_throttle_time); postfix stop and postfix start do so at once."
+        )
+    if now.was_not_asked:
+        return f"smtpd itself was not asked ({now})."
+    if now.cannot_ask:
+        also = ", nor could it before the change" if before is not None and before.cannot_ask else ""
+        return f"smtpd on {now.server} cannot ask its maps ({now}){also}: see the mail log, which names the table."
+    return "It answers as before."
+
+
+def _ask_until_restarted(inventory: Inventory) -> Reply:
+    """Ask for as long as master(8) may not start a program again that has died."""
+    until = time.monotonic() + _restarted_after(inventory)
+    while True:
+        # One question waits as long as it has to: master keeps its connection, and the next process takes it.
+        reply = ask(inventory, timeout=max(until - time.monotonic(), 1))
+        if reply.code is not None or time.monotonic() > until:
+            return reply
+        time.sleep(0.5)
+
+
+def _restarted_after(inventory: Inventory) -> float:
+    return min(_throttled(inventory) + _SECONDS, _PATIENCE_SECONDS)
+
+
+def _throttled(inventory: Inventory) -> float:
+    """For how many seconds master(8) does not start a program that has died, see service_throttle_time."""
+    found = re.fullmatch(r"(\d+)([smhdw]?)", inventory.settings.expanded("service_throttle_time"))
+    return float(found[1]) * _UNITS[found[2] or "s"] if found else _THROTTLE_SECONDS

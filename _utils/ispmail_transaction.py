@@ -47,7 +47,9 @@ class Change(NamedTuple):
         return repr_without(self, "parameters", "expected")
 
 
-def make(change: Change, check: Callable[[bool], None] | None = None) -> list[str]:
+def make(
+    change: Change, check: Callable[[bool], None] | None = None, answers: Callable[[], str] | None = None
+) -> list[str]:
     """Replace files and set parameters together, reload Postfix if it runs, check, and put all back if any of it fails.
 
     A change that was cut off before is finished by it: what that one left beside the files is removed, and Postfix is
@@ -56,6 +58,7 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
     Args:
         check: Called after the reload and before deletions, with whether Postfix runs. It raises an error of ours to
             have everything put back.
+        answers: Called where everything was put back and Postfix reloaded: says how Postfix answers then.
 
     Returns:
         The processes that still use what they have read before, as `ispmail_postfix.reload` does.
@@ -85,11 +88,13 @@ def make(change: Change, check: Callable[[bool], None] | None = None) -> list[st
         except BaseException as err:
             edit.close()
             try:
-                outcome = _put_back(change, exchange, journal, due, old_values)
+                outcome, reloaded = _put_back(change, exchange, journal, due, old_values)
             except NotPutBack as second:
                 raise NotPutBack(f"{_reason(err)}\n{second}") from err
             if not isinstance(err, Exception):
                 raise
+            if reloaded and answers:
+                outcome += f" {answers()}"
             raise Failed(f"{_reason(err)}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
         _finish(exchange, journal)
     return old_processes
@@ -246,22 +251,24 @@ def _finish(exchange: Exchange, journal: Journal) -> None:
 
 def _put_back(
     change: Change, exchange: Exchange, journal: Journal, due: list[str] | None, old_values: Mapping[str, str | None]
-) -> str:
-    """Put everything back as it was, and say so; the journal is cleared only where nothing is left to do.
+) -> tuple[str, bool]:
+    """Put everything back as it was; the journal is cleared only where nothing is left to do.
+
+    Returns:
+        What there is now, as sentences, and whether Postfix was reloaded.
 
     Raises:
         NotPutBack: Says how far it came.
     """
     began = time.monotonic()
     changed = ", ".join(exchange.begun)
-    outcome = "Nothing was changed, Postfix answers as before."
+    outcome, running = "Nothing was changed, Postfix answers as before.", False
     if changed:
         _restore(change, exchange, journal.workspace, old_values)
         running = _reload_and_drop(change, exchange)
         # An interrupted state is not "as it was": main.cf and files may be of two changes.
         state = "as it was" if due is None else "as the change that was cut off before had left it"
-        answers = ", and Postfix reloaded: it answers as before." if running else "."
-        outcome = f"Everything was put back {state}{answers}"
+        outcome = f"Everything was put back {state}{', and Postfix reloaded' if running else ''}."
         if due is not None:
             outcome += " Apply again to finish that change."
         log.warning("put back in %s: %s, in %.2f s", change.config_directory, changed, time.monotonic() - began)
@@ -273,7 +280,7 @@ def _put_back(
             journal.write(due)
     except Failed as err:
         outcome += f" One thing is left to do: {err}. Apply again to have it done."
-    return outcome
+    return outcome, running
 
 
 def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Mapping[str, str | None]) -> None:

@@ -1,6 +1,7 @@
 """What main.cf reaches by any spelling, and that apply and remove decide by it."""
 
 import os
+import smtplib
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -12,7 +13,7 @@ from ispmail_command import run
 from ispmail_errors import Failed
 from ispmail_transaction import Change
 from lab import wait_until
-from lab.postfix import write_cold
+from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
 from ..unit.test_ispmail_expand import EXPANDED, VALUES
@@ -270,6 +271,71 @@ def test_a_second_table_behind_a_check_is_refused(minion, postfix, pillar):
     assert result["result"] is True, result["comment"]
     code, text = rcpt(postfix.port, "john@example.org")
     assert code == 554 and "Sender address rejected" in text
+
+
+def data(postfix):
+    """What Postfix replies to a mail for john@example.org: the code."""
+    with smtplib.SMTP("127.0.0.1", postfix.port, timeout=10) as client:
+        try:
+            client.sendmail("test@sender.test", ["john@example.org"], "Subject: x\r\n\r\nx")
+        except smtplib.SMTPDataError as refused:
+            return refused.smtp_code
+    return 250
+
+
+@pytest.mark.parametrize("braces", ["unionmap:{$bcc}", "pipemap:{inline:{{a=b}}, $bcc}"])
+def test_braces_do_not_become_empty(minion, postfix, pillar, braces):
+    """unionmap:{} was left: RCPT was taken, and each mail got 451 after DATA."""
+    postfix.write_main_cf(recipient_bcc_maps=braces)
+    query = "SELECT email FROM virtual_users WHERE email='%s' AND 1=2"
+    minion.pillar = pillar(maps={"bcc": {"parameter": "bcc", "query": query}})
+    assert managed(minion)["result"] is True and data(postfix) == 250
+    before = contents(postfix)
+    for test in (True, False):
+        with pytest.raises(CommandExecutionError) as caught:
+            minion.call("postfix_map.remove", ["bcc"], test=test)
+        assert "asked by recipient_bcc_maps (" in str(caught.value) and "$bcc" in str(caught.value)
+    assert contents(postfix) == before and data(postfix) == 250
+
+
+@pytest.mark.parametrize("restriction", ["check_recipient_access", "Check_Recipient_Access"])
+def test_the_case_of_a_restriction_is_nothing_to_postfix(minion, postfix, pillar, restriction):
+    """An apply took the map, a removal left the word alone: 451 after DATA for all mail."""
+    managed(minion)
+    path = postfix.config_directory / "mariadb-ours.cf"
+    query = "SELECT 'REJECT' FROM virtual_users WHERE email='%s' AND 1=2"
+    database = minion.pillar["ispmail"]["database"]
+    keys = {"user": "mailserver", **database, "dbname": "mailserver", "query": query}
+    write_cold(path, "".join(f"{name} = {value}\n" for name, value in keys.items()))
+    tables = postfix.postconf("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    postfix.write_main_cf(**tables, smtpd_data_restrictions="$ours", ours=f"{restriction} mysql:{path}")
+    postfix.reload()
+    assert data(postfix) == 250
+    minion.pillar = pillar(maps={"ours": {"query": query}})
+    before = everything(postfix)
+    assert "ours is a list of restrictions" in " ".join(managed(minion)["comment"].split())
+    with pytest.raises(SaltInvocationError, match="ours is a list of restrictions"):
+        minion.call("postfix_map.remove", ["ours"])
+    assert everything(postfix) == before and data(postfix) == 250
+
+
+def test_a_table_of_another_instance_is_not_removed(minion, postfix):
+    """It was deleted; the other Postfix, which is not in pillar, answered 451 to each RCPT after its next reload."""
+    managed(minion)
+    tables = postfix.postconf("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    with Postfix(postfix.directory / "second", **tables) as second:
+        assert replies(second) == ANSWERED
+        postfix.write_main_cf(**tables, multi_instance_directories=second.config_directory)
+        before = contents(postfix)
+        for test in (True, False):
+            with pytest.raises(CommandExecutionError) as caught:
+                minion.call("postfix_map.remove", test=test)
+            assert f"{ALIASES}) of the Postfix in {second.config_directory}" in str(caught.value)
+        assert contents(postfix) == before
+        second.reload()
+        assert replies(second) == ANSWERED
+        second.write_main_cf(**dict.fromkeys(tables))
+        assert set(minion.call("postfix_map.remove")["changes"]) == {*tables, "main.cf"}
 
 
 def test_what_pillar_sets_to_null_is_not_removed(minion, postfix, pillar):

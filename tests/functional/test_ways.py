@@ -1,16 +1,19 @@
 """As its reader asks, and by the way that mail takes: what a question by root to one map does not show."""
 
 import contextlib
+import ctypes
 import os
+import smtplib
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 import ispmail_inventory
 import ispmail_smtpd
-from lab import scratch
+from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.minion import Minion
 from lab.postfix import Postfix
@@ -129,6 +132,68 @@ def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, by_
     assert result["result"] is True, result["comment"]
 
 
+@pytest.fixture
+def postfix_in_another_group(tmp_path):
+    """A group that user postfix is in, besides its own: in a mount namespace of this thread and what it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    (tmp_path / "group").write_text(f"{Path('/etc/group').read_text().rstrip()}\nsqlgroup:x:64321:postfix\n")
+    before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    assert libc.unshare(0x00020000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNS
+    try:
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "--bind", tmp_path / "group", "/etc/group"], check=True)
+        yield 64321
+    finally:
+        assert libc.setns(before, 0) == 0, os.strerror(ctypes.get_errno())
+        os.close(before)
+
+
+def groups_of(postfix, program):
+    """The groups of the processes of a program."""
+    running = [pid for pid in postfix.processes() if os.readlink(f"/proc/{pid}/exe").endswith(f"/{program}")]
+    status = "".join(Path(f"/proc/{pid}/status").read_text() for pid in running)
+    return {tuple(map(int, line.split()[1:])) for line in status.splitlines() if line.startswith("Groups:")}
+
+
+def test_what_delivers_has_no_supplementary_groups(postfix_in_another_group, mariadb, by_socket):
+    """The tables were asked with all groups of user postfix: True, the doctor had no fault, and mail was deferred."""
+    with scratch() as directory:
+        transports = {"virtual_transport": "virtual", "local_transport": "local", "mydestination": "local.test"}
+        settings = {"virtual_gid_maps": "static:5000", "virtual_mailbox_base": str(directory / "boxes"), **transports}
+        (directory / "boxes").mkdir()
+        os.chown(directory / "boxes", 5000, 5000)
+        door = directory / "door"
+        door.mkdir(mode=0o750)
+        os.chown(door, 0, postfix_in_another_group)
+        (door / "socket").symlink_to(mariadb.socket)
+        through = {"hosts": f"unix:{door}/socket"}
+        maps = {
+            "virtual_uid_maps": {**through, "query": "SELECT 5000 FROM virtual_users WHERE email='%s'"},
+            "virtual_mailbox_maps": {"query": "SELECT CONCAT(email, '/') FROM virtual_users WHERE email='%s'"},
+            "mailbox_transport_maps": {**through, "query": "SELECT 'discard' FROM virtual_users WHERE email='%s'"},
+        }
+        with Postfix(directory / "mail", **settings) as postfix:
+            minion = Minion(directory / "minion", pillar_for(postfix, mariadb, maps=maps))
+            result = managed(minion)
+            assert result["result"] is False and "Nothing was changed" in result["comment"]
+            assert "virtual_uid_maps, mailbox_transport_maps: " in result["comment"], result["comment"]
+            assert "virtual(8) and local(8) enter without the user's supplementary groups" in result["comment"]
+            door.chmod(0o755)
+            result = managed(minion)
+            assert result["result"] is True, result["comment"]
+            with smtplib.SMTP("127.0.0.1", postfix.port) as client:
+                client.sendmail("a@sender.test", ["john@example.org", "x@local.test"], "Subject: x\r\n\r\nx")
+            assert wait_until(lambda: "status=sent (delivered to maildir)" in postfix.log, 10), postfix.log
+            (own,) = groups_of(postfix, "virtual")
+            assert groups_of(postfix, "local") == {own} and postfix_in_another_group not in own
+            assert groups_of(postfix, "smtpd") == {(*own, postfix_in_another_group)}
+            # The doctor sees a directory that is closed again.
+            door.chmod(0o750)
+            report = minion.call("postfix_doctor.check")
+            faults = [row for row in report if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
+            assert [row["where"] for row in faults] == ["virtual_uid_maps, mailbox_transport_maps"], report
+
+
 @pytest.mark.parametrize("spelling", ["mysql", "proxy:mysql"])
 def test_a_table_is_asked_as_its_reader_however_the_caller_spells_it(minion, postfix, pillar, by_socket, spelling):
     """proxymap has no chroot; asked without it, as smtpd would, the table could not be asked."""
@@ -187,6 +252,47 @@ def test_a_key_of_four_bytes_is_asked(postfix):
         assert "virtual_mailbox_maps cannot be asked for an address with a 4-byte character" in result["comment"]
         rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "the query takes every address"]
         assert [row["result"] for row in rows if row["where"].startswith("virtual_mailbox_maps on")] == ["fault"], rows
+
+
+@pytest.mark.parametrize(
+    "asks", ["SELECT destination FROM virtual_aliases WHERE source REGEXP '^%s$'", "CALL search('%s')"]
+)
+def test_a_regular_expression_is_asked_for_its_special_characters(postfix, asks):
+    """One RCPT by a stranger failed the query, and nobody was told. Postfix asks for "("@… and for (@…"""
+    with scratch() as directory, MariaDB(directory / "db") as server:
+        schema(server, PASSWORD)
+        server.sql(
+            "CREATE PROCEDURE mailserver.search(a TEXT) READS SQL DATA "
+            "SELECT destination FROM virtual_aliases WHERE source RLIKE a"
+        )
+        server.sql("GRANT EXECUTE ON mailserver.* TO mailserver@'127.0.0.1'")
+        minion = Minion(directory / "minion", pillar_for(postfix, server, maps={"virtual_alias_maps": {"query": asks}}))
+        result = managed(minion)
+        assert result["result"] is True
+        assert "virtual_alias_maps cannot be asked for an address with special characters" in result["comment"]
+        assert result["comment"].count("has an expansion in a regular expression") == asks.count("REGEXP")
+        assert rcpt(postfix.port, "jack@example.org")[0] == 250
+        assert rcpt(postfix.port, '"(["@example.org')[0] == 451
+        assert rcpt(postfix.port, "jack@example.org")[0] == 451
+        rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "the query takes every address"]
+        assert [row["result"] for row in rows if row["where"].startswith("virtual_alias_maps on")] == ["fault"], rows
+
+
+def test_a_warning_is_on_its_own_map(postfix, pillar, minion):
+    """One of two hosts lacks a table: the warning was on the two maps that do not use it."""
+    with scratch() as directory, MariaDB(directory / "db") as whole, MariaDB(directory / "db2") as lacks:
+        for server in (whole, lacks):
+            schema(server, PASSWORD)
+        lacks.sql("DROP TABLE mailserver.virtual_aliases")
+        database = {"hosts": [f"127.0.0.1:{whole.port}", f"127.0.0.1:{lacks.port}"]}
+        # Postfix takes the hosts in random order.
+        for limit in range(1, 13):
+            minion.pillar = pillar(database=database, maps={name: {"expansion_limit": limit} for name in GUIDES})
+            comment = managed(minion, test=True)["comment"]
+            if "virtual_aliases" in comment:
+                break
+        (line,) = [line for line in comment.splitlines() if "virtual_aliases" in line]
+        assert "virtual_alias_maps: " in line and "virtual_mailbox" not in line and "/proc/" not in line, comment
 
 
 def test_a_closed_connection_costs_nothing(minion, postfix, mariadb):

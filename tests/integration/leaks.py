@@ -625,7 +625,6 @@ KEPT = (
     Kept(r"(master|minion) log: (INFO|DEBUG|TRACE) salt\.\S+", "3006", pillar_items, own=True),
     # Pillar on the command line is an argument of the job.
     Kept(r"bus: salt/job/N/(new|publish|ret/lab)", after=pillar_on_the_command_line, own=True),
-    Kept(replaced("/salt/master/cache/jobs/…/lab", r"return\.p"), after=pillar_on_the_command_line, own=True),
     Kept(replaced("/salt/master/cache/jobs/…", r"\.load\.p"), after=pillar_on_the_command_line, own=True),
     Kept(r"file: /salt/minion/cache/proc/\d+ 0644 0:0", after=pillar_on_the_command_line, own=True),
     Kept(r"(master|minion) log: (DEBUG|TRACE) salt\.\S+", after=pillar_on_the_command_line, own=True),

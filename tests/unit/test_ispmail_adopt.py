@@ -83,6 +83,7 @@ OBSTACLES = {
     "pipemap": ("x_maps", "hash:/b, pipemap:{proxy:mysql:/a.cf,mysql:/b.cf}", "inside braces"),
     "a condition": ("x_maps", "${y?{mysql:/a.cf}:{mysql:/b.cf}}", "inside braces"),
     "a pair": ("smtpd_sender_restrictions", "check_sender_access mysql:/a.cf, reject", "$my_senders in its place"),
+    "a pair in other letters": ("greylist", "Check_Client_Access mysql:/a.cf", "$my_senders in its place"),
     "a restriction class": ("greylist", "check_client_access mysql:/a.cf", "$my_senders in its place"),
     "a restriction by its table": ("smtpd_helo_restrictions", "mysql:/a.cf", "$my_senders in its place"),
     "settings in main.cf": ("x_maps", "mysql:aliases", "no table file"),

@@ -235,6 +235,17 @@ def test_as_whom_a_map_is_asked(type_, proxy, staged, expected):
     assert ispmail_answers.askers(map_, inventory()) == [ROOT]
 
 
+@pytest.mark.parametrize("program", ["virtual", "local"])
+def test_what_delivers_has_the_primary_group_only(program):
+    """It was asked with all groups of mail_owner, so a socket that only a supplementary group may use was in order."""
+    services = [("smtp", "n", "smtpd"), ("d", "n", program)]
+    parameter = {"virtual": "virtual_mailbox_maps", "local": "alias_maps"}[program]
+    found = ispmail_answers.askers(
+        Map("a", parameter, "mysql", False, "/a.cf"), inventory(*services, transport_maps="static:d")
+    )
+    assert found == [Asker("postfix"), Asker("postfix", primary_group_only=True)]
+
+
 def content(table):
     """What is in the table file of a group, which may be one in memory."""
     with open(table.rpartition(":")[2], encoding="utf-8") as file:

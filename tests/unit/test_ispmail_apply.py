@@ -370,11 +370,12 @@ def running(server, monkeypatch):
 
     def makes(replies, astray=((), ()), runs=True, runs_after=True, old=()):
         said, ways, live = list(replies), list(astray), []
-        monkeypatch.setattr("ispmail_smtpd.ask", lambda inventory: said.pop(0))
+        monkeypatch.setattr("ispmail_smtpd.ask", lambda inventory, **_: said.pop(0))
         monkeypatch.setattr("ispmail_classes.astray", lambda instance, inventory: list(ways.pop(0)))
         monkeypatch.setattr(ispmail_apply, "_ask_live", lambda *arguments: live.append(arguments))
 
-        def make(change, check):
+        def make(change, check, answers):
+            assert callable(answers)
             check(runs_after)
             return list(old)
 
@@ -414,6 +415,14 @@ def test_smtpd_that_was_not_asked_is_told(running):
     assert running([NOBODY, NOBODY]).warnings == [
         "smtpd itself was not asked (no smtpd): send a mail to see whether its chroot has all that it needs"
     ]
+
+
+def test_smtpd_that_was_silent_has_to_answer(running):
+    """It was silent after the change too, and that was no more than this warning."""
+    silent = Reply("s:25", None, "timed out")
+    assert running([silent, OK]).warnings == []
+    with pytest.raises(Failed, match="did not answer before this change, and cannot ask its maps now"):
+        running([silent, NOT])
 
 
 def test_mail_that_would_go_astray_ends_a_change(running):

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pwd
 import subprocess
 from types import SimpleNamespace
 
@@ -51,6 +52,14 @@ def test_what_an_admin_needs_is_kept(line):
 
 def test_bytes_that_are_no_utf_8_can_be_sent():
     assert ispmail_command.safe("a\udcffb") == "a\ufffdb"
+
+
+def test_groups_of_another_user(monkeypatch):
+    """smtpd has all groups of mail_owner, virtual(8) only the primary one."""
+    first = pwd.getpwnam("nobody").pw_gid
+    monkeypatch.setattr(os, "getgrouplist", lambda user, group: [group, 12345])
+    for only, expected in ((False, f"{first} 12345"), (True, f"{first}")):
+        assert ispmail_command.run("id", ["-G"], user="nobody", primary_group_only=only).stdout.strip() == expected
 
 
 def test_another_user_gets_nothing_of_ours(monkeypatch):

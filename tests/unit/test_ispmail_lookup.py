@@ -179,6 +179,10 @@ def test_what_postmap_says(script, what, expected):
         ("SELECT command denied to user", "grant SELECT"),
         ("Plugin client_ed25519 could not be loaded", "set proxy: true"),
         ("Can't connect to server on '127.0.0.1' (115)", "check hosts"),
+        ("Can't connect to server on '127.0.0.1' (13)", "check hosts"),
+        ("Can't connect to local server through socket '/s' (2)", "check hosts"),
+        ("Can't connect to local server through socket '/s' (13)", "virtual(8) and local(8) enter without"),
+        ("Can't connect to local MySQL server through socket '/s' (13 \"x\")", "may not use that socket"),
         ("table proxy:mysql:/a.cf: query error: Application error", "the mail log says why"),
         ("Too many connections", "max_connections"),
         ("unsupported dictionary type: mysql", "install the package"),
@@ -349,10 +353,33 @@ def test_a_domain_that_is_known_is_not_read(monkeypatch):
         return Lookup(NO_ANSWER)
 
     monkeypatch.setattr(ispmail_lookup, "_asked", asked)
-    for special, count in ((True, 4), (False, 1)):
+    for special, count in ((True, 5), (False, 1)):
         found = ispmail_lookup.probe(["mysql:x"], "/x", domains={"mysql:x": "example.org"}, special=special)
         assert found == {"mysql:x": Probe(None, ())}
         assert len(seen[-1]) == count and seen[-1][0] == "probe@example.org"
+
+
+def test_a_warning_is_on_the_table_that_it_names(monkeypatch):
+    """Asked together, each of them had the warnings of all: of a query that it does not have, of hosts of another."""
+    tables = ["mysql:/a.cf", "pgsql:/b.cf", "mysql:/c.cf", "proxy:mysql:/d.cf"]
+    hosts = {"mysql:/a.cf": "db1:3307, db1", "pgsql:/b.cf": "db10 unix:/run/x", "mysql:/c.cf": "db1 db2", tables[3]: ""}
+    monkeypatch.setattr(ispmail_lookup, "_keys", lambda table: {"hosts": hosts[table]})
+    said = {
+        "mysql:/a.cf: query failed: no such table": [0],
+        "connect to mysql server db1: Can't connect (115)": [0, 2],
+        "connect to pgsql server db10: no": [1],
+        "connect to mysql server db2: no": [2],
+        "pgsql query failed: protocol error, host /run/x": [1],
+        "connect to mysql server localhost: no": [3],
+        "connect to mysql server db": [0, 1, 2, 3],
+        "asked as root": [0, 1, 2, 3],
+    }
+    monkeypatch.setattr(ispmail_lookup, "_asked", lambda *_: Lookup(NO_ANSWER, tuple(said)))
+    found = ispmail_lookup.probe(tables, "/x", domains=dict.fromkeys(tables, "example.org"))
+    assert found == {
+        table: Probe(None, tuple(line for line, on in said.items() if number in on))
+        for number, table in enumerate(tables)
+    }
 
 
 def test_where_one_fails_each_is_asked_by_itself(config, table):

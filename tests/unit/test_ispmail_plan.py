@@ -341,6 +341,7 @@ def settings(**values):
         ({"own": "mysql:/etc/postfix/a.cf", "smtpd_restriction_classes": "$first", "first": "own"}, True),
         ({"own": "mysql:/etc/postfix/a.cf", "other_classes": "own"}, False),
         ({"own": "check_sender_access mysql:/etc/postfix/a.cf"}, True),
+        ({"own": "Check_Sender_Access mysql:/etc/postfix/a.cf"}, True),
         ({"own": "check_sender_access mysql:/etc/postfix/b.cf, mysql:/etc/postfix/a.cf"}, False),
         ({"own": "mysql:/etc/postfix/a.cf, check_sender_access hash:/x"}, False),
     ],

@@ -20,7 +20,8 @@ FILLED = [
     ("a='%3.%2'", "a.x.org", "a='a.x'"),
     ("a='%3'", "j.h@x.org", None),
     ("a LIKE '%%%u'", "j@x.org", "a LIKE '%j'"),
-    ("a='%s'", "o'h\"m\\", "a='o\\'h\\\"m\\\\'"),
+    # In every sql_mode a doubled quote is one: a backslash before it would end the string in NO_BACKSLASH_ESCAPES.
+    ("a='%s'", "o'h\"m\\", "a='o''h\\\"m\\\\'"),
 ]
 
 
@@ -39,7 +40,7 @@ def test_what_is_no_expansion_stays_as_it_is():
 @given(st.text("a'\"\\@.%s", max_size=12))
 def test_no_question_leaves_its_quotes(question):
     statement = ispmail_query.fill("'%s'", question)
-    assert re.fullmatch(r"'(?:[^'\\]|\\.)*'", statement)
+    assert re.fullmatch(r"'(?:[^'\\]|\\.|'')*'", statement)
 
 
 def row(table, type_="ALL", possible=None):
@@ -124,12 +125,13 @@ def test_findings_are_put_together():
 
 
 def test_probes_are_special_each_in_its_way():
-    plain, wide, upper, long = (probe.question for probe in ispmail_query.probes())
+    plain, wide, upper, long, special = (probe.question for probe in ispmail_query.probes())
     assert plain == ispmail_query.PROBE
     # A name that a mail may come from, in a domain that RFC 2606 gives to nobody.
     assert re.fullmatch(r"([a-z]+\.)+invalid", plain.rpartition("@")[2])
     assert max(map(ord, wide)) > 0xFFFF and upper == upper.upper() and len(long) > 500
-    for question in (plain, wide, upper, long):
+    assert set("'\"([*?{\\") < set(special)
+    for question in (plain, wide, upper, long, special):
         assert ispmail_query.fill("%s %u %d %1 %9", question) is not None
     assert {probe.question.rpartition("@")[2].lower() for probe in ispmail_query.probes("x.org")} == {"x.org"}
 
@@ -323,6 +325,50 @@ WARNINGS = [
     ("mysql", "SELECT '%s' # x", ["has a -- or # comment"]),
     ("pgsql", "SELECT '%s' # x", []),
     ("mysql", "SELECT '%s' /* x */", []),
+    *(
+        ("mysql", f"SELECT a FROM t WHERE {condition}", ["has an expansion in a regular expression"])
+        for condition in (
+            "b REGEXP '^%s$'",
+            "b NOT regexp '%u'",
+            "b RLIKE CONCAT('^', '%u', '(x|y)?@', CONCAT('', '%d'))",
+            "b\nREGEXP\n\n'%s'",
+            "(b REGEXP ('%s')) AND c=1",
+            "REGEXP_LIKE(b, '%s')",
+            "REGEXP_REPLACE (b, CONCAT('%u', 'x'), 'c') = 1",
+            "b REGEXP 'x' AND b REGEXP '%s'",
+            "b IN (SELECT c FROM u WHERE d REGEXP '%s')",
+        )
+    ),
+    *(
+        ("mysql", f"SELECT a FROM t WHERE {condition}", [])
+        for condition in (
+            # The address is compared with an expression of the table's own.
+            "'%s' REGEXP b",
+            "'%s' REGEXP CONCAT('^', b) AND c=1",
+            "REGEXP_LIKE('%s', b)",
+            "REGEXP_REPLACE(b, 'x', '%s') = c",
+            "b REGEXP '^x' AND c='%s'",
+            "b REGEXP '^x' OR c='%s'",
+            "(b REGEXP '^x') = '%s'",
+            "b='%s' ORDER BY c REGEXP 'x', d",
+            "b='REGEXP' AND c='%s'",
+            "`regexp` = '%s'",
+            "b=~c AND d='%s'",
+            "b=~'%s'",
+            "regexp_c = '%s'",
+            "b='%s' /* c REGEXP ' */ /* ' */",
+        )
+    ),
+    *(
+        ("pgsql", f"SELECT a FROM t WHERE {condition}", ["has an expansion in a regular expression"])
+        for condition in ("b ~ '%s'", "b ~* '%s'", "b !~ '%s'", "b !~* ('^' || '%u')", "b SIMILAR  TO '%s'")
+    ),
+    *(
+        ("pgsql", f"SELECT a FROM t WHERE {condition}", [])
+        for condition in ("b ~~ '%s'", "b ~~* '%s'", "'%s' ~ b", "similar = '%s'", "b LIKE '%s'", "/* /* ~ */ */ '%s'")
+    ),
+    ("sqlite", "SELECT a FROM t WHERE b REGEXP '%s'", ["has an expansion in a regular expression"]),
+    ("sqlite", "SELECT ~a FROM t WHERE b='%s'", []),
 ]
 
 
@@ -342,6 +388,7 @@ def test_the_questions_of_a_probe():
         "an address with a 4-byte character": "probe\U0001f602@x.org",
         "an address in upper case": "PROBE@X.ORG",
         "a long address": f"{'probe' * 100}@x.org",
+        "an address with special characters": "probe'\"([*?{\\@x.org",
     }
 
 

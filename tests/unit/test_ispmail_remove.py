@@ -28,7 +28,7 @@ def server(tmp_path):
 def changes(monkeypatch):
     """The changes that are made, or rehearsed, in place of making them."""
     found = []
-    monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: found.append(("make", change)))
+    monkeypatch.setattr(ispmail_transaction, "make", lambda change, check, answers: found.append(("make", change)))
     monkeypatch.setattr(ispmail_transaction, "rehearse", lambda change: found.append(("rehearse", change)))
     return found
 
@@ -111,6 +111,11 @@ OWN = "virtual_alias_maps = $own hash:DIR/x\nown = mysql:DIR/a.cf"
             f"{OWN}\nproxy_read_maps = $own $x",
             {"own": None, "virtual_alias_maps": "hash:DIR/x", "proxy_read_maps": "$x"},
         ),
+        ("virtual_alias_maps = unionmap:{mysql:DIR/a.cf}\nx = hash:/x unionmap:{}", {"virtual_alias_maps": None}),
+        (
+            "virtual_alias_maps = mysql:DIR/a.cf\ncanonical_maps = unionmap:{$virtual_alias_maps, hash:/x}",
+            {"virtual_alias_maps": None},
+        ),
         ("virtual_alias_maps = $nobody_sets_it mysql:DIR/a.cf", {"virtual_alias_maps": "$nobody_sets_it"}),
         ("virtual_alias_maps = mysql:DIR/a.cf\ncanonical_maps = $virtual_alias_maps", {"virtual_alias_maps": None}),
         (
@@ -139,6 +144,16 @@ def test_a_map_that_another_map_refers_to(server, changes):
         remove(server, maps, ["a"])
     remove(server, maps, ["b"])
     assert changes[1][1].parameters == {"virtual_alias_maps": "$own"}
+
+
+def test_a_map_in_the_braces_of_another_map(server, changes):
+    """Without the first, unionmap:{$own} held nothing, and was taken for something else than ours."""
+    server.main_cf("virtual_alias_maps = hash:DIR/x, unionmap:{$own}, mysql:DIR/b.cf\nown = mysql:DIR/a.cf")
+    maps = {"a": {"parameter": "own"}, "b": {"parameter": "virtual_alias_maps"}}
+    remove(server, maps)
+    assert server.short(changes[0][1].parameters) == {"own": None, "virtual_alias_maps": "hash:DIR/x"}
+    with pytest.raises(Failed, match=r"are asked by virtual_alias_maps \(unionmap:\{\$own\}\)"):
+        remove(server, maps, ["a"])
 
 
 def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
@@ -202,6 +217,35 @@ def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
             "relocated_maps",
             "smtpd_sender_restrictions (check_sender_access $relocated_maps)",
         ),
+        # Postfix ignores the case of a restriction's name.
+        (
+            "relocated_maps = mysql:DIR/a.cf\nsmtpd_sender_restrictions = Check_Sender_Access $relocated_maps, reject",
+            "",
+            "relocated_maps",
+            "smtpd_sender_restrictions (Check_Sender_Access $relocated_maps)",
+        ),
+        # By another parameter, which is not changed.
+        (
+            "relocated_maps = mysql:DIR/a.cf\nx = $relocated_maps\nsmtpd_sender_restrictions = check_sender_access $x",
+            "",
+            "relocated_maps",
+            "smtpd_sender_restrictions (check_sender_access $x)",
+        ),
+        (
+            "relocated_maps = mysql:DIR/a.cf\ncanonical_maps = ${relocated_maps?{hash:/x}}",
+            "-o smtpd_sender_restrictions=${more?{check_sender_access,$relocated_maps}} -o more=yes",
+            "relocated_maps",
+            "smtp/inet/smtpd_sender_restrictions (${more?{check_sender_access,$relocated_maps}})",
+        ),
+        # Braces with nothing in them: 451 after DATA.
+        ("own = mysql:DIR/a.cf\ncanonical_maps = unionmap:{$own}", "", "own", "canonical_maps (unionmap:{$own})"),
+        ("own = mysql:DIR/a.cf\ncanonical_maps = ${own:$own} x", "", "own", "canonical_maps (${own:$own})"),
+        (
+            "relocated_maps = mysql:DIR/a.cf\ncanonical_maps = hash:/x, pipemap:{hash:/y, unionmap:{ $relocated_maps}}",
+            "",
+            "relocated_maps",
+            "canonical_maps (pipemap:{hash:/y, unionmap:{ $relocated_maps}})",
+        ),
     ],
 )
 def test_a_table_that_something_else_asks_stays(server, changes, caplog, main_cf, services, parameter, users):
@@ -212,6 +256,59 @@ def test_a_table_that_something_else_asks_stays(server, changes, caplog, main_cf
     told = server.short(str(caught.value))
     assert told == f"Nothing was changed: the table files are asked by {users} too: take them out there first"
     assert server.short(caplog.messages) == [f"refused to remove table files that are still asked by {users}"]
+    assert changes == []
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another Postfix of this server, whose main.cf names the file of the map `a` of the first."""
+    (tmp_path / "other").mkdir()
+    other = Configured(tmp_path / "other")
+    table = f"mysql:{tmp_path}/etc/./a.cf, inline:{{a=SECRET}}"
+    return other.main_cf(f"own = {table}").master_cf(SERVICES.replace("- smtpd", f"- smtpd -o relay_domains={table}"))
+
+
+@pytest.mark.parametrize("name", ["multi_instance_directories", "alternate_config_directories"])
+def test_a_table_that_another_instance_asks_stays(server, changes, other, name):
+    """It was deleted, and the other one answered 451 to each RCPT after its next reload."""
+    server.main_cf(f"virtual_alias_maps = mysql:DIR/a.cf\nx = {other.directory}\n{name} = DIR, /nowhere, $x").table("a")
+    table = f"mysql:{server.path('a')}".replace("/a.cf", "/./a.cf,")
+    places = ["own", "smtp/inet/relay_domains"]
+    for test in (True, False):
+        with pytest.raises(Failed) as caught:
+            remove(server, A, test=test)
+        for place in places:
+            assert f"{place} ({table[:-1]}) of the Postfix in {other.directory}" in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+    assert changes == []
+    # Without the file nothing is taken from it.
+    os.unlink(server.path("a"))
+    remove(server, A)
+    assert len(changes) == 1
+
+
+def test_a_table_that_an_instance_of_the_default_one_asks_stays(server, changes, other, tmp_path, monkeypatch):
+    (tmp_path / "default").mkdir()
+    default = Configured(tmp_path / "default").main_cf(
+        f"multi_instance_directories = {server.directory} {other.directory}"
+    )
+    monkeypatch.setattr(ispmail_remove, "DEFAULT_DIRECTORY", str(default.directory))
+    server.table("a")
+    with pytest.raises(Failed, match=rf"own \(.*\) of the Postfix in {other.directory}, "):
+        remove(server, A)
+    default.main_cf(f"relocated_maps = mysql:{server.path('a')}")
+    with pytest.raises(Failed, match=rf"relocated_maps \(.*\) of the Postfix in {default.directory} too: take"):
+        remove(server, A)
+    default.main_cf("")
+    remove(server, A)
+    assert len(changes) == 1
+
+
+def test_an_instance_that_cannot_be_read_may_ask_the_tables(server, changes, other):
+    os.unlink(other.directory / "master.cf")
+    server.main_cf(f"multi_instance_directories = {other.directory}").table("a")
+    with pytest.raises(CannotAsk, match=rf"^Nothing was changed: whether the Postfix in {other.directory} asks"):
+        remove(server, A)
     assert changes == []
 
 
@@ -314,7 +411,7 @@ def ask(server, monkeypatch):
         left = list(replies)
         monkeypatch.setattr("ispmail_postfix.running", lambda _: runs)
         monkeypatch.setattr("ispmail_smtpd.ask", lambda _: left.pop(0))
-        monkeypatch.setattr(ispmail_transaction, "make", lambda change, check: check(runs_after))
+        monkeypatch.setattr(ispmail_transaction, "make", lambda change, check, answers: check(runs_after))
         return remove(server.main_cf("virtual_alias_maps = mysql:DIR/a.cf"), A), left
 
     return removes

@@ -86,42 +86,152 @@ def test_what_a_reply_means(code, text, cannot_ask, was_not_asked):
 
 
 OK, NOT, SILENT = Reply("a:25", 250, "Ok"), Reply("a:25", 451, "Temporary lookup failure"), Reply("a:25", None, "gone")
-NOWHERE = Reply(None, None, "no smtpd listens without TLS")
+NOWHERE = Reply(None, None, "no smtpd listens without TLS", connected=False)
+CLOSED = Reply("a:25", None, "Connection refused", connected=False)
+SEE = ": see the mail log, which names the table"
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """A function that takes what smtpd says after a change; gives the timeouts that it is asked with."""
+
+    def set_up(*replies):
+        left, timeouts, now = list(replies), [], [0.0]
+
+        def ask(_, timeout=10):
+            reply = left.pop(0) if len(left) > 1 else left[0]
+            timeouts.append(timeout)
+            now[0] += timeout if reply.is_silent and reply.text != "at once" else 0
+            return reply
+
+        def sleep(seconds):
+            now[0] += seconds
+
+        monkeypatch.setattr(ispmail_smtpd, "ask", ask)
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        monkeypatch.setattr("time.sleep", sleep)
+        return timeouts
+
+    return set_up
+
+
+THROTTLED = inventory(service_throttle_time="30s")
 
 
 @pytest.mark.parametrize("after", [OK, NOWHERE, Reply("a:25", 550, "User unknown")])
-@pytest.mark.parametrize("before", [None, OK, NOT, SILENT])
-def test_what_answers_is_not_worse(before, after):
-    assert ispmail_smtpd.refuse_if_worse(before, after) == []
+@pytest.mark.parametrize("before", [None, OK, NOT, SILENT, CLOSED])
+def test_what_answers_is_not_worse(says, before, after):
+    timeouts = says(after)
+    assert ispmail_smtpd.refuse_if_worse(before, THROTTLED) == []
+    assert after is NOWHERE or timeouts == [40 if before is SILENT else 10]
 
 
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        (OK, NOT, "smtpd on a:25 can no longer ask its maps, though postmap can (451 Temporary lookup failure)"),
-        (OK, SILENT, "smtpd on a:25 can no longer ask its maps, though postmap can (gone)"),
-        (NOT, SILENT, "smtpd on a:25 can no longer ask its maps, though postmap can (gone)"),
-        (SILENT, NOT, "smtpd on a:25 can no longer ask its maps, though postmap can (451 Temporary lookup failure)"),
+        (OK, NOT, "can no longer ask its maps, though postmap can (451 Temporary lookup failure)"),
+        (OK, SILENT, "can no longer ask its maps, though postmap can (gone)"),
+        (OK, CLOSED, "can no longer ask its maps, though postmap can (Connection refused)"),
+        (NOT, SILENT, "can no longer ask its maps, though postmap can (gone)"),
+        (CLOSED, SILENT, "can no longer ask its maps, though postmap can (gone)"),
+        (CLOSED, NOT, "can no longer ask its maps, though postmap can (451 Temporary lookup failure)"),
+        (
+            SILENT,
+            NOT,
+            "did not answer before this change, and cannot ask its maps now (451 Temporary lookup failure)",
+        ),
+        (SILENT, SILENT, "did not answer before this change, and not within 40 s after it either (gone)"),
+        (SILENT, CLOSED, "did not answer before this change, and not within 40 s after it either (Connection refused)"),
         (
             None,
             NOT,
-            "smtpd on a:25 does not answer, or cannot ask its maps, though postmap can (451 Temporary lookup failure)",
+            "does not answer, or cannot ask its maps, though postmap can (451 Temporary lookup failure)",
         ),
-        (None, SILENT, "smtpd on a:25 does not answer, or cannot ask its maps, though postmap can (gone)"),
+        (None, SILENT, "does not answer, or cannot ask its maps, though postmap can (gone)"),
+        (None, CLOSED, "does not answer, or cannot ask its maps, though postmap can (Connection refused)"),
     ],
 )
-def test_what_is_worse_than_before_is_refused(before, after, said):
+def test_what_is_worse_than_before_is_refused(says, before, after, said):
+    """Silence before and after was taken for a yes: a change that had killed a program was live at the second try."""
+    says(after)
     with pytest.raises(Failed) as raised:
-        ispmail_smtpd.refuse_if_worse(before, after)
-    assert str(raised.value) == f"{said}: see the mail log, which names the table"
+        ispmail_smtpd.refuse_if_worse(before, THROTTLED)
+    assert str(raised.value) == f"smtpd on a:25 {said}{SEE}"
 
 
-def test_what_was_as_bad_before_is_a_warning():
-    assert ispmail_smtpd.refuse_if_worse(SILENT, SILENT) == []
-    assert ispmail_smtpd.refuse_if_worse(NOT, NOT) == [
-        "smtpd on a:25 could not ask its maps before this change, and cannot now (451 Temporary lookup failure): "
-        "see the mail log, which names the table"
+def test_what_was_as_bad_before_is_a_warning(says):
+    says(NOT)
+    assert ispmail_smtpd.refuse_if_worse(NOT, THROTTLED) == [
+        f"smtpd on a:25 could not ask its maps before this change, and cannot now (451 Temporary lookup failure){SEE}"
     ]
+
+
+@pytest.mark.parametrize("reply", [NOWHERE, CLOSED])
+def test_an_smtpd_that_nobody_reaches_is_no_worse(says, reply):
+    """A program that has died does not look like that: master(8) itself takes the connection."""
+    timeouts = says(reply)
+    assert ispmail_smtpd.refuse_if_worse(reply, THROTTLED) == []
+    assert timeouts == [10]
+
+
+@pytest.mark.parametrize(
+    ("replies", "timeouts"),
+    [
+        # It hangs up at once while it dies, and then hangs until master starts the next one.
+        ([Reply("a:25", None, "at once"), OK], [40, 39.5]),
+        ([Reply("a:25", None, "at once")] * 3 + [OK], [40, 39.5, 39, 38.5]),
+        ([OK], [40]),
+    ],
+)
+def test_an_smtpd_that_was_silent_is_waited_for(says, replies, timeouts):
+    seen = says(*replies)
+    assert ispmail_smtpd.refuse_if_worse(SILENT, THROTTLED) == []
+    assert seen == timeouts
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("60s", 70), ("5", 15), ("1m", 70), ("1h", 120), ("2d", 120), ("1w", 120), ("$own", 30), ("", 70), ("odd", 70)],
+)
+def test_how_long_a_silent_smtpd_is_waited_for(value, seconds):
+    found = inventory(service_throttle_time=value, own="20s")
+    assert ispmail_smtpd._restarted_after(found) == seconds
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (OK, OK, "It answers as before."),
+        (None, OK, "It answers as before."),
+        (
+            OK,
+            SILENT,
+            "smtpd on a:25 does not answer yet (gone): master(8) starts a program that has died again after 30 s "
+            "(service_throttle_time); postfix stop and postfix start do so at once.",
+        ),
+        (
+            SILENT,
+            SILENT,
+            "smtpd on a:25 does not answer yet (gone), nor did it before the change: master(8) starts a program that "
+            "has died again after 30 s (service_throttle_time); postfix stop and postfix start do so at once.",
+        ),
+        (OK, NOT, f"smtpd on a:25 cannot ask its maps (451 Temporary lookup failure){SEE}."),
+        (None, NOT, f"smtpd on a:25 cannot ask its maps (451 Temporary lookup failure){SEE}."),
+        (
+            NOT,
+            NOT,
+            "smtpd on a:25 cannot ask its maps (451 Temporary lookup failure), nor could it before the change"
+            + SEE
+            + ".",
+        ),
+        (NOWHERE, NOWHERE, "smtpd itself was not asked (no smtpd listens without TLS)."),
+        (CLOSED, CLOSED, "smtpd itself was not asked (Connection refused)."),
+        (OK, Reply("a:25", 554, REFUSED[4:]), f"smtpd itself was not asked ({REFUSED})."),
+    ],
+)
+def test_how_postfix_answers_after_the_way_back(says, before, now, said):
+    says(now)
+    assert ispmail_smtpd.describe_now(before, THROTTLED) == said
 
 
 @contextlib.contextmanager
@@ -154,7 +264,7 @@ def asked(port, recipient="jack@example.org", host="127.0.0.1", command="smtpd")
 
 def test_a_recipient_is_asked_for_and_no_mail_is_sent():
     with smtpd(b"250 Ok\r\n", b"550 5.1.1 \xff unknown\r\n") as (port, lines):
-        assert asked(port) == (f"127.0.0.1:{port}", 550, "5.1.1 \ufffd unknown")
+        assert asked(port) == (f"127.0.0.1:{port}", 550, "5.1.1 \ufffd unknown", True)
     assert lines == [b"ehlo localhost\r\n", b"MAIL FROM:<>\r\n", b"RCPT TO:<jack@example.org>\r\n", b"QUIT\r\n"]
 
 
@@ -224,21 +334,21 @@ MAIL = ["MAIL FROM:<>", "RCPT TO:<jack@example.org>", "QUIT"]
 def test_where_smtpd_wants_tls_it_is_asked_in_tls(tmp_path):
     """The service submission does. Whose certificate it has does not matter: it gets no password."""
     smtpd = Submission(certificate(tmp_path))
-    assert smtpd.asked()[1:] == (550, "unknown")
+    assert smtpd.asked()[1:3] == (550, "unknown")
     assert smtpd.lines == ["ehlo localhost", MAIL[0], "STARTTLS"] and smtpd.lines_in_tls == ["ehlo localhost", *MAIL]
 
 
 def test_where_smtpd_wants_no_tls_none_begins(tmp_path):
     """What is wrong with its certificate then does not keep a change from being checked."""
     smtpd = Submission(certificate(tmp_path), needs_tls=False)
-    assert smtpd.asked()[1:] == (550, "unknown")
+    assert smtpd.asked()[1:3] == (550, "unknown")
     assert smtpd.lines == ["ehlo localhost", *MAIL] and smtpd.lines_in_tls == []
 
 
 def test_where_smtpd_wants_tls_and_has_none_its_reply_says_so(tmp_path):
     smtpd = Submission(certificate(tmp_path), offers=())
     reply = smtpd.asked()
-    assert reply[1:] == (530, "Must issue a STARTTLS command first") and reply.was_not_asked
+    assert reply[1:3] == (530, "Must issue a STARTTLS command first") and reply.was_not_asked
 
 
 @pytest.mark.parametrize("needs_tls", [True, False])
@@ -253,21 +363,21 @@ def test_where_smtpd_wants_tls_and_has_none_its_reply_says_so(tmp_path):
 def test_a_recipient_may_have_any_letter(tmp_path, needs_tls, recipient, offers, begins):
     """An expected answer to such a question ended in a UnicodeEncodeError, after the change was live."""
     smtpd = Submission(certificate(tmp_path), needs_tls, offers)
-    assert smtpd.asked(recipient=recipient)[1:] == (550, "unknown")
+    assert smtpd.asked(recipient=recipient)[1:3] == (550, "unknown")
     lines = smtpd.lines_in_tls if needs_tls else smtpd.lines
     assert lines == ["ehlo localhost", begins, f"RCPT TO:<{recipient}>", "QUIT"]
 
 
 def test_a_recipient_that_is_no_text_is_not_asked_for():
     with smtpd(b"250 Ok\r\n") as (port, lines):
-        assert asked(port, "\udcff@example.org") == (f"127.0.0.1:{port}", None, "UnicodeEncodeError")
+        assert asked(port, "\udcff@example.org") == (f"127.0.0.1:{port}", None, "UnicodeEncodeError", True)
     assert lines == [b"ehlo localhost\r\n", b"MAIL FROM:<>\r\n", b"QUIT\r\n"]
 
 
 def test_a_reply_that_never_ends_is_not_read_on():
     """No smtpd has such a line, but something else may listen there."""
     with smtpd(greeting=b"220 " + b"x" * 10000 + b"\r\n") as (port, _):
-        assert asked(port) == (f"127.0.0.1:{port}", 500, "Line too long.")
+        assert asked(port) == (f"127.0.0.1:{port}", 500, "Line too long.", True)
 
 
 def test_an_smtpd_that_says_nothing_is_not_waited_for():
@@ -278,13 +388,13 @@ def test_an_smtpd_that_says_nothing_is_not_waited_for():
         began = time.monotonic()
         reply = ispmail_smtpd.ask(inventory((f"127.0.0.1:{server.getsockname()[1]}", "smtpd")), timeout=0.2)
         hang_up.cancel()
-    assert reply.code is None and reply.was_not_asked and time.monotonic() - began < 3
+    assert reply.is_silent and reply.was_not_asked and time.monotonic() - began < 3
 
 
 def test_nobody_listens():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert asked(port) == (f"127.0.0.1:{port}", None, "Connection refused")
+    assert asked(port) == (f"127.0.0.1:{port}", None, "Connection refused", False)
     assert ispmail_smtpd.ask(inventory()) == NOWHERE
 
 
@@ -296,7 +406,7 @@ def test_it_hangs_up():
 
         threading.Thread(target=serve, daemon=True).start()
         reply = asked(server.getsockname()[1])
-    assert reply.code is None and reply.text in ("SMTPServerDisconnected", "Connection reset by peer")
+    assert reply.is_silent and reply.text in ("SMTPServerDisconnected", "Connection reset by peer")
 
 
 @pytest.mark.parametrize(

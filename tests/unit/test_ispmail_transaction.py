@@ -25,7 +25,7 @@ from .configured import Configured
 OLD, NEW, THEIRS = "query = old\n", "query = new\n", "query = theirs\n"
 MAPS = {"virtual_alias_maps": "mysql:DIR/b.cf"}
 DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
-PUT_BACK = "Everything was put back as it was, and Postfix reloaded: it answers as before."
+PUT_BACK = "Everything was put back as it was, and Postfix reloaded."
 
 
 @pytest.fixture
@@ -409,6 +409,25 @@ def test_the_order_of_the_way_back(server, postfix, caplog, runs):
     assert told.startswith("put back in DIR: DIR/b.cf, DIR/c.cf, DIR/main.cf, in ")
 
 
+def test_what_smtpd_says_after_the_way_back(server, postfix):
+    """It was said to answer as before, unasked. It is asked at the very end: that may take a while."""
+    before, asked = visible(server), []
+
+    def answers():
+        asked.append((visible(server), journal(server).due(), len(postfix.found)))
+        return "It does not answer."
+
+    for pid in (4711, None):
+        postfix.pid = pid
+        with pytest.raises(Failed) as caught:
+            ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(), answers)
+        said = f"{PUT_BACK} It does not answer." if pid else "Everything was put back as it was."
+        assert str(caught.value) == f"no\n{said}"
+    with pytest.raises(KeyboardInterrupt):
+        ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(error=KeyboardInterrupt()), answers)
+    assert asked == [(before, None, 2)]
+
+
 def test_an_error_that_nobody_foresaw(server, postfix):
     """Its text may hold anything, and is not shown."""
     server.table("a", OLD)
@@ -429,7 +448,7 @@ def test_the_change_that_was_cut_off_before_stays_due(server, postfix):
     due = [server.path("d")]
     error = made(server, fails(), files={"a": NEW})
     state = "Everything was put back as the change that was cut off before had left it, and Postfix reloaded"
-    assert error.text == f"no\n{state}: it answers as before. Apply again to finish that change."
+    assert error.text == f"no\n{state}. Apply again to finish that change."
     assert journal(server).due() == due
 
 
