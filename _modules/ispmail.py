@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("ce1fe177d6e3")
+ispmail_stamp.require("8b4614719477")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("ce1fe177d6e3")
+ispmail_stamp.require("8b4614719477")
 
 
 import ispmail_accounts

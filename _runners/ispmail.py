@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("ce1fe177d6e3")
+ispmail_stamp.require("8b4614719477")
 
 import salt.client
 import salt.utils.event

@@ -15,7 +15,7 @@ from ispmail_errors import CannotAsk, repr_without
 from ispmail_expand import expand, names_in, referred
 from ispmail_maincf import overrides, words
 from ispmail_postconf import Service
-from ispmail_programs import is_match_list, programs_of
+from ispmail_programs import MOST, is_match_list, programs_of
 from ispmail_reach import Place, Reference, Word, places, references, words_of
 
 # What proxymap may open: that a table stands there asks nothing.
@@ -115,7 +115,7 @@ class Inventory(NamedTuple):
     services: tuple[Service, ...]
     places: tuple[Place, ...]  # in the order in which Postfix asks them
     tables: tuple[Table, ...]
-    users: Mapping[str, Sequence[str]]  # a parameter to those of main.cf that refer to it
+    users: Mapping[str, Sequence[str]]  # a parameter to those that refer to it, of master.cf too
     by_programs: dict[tuple[str, ...], tuple[Reader, ...]] | None = None  # of the readers, those that were asked for
 
     def overrides(self) -> dict[str, str]:
@@ -128,8 +128,7 @@ class Inventory(NamedTuple):
 
     def unasked(self, names: Iterable[str]) -> set[str]:
         """Those of these parameters whose tables nothing asks: the admin's own, to which no other one refers."""
-        users = _users({**self.settings.values, **self.overrides()})
-        return own_parameters((name for name in names if name not in users), self.settings)
+        return own_parameters((name for name in names if name not in self.users), self.settings)
 
     def spelling(self, parameter: str, path: str, table: str) -> str:
         """How a parameter spells a proxied table: proxymap has to be asked so. `table` where it does not name it."""
@@ -170,7 +169,7 @@ class Inventory(NamedTuple):
                 self.settings.queue_directory if service.chroot in in_chroot else None,
             )
             for service in self.services
-            if service.program in programs and self._is_used(service)
+            if (service.program in programs or f"{service.name}/{service.type}" in programs) and self._is_used(service)
         )
 
     def _is_used(self, service: Service) -> bool:
@@ -223,7 +222,8 @@ def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inven
 
 def of(known: Settings, services: Sequence[Service]) -> Inventory:
     """Put together what was read."""
-    bare = Inventory(known, tuple(services), (), (), _users(known.values), {})
+    bare = Inventory(known, tuple(services), (), (), {}, {})
+    bare = bare._replace(users=_users({**known.values, **bare.overrides()}))
     everywhere = []
     found: dict[Reference, tuple[list[Place], list[Reader]]] = {}
     for place, readers in (*_in_main_cf(bare), *_in_master_cf(bare)):
@@ -322,11 +322,27 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
 
 
 def _programs(parameter: str, inventory: Inventory) -> tuple[str, ...]:
-    """The programs that read a parameter; for one of the admin's own, those of all parameters that refer to it."""
+    """The programs that read a parameter, and the services of master.cf that do so by an option.
+
+    One of the admin's own is read by what reads the parameters that refer to it. Where none does, anything may.
+    """
     classes = words(inventory.settings.expanded("smtpd_restriction_classes"))
-    own = ("smtpd",) if parameter in classes else programs_of(parameter)
-    inherited = [program for name in inventory.users.get(parameter, ()) for program in programs_of(name)]
-    return tuple(dict.fromkeys([*own, *inherited]))
+    found: list[str] = []
+    seen: set[str] = set()
+    new = [parameter]
+    while new:
+        seen.update(new)
+        for name in new:
+            users = inventory.users.get(name, ())
+            if service := name.rpartition("/")[0]:
+                found.append(service)
+            elif name in classes:
+                found.append("smtpd")
+            elif not users or programs_of(name) is not MOST:
+                found += programs_of(name)
+        new = [user for name in new for user in inventory.users.get(name, ()) if user not in seen]
+    # Parameters that refer to each other in a circle are fatal to Postfix.
+    return tuple(dict.fromkeys(found)) or programs_of(parameter)
 
 
 def _users(values: Mapping[str, str]) -> dict[str, list[str]]:

@@ -21,10 +21,10 @@ from ispmail_config import CompleteInstance, CompleteMap, Map
 from ispmail_errors import CannotAsk, Fault, plural, repr_without
 from ispmail_expand import expand, names_in
 from ispmail_files import File, Replacement
-from ispmail_inventory import Settings
-from ispmail_maincf import shown, without_inline
+from ispmail_inventory import Inventory, Settings
+from ispmail_maincf import overrides, shown, without_inline
 from ispmail_maincf import words as split_words
-from ispmail_programs import is_check, restriction_fault
+from ispmail_programs import is_check, restriction_fault, restriction_lists, second_table_fault, takes_one_table
 from ispmail_reach import Reference, Wanted, joined, pointing, references
 
 OPEN_DOMAINS = "without virtual_mailbox_maps every address of the domains is accepted: is that meant?"
@@ -106,8 +106,10 @@ def compare(instance: CompleteInstance) -> Difference:
         if value is not None:
             parameters[name] = value
             changed |= {each.name for each in maps}
+    inventory = functools.cache(lambda: ispmail_inventory.read(instance.config_directory, known))
+    faults += _second_tables(known, parameters, instance.maps, inventory)
     unknown = _unknown(parameters, known)
-    readable = _readable_by_proxymap(known, parameters, instance.maps)
+    readable = _readable_by_proxymap(known, parameters, instance.maps, inventory)
     if readable is not None:
         parameters["proxy_read_maps"] = readable
     if parameters:
@@ -314,7 +316,35 @@ def _open_domains(maps: Sequence[Map], known: Settings) -> list[str]:
     return [OPEN_DOMAINS] if domains_only and not known.expanded("virtual_mailbox_maps") else []
 
 
-def _readable_by_proxymap(known: Settings, parameters: Mapping[str, str], maps: Sequence[Map]) -> str | None:
+def _second_tables(
+    known: Settings, parameters: Mapping[str, str], maps: Sequence[Map], inventory: Callable[[], Inventory]
+) -> list[Fault]:
+    """Faults of maps that would not be alone in a parameter, where a ``check_…_access`` before it takes one table.
+
+    Options in master.cf are looked at where such a parameter changes.
+    """
+    values = {**known.values, **parameters}
+    several = [name for name in parameters_of(maps) if len(split_words(expand(values.get(name, ""), values))) > 1]
+    changing = any(name in parameters for name in several)
+    options = [overrides(service.command) for service in inventory().services] if changing else []
+    # In a list that is expanded, these parameters stand as $name still.
+    values.update({name: f"$${name}" for name in several})
+    last_maps = {f"${each.parameter}": each for each in maps if each.parameter in several}
+    found: dict[str, Fault] = {}
+    for there in (values, *({**values, **own} for own in options)):
+        classes = split_words(expand(there.get("smtpd_restriction_classes", ""), there))
+        for restrictions in (*restriction_lists(there), *classes):
+            for before, word in itertools.pairwise(split_words(expand(there.get(restrictions, ""), there))):
+                if word in last_maps and takes_one_table(restrictions, before):
+                    last = last_maps[word]
+                    key = f"maps:{last.name}:parameter"
+                    found.setdefault(word, second_table_fault(last.parameter, key, before, restrictions))
+    return list(found.values())
+
+
+def _readable_by_proxymap(
+    known: Settings, parameters: Mapping[str, str], maps: Sequence[Map], inventory: Callable[[], Inventory]
+) -> str | None:
     """proxy_read_maps with the proxied tables that it would not allow after this change; None where it allows all.
 
     proxymap compares texts: a table is allowed by the spelling that its reader uses. What the list allows stays, for
@@ -334,7 +364,7 @@ def _readable_by_proxymap(known: Settings, parameters: Mapping[str, str], maps: 
     # The list may name a parameter that is changed here, such as $virtual_alias_maps.
     lost = [table for table in _allowed(known.values) if table not in allowed]
     if lost:
-        asked = ispmail_inventory.read(known.config_directory, known._replace(values=values)).proxied()
+        asked = ispmail_inventory.changed(inventory(), parameters).proxied()
         used += [table for table in lost if table in asked]
     missing = [table for table in dict.fromkeys(used) if table not in allowed]
     if not missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ispmail_errors import Fault
 
@@ -46,7 +47,7 @@ _BY_PATTERN: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r".*_checks|masquerade_.*", (_CLEANUP,)),
 )
 # What is taken for a parameter that we do not know.
-_MOST = (_SMTPD, _CLEANUP, _REWRITE)
+MOST = (_SMTPD, _CLEANUP, _REWRITE)
 
 _TAKES_TABLES = re.compile(
     r".*_maps|.*_checks|.*_domains|.*_networks|.*_exceptions|.*_clients|.*_users|mydestination|mynetworks"
@@ -58,6 +59,15 @@ _MATCH_LISTS = re.compile(
     r"|mydestination|mynetworks|smtpd_log_access_permit_actions"
 )
 _RESTRICTIONS = re.compile(r"smtpd_\w+_restrictions|postscreen_access_list|smtpd_restriction_classes")
+# What smtpd asks a table by that stands in such a list without a restriction before it, see access(5).
+_BY_DEFAULT = {
+    "smtpd_client_restrictions": "check_client_access",
+    "smtpd_helo_restrictions": "check_helo_access",
+    "smtpd_sender_restrictions": "check_sender_access",
+    "smtpd_relay_restrictions": "check_recipient_access",
+    "smtpd_recipient_restrictions": "check_recipient_access",
+    "smtpd_etrn_restrictions": "check_etrn_access",
+}
 # Parameters of a transport have the transport's name before them, so Postfix's own list does not have them.
 _OF_TRANSPORT = re.compile(r".*_(limit|delay|feedback|concurrency|slots|cost|discount|loan)")
 
@@ -66,7 +76,7 @@ def programs_of(parameter: str) -> tuple[str, ...]:
     """The programs that open the tables of a parameter, such as smtpd."""
     if parameter in _PROGRAMS:
         return _PROGRAMS[parameter]
-    return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), _MOST)
+    return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), MOST)
 
 
 def is_match_list(parameter: str) -> bool:
@@ -86,6 +96,33 @@ def restriction_fault(parameter: str, key: str) -> Fault:
         f"{parameter} is a list of restrictions, no list of tables",
         "name a parameter of your own, such as access_maps_sql, "
         f"and write check_…_access $access_maps_sql into {parameter} yourself",
+    )
+
+
+def restriction_lists(names: Iterable[str]) -> list[str]:
+    """Those of these parameters that are smtpd's lists of restrictions."""
+    return [name for name in names if name.startswith("smtpd_") and name.endswith("_restrictions")]
+
+
+def takes_one_table(restrictions: str, before: str) -> bool:
+    """Tell whether a word of a list of restrictions gives only one table to the parameter behind it.
+
+    smtpd asks a second one by what the list is about: in smtpd_recipient_restrictions, by the recipient.
+
+    Args:
+        restrictions: The list, such as smtpd_sender_restrictions, or a restriction class.
+        before: The word, such as check_sender_access.
+    """
+    return is_check(before) and before.lower() != _BY_DEFAULT.get(restrictions)
+
+
+def second_table_fault(parameter: str, key: str, before: str, restrictions: str) -> Fault:
+    """The fault of a parameter that has several words, where it may have one."""
+    return Fault(
+        key,
+        f"{parameter} stands behind {before} in {restrictions}, and would hold more than one table: "
+        "smtpd asks only the first one so",
+        f"give the map a parameter of its own, such as {parameter}_2, and write {before} ${parameter}_2 there too",
     )
 
 

@@ -66,8 +66,20 @@ def references(value: str, values: Mapping[str, str]) -> list[Reference]:
         value: As main.cf has it.
         values: Name to value of all parameters.
     """
-    found = (_tables(word.lstrip("!"), _before_table(values)) for word in words(expand(value, values)))
+    return _reached(words(expand(value, values)), "", _before_table(values))
+
+
+def _reached(expanded: Sequence[str], previous: str, before: str) -> list[Reference]:
+    """The tables of words that are expanded; `previous` stands before the first."""
+    found = (_tables(_without_options(word, last), before) for last, word in zip([previous, *expanded], expanded))
     return [each for tables in found for each in tables if each]
+
+
+def _without_options(word: str, previous: str) -> str:
+    """The table in a word such as !mysql:…, or in braces as check_ccert_access takes it: {mysql:…, search_order=…}."""
+    if word.startswith("{") and previous.lower().startswith("check_"):
+        return next(iter(words(word[1:].removesuffix("}"))), "")
+    return word.lstrip("!")
 
 
 def _before_table(values: Mapping[str, str]) -> str:
@@ -99,11 +111,14 @@ def words_of(
     """
     before = _before_table(values)
     found = []
-    for text in words(value):
+    texts = words(value)
+    for previous, text in zip(["", *texts], texts):
         expanded = expand(text, values)
-        named = [Reference(each.type, resolve(each.path), each.proxied) for each in references(text, values)]
-        reached = (*named, *in_files(expanded))
         parts = words(expanded)
+        named = [
+            Reference(each.type, resolve(each.path), each.proxied) for each in _reached(parts, previous, before)
+        ]
+        reached = (*named, *in_files(expanded))
         tables = _tables(parts[0], before) if len(parts) == 1 else []
         only_tables = bool(tables) and None not in tables
         is_table = only_tables and _WRITTEN_AS_TABLE.match(text) is not None

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "ce1fe177d6e3"
+STAMP = "8b4614719477"
 
 
 def require(stamp: str) -> None:

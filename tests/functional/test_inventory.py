@@ -271,6 +271,32 @@ def test_what_the_refusal_advises_works(minion, postfix, pillar):
     assert replies(postfix) == ANSWERED
 
 
+def test_a_second_table_behind_a_check_is_refused(minion, postfix, pillar):
+    """smtpd asked it by recipient: a sender in it was taken, and a recipient in it rejected."""
+    checks = "check_sender_access $blocked, check_sender_access $blocked_2, permit"
+    postfix.write_main_cf(smtpd_recipient_restrictions=checks, blocked_2="static:DUNNO")
+    one = {"parameter": "blocked", "query": "SELECT 'REJECT' FROM virtual_users WHERE email='%s'"}
+    two = {"parameter": "blocked", "query": "SELECT 'REJECT' FROM dual WHERE '%s' IN ('test@sender.test')"}
+    minion.pillar = pillar(maps={"one": one})
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    assert replies(postfix) == ANSWERED
+    before = everything(postfix)
+    minion.pillar = pillar(maps={"one": one, "two": two})
+    for test in (True, False):
+        result = managed(minion, test=test)
+        said = "ispmail:maps:two:parameter blocked stands behind check_sender_access in smtpd_recipient_restrictions"
+        assert result["result"] is False and said in " ".join(result["comment"].split()), result["comment"]
+    assert everything(postfix) == before
+    # What it advises.
+    postfix.write_main_cf(**{**postfix.postconf(), "blocked_2": ""})
+    minion.pillar = pillar(maps={"one": one, "two": {**two, "parameter": "blocked_2"}})
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    code, text = rcpt(postfix.port, "john@example.org")
+    assert code == 554 and "Sender address rejected" in text
+
+
 def data(postfix):
     """What Postfix replies to a mail for john@example.org: the code."""
     with smtplib.SMTP("127.0.0.1", postfix.port, timeout=10) as client:

@@ -120,10 +120,13 @@ def test_a_socket_that_is_in_the_jail_is_used(minion, postfix, pillar, mariadb, 
     assert [row for row in report if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
 
 
-def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, by_socket):
-    """virtual(8) has no chroot, so its map may name a socket."""
+@pytest.mark.parametrize("parameter", ["virtual_uid_maps", "uid_sql"])
+def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, by_socket, parameter):
+    """virtual(8) has no chroot, so its map may name a socket; by a parameter of the admin's own too."""
+    if parameter == "uid_sql":
+        postfix.write_main_cf(virtual_uid_maps="$uid_sql")
     minion.pillar = pillar(
-        maps={"virtual_uid_maps": {"hosts": by_socket, "query": "SELECT 5000 FROM virtual_users WHERE email='%s'"}}
+        maps={parameter: {"hosts": by_socket, "query": "SELECT 5000 FROM virtual_users WHERE email='%s'"}}
     )
     result = managed(minion)
     assert result["result"] is True, result["comment"]

@@ -131,7 +131,18 @@ def test_how_main_cf_writes_a_table(proxied, table):
         # One of the admin's own is read by what reads those that refer to it, whatever else may read it.
         ("ours", {"virtual_uid_maps": "$ours", "smtpd_restriction_classes": "ours"}, ["smtp", "submission", "virtual"]),
         ("ours", {"smtpd_restriction_classes": "theirs $more", "more": "ours"}, ["smtp/inet", "submission/inet"]),
-        ("ours", {}, ["smtp/inet", "submission/inet", "cleanup/unix", "rewrite/unix"]),
+        ("ours", {}, ["submission/inet"]),
+        ("own", {}, ["smtp/inet", "submission/inet", "cleanup/unix", "rewrite/unix"]),
+        # Not by what asks most tables: virtual(8) has no chroot, and may read by a socket.
+        ("own", {"virtual_uid_maps": "$own"}, ["virtual/unix"]),
+        ("own", {"virtual_uid_maps": "$more", "more": "${own}"}, ["virtual/unix"]),
+        ("own", {"more": "$own"}, ["smtp/inet", "submission/inet", "cleanup/unix", "rewrite/unix"]),
+        ("own", {"own": "$more", "more": "$own"}, ["smtp/inet", "submission/inet", "cleanup/unix", "rewrite/unix"]),
+        ("own", {"own": "$more", "more": "$own", "virtual_uid_maps": "$more"}, ["virtual/unix"]),
+        ("own", {"smtpd_restriction_classes": "more", "more": "x $own"}, ["smtp/inet", "submission/inet"]),
+        # By an option of a service, by that one; and by what reads a parameter of Postfix's beside those.
+        ("own", {"virtual_uid_maps": "$own", "ours": "$own"}, ["submission/inet", "virtual/unix"]),
+        ("virtual_uid_maps", {"relocated_maps": "$virtual_uid_maps"}, ["smtp", "submission", "rewrite", "virtual"]),
     ],
 )
 def test_which_services_read_a_parameter(parameter, values, services):

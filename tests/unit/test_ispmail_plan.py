@@ -357,6 +357,75 @@ def test_restrictions_are_told_with_all_other_faults(server):
     assert [each.key for each in compare(server, a={"parameter": "own"}).faults] == ["maps:a:parameter"]
 
 
+ALONE = "smtpd asks only the first one so"
+
+
+@pytest.mark.parametrize(
+    ("main_cf", "option", "fault"),
+    [
+        ("smtpd_sender_restrictions = $own", "", None),
+        # What follows the first table is asked as the list says: that may be the same.
+        ("smtpd_sender_restrictions = check_sender_access $own", "", None),
+        ("smtpd_recipient_restrictions = CHECK_recipient_access ${own}, permit", "", None),
+        (
+            "smtpd_recipient_restrictions = permit_mynetworks, check_sender_access $own, permit",
+            "",
+            "own stands behind check_sender_access in smtpd_recipient_restrictions",
+        ),
+        (
+            "smtpd_data_restrictions = Check_Recipient_Access $(own)",
+            "",
+            "own stands behind Check_Recipient_Access in smtpd_data_restrictions",
+        ),
+        # By another parameter, in a class, in master.cf.
+        (
+            "smtpd_helo_restrictions = $ours\nours = check_sender_access $more\nmore = $own",
+            "",
+            "own stands behind check_sender_access in smtpd_helo_restrictions",
+        ),
+        (
+            "smtpd_restriction_classes = x, ours\nours = check_sender_access $own",
+            "",
+            "own stands behind check_sender_access in ours",
+        ),
+        (
+            "",
+            " -o smtpd_relay_restrictions=check_sender_access,$own",
+            "own stands behind check_sender_access in smtpd_relay_restrictions",
+        ),
+        (
+            "smtpd_relay_restrictions = $ours",
+            " -o ours=check_sender_access,$own",
+            "own stands behind check_sender_access in smtpd_relay_restrictions",
+        ),
+        ("", " -o own=hash:/x -o smtpd_relay_restrictions=check_sender_access,$own", None),
+        ("smtpd_recipient_restrictions = check_sender_access $other", "", None),
+    ],
+)
+def test_a_second_table_behind_a_check(server, main_cf, option, fault):
+    """In a list about recipients, senders in the second table were taken, and recipients in it rejected."""
+    server.main_cf(f"{main_cf}\nown = mysql:DIR/a.cf\nother = hash:/x hash:/y").table("a")
+    server.master_cf(f"smtp inet n - y - - smtpd{option}\n")
+    one, two = {"parameter": "own"}, {"parameter": "own"}
+    assert compare(server, a=one).faults == ()
+    faults = compare(server, a=one, b=two).faults
+    reason = f"{fault}, and would hold more than one table: {ALONE}"
+    assert [(each.key, each.reason) for each in faults] == ([("maps:b:parameter", reason)] if fault else [])
+    # It need not be pillar's.
+    server.main_cf(f"{main_cf}\nown = static:DUNNO")
+    assert [each.key for each in compare(server, b=two).faults] == (["maps:b:parameter"] if fault else [])
+
+
+def test_master_cf_is_not_read_where_nothing_changes(server):
+    """Nor where each parameter has one table: an apply with nothing to do runs no further command."""
+    main_cf = "own = mysql:DIR/a.cf, mysql:DIR/b.cf\nsmtpd_recipient_restrictions = check_sender_access $own"
+    server.main_cf(main_cf).table("a").table("b")
+    os.unlink(server.directory / "master.cf")
+    found = compare(server, a={"parameter": "own"}, b={"parameter": "own"})
+    assert [each.key for each in found.faults] == ["maps:b:parameter"] and found.changes == {}
+    compare(server, c={"parameter": "relay_domains"})
+
+
 def test_who_leads_to_a_table_file():
     values = {"relay_domains": "mysql:/a.cf, $own", "own": "proxy:pgsql:/b.cf", "proxy_read_maps": "mysql:/a.cf"}
     assert named_by(settings(**values)) == {"/a.cf": ["relay_domains"], "/b.cf": ["relay_domains", "own"]}

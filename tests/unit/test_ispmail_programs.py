@@ -81,3 +81,25 @@ def test_all_programs_that_open_a_table_are_its_readers(parameter):
 )
 def test_which_parameters_take_pattern_files(parameter, takes):
     assert ispmail_programs.is_match_list(parameter) is takes
+
+
+@pytest.mark.parametrize(
+    "restrictions, before, is_one",
+    [
+        ("smtpd_sender_restrictions", "check_sender_access", False),
+        ("smtpd_sender_restrictions", "check_recipient_access", True),
+        *((f"smtpd_{name}_restrictions", "Check_Recipient_Access", False) for name in ("relay", "recipient")),
+        *((f"smtpd_{name}_restrictions", f"check_{name}_access", False) for name in ("client", "helo", "etrn")),
+        *((f"smtpd_{name}_restrictions", "check_recipient_access", True) for name in ("data", "end_of_data")),
+        ("ours", "check_sender_access", True),
+        ("smtpd_sender_restrictions", "permit", False),
+    ],
+)
+def test_where_a_parameter_may_hold_one_table(restrictions, before, is_one):
+    """smtpd asks what follows it as the list says, see its generic_checks()."""
+    assert ispmail_programs.takes_one_table(restrictions, before) is is_one
+
+
+def test_lists_of_restrictions():
+    names = ["smtpd_sender_restrictions", "smtpd_restriction_classes", "ours_restrictions", "smtpd_data_restrictions"]
+    assert ispmail_programs.restriction_lists(names) == [names[0], names[3]]

@@ -45,6 +45,10 @@ REFERENCES = [
     ("unionmap:{mysql:/a, proxy:sqlite:/b}, hash:/c", [("mysql", "/a", False), ("sqlite", "/b", True)]),
     ("pipemap:{unionmap:{mysql:/a,hash:/c}\n mysql:/b}", [("mysql", "/a", False), ("mysql", "/b", False)]),
     ("debug:unionmap:{debug:mysql:/a}", [("mysql", "/a", False)]),
+    # Braces that smtpd takes, see check_ccert_access in postconf(5).
+    ("permit, Check_ccert_access {mysql:/a,search_order=x} {mysql:/b}", [("mysql", "/a", False)]),
+    ("check_ccert_access { proxy:mysql:/a, { search_order = x, y } }, {}", [("mysql", "/a", True)]),
+    ("check_ccert_access {unionmap:{mysql:/a}}, check_ccert_access {}", [("mysql", "/a", False)]),
     # Postfix takes none of these: each question is an error.
     (f"{{{A}}}, {{ {A} }}, unionmap:{{{{{A}}}}}, unionmap:{{!{A}}}, UNIONMAP:{{{A}}}, unionmap:{A}, mysql:{{/a}}", []),
     ("check_sender_access mysql:/a, reject, !mysql:/b", [("mysql", "/a", False), ("mysql", "/b", False)]),
@@ -175,6 +179,7 @@ WITHOUT = [
     ("pipemap:{mysql:$dir/a.cf, mysql:/link/b.cf}", "ab", [], {"maps": ""}),
     ("unionmap:{unionmap:{mysql:$dir/a.cf}, mysql:/link/b.cf}", "ab", [], {"maps": ""}),
     ("debug:mysql:$dir/a.cf, proxy:unionmap:{mysql:$dir/a.cf}", "a", [], {"maps": ""}),
+    ("check_ccert_access {mysql:$dir/a.cf}", "a", [], {}),
     # Empty braces, and what Postfix does not take: not ours.
     ("unionmap:{}, {mysql:$dir/a.cf}", "a", [], {}),
     # Other tables in the braces: not ours to change.
@@ -206,6 +211,14 @@ def test_a_parameter_that_becomes_empty_late_goes_from_those_before_it():
     """One that refers to it may be looked at first."""
     values = {**VALUES, "nest": "$own"}
     assert without("$nest hash:/x", "a", ["nest", "own"], values) == {"own": "", "nest": "", "maps": "hash:/x"}
+
+
+def test_a_table_in_braces_behind_a_check_is_named():
+    """It is asked, so its file is not removed; but it is not ours to change."""
+    values = {**VALUES, "cert": "{mysql:$dir/a.cf, search_order = subject}"}
+    for text in ("$cert", values["cert"]):
+        _, word = ispmail_reach.words_of(f"check_ccert_access {text}", values, real_path)
+        assert word == (text, (Reference("mysql", "/etc/postfix/a.cf", False),), False, False)
 
 
 def test_where_tables_are_named():
