@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("203f59795f20")
+ispmail_stamp.require("17164a20eed1")
 
 import contextlib
 import json

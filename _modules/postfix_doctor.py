@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("203f59795f20")
+ispmail_stamp.require("17164a20eed1")
 
 
 import ispmail_accounts

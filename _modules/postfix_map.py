@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("203f59795f20")
+ispmail_stamp.require("17164a20eed1")
 
 import ispmail_compare
 import ispmail_consumers

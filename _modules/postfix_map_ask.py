@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("203f59795f20")
+ispmail_stamp.require("17164a20eed1")
 
 import ispmail_answers
 import ispmail_classes

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("203f59795f20")
+ispmail_stamp.require("17164a20eed1")
 
 from ispmail_salt import state
 

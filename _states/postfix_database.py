@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("203f59795f20")
+ispmail_stamp.require("17164a20eed1")
 
 from ispmail_salt import state
 
