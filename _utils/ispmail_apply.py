@@ -20,8 +20,8 @@ import ispmail_transaction
 from ispmail_answers import answering, askers, broken_others, live, staged, unaskable, wrong_answers
 from ispmail_compare import Comparison
 from ispmail_config import CompleteInstance, CompleteMap
-from ispmail_errors import CannotAsk, Failed, Fault, PillarFault, listed
-from ispmail_hosts import hosts, parse_host
+from ispmail_errors import CannotAsk, Failed, Fault, PillarFault, below, listed
+from ispmail_hosts import hosts, names, parse_host
 from ispmail_inventory import Inventory, own_parameters
 from ispmail_plan import Difference, Outcome
 from ispmail_programs import table_fault
@@ -66,8 +66,8 @@ def _apply_to_postfix(
     queue_directory = difference.settings.queue_directory
     began = time.monotonic()
     inventory = ispmail_inventory.read(directory, difference.settings)
-    warnings = [*warnings, *_check(instance, difference, inventory)]
     running = ispmail_postfix.running(queue_directory)
+    warnings = [*warnings, *_check(instance, difference, inventory, running)]
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     warnings += _refuse_before_a_reload(instance, inventory, running)
@@ -101,12 +101,15 @@ def _refuse_before_a_reload(instance: CompleteInstance, inventory: Inventory, ru
     return [str(each) for each in broken]
 
 
-def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[str]:
+def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory, running: bool) -> list[str]:
     """Refuse what this server cannot do, ask each new table file, and return the warnings."""
-    faults = [*difference.faults, *_faults_here(instance, difference, inventory)]
+    unknown, warnings = _unknown_in_chroot(instance, inventory)
+    faults = [*difference.faults, *_faults_here(instance, difference, inventory), *(unknown if running else [])]
     if faults:
         raise PillarFault(instance.pillar_key, faults)
-    warnings = [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
+    # A start of Debian's Postfix copies the files anew.
+    warnings += [] if running else below(instance.pillar_key, unknown)
+    warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     changed = [each for each in instance.maps if each.name in difference.changed]
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
     failures = failures or wrong_answers(instance, staged(answering(instance, changed), inventory))
@@ -183,6 +186,32 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
         if socket and not os.path.exists(f"{chroot}{socket}")
     ]
     return faults
+
+
+def _unknown_in_chroot(instance: CompleteInstance, inventory: Inventory) -> tuple[list[Fault], list[str]]:
+    """Hosts whose names cannot be resolved in the chroot of a reader, and warnings where that could not be told."""
+    faults, doubts = [], []
+    found: dict[tuple[str, str], dict[str, list[CompleteMap]]] = {}
+    for each in instance.maps:
+        for as_ in askers(each, inventory, staged=True):
+            for name in names(each.canonical, each.type) if as_.chroot and as_.user else []:
+                found.setdefault((as_.chroot or "", as_.user or ""), {}).setdefault(name, []).append(each)
+    for (chroot, user), by_name in found.items():
+        try:
+            unknown = ispmail_sockets.unknown_in_chroot(by_name, chroot, user)
+        except CannotAsk as err:
+            doubts.append(f"whether the hosts of the maps are known inside the chroot {chroot} is not known: {err}")
+            continue
+        faults += [
+            Fault(
+                each.sources["hosts"],
+                f"names {name}, which cannot be resolved inside the chroot {chroot}, though outside of it ({reason})",
+                ispmail_sockets.KNOWN_IN_CHROOT,
+            )
+            for name, reason in unknown.items()
+            for each in by_name[name]
+        ]
+    return list(dict.fromkeys(faults)), doubts
 
 
 def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> None:

@@ -19,6 +19,7 @@ import ispmail_postconf
 import ispmail_postfix
 import ispmail_release
 import ispmail_smtpd
+import ispmail_sockets
 import ispmail_tablefile
 from ispmail_config import Instance, Map
 from ispmail_config_database import DatabaseConfig
@@ -121,6 +122,7 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
         yield from _readable_for_proxymap(live)
         yield from _credentials_are_in_the_file(live)
         yield from only_host_is_asked_again(live)
+        yield from _hosts_are_known_in_chroot(live)
     running = ispmail_postfix.running(postfix.inventory.settings.queue_directory)
     yield from _can_be_asked(postfix, maps, running)
     yield from _others_can_be_asked(postfix, running)
@@ -201,6 +203,23 @@ def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
             "password is never used), and take option_file out"
         )
     yield warning_if(fix, "the login works", live.name)
+
+
+def _hosts_are_known_in_chroot(live: LiveMap) -> Iterator[Finding]:
+    """A question from outside of the chroot does not show it: names are resolved by other files there."""
+    names, check = ispmail_hosts.names(live.keys, live.map.type), "the chroot knows its hosts"
+    if not names or live.chroot is None:
+        return
+    try:
+        unknown = ispmail_sockets.unknown_in_chroot(names, live.chroot, live.postfix.mail_owner)
+    except CannotAsk as err:
+        yield warning_if(f"that could not be told: {err}", check, live.name)
+        return
+    said = [f"{name} ({reason})" for name, reason in unknown.items()]
+    fix = (
+        f"{', '.join(said)} cannot be resolved inside {live.chroot}: {ispmail_sockets.KNOWN_IN_CHROOT}" if said else ""
+    )
+    yield fault_if(fix, check, live.name)
 
 
 def only_host_is_asked_again(live: LiveMap) -> Iterator[Finding]:

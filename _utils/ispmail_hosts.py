@@ -49,6 +49,14 @@ def parse_host(text: str, table_type: str = "mysql") -> Host:
     return Host(text, name=name, port=_port(port, table_type), socket=None)
 
 
+def names(keys: Mapping[str, str], table_type: str) -> list[str]:
+    """The names that a process resolves when it connects: those of hosts, neither addresses nor localhost."""
+    if table_type == "sqlite":
+        return []
+    found = [parse_host(text, table_type).name for text in hosts(keys)]
+    return [name for name in dict.fromkeys(found) if name and name.lower() != "localhost" and not _is_address(name)]
+
+
 def split_list(text: str) -> list[str]:
     """Split at commas and blanks, as Postfix does with `hosts` and `domain`."""
     return [item for item in re.split(rf"[,{BLANKS}]+", text) if item]
@@ -87,6 +95,13 @@ def _is_port(text: str) -> bool:
 def _is_service(text: str, table_type: str) -> bool:
     """Whether a port is the name of a service. libpq takes numbers only."""
     return table_type == "mysql" and re.fullmatch(r"[A-Za-z0-9]*[A-Za-z][A-Za-z0-9._+-]*", text) is not None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def _is_ipv6(text: str) -> bool:

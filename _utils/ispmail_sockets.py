@@ -18,10 +18,33 @@ from ispmail_errors import CannotAsk, printable
 # The state of an established connection in /proc/net/tcp.
 _ESTABLISHED = "01"
 _SECONDS = 10
+# Resolve names as a daemon of Postfix does: the user is looked up first, which reads nsswitch.conf, and all other files
+# and libraries are those of the chroot. A name as bytes needs no module of Python there.
+_RESOLVE = """
+import _socket, os, pwd, sys
+root, user, *names = sys.argv[1:]
+entry = pwd.getpwnam(user)
+os.initgroups(user, entry.pw_gid)
+os.chroot(root)
+os.chdir("/")
+os.setgid(entry.pw_gid)
+os.setuid(entry.pw_uid)
+for name in names:
+    try:
+        _socket.getaddrinfo(name.encode(), None, 0, _socket.SOCK_STREAM)
+        print()
+    except _socket.gaierror as err:
+        print(err.args[1])
+"""
 # PF_EXITING of the kernel: a thread that is ending, or a zombie.
 _EXITING = 0x4
 # The first user id of a person, see adduser(8) and login.defs(5).
 _FIRST_PERSON = 1000
+# What to do where a name is not known inside a chroot.
+KNOWN_IN_CHROOT = (
+    "restart Postfix, by which Debian copies /etc/hosts and resolv.conf there (a reload does not), write the address, "
+    "or set proxy: true"
+)
 
 
 class Connection(NamedTuple):
@@ -228,6 +251,41 @@ def addresses(host: str | None) -> tuple[str, ...]:
     with contextlib.suppress(OSError, UnicodeError):
         return tuple(dict.fromkeys(str(found[4][0]) for found in socket.getaddrinfo(host, None)))
     return ()
+
+
+def unknown_in_chroot(names: Collection[str], chroot: str, user: str) -> dict[str, str]:
+    """Which names of hosts a program in a chroot cannot resolve, although one outside of it can: name to reason.
+
+    Raises:
+        CannotAsk: Could not tell.
+    """
+    inside = _resolve(names, chroot, user)
+    failed = {name: reason for name, reason in inside.items() if reason}
+    outside = _resolve(failed, "/", user) if failed else {}
+    return {name: reason for name, reason in failed.items() if not outside[name]}
+
+
+def _resolve(names: Collection[str], root: str, user: str) -> dict[str, str]:
+    """Names of hosts to the reason why they cannot be resolved; empty where they can."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _RESOLVE, root, user, *names],
+            capture_output=True,
+            timeout=_SECONDS,
+            env={"LC_ALL": "C"},
+            cwd="/",
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CannotAsk(f"no end of resolving {', '.join(names)} in {root} within {_SECONDS} s") from None
+    except OSError as err:
+        raise CannotAsk(f"no program to resolve {', '.join(names)} in {root}: {err.strerror}") from err
+    said = done.stdout.splitlines()
+    if done.returncode != 0 or len(said) != len(names):
+        raise CannotAsk(f"{', '.join(names)} could not be resolved in {root}: {(done.stderr.splitlines() or [''])[-1]}")
+    return dict(zip(names, said))
 
 
 def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

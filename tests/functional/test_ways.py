@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import smtplib
 import socket
 import subprocess
@@ -133,16 +134,19 @@ def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, by_
 
 
 @pytest.fixture
-def postfix_in_another_group(tmp_path):
-    """A group that user postfix is in, besides its own: in a mount namespace of this thread and what it starts."""
+def add_line(tmp_path):
+    """A function that adds a line to a file of /etc, as seen by this thread and what it starts."""
     libc = ctypes.CDLL(None, use_errno=True)
-    (tmp_path / "group").write_text(f"{Path('/etc/group').read_text().rstrip()}\nsqlgroup:x:64321:postfix\n")
+
+    def add_line(name, line):
+        (tmp_path / name).write_text(f"{Path('/etc', name).read_text().rstrip()}\n{line}\n")
+        subprocess.run(["mount", "--bind", tmp_path / name, f"/etc/{name}"], check=True)
+
     before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
     assert libc.unshare(0x00020000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNS
     try:
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-        subprocess.run(["mount", "--bind", tmp_path / "group", "/etc/group"], check=True)
-        yield 64321
+        yield add_line
     finally:
         assert libc.setns(before, 0) == 0, os.strerror(ctypes.get_errno())
         os.close(before)
@@ -155,8 +159,9 @@ def groups_of(postfix, program):
     return {tuple(map(int, line.split()[1:])) for line in status.splitlines() if line.startswith("Groups:")}
 
 
-def test_what_delivers_has_no_supplementary_groups(postfix_in_another_group, mariadb, by_socket):
+def test_what_delivers_has_no_supplementary_groups(add_line, mariadb, by_socket):
     """The tables were asked with all groups of user postfix: True, the doctor had no fault, and mail was deferred."""
+    add_line("group", "sqlgroup:x:64321:postfix")
     with scratch() as directory:
         transports = {"virtual_transport": "virtual", "local_transport": "local", "mydestination": "local.test"}
         settings = {"virtual_gid_maps": "static:5000", "virtual_mailbox_base": str(directory / "boxes"), **transports}
@@ -164,7 +169,7 @@ def test_what_delivers_has_no_supplementary_groups(postfix_in_another_group, mar
         os.chown(directory / "boxes", 5000, 5000)
         door = directory / "door"
         door.mkdir(mode=0o750)
-        os.chown(door, 0, postfix_in_another_group)
+        os.chown(door, 0, 64321)
         (door / "socket").symlink_to(mariadb.socket)
         through = {"hosts": f"unix:{door}/socket"}
         maps = {
@@ -185,13 +190,46 @@ def test_what_delivers_has_no_supplementary_groups(postfix_in_another_group, mar
                 client.sendmail("a@sender.test", ["john@example.org", "x@local.test"], "Subject: x\r\n\r\nx")
             assert wait_until(lambda: "status=sent (delivered to maildir)" in postfix.log, 10), postfix.log
             (own,) = groups_of(postfix, "virtual")
-            assert groups_of(postfix, "local") == {own} and postfix_in_another_group not in own
-            assert groups_of(postfix, "smtpd") == {(*own, postfix_in_another_group)}
+            assert groups_of(postfix, "local") == {own} and 64321 not in own
+            assert groups_of(postfix, "smtpd") == {(*own, 64321)}
             # The doctor sees a directory that is closed again.
             door.chmod(0o750)
             report = minion.call("postfix_doctor.check")
             faults = [row for row in report if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
             assert [row["where"] for row in faults] == ["virtual_uid_maps, mailbox_transport_maps"], report
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_name_that_the_jail_does_not_know_is_refused(add_line, mariadb, running):
+    """The host's name was in /etc/hosts, and not in the jail's copy: True, no fault, and 451 for each recipient."""
+    with scratch() as directory, Postfix(directory / "mail") as postfix:
+        add_line("hosts", "127.0.0.1 db.ispmail.test")
+        named = {"virtual_mailbox_maps": {"hosts": f"db.ispmail.test:{mariadb.port}"}}
+        minion = Minion(directory / "minion", pillar_for(postfix, mariadb, maps=named))
+        said = "names db.ispmail.test, which cannot be resolved inside the chroot"
+        if running:
+            before = everything(postfix)
+            for test in (True, False):
+                result = managed(minion, test=test)
+                assert result["result"] is False and result["comment"].count(said) == 1, result["comment"]
+            assert everything(postfix) == before
+        else:
+            # A start may copy the files anew, so this is a warning.
+            postfix.stop()
+            result = managed(minion)
+            assert result["result"] is True and result["comment"].count(said) == 1, result["comment"]
+            postfix.start()
+            assert rcpt(postfix.port, "john@example.org")[0] == 451
+            report = minion.call("postfix_doctor.check")
+            (row,) = [row for row in report if row["check"] == "the chroot knows its hosts"]
+            assert (row["where"], row["result"]) == ("virtual_mailbox_maps", "fault"), report
+        shutil.copy("/etc/hosts", in_jail(postfix, "/etc/hosts"))
+        postfix.reload()
+        result = managed(minion)
+        assert result["result"] is True and said not in result["comment"], result["comment"]
+        assert replies(postfix) == ANSWERED
+        (row,) = [row for row in minion.call("postfix_doctor.check") if row["check"] == "the chroot knows its hosts"]
+        assert row["result"] == "ok", row
 
 
 @pytest.mark.parametrize("spelling", ["mysql", "proxy:mysql"])

@@ -198,6 +198,53 @@ def test_what_a_reload_needs_is_looked_at_where_postfix_runs(server, lite, monke
     assert not os.path.exists(server.path("a"))
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_hosts_that_a_chroot_does_not_know(server, monkeypatch, runs):
+    """Each name is asked for once in a chroot. Where Postfix does not run, its start may bring the files."""
+    asked = []
+
+    def unknown(names, chroot, user):
+        asked.append((list(names), chroot, user))
+        return {"db1": "no"}
+
+    maps = {
+        "a": {"parameter": "virtual_alias_maps", "hosts": "db1"},
+        "b": {"parameter": "relay_domains", "hosts": "db1 db2"},
+        "c": {"parameter": "relay_domains", "hosts": "127.0.0.1"},
+        "d": {"parameter": "relay_domains", "hosts": "db3", "proxy": True},
+    }
+    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", unknown)
+    monkeypatch.setattr("ispmail_postfix.running", lambda _: runs)
+    monkeypatch.setattr("ispmail_postfix.refuse_reload", lambda _: None)
+    monkeypatch.setattr(ispmail_apply, "unaskable", lambda *_: ([], ["a doubt"]))
+    monkeypatch.setattr(ispmail_apply, "_refuse_before_a_reload", lambda *_: [])
+    said = [
+        f"ispmail:maps:{name}:hosts names db1, which cannot be resolved inside the chroot {server.queue}, though "
+        "outside of it (no): restart Postfix, by which"
+        for name in "ab"
+    ]
+    if runs:
+        with pytest.raises(PillarFault) as caught:
+            apply(server, maps, test=True)
+        found = str(caught.value).split("\n- ")[1:]
+    else:
+        *found, doubt, stopped = [each for each in apply(server, maps, test=True).warnings if "TLS" not in each]
+        assert (doubt, stopped) == ("a doubt", STOPPED)
+    assert [text[: len(start)] for text, start in zip(found, said)] == said and len(found) == 2
+    assert asked == [(["db1", "db2"], str(server.queue), "postfix")]
+
+
+def test_could_not_tell_whether_a_chroot_knows_a_host(server, monkeypatch):
+    def cannot(*_):
+        raise CannotAsk("no answer")
+
+    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", cannot)
+    monkeypatch.setattr(ispmail_apply, "unaskable", lambda *_: ([], []))
+    warnings = apply(server, {"a": {"parameter": "virtual_alias_maps", "hosts": "db1"}}, test=True).warnings
+    said = f"whether the hosts of the maps are known inside the chroot {server.queue} is not known: no answer"
+    assert [each for each in warnings if "chroot" in each] == [said]
+
+
 def test_whose_a_parameter_is_is_asked_only_where_its_name_does_not_tell(server, lite, monkeypatch):
     """That takes a postconf."""
     asked = []

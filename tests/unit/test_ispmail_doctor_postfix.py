@@ -125,6 +125,7 @@ def neighbours(monkeypatch):
         running=True, groups=[], taken={}, others=[], reply=Reply("127.0.0.1:25", 250, "Ok"), old_processes=[]
     )
     said.deprecated = lambda tables: []
+    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", lambda names, chroot, user: {})
     monkeypatch.setattr("ispmail_postconf.deprecated", lambda directory, tables: said.deprecated(tables))
     monkeypatch.setattr("ispmail_postfix.running", lambda directory: said.running)
     monkeypatch.setattr("ispmail_postfix.old_processes", lambda files, directory: said.old_processes)
@@ -189,6 +190,8 @@ def test_a_postfix_that_is_well(findings, folder):
         "the table files are there": here,
         "the table file is private": both,
         "proxymap can read the table file": both[1:],
+        # Only this one is asked from inside a chroot.
+        "the chroot knows its hosts": both[:1],
         "Postfix can ask the map": [("aliases, domains", "ok", "")],
         "mail goes the way of its map": here,
         "tables of others can be asked": here,
@@ -196,6 +199,26 @@ def test_a_postfix_that_is_well(findings, folder):
         "no process uses older table files": here,
         "a later Postfix will have all that is used here": here,
     }
+
+
+def test_hosts_that_the_chroot_does_not_know(findings, monkeypatch, folder):
+    given = []
+    unknown = {"a": "no", "b": "none"}
+    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", lambda *asked: given.append(asked) or unknown)
+    (found,) = findings()["the chroot knows its hosts"]
+    assert given == [(["a", "b"], "/var/spool/postfix", "nobody")]
+    assert found[:2] == ("aliases", "fault")
+    assert found[2].startswith(
+        "a (no), b (none) cannot be resolved inside /var/spool/postfix: restart Postfix, by which"
+    )
+
+    def cannot(*_):
+        raise CannotAsk("no answer")
+
+    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", cannot)
+    assert findings()["the chroot knows its hosts"] == [("aliases", "warning", "that could not be told: no answer")]
+    (folder / "alias.cf").write_text("user = x\nhosts = 127.0.0.1\n")
+    assert "the chroot knows its hosts" not in findings()
 
 
 def test_what_an_apply_would_change(findings):

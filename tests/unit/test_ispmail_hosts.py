@@ -127,3 +127,16 @@ def test_what_postfix_cannot_use_as_a_host(type_, text, reason):
 )
 def test_which_hosts_are_reached_over_a_network(text, remote):
     assert ispmail_hosts.is_remote(text) is remote
+
+
+@pytest.mark.parametrize(
+    ("type_", "hosts", "expected"),
+    [
+        ("mysql", "db1:3306, db1 db2 192.0.2.1:3306 2001:db8::1:3306 unix:/x localhost LOCALHOST:3307", ["db1", "db2"]),
+        ("pgsql", "db1 LocalHost:5432 /run/x postgresql://db2/x inet:db3:5432", ["db1", "db3"]),
+        ("mysql", "", []),
+        ("sqlite", "db1", []),
+    ],
+)
+def test_the_names_that_are_resolved(type_, hosts, expected):
+    assert ispmail_hosts.names({"hosts": hosts}, type_) == expected

@@ -15,7 +15,7 @@ import pytest
 import ispmail_sockets
 from ispmail_errors import CannotAsk
 from ispmail_sockets import Connection, Process, Programs
-from lab import wait_until
+from lab import scratch, wait_until
 
 TCP = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -372,6 +372,57 @@ def test_an_address_is_here_whatever_its_ports_do():
 @pytest.mark.parametrize(("name", "known"), [("smtp", True), ("none-such", False), ("a" * 70 + ".\udcff", False)])
 def test_names_of_services(name, known):
     assert ispmail_sockets.is_service(name) is known
+
+
+@pytest.fixture
+def jail():
+    """A chroot that knows the hosts localhost and inside, and has no other file. Every user may enter it."""
+    with scratch() as directory:
+        (directory / "etc").mkdir()
+        (directory / "etc" / "hosts").write_text("127.0.0.1 localhost inside\n")
+        yield directory
+
+
+def unknown(jail, *names):
+    return ispmail_sockets.unknown_in_chroot(names, str(jail), "nobody")
+
+
+def test_names_that_a_chroot_does_not_know(jail):
+    """The host's own name in /etc/hosts was not in the jail's copy."""
+    own = next(
+        word for word in Path("/etc/hosts").read_text().split()[::-1] if word[0].isalpha() and word != "localhost"
+    )
+    found = unknown(jail, own, "inside", "localhost")
+    assert list(found) == [own] and found[own]
+    # Of what is known nowhere the chroot is not the cause.
+    assert unknown(jail, "inside", "localhost") == unknown(jail, "none.invalid") == {}
+    # The daemon reads the file as its user, which is not root.
+    hosts = jail / "etc" / "hosts"
+    hosts.write_text(f"127.0.0.1 {own}\n")
+    assert unknown(jail, own) == {}
+    hosts.chmod(0o600)
+    assert list(unknown(jail, own)) == [own]
+
+
+@pytest.mark.parametrize(
+    ("chroot", "program", "reason"),
+    [
+        ("/none", sys.executable, r"x could not be resolved in /none: FileNotFoundError.*"),
+        ("/", "/none", "no program to resolve x in /: No such file or directory"),
+        ("/", "/bin/true", "x could not be resolved in /: "),
+    ],
+)
+def test_could_not_tell_whether_a_name_is_known(monkeypatch, chroot, program, reason):
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(CannotAsk, match=f"^{reason}$"):
+        unknown(chroot, "x")
+
+
+def test_a_name_that_is_resolved_for_too_long(monkeypatch):
+    monkeypatch.setattr(ispmail_sockets, "_SECONDS", 0.3)
+    monkeypatch.setattr(ispmail_sockets, "_RESOLVE", "import time; time.sleep(60)")
+    with pytest.raises(CannotAsk, match=r"^no end of resolving x in / within "):
+        unknown("/", "x")
 
 
 def test_an_address_with_its_interface():
