@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("2971d7441ad9")
+ispmail_stamp.require("d29ea2be129f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

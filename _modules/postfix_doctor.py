@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2971d7441ad9")
+ispmail_stamp.require("d29ea2be129f")
 
 
 import ispmail_accounts

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("2971d7441ad9")
+ispmail_stamp.require("d29ea2be129f")
 
 import ispmail_apply
 import ispmail_compare

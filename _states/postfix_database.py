@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2971d7441ad9")
+ispmail_stamp.require("d29ea2be129f")
 
 from ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2971d7441ad9")
+ispmail_stamp.require("d29ea2be129f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -144,6 +144,8 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         faults += _unknown_services(each)
         for as_ in askers(each, inventory, staged=True):
             faults += _missing_in_chroot(each, as_.chroot) if as_.chroot else []
+        for reader in inventory.readers(each.parameter, each.proxy) if each.type == "sqlite" else ():
+            faults += _log_outside_chroot(each, reader.chroot) if reader.chroot else []
     return [*dict.fromkeys(faults), *ispmail_config.release_faults(instance, inventory.settings.version)]
 
 
@@ -183,6 +185,31 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
         if socket and not os.path.exists(f"{chroot}{socket}")
     ]
     return faults
+
+
+def _log_outside_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
+    """A database in WAL mode: Postfix opens its file before the chroot, and its log at the first question.
+
+    trivial-rewrite and smtpd end there with "disk I/O error", see https://www.sqlite.org/fileformat.html for the bytes.
+    """
+    path = each.canonical["dbpath"]
+    inside = f"{chroot}{path}"
+    try:
+        with open(path, "rb") as file:
+            header = file.read(20)
+        is_inside = os.path.exists(inside) and os.path.samefile(path, inside)
+    except OSError:
+        # The questions to the table tell why.
+        return []
+    if header[18:] != b"\2\2" or is_inside:
+        return []
+    return [
+        Fault(
+            each.sources["dbpath"],
+            f"is a database in WAL mode, whose log is looked for inside the chroot {chroot}, and is not there",
+            f"set proxy: true, or run sqlite3 {path} 'PRAGMA journal_mode=delete'",
+        )
+    ]
 
 
 def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> None:

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "2971d7441ad9"
+STAMP = "d29ea2be129f"
 
 
 def require(stamp: str) -> None:
