@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("d29ea2be129f")
+ispmail_stamp.require("e5b76e7ab753")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("d29ea2be129f")
+ispmail_stamp.require("e5b76e7ab753")
 
 import ispmail_apply
 import ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("d29ea2be129f")
+ispmail_stamp.require("e5b76e7ab753")
 
 import salt.client
 import salt.utils.event

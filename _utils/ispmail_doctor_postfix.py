@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import re
@@ -166,10 +167,18 @@ def _readable_for_proxymap(live: LiveMap) -> Iterator[Finding]:
     fix = ""
     if not _can_read(owner, path):
         fix = (
-            f"proxymap cannot read {path}: run chgrp postfix and chmod 0640 on it, "
+            f"proxymap cannot read {path}: run chgrp {_group_of(owner)} and chmod 0640 on it, "
             f"and let user {owner} enter the directories above it"
         )
     yield fault_if(fix, "proxymap can read the table file", live.name)
+
+
+def _group_of(user: str) -> str:
+    number = pwd.getpwnam(user).pw_gid
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def _can_read(user: str, path: str) -> bool:

@@ -50,7 +50,7 @@ _FIXES = (
         "smtpd's chroot has no such plugin: use mysql_native_password, or set proxy: true",
     ),
     ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
-    ("Application error", "proxymap could not ask: the mail log says why; it reads table files as user postfix"),
+    ("Application error", "proxymap could not ask: the mail log says why; it reads as user mail_owner"),
     ("Too many connections", "raise the server's max_connections, or set proxy: true"),
     (
         "unsupported dictionary type|not supported|is not configured",

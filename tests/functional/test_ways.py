@@ -1,7 +1,10 @@
 """As its reader asks, and by the way that mail takes: what a question by root to one map does not show."""
 
 import contextlib
+import grp
 import os
+import pwd
+import shutil
 import socket
 import subprocess
 import time
@@ -135,6 +138,33 @@ def test_a_table_is_asked_as_its_reader_however_the_caller_spells_it(minion, pos
     table = f"{spelling}:{postfix.config_directory}/mariadb-virtual-alias-maps.cf"
     found = minion.call("postfix_map.lookup", table, "jack@example.org")
     assert found == {"result": "answer", "answer": "john@example.org", "warnings": []}
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_proxymap_runs_as_mail_owner(mariadb, running):
+    """Its table files had the group postfix. Postfix stopped: True, then 451 for all; else put back each time."""
+    with scratch() as directory, scratch() as other:
+        postfix = Postfix(directory / "mail", mail_owner="games")
+        postfix._make_directories()
+        for path in (postfix.data_directory, *postfix.data_directory.iterdir(), *postfix.queue_directory.iterdir()):
+            if path.owner() == "postfix":
+                shutil.chown(path, "games")
+        if running:
+            postfix.start()
+        try:
+            proxied = pillar_for(postfix, mariadb, maps={name: {"proxy": True} for name in GUIDES})
+            minion = Minion(other, proxied)
+            result = managed(minion)
+            assert result["result"] is True, result["comment"]
+            group = (postfix.config_directory / "mariadb-virtual-alias-maps.cf").group()
+            assert group == grp.getgrgid(pwd.getpwnam("games").pw_gid).gr_name
+            postfix.start()
+            assert replies(postfix) == ANSWERED
+            assert managed(minion)["changes"] == {}
+            rows = minion.call("postfix_doctor.check")
+            assert [row["result"] for row in rows if row["check"] == "proxymap can read the table file"] == ["ok"] * 3
+        finally:
+            postfix.stop()
 
 
 def listening_at(mariadb, spelling):

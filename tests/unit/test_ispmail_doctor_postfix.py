@@ -241,7 +241,15 @@ def test_whether_proxymap_can_read_a_table_file(findings, folder, monkeypatch, g
     (folder / "domains.cf").chmod(mode)
     (found,) = findings()["proxymap can read the table file"]
     assert found[:2] == ("domains", result)
-    assert found[2].startswith(f"proxymap cannot read {folder}/domains.cf: run chgrp") is (result == "fault")
+    assert found[2].startswith(
+        f"proxymap cannot read {folder}/domains.cf: run chgrp nogroup and chmod 0640 on it, "
+    ) is (result == "fault")
+
+
+def test_a_group_as_an_admin_reads_it(monkeypatch):
+    assert ispmail_doctor_postfix._group_of("nobody") == "nogroup"
+    monkeypatch.setattr("pwd.getpwnam", lambda _: SimpleNamespace(pw_gid=54321))
+    assert ispmail_doctor_postfix._group_of("nobody") == "54321"
 
 
 def test_a_mail_owner_that_is_no_user():
