@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("e5b76e7ab753")
+ispmail_stamp.require("5978fdea578d")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("e5b76e7ab753")
+ispmail_stamp.require("5978fdea578d")
 
 import ispmail_accounts
 import ispmail_holders

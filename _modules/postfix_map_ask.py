@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("e5b76e7ab753")
+ispmail_stamp.require("5978fdea578d")
 
 import ispmail_answers
 import ispmail_classes

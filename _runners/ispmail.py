@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("e5b76e7ab753")
+ispmail_stamp.require("5978fdea578d")
 
 import salt.client
 import salt.utils.event

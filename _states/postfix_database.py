@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("e5b76e7ab753")
+ispmail_stamp.require("5978fdea578d")
 
 from ispmail_salt import state
 

@@ -127,6 +127,8 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         if each.type not in types
     ]
     unsafe = functools.cache(ispmail_files.unsafe_directory)
+    owner = inventory.settings.expanded("mail_owner")
+    may_enter = functools.cache(lambda directory: ispmail_files.permits(owner, "x", directory))
     faults += [
         Fault(f"maps:{each.name}:file", "is in a directory that does not exist", "create it first")
         for each in instance.maps
@@ -138,6 +140,10 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         for directory in dict.fromkeys(map(os.path.dirname, (each.path, os.path.realpath(each.path)))):
             if os.path.isdir(directory) and (reason := unsafe(directory)):
                 faults.append(Fault(f"maps:{each.name}:file", f"is where {reason}", "choose a directory of root's"))
+            if each.proxy and os.path.isdir(directory) and not may_enter(directory):
+                closed = f"is in {directory}, which user {owner} may not enter, and proxymap opens it as that user"
+                fix = "let that user enter it and the directories above it, or choose another file"
+                faults.append(Fault(f"maps:{each.name}:file", closed, fix))
         if each.parameter in difference.parameters:
             is_own = each.parameter in own
             faults += filter(None, [table_fault(each.parameter, f"maps:{each.name}:parameter", is_own)])

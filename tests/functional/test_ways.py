@@ -167,6 +167,33 @@ def test_proxymap_runs_as_mail_owner(mariadb, running):
             postfix.stop()
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_a_directory_that_proxymap_may_not_enter_is_refused(minion, postfix, pillar, running):
+    """Postfix stopped at the apply: True, also in the dry run, and after its start 451 for all."""
+    hidden = postfix.directory / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "inside").mkdir()
+    if not running:
+        postfix.stop()
+    file = str(hidden / "inside" / "a.cf")
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"proxy": True, "file": file}})
+    before = contents(postfix)
+    for test in (True, False):
+        result = managed(minion, test=test)
+        assert result["result"] is False, result["comment"]
+        assert f"virtual_alias_maps:file is in {hidden}/inside, which user postfix may not enter" in result["comment"]
+    assert contents(postfix) == before
+    # Opened as root, as long as proxymap does not read it.
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"file": file}})
+    assert managed(minion)["result"] is True
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"proxy": True, "file": file}})
+    hidden.chmod(0o711)
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    postfix.start()
+    assert replies(postfix) == ANSWERED
+
+
 def listening_at(mariadb, spelling):
     """A relay to the database, and its host as hosts spells it."""
     if spelling == "IPv6":

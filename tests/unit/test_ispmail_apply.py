@@ -32,7 +32,9 @@ STOPPED = "Postfix is not running, so there was nothing to reload"
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
+    """Whose directory is pytest's, which only root may enter."""
+    monkeypatch.setattr("ispmail_files.permits", lambda user, access, path: True)
     return Configured(tmp_path)
 
 
@@ -314,6 +316,31 @@ def test_what_a_chroot_lacks(server, proxy, in_chroot):
         "maps:a:tls_CAfile": f"is read {inside}/etc/ssl/ca.pem is not there",
         "maps:a:hosts": f"is a socket, which is looked for {inside}/run/x.sock is not there",
     }
+
+
+def test_directories_that_proxymap_may_not_enter(server, monkeypatch):
+    """That of the file, and that of what it links to; each is looked at once, and only for proxymap."""
+    asked, hidden = [], server.directory / "hidden"
+    hidden.mkdir()
+    (hidden / "b.cf").touch()
+    os.symlink(hidden / "b.cf", server.path("b"))
+
+    def permits(user, access, path):
+        asked.append((user, access, server.short(path)))
+        return path != str(hidden)
+
+    monkeypatch.setattr("ispmail_files.permits", permits)
+    server.main_cf("mail_owner = games\nalias_maps = mysql:DIR/b.cf")
+    maps = {
+        "a": {"parameter": "virtual_alias_maps", "proxy": True},
+        "b": {"parameter": "alias_maps", "proxy": True},
+        "c": {"parameter": "relocated_maps", "file": "hidden/c.cf"},
+        "d": {"parameter": "virtual_mailbox_maps", "file": "none/d.cf", "proxy": True},
+    }
+    found = server.short(faults(server, maps))
+    closed = "is in DIR/hidden, which user games may not enter, and proxymap opens it as that user"
+    assert found == {"maps:b:file": closed, "maps:d:file": "is in a directory that does not exist"}
+    assert asked == [("games", "x", "DIR"), ("games", "x", "DIR/hidden")]
 
 
 @pytest.mark.parametrize(
