@@ -130,6 +130,8 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         if each.type not in types
     ]
     unsafe = functools.cache(ispmail_files.unsafe_directory)
+    owner = inventory.settings.expanded("mail_owner")
+    may_enter = functools.cache(lambda directory: ispmail_files.permits(owner, "x", directory))
     faults += [
         Fault(f"maps:{each.name}:file", "is in a directory that does not exist", "create it first")
         for each in instance.maps
@@ -141,12 +143,18 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         for directory in dict.fromkeys(map(os.path.dirname, (each.path, os.path.realpath(each.path)))):
             if os.path.isdir(directory) and (reason := unsafe(directory)):
                 faults.append(Fault(f"maps:{each.name}:file", f"is where {reason}", "choose a directory of root's"))
+            if each.proxy and os.path.isdir(directory) and not may_enter(directory):
+                closed = f"is in {directory}, which user {owner} may not enter, and proxymap opens it as that user"
+                fix = "let that user enter it and the directories above it, or choose another file"
+                faults.append(Fault(f"maps:{each.name}:file", closed, fix))
         if each.parameter in difference.parameters:
             is_own = each.parameter in own
             faults += filter(None, [table_fault(each.parameter, f"maps:{each.name}:parameter", is_own)])
         faults += _unknown_services(each)
         for as_ in askers(each, inventory, staged=True):
             faults += _missing_in_chroot(each, as_.chroot) if as_.chroot else []
+        for reader in inventory.readers(each.parameter, each.proxy) if each.type == "sqlite" else ():
+            faults += _log_outside_chroot(each, reader.chroot) if reader.chroot else []
     return [*dict.fromkeys(faults), *ispmail_config.release_faults(instance, inventory.settings.version)]
 
 
@@ -212,6 +220,31 @@ def _unknown_in_chroot(instance: CompleteInstance, inventory: Inventory) -> tupl
             for each in by_name[name]
         ]
     return list(dict.fromkeys(faults)), doubts
+
+
+def _log_outside_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
+    """A database in WAL mode: Postfix opens its file before the chroot, and its log at the first question.
+
+    trivial-rewrite and smtpd end there with "disk I/O error", see https://www.sqlite.org/fileformat.html for the bytes.
+    """
+    path = each.canonical["dbpath"]
+    inside = f"{chroot}{path}"
+    try:
+        with open(path, "rb") as file:
+            header = file.read(20)
+        is_inside = os.path.exists(inside) and os.path.samefile(path, inside)
+    except OSError:
+        # The questions to the table tell why.
+        return []
+    if header[18:] != b"\2\2" or is_inside:
+        return []
+    return [
+        Fault(
+            each.sources["dbpath"],
+            f"is a database in WAL mode, whose log is looked for inside the chroot {chroot}, and is not there",
+            f"set proxy: true, or run sqlite3 {path} 'PRAGMA journal_mode=delete'",
+        )
+    ]
 
 
 def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> None:

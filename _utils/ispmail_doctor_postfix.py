@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import grp
 import pwd
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,13 +22,12 @@ import ispmail_sockets
 import ispmail_tablefile
 from ispmail_config import Instance, Map
 from ispmail_config_database import DatabaseConfig
-from ispmail_errors import CannotAsk, IspmailError
+from ispmail_errors import IspmailError
 from ispmail_inventory import Inventory
 from ispmail_report import Finding, fault_if, warning_if
 
 # Postfix's own default for the processes of a service.
 _PROCESSES = 100
-_SECONDS = 10
 _BERKELEY_DB = re.compile(r"\b(hash|btree):/[^\s,}]+")
 
 
@@ -166,27 +164,20 @@ def _readable_for_proxymap(live: LiveMap) -> Iterator[Finding]:
         return
     path, owner = live.map.path, live.postfix.mail_owner
     fix = ""
-    if not _can_read(owner, path):
+    if not ispmail_files.permits(owner, "r", path):
         fix = (
-            f"proxymap cannot read {path}: run chgrp postfix and chmod 0640 on it, "
+            f"proxymap cannot read {path}: run chgrp {_group_of(owner)} and chmod 0640 on it, "
             f"and let user {owner} enter the directories above it"
         )
     yield fault_if(fix, "proxymap can read the table file", live.name)
 
 
-def _can_read(user: str, path: str) -> bool:
+def _group_of(user: str) -> str:
+    number = pwd.getpwnam(user).pw_gid
     try:
-        group = pwd.getpwnam(user).pw_gid
+        return grp.getgrgid(number).gr_name
     except KeyError:
-        raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from None
-    groups = os.getgrouplist(user, group)
-    try:
-        done = subprocess.run(
-            ["test", "-r", path], check=False, timeout=_SECONDS, user=user, group=group, extra_groups=groups
-        )
-    except subprocess.TimeoutExpired:
-        raise CannotAsk(f"{path} could not be opened within {_SECONDS} s: check its file system") from None
-    return done.returncode == 0
+        return str(number)
 
 
 def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:

@@ -11,9 +11,11 @@ import concurrent.futures
 import contextlib
 import fcntl
 import os
+import pwd
 import re
 import stat
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -28,6 +30,8 @@ _CHANGE_SECONDS = 60
 _GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS, FS_IMMUTABLE_FL, FS_APPEND_FL
 # Of a file that is read, in bytes: Postfix's own are much smaller.
 _LARGEST = 16 * 2**20
+# How long a file system may take to say who may open a file, in seconds.
+_SECONDS = 10
 
 
 class File(NamedTuple):
@@ -73,6 +77,26 @@ def require_root() -> None:
     """
     if os.geteuid():
         raise CannotAsk("only root can read and replace table files: run the minion (or salt-call) as root")
+
+
+def permits(user: str, access: str, path: str) -> bool:
+    """Whether a user, with all groups it is in, may read a file (access r) or enter a directory (x), by test(1).
+
+    Raises:
+        CannotAsk: There is no such user, or the file system does not answer.
+    """
+    try:
+        group = pwd.getpwnam(user).pw_gid
+    except KeyError:
+        raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from None
+    groups = os.getgrouplist(user, group)
+    try:
+        done = subprocess.run(
+            ["test", f"-{access}", path], check=False, timeout=_SECONDS, user=user, group=group, extra_groups=groups
+        )
+    except subprocess.TimeoutExpired:
+        raise CannotAsk(f"{path} could not be opened within {_SECONDS} s: check its file system") from None
+    return done.returncode == 0
 
 
 def read(path: str) -> File:

@@ -10,6 +10,7 @@ import ispmail_inventory
 import ispmail_plan
 from ispmail_adopt import Adopted, Source
 from ispmail_errors import CannotAsk
+from ispmail_inventory import Settings
 
 # The first line keeps Salt from reading {{ and {% in a query as Jinja.
 _HEAD = """\
@@ -30,7 +31,7 @@ def found(config_directory: str) -> Adopted:
     inventory = ispmail_inventory.read(config_directory)
     tables = ispmail_adopt.named(inventory.places, inventory.unasked)
     # Those that pillar cannot hold too: their passwords are in no value that is printed.
-    sources = {each.path: _read(each.path) for each in tables}
+    sources = {each.path: _read(each.path, inventory.settings) for each in tables}
     return ispmail_adopt.adopt(tables, sources, config_directory, inventory.settings.version)
 
 
@@ -46,11 +47,11 @@ def _yaml(value: object) -> str:
     return dumped
 
 
-def _read(path: str) -> Source:
+def _read(path: str, known: Settings) -> Source:
     try:
         file = ispmail_files.read(path)
     except CannotAsk as err:
         return Source(None, error=str(err))
-    now = ispmail_plan.ownership(file)
-    differs = file.content is not None and now != ispmail_plan.OWNERSHIP
-    return Source(file.content, ownership="{user}:{group} {mode}".format(**now) if differs else "")
+    differs = file.content is not None and not ispmail_plan.is_as_written(file, known)
+    owned = "{user}:{group} {mode}".format(**ispmail_plan.ownership(file)) if differs else ""
+    return Source(file.content, ownership=owned)

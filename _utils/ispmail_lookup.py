@@ -55,7 +55,7 @@ _FIXES = (
         "the user's supplementary groups",
     ),
     ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
-    ("Application error", "proxymap could not ask: the mail log says why; it reads table files as user postfix"),
+    ("Application error", "proxymap could not ask: the mail log says why; it reads as user mail_owner"),
     ("Too many connections", "raise the server's max_connections, or set proxy: true"),
     (
         "unsupported dictionary type|not supported|is not configured",

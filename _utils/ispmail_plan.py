@@ -29,9 +29,8 @@ from ispmail_reach import Reference, Wanted, joined, pointing, references
 
 OPEN_DOMAINS = "without virtual_mailbox_maps every address of the domains is accepted: is that meant?"
 
-# A table file holds a password, and proxymap(8) reads it as user postfix.
-_OWNER, _GROUP, _MODE = "root", "postfix", 0o640
-OWNERSHIP = {"mode": f"{_MODE:04o}", "user": _OWNER, "group": _GROUP}
+# A table file holds a password, and proxymap(8) reads it as main.cf's mail_owner, whose group nobody else has.
+_OWNER, _MODE = "root", 0o640
 
 
 class Difference(NamedTuple):
@@ -86,7 +85,7 @@ def compare(instance: CompleteInstance) -> Difference:
         if fault:
             foreign.append(fault)
             continue
-        replacements, differences = _compare_file(each.path, old, text, keys)
+        replacements, differences = _compare_file(each.path, old, text, keys, mail_group(known))
         if differences:
             files += replacements
             changes[each.name] = differences
@@ -151,6 +150,11 @@ def ownership(file: File) -> dict[str, str]:
     with contextlib.suppress(KeyError):
         names["group"] = grp.getgrgid(file.gid).gr_name
     return names
+
+
+def is_as_written(file: File, known: Settings) -> bool:
+    """Whether a table file has the mode, user and group that an apply gives it."""
+    return (file.mode, file.uid, file.gid) == (_MODE, _user(_OWNER), mail_group(known))
 
 
 def restriction_faults(maps: Sequence[Map], known: Settings) -> list[Fault]:
@@ -222,9 +226,11 @@ def table_file(
     return file, None
 
 
-def _compare_file(path: str, old: File, text: str, keys: Mapping[str, str]) -> tuple[list[Replacement], dict[str, Any]]:
+def _compare_file(
+    path: str, old: File, text: str, keys: Mapping[str, str], group: int
+) -> tuple[list[Replacement], dict[str, Any]]:
     """A table file as it should be, with a copy of one that somebody else wrote, and how the one on disk differs."""
-    new = File(old.path, text.encode(), _user(_OWNER), _group(_GROUP), _MODE)
+    new = File(old.path, text.encode(), _user(_OWNER), group, _MODE)
     replacements = [Replacement(new, still=(old.content,))]
     if old.content is None:
         return replacements, {"file": {"old": None, "new": path}, **ispmail_tablefile.diff({}, keys)}
@@ -257,18 +263,26 @@ def _first_copy(old: File) -> Replacement | None:
     if there.content is not None:
         return None
     content = ispmail_original.without_secrets(old.content)
-    return Replacement(File(there.path, content, _user(_OWNER), _group(_OWNER), 0o600), still=(None,))
+    return Replacement(File(there.path, content, _user(_OWNER), grp.getgrnam(_OWNER).gr_gid, 0o600), still=(None,))
 
 
 def _user(name: str) -> int:
     return pwd.getpwnam(name).pw_uid
 
 
-def _group(name: str) -> int:
+def mail_group(known: Settings) -> int:
+    """The group of mail_owner, by which proxymap(8) reads table files.
+
+    Raises:
+        CannotAsk: There is no such user.
+    """
+    owner = known.expanded("mail_owner")
     try:
-        return grp.getgrnam(name).gr_gid
+        return pwd.getpwnam(owner).pw_gid
     except KeyError as err:
-        raise CannotAsk(f"there is no group {name}: install the package postfix") from err
+        raise CannotAsk(
+            f"there is no user {owner}: install the package postfix, or check mail_owner in main.cf"
+        ) from err
 
 
 def _shared_files(maps: Sequence[CompleteMap], known: Settings) -> list[Fault]:

@@ -1,5 +1,6 @@
 """postfix_map beside the apply: read, lookup, remove, answers, and maps of other kinds."""
 
+import contextlib
 import os
 import sqlite3
 
@@ -13,7 +14,7 @@ from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
-from .test_apply import ANSWERED, GUIDES, managed, replies
+from .test_apply import ANSWERED, GUIDES, contents, managed, replies
 
 
 def test_lookup_tells_three_results_apart(minion, pillar):
@@ -125,6 +126,34 @@ def test_an_sqlite_map_needs_no_server(minion, postfix, pillar):
     assert (postfix.config_directory / "sqlite-virtual-alias-domains.cf").read_text() == (
         f"dbpath = {path}\nquery = {query['query']}\n"
     )
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_an_sqlite_database_in_wal_mode_is_not_read_from_the_chroot(minion, postfix, pillar, running):
+    """trivial-rewrite died of it. Postfix stopped at the apply: True, and after its start no mail came in."""
+    folder = postfix.directory / "sqlite"
+    folder.mkdir()
+    path = folder / "mail.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=wal")
+        connection.execute("CREATE TABLE d (name TEXT)")
+        connection.commit()
+    path.chmod(0o644)
+    if not running:
+        postfix.stop()
+    query = {"type": "sqlite", "dbpath": str(path), "query": "SELECT 1 FROM d WHERE name='%s'"}
+    minion.pillar = pillar(maps={"virtual_alias_domains": query})
+    before = contents(postfix)
+    result = managed(minion)
+    assert result["result"] is False and contents(postfix) == before, result["comment"]
+    assert "ispmail:maps:virtual_alias_domains:dbpath is a database in WAL mode" in result["comment"]
+    assert f"set proxy: true, or run sqlite3 {path} 'PRAGMA journal_mode=delete'" in result["comment"]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=delete")
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    postfix.start()
+    assert replies(postfix) == ANSWERED
 
 
 def test_answers_are_asked_on_every_apply(minion, mariadb, pillar):

@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import grp
 import os
+import pwd
 import shutil
 import smtplib
 import socket
@@ -241,6 +243,60 @@ def test_a_table_is_asked_as_its_reader_however_the_caller_spells_it(minion, pos
     table = f"{spelling}:{postfix.config_directory}/mariadb-virtual-alias-maps.cf"
     found = minion.call("postfix_map.lookup", table, "jack@example.org")
     assert found == {"result": "answer", "answer": "john@example.org", "warnings": []}
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_proxymap_runs_as_mail_owner(mariadb, running):
+    """Its table files had the group postfix. Postfix stopped: True, then 451 for all; else put back each time."""
+    with scratch() as directory, scratch() as other:
+        postfix = Postfix(directory / "mail", mail_owner="games")
+        postfix._make_directories()
+        for path in (postfix.data_directory, *postfix.data_directory.iterdir(), *postfix.queue_directory.iterdir()):
+            if path.owner() == "postfix":
+                shutil.chown(path, "games")
+        if running:
+            postfix.start()
+        try:
+            proxied = pillar_for(postfix, mariadb, maps={name: {"proxy": True} for name in GUIDES})
+            minion = Minion(other, proxied)
+            result = managed(minion)
+            assert result["result"] is True, result["comment"]
+            group = (postfix.config_directory / "mariadb-virtual-alias-maps.cf").group()
+            assert group == grp.getgrgid(pwd.getpwnam("games").pw_gid).gr_name
+            postfix.start()
+            assert replies(postfix) == ANSWERED
+            assert managed(minion)["changes"] == {}
+            rows = minion.call("postfix_doctor.check")
+            assert [row["result"] for row in rows if row["check"] == "proxymap can read the table file"] == ["ok"] * 3
+        finally:
+            postfix.stop()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_directory_that_proxymap_may_not_enter_is_refused(minion, postfix, pillar, running):
+    """Postfix stopped at the apply: True, also in the dry run, and after its start 451 for all."""
+    hidden = postfix.directory / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "inside").mkdir()
+    if not running:
+        postfix.stop()
+    file = str(hidden / "inside" / "a.cf")
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"proxy": True, "file": file}})
+    before = contents(postfix)
+    for test in (True, False):
+        result = managed(minion, test=test)
+        assert result["result"] is False, result["comment"]
+        assert f"virtual_alias_maps:file is in {hidden}/inside, which user postfix may not enter" in result["comment"]
+    assert contents(postfix) == before
+    # Opened as root, as long as proxymap does not read it.
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"file": file}})
+    assert managed(minion)["result"] is True
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"proxy": True, "file": file}})
+    hidden.chmod(0o711)
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    postfix.start()
+    assert replies(postfix) == ANSWERED
 
 
 def listening_at(mariadb, spelling):

@@ -5,6 +5,7 @@ The maps of a running Postfix are asked in tests/functional.
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from types import SimpleNamespace
 
@@ -24,14 +25,16 @@ from ispmail_plan import Outcome
 from ispmail_smtpd import Reply
 from ispmail_transaction import Change
 
-from .configured import TEXT, Configured
+from .configured import SERVICES, TEXT, Configured
 from .consumer_values import consumer
 
 STOPPED = "Postfix is not running, so there was nothing to reload"
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
+    """Whose directory is pytest's, which only root may enter."""
+    monkeypatch.setattr("ispmail_files.permits", lambda user, access, path: True)
     return Configured(tmp_path)
 
 
@@ -360,6 +363,76 @@ def test_what_a_chroot_lacks(server, proxy, in_chroot):
         "maps:a:tls_CAfile": f"is read {inside}/etc/ssl/ca.pem is not there",
         "maps:a:hosts": f"is a socket, which is looked for {inside}/run/x.sock is not there",
     }
+
+
+def test_directories_that_proxymap_may_not_enter(server, monkeypatch):
+    """That of the file, and that of what it links to; each is looked at once, and only for proxymap."""
+    asked, hidden = [], server.directory / "hidden"
+    hidden.mkdir()
+    (hidden / "b.cf").touch()
+    os.symlink(hidden / "b.cf", server.path("b"))
+
+    def permits(user, access, path):
+        asked.append((user, access, server.short(path)))
+        return path != str(hidden)
+
+    monkeypatch.setattr("ispmail_files.permits", permits)
+    server.main_cf("mail_owner = games\nalias_maps = mysql:DIR/b.cf")
+    maps = {
+        "a": {"parameter": "virtual_alias_maps", "proxy": True},
+        "b": {"parameter": "alias_maps", "proxy": True},
+        "c": {"parameter": "relocated_maps", "file": "hidden/c.cf"},
+        "d": {"parameter": "virtual_mailbox_maps", "file": "none/d.cf", "proxy": True},
+    }
+    found = server.short(faults(server, maps))
+    closed = "is in DIR/hidden, which user games may not enter, and proxymap opens it as that user"
+    assert found == {"maps:b:file": closed, "maps:d:file": "is in a directory that does not exist"}
+    assert asked == [("games", "x", "DIR"), ("games", "x", "DIR/hidden")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "proxy", "in_jail", "is_fault"),
+    [
+        ("wal", False, None, True),
+        # A copy in the jail is another database; the very file is there where its directory is mounted.
+        ("wal", False, "copy", True),
+        ("wal", False, "mounted", False),
+        ("wal", True, None, False),
+        ("delete", False, None, False),
+    ],
+)
+def test_a_database_whose_log_a_chroot_lacks(server, lite, database, mode, proxy, in_jail, is_fault):
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+    inside = server.queue / str(database).lstrip("/")
+    inside.parent.mkdir(parents=True)
+    if in_jail == "copy":
+        shutil.copy(database, inside)
+    elif in_jail:
+        os.link(database, inside)
+    services = "proxymap unix n - n - - proxymap\n"
+    server.master_cf(f"{SERVICES}{services}")
+    maps = {"a": lite("virtual_alias_maps", proxy=proxy)}
+    if is_fault:
+        assert faults(server, maps) == {
+            "maps:a:dbpath": f"is a database in WAL mode, whose log is looked for inside the chroot {server.queue}, "
+            "and is not there"
+        }
+    else:
+        assert ispmail_apply._faults_here(*_of(server, maps)) == []
+
+
+def test_a_database_that_is_none_or_is_not_there_has_no_log(server, lite, database):
+    maps = {"a": lite("virtual_alias_maps")}
+    database.unlink()
+    assert ispmail_apply._faults_here(*_of(server, maps)) == []
+    database.write_bytes(b"SQLite format 3")
+    assert ispmail_apply._faults_here(*_of(server, maps)) == []
+
+
+def _of(server, maps):
+    instance = complete("ispmail", server.pillar(maps))
+    return instance, ispmail_plan.compare(instance), ispmail_inventory.read(str(server.directory))
 
 
 # Other programs that log in with the account.

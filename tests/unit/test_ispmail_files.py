@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import grp
 import os
 import pwd
 import stat
@@ -618,3 +619,48 @@ def test_who_waits_goes_on_when_the_other_has_finished(tmp_path, monkeypatch, lo
     thread.join()
     assert order == ["first", "second"]
     assert naps and 0.01 <= min(naps) <= max(naps) <= 0.5
+
+
+# Who may open what.
+
+
+@pytest.mark.parametrize(
+    ("access", "group", "mode", "groups", "result"),
+    [
+        ("r", "nogroup", 0o640, None, True),
+        ("r", "nogroup", 0o600, None, False),
+        ("r", "root", 0o640, None, False),
+        ("r", "root", 0o644, None, True),
+        ("x", "root", 0o755, None, True),
+        ("x", "root", 0o744, None, False),
+        ("x", "nogroup", 0o710, None, True),
+        # A user may be in further groups.
+        ("r", "mail", 0o640, ["nogroup", "mail"], True),
+    ],
+)
+def test_what_a_user_may_open(monkeypatch, access, group, mode, groups, result):
+    if groups:
+        monkeypatch.setattr(os, "getgrouplist", lambda *_: [grp.getgrnam(name).gr_gid for name in groups])
+    with scratch() as folder:
+        path = folder / "a"
+        path.touch() if access == "r" else path.mkdir()
+        os.chown(path, 0, grp.getgrnam(group).gr_gid)
+        path.chmod(mode)
+        assert ispmail_files.permits("nobody", access, str(path)) is result
+        folder.chmod(0o700)
+        assert ispmail_files.permits("nobody", access, str(path)) is False
+
+
+def test_what_a_user_may_open_that_is_none():
+    with pytest.raises(CannotAsk, match=r"^there is no user no-such: check mail_owner in main\.cf$"):
+        ispmail_files.permits("no-such", "r", "/x")
+
+
+def test_a_file_system_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(ispmail_files, "_SECONDS", 0.2)
+    with scratch() as folder:
+        (folder / "test").write_text("#!/bin/sh\nexec sleep 5\n")
+        (folder / "test").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        with pytest.raises(CannotAsk, match=r"^/x could not be opened within 0\.2 s: check its file system$"):
+            ispmail_files.permits("nobody", "r", "/x")

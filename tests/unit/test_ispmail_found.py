@@ -9,6 +9,7 @@ import yaml
 import ispmail_found
 from ispmail_adopt import Adopted, Source
 from ispmail_errors import CannotAsk
+from ispmail_inventory import Settings
 
 from .postfix_files import postfix
 
@@ -36,6 +37,9 @@ def test_what_pillar_cannot_hold_is_told():
     assert yaml.safe_load(text) == {"ispmail": {"maps": {}}, "left_out": ["a", "b"]}
 
 
+KNOWN = Settings("/etc/postfix", {"mail_owner": "postfix"}, frozenset())
+
+
 @pytest.fixture
 def table(tmp_path):
     path = tmp_path / "a.cf"
@@ -47,20 +51,20 @@ def table(tmp_path):
 def test_an_owner_is_told_where_an_apply_changes_it(table):
     postfix = pwd.getpwnam("postfix")
     os.chown(table, 0, postfix.pw_gid)
-    assert ispmail_found._read(str(table)) == Source(b"query = SELECT 1\n", ownership="")
+    assert ispmail_found._read(str(table), KNOWN) == Source(b"query = SELECT 1\n", ownership="")
     table.chmod(0o600)
-    assert ispmail_found._read(str(table)).ownership == "root:postfix 0600"
+    assert ispmail_found._read(str(table), KNOWN).ownership == "root:postfix 0600"
     os.chown(table, postfix.pw_uid, 0)
-    assert ispmail_found._read(str(table)).ownership == "postfix:root 0600"
+    assert ispmail_found._read(str(table), KNOWN).ownership == "postfix:root 0600"
 
 
 def test_a_file_that_is_not_there_has_no_owner(tmp_path):
-    assert ispmail_found._read(str(tmp_path / "none.cf")) == Source(None, ownership="")
+    assert ispmail_found._read(str(tmp_path / "none.cf"), KNOWN) == Source(None, ownership="")
 
 
 def test_why_a_file_cannot_be_read(tmp_path):
     (tmp_path / "a.cf").mkdir()
-    found = ispmail_found._read(str(tmp_path / "a.cf"))
+    found = ispmail_found._read(str(tmp_path / "a.cf"), KNOWN)
     assert found.content is None and "a.cf" in found.error
 
 

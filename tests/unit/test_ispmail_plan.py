@@ -1,6 +1,8 @@
 """What differs between pillar and a main.cf with its table files: real ones, as postconf(1) prints them."""
 
+import grp
 import os
+import pwd
 import re
 
 import pytest
@@ -100,7 +102,7 @@ def test_whose_a_table_file_is(server, mode, gid, changes):
 
 
 def test_owners_as_an_admin_reads_them():
-    assert ownership(File("/x", b"", 0, POSTFIX, 0o640)) == ispmail_plan.OWNERSHIP
+    assert ownership(File("/x", b"", 0, POSTFIX, 0o640)) == {"mode": "0640", "user": "root", "group": "postfix"}
     assert ownership(File("/x", b"", 0, 0, 0o7)) == {"mode": "0007", "user": "root", "group": "root"}
     assert ownership(File("/x", b"", 54321, 54322, 0)) == {"mode": "0000", "user": "54321", "group": "54322"}
 
@@ -158,9 +160,22 @@ def test_a_copy_is_not_written_through_a_link(server):
         compare(server, a={"parameter": "virtual_alias_maps"})
 
 
-def test_without_postfix_there_is_no_owner_of_a_table_file(server, monkeypatch):
-    monkeypatch.setattr(ispmail_plan, "_GROUP", "no-such-group")
-    with pytest.raises(CannotAsk, match="there is no group no-such-group: install the package postfix"):
+def test_the_group_of_a_table_file_is_that_of_mail_owner(server):
+    """It was postfix: proxymap, as another user, could not read it, and each apply set that group again."""
+    server.main_cf("mail_owner = $own\nown = games\nvirtual_alias_maps = mysql:DIR/a.cf").table("a")
+    entry = pwd.getpwnam("games")
+    found = compare(server, a={"parameter": "virtual_alias_maps"})
+    assert [each.new.gid for each in found.files] == [entry.pw_gid]
+    assert found.changes == {"a": {"group": {"old": "postfix", "new": grp.getgrgid(entry.pw_gid).gr_name}}}
+    files = [File("/x", b"", 0, gid, mode) for gid in (entry.pw_gid, POSTFIX) for mode in (0o640, 0o600)]
+    assert [ispmail_plan.is_as_written(each, found.settings) for each in files] == [True, False, False, False]
+    assert not ispmail_plan.is_as_written(File("/x", b"", 1, entry.pw_gid, 0o640), found.settings)
+
+
+def test_without_postfix_there_is_no_owner_of_a_table_file(server):
+    server.main_cf("mail_owner = no-such")
+    said = r"there is no user no-such: install the package postfix, or check mail_owner in main\.cf"
+    with pytest.raises(CannotAsk, match=said):
         compare(server, virtual_alias_maps={})
 
 
