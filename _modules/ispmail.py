@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("8fb98fe210e8")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

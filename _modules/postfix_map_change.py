@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("8fb98fe210e8")
 
 import ispmail_apply
 import ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("8fb98fe210e8")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

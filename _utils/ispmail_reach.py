@@ -115,9 +115,7 @@ def words_of(
     for previous, text in zip(["", *texts], texts):
         expanded = expand(text, values)
         parts = words(expanded)
-        named = [
-            Reference(each.type, resolve(each.path), each.proxied) for each in _reached(parts, previous, before)
-        ]
+        named = [Reference(each.type, resolve(each.path), each.proxied) for each in _reached(parts, previous, before)]
         reached = (*named, *in_files(expanded))
         tables = _tables(parts[0], before) if len(parts) == 1 else []
         only_tables = bool(tables) and None not in tables

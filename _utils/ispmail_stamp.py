@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "8b4614719477"
+STAMP = "8fb98fe210e8"
 
 
 def require(stamp: str) -> None:
