@@ -189,6 +189,18 @@ def test_a_proxied_table_is_read_by_proxymap_alone():
     )
 
 
+def test_what_is_asked_through_proxymap_as_it_is_spelt():
+    """Of options too, with the values of their service; a permission asks nothing."""
+    options = " -o relay_domains=proxy:mysql:$x/b.cf -o x=/y -o proxy_write_maps=proxy:mysql:/no.cf"
+    found = inventory(
+        Service("smtp", "inet", "n", f"smtpd{options}"),
+        virtual_alias_maps="proxy:pgsql:$x//a.cf, mysql:/direct.cf",
+        x="/z",
+        proxy_read_maps="proxy:mysql:/no.cf",
+    )
+    assert found.proxied() == {"proxy:pgsql:/z//a.cf", "proxy:mysql:/y/b.cf"}
+
+
 def test_each_table_with_its_places_and_readers():
     """Of master.cf too: an option counts for its service alone, but for a proxied table."""
     options = (
