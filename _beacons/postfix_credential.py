@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fb98fe210e8")
+ispmail_stamp.require("7eb3f0eefcfe")
 
 import contextlib
 import json

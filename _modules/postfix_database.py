@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fb98fe210e8")
+ispmail_stamp.require("7eb3f0eefcfe")
 
 import ispmail_accounts
 import ispmail_holders

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fb98fe210e8")
+ispmail_stamp.require("7eb3f0eefcfe")
 
 
 import ispmail_accounts

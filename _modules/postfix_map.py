@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fb98fe210e8")
+ispmail_stamp.require("7eb3f0eefcfe")
 
 import ispmail_compare
 import ispmail_consumers

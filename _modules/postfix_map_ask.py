@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("8fb98fe210e8")
+ispmail_stamp.require("7eb3f0eefcfe")
 
 import ispmail_answers
 import ispmail_classes

@@ -22,7 +22,7 @@ import ispmail_sockets
 import ispmail_tablefile
 from ispmail_config import Instance, Map
 from ispmail_config_database import DatabaseConfig
-from ispmail_errors import IspmailError
+from ispmail_errors import CannotAsk, IspmailError
 from ispmail_inventory import Inventory
 from ispmail_report import Finding, fault_if, warning_if
 

@@ -44,7 +44,7 @@ def expand(text: str, values: Mapping[str, str]) -> str:
     Returns:
         The text; what Postfix would refuse is left as it is, or out.
     """
-    return _expanded(text, _Values(values, _DEEPEST, [_MOST]))
+    return _expanded(text, _Values(values, _DEEPEST, [_MOST])) if "$" in text else text
 
 
 def _expanded(text: str, values: _Values) -> str:

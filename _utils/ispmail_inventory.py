@@ -145,7 +145,7 @@ class Inventory(NamedTuple):
         for own in (known, *(overrides(service.command) for service in self.services)):
             values = {**known, **own}
             for name, value in own.items():
-                if name not in PERMITS and _may_name_table(value, values):
+                if name not in PERMITS and _may_name_table(name, value, values):
                     found.update(each.table for each in references(value, values) if each.proxied)
         return found
 

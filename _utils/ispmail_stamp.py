@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "8fb98fe210e8"
+STAMP = "7eb3f0eefcfe"
 
 
 def require(stamp: str) -> None:

@@ -13,7 +13,7 @@ import ispmail_doctor_postfix
 from ispmail_answers import Broken
 from ispmail_config import Instance, Map
 from ispmail_doctor_postfix import only_host_is_asked_again
-from ispmail_errors import Fault, PillarFault
+from ispmail_errors import CannotAsk, Fault, PillarFault
 from ispmail_lookup import Probe
 from ispmail_smtpd import Reply
 from lab import scratch
