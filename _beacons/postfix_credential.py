@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("79c12b878dba")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("79c12b878dba")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("79c12b878dba")
 
 import ispmail_accounts
 import ispmail_holders

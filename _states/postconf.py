@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("79c12b878dba")
 
 from ispmail_salt import state
 

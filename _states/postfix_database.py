@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("8b4614719477")
+ispmail_stamp.require("79c12b878dba")
 
 from ispmail_salt import state
 
