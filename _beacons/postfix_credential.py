@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("7eb3f0eefcfe")
+ispmail_stamp.require("903feb195fb2")
 
 import contextlib
 import json

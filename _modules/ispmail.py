@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("7eb3f0eefcfe")
+ispmail_stamp.require("903feb195fb2")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

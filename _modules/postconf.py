@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("7eb3f0eefcfe")
+ispmail_stamp.require("903feb195fb2")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

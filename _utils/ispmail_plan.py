@@ -343,7 +343,7 @@ def _second_tables(
     options = [overrides(service.command) for service in inventory().services] if changing else []
     # In a list that is expanded, these parameters stand as $name still.
     values.update({name: f"$${name}" for name in several})
-    last_maps = {f"${each.parameter}": each for each in maps if each.parameter in several}
+    last_maps = {f"${each.parameter}": each for each in maps}
     found: dict[str, Fault] = {}
     for there in (values, *({**values, **own} for own in options)):
         classes = split_words(expand(there.get("smtpd_restriction_classes", ""), there))
@@ -388,4 +388,4 @@ def _readable_by_proxymap(
 
 def _allowed(values: Mapping[str, str]) -> list[str]:
     """The SQL tables that proxy_read_maps allows."""
-    return [each.table for each in references(values["proxy_read_maps"], values) if each.proxied]
+    return [each.table for each in references(values["proxy_read_maps"], values)]
