@@ -42,7 +42,8 @@ def compiled(minion_id, **grains):
 def maps_of(config):
     """The maps that a pillar asks for, by name; valid, also for what the installed Postfix and its chroot decide."""
     found = ispmail_config.complete("ispmail", config)
-    ispmail_config.check(found, version="3.10.13")
+    ispmail_config.check(found)
+    assert ispmail_config.release_faults(found, "3.10.13") == []
     return {each.name: each for each in found.maps}
 
 
