@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("903feb195fb2")
+ispmail_stamp.require("7aa05265912d")
 
 import ispmail_accounts
 import ispmail_holders

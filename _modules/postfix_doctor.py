@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("903feb195fb2")
+ispmail_stamp.require("7aa05265912d")
 
 
 import ispmail_accounts

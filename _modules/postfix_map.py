@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("903feb195fb2")
+ispmail_stamp.require("7aa05265912d")
 
 import ispmail_compare
 import ispmail_consumers

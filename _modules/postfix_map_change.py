@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("903feb195fb2")
+ispmail_stamp.require("7aa05265912d")
 
 import ispmail_apply
 import ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("903feb195fb2")
+ispmail_stamp.require("7aa05265912d")
 
 import salt.client
 import salt.utils.event

@@ -208,7 +208,9 @@ def _unknown_in_chroot(instance: CompleteInstance, inventory: Inventory) -> tupl
         try:
             unknown = ispmail_sockets.unknown_in_chroot(by_name, chroot, user)
         except CannotAsk as err:
-            doubts.append(f"whether the hosts of the maps are known inside the chroot {chroot} is not known: {err}")
+            doubts.append(
+                f"whether the hosts of the maps can be resolved inside the chroot {chroot} could not be told: {err}"
+            )
             continue
         faults += [
             Fault(

@@ -120,7 +120,7 @@ def check(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
         yield from _readable_for_proxymap(live)
         yield from _credentials_are_in_the_file(live)
         yield from only_host_is_asked_again(live)
-        yield from _hosts_are_known_in_chroot(live)
+    yield from _hosts_are_known_in_chroot(postfix, maps)
     running = ispmail_postfix.running(postfix.inventory.settings.queue_directory)
     yield from _can_be_asked(postfix, maps, running)
     yield from _others_can_be_asked(postfix, running)
@@ -196,21 +196,22 @@ def _credentials_are_in_the_file(live: LiveMap) -> Iterator[Finding]:
     yield warning_if(fix, "the login works", live.name)
 
 
-def _hosts_are_known_in_chroot(live: LiveMap) -> Iterator[Finding]:
+def _hosts_are_known_in_chroot(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     """A question from outside of the chroot does not show it: names are resolved by other files there."""
-    names, check = ispmail_hosts.names(live.keys, live.map.type), "the chroot knows its hosts"
-    if not names or live.chroot is None:
-        return
-    try:
-        unknown = ispmail_sockets.unknown_in_chroot(names, live.chroot, live.postfix.mail_owner)
-    except CannotAsk as err:
-        yield warning_if(f"that could not be told: {err}", check, live.name)
-        return
-    said = [f"{name} ({reason})" for name, reason in unknown.items()]
-    fix = (
-        f"{', '.join(said)} cannot be resolved inside {live.chroot}: {ispmail_sockets.KNOWN_IN_CHROOT}" if said else ""
-    )
-    yield fault_if(fix, check, live.name)
+    check = "the chroot knows its hosts"
+    named = {live.name: ispmail_hosts.names(live.keys, live.map.type) for live in maps}
+    for chroot in dict.fromkeys(live.chroot for live in maps if live.chroot is not None and named[live.name]):
+        inside = [live for live in maps if live.chroot == chroot and named[live.name]]
+        names = list(dict.fromkeys(name for live in inside for name in named[live.name]))
+        try:
+            unknown = ispmail_sockets.unknown_in_chroot(names, chroot, postfix.mail_owner)
+        except CannotAsk as err:
+            yield from (warning_if(f"that could not be told: {err}", check, live.name) for live in inside)
+            continue
+        for live in inside:
+            said = ", ".join(f"{name} ({unknown[name]})" for name in named[live.name] if name in unknown)
+            fix = f"{said} cannot be resolved inside {chroot}: {ispmail_sockets.KNOWN_IN_CHROOT}" if said else ""
+            yield fault_if(fix, check, live.name)
 
 
 def only_host_is_asked_again(live: LiveMap) -> Iterator[Finding]:

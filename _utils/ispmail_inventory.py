@@ -264,7 +264,8 @@ def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
     found: list[Reference] = []
     seen = set()
     for path, is_pattern in waiting:
-        if (path, is_pattern) in seen:
+        # A directory is no file of patterns: this is a path of the admin's own, by a name that looks like such a list.
+        if (path, is_pattern) in seen or (is_pattern and os.path.isdir(path)):
             continue
         seen.add((path, is_pattern))
         what = f"whether {parameter} leads to SQL tables cannot be told"
@@ -274,7 +275,10 @@ def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
             inside = _patterns(path) if is_pattern else _backup(path, known)
         except CannotAsk as err:
             raise CannotAsk(f"{what}: {err}") from err
-        found += [each._replace(path=known.real_path(each.path)) for each in references(inside, {})]
+        # Nothing is expanded there.
+        release = {"mail_version": known.values.get("mail_version", "")}
+        named = references(inside.replace("$", "$$"), release)
+        found += [each._replace(path=known.real_path(each.path)) for each in named]
         waiting += _files(inside, is_pattern)
     return found
 

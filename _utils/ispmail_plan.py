@@ -163,18 +163,17 @@ def restriction_faults(maps: Sequence[Map], known: Settings) -> list[Fault]:
     Without its table a ``check_…_access`` stands alone, and smtpd answers with 451 to each recipient.
     """
     classes = split_words(known.expanded("smtpd_restriction_classes"))
-    faults = []
-    for each in maps:
-        words = known.words(each.parameter)
-        path = known.real_path(each.path)
-        pairs = [
-            word
-            for before, word in itertools.pairwise(words)
-            if is_check(before.text) and path in [one.path for one in word.references]
-        ]
-        if each.parameter in classes or pairs:
-            faults.append(restriction_fault(each.parameter, f"maps:{each.name}:parameter"))
-    return faults
+
+    @functools.cache
+    def behind_a_check(parameter: str) -> set[str]:
+        pairs = itertools.pairwise(known.words(parameter))
+        return {one.path for before, word in pairs if is_check(before.text) for one in word.references}
+
+    return [
+        restriction_fault(each.parameter, f"maps:{each.name}:parameter")
+        for each in maps
+        if each.parameter in classes or known.real_path(each.path) in behind_a_check(each.parameter)
+    ]
 
 
 def unmanaged_tables(maps: Sequence[Map], known: Settings) -> list[str]:
@@ -347,13 +346,27 @@ def _second_tables(
     found: dict[str, Fault] = {}
     for there in (values, *({**values, **own} for own in options)):
         classes = split_words(expand(there.get("smtpd_restriction_classes", ""), there))
-        for restrictions in (*restriction_lists(there), *classes):
-            for before, word in itertools.pairwise(split_words(expand(there.get(restrictions, ""), there))):
-                if word in last_maps and takes_one_table(restrictions, before):
+        lists = {
+            name: split_words(expand(there.get(name, ""), there)) for name in (*restriction_lists(there), *classes)
+        }
+        for restrictions, words in lists.items():
+            judges = _judges(restrictions, lists, classes)
+            for before, word in itertools.pairwise(words):
+                if word in last_maps and any(takes_one_table(each, before) for each in judges):
                     last = last_maps[word]
                     key = f"maps:{last.name}:parameter"
                     found.setdefault(word, second_table_fault(last.parameter, key, before, restrictions))
     return list(found.values())
+
+
+def _judges(
+    name: str, lists: Mapping[str, Sequence[str]], classes: Collection[str], seen: tuple[str, ...] = ()
+) -> list[str]:
+    """The lists of smtpd by which the words of a list are judged: itself, or those that lead to a restriction class."""
+    if name not in classes:
+        return [name]
+    users = [other for other, words in lists.items() if name in words and other not in seen]
+    return [each for other in users for each in _judges(other, lists, classes, (*seen, name))]
 
 
 def _readable_by_proxymap(

@@ -110,7 +110,7 @@ def takes_one_table(restrictions: str, before: str) -> bool:
     smtpd asks a second one by what the list is about: in smtpd_recipient_restrictions, by the recipient.
 
     Args:
-        restrictions: The list, such as smtpd_sender_restrictions, or a restriction class.
+        restrictions: The list, such as smtpd_sender_restrictions.
         before: The word, such as check_sender_access.
     """
     return is_check(before) and before.lower() != _BY_DEFAULT.get(restrictions)

@@ -154,7 +154,7 @@ _MATCHES = {"mysql": r"\b(?:regexp|rlike)\b", "pgsql": r"(?<!~)~(?!~)|\bsimilar\
 _MATCH_FUNCTION = re.compile(r"\bregexp_\w+\s*$", re.IGNORECASE)
 _MAY_MATCH = re.compile(r"regexp|rlike|similar|~", re.IGNORECASE)
 # What ends an operand; a sign for a string with an expansion in it, and one for any other.
-_OPERAND_ENDS = r",|\b(?:and|or|xor|then|else|end|as|from|where|group|having|order|limit|union|on|join)\b"
+_OPERAND_ENDS = r",|&&|\b(?:and|or|xor|then|else|end|as|from|where|group|having|order|limit|union|on|join)\b"
 _FILLED, _FIXED = "'%'", "''"
 
 

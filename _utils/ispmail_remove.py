@@ -204,7 +204,8 @@ def _left_alone(
             is_broken = name not in PERMITS and _lacking(expand(value, new)) > _lacking(expand(value, old))
             for before, word in itertools.pairwise(["", *words(value)]):
                 if not own.isdisjoint(names_in(word)) or (is_broken and expand(word, new) != expand(word, old)):
-                    yield f"{prefix}{name}", f"{before} {word}" if is_check(before) else word
+                    shown = without_inline(word)
+                    yield f"{prefix}{name}", f"{before} {shown}" if is_check(before) else shown
 
 
 def _lacking(expanded: str) -> int:

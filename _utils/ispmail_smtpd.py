@@ -188,12 +188,15 @@ def describe_now(before: Reply | None, inventory: Inventory) -> str:
             f"smtpd on {now.server} does not answer yet ({now}){also}: master(8) starts a program that has died again "
             f"after {_throttled(inventory):g} s (service_throttle_time); postfix stop and postfix start do so at once."
         )
+    answered = before is not None and before.code is not None
     if now.was_not_asked:
+        if answered and now.code is None and now.server is not None:
+            return f"smtpd on {now.server} does not answer any more ({now}): see the mail log."
         return f"smtpd itself was not asked ({now})."
     if now.cannot_ask:
         also = ", nor could it before the change" if before is not None and before.cannot_ask else ""
         return f"smtpd on {now.server} cannot ask its maps ({now}){also}: see the mail log, which names the table."
-    return "It answers as before."
+    return "It answers as before." if answered and before and not before.cannot_ask else "It answers now."
 
 
 def _ask_until_restarted(inventory: Inventory) -> Reply:

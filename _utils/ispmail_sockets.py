@@ -262,7 +262,10 @@ def unknown_in_chroot(names: Collection[str], chroot: str, user: str) -> dict[st
     inside = _resolve(names, chroot, user)
     failed = {name: reason for name, reason in inside.items() if reason}
     outside = _resolve(failed, "/", user) if failed else {}
-    return {name: reason for name, reason in failed.items() if not outside[name]}
+    known = [name for name in failed if not outside[name]]
+    # A name server that was slow to answer would have answered by now.
+    again = _resolve(known, chroot, user) if known else {}
+    return {name: reason for name, reason in again.items() if reason}
 
 
 def _resolve(names: Collection[str], root: str, user: str) -> dict[str, str]:
@@ -279,9 +282,9 @@ def _resolve(names: Collection[str], root: str, user: str) -> dict[str, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise CannotAsk(f"no end of resolving {', '.join(names)} in {root} within {_SECONDS} s") from None
+        raise CannotAsk(f"{', '.join(names)} could not be resolved in {root} within {_SECONDS} s") from None
     except OSError as err:
-        raise CannotAsk(f"no program to resolve {', '.join(names)} in {root}: {err.strerror}") from err
+        raise CannotAsk(f"{', '.join(names)} could not be resolved in {root}: {err.strerror}") from err
     said = done.stdout.splitlines()
     if done.returncode != 0 or len(said) != len(names):
         raise CannotAsk(f"{', '.join(names)} could not be resolved in {root}: {(done.stderr.splitlines() or [''])[-1]}")

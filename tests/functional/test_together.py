@@ -219,6 +219,6 @@ def test_an_in_place_writer_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ispmail_transaction.time, "sleep", lambda seconds: (waits.append(seconds), os.utime(path, (1, 1)))
     )
-    ispmail_transaction._wait_until_cold(str(path))
-    ispmail_transaction._wait_until_cold(str(path))
+    assert ispmail_transaction._gets_cold(str(path))
+    assert ispmail_transaction._gets_cold(str(path))
     assert len(waits) == 1

@@ -244,8 +244,8 @@ def test_could_not_tell_whether_a_chroot_knows_a_host(server, monkeypatch):
     monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", cannot)
     monkeypatch.setattr(ispmail_apply, "unaskable", lambda *_: ([], []))
     warnings = apply(server, {"a": {"parameter": "virtual_alias_maps", "hosts": "db1"}}, test=True).warnings
-    said = f"whether the hosts of the maps are known inside the chroot {server.queue} is not known: no answer"
-    assert [each for each in warnings if "chroot" in each] == [said]
+    told = f"can be resolved inside the chroot {server.queue} could not be told: no answer"
+    assert [each for each in warnings if "chroot" in each] == [f"whether the hosts of the maps {told}"]
 
 
 def test_whose_a_parameter_is_is_asked_only_where_its_name_does_not_tell(server, lite, monkeypatch):

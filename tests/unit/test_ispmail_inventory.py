@@ -280,6 +280,16 @@ def test_tables_in_pattern_files(tmp_path):
     assert (word.is_table, word.only_tables, len(word.references)) == (False, False, 2)
 
 
+@pytest.mark.parametrize(("release", "is_seen"), [("3.10.4", False), ("3.11.0", True)])
+def test_a_pattern_file_is_read_as_its_release_does(tmp_path, release, is_seen):
+    """And nothing in it is expanded."""
+    (tmp_path / "domains").write_text("debug:mysql:/a.cf mysql:$dir/b.cf\n")
+    found = reached(relay_domains=str(tmp_path / "domains"), mail_version=release, dir="/x")
+    tables = [f"mysql:{'/a.cf'}"] * is_seen
+    assert [table for _, _, table in found if "b.cf" not in table] == tables
+    assert [table for _, _, table in found if "b.cf" in table] != ["mysql:/x/b.cf"]
+
+
 def test_the_backup_of_a_memcache_table(tmp_path):
     file, domains = tmp_path / "mc.cf", tmp_path / "domains"
     file.write_text(f"memcache = inet:127.0.0.1:1\nbackup = proxy:mysql:{tmp_path}/a.cf\n# backup = mysql:/b.cf\n")

@@ -399,10 +399,19 @@ ALONE = "smtpd asks only the first one so"
             "own stands behind check_sender_access in smtpd_helo_restrictions",
         ),
         (
-            "smtpd_restriction_classes = x, ours\nours = check_sender_access $own",
+            "smtpd_restriction_classes = x, ours\nours = check_sender_access $own\nx = permit, ours\n"
+            "smtpd_data_restrictions = check_client_access hash:/x x",
             "",
             "own stands behind check_sender_access in ours",
         ),
+        # A class is judged by the lists that lead to it, and one that none leads to is not asked.
+        (
+            "smtpd_restriction_classes = x, ours\nours = check_sender_access $own\nx = ours\n"
+            "smtpd_sender_restrictions = x",
+            "",
+            None,
+        ),
+        ("smtpd_restriction_classes = x, ours\nours = x, check_sender_access $own\nx = ours", "", None),
         (
             "",
             " -o smtpd_relay_restrictions=check_sender_access,$own",

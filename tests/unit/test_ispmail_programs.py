@@ -91,7 +91,6 @@ def test_which_parameters_take_pattern_files(parameter, takes):
         *((f"smtpd_{name}_restrictions", "Check_Recipient_Access", False) for name in ("relay", "recipient")),
         *((f"smtpd_{name}_restrictions", f"check_{name}_access", False) for name in ("client", "helo", "etrn")),
         *((f"smtpd_{name}_restrictions", "check_recipient_access", True) for name in ("data", "end_of_data")),
-        ("ours", "check_sender_access", True),
         ("smtpd_sender_restrictions", "permit", False),
     ],
 )

@@ -344,6 +344,7 @@ WARNINGS = [
         for condition in (
             # The address is compared with an expression of the table's own.
             "'%s' REGEXP b",
+            "b REGEXP 'x' && c='%s'",
             "'%s' REGEXP CONCAT('^', b) AND c=1",
             "REGEXP_LIKE('%s', b)",
             "REGEXP_REPLACE(b, 'x', '%s') = c",

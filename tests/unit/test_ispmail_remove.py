@@ -259,6 +259,19 @@ def test_a_table_that_something_else_asks_stays(server, changes, caplog, main_cf
     assert changes == []
 
 
+def test_what_stands_beside_the_parameter_is_not_shown_where_it_is_a_password(server, changes, caplog):
+    server.main_cf("smtp_sasl_password_maps = unionmap:{inline:{mx=user:SECRET},$own}\nown = mysql:DIR/a.cf").table("a")
+    with pytest.raises(Failed, match="smtp_sasl_password_maps") as caught:
+        remove(server, {"a": {"parameter": "own"}})
+    assert "SECRET" not in str(caught.value) + caplog.text and changes == []
+
+
+def test_a_directory_with_the_name_of_a_list_names_no_table(server, changes):
+    """A parameter of the admin's own, such as the beginning of a path."""
+    server.main_cf("my_list = DIR\nvirtual_alias_maps = mysql:DIR/a.cf").table("a")
+    assert list(remove(server, A).changes) == ["a", "main.cf"]
+
+
 def test_a_table_that_a_file_names_stays(server, changes):
     """A pattern file or a memcache table led to it: it was deleted, and each RCPT was answered by 451."""
     server.main_cf("relay_domains = DIR/domains\nvirtual_alias_maps = mysql:DIR/a.cf memcache:DIR/mc.cf").table("a")
@@ -269,7 +282,7 @@ def test_a_table_that_a_file_names_stays(server, changes):
     users = ("virtual_alias_maps (memcache:DIR/mc.cf)", "relay_domains (DIR/domains)")
     assert all(each in server.short(str(caught.value)) for each in users)
     os.unlink(server.directory / "domains")
-    os.mkdir(server.directory / "domains")
+    os.mkfifo(server.directory / "domains")
     with pytest.raises(CannotAsk, match=r"^whether relay_domains leads to SQL tables cannot be told: "):
         remove(server, A)
     assert changes == []

@@ -202,7 +202,8 @@ def test_how_long_a_silent_smtpd_is_waited_for(value, seconds):
     ("before", "now", "said"),
     [
         (OK, OK, "It answers as before."),
-        (None, OK, "It answers as before."),
+        *((before, OK, "It answers now.") for before in (None, SILENT, CLOSED, NOT)),
+        (OK, CLOSED, "smtpd on a:25 does not answer any more (Connection refused): see the mail log."),
         (
             OK,
             SILENT,
