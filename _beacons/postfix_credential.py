@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("7aa05265912d")
+ispmail_stamp.require("2149ecc19d4f")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("7aa05265912d")
+ispmail_stamp.require("2149ecc19d4f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

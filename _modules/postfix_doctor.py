@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("7aa05265912d")
+ispmail_stamp.require("2149ecc19d4f")
 
 
 import ispmail_accounts

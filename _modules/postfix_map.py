@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("7aa05265912d")
+ispmail_stamp.require("2149ecc19d4f")
 
 import ispmail_compare
 import ispmail_consumers

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("7aa05265912d")
+ispmail_stamp.require("2149ecc19d4f")
 
 import ispmail_apply
 import ispmail_compare

@@ -205,6 +205,8 @@ def _left_alone(
             for before, word in itertools.pairwise(["", *words(value)]):
                 if not own.isdisjoint(names_in(word)) or (is_broken and expand(word, new) != expand(word, old)):
                     shown = without_inline(word)
+                    # What is not shown may name it.
+                    shown += "".join(f", ${each}" for each in names_in(word) if each in own.difference(names_in(shown)))
                     yield f"{prefix}{name}", f"{before} {shown}" if is_check(before) else shown
 
 
