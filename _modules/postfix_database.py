@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("2149ecc19d4f")
+ispmail_stamp.require("97b7bde81425")
 
 import ispmail_accounts
 import ispmail_holders

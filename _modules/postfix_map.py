@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("2149ecc19d4f")
+ispmail_stamp.require("97b7bde81425")
 
 import ispmail_compare
 import ispmail_consumers

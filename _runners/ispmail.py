@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("2149ecc19d4f")
+ispmail_stamp.require("97b7bde81425")
 
 import salt.client
 import salt.utils.event

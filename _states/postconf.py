@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("2149ecc19d4f")
+ispmail_stamp.require("97b7bde81425")
 
 from ispmail_salt import state
 

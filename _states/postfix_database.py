@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("2149ecc19d4f")
+ispmail_stamp.require("97b7bde81425")
 
 from ispmail_salt import state
 

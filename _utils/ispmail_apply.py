@@ -202,8 +202,9 @@ def _unknown_in_chroot(instance: CompleteInstance, inventory: Inventory) -> tupl
     found: dict[tuple[str, str], dict[str, list[CompleteMap]]] = {}
     for each in instance.maps:
         for as_ in askers(each, inventory, staged=True):
-            for name in names(each.canonical, each.type) if as_.chroot and as_.user else []:
-                found.setdefault((as_.chroot or "", as_.user or ""), {}).setdefault(name, []).append(each)
+            if as_.chroot and as_.user:
+                for name in names(each.canonical, each.type):
+                    found.setdefault((as_.chroot, as_.user), {}).setdefault(name, []).append(each)
     for (chroot, user), by_name in found.items():
         try:
             unknown = ispmail_sockets.unknown_in_chroot(by_name, chroot, user)

@@ -83,7 +83,7 @@ def run(
             env={**inherited, "LC_ALL": "C", "PATH": path, **(environment or {})},
             pass_fds=tuple(pass_fds),
             check=False,
-            **_as_user(user, primary_group_only),
+            **(as_user(user, primary_group_only) if user is not None else {}),
         )
     except FileNotFoundError as err:
         package = _PACKAGES.get(name, "postfix")
@@ -100,9 +100,12 @@ def run(
     )
 
 
-def _as_user(user: str | None, primary_group_only: bool) -> dict[str, Any]:
-    if user is None:
-        return {}
+def as_user(user: str, primary_group_only: bool = False) -> dict[str, Any]:
+    """Options of `subprocess.run` by which a program runs as a user, with its groups, and has no terminal of ours.
+
+    Raises:
+        CannotAsk: There is no such user.
+    """
     try:
         entry = pwd.getpwnam(user)
     except KeyError as err:

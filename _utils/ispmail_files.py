@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import fcntl
 import os
-import pwd
 import re
 import stat
 import struct
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ispmail_command import as_user
 from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, repr_without
 
 # How far the modification time is set back, in seconds.
@@ -86,14 +86,7 @@ def permits(user: str, access: str, path: str) -> bool:
         CannotAsk: There is no such user, or the file system does not answer.
     """
     try:
-        group = pwd.getpwnam(user).pw_gid
-    except KeyError:
-        raise CannotAsk(f"there is no user {user}: check mail_owner in main.cf") from None
-    groups = os.getgrouplist(user, group)
-    try:
-        done = subprocess.run(
-            ["test", f"-{access}", path], check=False, timeout=_SECONDS, user=user, group=group, extra_groups=groups
-        )
+        done = subprocess.run(["test", f"-{access}", path], check=False, timeout=_SECONDS, **as_user(user))
     except subprocess.TimeoutExpired:
         raise CannotAsk(f"{path} could not be opened within {_SECONDS} s: check its file system") from None
     return done.returncode == 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ispmail_errors import Fault, repr_without
@@ -97,18 +97,12 @@ def _is_service(text: str, table_type: str) -> bool:
     return table_type == "mysql" and re.fullmatch(r"[A-Za-z0-9]*[A-Za-z][A-Za-z0-9._+-]*", text) is not None
 
 
-def _is_address(text: str) -> bool:
+def _is_address(text: str, parsed: Callable[[str], object] = ipaddress.ip_address) -> bool:
     try:
-        return bool(ipaddress.ip_address(text))
+        parsed(text)
     except ValueError:
         return False
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return bool(ipaddress.IPv6Address(text))
-    except ValueError:
-        return False
+    return True
 
 
 def _is_uri(text: str, table_type: str) -> bool:
@@ -132,7 +126,7 @@ def _path_fault(text: str, table_type: str) -> Fault | None:
 
 def _name_fault(text: str, table_type: str) -> Fault | None:
     name, port = _split_port(text)
-    if "[" in text or (":" in name and not _is_ipv6(name)):
+    if "[" in text or (":" in name and not _is_address(name, ipaddress.IPv6Address)):
         reason = "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"
         return Fault("hosts", reason, f"write such as ::1:{_DEFAULT_PORTS[table_type]}")
     if not name:

@@ -16,7 +16,7 @@ from ispmail_expand import expand, names_in, referred
 from ispmail_maincf import overrides, words
 from ispmail_postconf import Service
 from ispmail_programs import MOST, is_match_list, programs_of
-from ispmail_reach import Place, Reference, Word, places, references, words_of
+from ispmail_reach import Place, Reference, Word, places, references, tables_in, words_of
 
 # What proxymap may open: that a table stands there asks nothing.
 PERMITS = ("proxy_read_maps", "proxy_write_maps")
@@ -118,13 +118,13 @@ class Inventory(NamedTuple):
     users: Mapping[str, Sequence[str]]  # a parameter to those that refer to it, of master.cf too
     by_programs: dict[tuple[str, ...], tuple[Reader, ...]] | None = None  # of the readers, those that were asked for
 
+    def options(self) -> list[tuple[str, dict[str, str]]]:
+        """What services set by options in master.cf: each one, such as submission/inet, with its parameters."""
+        return [(f"{service.name}/{service.type}", overrides(service.command)) for service in self.services]
+
     def overrides(self) -> dict[str, str]:
-        """What services set by options in master.cf: such as submission/inet/virtual_alias_maps to the value."""
-        return {
-            f"{service.name}/{service.type}/{name}": value
-            for service in self.services
-            for name, value in overrides(service.command).items()
-        }
+        """The same as one: such as submission/inet/virtual_alias_maps to the value."""
+        return {f"{where}/{name}": value for where, own in self.options() for name, value in own.items()}
 
     def unasked(self, names: Iterable[str]) -> set[str]:
         """Those of these parameters whose tables nothing asks: the admin's own, to which no other one refers."""
@@ -142,7 +142,7 @@ class Inventory(NamedTuple):
         """The tables that parameters and options of master.cf ask through proxymap, as they spell them."""
         known = self.settings.values
         found: set[str] = set()
-        for own in (known, *(overrides(service.command) for service in self.services)):
+        for own in (known, *(own for _, own in self.options())):
             values = {**known, **own}
             for name, value in own.items():
                 if name not in PERMITS and _may_name_table(name, value, values):
@@ -275,10 +275,7 @@ def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
             inside = _patterns(path) if is_pattern else _backup(path, known)
         except CannotAsk as err:
             raise CannotAsk(f"{what}: {err}") from err
-        # Nothing is expanded there.
-        release = {"mail_version": known.values.get("mail_version", "")}
-        named = references(inside.replace("$", "$$"), release)
-        found += [each._replace(path=known.real_path(each.path)) for each in named]
+        found += [each._replace(path=known.real_path(each.path)) for each in tables_in(inside, known.values)]
         waiting += _files(inside, is_pattern)
     return found
 
@@ -312,9 +309,7 @@ def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
 def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
     """Tables in the options of a service. A table may be an argument of its command too, as for postmulti's own."""
     known = inventory.settings
-    for service in inventory.services:
-        where = f"{service.name}/{service.type}"
-        own = overrides(service.command)
+    for where, own in inventory.options():
         of_service = known._replace(values={**known.values, **own})
         for name, value in own.items():
             if name in PERMITS or not _may_name_table(name, value, of_service.values):

@@ -22,7 +22,7 @@ from ispmail_errors import CannotAsk, Fault, plural, repr_without
 from ispmail_expand import expand, names_in
 from ispmail_files import File, Replacement
 from ispmail_inventory import Inventory, Settings
-from ispmail_maincf import overrides, shown, without_inline
+from ispmail_maincf import shown, without_inline
 from ispmail_maincf import words as split_words
 from ispmail_programs import is_check, restriction_fault, restriction_lists, second_table_fault, takes_one_table
 from ispmail_reach import Reference, Wanted, joined, pointing, references
@@ -339,12 +339,12 @@ def _second_tables(
     values = {**known.values, **parameters}
     several = [name for name in parameters_of(maps) if len(split_words(expand(values.get(name, ""), values))) > 1]
     changing = any(name in parameters for name in several)
-    options = [overrides(service.command) for service in inventory().services] if changing else []
+    options = inventory().options() if changing else []
     # In a list that is expanded, these parameters stand as $name still.
     values.update({name: f"$${name}" for name in several})
     last_maps = {f"${each.parameter}": each for each in maps}
     found: dict[str, Fault] = {}
-    for there in (values, *({**values, **own} for own in options)):
+    for there in (values, *({**values, **own} for _, own in options)):
         classes = split_words(expand(there.get("smtpd_restriction_classes", ""), there))
         lists = {
             name: split_words(expand(there.get(name, ""), there)) for name in (*restriction_lists(there), *classes)

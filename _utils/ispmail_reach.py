@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ispmail_errors import Fault
 from ispmail_expand import expand, sole_name
 from ispmail_maincf import without_inline, words
+from ispmail_programs import is_check
 from ispmail_tablefile import release_of
 
 _WRITTEN_AS_TABLE = re.compile(r"((proxy|debug):)*(mysql|pgsql|sqlite):")
@@ -66,7 +67,12 @@ def references(value: str, values: Mapping[str, str]) -> list[Reference]:
         value: As main.cf has it.
         values: Name to value of all parameters.
     """
-    return _reached(words(expand(value, values)), "", _before_table(values))
+    return tables_in(expand(value, values), values)
+
+
+def tables_in(expanded: str, values: Mapping[str, str]) -> list[Reference]:
+    """List the tables that a text reaches in which nothing is expanded any more."""
+    return _reached(words(expanded), "", _before_table(values))
 
 
 def _reached(expanded: Sequence[str], previous: str, before: str) -> list[Reference]:
@@ -77,7 +83,7 @@ def _reached(expanded: Sequence[str], previous: str, before: str) -> list[Refere
 
 def _without_options(word: str, previous: str) -> str:
     """The table in a word such as !mysql:…, or in braces as check_ccert_access takes it: {mysql:…, search_order=…}."""
-    if word.startswith("{") and previous.lower().startswith("check_"):
+    if word.startswith("{") and is_check(previous):
         return next(iter(words(word[1:].removesuffix("}"))), "")
     return word.lstrip("!")
 

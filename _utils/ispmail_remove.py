@@ -24,7 +24,7 @@ from ispmail_errors import CannotAsk, Failed, PillarFault
 from ispmail_expand import expand, names_in, sole_name
 from ispmail_files import Replacement
 from ispmail_inventory import PERMITS, Inventory, Settings, own_parameters
-from ispmail_maincf import overrides, shown, without_inline, words
+from ispmail_maincf import shown, without_inline, words
 from ispmail_plan import OPEN_DOMAINS, Outcome, finished, named_by, parameters_of, restriction_faults, table_file
 from ispmail_programs import is_check
 from ispmail_reach import without
@@ -196,8 +196,8 @@ def _left_alone(
     """Where a parameter that has nothing left is named by something that needs a table, such as check_…_access."""
     known, changed = inventory.settings.values, after.settings.values
     own = own_parameters((name for name, value in parameters.items() if not value), inventory.settings)
-    options = [(f"{each.name}/{each.type}/", overrides(each.command)) for each in inventory.services]
-    for prefix, given, values in [("", changed, {}), *((where, some, some) for where, some in options)]:
+    options = [(f"{where}/", own, own) for where, own in inventory.options()]
+    for prefix, given, values in [("", changed, {}), *options]:
         old, new = {**known, **values}, {**changed, **values}
         for name, value in given.items():
             # A permission needs no table.

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "2149ecc19d4f"
+STAMP = "97b7bde81425"
 
 
 def require(stamp: str) -> None:
