@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("97b7bde81425")
+ispmail_stamp.require("fc81eb139bca")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("97b7bde81425")
+ispmail_stamp.require("fc81eb139bca")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("97b7bde81425")
+ispmail_stamp.require("fc81eb139bca")
 
 import ispmail_accounts
 import ispmail_holders

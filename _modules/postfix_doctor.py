@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("97b7bde81425")
+ispmail_stamp.require("fc81eb139bca")
 
 
 import ispmail_accounts

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("97b7bde81425")
+ispmail_stamp.require("fc81eb139bca")
 
 import ispmail_apply
 import ispmail_compare

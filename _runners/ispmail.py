@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("97b7bde81425")
+ispmail_stamp.require("fc81eb139bca")
 
 import salt.client
 import salt.utils.event

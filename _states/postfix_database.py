@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("97b7bde81425")
+ispmail_stamp.require("fc81eb139bca")
 
 from ispmail_salt import state
 

@@ -18,7 +18,8 @@ import ispmail_sql
 from ispmail_config_database import DatabaseConfig
 from ispmail_database import Server, Step
 from ispmail_errors import DatabaseError, listed, plural
-from ispmail_sql import NATIVE, Account, Grant
+from ispmail_plugins import NATIVE
+from ispmail_sql import Account, Grant
 
 log = logging.getLogger(__name__)
 

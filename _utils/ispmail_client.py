@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import ispmail_plugins
 from ispmail_errors import DatabaseError
 from ispmail_meanings import LOST, NO_TLS, UNREACHABLE, numbered
-from ispmail_sql import NATIVE
 
 # All in seconds. Building an index takes longer than any question.
 _CONNECT, _LOGIN, _READ, _BUILD = 5, 10, 10, 300
@@ -137,7 +136,7 @@ class Client:
             login_within: Seconds for all of the login, but for the system's resolver.
         """
         self.where = where
-        self.plugin = NATIVE
+        self.plugin = ispmail_plugins.NATIVE
         self._login = login
         self._connect_within, self._login_within, self._answer_within = connect_within, login_within, _READ
         self._reader = _Reader()

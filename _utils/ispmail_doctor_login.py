@@ -14,8 +14,9 @@ import ispmail_tablefile
 from ispmail_database import Rows
 from ispmail_doctor_postfix import LiveMap
 from ispmail_errors import IspmailError, plural
+from ispmail_plugins import NATIVE
 from ispmail_report import Finding, fault_if, warning_if
-from ispmail_sql import NATIVE, Grant
+from ispmail_sql import Grant
 
 # The keys of a table file that decide how Postfix logs in. Maps that agree in all of them share one login.
 _LOGIN_KEYS = (

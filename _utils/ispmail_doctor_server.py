@@ -12,8 +12,8 @@ from ispmail_config_database import DatabaseConfig
 from ispmail_doctor_login import PLUGIN_CHECK
 from ispmail_doctor_postfix import Target
 from ispmail_errors import IspmailError
+from ispmail_plugins import NATIVE
 from ispmail_report import Finding, fault_if, warning_if
-from ispmail_sql import NATIVE
 from ispmail_table_users import Users
 
 # Two weeks, in seconds.

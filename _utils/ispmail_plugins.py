@@ -20,8 +20,8 @@ import hashlib
 from dataclasses import dataclass, field
 
 from ispmail_errors import DatabaseError
-from ispmail_sql import NATIVE
 
+NATIVE = "mysql_native_password"
 CACHING_SHA2 = "caching_sha2_password"
 SHA256 = "sha256_password"
 # Only for the message: no plugin but those above is answered.

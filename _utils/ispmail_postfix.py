@@ -65,24 +65,29 @@ def master(queue_directory: str) -> int | None:
         raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
 
 
-def reload(config_directory: str, queue_directory: str, drain: float = 2) -> list[str]:
+def reload(config_directory: str, queue_directory: str, drain: float = 2, once_more: bool = False) -> list[str]:
     """Make a running instance read its configuration again; no mail is refused.
 
     A busy process ends its session first, an idle one ends within a second.
 
     Args:
         drain: How many seconds to wait for the processes that have read the old table files.
+        once_more: Another reload follows at once: signal master(8) alone, and leave it to that one to go through
+            the queue first.
 
     Returns:
         Those that are left, such as ``smtpd 4711``: they still use what they have read before.
 
     Raises:
-        CannotAsk: Postfix refused; says what Postfix said.
+        CannotAsk: Postfix refused, and says what Postfix said, or master(8) cannot be signalled.
     """
     began = time.clock_gettime(time.CLOCK_BOOTTIME)
     started = time.monotonic()
     before = _started_before(began, queue_directory)
-    output("postfix", ["-c", config_directory, "reload"])
+    if once_more:
+        _signal_master(queue_directory)
+    else:
+        output("postfix", ["-c", config_directory, "reload"])
     again = time.monotonic() + _SIGNALLED_SECONDS
     until = time.monotonic() + drain
     while True:

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import ispmail_collations
 from ispmail_errors import InvalidInput
-
-NATIVE = "mysql_native_password"
+from ispmail_plugins import NATIVE
 
 _NAME = r"`(?:[^`]|``)*`"
 _ACCOUNT = rf"{_NAME}@{_NAME}"

@@ -193,7 +193,7 @@ def _load(
     """Have Postfix read what is new, check, and delete."""
     if exchange.two_steps:
         if running:
-            _reload(change)
+            _reload(change, once_more=True)
         exchange.complete()
         # It may have been started in between, with the first step.
         running = _master(change) is not None
@@ -289,7 +289,7 @@ def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Map
         # Where that fails, as on a full disk, the way back is one step.
         with contextlib.suppress(IspmailError):
             exchange.retreat()
-            _reloaded(change)
+            _reloaded(change, once_more=True)
     try:
         exchange.restore(lambda: _old_main_cf(change, workspace, old_values))
     except IspmailError as err:
@@ -337,11 +337,11 @@ def _named(change: Change, exchange: Exchange) -> list[str]:
     return [path for path in exchange.begun if os.fsencode(path) in text]
 
 
-def _reloaded(change: Change) -> bool:
+def _reloaded(change: Change, once_more: bool = False) -> bool:
     """Reload Postfix if it runs and the change is Postfix's, and return whether it was."""
     running = _master(change) is not None
     if running:
-        _reload(change)
+        _reload(change, once_more)
     return running
 
 
@@ -350,8 +350,8 @@ def _master(change: Change) -> int | None:
     return ispmail_postfix.master(change.queue_directory) if change.queue_directory else None
 
 
-def _reload(change: Change) -> list[str]:
-    return ispmail_postfix.reload(change.config_directory, change.queue_directory)
+def _reload(change: Change, once_more: bool = False) -> list[str]:
+    return ispmail_postfix.reload(change.config_directory, change.queue_directory, once_more=once_more)
 
 
 def _reason(err: BaseException) -> str:

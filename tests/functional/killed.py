@@ -280,13 +280,13 @@ def _cut_before_reload(found: Site) -> None:
     """Leave the second state on disk, unloaded, with the journal of its change."""
 
     def act() -> str:
-        def end(*_: object) -> None:
+        def end(*_: object, **__: object) -> None:
             os._exit(1)
 
         ispmail_postfix.reload = end  # in a forked process only
         return found.run("apply second")
 
-    traced(act)
+    assert traced(act).returned is None
     assert found.interrupted() and found.leftovers()
 
 

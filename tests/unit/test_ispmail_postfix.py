@@ -251,6 +251,15 @@ def test_a_reload_that_reached_nobody_is_done_again(instance, monkeypatch):
         assert instance.hups == 1
 
 
+def test_of_two_reloads_the_first_is_a_signal_to_master(instance, monkeypatch):
+    """What `postfix reload` does before that, the second does."""
+    instance.command("echo 'postfix: fatal: no' >&2; exit 1", monkeypatch)
+    with instance.running("smtpd"):
+        time.sleep(0.1)
+        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=10, once_more=True) == []
+        assert instance.hups == 1
+
+
 def test_how_long_a_reload_waits(instance, monkeypatch):
     """Two seconds, unless it is told otherwise; master(8) is signalled once, and not before it had its time."""
     clock, signalled = [0.0], []

@@ -42,14 +42,16 @@ class Postfix:
         self.errors = []  # of the reloads, None for none
         self.old_processes = []
         self.found = []
+        self.followed = []  # whether it was told that another reload follows
 
     def master(self, queue):
         assert queue == str(self.server.queue)
         return self.pid
 
-    def reload(self, directory, queue):
+    def reload(self, directory, queue, once_more):
         assert directory == str(self.server.directory) and self.master(queue)
         self.found.append(visible(self.server))
+        self.followed.append(once_more)
         error = self.errors.pop(0) if self.errors else None
         if error:
             raise CannotAsk(error)
@@ -211,10 +213,12 @@ def test_domains_come_last_and_go_first(server, postfix, domains):
     """Else each address of such a domain is accepted for a moment; and so it is on the way back."""
     more, less = {domains: "x.test", **MAILBOXES}, dict.fromkeys((domains, *MAILBOXES))
     ispmail_transaction.make(change(server, parameters=more))
-    assert [found["main.cf"] for found in postfix.found] == [MAILBOXES, more]
+    assert [found["main.cf"] for found in postfix.found] == [MAILBOXES, more] and postfix.followed == [True, False]
     postfix.found.clear()
+    postfix.followed.clear()
     made(server, fails(), parameters=less)
     assert [found["main.cf"] for found in postfix.found] == [MAILBOXES, {}, MAILBOXES, more]
+    assert postfix.followed == [True, False, True, False]
     postfix.found.clear()
     ispmail_transaction.make(change(server, parameters=less))
     assert [found["main.cf"] for found in postfix.found] == [MAILBOXES, {}]
@@ -236,6 +240,7 @@ def test_one_step_is_enough_where_no_domain_comes_or_goes_with_a_map(server, pos
     assert [found["main.cf"] for found in postfix.found] == [
         {name: value for name, value in parameters.items() if value}
     ]
+    assert postfix.followed == [False]
 
 
 @pytest.mark.parametrize("starts", [True, False])
