@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("fc81eb139bca")
+ispmail_stamp.require("d6a277e656ad")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

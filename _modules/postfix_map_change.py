@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("fc81eb139bca")
+ispmail_stamp.require("d6a277e656ad")
 
 import ispmail_apply
 import ispmail_compare

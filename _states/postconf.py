@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("fc81eb139bca")
+ispmail_stamp.require("d6a277e656ad")
 
 from ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("fc81eb139bca")
+ispmail_stamp.require("d6a277e656ad")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -216,7 +216,7 @@ def _unknown_in_chroot(instance: CompleteInstance, inventory: Inventory) -> tupl
         faults += [
             Fault(
                 each.sources["hosts"],
-                f"names {name}, which cannot be resolved inside the chroot {chroot}, though outside of it ({reason})",
+                f"names {name}, which can be resolved on this server, but not inside the chroot {chroot} ({reason})",
                 ispmail_sockets.KNOWN_IN_CHROOT,
             )
             for name, reason in unknown.items()

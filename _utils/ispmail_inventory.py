@@ -270,7 +270,7 @@ def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
         seen.add((path, is_pattern))
         what = f"whether {parameter} leads to SQL tables cannot be told"
         if len(seen) > _MOST_FILES:
-            raise CannotAsk(f"{what}: it names more than {_MOST_FILES} files, one in the other")
+            raise CannotAsk(f"{what}: it names more than {_MOST_FILES} files, some of them inside others")
         try:
             inside = _patterns(path) if is_pattern else _backup(path, known)
         except CannotAsk as err:

@@ -121,7 +121,7 @@ def second_table_fault(parameter: str, key: str, before: str, restrictions: str)
     return Fault(
         key,
         f"{parameter} stands behind {before} in {restrictions}, and would hold more than one table: "
-        "smtpd asks only the first one so",
+        "smtpd looks up what the check is about in the first one only",
         f"give the map a parameter of its own, such as {parameter}_2, and write {before} ${parameter}_2 there too",
     )
 

@@ -208,7 +208,7 @@ def test_a_name_that_the_jail_does_not_know_is_refused(add_line, mariadb, runnin
         add_line("hosts", "127.0.0.1 db.ispmail.test")
         named = {"virtual_mailbox_maps": {"hosts": f"db.ispmail.test:{mariadb.port}"}}
         minion = Minion(directory / "minion", pillar_for(postfix, mariadb, maps=named))
-        said = "names db.ispmail.test, which cannot be resolved inside the chroot"
+        said = "names db.ispmail.test, which can be resolved on this server, but not inside the chroot"
         if running:
             before = everything(postfix)
             for test in (True, False):

@@ -222,8 +222,8 @@ def test_hosts_that_a_chroot_does_not_know(server, monkeypatch, runs):
     monkeypatch.setattr(ispmail_apply, "unaskable", lambda *_: ([], ["a doubt"]))
     monkeypatch.setattr(ispmail_apply, "_refuse_before_a_reload", lambda *_: [])
     said = [
-        f"ispmail:maps:{name}:hosts names db1, which cannot be resolved inside the chroot {server.queue}, though "
-        "outside of it (no): restart Postfix, by which"
+        f"ispmail:maps:{name}:hosts names db1, which can be resolved on this server, but not inside the chroot "
+        f"{server.queue} (no): restart Postfix, by which"
         for name in "ab"
     ]
     if runs:

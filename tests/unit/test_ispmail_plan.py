@@ -372,7 +372,7 @@ def test_restrictions_are_told_with_all_other_faults(server):
     assert [each.key for each in compare(server, a={"parameter": "own"}).faults] == ["maps:a:parameter"]
 
 
-ALONE = "smtpd asks only the first one so"
+ALONE = "smtpd looks up what the check is about in the first one only"
 
 
 @pytest.mark.parametrize(
