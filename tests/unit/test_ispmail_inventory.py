@@ -325,7 +325,7 @@ def test_files_in_files_have_an_end(tmp_path, files):
         (tmp_path / str(number)).write_text(f"{tmp_path}/{number + 1}\n")
     (tmp_path / str(files - 1)).write_text("mysql:/a.cf\n")
     if files > 50:
-        with pytest.raises(CannotAsk, match=r"^whether relay_domains leads .* more than 50 files, some of them inside others"):
+        with pytest.raises(CannotAsk, match=r"^whether relay_domains leads .* more than 50 files"):
             reached(relay_domains=f"{tmp_path}/0")
     else:
         assert len(reached(relay_domains=f"{tmp_path}/0")) == 1
