@@ -415,6 +415,12 @@ def answering(monkeypatch):
     return set_found
 
 
+def test_maps_of_which_an_answer_is_expected():
+    maps = [Map(name, "virtual_alias_maps", "mysql", True, f"/{name}.cf") for name in "ab"]
+    instance = SimpleNamespace(answers=[Answer("b", "x", "y"), Answer("c", "x", "y")])
+    assert ispmail_answers.answering(instance, maps) == maps[1:]
+
+
 OURS = Map("a", "virtual_alias_maps", "mysql", True, "/a.cf")
 AWAY = Lookup(COULD_NOT_ASK, reason="away")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ispmail_collations import by_hand, conversion, narrow
+from ispmail_collations import by_hand, conversion, convert_clause, narrow
 
 
 def test_columns_that_do_not_hold_every_address():
@@ -32,3 +32,7 @@ def test_columns_that_do_not_hold_every_address():
 )
 def test_only_what_is_sure_to_keep_its_order_is_converted(collations, target):
     assert conversion({str(number): text for number, text in enumerate(collations)}) == target
+
+
+def test_all_columns_of_a_table_are_converted():
+    assert convert_clause("utf8mb4_bin") == "CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"

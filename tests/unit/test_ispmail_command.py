@@ -60,6 +60,8 @@ def test_groups_of_another_user(monkeypatch):
     monkeypatch.setattr(os, "getgrouplist", lambda user, group: [group, 12345])
     for only, expected in ((False, f"{first} 12345"), (True, f"{first}")):
         assert ispmail_command.run("id", ["-G"], user="nobody", primary_group_only=only).stdout.strip() == expected
+    assert ispmail_command.run("id", ["-G"], user="nobody").stdout.strip() == f"{first} 12345"
+    assert ispmail_command.as_user("nobody")["extra_groups"] == [first, 12345]
 
 
 def test_another_user_gets_nothing_of_ours(monkeypatch):

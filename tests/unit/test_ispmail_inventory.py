@@ -317,6 +317,9 @@ def test_a_file_that_cannot_be_read_may_name_tables(tmp_path):
             CannotAsk, match=rf"^whether {next(iter(values))} leads to SQL tables .* {tmp_path}/fifo is"
         ):
             reached(**values)
+    # To a parameter that is no match list a path is no file of patterns.
+    found = [("virtual_alias_maps", "mysql:/a.cf", "mysql:/a.cf")]
+    assert reached(virtual_alias_maps=f"mysql:/a.cf {tmp_path}/fifo") == found
 
 
 @pytest.mark.parametrize("files", [50, 51])

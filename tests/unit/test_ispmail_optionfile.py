@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ispmail_optionfile import faults, other_settings, parse, render
+from ispmail_optionfile import faults, login_steps, other_settings, parse, render
 
 
 def test_a_login():
@@ -117,3 +117,15 @@ def test_what_includes_ends_no_group():
 def test_the_length_is_that_of_the_escaped_bytes():
     assert faults("u", "\xe4" * 2000) == [] and [fault.key for fault in faults("\xe4" * 2001, "p")] == ["database:user"]
     assert faults("u", "\udce4" * 4000) == []
+
+
+def test_what_decides_the_user_in_the_order_of_the_file():
+    """Of all groups of clients, and of the one that is named; what a file includes is read where it is named."""
+    content = (
+        b"user=none\n[mysqld]\nuser=mysql\n[client]\nuser = 'a b'\npassword=x\nuser\n!include  /etc/my.cnf\n"
+        b"[client-server]\nuser=c\n[client-mariadb]\nuser=d\n[postfix]\nuser=e\n!includedir /etc/my.d\n!included /x\n"
+    )
+    steps = [("user", "a b"), ("include", "/etc/my.cnf"), ("user", "c"), ("user", "d")]
+    assert list(login_steps(content, "postfix")) == [*steps, ("user", "e"), ("includedir", "/etc/my.d")]
+    assert list(login_steps(content, "client")) == [*steps, ("includedir", "/etc/my.d")]
+    assert list(login_steps(None, "client")) == []

@@ -99,6 +99,17 @@ def test_where_a_parameter_may_hold_one_table(restrictions, before, is_one):
     assert ispmail_programs.takes_one_table(restrictions, before) is is_one
 
 
+def test_the_fault_of_a_second_table():
+    fault = ispmail_programs.second_table_fault(
+        "own", "maps:a:parameter", "check_helo_access", "smtpd_data_restrictions"
+    )
+    assert (fault.key, fault.fix) == (
+        "maps:a:parameter",
+        "give the map a parameter of its own, such as own_2, and write check_helo_access $own_2 there too",
+    )
+    assert "own stands behind check_helo_access in smtpd_data_restrictions" in fault.reason
+
+
 def test_lists_of_restrictions():
     names = ["smtpd_sender_restrictions", "smtpd_restriction_classes", "ours_restrictions", "smtpd_data_restrictions"]
     assert ispmail_programs.restriction_lists(names) == [names[0], names[3]]

@@ -134,6 +134,10 @@ def test_old_processes_are_those_of_all_instances(on_minion, monkeypatch):
     assert postfix_map.old_processes() == ["smtpd of /queue/etc/postfix", "smtpd of /queue/etc/postfix-second"]
     assert postfix_map.old_processes("second") == ["smtpd of /queue/etc/postfix-second"]
     assert seen[0] == [table("/etc/postfix", name).removeprefix("mysql:") for name in NAMES]
+    # Where pillar names no map there may be no Postfix.
+    on_minion(postfix_map, ispmail=section("/nowhere", **NO_MAPS))
+    monkeypatch.setattr("ispmail_inventory.settings", fails(CannotAsk("Postfix is not there")))
+    assert postfix_map.old_processes() == []
 
 
 @pytest.mark.parametrize("name", ["read", "compare", "consumers", "old_processes"])
