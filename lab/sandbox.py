@@ -11,7 +11,8 @@ from types import TracebackType
 from lab import tail
 from lab.processes import run
 
-FOLDERS = ("etc", "srv", "var", "root", "run", "usr")
+# /usr first: its other layer may lie in /root, and of overlays on overlays Linux takes two.
+FOLDERS = ("usr", "etc", "srv", "var", "root", "run")
 # Over each folder a layer of its own: what is written goes there, what is read comes from the folder below.
 _SCRIPT = """
 set -e
