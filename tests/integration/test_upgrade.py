@@ -82,6 +82,7 @@ def salt(request):
         options = {"beacons": beacons, "loop_interval": 1, "multiprocessing": not threads}
         with Salt(series, directory / "salt", roots, patience=2, **options) as running:
             running.checkout, running.beacon = checkout, directory / "beacon"
+            running.processes = not threads
             yield running
 
 
@@ -93,6 +94,9 @@ def last_beat(salt):
 def test_a_changed_library_reaches_a_running_minion_whole(salt):
     """Salt replaces modules in a running minion, but not what they import: its jobs ran the old library."""
     first = salt.call("state.apply", "probe")
+    if not salt.processes and "No module named 'ispmail_" in str(first):
+        # One thread of Salt takes the library's folder off the path while another imports from it.
+        first = salt.call("state.apply", "probe")
     assert "state one, module one" in [state["comment"] for state in first.values()], first
     old_version = salt.call("ispmail.version")
     salt.wait_until(lambda: last_beat(salt)[0] == "one", "the beacon has loaded the library", 60)
