@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("d6a277e656ad")
+ispmail_stamp.require("777984847441")
 
 
 import ispmail_accounts

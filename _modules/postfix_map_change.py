@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("d6a277e656ad")
+ispmail_stamp.require("777984847441")
 
 import ispmail_apply
 import ispmail_compare

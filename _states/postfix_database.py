@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("d6a277e656ad")
+ispmail_stamp.require("777984847441")
 
 from ispmail_salt import state
 

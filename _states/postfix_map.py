@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("d6a277e656ad")
+ispmail_stamp.require("777984847441")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -107,8 +107,8 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
     faults = [*difference.faults, *_faults_here(instance, difference, inventory), *(unknown if running else [])]
     if faults:
         raise PillarFault(instance.pillar_key, faults)
-    # A start of Debian's Postfix copies the files anew.
-    warnings += [] if running else below(instance.pillar_key, unknown)
+    # Where Postfix does not run: a start of Debian's copies the files anew.
+    warnings += below(instance.pillar_key, unknown)
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     changed = [each for each in instance.maps if each.name in difference.changed]
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)

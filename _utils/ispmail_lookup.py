@@ -208,9 +208,8 @@ def _each_with_its_own(together: Lookup, tables: Sequence[str]) -> dict[str, Loo
     """
     found: dict[str, list[str]] = {table: [] for table in tables}
     for line in together.warnings:
-        named = [table for table in tables if _is_named(table, line)] or [
-            table for table in tables if len(tables) > 1 and _names_host(line, table)
-        ]
+        named = [table for table in tables if _is_named(table, line)]
+        named = named or [table for table in tables if _names_host(line, table)]
         for table in named or tables:
             found[table].append(line)
     return {table: together._replace(warnings=tuple(warnings)) for table, warnings in found.items()}

@@ -201,9 +201,10 @@ def test_what_a_reload_needs_is_looked_at_where_postfix_runs(server, lite, monke
     assert not os.path.exists(server.path("a"))
 
 
-@pytest.mark.parametrize("runs", [True, False])
-def test_hosts_that_a_chroot_does_not_know(server, monkeypatch, runs):
+@pytest.mark.parametrize(("runs", "proxymap"), [(True, "n"), (False, "y")])
+def test_hosts_that_a_chroot_does_not_know(server, monkeypatch, runs, proxymap):
     """Each name is asked for once in a chroot. Where Postfix does not run, its start may bring the files."""
+    server.master_cf(f"{SERVICES}proxymap unix - - {proxymap} - - proxymap\n")
     asked = []
 
     def unknown(names, chroot, user):
@@ -234,7 +235,8 @@ def test_hosts_that_a_chroot_does_not_know(server, monkeypatch, runs):
         *found, doubt, stopped = [each for each in apply(server, maps, test=True).warnings if "TLS" not in each]
         assert (doubt, stopped) == ("a doubt", STOPPED)
     assert [text[: len(start)] for text, start in zip(found, said)] == said and len(found) == 2
-    assert asked == [(["db1", "db2"], str(server.queue), "postfix")]
+    in_chroot = ["db1", "db2", "db3"] if proxymap == "y" else ["db1", "db2"]
+    assert asked == [(in_chroot, str(server.queue), "postfix")]
 
 
 def test_could_not_tell_whether_a_chroot_knows_a_host(server, monkeypatch):

@@ -16,6 +16,7 @@ import pytest
 
 import ispmail_lookup
 from ispmail_errors import CannotAsk
+from ispmail_command import Done
 from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
 from ispmail_query import PROBE_DOMAIN
 from lab.postfix import write_cold
@@ -217,6 +218,15 @@ def test_a_table_is_asked_as_the_process_that_will_ask_it(config, script, table)
     refused = ispmail_lookup.ask("example.org", ["sqlite:" + str(config / "a.cf")], str(config), as_=Asker("nobody"))
     assert (refused.result, refused.warnings) == (COULD_NOT_ASK, ())
     assert refused.reason == f"open {config}/a.cf: Permission denied"
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_groups_of_the_process_that_will_ask(monkeypatch, only):
+    given = []
+    done = Done(0, "x", "")
+    monkeypatch.setattr(ispmail_lookup, "run", lambda *_, **options: given.append(options) or done)
+    ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x", as_=Asker("nobody", primary_group_only=only))
+    assert [(options["user"], options["primary_group_only"]) for options in given] == [("nobody", only)]
 
 
 def test_a_main_cf_that_only_root_may_read(config, table):

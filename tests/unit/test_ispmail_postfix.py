@@ -256,6 +256,7 @@ def test_of_two_reloads_the_first_is_a_signal_to_master(instance, monkeypatch):
     instance.command("echo 'postfix: fatal: no' >&2; exit 1", monkeypatch)
     with instance.running("smtpd"):
         time.sleep(0.1)
+        monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)  # it is not signalled again
         assert ispmail_postfix.reload(instance.directory, instance.queue, drain=10, once_more=True) == []
         assert instance.hups == 1
 

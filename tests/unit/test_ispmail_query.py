@@ -337,6 +337,8 @@ WARNINGS = [
             "REGEXP_REPLACE (b, CONCAT('%u', 'x'), 'c') = 1",
             "b REGEXP 'x' AND b REGEXP '%s'",
             "b IN (SELECT c FROM u WHERE d REGEXP '%s')",
+            "b REGEXP /* ' */ '%s'",
+            "b REGEXP /*! '%s' */",
         )
     ),
     *(
@@ -358,6 +360,8 @@ WARNINGS = [
             "b=~'%s'",
             "regexp_c = '%s'",
             "b='%s' /* c REGEXP ' */ /* ' */",
+            "b REGEXP 'x', '%s'",
+            "b='%s' /* REGEXP '%s' */",
         )
     ),
     *(
@@ -366,7 +370,15 @@ WARNINGS = [
     ),
     *(
         ("pgsql", f"SELECT a FROM t WHERE {condition}", [])
-        for condition in ("b ~~ '%s'", "b ~~* '%s'", "'%s' ~ b", "similar = '%s'", "b LIKE '%s'", "/* /* ~ */ */ '%s'")
+        for condition in (
+            "b ~~ '%s'",
+            "b ~~* '%s'",
+            "'%s' ~ b",
+            "similar = '%s'",
+            "b LIKE '%s'",
+            "/* /* ~ */ */ '%s'",
+            "b = 'x~' || '%s'",
+        )
     ),
     ("sqlite", "SELECT a FROM t WHERE b REGEXP '%s'", ["has an expansion in a regular expression"]),
     ("sqlite", "SELECT ~a FROM t WHERE b='%s'", []),

@@ -197,6 +197,13 @@ def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
             "virtual_alias_maps ($own), own (mysql:DIR/a.cf), virtual_alias_domains ($virtual_alias_maps), "
             "smtp/inet/relocated_maps ($own)",
         ),
+        # What is inline is not shown; that the parameter stands behind it is.
+        (
+            "own = mysql:DIR/a.cf\nrelocated_maps = pipemap:{inline:{x=SECRET}, $own}",
+            "",
+            "own",
+            "relocated_maps (pipemap:{inline:***, $own)",
+        ),
         # A restriction that would stand alone: 451 for each recipient.
         (
             "own = mysql:DIR/a.cf\nsmtpd_sender_restrictions = permit_mynetworks, check_sender_access $own, reject",

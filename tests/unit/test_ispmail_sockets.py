@@ -416,6 +416,11 @@ def test_a_slow_name_server_is_asked_once_more(monkeypatch):
     monkeypatch.setattr(ispmail_sockets, "_resolve", resolve)
     assert ispmail_sockets.unknown_in_chroot(["a", "b", "c"], "/jail", "x") == {}
     assert asked == [(["a", "b", "c"], "/jail"), (["a", "b"], "/"), (["a"], "/jail")]
+    # No process is started to ask for nothing.
+    said, asked = [{"a": "no"}, {"a": "no"}], []
+    assert ispmail_sockets.unknown_in_chroot(["a"], "/jail", "x") == {}
+    said = [{"a": ""}]
+    assert ispmail_sockets.unknown_in_chroot(["a"], "/jail", "x") == {} and said == []
 
 
 @pytest.mark.parametrize(
@@ -430,6 +435,14 @@ def test_could_not_tell_whether_a_name_is_known(monkeypatch, chroot, program, re
     monkeypatch.setattr(sys, "executable", program)
     with pytest.raises(CannotAsk, match=f"^{reason}$"):
         unknown(chroot, "x")
+
+
+def test_a_child_that_resolves_names_has_nothing_of_ours(monkeypatch):
+    """It runs as another user, who may not enter our folder; its reason is English, whatever its bytes are."""
+    code = "import os; print(os.getcwd(), dict(os.environ), flush=True); os.write(1, b'\\xff\\n')"
+    monkeypatch.setattr(ispmail_sockets, "_RESOLVE", code)
+    found = ispmail_sockets._resolve(["a", "b"], "/", "nobody")
+    assert found == {"a": "/ {'LC_ALL': 'C'}", "b": "\ufffd"}
 
 
 def test_a_name_that_is_resolved_for_too_long(monkeypatch):
