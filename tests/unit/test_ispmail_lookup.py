@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 import ispmail_lookup
-from ispmail_errors import CannotAsk
 from ispmail_command import Done
+from ispmail_errors import CannotAsk
 from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
 from ispmail_query import PROBE_DOMAIN
 from lab.postfix import write_cold
