@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("fc81eb139bca")
+ispmail_stamp.require("8df99f51c6be")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("fc81eb139bca")
+ispmail_stamp.require("8df99f51c6be")
 
 import ispmail_accounts
 import ispmail_holders

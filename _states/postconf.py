@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("fc81eb139bca")
+ispmail_stamp.require("8df99f51c6be")
 
 from ispmail_salt import state
 
