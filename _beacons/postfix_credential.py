@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("8df99f51c6be")
+ispmail_stamp.require("ab284e830242")
 
 import contextlib
 import json

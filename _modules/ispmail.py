@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("8df99f51c6be")
+ispmail_stamp.require("ab284e830242")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8df99f51c6be")
+ispmail_stamp.require("ab284e830242")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("8df99f51c6be")
+ispmail_stamp.require("ab284e830242")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8df99f51c6be")
+ispmail_stamp.require("ab284e830242")
 
 import ispmail_apply
 import ispmail_compare

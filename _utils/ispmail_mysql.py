@@ -160,7 +160,7 @@ def _mixed(key: bytes, salt: bytes) -> bytes:
 
 def _repeated(digest: bytes, length: int) -> bytes:
     """A digest as often as it takes to fill a length."""
-    return (digest * (length // len(digest) + 1))[:length]
+    return (digest * length)[:length]
 
 
 def _characters(number: int, count: int) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import ispmail_database
 import ispmail_lookup
+from ispmail_errors import DatabaseError
 from ispmail_mysql import MySQL as Dialect
 from lab import HOST, scratch
 from lab.images import missing_requirements
@@ -126,6 +128,22 @@ def test_database_and_account_are_made(server, directory, test):
             assert server.logs_in(OLD) and not server.logs_in(NEW)
             assert call(minion, "account") == {"changes": {}, "warnings": []}
             assert minion.apply("ispmail.database")["postfix_database.account"]["changes"] == {}
+
+
+def test_other_rights_are_named_and_revoked_where_pillar_says_so(minion, server):
+    call(minion, "account")
+    server.sql(f"GRANT INSERT, UPDATE ON mailserver.* TO {ACCOUNT}")
+    server.sql(f"GRANT BACKUP_ADMIN ON *.* TO {ACCOUNT}")
+    done = call(minion, "account")
+    assert done["changes"] == {}
+    (warning,) = done["warnings"]
+    assert warning.startswith(f"{NAME} also has BACKUP_ADMIN ON *.*; INSERT, UPDATE ON `mailserver`.*, which was left")
+    assert "(nobody is connected now)" in warning
+    minion.pillar = pillar(server, revoke_other_grants=True)
+    (change,) = call(minion, "account")["changes"].values()
+    assert change["grants"]["new"] == SELECT == call(minion, "read")["accounts"][NAME]["grants"]
+    assert call(minion, "account") == {"changes": {}, "warnings": []}
+    assert server.logs_in(OLD)
 
 
 @pytest.mark.parametrize("storage_format", ["CRYPT5", "PBKDF2_SHA512"])
@@ -287,6 +305,17 @@ def test_consumers(minion, server, unjailed, by):
         assert password in option_file.read_text()
     call(minion, "credential_sole")
     assert rcpt(unjailed.port, JACK)[0] == 250
+
+
+def test_a_refused_login_is_told_only_over_a_verified_connection(minion, server):
+    """To a wrong password this plugin has no answer: the server asks for the password itself."""
+    minion.pillar = pillar(server, accounts_host=[HOST, "localhost"])
+    call(minion, "account")
+    keys = {"user": "mailserver", "password": NEW, "dbname": "mailserver"}
+    for host, number in ((f"{HOST}:{server.port}", 0), (f"unix:{server.socket}", 1045)):
+        with pytest.raises(DatabaseError) as caught:
+            ispmail_database.ask({**keys, "hosts": host}, host, [])
+        assert caught.value.number == number
 
 
 def test_no_log_of_the_server_holds_a_password(minion, server, directory):

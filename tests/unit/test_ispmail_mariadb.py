@@ -61,6 +61,7 @@ def test_hashes():
     stored = server.hash_password(PLUGIN, "password", "salt", {})
     assert stored == native_hash("password")
     assert server.is_hash_of(stored, "password") is True and server.is_hash_of(stored, "other") is False
+    assert (server.name, server.sql_mode) == ("MariaDB", "NO_AUTO_CREATE_USER")
     assert server.settings is None and server.plugins == (PLUGIN,) and server.most_passwords is None
 
 

@@ -98,6 +98,14 @@ def test_rounds_are_whole_thousands_and_bounded(monkeypatch, wanted, rounds):
     assert found == f"$A${rounds}${'s' * 20}{int(rounds, 16) * 1000}"
 
 
+def test_the_rounds_of_a_hash_are_hexadecimal(monkeypatch):
+    monkeypatch.setattr(ispmail_mysql, "sha256_crypt", lambda key, salt, rounds: f"{rounds:043}")
+    server, head = MySQL("9.7.4"), f"$A$01F${'s' * 20}"
+    assert (
+        server.is_hash_of(f"{head}{31000:043}", "x") is True and server.is_hash_of(f"{head}{32000:043}", "x") is False
+    )
+
+
 def test_the_old_plugin_has_its_own_hash():
     server = MySQL("8.4.6")
     assert server.hash_password(NATIVE, "old", "s" * 20, {}) == OLD
@@ -116,6 +124,7 @@ def test_the_old_plugin_has_its_own_hash():
         ("invalid", None, SHA2, ()),
         (OLD, None, SHA2, ()),
         (OLD, None, "sha256_password", ()),
+        (text(CRYPT_12), None, "sha256_password", ()),
     ],
 )
 def test_accounts(first, second, plugin, hashes):
