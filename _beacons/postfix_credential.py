@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("ab284e830242")
+ispmail_stamp.require("813e9d144d60")
 
 import contextlib
 import json

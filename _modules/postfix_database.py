@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("ab284e830242")
+ispmail_stamp.require("813e9d144d60")
 
 import ispmail_accounts
 import ispmail_holders

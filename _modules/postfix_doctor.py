@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("ab284e830242")
+ispmail_stamp.require("813e9d144d60")
 
 
 import ispmail_accounts

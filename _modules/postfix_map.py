@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("ab284e830242")
+ispmail_stamp.require("813e9d144d60")
 
 import ispmail_compare
 import ispmail_consumers

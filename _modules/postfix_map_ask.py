@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("ab284e830242")
+ispmail_stamp.require("813e9d144d60")
 
 import ispmail_answers
 import ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("ab284e830242")
+ispmail_stamp.require("813e9d144d60")
 
 import ispmail_apply
 import ispmail_compare

@@ -320,7 +320,6 @@ def _password_change(
 ) -> _PasswordChange:
     """What is done to the passwords of an account that has not what it should have."""
     dialect, plugin = server.dialect, found.plugins[0]
-    arguments = {"user": config.user, "host": host}
     kept: list[str] = []
     if action == "sole":
         statements = dialect.sole(plugin)
@@ -328,8 +327,7 @@ def _password_change(
         # An account that accepts no password yet has none to keep.
         kept = [text for text, ours in zip(found.hashes, accepted) if not ours]
         statements = dialect.accept(plugin, len(kept)) if kept else dialect.set_password(plugin)
-    if any("%(new)s" in statement for statement in statements):
-        arguments["new"] = _hash(server, plugin, config.password or "")
+    arguments = {"user": config.user, "host": host, "new": _hash(server, plugin, config.password or "")}
     arguments.update({f"old{number}": text for number, text in enumerate(kept)})
     step = Step(f"{config.user}@{ispmail_database.shown(host)}", tuple(statements), arguments)
     return _PasswordChange(step, (len(found.hashes), len(kept) + 1))

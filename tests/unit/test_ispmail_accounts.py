@@ -404,19 +404,24 @@ def test_where_one_account_cannot_be_changed_none_is(admin):
     assert server.done == []
 
 
+# The other of two accounts has what it should have.
+B = [mariadb_row(NEW, OLD, host="b")]
+PARTS = f"\n- may be done: {NAME}\n- not done: mailserver@b"
+
+
 @pytest.mark.parametrize(
     ("action", "before", "refuses", "after", "said"),
     [
         ("accept", [OLD], None, [], "does not accept the passwords that were set: run it again"),
-        ("accept", [OLD], None, [mariadb_row(OLD, THIRD)], "does not accept the passwords that were set"),
-        ("accept", [OLD], None, [mariadb_row(NEW)], "does not accept the passwords that were set"),
+        ("accept", [OLD], None, [mariadb_row(OLD, THIRD), *B], "does not accept the passwords that were set"),
+        ("accept", [OLD], None, [mariadb_row(NEW), *B], "does not accept the passwords that were set"),
         ("sole", [NEW, OLD], None, [mariadb_row(NEW, OLD)], "does not accept the passwords that were set"),
         (
             *("accept", [OLD], None, FAILED),
             f"{FAILED}. {NAME}, mailserver@b were changed, but could not be read back: run credential_accepted again",
         ),
-        ("accept", [OLD], FAILED, None, f"{FAILED}. run credential_accepted again, it goes on from there:"),
-        ("sole", [NEW, OLD], FAILED, None, f"{FAILED}. run credential_sole again, it goes on from there:"),
+        ("accept", [OLD], FAILED, None, f"{FAILED}. run credential_accepted again, it goes on from there:{PARTS}"),
+        ("sole", [NEW, OLD], FAILED, None, f"{FAILED}. run credential_sole again, it goes on from there:{PARTS}"),
     ],
 )
 def test_a_server_that_does_not_do_it(admin, caplog, action, before, refuses, after, said):
