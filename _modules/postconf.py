@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("777984847441")
+ispmail_stamp.require("411fac394e8d")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

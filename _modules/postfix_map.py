@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("777984847441")
+ispmail_stamp.require("411fac394e8d")
 
 import ispmail_compare
 import ispmail_consumers

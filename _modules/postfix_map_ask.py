@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("777984847441")
+ispmail_stamp.require("411fac394e8d")
 
 import ispmail_answers
 import ispmail_classes

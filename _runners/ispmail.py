@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("777984847441")
+ispmail_stamp.require("411fac394e8d")
 
 import salt.client
 import salt.utils.event

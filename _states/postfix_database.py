@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("777984847441")
+ispmail_stamp.require("411fac394e8d")
 
 from ispmail_salt import state
 

@@ -6,9 +6,10 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import ispmail_account_users
@@ -17,8 +18,8 @@ import ispmail_schema
 import ispmail_sql
 from ispmail_config_database import DatabaseConfig
 from ispmail_database import Server, Step
+from ispmail_dialect import Dialect
 from ispmail_errors import DatabaseError, listed, plural
-from ispmail_plugins import NATIVE
 from ispmail_sql import Account, Grant
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,12 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
     """Read what there is on the database server, without secrets.
 
     Returns:
-        ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a list of
-        what is missing, ``table`` for all of it), ``accounts`` (``user@host``, all hosts of the maps' user, to
-        ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``, and ``expires``: None
-        for never, or when its password does, ``seconds`` from now and ``date``), ``others``, see
-        `ispmail_account_users.other_readers`, and ``refused_logins``, how many the server has refused since its start,
-        None where it does not count them.
+        ``server`` (its version), ``login_plugins`` (those that a rotation can handle; a new account gets the first),
+        ``database`` (its name, None where there is none), ``tables`` (table to a list of what is missing, ``table`` for
+        all of it), ``accounts`` (``user@host``, all hosts of the maps' user, to ``managed``, ``grants``, ``plugins``,
+        ``passwords``, how many are accepted, ``locked``, and ``expires``: None for never, or when its password does,
+        ``seconds`` from now and ``date``), ``others``, see `ispmail_account_users.other_readers`, and
+        ``refused_logins``, how many the server has refused since its start, None where it does not count them.
 
     Raises:
         DatabaseError: The server cannot be asked.
@@ -64,6 +65,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
         clock = server.ask("SELECT @@global.default_password_lifetime AS days, UNIX_TIMESTAMP() AS now")[0]
         return {
             "server": ispmail_database.shown(server.version),
+            "login_plugins": list(server.dialect.plugins),
             "database": config.dbname if ispmail_schema.has_database(server, config.dbname) else None,
             "tables": {table: missing.describe() for table, missing in needs.items()},
             "accounts": {
@@ -112,11 +114,11 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
 
 def _account_change(server: Server, config: DatabaseConfig, host: str, found: Account | None) -> _AccountChange:
     """What is to be done to one account, which may not exist yet."""
-    new = ispmail_sql.native_hash(config.password or "")
-    arguments = {"user": config.user, "host": host, "new": new}
     name = f"{config.user}@{ispmail_database.shown(host)}"
     if found is None:
-        statements = ispmail_sql.create_account(server.mariadb) + ispmail_sql.grant_select([], config.dbname)
+        plugin = server.dialect.plugins[0]
+        statements = server.dialect.create(plugin) + ispmail_sql.grant_select([], config.dbname)
+        arguments = {"user": config.user, "host": host, "new": _hash(server, plugin, config.password or "")}
         made = {"old": None, "new": "made"}
         only = {"old": [], "new": ispmail_sql.describe_grants([ispmail_sql.select_grant(config.dbname)])}
         change = {"account": made, "password": {"old": None, "new": "***"}, "expires": {"old": None, "new": "never"}}
@@ -128,22 +130,35 @@ def _account_change(server: Server, config: DatabaseConfig, host: str, found: Ac
         statements, now = ispmail_sql.regrant(held, config.dbname, privileges), []
     else:
         statements, now = ispmail_sql.grant_select(held, config.dbname), held
-    warnings = [*_login_warnings(name, found, new), *_grant_warnings(server, config, name, more)]
+    warnings = [
+        *_login_warnings(server.dialect, name, found, config.password or ""),
+        *_grant_warnings(server, config, name, more),
+    ]
     if not statements:
         return _AccountChange(warnings=tuple(warnings))
     # Each statement stands for a SELECT that is missing, or for what is more than it.
     then = [*now, ispmail_sql.select_grant(config.dbname)]
     grants = {"old": ispmail_database.shown_grants(held), "new": ispmail_database.shown_grants(then)}
-    step = Step(f"change the grants of {name}", tuple(statements), arguments)
+    step = Step(f"change the grants of {name}", tuple(statements), {"user": config.user, "host": host})
     return _AccountChange((step,), {"grants": grants}, tuple(warnings))
 
 
-def _login_warnings(name: str, found: Account, new: str) -> Iterator[str]:
+def _hash(server: Server, plugin: str, password: str) -> str:
+    """What the server will keep of a password, with a new salt."""
+    dialect = server.dialect
+    settings = {}
+    if dialect.settings:
+        settings = {str(row["Variable_name"]): str(row["Value"]) for row in server.ask(dialect.settings)}
+    # 15 bytes are 20 characters.
+    return dialect.hash_password(plugin, password, secrets.token_urlsafe(15), settings)
+
+
+def _login_warnings(dialect: Dialect, name: str, found: Account, password: str) -> Iterator[str]:
     """What may keep the maps from logging in, and is not changed here."""
-    plugins = _other_plugins(found)
+    plugins = _other_plugins(dialect, found)
     if plugins:
         yield f"{name} {plugins}"
-    elif new not in found.hashes:
+    elif not any(_accepted(dialect, found, password)):
         yield f"{name} does not accept pillar's password: see credential_accepted"
     if found.expires(0) is not None:
         yield f"the password of {name} expires: ALTER USER … PASSWORD EXPIRE NEVER, see postfix_doctor.report"
@@ -181,15 +196,14 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
         DatabaseError: An account does not exist, logs in by another plugin, or the change would lock somebody out;
             nothing is changed then. Or the connection was lost; the text says which accounts are done.
     """
-    new = ispmail_sql.native_hash(config.password or "")
     with ispmail_database.admin(config.login, lock=not test) as server:
         found = read_accounts(server, config.user)
-        work = _password_changes(config, found, new, action, server.mariadb)
+        work = _password_changes(server, config, found, action)
         if work and not test:
             began = time.monotonic()
             again = f"run credential_{'accepted' if action == 'accept' else 'sole'} again"
             ispmail_database.run(server, [change.step for change in work.values()], again)
-            _check(server, config, new, work, again)
+            _check(server, config, work, again)
             for name, change in work.items():
                 _report(name, action, change.passwords, time.monotonic() - began)
     changes = {
@@ -203,7 +217,7 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
 
 
 def _password_changes(
-    config: DatabaseConfig, found: Mapping[str, Account], new: str, action: Action, mariadb: bool
+    server: Server, config: DatabaseConfig, found: Mapping[str, Account], action: Action
 ) -> dict[str, _PasswordChange]:
     """What is to be done to each account, by its name.
 
@@ -214,15 +228,13 @@ def _password_changes(
     work: dict[str, _PasswordChange] = {}
     for host in config.managed_hosts(found):
         name = f"{config.user}@{ispmail_database.shown(host)}"
-        fault = credential_fault(found.get(host), new, action, mariadb)
+        account = found.get(host)
+        accepted = _accepted(server.dialect, account, config.password or "") if account else ()
+        fault = credential_fault(server.dialect, account, accepted, action)
         if fault:
             faults.append(f"{name} {fault}")
-            continue
-        change = _password_change(found[host].hashes, new, action, mariadb)
-        if change:
-            statements, hashes, passwords = change
-            step = Step(name, tuple(statements), {**hashes, "user": config.user, "host": host})
-            work[name] = _PasswordChange(step, passwords)
+        elif account and (accepted[:1] != (True,) or (action == "sole" and len(accepted) > 1)):
+            work[name] = _password_change(server, config, host, account, accepted, action)
     if faults:
         raise DatabaseError(listed("Nothing was changed", faults))
     return work
@@ -230,56 +242,40 @@ def _password_changes(
 
 def read_accounts(server: Server, user: str) -> dict[str, Account]:
     """Read the accounts of a user, by their hosts."""
-    if server.mariadb:
-        rows = server.ask("SELECT Host AS host, Priv AS priv FROM mysql.global_priv WHERE User = %s", [user])
-        accounts = {row["host"]: ispmail_sql.mariadb_account(row["priv"]) for row in rows}
-        return {host: found for host, found in accounts.items() if found is not None}
-    rows = server.ask(
-        "SELECT Host AS host, plugin, CAST(authentication_string AS CHAR) AS hash, account_locked AS locked,"
-        " User_attributes->>'$.additional_password' AS second, password_lifetime AS lifetime,"
-        " IF(password_expired = 'Y', 0, UNIX_TIMESTAMP(password_last_changed)) AS changed"
-        " FROM mysql.user WHERE User = %s",
-        [user],
-    )
-    return {
-        row["host"]: replace(
-            ispmail_sql.mysql_account(row["plugin"], row["hash"], row["second"], row["locked"] == "Y"),
-            changed=row["changed"],
-            lifetime=row["lifetime"],
-        )
-        for row in rows
-    }
+    rows = server.ask(server.dialect.accounts, [user])
+    accounts = {row["host"]: server.dialect.read_account(row) for row in rows}
+    return {host: found for host, found in accounts.items() if found is not None}
 
 
-def credential_fault(found: Account | None, new: str, action: Action, mariadb: bool) -> str | None:
+def credential_fault(dialect: Dialect, found: Account | None, accepted: Sequence[bool], action: Action) -> str | None:
     """Tell why an account's passwords cannot be changed, and what to do.
 
     Args:
+        dialect: Of the server.
         found: The account, None if it does not exist.
-        new: The hash of pillar's password.
+        accepted: For each of the account's hashes whether it is of pillar's password.
         action: As for `credential`.
-        mariadb: The server is a MariaDB, not a MySQL.
 
     Returns:
         A sentence without its subject; None where the passwords can be changed.
     """
     if found is None:
         return "does not exist: run postfix_database.account first"
-    plugins = _other_plugins(found)
+    plugins = _other_plugins(dialect, found)
     if plugins:
         return plugins
-    if new in found.hashes:
+    if any(accepted):
         # The first password is that of the rotation which has begun last: servers may use it.
-        overtaken = action == "sole" and found.hashes[0] != new
+        overtaken = action == "sole" and not accepted[0]
         return (
             "has accepted another password since then, another rotation has begun: rotate again" if overtaken else None
         )
     if action == "sole":
         return "does not accept pillar's password yet, clients would be locked out: run credential_accepted first"
-    if len(found.hashes) > 1 and not mariadb:
+    if len(accepted) == dialect.most_passwords:
         return (
-            "accepts two other passwords already, and a MySQL keeps no third: put the newer one of them back into "
-            "pillar, rotate, then start again"
+            f"accepts two other passwords already, and a {dialect.name} keeps no third: put the newer one of them "
+            "back into pillar, rotate, then start again"
         )
     return None
 
@@ -295,14 +291,18 @@ def unmanaged_accounts(config: DatabaseConfig, found: Mapping[str, Account]) -> 
     ]
 
 
-def _other_plugins(found: Account) -> str:
+def _accepted(dialect: Dialect, account: Account, password: str) -> tuple[bool, ...]:
+    """For each hash of an account whether it is of a password."""
+    return tuple(dialect.is_hash_of(text, password) for text in account.hashes)
+
+
+def _other_plugins(dialect: Dialect, found: Account) -> str:
     """What to do where an account logs in by a plugin that Postfix may not have; empty where it does not."""
-    others = [ispmail_database.shown(plugin) for plugin in found.plugins if plugin != NATIVE]
+    others = [ispmail_database.shown(plugin) for plugin in found.plugins if plugin not in dialect.plugins]
     if not others:
         return ""
     return (
-        f"logs in by {', '.join(others)}, which smtpd's chroot and PyMySQL do not have: "
-        f"give it a password by {NATIVE} alone (ALTER USER … IDENTIFIED VIA {NATIVE} …), "
+        f"logs in by {', '.join(others)}, {dialect.plugin_advice}, "
         "or, if the maps do not use it, list the hosts of those that they use in server:accounts_host"
     )
 
@@ -316,22 +316,24 @@ def _expiry(account: Account, default_lifetime: int, now: int) -> dict[str, Any]
 
 
 def _password_change(
-    hashes: tuple[str, ...], new: str, action: Action, mariadb: bool
-) -> tuple[list[str], dict[str, str], tuple[int, int]] | None:
-    """Statements, the hashes in them, and how many passwords an account accepts, before and after.
+    server: Server, config: DatabaseConfig, host: str, found: Account, accepted: Sequence[bool], action: Action
+) -> _PasswordChange:
+    """What is done to the passwords of an account that has not what it should have."""
+    dialect, plugin = server.dialect, found.plugins[0]
+    kept: list[str] = []
+    if action == "sole":
+        statements = dialect.sole(plugin)
+    else:
+        # An account that accepts no password yet has none to keep.
+        kept = [text for text, ours in zip(found.hashes, accepted) if not ours]
+        statements = dialect.accept(plugin, len(kept)) if kept else dialect.set_password(plugin)
+    arguments = {"user": config.user, "host": host, "new": _hash(server, plugin, config.password or "")}
+    arguments.update({f"old{number}": text for number, text in enumerate(kept)})
+    step = Step(f"{config.user}@{ispmail_database.shown(host)}", tuple(statements), arguments)
+    return _PasswordChange(step, (len(found.hashes), len(kept) + 1))
 
-    None where an account with these passwords has what it should have.
-    """
-    if hashes[:1] == (new,) and (action == "accept" or len(hashes) == 1):
-        return None
-    # An account that accepts no password yet has none to keep.
-    kept = [text for text in hashes if text != new] if action == "accept" else []
-    statements = ispmail_sql.accept_password(mariadb, len(kept)) if kept else ispmail_sql.set_only_password(mariadb)
-    arguments = {"new": new, **{f"old{number}": text for number, text in enumerate(kept)}}
-    return statements, arguments, (len(hashes), len(kept) + 1)
 
-
-def _check(server: Server, config: DatabaseConfig, new: str, work: Mapping[str, _PasswordChange], again: str) -> None:
+def _check(server: Server, config: DatabaseConfig, work: Mapping[str, _PasswordChange], again: str) -> None:
     """See that the server has done what it was asked for."""
     try:
         accounts = read_accounts(server, config.user)
@@ -340,7 +342,8 @@ def _check(server: Server, config: DatabaseConfig, new: str, work: Mapping[str, 
         raise DatabaseError(text, err.number) from None
     after = {f"{config.user}@{ispmail_database.shown(host)}": found for host, found in accounts.items()}
     for name, change in work.items():
-        if name not in after or new not in after[name].hashes or len(after[name].hashes) != change.passwords[1]:
+        accepted = _accepted(server.dialect, after[name], config.password or "") if name in after else ()
+        if not any(accepted) or len(accepted) != change.passwords[1]:
             raise DatabaseError(f"{name} does not accept the passwords that were set: run it again")
 
 

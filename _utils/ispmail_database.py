@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import ispmail_dialect
 import ispmail_hosts
 import ispmail_sql
 from ispmail_client import TLS, Client, Login
 from ispmail_config_database import AdminLogin
+from ispmail_dialect import Dialect
 from ispmail_errors import DatabaseError, InvalidInput, listed
 from ispmail_meanings import EXPIRED, LOST_NUMBERS
 from ispmail_sql import Grant
@@ -103,8 +105,7 @@ def admin(config: AdminLogin, lock: bool = False) -> Iterator[Server]:
     name = f"the database server at {where}"
     with contextlib.closing(Client(name, credentials)) as client, understood(name):
         server = Server(client, _log_in_as_admin(client))
-        # SHOW GRANTS then has names in backticks, and GRANT creates no account. MySQL never lets it.
-        server.ask("SET SESSION sql_mode = %s", ["NO_AUTO_CREATE_USER" if server.mariadb else ""])
+        server.ask("SET SESSION sql_mode = %s", [server.dialect.sql_mode])
         # Postfix's lookups would queue behind an ALTER that waits for a lock.
         server.ask("SET SESSION lock_wait_timeout = %s", [_LOCK])
         if lock and server.ask("SELECT GET_LOCK('ispmail', %s) AS got", [_LOCK])[0]["got"] != 1:
@@ -210,9 +211,9 @@ class Server(NamedTuple):
     version: str
 
     @property
-    def mariadb(self) -> bool:
-        """Whether it is a MariaDB, not a MySQL."""
-        return "MariaDB" in self.version
+    def dialect(self) -> Dialect:
+        """How it keeps accounts and their passwords."""
+        return ispmail_dialect.of_version(self.version)
 
     def ask(self, statement: str, arguments: object = None) -> list[dict[str, Any]]:
         """As Client.ask."""

@@ -14,7 +14,7 @@ import ispmail_tablefile
 from ispmail_database import Rows
 from ispmail_doctor_postfix import LiveMap
 from ispmail_errors import IspmailError, plural
-from ispmail_plugins import NATIVE
+from ispmail_plugins import CACHING_SHA2, NATIVE
 from ispmail_report import Finding, fault_if, warning_if
 from ispmail_sql import Grant
 
@@ -42,7 +42,7 @@ _LIMITS = (
 _EXPLAIN = "EXPLAIN FORMAT=TRADITIONAL"
 
 _LOGIN_WORKS = "the login works"
-PLUGIN_CHECK = "smtpd's chroot has the login plugin"
+_PLUGIN_CHECK = "smtpd's chroot has the login plugin"
 
 
 class Login(NamedTuple):
@@ -239,11 +239,16 @@ def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
     chroots = {live.chroot for live in found.login.maps if live.chroot}
     missing = [each for each in chroots if not ispmail_lookup.has_plugin(each, found.plugin)]
     if found.plugin != NATIVE and missing:
+        others = f"use {NATIVE}"
+        if found.plugin == CACHING_SHA2:
+            # MySQL 9 has no other plugin.
+            file = f"{ispmail_lookup.plugin_directory('')}/{CACHING_SHA2}.so"
+            others = f"switch the chroot off in master.cf, or copy {file} to the same path below it"
         fix = (
             f"the account logs in by {found.plugin}, which is missing in smtpd's chroot {', '.join(sorted(missing))}: "
-            f"use {NATIVE}, or set proxy: true for the maps"
+            f"set proxy: true for the maps, or {others}"
         )
-    yield fault_if(fix, PLUGIN_CHECK, found.login.where)
+    yield fault_if(fix, _PLUGIN_CHECK, found.login.where)
 
 
 def _managed_account(login: Login, account: LoginAccount) -> Iterator[Finding]:

@@ -9,15 +9,14 @@ from typing import Any
 import ispmail_account_users
 import ispmail_hosts
 from ispmail_config_database import DatabaseConfig
-from ispmail_doctor_login import PLUGIN_CHECK
 from ispmail_doctor_postfix import Target
 from ispmail_errors import IspmailError
-from ispmail_plugins import NATIVE
 from ispmail_report import Finding, fault_if, warning_if
 from ispmail_table_users import Users
 
 # Two weeks, in seconds.
 _SOON = 14 * 86400
+_PLUGIN_CHECK = "a rotation can change the account's passwords"
 _SET_UP = "the database is as ispmail.database sets it up"
 
 
@@ -67,7 +66,7 @@ def _check_server(target: Target, users: Users) -> Iterator[Finding]:
     yield from _set_up(target.database.create_tables, found["tables"], where)
     for name, account in found["accounts"].items():
         if account["managed"]:
-            yield from check_account(f"{target.prefix}{name}", account)
+            yield from check_account(f"{target.prefix}{name}", account, found["login_plugins"])
     yield from _no_unmanaged_accounts(found["accounts"], where)
     yield from _accounts_exist(target, found["accounts"])
     yield from _left_behind(found["others"], users, where)
@@ -83,15 +82,15 @@ def _set_up(create_tables: bool, tables: Mapping[str, Sequence[str]], where: str
     yield warning_if(f"{'; '.join(missing)}: apply ispmail.database" if missing else "", _SET_UP, where)
 
 
-def check_account(name: str, account: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what the admin sees of one managed account."""
-    others = [plugin for plugin in account["plugins"] if plugin != NATIVE]
-    plugin = f"it logs in by {', '.join(others)}, which is missing in smtpd's chroot: use {NATIVE} alone"
-    yield fault_if(plugin if others else "", PLUGIN_CHECK, name)
+def check_account(name: str, account: Mapping[str, Any], login_plugins: Sequence[str]) -> Iterator[Finding]:
+    """Yield what the admin sees of one managed account, whose passwords can be rotated with some login plugins."""
+    others = [plugin for plugin in account["plugins"] if plugin not in login_plugins]
+    plugin = f"it logs in by {', '.join(others)}, which a rotation cannot handle: use {login_plugins[0]} alone"
+    yield fault_if(plugin if others else "", _PLUGIN_CHECK, name)
     locked = "the account is locked: run ALTER USER … ACCOUNT UNLOCK"
     yield fault_if(locked if account["locked"] else "", "the account is not locked", name)
     yield _expiry(name, account["expires"])
-    yield warning_if(_other_passwords(account["passwords"]), "the account accepts one password", name)
+    yield warning_if(_other_passwords(account["passwords"], login_plugins[0]), "the account accepts one password", name)
 
 
 def _expiry(name: str, expires: Mapping[str, Any] | None) -> Finding:
@@ -106,11 +105,11 @@ def _expiry(name: str, expires: Mapping[str, Any] | None) -> Finding:
     return fault_if(fix, check, name) if expires["seconds"] < _SOON else warning_if(fix, check, name)
 
 
-def _other_passwords(number: int) -> str:
+def _other_passwords(number: int, plugin: str) -> str:
     if number == 1:
         return ""
     if number == 0:
-        return f"it accepts none: give it a password by {NATIVE}"
+        return f"it accepts none: give it a password by {plugin}"
     return f"it accepts {number}: a rotation is under way, or was interrupted and has to be started again"
 
 

@@ -47,7 +47,8 @@ _FIXES = (
     ("command denied", "grant SELECT on that table"),
     (
         "Plugin .* could not be loaded",
-        "smtpd's chroot has no such plugin: use mysql_native_password, or set proxy: true",
+        "smtpd's chroot has no such plugin: set proxy: true, or switch the chroot off in master.cf, or copy the plugin "
+        "to the same path below the chroot, or use mysql_native_password where the server has it",
     ),
     (
         r"Can't connect to local .*\(13\b",
@@ -266,7 +267,7 @@ def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
 
 def has_plugin(chroot: str, plugin: str) -> bool:
     """Tell whether a chroot has the client's file of a login plugin, such as client_ed25519.so for ed25519."""
-    return bool(glob.glob(f"{glob.escape(_plugin_directory(chroot))}/*{glob.escape(plugin)}*.so"))
+    return bool(glob.glob(f"{glob.escape(plugin_directory(chroot))}/*{glob.escape(plugin)}*.so"))
 
 
 def _seen_from(chroot: str | None, table_type: str, keys: Mapping[str, str], content: bytes) -> bytes:
@@ -318,10 +319,11 @@ def _plugins(chroot: str | None) -> dict[str, str] | None:
     """Where the client library of MariaDB looks for plugins: in a chroot, below it, and there may be none."""
     if chroot is None:
         return None
-    return {"MARIADB_PLUGIN_DIR": _plugin_directory(chroot)}
+    return {"MARIADB_PLUGIN_DIR": plugin_directory(chroot)}
 
 
-def _plugin_directory(chroot: str) -> str:
+def plugin_directory(chroot: str) -> str:
+    """Where the client library of MariaDB looks for login plugins inside a chroot, as it is seen from outside."""
     return chroot + next(glob.iglob("/usr/lib/*/libmariadb3/plugin"), "/nonexistent")
 
 

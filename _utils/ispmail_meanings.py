@@ -42,7 +42,7 @@ _MEANINGS = {
     1290: "it runs with read_only or strict_password_validation: use the primary, or switch that off meanwhile",
     1345: "the account may not read a view's definition: grant SHOW VIEW, and SELECT on the view's tables, or use the "
     "admin's account",
-    1524: "it has not loaded mysql_native_password: load that plugin, Postfix's chroot has no other",
+    1524: "it has not loaded the account's login plugin: load it, or give the account a password by another one",
     1698: "access is denied: run Salt as root on the database server, or give server:user and server:password; "
     "a map's account needs a password",
     1792: "this session may only read: use a statement that only reads",
@@ -58,6 +58,7 @@ _MEANINGS = {
     UNREACHABLE: "it cannot be reached: check the address, and that it runs",
     LOST: "it did not answer in time, or closed the connection: check that it is well",
     NO_TLS: "TLS failed: check that the server offers it, its certificate, and the tls_… keys of the table file",
+    3878: "an account with an empty password cannot accept a second one: give it another password by hand first",
     3780: "the tables do not fit together: virtual_domains needs InnoDB and an INT id",
     **dict.fromkeys(_LOCKED, "the account is locked: ALTER USER … ACCOUNT UNLOCK"),
 }

@@ -91,7 +91,8 @@ def _switched(plugin: str, nonce: bytes, password: bytes, verified: bool) -> Rep
     if plugin in _CLEAR:
         raise _withheld()
     raise DatabaseError(
-        f"error {NO_PLUGIN}: it asks for a login plugin that is not supported: give the account a password by {NATIVE}",
+        f"error {NO_PLUGIN}: it asks for a login plugin that is not supported: "
+        f"give the account a password by {NATIVE}, or on a MySQL without that by {CACHING_SHA2}",
         NO_PLUGIN,
     )
 
@@ -106,7 +107,8 @@ def _clear(password: bytes, verified: bool) -> bytes:
 def _withheld() -> DatabaseError:
     return DatabaseError(
         "it asks for the clear-text password, which was not given: check that it is the right server, "
-        f"and give the account a password by {NATIVE}"
+        f"and give the account a password by {NATIVE}, or have the server verified: by its unix socket, or by TLS with "
+        "tls_CAfile and tls_verify_cert"
     )
 
 

@@ -1,21 +1,19 @@
-"""Write and read the SQL of the database server: tables, accounts, grants and passwords.
+"""Write and read the SQL that MariaDB and MySQL have in common: tables and grants. And what an account is.
 
-Pure: it writes statements and reads what the server says, see the manuals of MariaDB and MySQL. Users, hosts and
-password hashes are placeholders in all statements.
+Pure: it writes statements and reads what the server says, see the manuals of MariaDB and MySQL. Users and hosts are
+placeholders in all statements. How accounts and their passwords are kept differs, see ispmail_dialect.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import ispmail_collations
 from ispmail_errors import InvalidInput
-from ispmail_plugins import NATIVE
 
 _NAME = r"`(?:[^`]|``)*`"
 _ACCOUNT = rf"{_NAME}@{_NAME}"
@@ -83,7 +81,7 @@ class Account:
     """How an account logs in."""
 
     plugins: tuple[str, ...]
-    hashes: tuple[str, ...] = field(repr=False)  # of the passwords that mysql_native_password accepts, in their order
+    hashes: tuple[str, ...] = field(repr=False)  # of the passwords that it accepts, in their order
     locked: bool
     changed: int | None = None  # when its password was set, in seconds since 1970; 0: it was made to expire
     lifetime: int | None = None  # of its password, in days; 0: for ever, None: the server's default
@@ -195,39 +193,6 @@ def alter_statement(dbname: str, table: str, needs: Missing) -> str:
     return f"ALTER TABLE {name} {', '.join(parts)}"
 
 
-def create_account(mariadb: bool) -> list[str]:
-    """Write the statement that creates an account with the password whose hash is ``%(new)s``."""
-    # Mail would stop on the day on which it expires: the server's default_password_lifetime is meant for people.
-    return [f"CREATE USER %(user)s@%(host)s {_identified(mariadb)} PASSWORD EXPIRE NEVER"]
-
-
-def accept_password(mariadb: bool, kept: int = 1) -> list[str]:
-    """Write the statement by which an account accepts a new password beside old ones.
-
-    Args:
-        mariadb: The server is a MariaDB, not a MySQL.
-        kept: How many old passwords stay. A MySQL keeps one.
-
-    Returns:
-        Texts with the placeholders ``%(user)s``, ``%(host)s``, ``%(new)s`` and, from 0, ``%(old0)s`` for hashes.
-    """
-    if not mariadb:
-        return [f"ALTER USER %(user)s@%(host)s {_identified(mariadb)} RETAIN CURRENT PASSWORD"]
-    # The new one first: Postfix's client library tries all of them, but other clients (PyMySQL) only two.
-    hashes = ["%(new)s", *[f"%(old{number})s" for number in range(kept)]]
-    ways = " OR ".join(f"{NATIVE} USING {text}" for text in hashes)
-    return [f"ALTER USER %(user)s@%(host)s IDENTIFIED VIA {ways}"]
-
-
-def set_only_password(mariadb: bool) -> list[str]:
-    """Write the statements after which an account accepts the password whose hash is ``%(new)s``, and no other."""
-    statements = [f"ALTER USER %(user)s@%(host)s {_identified(mariadb)}"]
-    if not mariadb:
-        # The statement above keeps a second password as it is.
-        statements.append("ALTER USER %(user)s@%(host)s DISCARD OLD PASSWORD")
-    return statements
-
-
 def parse_grants(lines: Iterable[str]) -> list[Grant]:
     """Read the lines of SHOW GRANTS, without the hashes in them. A line without any privilege is left out."""
     grants = []
@@ -315,31 +280,15 @@ def regrant(grants: Sequence[Grant], dbname: str, schema_privileges: Sequence[st
     return [*grant_select(grants, dbname), *revokes]
 
 
-def mariadb_account(priv: str) -> Account | None:
-    """Read the column Priv of mysql.global_priv. None for a role."""
-    found = json.loads(priv)
-    if found.get("is_role"):
-        return None
-    # An empty entry among the alternatives stands for the account's own. An empty password is left out.
-    methods = [entry or found for entry in found.get("auth_or") or [{}]]
-    pairs = [(entry.get("plugin"), entry.get("authentication_string", "")) for entry in methods]
-    account = _account(pairs, bool(found.get("account_locked", False)))
-    lifetime = found.get("password_lifetime", -1)
-    return replace(account, changed=found.get("password_last_changed"), lifetime=None if lifetime < 0 else lifetime)
-
-
-def mysql_account(plugin: str, first: str | None, second: str | None, locked: bool) -> Account:
-    """Read the columns of mysql.user: the plugin, and the hashes of the current and of the retained password."""
-    hashes = [first or ""]
-    if second:
-        hashes.append(second)
-    return _account([(plugin, text) for text in hashes], locked)
-
-
 def native_hash(password: str) -> str:
     """What mysql_native_password keeps of a password. Computed here, so that no log of the server has the password."""
     once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
     return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+
+
+def native_hashes(texts: Iterable[str]) -> tuple[str, ...]:
+    """Those of the texts that are hashes of mysql_native_password, each once; an empty one is an empty password."""
+    return tuple(text for text in dict.fromkeys(text.upper() for text in texts) if _NATIVE_HASH.fullmatch(text))
 
 
 def quote(name: str) -> str:
@@ -364,16 +313,6 @@ def _parts(wanted: _GuideTable, needs: Missing) -> list[str]:
         key = f"REFERENCES {quote(wanted.parent)} (id) ON DELETE CASCADE"
         parts += [f"FOREIGN KEY ({column}) {key}" for column in needs.foreign_keys]
     return parts
-
-
-def _identified(mariadb: bool) -> str:
-    return f"IDENTIFIED VIA {NATIVE} USING %(new)s" if mariadb else f"IDENTIFIED WITH {NATIVE} AS %(new)s"
-
-
-def _account(methods: Collection[tuple[str | None, str]], locked: bool) -> Account:
-    plugins = dict.fromkeys(plugin or NATIVE for plugin, _ in methods)
-    hashes = dict.fromkeys(text.upper() for plugin, text in methods if (plugin or NATIVE) == NATIVE)
-    return Account(tuple(plugins), tuple(text for text in hashes if _NATIVE_HASH.fullmatch(text)), locked)
 
 
 def _may_select(grant: Grant) -> bool:

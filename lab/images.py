@@ -58,17 +58,28 @@ def cache() -> Path:
 def base(release: str = "trixie") -> Path:
     """The root of a bare Debian `release`. The first call runs debootstrap: one or two minutes."""
 
+    return _debootstrap(f"{release}-base", release, PACKAGES)
+
+
+def with_packages(name: str, release: str, *packages: str) -> Path:
+    """The root of a bare Debian `release` with some packages, whose programs run from there without a machine."""
+    return _debootstrap(f"{release}-{name}", release, ",".join(packages))
+
+
+def _debootstrap(name: str, release: str, packages: str) -> Path:
+    """The root that debootstrap makes, with packages besides those that each Debian has."""
+
     def build(root: Path, log: Path) -> None:
         with log.open("ab") as out:
             subprocess.run(
                 # Its scripts for all newer releases are links to sid's; it has none yet for those newer than itself.
-                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(root), "", "sid"],
+                ["debootstrap", "--variant=minbase", f"--include={packages}", release, str(root), "", "sid"],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True,
             )  # fmt: skip
         for left in [*root.glob("var/cache/apt/archives/*.deb"), root / "etc/resolv.conf", root / "etc/hostname"]:
             left.unlink(missing_ok=True)  # debootstrap copies the last two from this host
 
-    return _once(cache() / f"{release}-base", build)
+    return _once(cache() / name, build)
 
 
 def fleet(release: str = "trixie", series: str = "3008") -> Path:

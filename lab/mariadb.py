@@ -1,5 +1,7 @@
 """A private MariaDB on loopback that ends with the process that started it, see mariadbd(8)."""
 
+from __future__ import annotations
+
 import atexit
 import contextlib
 import hashlib
@@ -10,14 +12,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pymysql
 
 from lab import HOST, START_SECONDS, free_port, program, tail, wait_until
 
+Kind = TypeVar("Kind", bound="PrivateServer")
 FILES = ("--innodb-log-file-size=8M", "--innodb-data-file-path=ibdata1:12M:autoextend")
 SMALL_AND_FAST = (
     "--skip-name-resolve",  # a login from 127.0.0.1 is 'u'@'127.0.0.1', not 'u'@'localhost'
@@ -48,11 +51,11 @@ class Server:
 
     def _connect(self) -> pymysql.Connection:
         """Log in as our own user, who needs no password on the socket."""
-        return pymysql.connect(unix_socket=self.socket, user=_whoami(), autocommit=True, charset="utf8mb4")
+        return pymysql.connect(unix_socket=self.socket, user=whoami(), autocommit=True, charset="utf8mb4")
 
 
-class MariaDB(Server):
-    """One server with its data, socket and log in `directory`, listening on 127.0.0.1:`port` and on `socket`."""
+class PrivateServer(Server):
+    """A server of one kind, with its data, socket and log in `directory`, on 127.0.0.1:`port` and on `socket`."""
 
     host = HOST
 
@@ -63,7 +66,7 @@ class MariaDB(Server):
         general_log: Path | None = None,
         options: Sequence[str] = (),
     ):
-        """Nothing is started yet. `general_log`: where to log statements. `options`: more for mariadbd, they win."""
+        """Nothing is started yet. `general_log`: where to log statements. `options`: more for the server, they win."""
         self.directory = Path(directory).absolute()
         self.port = port or free_port()
         super().__init__(str(self.directory / "sock"))
@@ -74,7 +77,7 @@ class MariaDB(Server):
         if len(os.fsencode(self.socket)) >= 100:
             raise RuntimeError(f"the path of the socket is too long, use lab.scratch(): {self.socket}")
 
-    def __enter__(self) -> "MariaDB":
+    def __enter__(self: Kind) -> Kind:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -90,14 +93,14 @@ class MariaDB(Server):
         """The server's process id, None when stopped."""
         return self._process.pid if self._process and self.running else None
 
-    def start(self) -> "MariaDB":
+    def start(self: Kind) -> Kind:
         """Start it and wait until it answers. RuntimeError with the end of its log if it does not in START_SECONDS."""
         if self.running:
             return self
         data = self.directory / "data"
         if not data.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-a", _template(), data], check=True)
+            subprocess.run(["cp", "-a", self._template(), data], check=True)
         atexit.register(self.stop)
         with self.error_log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -105,7 +108,7 @@ class MariaDB(Server):
             )
         if not wait_until(lambda: self._answers() or not self.running, START_SECONDS) or not self.running:
             self.stop()
-            raise RuntimeError(f"MariaDB on port {self.port} does not answer:\n{tail(self.error_log, 8)}")
+            raise RuntimeError(f"{type(self).__name__} on port {self.port} does not answer:\n{tail(self.error_log, 8)}")
         return self
 
     def stop(self, patience: float = 15) -> None:
@@ -121,7 +124,7 @@ class MariaDB(Server):
             process.kill()
             process.wait()
 
-    def restart(self) -> "MariaDB":
+    def restart(self: Kind) -> Kind:
         """Stop it and start it again, with the same data on the same port."""
         self.stop()
         return self.start()
@@ -150,12 +153,31 @@ class MariaDB(Server):
 
     def _command(self, data: Path) -> list[str]:
         """The command line of the server."""
-        command = [program("mariadbd", "mariadb-server-core"), "--no-defaults", f"--user={_whoami()}"]
+        command = [*self._program(), f"--user={whoami()}"]
         command += [f"--datadir={data}", f"--socket={self.socket}", f"--pid-file={self.directory / 'pid'}"]
-        command += [f"--bind-address={self.host}", f"--port={self.port}", *FILES, *SMALL_AND_FAST]
+        command += [f"--bind-address={self.host}", f"--port={self.port}"]
         if self.general_log:
             command += ["--general-log=ON", f"--general-log-file={Path(self.general_log).absolute()}"]
         return command + self.options
+
+    def _program(self) -> list[str]:
+        """The server's program with the options of its kind."""
+        raise NotImplementedError
+
+    def _template(self) -> Path:
+        """An initialised data directory to copy from."""
+        raise NotImplementedError
+
+
+class MariaDB(PrivateServer):
+    """A MariaDB, as this machine has it."""
+
+    def _program(self) -> list[str]:
+        return [program("mariadbd", "mariadb-server-core"), "--no-defaults", *FILES, *SMALL_AND_FAST]
+
+    def _template(self) -> Path:
+        version = version_of([program("mariadbd", "mariadb-server-core"), "--no-defaults"])
+        return template(f"mariadb-{version}", _initialise)
 
 
 def native_hash(password: str) -> str:
@@ -214,34 +236,38 @@ def _identifier(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
-def _whoami() -> str:
+def whoami() -> str:
     """The name of the user we run as."""
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-def _template() -> Path:
-    """An initialised data directory to copy from, made once per version and user, in the user's cache."""
-    mariadbd = program("mariadbd", "mariadb-server-core")
-    text = subprocess.run([mariadbd, "--no-defaults", "--version"], capture_output=True, text=True, check=True).stdout
+def version_of(command: Sequence[str]) -> str:
+    """The version that a server's program prints."""
+    text = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
     version = re.search(r"Ver (\S+)", text)
+    return version[1] if version else "unknown"
+
+
+def template(name: str, initialise: Callable[[Path], None]) -> Path:
+    """A data directory that `initialise` has made, once per name and user, in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "salt-ispmail"
-    template = cache / f"mariadb-{version[1] if version else 'unknown'}-{_whoami()}"
-    if template.is_dir():
-        return template
+    made = cache / f"{name}-{whoami()}"
+    if made.is_dir():
+        return made
     cache.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix="mariadb-new-", dir=cache))
+    aside = Path(tempfile.mkdtemp(prefix=f"{name}-new-", dir=cache))
     try:
-        _initialise(aside / "data")
+        initialise(aside / "data")
         with contextlib.suppress(OSError):  # another process was first: use its template
-            (aside / "data").rename(template)
+            (aside / "data").rename(made)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return template
+    return made
 
 
 def _initialise(data: Path) -> None:
     """Create a data directory with one account: our own user, who logs in over the socket."""
-    me = _whoami()
+    me = whoami()
     command = [program("mariadb-install-db", "mariadb-server-core"), "--no-defaults", "--skip-test-db", *FILES]
     command += [f"--datadir={data}", f"--user={me}"]
     command += ["--auth-root-authentication-method=socket", f"--auth-root-socket-user={me}"]

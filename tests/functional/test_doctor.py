@@ -178,9 +178,9 @@ def two_passwords(mail, server, postfix):
     return Expected("the account accepts one password", NAME, "warning", "it accepts 2: a rotation is under way")
 
 
-def plugin_missing_in_chroot(mail, server, postfix):
+def plugin_that_cannot_be_rotated(mail, server, postfix):
     server.sql(f"ALTER USER {ACCOUNT} {NATIVE} '{native_hash(OLD)}' OR unix_socket")
-    return Expected("smtpd's chroot has the login plugin", NAME, "fault", "it logs in by unix_socket")
+    return Expected("a rotation can change the account's passwords", NAME, "fault", "it logs in by unix_socket")
 
 
 def locked_account(mail, server, postfix):
@@ -255,7 +255,7 @@ FAULTS = (
     another_pillar,
     pillar_that_is_refused,
     two_passwords,
-    plugin_missing_in_chroot,
+    plugin_that_cannot_be_rotated,
     locked_account,
     older_process,
     unmanaged_account,

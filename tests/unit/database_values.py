@@ -2,12 +2,13 @@
 
 import json
 
+import ispmail_dialect
 from ispmail_config_database import database
 
 # What changes something.
 _CHANGES = ("ALTER USER ", "CREATE USER ", "GRANT ", "REVOKE ")
-MARIADB, MYSQL = "11.8.3-MariaDB", "8.4.6"
-NATIVE = "mysql_native_password"
+MARIADB, MYSQL, MYSQL_9 = "11.8.3-MariaDB", "8.4.6", "9.7.4"
+NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 SELECT = "GRANT SELECT ON `mailserver`.* TO `mailserver`@`127.0.0.1`"
 
 
@@ -24,7 +25,8 @@ def mariadb_row(*hashes, host="127.0.0.1", plugin=NATIVE, **more):
 
 def mysql_row(hash, second=None, host="127.0.0.1", plugin=NATIVE, locked="N", lifetime=0):
     """An account as mysql.user of a MySQL has it."""
-    known = {"host": host, "plugin": plugin, "hash": hash, "second": second, "locked": locked}
+    texts = {"hash": hash and hash.encode().hex().upper(), "second": second and second.encode().hex().upper()}
+    known = {"host": host, "plugin": plugin, **texts, "locked": locked}
     return {**known, "changed": 1700000000, "lifetime": lifetime}
 
 
@@ -40,10 +42,11 @@ class FakeServer:
             grants: The lines of SHOW GRANTS for each account.
             answers: The beginnings of other questions, to the rows.
         """
-        self.version, self.mariadb = version, "MariaDB" in version
+        self.version, self.dialect = version, ispmail_dialect.of_version(version)
         self.done, self.asked = [], []
         self._accounts, self._after, self._refuses = list(accounts), after, refuses
-        self._answers = {"SHOW GRANTS FOR %s@%s": [{"Grants": line} for line in grants], **(answers or {})}
+        known = {"SHOW GRANTS FOR %s@%s": [{"Grants": line} for line in grants]}
+        self._answers = {**known, "SHOW GLOBAL VARIABLES LIKE 'caching_sha2": (), **(answers or {})}
 
     def ask(self, statement, arguments=None):
         """As `ispmail_database.Server.ask`."""

@@ -23,7 +23,12 @@ def target(prefix="", answers=(), tables=None, accounts=None, others=None, own_s
         names_socket=False,
         answers=answers,
         changes=changes,
-        admin_view=lambda: {"tables": tables or {}, "accounts": accounts or {}, "others": others or {}},
+        admin_view=lambda: {
+            "login_plugins": ["mysql_native_password"],
+            "tables": tables or {},
+            "accounts": accounts or {},
+            "others": others or {},
+        },
     )
 
 

@@ -21,6 +21,7 @@ DUNDERS = {"__salt__", "__opts__", "__pillar__", "__grains__", "__context__", "_
 # What a pure file may import: nothing that opens a file, a socket or a process.
 PURE = {
     "__future__",
+    "base64",
     "collections",
     "collections.abc",
     "contextlib",

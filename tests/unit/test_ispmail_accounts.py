@@ -9,12 +9,16 @@ import pytest
 
 import ispmail_accounts
 from ispmail_accounts import credential_fault, read_accounts
+from ispmail_dialect import of_version
 from ispmail_errors import DatabaseError
 from ispmail_sql import Account, native_hash
 
-from .database_values import MARIADB, MYSQL, NATIVE, SELECT, FakeServer, config, mariadb_row, mysql_row
+from .database_values import MARIADB, MYSQL, MYSQL_9, NATIVE, SELECT, SHA2, FakeServer, config, mariadb_row, mysql_row
 
 OLD, NEW, THIRD = "*" + "A" * 40, native_hash("new"), "*" + "3" * 40
+# Salted: no two hashes of a password are the same.
+SALTED = {salt: of_version(MYSQL_9).hash_password(SHA2, "new", salt * 20, {}) for salt in "sty"}
+SALTED_OLD, SALTED_THIRD = (of_version(MYSQL_9).hash_password(SHA2, text, "o" * 20, {}) for text in ("old", "third"))
 NAME = "mailserver@127.0.0.1"
 SELECTS = ["SELECT ON `mailserver`.*"]
 LOCKED = {"account_locked": True}
@@ -28,7 +32,8 @@ FAILED = DatabaseError("the server: error 2013: the connection was lost", 2013)
         (mysql_row(OLD, second=NEW), [NATIVE], [OLD, NEW], False),
         (mysql_row(OLD, second=OLD), [NATIVE], [OLD], False),
         (mysql_row(None, locked="Y"), [NATIVE], [""], True),
-        (mysql_row("$A$005$x", plugin="caching_sha2_password"), ["caching_sha2_password"], [], False),
+        (mysql_row(SALTED["s"], SALTED_OLD, plugin=SHA2), [SHA2], [SALTED["s"], SALTED_OLD], False),
+        (mysql_row("$A$005$x", plugin=SHA2), [SHA2], [], False),
     ],
 )
 def test_accounts_of_mysql(row, plugins, hashes, locked):
@@ -51,8 +56,9 @@ def test_accounts_of_mariadb():
 def admin(monkeypatch):
     """A function that lets the admin in to a server, and tells what is connected; it returns whether it was locked.
 
-    All that is done there takes a second.
+    All that is done there takes a second, and the salt of a new hash is all of the letter t.
     """
+    monkeypatch.setattr(ispmail_accounts, "secrets", SimpleNamespace(token_urlsafe=lambda size: "t" * (size * 4 // 3)))
     clock = itertools.count(100.0)
     mocked = {"monotonic": lambda: next(clock), "strftime": time.strftime, "gmtime": time.gmtime}
     monkeypatch.setattr(ispmail_accounts, "time", SimpleNamespace(**mocked))
@@ -90,6 +96,7 @@ def test_what_there_is_on_the_server(admin, monkeypatch):
     account = {"managed": True, "grants": SELECTS, "plugins": [NATIVE], "passwords": 1, "locked": False}
     assert ispmail_accounts.read(config(accounts_host=["127.0.0.1", "%"])) == {
         "server": MARIADB,
+        "login_plugins": [NATIVE],
         "database": "mailserver",
         "tables": {f"virtual_{name}": ["table"] for name in ("domains", "users", "aliases")},
         "accounts": {
@@ -116,7 +123,9 @@ def test_what_there_is_on_the_server(admin, monkeypatch):
     ("version", "made"),
     [
         (MARIADB, f"CREATE USER mailserver@127.0.0.1 IDENTIFIED VIA {NATIVE} USING {NEW} PASSWORD EXPIRE NEVER"),
-        (MYSQL, f"CREATE USER mailserver@127.0.0.1 IDENTIFIED WITH {NATIVE} AS {NEW} PASSWORD EXPIRE NEVER"),
+        ("8.0.36", f"CREATE USER mailserver@127.0.0.1 IDENTIFIED WITH {NATIVE} AS {NEW} PASSWORD EXPIRE NEVER"),
+        (MYSQL, f"CREATE USER mailserver@127.0.0.1 IDENTIFIED WITH {SHA2} AS {SALTED['t']} PASSWORD EXPIRE NEVER"),
+        (MYSQL_9, f"CREATE USER mailserver@127.0.0.1 IDENTIFIED WITH {SHA2} AS {SALTED['t']} PASSWORD EXPIRE NEVER"),
     ],
 )
 def test_an_account_is_made_where_there_is_none(admin, caplog, version, made, test):
@@ -241,8 +250,16 @@ def way(*hashes):
     return f"ALTER USER {NAME} IDENTIFIED VIA " + " OR ".join(f"{NATIVE} USING {text}" for text in hashes)
 
 
-SOLE = [f"ALTER USER {NAME} IDENTIFIED WITH {NATIVE} AS {NEW}", f"ALTER USER {NAME} DISCARD OLD PASSWORD"]
+SOLE = [f"ALTER USER {NAME} DISCARD OLD PASSWORD"]
 RETAINED = [f"ALTER USER {NAME} IDENTIFIED WITH {NATIVE} AS {NEW} RETAIN CURRENT PASSWORD"]
+SALTED_RETAINED = [f"ALTER USER {NAME} IDENTIFIED WITH {SHA2} AS {SALTED['t']} RETAIN CURRENT PASSWORD"]
+
+
+def salted(*names):
+    """An account of a MySQL with these hashes: letters stand for those of the new password, by their salt."""
+    return mysql_row(*[SALTED.get(name, name) for name in names], plugin=SHA2)
+
+
 ACCEPTED = f"{NAME} now accepts {{}}, pillar's first, after 1.0 s"
 DROPPED = f"{NAME} accepts only pillar's password, {{}} dropped, after 1.0 s"
 
@@ -270,6 +287,22 @@ DROPPED = f"{NAME} accepts only pillar's password, {{}} dropped, after 1.0 s"
         ("sole", mariadb_row(NEW, OLD, THIRD), [way(NEW)], mariadb_row(NEW), DROPPED.format("2 old passwords")),
         ("sole", mariadb_row(NEW), [], None, None),
         ("sole", mysql_row(NEW, OLD), SOLE, mysql_row(NEW), DROPPED.format("1 old password")),
+        ("accept", salted(SALTED_OLD), SALTED_RETAINED, salted("t", SALTED_OLD), ACCEPTED.format("2 passwords")),
+        (
+            "accept",
+            salted("invalid"),
+            [f"ALTER USER {NAME} IDENTIFIED WITH {SHA2} AS {SALTED['t']}"],
+            salted("t"),
+            ACCEPTED.format("1 password"),
+        ),
+        # It becomes the first one again.
+        ("accept", salted(SALTED_OLD, "s"), SALTED_RETAINED, salted("t", SALTED_OLD), ACCEPTED.format("2 passwords")),
+        # A password that is accepted is recognised whatever its salt, and is not set again.
+        ("accept", salted("s"), [], None, None),
+        ("accept", salted("y", SALTED_OLD), [], None, None),
+        ("sole", salted("s", SALTED_OLD), SOLE, salted("s"), DROPPED.format("1 old password")),
+        ("sole", salted("s", "y"), SOLE, salted("s"), DROPPED.format("1 old password")),
+        ("sole", salted("s"), [], None, None),
     ],
 )
 def test_the_passwords_that_an_account_accepts(admin, caplog, action, before, done, after, log, test):
@@ -305,23 +338,55 @@ THREE = (
 )
 
 
+OTHER_PLUGINS_MYSQL = (
+    f"logs in by {{}}, whose passwords cannot be rotated there: give it a password by {SHA2} (ALTER USER … IDENTIFIED "
+    f"WITH {SHA2} …), or, if the maps do not use it, list the hosts of those that they use in server:accounts_host"
+)
+
+
 @pytest.mark.parametrize(
-    ("account", "action", "mariadb", "fault"),
+    ("version", "plugin", "accepted", "action", "fault"),
     [
-        (None, "accept", True, "does not exist: run postfix_database.account first"),
-        (Account(("ed25519",), (NEW,), False), "sole", True, OTHER_PLUGINS.format("ed25519")),
-        (Account((NATIVE,), (OLD,), False), "accept", True, None),
-        (Account((NATIVE,), (OLD,), False), "accept", False, None),
-        (Account((NATIVE,), (OLD,), False), "sole", True, LOCKED_OUT),
-        (Account((NATIVE,), (NEW, OLD), False), "sole", True, None),
-        (Account((NATIVE,), (OLD, NEW), False), "sole", True, OVERTAKEN),
-        (Account((NATIVE,), (OLD, NEW), False), "accept", False, None),
-        (Account((NATIVE,), (OLD, THIRD), False), "accept", False, THREE),
-        (Account((NATIVE,), (OLD, THIRD), False), "accept", True, None),
+        (MARIADB, None, (), "accept", "does not exist: run postfix_database.account first"),
+        (MARIADB, "ed25519", (), "sole", OTHER_PLUGINS.format("ed25519")),
+        (MARIADB, SHA2, (), "accept", OTHER_PLUGINS.format(SHA2)),
+        (MYSQL_9, NATIVE, (True,), "accept", OTHER_PLUGINS_MYSQL.format(NATIVE)),
+        (MYSQL, "sha256_password", (), "accept", OTHER_PLUGINS_MYSQL.format("sha256_password")),
+        (MARIADB, NATIVE, (False,), "accept", None),
+        (MYSQL, NATIVE, (False,), "accept", None),
+        (MYSQL_9, SHA2, (False,), "accept", None),
+        (MARIADB, NATIVE, (False,), "sole", LOCKED_OUT),
+        (MYSQL_9, SHA2, (False,), "sole", LOCKED_OUT),
+        (MARIADB, NATIVE, (True, False), "sole", None),
+        (MARIADB, NATIVE, (False, True), "sole", OVERTAKEN),
+        (MYSQL_9, SHA2, (False, True), "sole", OVERTAKEN),
+        (MYSQL, NATIVE, (False, True), "accept", None),
+        (MYSQL, NATIVE, (False, False), "accept", THREE),
+        (MYSQL_9, SHA2, (False, False), "accept", THREE),
+        (MARIADB, NATIVE, (False, False), "accept", None),
     ],
 )
-def test_why_the_passwords_of_an_account_cannot_be_changed(account, action, mariadb, fault):
-    assert credential_fault(account, NEW, action, mariadb) == fault
+def test_why_the_passwords_of_an_account_cannot_be_changed(version, plugin, accepted, action, fault):
+    found = Account((plugin,), tuple(map(str, accepted)), False) if plugin else None
+    assert credential_fault(of_version(version), found, accepted, action) == fault
+
+
+def test_a_third_password_of_somebody_else_is_refused_before_anything_is_changed(admin):
+    server = FakeServer(mysql_row(SALTED_OLD, SALTED_THIRD, plugin=SHA2), version=MYSQL_9)
+    admin(server)
+    with pytest.raises(DatabaseError, match="accepts two other passwords already, and a MySQL keeps no third"):
+        ispmail_accounts.credential(config(), "accept", False)
+    assert server.done == []
+
+
+def test_the_format_of_a_new_hash_is_the_one_that_the_server_asks_for(admin):
+    """With enforce_storage_format another one would have the password expired."""
+    wanted = [("storage_format", "PBKDF2_SHA512"), ("digest_rounds", "12000")]
+    rows = [{"Variable_name": f"caching_sha2_password_{name}", "Value": value} for name, value in wanted]
+    server = FakeServer(version=MYSQL_9, answers={"SHOW GLOBAL VARIABLES LIKE 'caching_sha2": rows})
+    admin(server)
+    ispmail_accounts.account(config(), False)
+    assert f"AS $B$00C${'t' * 20}" in server.done[0]
 
 
 def test_where_one_account_cannot_be_changed_none_is(admin):
@@ -339,19 +404,24 @@ def test_where_one_account_cannot_be_changed_none_is(admin):
     assert server.done == []
 
 
+# The other of two accounts has what it should have.
+B = [mariadb_row(NEW, OLD, host="b")]
+PARTS = f"\n- may be done: {NAME}\n- not done: mailserver@b"
+
+
 @pytest.mark.parametrize(
     ("action", "before", "refuses", "after", "said"),
     [
         ("accept", [OLD], None, [], "does not accept the passwords that were set: run it again"),
-        ("accept", [OLD], None, [mariadb_row(OLD, THIRD)], "does not accept the passwords that were set"),
-        ("accept", [OLD], None, [mariadb_row(NEW)], "does not accept the passwords that were set"),
+        ("accept", [OLD], None, [mariadb_row(OLD, THIRD), *B], "does not accept the passwords that were set"),
+        ("accept", [OLD], None, [mariadb_row(NEW), *B], "does not accept the passwords that were set"),
         ("sole", [NEW, OLD], None, [mariadb_row(NEW, OLD)], "does not accept the passwords that were set"),
         (
             *("accept", [OLD], None, FAILED),
             f"{FAILED}. {NAME}, mailserver@b were changed, but could not be read back: run credential_accepted again",
         ),
-        ("accept", [OLD], FAILED, None, f"{FAILED}. run credential_accepted again, it goes on from there:"),
-        ("sole", [NEW, OLD], FAILED, None, f"{FAILED}. run credential_sole again, it goes on from there:"),
+        ("accept", [OLD], FAILED, None, f"{FAILED}. run credential_accepted again, it goes on from there:{PARTS}"),
+        ("sole", [NEW, OLD], FAILED, None, f"{FAILED}. run credential_sole again, it goes on from there:{PARTS}"),
     ],
 )
 def test_a_server_that_does_not_do_it(admin, caplog, action, before, refuses, after, said):

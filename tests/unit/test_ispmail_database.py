@@ -215,7 +215,7 @@ def test_the_admin_is_in_a_session_of_known_settings(client, version, mode):
     settings = [("SET SESSION sql_mode = %s", [mode]), ("SET SESSION lock_wait_timeout = %s", [5])]
     begun = ["connect", "SELECT VERSION() AS version", *settings]
     with ispmail_database.admin(ADMIN) as server:
-        assert server.version == version and server.mariadb is bool(mode) and not used.closed
+        assert server.version == version and server.dialect.sql_mode == mode and not used.closed
         assert used.said == begun
         used._answers["SELECT 1"] = [{"a": 1}]
         assert server.ask("SELECT 1", ["x"]) == [{"a": 1}] and used.said[-1] == ("SELECT 1", ["x"])

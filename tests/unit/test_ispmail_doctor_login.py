@@ -337,21 +337,31 @@ def test_all_reasons_of_a_server_that_does_not_tell():
 def test_a_plugin_that_some_chroots_have(tmp_path):
     """Each instance of Postfix may have a chroot of its own."""
     chroots = [str(tmp_path / name) for name in ("c", "b", "a")]
-    has_it = Path(ispmail_lookup._plugin_directory(chroots[0]))
+    has_it = Path(ispmail_lookup.plugin_directory(chroots[0]))
     has_it.mkdir(parents=True)
     (has_it / "client_ed25519.so").touch()
     maps = [dataclasses.replace(live_map(chroot=True), chroot=each) for each in chroots]
 
-    def fault(*some):
-        found = not_ok(check_login(LoginAnswers(Login("db", some, ()), "ed25519", None, ("no",), ())))
+    def fault(*some, plugin="ed25519"):
+        found = not_ok(check_login(LoginAnswers(Login("db", some, ()), plugin, None, ("no",), ())))
         return found.get("smtpd's chroot has the login plugin")
 
     assert fault(maps[0]) is None
     assert fault(*maps) == (
         "fault",
         f"the account logs in by ed25519, which is missing in smtpd's chroot {chroots[2]}, {chroots[1]}: "
-        "use mysql_native_password, or set proxy: true for the maps",
+        "set proxy: true for the maps, or use mysql_native_password",
     )
+    # MySQL 9 has no other.
+    file = f"{ispmail_lookup.plugin_directory('')}/caching_sha2_password.so"
+    assert fault(maps[1], plugin="caching_sha2_password") == (
+        "fault",
+        f"the account logs in by caching_sha2_password, which is missing in smtpd's chroot {chroots[1]}: set proxy: "
+        f"true for the maps, or switch the chroot off in master.cf, or copy {file} to the same path below it",
+    )
+    (has_it / "caching_sha2_password.so").touch()
+    assert fault(maps[0], plugin="caching_sha2_password") is None
+    assert fault(*maps, plugin="mysql_native_password") is None
 
 
 @pytest.mark.parametrize("name", ["mailserver@127.0.0.1", "mailserver@%", "other@127.0.0.1", "@127.0.0.1"])

@@ -11,6 +11,8 @@ from .doctor_values import target
 NOBODY = Users(frozenset())
 
 DAY = 86400
+NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
+PLUGIN = "a rotation can change the account's passwords"
 EXPIRY = "the account's password does not expire"
 ADDRESSES = ["127.0.0.1", "198.51.100.7"]
 
@@ -87,7 +89,7 @@ def test_accounts_are_found_by_host():
 @pytest.mark.parametrize(
     ("change", "check_name", "result", "fix"),
     [
-        ({"plugins": ["ed25519"]}, "smtpd's chroot has the login plugin", "fault", "it logs in by ed25519, which is"),
+        ({"plugins": ["ed25519"]}, PLUGIN, "fault", "it logs in by ed25519, which a rotation cannot handle: use"),
         ({"locked": True}, "the account is not locked", "fault", "run ALTER USER … ACCOUNT UNLOCK"),
         ({"passwords": 2}, "the account accepts one password", "warning", "it accepts 2: a rotation is under way"),
         (
@@ -103,8 +105,8 @@ def test_accounts_are_found_by_host():
     ],
 )
 def test_one_account(change, check_name, result, fix):
-    assert {finding.result for finding in check_account("a", account())} == {"ok"}
-    (finding,) = (finding for finding in check_account("a", account(**change)) if finding.result != "ok")
+    assert {finding.result for finding in check_account("a", account(), [NATIVE])} == {"ok"}
+    (finding,) = (finding for finding in check_account("a", account(**change), [NATIVE]) if finding.result != "ok")
     assert (finding.check, finding.result) == (check_name, result) and fix in finding.fix
 
 
@@ -178,8 +180,31 @@ def test_only_managed_accounts_are_checked():
 
 
 def test_what_holds_needs_no_fix():
-    assert {finding.fix for finding in check_account("a", account(expires=None))} == {""}
-    (fault,) = (each for each in check_account("a", account(plugins=["ed25519", "gssapi"])) if each.result == "fault")
-    assert fault.fix == (
-        "it logs in by ed25519, gssapi, which is missing in smtpd's chroot: use mysql_native_password alone"
-    )
+    assert {finding.fix for finding in check_account("a", account(expires=None), [NATIVE])} == {""}
+
+
+@pytest.mark.parametrize(
+    ("plugins", "passwords", "login_plugins", "fixes"),
+    [
+        (
+            ["ed25519", NATIVE, "gssapi"],
+            1,
+            [NATIVE],
+            [f"it logs in by ed25519, gssapi, which a rotation cannot handle: use {NATIVE} alone"],
+        ),
+        ([SHA2], 1, [SHA2, NATIVE], []),
+        ([NATIVE], 1, [SHA2, NATIVE], []),
+        (
+            [NATIVE],
+            0,
+            [SHA2],
+            [
+                f"it logs in by {NATIVE}, which a rotation cannot handle: use {SHA2} alone",
+                f"it accepts none: give it a password by {SHA2}",
+            ],
+        ),
+    ],
+)
+def test_which_login_plugin_is_right_is_the_servers(plugins, passwords, login_plugins, fixes):
+    found = check_account("a", account(plugins=plugins, passwords=passwords), login_plugins)
+    assert [finding.fix for finding in found if finding.result != "ok"] == fixes

@@ -588,7 +588,7 @@ def test_a_map_s_name_stands_for_its_table(text, table, expected):
 
 def test_a_chroot_that_has_a_login_plugin(tmp_path):
     folder = tmp_path / "[jail]"
-    plugins = folder / os.path.relpath(ispmail_lookup._plugin_directory("/"), "/")
+    plugins = folder / os.path.relpath(ispmail_lookup.plugin_directory("/"), "/")
     assert not ispmail_lookup.has_plugin(str(folder), "ed25519")
     plugins.mkdir(parents=True)
     for name in ("client_ed25519.txt", "dialog.so"):

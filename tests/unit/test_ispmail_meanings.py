@@ -21,6 +21,7 @@ NAMES = {
     2055: "CR_SERVER_LOST_EXTENDED",
     3118: "ER_ACCOUNT_HAS_BEEN_LOCKED of MySQL",
     3780: "ER_FK_INCOMPATIBLE_COLUMNS",
+    3878: "ER_EMPTY_PASSWORD_CANNOT_BE_RETAINED",
     4151: "ER_ACCOUNT_HAS_BEEN_LOCKED of MariaDB",
 }
 MEANINGS = {
@@ -45,7 +46,7 @@ MEANINGS = {
     "ER_CANT_AGGREGATE_NCOLLATIONS": "a column's character set does not hold",
     "ER_OPTION_PREVENTS_STATEMENT": "it runs with read_only",
     "ER_VIEW_NO_EXPLAIN": "the account may not read a view's definition",
-    "ER_PLUGIN_IS_NOT_LOADED": "it has not loaded mysql_native_password",
+    "ER_PLUGIN_IS_NOT_LOADED": "it has not loaded the account's login plugin",
     "ER_ACCESS_DENIED_NO_PASSWORD_ERROR": "access is denied: run Salt as root",
     "ER_INDEX_COLUMN_TOO_LONG": "an index is too long",
     "ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION": "this session may only read",
@@ -62,6 +63,7 @@ MEANINGS = {
     "ER_ACCOUNT_HAS_BEEN_LOCKED of MySQL": "the account is locked",
     "ER_FK_INCOMPATIBLE_COLUMNS": "the tables do not fit together",
     "ER_ACCOUNT_HAS_BEEN_LOCKED of MariaDB": "the account is locked",
+    "ER_EMPTY_PASSWORD_CANNOT_BE_RETAINED": "an account with an empty password cannot accept a second one",
 }
 
 

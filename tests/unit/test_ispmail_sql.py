@@ -1,4 +1,4 @@
-"""The SQL of the database's side: statements for MariaDB and MySQL, grants, accounts."""
+"""The SQL that MariaDB and MySQL have in common: tables, grants, and what an account is."""
 
 from dataclasses import replace
 
@@ -78,96 +78,18 @@ def test_the_statements_that_add_what_is_missing():
         ispmail_sql.alter_statement("m", "virtual_aliases", Missing(columns=("email", "destination")))
 
 
-USER = "USER %(user)s@%(host)s"
-PASSWORDS = [
-    ("create", True, [f"CREATE {USER} IDENTIFIED VIA mysql_native_password USING %(new)s PASSWORD EXPIRE NEVER"]),
-    (
-        "accept",
-        True,
-        [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s OR mysql_native_password USING %(old0)s"],
-    ),
-    ("sole", True, [f"ALTER {USER} IDENTIFIED VIA mysql_native_password USING %(new)s"]),
-    ("create", False, [f"CREATE {USER} IDENTIFIED WITH mysql_native_password AS %(new)s PASSWORD EXPIRE NEVER"]),
-    ("accept", False, [f"ALTER {USER} IDENTIFIED WITH mysql_native_password AS %(new)s RETAIN CURRENT PASSWORD"]),
-    (
-        "sole",
-        False,
-        [f"ALTER {USER} IDENTIFIED WITH mysql_native_password AS %(new)s", f"ALTER {USER} DISCARD OLD PASSWORD"],
-    ),
-]
-
-
-WRITERS = {
-    "create": ispmail_sql.create_account,
-    "accept": ispmail_sql.accept_password,
-    "sole": ispmail_sql.set_only_password,
-}
-
-
-@pytest.mark.parametrize(("action", "mariadb", "statements"), PASSWORDS)
-def test_the_statements_of_a_password(action, mariadb, statements):
-    assert WRITERS[action](mariadb) == statements
-
-
-def test_a_third_password_beside_two():
-    assert ispmail_sql.accept_password(True, kept=2)[0].endswith(
-        " VIA mysql_native_password USING %(new)s OR mysql_native_password USING %(old0)s"
-        " OR mysql_native_password USING %(old1)s"
-    )
-
-
-NATIVE = '"plugin":"mysql_native_password","authentication_string"'
-
-
-@pytest.mark.parametrize(
-    ("priv", "plugins", "hashes"),
-    [
-        (f'{{{NATIVE}:"{OLD}"}}', ["mysql_native_password"], [OLD]),
-        (f'{{{NATIVE}:"{OLD.lower()}"}}', ["mysql_native_password"], [OLD]),
-        (f'{{{NATIVE}:"{OLD}","auth_or":[{{}}]}}', ["mysql_native_password"], [OLD]),
-        (f'{{{NATIVE}:"{OLD}","auth_or":[{{}},{{{NATIVE}:"{NEW}"}}]}}', ["mysql_native_password"], [OLD, NEW]),
-        (f'{{{NATIVE}:"{OLD}","auth_or":[{{{NATIVE}:"{NEW}"}},{{}}]}}', ["mysql_native_password"], [NEW, OLD]),
-        (f'{{{NATIVE}:"{OLD}","auth_or":[{{}},{{"plugin":"ed25519"}}]}}', ["mysql_native_password", "ed25519"], [OLD]),
-        # What the server writes of OR … USING ''.
-        (
-            f'{{{NATIVE}:"{OLD}","auth_or":[{{}},{{"plugin":"mysql_native_password"}}]}}',
-            ["mysql_native_password"],
-            [OLD, ""],
-        ),
-        (f'{{{NATIVE}:"invalid"}}', ["mysql_native_password"], []),
-        ("{}", ["mysql_native_password"], [""]),
-    ],
-)
-def test_accounts_of_mariadb(priv, plugins, hashes):
-    assert ispmail_sql.mariadb_account(priv) == Account(tuple(plugins), tuple(hashes), False)
-
-
-@pytest.mark.parametrize(("priv", "locked"), [("{}", False), ('{"account_locked": true}', True)])
-def test_a_locked_account_of_mariadb(priv, locked):
-    assert ispmail_sql.mariadb_account(priv).locked is locked
-
-
-def test_a_role_is_no_account():
-    assert ispmail_sql.mariadb_account('{"is_role": true}') is None
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "hashes"),
-    [(OLD, None, (OLD,)), (OLD, "", (OLD,)), (NEW.lower(), OLD, (NEW, OLD)), (None, None, ("",))],
-)
-def test_accounts_of_mysql(first, second, hashes):
-    """The current password first, then the one that is retained. None and an empty text are an empty password."""
-    native = "mysql_native_password"
-    assert ispmail_sql.mysql_account(native, first, second, False) == Account((native,), hashes, False)
-
-
 def test_the_hash_of_a_password():
     """As SELECT PASSWORD('password') prints it."""
     assert ispmail_sql.native_hash("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
 
 
+def test_hashes_of_the_old_plugin():
+    """Each once, in capitals, in their order; an empty one is an empty password."""
+    assert ispmail_sql.native_hashes([NEW.lower(), OLD, "invalid", "", NEW, f"{OLD}0"]) == (NEW, OLD, "")
+
+
 def test_a_hash_is_not_shown():
-    assert OLD not in repr(ispmail_sql.mariadb_account(f'{{{NATIVE}:"{OLD}"}}'))
+    assert OLD not in repr(Account(("x",), (OLD,), False))
 
 
 # A line of SHOW GRANTS for `u`@`h`; what it is read as.
@@ -273,19 +195,18 @@ def test_what_an_account_may_do_besides(lines, select, more):
 
 
 @pytest.mark.parametrize(
-    ("priv", "default", "expires"),
+    ("changed", "lifetime", "default", "expires"),
     [
-        ('{"password_last_changed": 1000, "password_lifetime": 1}', 0, 1000 + 86400),
-        ('{"password_last_changed": 1000, "password_lifetime": 0}', 5, None),
-        ('{"password_last_changed": 1000, "password_lifetime": -1}', 5, 1000 + 5 * 86400),
-        ('{"password_last_changed": 1000}', 0, None),
-        ('{"password_last_changed": 0, "password_lifetime": 0}', 0, 0),
-        ("{}", 5, None),
+        (1000, 1, 0, 1000 + 86400),
+        (1000, 0, 5, None),
+        (1000, None, 5, 1000 + 5 * 86400),
+        (1000, None, 0, None),
+        (0, 0, 0, 0),
+        (None, None, 5, None),
     ],
 )
-def test_when_a_password_expires(priv, default, expires):
-    found = ispmail_sql.mariadb_account(priv)
-    assert found is not None and found.expires(default) == expires
+def test_when_a_password_expires(changed, lifetime, default, expires):
+    assert Account(("x",), (), False, changed, lifetime).expires(default) == expires
 
 
 def test_the_statements_that_create_the_guides_tables():
