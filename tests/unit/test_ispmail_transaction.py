@@ -374,10 +374,11 @@ def test_a_file_that_somebody_else_has_changed_meanwhile(server, postfix):
     server.table("a", OLD)
     what = change(server, {"b": NEW, "a": NEW})
     server.table("a", THEIRS)
+    asked = []
     with pytest.raises(Failed) as caught:
-        ispmail_transaction.make(what)
+        ispmail_transaction.make(what, answers=lambda: asked.append(True) or "It answers.")
     reason, outcome = str(caught.value).split("\n")
-    assert reason.startswith(f"{server.path('a')} was changed by somebody else")
+    assert reason.startswith(f"{server.path('a')} was changed by somebody else") and not asked
     assert outcome == "Nothing was changed, Postfix answers as before."
     assert visible(server) == {"a.cf": THEIRS, "main.cf": {}}
     assert sorted(os.listdir(server.directory)) == ["a.cf", "main.cf", "master.cf"]
