@@ -5,7 +5,7 @@ import os
 
 import ispmail_stamp
 
-ispmail_stamp.require("411fac394e8d")
+ispmail_stamp.require("4e2e8082f62e")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("411fac394e8d")
+ispmail_stamp.require("4e2e8082f62e")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

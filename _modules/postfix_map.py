@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("411fac394e8d")
+ispmail_stamp.require("4e2e8082f62e")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("411fac394e8d")
+ispmail_stamp.require("4e2e8082f62e")
 
 import ispmail_answers
 import ispmail_classes

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("411fac394e8d")
+ispmail_stamp.require("4e2e8082f62e")
 
 import salt.client
 import salt.utils.event

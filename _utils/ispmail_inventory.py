@@ -20,7 +20,8 @@ from ispmail_reach import Place, Reference, Word, places, references, tables_in,
 
 # What proxymap may open: that a table stands there asks nothing.
 PERMITS = ("proxy_read_maps", "proxy_write_maps")
-_TYPES = re.compile("(mysql|pgsql|sqlite|memcache):")
+# A table, or a reference that stayed as it is because nothing closes it: Postfix refuses that, so anything may follow.
+_TYPES = re.compile(r"(mysql|pgsql|sqlite|memcache):|\$[({]")
 # A pattern file, as in match lists, and the backup table of a memcache table: they may name tables, and further files.
 _PATTERN_FILE = re.compile(r"(?<![^\s,!])/[^\s,]+")
 _MEMCACHE = re.compile(r"(?<![^\s,{}!:])memcache:([^\s,{}]+)")

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "411fac394e8d"
+STAMP = "4e2e8082f62e"
 
 
 def require(stamp: str) -> None:

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ispmail_inventory
@@ -24,6 +24,7 @@ VALUES = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(("own_maps", "virtual_alias_maps", "proxy_read_maps"), VALUES)))
+@example({"own_maps": "", "virtual_alias_maps": "$(,${table}", "proxy_read_maps": ""})
 def test_no_table_is_missed(values):
     """Values are passed over that cannot name a table: the words of each of them agree."""
     known = Settings("/etc/postfix", {**FIXED, **values}, frozenset())
