@@ -377,9 +377,11 @@ WARNINGS = [
             "similar = '%s'",
             "b LIKE '%s'",
             "/* /* ~ */ */ '%s'",
+            "/* ~ /* x */ */ '%s'",
             "b = 'x~' || '%s'",
         )
     ),
+    ("mysql", "(SELECT b REGEXP 'x') = '%s'", []),
     ("sqlite", "SELECT a FROM t WHERE b REGEXP '%s'", ["has an expansion in a regular expression"]),
     ("sqlite", "SELECT ~a FROM t WHERE b='%s'", []),
 ]
