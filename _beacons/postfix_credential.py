@@ -11,18 +11,18 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
     sys.path.append(_LIBRARY)
     importlib.invalidate_caches()
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
 import contextlib
 import json
 import logging
 
-import ispmail_client
-import ispmail_logins
-import ispmail_salt
-from ispmail_errors import IspmailError
+import _ispmail_client
+import _ispmail_logins
+import _ispmail_salt
+from _ispmail_errors import IspmailError
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +81,14 @@ def beacon(config):
     if not isinstance(pillar, str):
         return []
     try:
-        instances = ispmail_salt.instances(__pillar__, pillar)
-        consumers = [ispmail_salt.consumer_logins(__pillar__, key) for key in instances]
-        logins = ispmail_logins.read(instances, pillar, consumers)
-        ispmail_client.require_pymysql()
+        instances = _ispmail_salt.instances(__pillar__, pillar)
+        consumers = [_ispmail_salt.consumer_logins(__pillar__, key) for key in instances]
+        logins = _ispmail_logins.read(instances, pillar, consumers)
+        _ispmail_client.require_pymysql()
     except IspmailError as err:
         log.debug("postfix_credential cannot ask: %s", err)
         return []
-    watch = ispmail_logins.watch(f"{_memory()} {pillar}")
+    watch = _ispmail_logins.watch(f"{_memory()} {pillar}")
     tried = watch.take()
     watch.start(logins)
     if tried is None:
@@ -125,7 +125,7 @@ def _news(refused, remembered):
 
 
 def _memory():
-    return os.path.join(ispmail_salt.cache_folder(__opts__), "refused.json")
+    return os.path.join(_ispmail_salt.cache_folder(__opts__), "refused.json")
 
 
 def _reported():

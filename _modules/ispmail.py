@@ -3,18 +3,18 @@
 import logging
 import os
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_queue
-from ispmail_errors import Failed, kind_of
-from ispmail_salt import cache_folder
+import _ispmail_queue
+from _ispmail_errors import Failed, kind_of
+from _ispmail_salt import cache_folder
 
 # The module itself, imported above, is the older one where require() has dropped the library.
-from ispmail_stamp import version as _version
+from _ispmail_stamp import version as _version
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def reapply(refresh=True):
         salt '*' ispmail.reapply
     """
     try:
-        failed = ispmail_queue.merged(cache_folder(__opts__), "apply", lambda: _apply(refresh))
+        failed = _ispmail_queue.merged(cache_folder(__opts__), "apply", lambda: _apply(refresh))
         if failed is None:
             return {"applied": False, "comment": "another apply is about to start"}
         # That there was nothing to change proves nothing: pillar may be as old as the table files.

@@ -1,12 +1,12 @@
 """Read and set main.cf parameters, see postconf(1) and postconf(5)."""
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
-import ispmail_postconf
-from ispmail_errors import InvalidInput
-from ispmail_salt import named_directories, salt_errors
+import _ispmail_postconf
+from _ispmail_errors import InvalidInput
+from _ispmail_salt import named_directories, salt_errors
 
 __func_alias__ = {"set_": "set"}
 
@@ -41,7 +41,7 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
     with salt_errors():
         names = None if parameters is None else _names(parameters)
         directory = _known(config_directory)
-        return ispmail_postconf.shown(ispmail_postconf.get(names, directory, defaults), directory)
+        return _ispmail_postconf.shown(_ispmail_postconf.get(names, directory, defaults), directory)
 
 
 def set_(parameters, config_directory="/etc/postfix", test=False):
@@ -75,7 +75,7 @@ def set_(parameters, config_directory="/etc/postfix", test=False):
     with salt_errors():
         if not isinstance(parameters, dict):
             raise InvalidInput("the parameters must be a mapping of names to values")
-        return ispmail_postconf.change(parameters, _known(config_directory), test)
+        return _ispmail_postconf.change(parameters, _known(config_directory), test)
 
 
 def unset(parameters, config_directory="/etc/postfix", test=False):
@@ -105,7 +105,7 @@ def unset(parameters, config_directory="/etc/postfix", test=False):
         salt '*' postconf.unset '[virtual_alias_domains]'
     """
     with salt_errors():
-        return ispmail_postconf.change(dict.fromkeys(_names(parameters)), _known(config_directory), test)
+        return _ispmail_postconf.change(dict.fromkeys(_names(parameters)), _known(config_directory), test)
 
 
 def _names(parameters):
@@ -117,4 +117,4 @@ def _names(parameters):
 
 
 def _known(config_directory):
-    return ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
+    return _ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))

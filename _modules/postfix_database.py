@@ -3,16 +3,16 @@
 Passwords reach the server as hashes that are computed here: its logs never hold a password.
 """
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
-import ispmail_accounts
-import ispmail_holders
-import ispmail_logins
-import ispmail_salt
-import ispmail_schema
-from ispmail_salt import salt_errors
+import _ispmail_accounts
+import _ispmail_holders
+import _ispmail_logins
+import _ispmail_salt
+import _ispmail_schema
+from _ispmail_salt import salt_errors
 
 
 def read(pillar="ispmail"):
@@ -41,7 +41,7 @@ def read(pillar="ispmail"):
         salt '*' postfix_database.read
     """
     with salt_errors():
-        return ispmail_accounts.read(ispmail_salt.database(__pillar__, __opts__, pillar))
+        return _ispmail_accounts.read(_ispmail_salt.database(__pillar__, __opts__, pillar))
 
 
 def tables(pillar="ispmail", test=False):
@@ -69,7 +69,7 @@ def tables(pillar="ispmail", test=False):
         salt '*' postfix_database.tables test=True
     """
     with salt_errors():
-        return ispmail_schema.create(ispmail_salt.database(__pillar__, __opts__, pillar), test)
+        return _ispmail_schema.create(_ispmail_salt.database(__pillar__, __opts__, pillar), test)
 
 
 def account(pillar="ispmail", test=False):
@@ -99,7 +99,9 @@ def account(pillar="ispmail", test=False):
         salt '*' postfix_database.account test=True
     """
     with salt_errors():
-        return ispmail_accounts.account(ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True), test)
+        return _ispmail_accounts.account(
+            _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True), test
+        )
 
 
 def credential_accepted(pillar="ispmail", test=False):
@@ -129,8 +131,8 @@ def credential_accepted(pillar="ispmail", test=False):
         salt '*' postfix_database.credential_accepted test=True
     """
     with salt_errors():
-        config = ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return ispmail_accounts.credential(config, "accept", test)
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
+        return _ispmail_accounts.credential(config, "accept", test)
 
 
 def credential_sole(pillar="ispmail", test=False):
@@ -157,8 +159,8 @@ def credential_sole(pillar="ispmail", test=False):
         salt '*' postfix_database.credential_sole test=True
     """
     with salt_errors():
-        config = ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return ispmail_accounts.credential(config, "sole", test)
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
+        return _ispmail_accounts.credential(config, "sole", test)
 
 
 def refused(pillar="ispmail"):
@@ -185,9 +187,9 @@ def refused(pillar="ispmail"):
         salt '*' postfix_database.refused
     """
     with salt_errors():
-        found = ispmail_salt.instances(__pillar__, pillar)
-        consumers = [ispmail_salt.consumer_logins(__pillar__, key) for key in found]
-        return ispmail_logins.refused(found, pillar, consumers)
+        found = _ispmail_salt.instances(__pillar__, pillar)
+        consumers = [_ispmail_salt.consumer_logins(__pillar__, key) for key in found]
+        return _ispmail_logins.refused(found, pillar, consumers)
 
 
 def holders(site_hosts=None, search="all", pillar="ispmail"):
@@ -224,4 +226,4 @@ def holders(site_hosts=None, search="all", pillar="ispmail"):
         salt '*' postfix_database.holders
     """
     with salt_errors():
-        return ispmail_holders.find(ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, search).describe()
+        return _ispmail_holders.find(_ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, search).describe()

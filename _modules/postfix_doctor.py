@@ -1,19 +1,19 @@
 """Look for all that is wrong, or will be, between Postfix on this server and its database. Nothing is changed."""
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
 
-import ispmail_accounts
-import ispmail_apply
-import ispmail_compare
-import ispmail_config_database
-import ispmail_doctor
-import ispmail_report
-import ispmail_salt
-from ispmail_config_consumers import NONE
-from ispmail_doctor_postfix import Target
+import _ispmail_accounts
+import _ispmail_apply
+import _ispmail_compare
+import _ispmail_config_database
+import _ispmail_doctor
+import _ispmail_report
+import _ispmail_salt
+from _ispmail_config_consumers import NONE
+from _ispmail_doctor_postfix import Target
 
 
 def check(pillar="ispmail"):
@@ -37,7 +37,7 @@ def check(pillar="ispmail"):
 
         salt '*' postfix_doctor.check
     """
-    with ispmail_salt.salt_errors():
+    with _ispmail_salt.salt_errors():
         return [finding._asdict() for finding in _findings(pillar)]
 
 
@@ -64,33 +64,33 @@ def report(pillar="ispmail", width=100):
 
         salt '*' postfix_doctor.report width=160
     """
-    with ispmail_salt.salt_errors():
-        ispmail_report.check_width(width)
-        return ispmail_report.table(_findings(pillar), width)
+    with _ispmail_salt.salt_errors():
+        _ispmail_report.check_width(width)
+        return _ispmail_report.table(_findings(pillar), width)
 
 
 def _findings(pillar):
-    instances = ispmail_salt.instances(__pillar__, pillar)
+    instances = _ispmail_salt.instances(__pillar__, pillar)
     targets = [_target(pillar, instance) for instance in instances.values()]
 
     def scope():
-        return ispmail_salt.scope(__pillar__, __opts__, pillar)
+        return _ispmail_salt.scope(__pillar__, __opts__, pillar)
 
-    return list(ispmail_doctor.check(targets, __grains__["ipv4"], scope))
+    return list(_ispmail_doctor.check(targets, __grains__["ipv4"], scope))
 
 
 def _target(pillar, instance):
     """One instance, with what pillar says of it. What needs secrets is read only when a check asks for it."""
     key = instance.pillar_key
-    section = ispmail_salt.section(__pillar__, key)
+    section = _ispmail_salt.section(__pillar__, key)
 
     def changes():
         cache = __opts__["cachedir"]
-        maps = ispmail_salt.complete(__pillar__, __opts__, key)
-        return ispmail_apply.apply(ispmail_compare.compare(maps, NONE, cache), cache, test=True).changes
+        maps = _ispmail_salt.complete(__pillar__, __opts__, key)
+        return _ispmail_apply.apply(_ispmail_compare.compare(maps, NONE, cache), cache, test=True).changes
 
     def admin_view():
-        return ispmail_accounts.read(ispmail_salt.database(__pillar__, __opts__, key))
+        return _ispmail_accounts.read(_ispmail_salt.database(__pillar__, __opts__, key))
 
     is_main, has_server = key == pillar, "server" in section
     # An instance without a server of its own shares the main one's.
@@ -109,5 +109,5 @@ def _target(pillar, instance):
 
 def _database(pillar):
     """The database server's side. A bad password is a finding of the apply, and no reason to look at nothing."""
-    section = ispmail_salt.section(__pillar__, pillar)
-    return ispmail_config_database.database(pillar, section, account_checked=False)
+    section = _ispmail_salt.section(__pillar__, pillar)
+    return _ispmail_config_database.database(pillar, section, account_checked=False)

@@ -6,18 +6,18 @@ themselves: no secret is ever an argument.
 Salt loads postfix_map_ask and postfix_map_change, the other parts of the module, when one of their functions is called.
 """
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
-import ispmail_compare
-import ispmail_consumers
-import ispmail_files
-import ispmail_inventory
-import ispmail_plan
-import ispmail_postfix
-import ispmail_tablefile
-from ispmail_salt import instance, instances, salt_errors, wanted
+import _ispmail_compare
+import _ispmail_consumers
+import _ispmail_files
+import _ispmail_inventory
+import _ispmail_plan
+import _ispmail_postfix
+import _ispmail_tablefile
+from _ispmail_salt import instance, instances, salt_errors, wanted
 
 
 def read(pillar="ispmail"):
@@ -43,7 +43,7 @@ def read(pillar="ispmail"):
     """
     with salt_errors():
         found = instance(__pillar__, pillar)
-        known = ispmail_inventory.settings(found.config_directory) if found.wanted else None
+        known = _ispmail_inventory.settings(found.config_directory) if found.wanted else None
         return {each.name: _described(each, known) for each in found.wanted}
 
 
@@ -70,10 +70,10 @@ def compare(pillar="ispmail"):
         salt '*' postfix_map.compare
     """
     with salt_errors():
-        found = ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
+        found = _ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
         reloads = False
         if found.maps is not None and found.interrupted:
-            reloads = ispmail_postfix.running(found.maps.settings.queue_directory)
+            reloads = _ispmail_postfix.running(found.maps.settings.queue_directory)
         return {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
 
 
@@ -100,7 +100,7 @@ def consumers(pillar="ispmail"):
         salt '*' postfix_map.consumers
     """
     with salt_errors():
-        return ispmail_consumers.unready(wanted(__pillar__, __opts__, pillar)[1])
+        return _ispmail_consumers.unready(wanted(__pillar__, __opts__, pillar)[1])
 
 
 def old_processes(pillar="ispmail"):
@@ -128,15 +128,15 @@ def old_processes(pillar="ispmail"):
             process
             for each in instances(__pillar__, pillar).values()
             if each.wanted
-            for process in ispmail_postfix.old_processes(
-                [one.path for one in each.wanted], ispmail_inventory.settings(each.config_directory).queue_directory
+            for process in _ispmail_postfix.old_processes(
+                [one.path for one in each.wanted], _ispmail_inventory.settings(each.config_directory).queue_directory
             )
         ]
 
 
 def _described(each, known):
     """A map as it is on this server, without secrets."""
-    file = ispmail_files.read(each.path)
+    file = _ispmail_files.read(each.path)
     reached = [one for word in known.words(each.parameter) for one in word.references if one.path == file.path]
     found = {
         "parameter": each.parameter,
@@ -145,6 +145,6 @@ def _described(each, known):
         "keys": None,
     }
     if file.content is not None:
-        keys = ispmail_tablefile.redact(ispmail_tablefile.parse(file.content))
-        found.update(ispmail_plan.ownership(file), keys=keys)
+        keys = _ispmail_tablefile.redact(_ispmail_tablefile.parse(file.content))
+        found.update(_ispmail_plan.ownership(file), keys=keys)
     return found

@@ -3,14 +3,14 @@
 The part of `postfix_map` that puts questions to live maps, and compares their passwords.
 """
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
-import ispmail_answers
-import ispmail_classes
-import ispmail_proof
-from ispmail_salt import account, complete, instance, instances, salt_errors, wanted
+import _ispmail_answers
+import _ispmail_classes
+import _ispmail_proof
+from _ispmail_salt import account, complete, instance, instances, salt_errors, wanted
 
 __virtualname__ = "postfix_map"
 
@@ -48,7 +48,7 @@ def lookup(map, question, pillar="ispmail"):
         salt '*' postfix_map.lookup virtual_alias_maps jack@example.org
     """
     with salt_errors():
-        found = ispmail_answers.lookup(instance(__pillar__, pillar), str(map), str(question))
+        found = _ispmail_answers.lookup(instance(__pillar__, pillar), str(map), str(question))
     result = {"result": found.result, "warnings": list(found.warnings)}
     if found.answer is not None:
         return {**result, "answer": found.answer}
@@ -76,7 +76,7 @@ def answers(pillar="ispmail"):
     """
     with salt_errors():
         found = complete(__pillar__, __opts__, pillar)
-        return ispmail_classes.wrong_answers(found)
+        return _ispmail_classes.wrong_answers(found)
 
 
 def probe(pillar="ispmail"):
@@ -100,7 +100,9 @@ def probe(pillar="ispmail"):
     """
     with salt_errors():
         return [
-            reason for each in instances(__pillar__, pillar).values() for reason in ispmail_answers.unaskable_live(each)
+            reason
+            for each in instances(__pillar__, pillar).values()
+            for reason in _ispmail_answers.unaskable_live(each)
         ]
 
 
@@ -139,4 +141,4 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
         keys = instances(__pillar__, pillar)
         found = [wanted(__pillar__, __opts__, key) for key in keys]
         maps, consumers = zip(*found)
-        return ispmail_proof.fingerprints(maps, account(__pillar__, __opts__, pillar), nonce, live, consumers)
+        return _ispmail_proof.fingerprints(maps, account(__pillar__, __opts__, pillar), nonce, live, consumers)

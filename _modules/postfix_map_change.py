@@ -5,19 +5,19 @@ The part of `postfix_map` that most applies do not need: they begin with a compa
 
 import functools
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
-import ispmail_apply
-import ispmail_compare
-import ispmail_consumers
-import ispmail_found
-import ispmail_holders
-import ispmail_postconf
-import ispmail_remove
-from ispmail_errors import InvalidInput
-from ispmail_salt import consumer_logins, instance, named_directories, salt_errors, scope, wanted
+import _ispmail_apply
+import _ispmail_compare
+import _ispmail_consumers
+import _ispmail_found
+import _ispmail_holders
+import _ispmail_postconf
+import _ispmail_remove
+from _ispmail_errors import InvalidInput
+from _ispmail_salt import consumer_logins, instance, named_directories, salt_errors, scope, wanted
 
 __virtualname__ = "postfix_map"
 
@@ -48,8 +48,8 @@ def found(config_directory="/etc/postfix"):
         salt '*' postfix_map.found
     """
     with salt_errors():
-        directory = ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
-        return ispmail_found.text(ispmail_found.found(directory), directory)
+        directory = _ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
+        return _ispmail_found.text(_ispmail_found.found(directory), directory)
 
 
 def apply(pillar="ispmail", test=False, compared=None):
@@ -87,17 +87,17 @@ def apply(pillar="ispmail", test=False, compared=None):
     with salt_errors():
         found = _compared(compared, pillar)
         known = functools.partial(scope, __pillar__, __opts__, pillar, as_admin=False)
-        with ispmail_holders.left_behind(found.instance, found.consumers, known, test) as warnings:
-            return ispmail_apply.apply(found, __opts__["cachedir"], test).describe(warnings)
+        with _ispmail_holders.left_behind(found.instance, found.consumers, known, test) as warnings:
+            return _ispmail_apply.apply(found, __opts__["cachedir"], test).describe(warnings)
 
 
 def _compared(given, pillar):
     """What a state hands over, or a comparison."""
-    if isinstance(given, ispmail_compare.Comparison):
+    if isinstance(given, _ispmail_compare.Comparison):
         return given
     # One of another library: it was synced since the state has loaded.
-    if given is None or type(given).__name__ == ispmail_compare.Comparison.__name__:
-        return ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
+    if given is None or type(given).__name__ == _ispmail_compare.Comparison.__name__:
+        return _ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
     raise InvalidInput("compared is for the state postfix_map.managed: leave it out")
 
 
@@ -131,5 +131,5 @@ def remove(maps=None, pillar="ispmail", test=False):
     """
     with salt_errors():
         consumers = consumer_logins(__pillar__, pillar)
-        found = ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test)
-        return found.describe(ispmail_consumers.left_behind(consumers) if maps is None else ())
+        found = _ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test)
+        return found.describe(_ispmail_consumers.left_behind(consumers) if maps is None else ())

@@ -7,9 +7,9 @@ import sys
 import threading
 import time
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
 import salt.client
 import salt.utils.event
@@ -17,13 +17,13 @@ import salt.utils.jid
 import salt.utils.minions
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_fleet
-import ispmail_sites
-from ispmail_errors import Failed, kind_of, plural, printable
-from ispmail_fleet import Servers
-from ispmail_queue import bounded, merged
-from ispmail_rotation import Progress, dropped, reasons, table
-from ispmail_salt import cache_folder, salt_errors
+import _ispmail_fleet
+import _ispmail_sites
+from _ispmail_errors import Failed, kind_of, plural, printable
+from _ispmail_fleet import Servers
+from _ispmail_queue import bounded, merged
+from _ispmail_rotation import Progress, dropped, reasons, table
+from _ispmail_salt import cache_folder, salt_errors
 
 log = logging.getLogger(__name__)
 
@@ -190,8 +190,8 @@ def holders(site, refresh=True):
     targets = _site(site)
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
         servers = _servers(targets)
-        up = ispmail_fleet.present(client, servers.all, refresh)
-        faults, notes = ispmail_fleet.holders(client, servers, up)
+        up = _ispmail_fleet.present(client, servers.all, refresh)
+        faults, notes = _ispmail_fleet.holders(client, servers, up)
     if faults:
         __context__["retcode"] = 1
         log.warning("site %s: the password is also held by what pillar does not name", site)
@@ -228,8 +228,8 @@ def prove(site, timeout=60):
     targets = _site(site)
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
         servers = _servers(targets)
-        up = ispmail_fleet.present(client, servers.all)
-        faults, maps = ispmail_fleet.proof(client, servers, up, timeout)
+        up = _ispmail_fleet.present(client, servers.all)
+        faults, maps = _ispmail_fleet.proof(client, servers, up, timeout)
     matched = zip(_NEEDED, (servers.database, servers.mail))
     faults = [*(f"ispmail:sites:{site}:{role} matches no server" for role, found in matched if not found), *faults]
     if faults:
@@ -359,7 +359,7 @@ def _preview():
             up = [*who["database"], *who["canary"], *rest]
             stops = [*who["faults"], *(f"{server}: does not answer" for server in who["down"])]
             if not who["faults"]:
-                stops += ispmail_fleet.would_stop(client, _servers(targets), up)
+                stops += _ispmail_fleet.would_stop(client, _servers(targets), up)
             would = [f"accept the new password next to the one in use: {', '.join(who['database'])}"]
             would += [
                 f"apply it, and wait for old processes: {', '.join(each)}" for each in (who["canary"], rest) if each
@@ -399,14 +399,14 @@ def _refused_logins():
     """Site to its database servers, and how many logins each has refused so far."""
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
         return {
-            name: ispmail_fleet.refused_logins(client, _matching(site, "database")) for name, site in _sites().items()
+            name: _ispmail_fleet.refused_logins(client, _matching(site, "database")) for name, site in _sites().items()
         }
 
 
 def _sites():
     """The sites in the master's configuration, checked: name to targets."""
     with salt_errors():
-        return ispmail_sites.sites(__opts__.get("ispmail"))
+        return _ispmail_sites.sites(__opts__.get("ispmail"))
 
 
 def _servers(targets):
@@ -414,7 +414,7 @@ def _servers(targets):
     database, mail = (_matching(targets, role) for role in _NEEDED)
     # From the master's cache: a server that is down is one of the site's too.
     grains = __salt__["cache.grains"](sorted({*database, *mail}), tgt_type="list")
-    return Servers(database, mail, ispmail_sites.hosts(grains, targets["addresses"]))
+    return Servers(database, mail, _ispmail_sites.hosts(grains, targets["addresses"]))
 
 
 def _site(name):
@@ -437,7 +437,7 @@ def _matching(site, role):
 def _resolve_targets(client, name, site, batch):
     """Which servers a rotation of a site goes to, in which order, and why it cannot start."""
     roles = {role: _matching(site, role) for role in ("database", "mail", "canary")}
-    up = ispmail_fleet.present(client, sorted({server for servers in roles.values() for server in servers}))
+    up = _ispmail_fleet.present(client, sorted({server for servers in roles.values() for server in servers}))
     mail = [server for server in roles["mail"] if server in up]
     canary = [server for server in roles["canary"] if server in up]
     faults = [f"{role}, {site[role]}, matches no server" for role in _NEEDED if not roles[role]]
@@ -455,7 +455,7 @@ def _resolve_targets(client, name, site, batch):
             faults.append("no mail server answers")
     rest = [server for server in mail if server not in canary]
     with salt_errors():
-        size = ispmail_sites.batch_size(batch, len(rest))
+        size = _ispmail_sites.batch_size(batch, len(rest))
     return {
         "database": roles["database"],
         "canary": canary,

@@ -1,10 +1,10 @@
 """Keep main.cf parameters at their values, see postconf(5)."""
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
-from ispmail_salt import state
+from _ispmail_salt import state
 
 
 def managed(name, parameters, config_directory="/etc/postfix"):

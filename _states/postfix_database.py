@@ -3,11 +3,11 @@
 No secret is an argument here: the modules read pillar themselves.
 """
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
-from ispmail_salt import state
+from _ispmail_salt import state
 
 
 def tables(name, pillar="ispmail"):

@@ -6,15 +6,15 @@ No secret is an argument here: each state reads pillar itself, or the module doe
 import math
 import time
 
-import ispmail_stamp
+import _ispmail_stamp
 
-ispmail_stamp.require("4e2e8082f62e")
+_ispmail_stamp.require("c7a29e6e31c3")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_compare
-from ispmail_errors import listed, plural
-from ispmail_salt import check_state, salt_errors, state, wanted
+import _ispmail_compare
+from _ispmail_errors import listed, plural
+from _ispmail_salt import check_state, salt_errors, state, wanted
 
 
 def managed(name, pillar="ispmail"):
@@ -198,7 +198,7 @@ def drained(name, timeout=60, pillar="ispmail"):
 def _compare(pillar):
     """What differs between pillar and this server."""
     with salt_errors():
-        return ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
+        return _ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
 
 
 def _is_due(pillar):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from salt.loader.lazy import LazyLoader
 
-from ispmail_command import output
+from _ispmail_command import output
 from lab import scratch
 from lab.mariadb import MariaDB, schema
 from lab.minion import REPOSITORY, Minion

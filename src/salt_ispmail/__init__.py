@@ -30,7 +30,7 @@ class _LastFinder:
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, [_LIBRARY]) if name.startswith("ispmail_") else None
+        return PathFinder.find_spec(name, [_LIBRARY]) if name.startswith("_ispmail_") else None
 
 
 sys.meta_path.append(_LastFinder)

@@ -18,16 +18,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import ispmail_apply
-import ispmail_compare
-import ispmail_config
-import ispmail_config_consumers
-import ispmail_journal
-import ispmail_postfix
-import ispmail_remove
-import ispmail_smtpd
-from ispmail_errors import IspmailError
-from ispmail_smtpd import Reply
+import _ispmail_apply
+import _ispmail_compare
+import _ispmail_config
+import _ispmail_config_consumers
+import _ispmail_journal
+import _ispmail_postfix
+import _ispmail_remove
+import _ispmail_smtpd
+from _ispmail_errors import IspmailError
+from _ispmail_smtpd import Reply
 from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.postfix import Postfix
@@ -118,12 +118,14 @@ class Site:
         verb, _, which = act.partition(" ")
         try:
             if verb == "apply":
-                instance = ispmail_config.complete("ispmail", self._sections[which], [])
-                ispmail_apply.apply(
-                    ispmail_compare.compare(instance, ispmail_config_consumers.NONE, str(self.cache)), str(self.cache)
+                instance = _ispmail_config.complete("ispmail", self._sections[which], [])
+                _ispmail_apply.apply(
+                    _ispmail_compare.compare(instance, _ispmail_config_consumers.NONE, str(self.cache)), str(self.cache)
                 )
             else:
-                ispmail_remove.remove(ispmail_config.instance("ispmail", self._sections[which]), None, str(self.cache))
+                _ispmail_remove.remove(
+                    _ispmail_config.instance("ispmail", self._sections[which]), None, str(self.cache)
+                )
         except IspmailError as err:
             return f"{type(err).__name__}: {err}"
         except Exception as err:  # pylint: disable=broad-except
@@ -132,14 +134,14 @@ class Site:
 
     def run_undone(self, act: str) -> str:
         """The same, while smtpd cannot ask its maps as soon as anything has changed."""
-        start, ask = self.contents(), ispmail_smtpd.ask
+        start, ask = self.contents(), _ispmail_smtpd.ask
 
         def ask_a_broken_smtpd(*arguments: object, **options: object) -> Reply:
             reply = ask(*arguments, **options)  # type: ignore[arg-type]
             broken = reply._replace(code=451, text="4.3.0 Temporary lookup failure")
             return reply if self.contents() == start else broken
 
-        ispmail_smtpd.ask = ask_a_broken_smtpd  # in a forked process only
+        _ispmail_smtpd.ask = ask_a_broken_smtpd  # in a forked process only
         return self.run(act)
 
     def keep(self, name: str, daemons: str = "") -> None:
@@ -167,8 +169,8 @@ class Site:
     def _reread(self) -> None:
         """Do what a reload does in the end, and wait until no process has read anything older."""
         began, queue = time.clock_gettime(time.CLOCK_BOOTTIME), str(self.postfix.queue_directory)
-        ispmail_postfix._signal_master(queue)
-        assert wait_until(lambda: not ispmail_postfix._started_before(began, queue), 30), "Postfix has old processes"
+        _ispmail_postfix._signal_master(queue)
+        assert wait_until(lambda: not _ispmail_postfix._started_before(began, queue), 30), "Postfix has old processes"
 
     def _restore_files(self, kept: Path) -> None:
         config = self.postfix.config_directory
@@ -222,7 +224,7 @@ class Site:
 
     def interrupted(self) -> bool:
         """Whether the journal says that work is due."""
-        return ispmail_journal.interrupted(str(self.postfix.config_directory), str(self.cache))
+        return _ispmail_journal.interrupted(str(self.postfix.config_directory), str(self.cache))
 
     def wanted(self, scenario: Scenario) -> dict[str, tuple[int, int, int, bytes]]:
         """What is there after the change if nothing disturbs it."""
@@ -283,7 +285,7 @@ def _cut_before_reload(found: Site) -> None:
         def end(*_: object, **__: object) -> None:
             os._exit(1)
 
-        ispmail_postfix.reload = end  # in a forked process only
+        _ispmail_postfix.reload = end  # in a forked process only
         return found.run("apply second")
 
     assert traced(act).returned is None

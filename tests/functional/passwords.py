@@ -37,8 +37,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_logins
-import ispmail_search
+import _ispmail_logins
+import _ispmail_search
 from lab import HOST, scratch
 from lab.mariadb import MariaDB, native_hash, schema
 from lab.minion import REPOSITORY, Minion
@@ -220,7 +220,7 @@ class Site:
         beacons = salt.beacons.Beacon(self._opts, self._functions)
         config = {"postfix_credential": [{"disable_during_state_run": True}]}
         first = beacons.process(config, self._opts["grains"])
-        threads = [thread for thread in threading.enumerate() if thread.name == ispmail_logins.Watch.THREAD]
+        threads = [thread for thread in threading.enumerate() if thread.name == _ispmail_logins.Watch.THREAD]
         for thread in threads:
             thread.join(10)
         return first + beacons.process(config, self._opts["grains"])
@@ -254,7 +254,7 @@ def look(site: Site, passwords: Sequence[str], seen: Seen, with_doctor: bool = T
     """Give the site these passwords, one for each account: wrong in pillar, wrong in its files, then right."""
     before, old = site.files(), site.live
     # Of the account that `database` names, what is too short to be searched for in files is told.
-    short = "short" if len(old[0]) < ispmail_search.SHORTEST else "long"
+    short = "short" if len(old[0]) < _ispmail_search.SHORTEST else "long"
     for kind, pillar in (("maps", [old[0], *passwords[1:]]), ("a program", passwords)):
         site.write_pillar(pillar)
         for test in (True, False):
@@ -336,9 +336,9 @@ def run(site: Site, passwords: Sequence[str], seen: Seen, with_doctor: bool = Tr
 @contextlib.contextmanager
 def site() -> Iterator[Site]:
     """A site at its start; no file of this machine is searched for passwords."""
-    trees, ispmail_search.TREES = ispmail_search.TREES, ()
+    trees, _ispmail_search.TREES = _ispmail_search.TREES, ()
     # It is the time of a busy machine that is not to end thirteen logins.
-    within, ispmail_logins._ALL = ispmail_logins._ALL, 60
+    within, _ispmail_logins._ALL = _ispmail_logins._ALL, 60
     try:
         with (
             scratch() as directory,
@@ -347,8 +347,8 @@ def site() -> Iterator[Site]:
         ):
             yield Site(postfix, mariadb, directory)
     finally:
-        ispmail_search.TREES = trees
-        ispmail_logins._ALL = within
+        _ispmail_search.TREES = trees
+        _ispmail_logins._ALL = within
 
 
 def main() -> int:

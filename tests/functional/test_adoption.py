@@ -16,14 +16,14 @@ import salt.config
 import salt.output
 import yaml
 
-import ispmail_adopt
-import ispmail_apply
-import ispmail_compare
-import ispmail_config
-import ispmail_found
-import ispmail_tablefile
-from ispmail_config_consumers import NONE
-from ispmail_errors import CannotAsk, Failed
+import _ispmail_adopt
+import _ispmail_apply
+import _ispmail_compare
+import _ispmail_config
+import _ispmail_found
+import _ispmail_tablefile
+from _ispmail_config_consumers import NONE
+from _ispmail_errors import CannotAsk, Failed
 from lab import program, scratch
 from lab.mariadb import native_hash
 from lab.minion import Minion
@@ -57,7 +57,7 @@ IN_RESTRICTIONS = {"mysql-virtual_sender.cf", "sql-maintain.cf"}
 # Of a parameter that only a patched Postfix knows.
 NOT_ASKED = {"mysql-virtual_mailbox_limit_maps.cf", "mysql_virtual_mailbox_limit_maps.cf"}
 # What an apply may change in a file that somebody else wrote.
-REWRITTEN = {"layout", "copy", "comments", "query", "port", "domain", *ispmail_tablefile.OBSOLETE}
+REWRITTEN = {"layout", "copy", "comments", "query", "port", "domain", *_ispmail_tablefile.OBSOLETE}
 
 
 class Site:
@@ -107,7 +107,7 @@ class Site:
                     connection.execute(statement)
             self.database.chmod(0o644)
             return
-        logins = [ispmail_tablefile.parse(text) for text in self.tables.values()]
+        logins = [_ispmail_tablefile.parse(text) for text in self.tables.values()]
         (name,) = {keys["dbname"] for keys in logins}
         self.server.sql(f"CREATE OR REPLACE DATABASE {name} CHARACTER SET utf8mb4")
         for statement in statements:
@@ -139,12 +139,12 @@ class Site:
     def found(self):
         """The text of postfix_map.found, without Salt's loader around it."""
         directory = str(self.postfix.config_directory)
-        return ispmail_found.text(ispmail_found.found(directory), directory)
+        return _ispmail_found.text(_ispmail_found.found(directory), directory)
 
     def passwords(self):
         return {
             keys["user"]: keys["password"]
-            for keys in map(ispmail_tablefile.parse, self.tables.values())
+            for keys in map(_ispmail_tablefile.parse, self.tables.values())
             if "password" in keys
         }
 
@@ -179,9 +179,9 @@ def base():
 
 def meaning(table_type, text):
     """The keys that Postfix reads of a table file, the old query interface as the query it stands for."""
-    keys = ispmail_adopt.with_query(table_type, ispmail_tablefile.parse(text))
-    known = {key: value for key, value in keys.items() if key in ispmail_tablefile.schema(table_type)}
-    return ispmail_tablefile.canonicalize(table_type, known)
+    keys = _ispmail_adopt.with_query(table_type, _ispmail_tablefile.parse(text))
+    known = {key: value for key, value in keys.items() if key in _ispmail_tablefile.schema(table_type)}
+    return _ispmail_tablefile.canonicalize(table_type, known)
 
 
 def test_the_corpus_is_as_large_as_it_should_be():
@@ -195,12 +195,12 @@ def test_what_is_found_means_the_same(project, site):
     this = site(project)
     text = this.found()
     assert not [password for password in this.passwords().values() if password in text]
-    instance = ispmail_config.complete("ispmail", this.adopted(text)["ispmail"])
+    instance = _ispmail_config.complete("ispmail", this.adopted(text)["ispmail"])
     left_out = {Path(path).name for path in this.tables.keys() - {each.path for each in instance.maps}}
     assert left_out <= IN_RESTRICTIONS | NOT_ASKED
     assert all(name in text for name in left_out)
     for each in instance.maps:
-        assert meaning(each.type, this.tables[each.path]) == ispmail_tablefile.parse(each.text), each.name
+        assert meaning(each.type, this.tables[each.path]) == _ispmail_tablefile.parse(each.text), each.name
         assert each.table() in this.main_cf
 
 
@@ -267,7 +267,7 @@ def test_postmap_reads_both_alike_where_no_server_runs(project, site):
     before = this.ask_all()
     for _, errors in before.values():
         assert "connect to pgsql server" in errors and errors.count("fatal:") == 1 and "query error" in errors
-    for each in ispmail_config.complete("ispmail", this.adopted()["ispmail"]).maps:
+    for each in _ispmail_config.complete("ispmail", this.adopted()["ispmail"]).maps:
         write_cold(Path(each.path), each.text, mode=0o640, group="postfix")
     assert this.ask_all() == before
     path = next(iter(this.tables))
@@ -313,7 +313,7 @@ def test_the_copy_of_a_replaced_file(site):
 
 def test_no_copy_is_left_of_an_apply_that_fails(site, monkeypatch):
     this = site("postfixadmin-mysql")
-    instance = ispmail_config.complete("ispmail", this.adopted()["ispmail"])
+    instance = _ispmail_config.complete("ispmail", this.adopted()["ispmail"])
     folder = this.postfix.config_directory
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -321,9 +321,9 @@ def test_no_copy_is_left_of_an_apply_that_fails(site, monkeypatch):
         assert list(folder.rglob("*.before-ispmail")), "the apply did not get so far"
         raise Failed("the live maps were asked in vain")
 
-    monkeypatch.setattr(ispmail_apply, "_ask_live", refuse)
+    monkeypatch.setattr(_ispmail_apply, "_ask_live", refuse)
     with pytest.raises(Failed, match="Everything was put back as it was"):
-        ispmail_apply.apply(ispmail_compare.compare(instance, NONE, str(this.minion.cache)), str(this.minion.cache))
+        _ispmail_apply.apply(_ispmail_compare.compare(instance, NONE, str(this.minion.cache)), str(this.minion.cache))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-import ispmail_postfix
-from ispmail_journal import Journal
+import _ispmail_postfix
+from _ispmail_journal import Journal
 from lab import HOST, scratch, wait_until
 from lab.dovecot import Dovecot, MailLoad
 from lab.mariadb import MariaDB, schema, set_password
@@ -247,7 +247,7 @@ def test_settings_of_others_in_the_option_file(alone, dovecot):
 
 def test_a_change_without_postfix_that_was_cut_off(alone, dovecot, monkeypatch):
     """The next apply finishes it: there is no Postfix that could be asked or reloaded."""
-    monkeypatch.setattr(ispmail_postfix, "installed", lambda: False)
+    monkeypatch.setattr(_ispmail_postfix, "installed", lambda: False)
     path = option_file(dovecot)
     left = path.with_name(f".{path.name}.new")
     path.unlink()
@@ -301,7 +301,7 @@ def test_a_server_without_maps_takes_part_in_a_rotation(alone, db, dovecot, monk
     set_password(db, "another")
     (refused,) = alone.call("postfix_database.refused")
     assert (refused["maps"], refused["user"]) == (["consumer:dovecot"], "mailserver")
-    monkeypatch.setattr(ispmail_postfix, "installed", lambda: False)
+    monkeypatch.setattr(_ispmail_postfix, "installed", lambda: False)
     done = alone.apply("ispmail.clean")["postfix_map.absent"]
     assert done["result"] is True and f"{option_file(dovecot)} was left" in done["comment"], done["comment"]
     assert option_file(dovecot).exists(), "Dovecot still logs in by it"

@@ -2,7 +2,7 @@
 
 import pytest
 
-import ispmail_plan
+import _ispmail_plan
 
 ONE = {"query": "SELECT destination FROM virtual_aliases WHERE source='%s'"}
 
@@ -15,7 +15,7 @@ def managed(minion):
 def test_a_converged_apply_does_not_look_who_asks_its_files(minion, monkeypatch):
     """Before Postfix 3.10 a table file is not the text of pillar: each apply walked all of main.cf for that."""
     managed(minion)
-    monkeypatch.setattr(ispmail_plan, "named_by", lambda known: pytest.fail("all of main.cf is walked"))
+    monkeypatch.setattr(_ispmail_plan, "named_by", lambda known: pytest.fail("all of main.cf is walked"))
     result = managed(minion)
     assert (result["result"], result["changes"]) == (True, {}), result["comment"]
 

@@ -18,7 +18,7 @@ import salt.config
 import salt.loader
 from salt.exceptions import CommandExecutionError
 
-from ispmail_logins import Watch
+from _ispmail_logins import Watch
 from lab import scratch, wait_until
 from lab.mariadb import set_password
 from lab.minion import REPOSITORY

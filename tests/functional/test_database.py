@@ -12,9 +12,9 @@ import pymysql
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_database
-import ispmail_tablefile
-from ispmail_errors import DatabaseError, InvalidInput
+import _ispmail_database
+import _ispmail_tablefile
+from _ispmail_errors import DatabaseError, InvalidInput
 from lab import HOST, scratch, wait_until
 from lab.mariadb import native_hash
 from lab.minion import Minion
@@ -332,7 +332,7 @@ def test_each_change_leaves_a_line_in_the_log(minion, server, caplog):
     def logged(function, test=False):
         caplog.clear()
         call(minion, function, test=test)
-        lines = [record for record in caplog.records if record.name in ("ispmail_accounts", "ispmail_schema")]
+        lines = [record for record in caplog.records if record.name in ("_ispmail_accounts", "_ispmail_schema")]
         assert not [line for line in lines if line.levelname != "INFO" or "*" in line.getMessage()]
         return [re.sub(r"[0-9]+\.[0-9] s\b", "N s", line.getMessage()) for line in lines]
 
@@ -528,7 +528,7 @@ def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, server,
 
 
 def ask(keys, host):
-    return ispmail_database.ask({**keys, "hosts": host}, host, ["SELECT 1 AS a"])
+    return _ispmail_database.ask({**keys, "hosts": host}, host, ["SELECT 1 AS a"])
 
 
 @pytest.mark.parametrize("verify", [None, "no"])
@@ -542,7 +542,7 @@ def test_ask_gives_it_to_no_server_whose_name_was_not_verified(asking_server, di
         keys["tls_verify_cert"] = verify
     for _ in asking_server.plugins:
         with pytest.raises(DatabaseError, match=NOT_GIVEN):
-            ispmail_database.ask(keys, host, ["SELECT 1"])
+            _ispmail_database.ask(keys, host, ["SELECT 1"])
     asking_server.check("mailserver", OTHER)
 
 
@@ -595,8 +595,8 @@ def test_ask_reads_and_does_nothing_else(minion, server, table_file):
     host = f"{HOST}:{server.port}"
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
     insert = "INSERT INTO virtual_domains (name) VALUES ('x')"
-    keys = ispmail_tablefile.parse(table_file.read_bytes())
-    asked = ispmail_database.ask(keys, host, ["SELECT CURRENT_USER() AS a", "SELECT x", insert, "SELECT 1 AS b"])
+    keys = _ispmail_tablefile.parse(table_file.read_bytes())
+    asked = _ispmail_database.ask(keys, host, ["SELECT CURRENT_USER() AS a", "SELECT x", insert, "SELECT 1 AS b"])
     assert asked.plugin == "mysql_native_password"
     assert [answer.rows for answer in asked.answers] == [[{"a": NAME}], [], [], [{"b": 1}]]
     reasons = [answer.reason for answer in asked.answers]
@@ -605,14 +605,14 @@ def test_ask_reads_and_does_nothing_else(minion, server, table_file):
 
 
 def test_ask_takes_the_password_to_no_other_host(table_file):
-    keys = ispmail_tablefile.parse(table_file.read_bytes())
+    keys = _ispmail_tablefile.parse(table_file.read_bytes())
     with AskingServer("dialog") as other:
         with pytest.raises(InvalidInput, match="does not name that host"):
-            ispmail_database.ask(keys, f"{HOST}:{other.port}", ["SELECT 1"])
+            _ispmail_database.ask(keys, f"{HOST}:{other.port}", ["SELECT 1"])
         assert other.got == []
 
 
-@pytest.mark.parametrize("function", ["postfix_database.ask", "ispmail_database.ask"])
+@pytest.mark.parametrize("function", ["postfix_database.ask", "_ispmail_database.ask"])
 def test_ask_is_no_job(minion, server, table_file, function):
     """SHOW GRANTS shows hashes, and what a job returns is kept."""
     minion.command("saltutil.sync_all")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ispmail_tablefile import parse, text_of
+from _ispmail_tablefile import parse, text_of
 from lab import HOST, free_port, scratch
 from lab.mariadb import MariaDB, native_hash
 from lab.minion import Minion

@@ -9,7 +9,7 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_search
+import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.mariadb import set_password
 from lab.minion import Minion
@@ -28,7 +28,7 @@ def trees(scratch_directory, monkeypatch):
     """An empty folder that is searched in place of /etc and so on."""
     folder = scratch_directory / "trees"
     folder.mkdir()
-    monkeypatch.setattr(ispmail_search, "TREES", [str(folder)])
+    monkeypatch.setattr(_ispmail_search, "TREES", [str(folder)])
     yield folder
     shutil.rmtree(folder)
 
@@ -211,7 +211,7 @@ def test_a_password_in_very_many_files_is_one_all_the_same(applied, trees):
 def test_salts_own_files_are_not_searched(applied, trees, monkeypatch):
     """Configuration, pillar and cache of a server without a master; sdb may keep its file there."""
     (applied.directory / "sdb.yaml").write_text(PASSWORD)
-    monkeypatch.setattr(ispmail_search, "TREES", [str(applied.directory)])
+    monkeypatch.setattr(_ispmail_search, "TREES", [str(applied.directory)])
     assert holders(applied) == {}
 
 

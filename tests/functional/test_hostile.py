@@ -161,7 +161,7 @@ def test_the_harness_sees_what_is_wrong(server, monkeypatch):
         server.victim.write_text("changed")
         raise RuntimeError(CANARY)
 
-    monkeypatch.setattr("ispmail_files.read", read)
+    monkeypatch.setattr("_ispmail_files.read", read)
     outcome, wrong = look(server, [])
     assert outcome == "unforeseen"
     assert any("it changed" in each for each in wrong) and any("it shows a value" in each for each in wrong)

@@ -6,12 +6,12 @@ import smtplib
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_expand
-import ispmail_inventory
-import ispmail_transaction
-from ispmail_command import run
-from ispmail_errors import Failed
-from ispmail_transaction import Change
+import _ispmail_expand
+import _ispmail_inventory
+import _ispmail_transaction
+from _ispmail_command import run
+from _ispmail_errors import Failed
+from _ispmail_transaction import Change
 from lab import wait_until
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
@@ -30,7 +30,7 @@ def test_postconf_expands_as_we_do(scratch_directory, text, expanded):
     write_cold(scratch_directory / "main.cf", "".join(lines))
     write_cold(scratch_directory / "master.cf", "")
     printed = run("postconf", ["-c", str(scratch_directory), "-x", "relay_domains"]).stdout
-    assert printed.partition("=")[2].split() == ispmail_expand.expand(text, VALUES).split() == expanded.split()
+    assert printed.partition("=")[2].split() == _ispmail_expand.expand(text, VALUES).split() == expanded.split()
 
 
 def test_every_spelling_is_found(postfix):
@@ -50,7 +50,7 @@ def test_every_spelling_is_found(postfix):
         file.write("10.0.0.1:2525 inet n - n - - smtpd -o { smtpd_sender_login_maps = mysql:$config_directory/d.cf }\n")
     os.utime(postfix.master_cf, (1, 1))
     (directory / "own.cf").symlink_to(directory / "real.cf")
-    inventory = ispmail_inventory.read(str(directory))
+    inventory = _ispmail_inventory.read(str(directory))
     found = {each.table: each for each in inventory.tables}
     queue = postfix.queue_directory
     assert set(found) == {
@@ -110,7 +110,7 @@ def test_another_spelling_of_our_file_is_ours(minion, postfix, spelling, own):
     removed = minion.apply("ispmail.clean")["postfix_map.absent"]
     assert removed["result"] is True, removed["comment"]
     assert not [
-        table for table in ispmail_inventory.read(str(postfix.config_directory)).tables if table.type == "mysql"
+        table for table in _ispmail_inventory.read(str(postfix.config_directory)).tables if table.type == "mysql"
     ]
     assert not list(postfix.config_directory.glob("mariadb-*"))
     # No map is left, so nothing is known; but nothing fails.
@@ -394,9 +394,9 @@ def test_postfix_reads_main_cf_before_it_goes_live(postfix, minion):
     before = everything(postfix)
     wanted = {"default_process_limit": "abc"}
     with pytest.raises(Failed, match=r"Postfix refuses main.cf as it would be: .*default_process_limit"):
-        ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), wanted))
+        _ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), wanted))
     good = {"virtual_alias_maps": "inline:{a=b}"}
-    ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), good))
+    _ispmail_transaction.rehearse(Change(directory, str(minion.cache), (), good))
     assert everything(postfix) == before
     assert not missing.exists()
     postfix.command("postfix", "check")

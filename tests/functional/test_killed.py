@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-import ispmail_command
-import ispmail_inventory
-import ispmail_postfix
-import ispmail_smtpd
-from ispmail_errors import CannotAsk
+import _ispmail_command
+import _ispmail_inventory
+import _ispmail_postfix
+import _ispmail_smtpd
+from _ispmail_errors import CannotAsk
 from lab import wait_until
 from lab.smtp import rcpt
 
@@ -109,14 +109,14 @@ def test_a_removal_takes_away_what_an_interrupted_apply_has_left(found):
 def test_could_not_tell_whether_postfix_runs_is_an_error(found, way):
     """It counted as "does not run": success without a reload, for ever."""
     directory, queue = str(found.postfix.config_directory), str(found.postfix.queue_directory)
-    done = traced(lambda: str(ispmail_inventory.settings(directory)), way, "^execve .*/postconf$", every=True)
+    done = traced(lambda: str(_ispmail_inventory.settings(directory)), way, "^execve .*/postconf$", every=True)
     assert done.hit and done.returned.startswith("CannotAsk: postconf")
     pid = found.postfix.queue_directory / "pid" / "master.pid"
     kept = pid.rename(pid.with_name("kept"))
     pid.mkdir()
     try:
         with pytest.raises(CannotAsk, match=r"master\.pid cannot be read: Is a directory"):
-            ispmail_postfix.running(queue)
+            _ispmail_postfix.running(queue)
     finally:
         pid.rmdir()
         kept.rename(pid)
@@ -125,7 +125,7 @@ def test_could_not_tell_whether_postfix_runs_is_an_error(found, way):
 def test_looking_whether_postfix_runs_does_not_disturb_its_start(found):
     """`postfix status` locks master.pid for a moment: a start at that moment failed, as after an upgrade."""
     queue = str(found.postfix.queue_directory)
-    assert traced(lambda: str(ispmail_postfix.running(queue))).calls == []
+    assert traced(lambda: str(_ispmail_postfix.running(queue))).calls == []
 
 
 def test_postfix_that_is_stopped_is_known_to_be(found):
@@ -134,11 +134,11 @@ def test_postfix_that_is_stopped_is_known_to_be(found):
     found.restore("first")
     found.postfix.stop()
     try:
-        assert ispmail_postfix.running(queue) is False
+        assert _ispmail_postfix.running(queue) is False
         assert found.run("apply second") == CONVERGED
     finally:
         found.postfix.start()
-    assert ispmail_postfix.running(queue) is True
+    assert _ispmail_postfix.running(queue) is True
     assert found.replies() == SECOND
 
 
@@ -222,9 +222,9 @@ def test_postfix_starts_in_the_middle_and_smtpd_is_silent(found):
     start = found.restore("first") or found.contents()
 
     def act():
-        runs, answers = ispmail_postfix.running, [False]
-        ispmail_postfix.running = lambda queue: answers.pop() if answers else runs(queue)
-        ispmail_smtpd.ask = lambda *_, **__: ispmail_smtpd.Reply("127.0.0.1:9", None, "timed out")
+        runs, answers = _ispmail_postfix.running, [False]
+        _ispmail_postfix.running = lambda queue: answers.pop() if answers else runs(queue)
+        _ispmail_smtpd.ask = lambda *_, **__: _ispmail_smtpd.Reply("127.0.0.1:9", None, "timed out")
         return found.run("apply second")
 
     done = traced(act)
@@ -254,7 +254,7 @@ def test_a_reload_that_fails_or_hangs_is_told_as_that(found, monkeypatch, does, 
 
     with monkeypatch.context() as patched:
         patched.setenv("PATH", f"{found.temporary}:{os.environ['PATH']}")
-        patched.setattr(ispmail_command.subprocess, "run", impatient)
+        patched.setattr(_ispmail_command.subprocess, "run", impatient)
         said = found.run("apply second")
     assert said.startswith(f"NotPutBack: postfix reload failed: {reason}\nAll files are as before except ")
     assert "mariadb-more.cf, which were not there before" in said and " reload, or apply again" in said

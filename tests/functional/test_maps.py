@@ -8,7 +8,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
-import ispmail_tablefile
+import _ispmail_tablefile
 from lab import scratch
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix, write_cold
@@ -225,7 +225,7 @@ def test_pillar_example_is_valid_as_it_is(minion, postfix, mariadb, pillar):
 
 def test_pillar_example_names_every_key():
     text = (REPOSITORY / "pillar.example").read_text()
-    keys = set(ispmail_tablefile.SCHEMA) - {"dbpath"}
+    keys = set(_ispmail_tablefile.SCHEMA) - {"dbpath"}
     missing = [key for key in keys if f"{key}:" not in text and f"{key}]" not in text]
     assert not missing
 

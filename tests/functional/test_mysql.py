@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from salt.exceptions import CommandExecutionError
 
-import ispmail_database
-import ispmail_lookup
-from ispmail_errors import DatabaseError
-from ispmail_mysql import MySQL as Dialect
+import _ispmail_database
+import _ispmail_lookup
+from _ispmail_errors import DatabaseError
+from _ispmail_mysql import MySQL as Dialect
 from lab import HOST, scratch
 from lab.images import missing_requirements
 from lab.minion import Minion
@@ -78,7 +78,7 @@ def looked_up(postfix, server, directory, password):
     keys = {"user": "mailserver", "password": password, "hosts": f"{HOST}:{server.port}", "dbname": "mailserver"}
     text = "".join(f"{key} = {value}\n" for key, value in {**keys, "query": query}.items())
     write_cold(table, text, mode=0o640, group="postfix")
-    found = ispmail_lookup.ask(JACK, [f"mysql:{table}"], str(postfix.config_directory))
+    found = _ispmail_lookup.ask(JACK, [f"mysql:{table}"], str(postfix.config_directory))
     return found.answer or found.reason
 
 
@@ -246,8 +246,8 @@ def test_a_chroot_without_the_login_plugin(minion, server, postfix):
     refused = applied(minion)
     assert refused["result"] is False
     assert "smtpd's chroot has no such plugin: set proxy: true, or switch the chroot off" in refused["comment"]
-    plugin = Path(ispmail_lookup.plugin_directory("")) / f"{SHA2}.so"
-    inside = Path(ispmail_lookup.plugin_directory(str(postfix.queue_directory))) / plugin.name
+    plugin = Path(_ispmail_lookup.plugin_directory("")) / f"{SHA2}.so"
+    inside = Path(_ispmail_lookup.plugin_directory(str(postfix.queue_directory))) / plugin.name
     inside.parent.mkdir(parents=True)
     shutil.copy(plugin, inside)
     assert applied(minion)["result"] is True
@@ -310,7 +310,7 @@ def test_a_refused_login_is_told_only_over_a_verified_connection(minion, server)
     keys = {"user": "mailserver", "password": NEW, "dbname": "mailserver"}
     for host, number in ((f"{HOST}:{server.port}", 0), (f"unix:{server.socket}", 1045)):
         with pytest.raises(DatabaseError) as caught:
-            ispmail_database.ask({**keys, "hosts": host}, host, [])
+            _ispmail_database.ask({**keys, "hosts": host}, host, [])
         assert caught.value.number == number
 
 

@@ -10,14 +10,14 @@ import pymysql
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_accounts
-import ispmail_client
-import ispmail_database
-from ispmail_client import TLS, Client, Login
-from ispmail_config_database import AdminLogin, DatabaseConfig
-from ispmail_doctor_login import ask, check, logins
-from ispmail_errors import DatabaseError
-from ispmail_holders import Holders, _ask_hosts, _LiveLogin
+import _ispmail_accounts
+import _ispmail_client
+import _ispmail_database
+from _ispmail_client import TLS, Client, Login
+from _ispmail_config_database import AdminLogin, DatabaseConfig
+from _ispmail_doctor_login import ask, check, logins
+from _ispmail_errors import DatabaseError
+from _ispmail_holders import Holders, _ask_hosts, _LiveLogin
 from lab import HOST, wait_until
 from lab.postfix import write_cold
 
@@ -40,7 +40,7 @@ def connect(server, within=10.0):
 
 def read(server):
     admin = AdminLogin("root", "secret", None, HOST, server.port)
-    return ispmail_accounts.read(DatabaseConfig("ispmail", "mailserver", None, "mailserver", (HOST,), True, admin))
+    return _ispmail_accounts.read(DatabaseConfig("ispmail", "mailserver", None, "mailserver", (HOST,), True, admin))
 
 
 def keys(server):
@@ -49,7 +49,7 @@ def keys(server):
 
 def statement(server):
     """The reason why a statement fails."""
-    (rows,) = ispmail_database.ask(keys(server), server.host, ["SELECT 1"]).answers
+    (rows,) = _ispmail_database.ask(keys(server), server.host, ["SELECT 1"]).answers
     return rows.reason
 
 
@@ -103,7 +103,7 @@ def endless_results(talk, _):
 @pytest.mark.parametrize("answer", [endless_rows, endless_empty_rows, endless_results])
 def test_a_statement_takes_bounded_memory(answer, monkeypatch):
     # It is the time of a busy machine that is not to end it.
-    monkeypatch.setattr(ispmail_client, "_READ", 60)
+    monkeypatch.setattr(_ispmail_client, "_READ", 60)
     with OddServer(knows(answer)) as server:
         assert statement(server) == f"{server.host}: {TOO_MUCH}"
 
@@ -140,7 +140,7 @@ def slow_results(talk, _):
 
 @pytest.mark.parametrize("answer", [slow_results, lambda talk, _: drip(talk, b"\xff\xff\0\1" + b"A" * 65530)])
 def test_a_statement_ends_in_time(answer, monkeypatch):
-    monkeypatch.setattr(ispmail_client, "_READ", 0.5)
+    monkeypatch.setattr(_ispmail_client, "_READ", 0.5)
     with OddServer(knows(answer)) as server:
         began = time.monotonic()
         assert statement(server) == f"{server.host}: {LOST}"
@@ -152,7 +152,7 @@ def test_a_statement_ends_in_time(answer, monkeypatch):
 
 def test_after_an_answer_that_took_too_long_nothing_is_asked(monkeypatch):
     """What comes then would be taken for the answer to the next statement."""
-    monkeypatch.setattr(ispmail_client, "_READ", 0.3)
+    monkeypatch.setattr(_ispmail_client, "_READ", 0.3)
     heard = []
 
     def once(talk, statement):
@@ -161,13 +161,13 @@ def test_after_an_answer_that_took_too_long_nothing_is_asked(monkeypatch):
         say_rows(talk, [b"a"], [b"1"])
 
     with OddServer(knows(once)) as server:
-        answers = ispmail_database.ask(keys(server), server.host, ["SELECT 1", "SELECT 2"]).answers
+        answers = _ispmail_database.ask(keys(server), server.host, ["SELECT 1", "SELECT 2"]).answers
         assert [rows.reason for rows in answers] == [f"{server.host}: {LOST}"] * 2
     assert heard == [b"SELECT 1"]
 
 
 def test_building_may_take_longer(monkeypatch):
-    monkeypatch.setattr(ispmail_client, "_READ", 0.3)
+    monkeypatch.setattr(_ispmail_client, "_READ", 0.3)
 
     def slowly(talk, _):
         time.sleep(0.6)

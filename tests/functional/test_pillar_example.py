@@ -6,7 +6,7 @@ import pytest
 import salt.config
 import salt.pillar
 
-import ispmail_config
+import _ispmail_config
 from lab import scratch
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix, write_cold
@@ -41,9 +41,9 @@ def compiled(minion_id, **grains):
 
 def maps_of(config):
     """The maps that a pillar asks for, by name; valid, also for what the installed Postfix and its chroot decide."""
-    found = ispmail_config.complete("ispmail", config)
-    ispmail_config.check(found)
-    assert ispmail_config.release_faults(found, "3.10.13") == []
+    found = _ispmail_config.complete("ispmail", config)
+    _ispmail_config.check(found)
+    assert _ispmail_config.release_faults(found, "3.10.13") == []
     return {each.name: each for each in found.maps}
 
 

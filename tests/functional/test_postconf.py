@@ -9,9 +9,9 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_postconf
-from ispmail_command import lines, output
-from ispmail_maincf import BLANKS, values_of
+import _ispmail_postconf
+from _ispmail_command import lines, output
+from _ispmail_maincf import BLANKS, values_of
 from lab import scratch
 from lab.minion import Minion
 
@@ -65,7 +65,7 @@ def test_an_equals_sign_in_the_name_of_a_service(directory):
     """It is allowed there, and ended each read of master.cf."""
     (directory / "master.cf").write_text("a=b unix - - n - - smtpd -o x=y\nc unix - - y - - lmtp\n")
     os.utime(directory / "master.cf", (1, 1))
-    first, second = ispmail_postconf.services(str(directory))
+    first, second = _ispmail_postconf.services(str(directory))
     assert first == ("a=b", "unix", "n", "smtpd -o x=y") and second == ("c", "unix", "y", "lmtp")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import ispmail_lookup
+import _ispmail_lookup
 from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
@@ -87,7 +87,7 @@ def test_this_search_finds_what_is_there(minion, postfix):
 
 INTERNALS = (
     "postfix_files.read",
-    "ispmail_files.read",
+    "_ispmail_files.read",
     "ispmail.config",
     "postfix_database.ask",
     "postfix_change.make",
@@ -132,11 +132,11 @@ def test_what_postmap_quotes_of_a_damaged_table_file(scratch_directory):
         query = "" if "query" in DAMAGED[name] else "query = SELECT '%s'\n"
         text = f"{DAMAGED[name].format(secret)}\nuser = x\nhosts = 127.0.0.1:1\ndbname = x\n{query}"
         write_cold(path, text, 0o640)
-        return ispmail_lookup.ask("jack@example.org", [f"mysql:{path}"], directory)
+        return _ispmail_lookup.ask("jack@example.org", [f"mysql:{path}"], directory)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         asked = dict(zip(DAMAGED, pool.map(ask, DAMAGED)))
-    assert {each.result for each in asked.values()} == {ispmail_lookup.COULD_NOT_ASK}
+    assert {each.result for each in asked.values()} == {_ispmail_lookup.COULD_NOT_ASK}
     assert not {name: each for name, each in asked.items() if secret in repr(each)}
 
 

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-import ispmail_smtpd
+import _ispmail_smtpd
 from lab import scratch
 from lab.postfix import Postfix
 from lab.smtp import rcpt
@@ -25,8 +25,8 @@ def postfix():
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """What is not waited for on purpose is given up after 2 seconds, not 10: the throttle is shorter here too."""
-    ask = ispmail_smtpd.ask
-    monkeypatch.setattr(ispmail_smtpd, "ask", lambda *args, **options: ask(*args, **{"timeout": 2, **options}))
+    ask = _ispmail_smtpd.ask
+    monkeypatch.setattr(_ispmail_smtpd, "ask", lambda *args, **options: ask(*args, **{"timeout": 2, **options}))
 
 
 def kill_smtpd(postfix):

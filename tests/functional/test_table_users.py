@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-import ispmail_inventory
-import ispmail_table_users
-from ispmail_inventory import Table
-from ispmail_tablefile import parse, tells_login
+import _ispmail_inventory
+import _ispmail_table_users
+from _ispmail_inventory import Table
+from _ispmail_tablefile import parse, tells_login
 from lab.postfix import write_cold
 
 FILE = "[client]\nuser = fileuser\npassword = of-the-file\n"
@@ -52,8 +52,8 @@ class Client:
 
     def expected(self):
         """As whom it logs in, as the library says."""
-        known = ispmail_inventory.settings(str(self.folder))
-        return ispmail_table_users.of(Table("mysql", str(self.table), False, (), ()), known)
+        known = _ispmail_inventory.settings(str(self.folder))
+        return _ispmail_table_users.of(Table("mysql", str(self.table), False, (), ()), known)
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def test_an_option_file_of_the_system_counts_where_the_table_has_none(client, mo
     place = "/etc/mysql/my.cnf"
     mounted = ["unshare", "--mount", "sh", "-c", f'mount --bind "$0" {place} && exec "$@"', client.option_file]
     assert client.logs_in(*mounted)[:2] == ("fileuser", True)
-    assert place in ispmail_table_users._DEFAULT_FILES
-    monkeypatch.setattr(ispmail_table_users, "_DEFAULT_FILES", (str(client.option_file),))
+    assert place in _ispmail_table_users._DEFAULT_FILES
+    monkeypatch.setattr(_ispmail_table_users, "_DEFAULT_FILES", (str(client.option_file),))
     assert client.expected().names == {"postfix", "fileuser"}
 
 

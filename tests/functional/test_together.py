@@ -11,12 +11,12 @@ import threading
 
 import pytest
 
-import ispmail_command
-import ispmail_files
-import ispmail_postconf
-import ispmail_postfix
-import ispmail_transaction
-from ispmail_errors import CannotAsk, Failed
+import _ispmail_command
+import _ispmail_files
+import _ispmail_postconf
+import _ispmail_postfix
+import _ispmail_transaction
+from _ispmail_errors import CannotAsk, Failed
 from lab.smtp import rcpt
 
 from .killed import CONVERGED, FIRST, NONE, SECOND
@@ -84,8 +84,8 @@ def test_a_table_file_that_is_changed_again_and_again_is_told(found):
     table = found.postfix.config_directory / "mariadb-virtual-alias-maps.cf"
     arguments = ["-c", str(found.postfix.config_directory), "-q", "a@b.test", f"mysql:{table}"]
     with again_and_again(table):
-        assert f"{table} is changed again and again" in ispmail_command.run("postmap", arguments, 1).stderr
-    done = ispmail_command.run("postmap", arguments, 0.001)
+        assert f"{table} is changed again and again" in _ispmail_command.run("postmap", arguments, 1).stderr
+    done = _ispmail_command.run("postmap", arguments, 0.001)
     assert done.returncode is None and done.stderr == "no end within 0 s"
 
 
@@ -96,15 +96,15 @@ def test_another_minions_change_is_waited_for(found, monkeypatch):
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        monkeypatch.setattr(ispmail_files, "_CHANGE_SECONDS", 0.3)
+        monkeypatch.setattr(_ispmail_files, "_CHANGE_SECONDS", 0.3)
         start = found.contents()
         said = found.run("apply second")
         assert "another apply has been at work for 0.3 s, nothing was changed" in said and "fuser -v" in said
         assert found.contents() == start
         with pytest.raises(Failed, match="another apply has been at work"):
-            ispmail_postconf.change({"biff": "yes"}, directory, test=False)
+            _ispmail_postconf.change({"biff": "yes"}, directory, test=False)
         # A dry run changes nothing, and need not wait.
-        assert ispmail_postconf.change({"biff": "yes"}, directory, test=True)
+        assert _ispmail_postconf.change({"biff": "yes"}, directory, test=True)
     finally:
         os.close(descriptor)
     assert found.run("apply second") == CONVERGED
@@ -112,7 +112,7 @@ def test_another_minions_change_is_waited_for(found, monkeypatch):
 
 def at_reload(found, monkeypatch, act, number=1):
     """Have the next change call `act` just before its reload of that number; main.cf is not new then."""
-    reload, calls = ispmail_postfix.reload, []
+    reload, calls = _ispmail_postfix.reload, []
 
     def acting(*arguments, **options):
         calls.append(True)
@@ -121,7 +121,7 @@ def at_reload(found, monkeypatch, act, number=1):
             os.utime(found.postfix.main_cf, (1, 1))
         return reload(*arguments, **options)
 
-    monkeypatch.setattr(ispmail_postfix, "reload", acting)
+    monkeypatch.setattr(_ispmail_postfix, "reload", acting)
     return calls
 
 
@@ -183,7 +183,7 @@ def test_postfix_that_is_started_between_two_steps_is_reloaded(found, monkeypatc
     """It had read the first of two steps, and nobody told it of the second."""
     found.restore("nothing")
     found.postfix.stop()
-    complete = ispmail_files.Exchange.complete
+    complete = _ispmail_files.Exchange.complete
 
     def start_first(exchange):
         found.postfix.start()
@@ -191,7 +191,7 @@ def test_postfix_that_is_started_between_two_steps_is_reloaded(found, monkeypatc
         complete(exchange)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ispmail_files.Exchange, "complete", start_first)
+        patched.setattr(_ispmail_files.Exchange, "complete", start_first)
         assert found.run("apply first") == CONVERGED
     assert found.replies() == FIRST
 
@@ -217,8 +217,8 @@ def test_an_in_place_writer_is_waited_for(tmp_path, monkeypatch):
     path.write_text("half")
     waits = []
     monkeypatch.setattr(
-        ispmail_transaction.time, "sleep", lambda seconds: (waits.append(seconds), os.utime(path, (1, 1)))
+        _ispmail_transaction.time, "sleep", lambda seconds: (waits.append(seconds), os.utime(path, (1, 1)))
     )
-    assert ispmail_transaction._gets_cold(str(path))
-    assert ispmail_transaction._gets_cold(str(path))
+    assert _ispmail_transaction._gets_cold(str(path))
+    assert _ispmail_transaction._gets_cold(str(path))
     assert len(waits) == 1

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-import ispmail_inventory
-import ispmail_smtpd
+import _ispmail_inventory
+import _ispmail_smtpd
 from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.minion import Minion
@@ -450,9 +450,9 @@ def test_an_expected_answer_may_have_any_letter(minion, postfix, pillar, mariadb
         result = managed(minion)
         assert result["result"] is True, result["comment"]
         assert minion.apply("ispmail.answers")["postfix_map.answers"]["result"] is True
-        known = ispmail_inventory.read(str(postfix.config_directory))
-        assert ispmail_smtpd.ask(known, "jürgen@example.org").code == 250
-        assert ispmail_smtpd.ask(known, "jörg@example.org").code == 550
+        known = _ispmail_inventory.read(str(postfix.config_directory))
+        assert _ispmail_smtpd.ask(known, "jürgen@example.org").code == 250
+        assert _ispmail_smtpd.ask(known, "jörg@example.org").code == 550
     finally:
         postfix.write_main_cf(strict_smtputf8=None)
         mariadb.sql("DELETE FROM mailserver.virtual_users WHERE email = %s", "jürgen@example.org")
@@ -483,9 +483,9 @@ def test_smtpd_behind_a_balancer_is_asked(minion, postfix, pillar, where):
         assert result["result"] is True and "was not asked" not in result["comment"], result["comment"]
         rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "smtpd can ask its maps"]
         assert [row["result"] for row in rows] == ["ok"]
-        known = ispmail_inventory.read(str(postfix.config_directory))
-        assert ispmail_smtpd.ask(known, "jack@example.org").code == 250
-        assert ispmail_smtpd.ask(known, "nobody@example.org").code == 550
+        known = _ispmail_inventory.read(str(postfix.config_directory))
+        assert _ispmail_smtpd.ask(known, "jack@example.org").code == 250
+        assert _ispmail_smtpd.ask(known, "nobody@example.org").code == 550
     finally:
         postfix.write_main_cf(smtpd_upstream_proxy_protocol=None)
         if where == "master.cf":

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ispmail_errors import plural
+from _ispmail_errors import plural
 from lab import wait_until
 from lab.smtp import Load
 

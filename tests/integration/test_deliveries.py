@@ -125,7 +125,7 @@ def commit(path):
 
 def change(path):
     """A change of the library, as between two releases."""
-    with (path / "_utils" / "ispmail_errors.py").open("a") as file:
+    with (path / "_utils" / "_ispmail_errors.py").open("a") as file:
         file.write("# changed\n")
     subprocess.run([sys.executable, str(path / "bin" / "stamp")], check=True)
 

@@ -153,7 +153,7 @@ def outdated(request, fleet):
     ours = {
         path: path.read_text() for room in ("modules", "states", "utils") for path in server.synced.glob(f"{room}/*.py")
     }
-    stamp = re.search(r'^STAMP = "(.+)"$', ours[server.synced / "utils" / "ispmail_stamp.py"], re.MULTILINE)[1]
+    stamp = re.search(r'^STAMP = "(.+)"$', ours[server.synced / "utils" / "_ispmail_stamp.py"], re.MULTILINE)[1]
     for path, text in ours.items():
         old = text.replace(stamp, "1" * len(stamp)).replace('VERSION = "', 'VERSION = "0.0.1-before-')
         path.write_text(old.replace("def apply(pillar", "def apply_of_old(pillar"))
@@ -172,7 +172,7 @@ def test_modules_of_another_version_are_replaced_and_used_at_once(fleet, outdate
     states = fleet.apply(target=outdated)[outdated]
     assert set(results(states).values()) == {True}, states
     synced = states[SYNC]["changes"]["saltutil.sync_all"]
-    assert "modules.postfix_map" in synced["modules"] and "utils.ispmail_stamp" in synced["utils"]
+    assert "modules.postfix_map" in synced["modules"] and "utils._ispmail_stamp" in synced["utils"]
     assert server.replies() == CODES[outdated]
     assert SYNC not in fleet.apply(target=outdated)[outdated]
     assert not fleet.run("ispmail.version", target=outdated)[outdated].startswith("0.0.1")

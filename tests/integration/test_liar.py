@@ -12,7 +12,7 @@ import salt.config
 import salt.runner
 import yaml
 
-import ispmail_fleet
+import _ispmail_fleet
 from lab import HOST, wait_until
 from lab.mariadb import native_hash
 from lab.processes import end
@@ -163,7 +163,7 @@ def test_a_return_of_100_megabytes_costs_the_runner_nothing(liar, run, directory
 
 def test_a_minion_that_never_answers(liar, run, monkeypatch):
     """Salt waits for as long as a minion says that it is at work; what the others have said is kept."""
-    monkeypatch.setattr(ispmail_fleet, "_LONGEST_SECONDS", 4)
+    monkeypatch.setattr(_ispmail_fleet, "_LONGEST_SECONDS", 4)
     liar(fingerprints={"sleep": 120})
     began = time.monotonic()
     said = run("prove", site="lied", timeout=1)

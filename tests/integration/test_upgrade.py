@@ -21,11 +21,11 @@ from ..conftest import pillar_for
 from .conftest import EACH_SERIES, by_function
 
 # Each begins as our own modules do; bin/stamp writes the stamp of the checkout into them.
-HEAD = """import ispmail_stamp
+HEAD = """import _ispmail_stamp
 
-ispmail_stamp.require("000000000000")
+_ispmail_stamp.require("000000000000")
 
-from ispmail_errors import GENERATION
+from _ispmail_errors import GENERATION
 """
 BEACON_FILE = "_beacons/postfix_credential.py"
 MODULE = f"""{HEAD}
@@ -40,7 +40,7 @@ def seen(name):
     return {{"name": name, "changes": {{}}, "result": True, "comment": f"state {{GENERATION}}, module {{module}}"}}
 """
 BEACON = """
-from ispmail_errors import GENERATION
+from _ispmail_errors import GENERATION
 
 
 def validate(config):
@@ -56,8 +56,8 @@ def beacon(config):
 
 def write_generation(checkout, name):
     """Change the library: one line of one file, and the stamp."""
-    errors = checkout / "_utils" / "ispmail_errors.py"
-    text = (REPOSITORY / "_utils" / "ispmail_errors.py").read_text()
+    errors = checkout / "_utils" / "_ispmail_errors.py"
+    text = (REPOSITORY / "_utils" / "_ispmail_errors.py").read_text()
     errors.write_text(f'{text}\nGENERATION = "{name}"\n')
     subprocess.run([sys.executable, str(checkout / "bin" / "stamp")], check=True)
 
@@ -72,7 +72,7 @@ def salt(request):
         (checkout / "_modules" / "probe.py").write_text(MODULE)
         (checkout / "_states" / "probe.py").write_text(STATE)
         # All that a beacon of ours does before its other imports: here the path to the library, too.
-        head = re.match(r"(?s).*\nispmail_stamp\.require\(.+?\)\n", (REPOSITORY / BEACON_FILE).read_text())[0]
+        head = re.match(r"(?s).*\n_ispmail_stamp\.require\(.+?\)\n", (REPOSITORY / BEACON_FILE).read_text())[0]
         (checkout / "_beacons" / "probe.py").write_text(head + BEACON.replace("PATH", str(directory / "beacon")))
         (checkout / "salt" / "probe.sls").write_text("include: [ispmail.modules]\nlook:\n  probe.seen\n")
         write_generation(checkout, "one")
@@ -94,7 +94,7 @@ def last_beat(salt):
 def test_a_changed_library_reaches_a_running_minion_whole(salt):
     """Salt replaces modules in a running minion, but not what they import: its jobs ran the old library."""
     first = salt.call("state.apply", "probe")
-    if not salt.processes and "No module named 'ispmail_" in str(first):
+    if not salt.processes and "No module named '_ispmail_" in str(first):
         # One thread of Salt takes the library's folder off the path while another imports from it.
         first = salt.call("state.apply", "probe")
     assert "state one, module one" in [state["comment"] for state in first.values()], first

@@ -20,7 +20,7 @@ import random
 import sys
 from pathlib import Path
 
-from . import CACHE, ROOMS, ROOT, SURVIVORS
+from . import CACHE, ROOMS, ROOT, SURVIVORS, own_tests
 from .driver import Driver
 from .measure import measured
 from .mutations import Mutant, Source
@@ -41,7 +41,7 @@ def listed() -> dict[str, str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("--file", action="append", help="such as ispmail_query or _states/postfix_map; else all")
+    parser.add_argument("--file", action="append", help="such as _ispmail_query or _states/postfix_map; else all")
     parser.add_argument("--jobs", type=int, default=1, help="how many mutants are tried at the same time")
     parser.add_argument(
         "--functional",
@@ -72,7 +72,7 @@ def chosen_files(names: list[str] | None) -> list[Path]:
     chosen = []
     for name in names:
         short = name.removesuffix(".py")
-        found = [path for path in files if short in (path.stem, path.stem[8:], str(path.relative_to(ROOT))[:-3])]
+        found = [path for path in files if short in (path.stem, path.stem[9:], str(path.relative_to(ROOT))[:-3])]
         if not found:
             raise SystemExit(f"no such file: {name}")
         chosen += found
@@ -105,7 +105,7 @@ def main() -> int:
     alive: dict[Driver, list[Mutant]] = {}
     table = _Table(listed(), options.quiet)
     for path in files:
-        coverage = unit or measured(f"tests/unit/test_{path.stem}.py")
+        coverage = unit or measured(f"tests/unit/{own_tests(path)}")
         driver = Driver(path, coverage, options.jobs, options.seconds)
         tried[driver] = driver.source.mutants
         if options.share:

@@ -188,7 +188,7 @@ def caches() -> list[Any]:
     """The functions of the library that remember what they have returned."""
     objects = gc.get_objects()
     found = [each for each in objects if isinstance(each, functools._lru_cache_wrapper)]
-    return [each for each in found if each.__module__.startswith("ispmail")]
+    return [each for each in found if each.__module__.lstrip("_").startswith("ispmail")]
 
 
 class Functions:

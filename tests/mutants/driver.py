@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from . import CACHE, ROOT
+from . import CACHE, ROOT, own_tests
 from .children import ALIVE, BROKEN, KILLED, Functions, Jobs, Runner, forked, replace_file, run_items, run_pytest
 from .measure import Coverage, Test
 from .mutations import Mutant, Source
@@ -129,7 +129,7 @@ class Driver:
         if code is None:
             return KILLED
         if mutant.outermost is None:
-            names = (ALWAYS_ASKED, f"/test_{self.path.stem}.py::")
+            names = (ALWAYS_ASKED, f"/{own_tests(self.path)}::")
             tests = [each for each in self._coverage.tests if any(name in each.name for name in names)]
             tests += [each for each in self._coverage.of(self.source.file, seconds=self._most) if each not in tests]
         for group in self._groups(tests):
@@ -150,7 +150,7 @@ class Driver:
         groups: defaultdict[str, list[Test]] = defaultdict(list)
         for test in tests:
             groups[test.name.partition("::")[0]].append(test)
-        own = f"test_{self.path.stem}.py"
+        own = own_tests(self.path)
         ordered = sorted(groups, key=lambda file: (not file.endswith(own), sum(test.seconds for test in groups[file])))
         first, rest = ordered[:1], ordered[1:]
         return [[test for file in part for test in groups[file]] for part in (first, rest) if part]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from . import CACHE, ROOMS, ROOT
+from . import CACHE, ROOMS, ROOT, own_tests
 from .children import EXAMPLES, Jobs, Runner, SharedSetUp, caches, run_pytest
 from .mutations import Mutant, Source
 
@@ -45,7 +45,7 @@ class Coverage(NamedTuple):
         wanted = range(extent[0], extent[1] + 1) if extent else None
         found = (each for each in self.tests if each.lines.get(file))
         tests = [each for each in found if wanted is None or not each.lines[file].isdisjoint(wanted)]
-        own = f"/test_{Path(file).stem}.py::"
+        own = f"/{own_tests(Path(file))}::"
         tests.sort(key=lambda test: (own not in test.name, test.seconds))
         sums = itertools.accumulate(test.seconds for test in tests)
         return [test for test, spent in zip(tests, sums) if not seconds or spent <= seconds or test is tests[0]]

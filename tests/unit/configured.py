@@ -3,7 +3,7 @@
 import grp
 import os
 
-from ispmail_config import complete, instance
+from _ispmail_config import complete, instance
 from lab.postfix import write_cold
 
 POSTFIX = grp.getgrnam("postfix").gr_gid

@@ -1,6 +1,6 @@
 """Values for the tests of consumers."""
 
-from ispmail_config_consumers import Consumer
+from _ispmail_config_consumers import Consumer
 
 
 def consumer(name, option_file=None, **values):

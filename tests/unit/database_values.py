@@ -2,8 +2,8 @@
 
 import json
 
-import ispmail_dialect
-from ispmail_config_database import database
+import _ispmail_dialect
+from _ispmail_config_database import database
 
 # What changes something.
 _CHANGES = ("ALTER USER ", "CREATE USER ", "GRANT ", "REVOKE ")
@@ -42,14 +42,14 @@ class FakeServer:
             grants: The lines of SHOW GRANTS for each account.
             answers: The beginnings of other questions, to the rows.
         """
-        self.version, self.dialect = version, ispmail_dialect.of_version(version)
+        self.version, self.dialect = version, _ispmail_dialect.of_version(version)
         self.done, self.asked = [], []
         self._accounts, self._after, self._refuses = list(accounts), after, refuses
         known = {"SHOW GRANTS FOR %s@%s": [{"Grants": line} for line in grants]}
         self._answers = {**known, "SHOW GLOBAL VARIABLES LIKE 'caching_sha2": (), **(answers or {})}
 
     def ask(self, statement, arguments=None):
-        """As `ispmail_database.Server.ask`."""
+        """As `_ispmail_database.Server.ask`."""
         if statement.startswith(_CHANGES):
             if self._refuses:
                 raise self._refuses

@@ -1,9 +1,9 @@
 """Values for the tests of the doctor."""
 
-from ispmail_config import Instance, Map
-from ispmail_config_database import AdminLogin, DatabaseConfig
-from ispmail_doctor_postfix import LiveMap, Postfix, Target
-from ispmail_inventory import Inventory, Settings
+from _ispmail_config import Instance, Map
+from _ispmail_config_database import AdminLogin, DatabaseConfig
+from _ispmail_doctor_postfix import LiveMap, Postfix, Target
+from _ispmail_inventory import Inventory, Settings
 
 
 def database(host=None, create_tables=True, hosts=(), user="mailserver"):

@@ -38,12 +38,12 @@ PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "types
 # What holds a secret, or what is in a file: fields of these names, and of others in one class only.
 SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "data", "stdout", "stderr"}
 SECRET_IN = {
-    "ispmail_hosts.Host": {"text"},
-    "ispmail_config.Answer": {"answer"},
-    "ispmail_files.Replacement": {"still", "between"},
-    "ispmail_plan.Difference": {"parameters"},
-    "ispmail_transaction.Change": {"parameters", "expected"},
-    "ispmail_database.Step": {"arguments"},
+    "_ispmail_hosts.Host": {"text"},
+    "_ispmail_config.Answer": {"answer"},
+    "_ispmail_files.Replacement": {"still", "between"},
+    "_ispmail_plan.Difference": {"parameters"},
+    "_ispmail_transaction.Change": {"parameters", "expected"},
+    "_ispmail_database.Step": {"arguments"},
 }
 CANARY = "canary-Zq8x7"
 
@@ -70,13 +70,13 @@ def values_of(name):
 
 
 def ours(tree):
-    return {name for name in imports(tree) if name.startswith("ispmail_")}
+    return {name for name in imports(tree) if name.startswith("_ispmail_")}
 
 
 def drawn():
     """The table of files: a file's name to whether it is pure, and what it may import."""
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(ispmail_\w+)` \| (pure)? *\| .+? \| (.*?) *\|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(_ispmail_\w+)` \| (pure)? *\| .+? \| (.*?) *\|$", text, re.MULTILINE)
     return {name: (kind == "pure", set(re.findall(r"\w+", allowed))) for name, kind, allowed in rows}
 
 
@@ -90,7 +90,7 @@ def test_every_file_is_in_the_table():
 @pytest.mark.parametrize("name", sorted(LIBRARY))
 def test_imports_are_as_drawn(name):
     """Both ways: an arrow that is no longer there misleads as much as one that is not drawn."""
-    assert {found.removeprefix("ispmail_") for found in ours(LIBRARY[name])} == DRAWN[name][1]
+    assert {found.removeprefix("_ispmail_") for found in ours(LIBRARY[name])} == DRAWN[name][1]
 
 
 @pytest.mark.parametrize("name", sorted(name for name, (pure, _) in DRAWN.items() if pure))
@@ -117,7 +117,7 @@ def test_the_library_knows_nothing_of_salt(name):
     names = {node.id for node in ast.walk(LIBRARY[name]) if isinstance(node, ast.Name)}
     assert not names & DUNDERS
     uses_salt = {found for found in imports(LIBRARY[name]) if found.partition(".")[0] == "salt"}
-    assert not uses_salt or name == "ispmail_salt"
+    assert not uses_salt or name == "_ispmail_salt"
 
 
 @pytest.mark.parametrize("name", sorted(LIBRARY))
@@ -178,11 +178,11 @@ def test_the_stamp_comes_first(name):
     body = [
         node for node in EDGE[name].body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
     ]
-    at = next(number for number, node in enumerate(body) if ast.unparse(node) == "import ispmail_stamp")
-    assert ast.unparse(body[at + 1]).startswith("ispmail_stamp.require('")
+    at = next(number for number, node in enumerate(body) if ast.unparse(node) == "import _ispmail_stamp")
+    assert ast.unparse(body[at + 1]).startswith("_ispmail_stamp.require('")
     # Below, that name would stand for the older library where require() has dropped it.
     later = {node.id for part in body[at + 2 :] for node in ast.walk(part) if isinstance(node, ast.Name)}
-    assert "ispmail_stamp" not in later
+    assert "_ispmail_stamp" not in later
     assert all(found in sys.stdlib_module_names for node in body[:at] for found in imports(ast.Module([node], [])))
 
 
@@ -205,16 +205,16 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
         left |= ours(LIBRARY[name]) - loaded
     later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
     later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
-    assert loaded & {f"ispmail_{name}" for name in later} == set()
-    assert {"ispmail_apply", "ispmail_remove", "ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
-    assert {"ispmail_answers", "ispmail_classes", "ispmail_proof"} <= ours(EDGE["_modules/postfix_map_ask"])
+    assert loaded & {f"_ispmail_{name}" for name in later} == set()
+    assert {"_ispmail_apply", "_ispmail_remove", "_ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
+    assert {"_ispmail_answers", "_ispmail_classes", "_ispmail_proof"} <= ours(EDGE["_modules/postfix_map_ask"])
 
 
 def test_the_tests_of_every_file_can_be_found():
     """By its name in tests/unit, or in the table of docs/ARCHITECTURE.md."""
     text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    found = {file.stem.removeprefix("test_") for file in (ROOT / "tests" / "unit").glob("test_ispmail_*.py")}
+    found = {file.stem.removeprefix("test") for file in (ROOT / "tests" / "unit").glob("test_ispmail_*.py")}
     for names, files in re.findall(r"^\| ([a-z_, ]+) \| (`tests/.+`) \|$", text, re.MULTILINE):
         assert all((ROOT / file).is_file() for file in re.findall(r"`(.+?)`", files)), files
-        found |= {f"ispmail_{name}" for name in names.split(", ")}
+        found |= {f"_ispmail_{name}" for name in names.split(", ")}
     assert set(LIBRARY) - found == set()

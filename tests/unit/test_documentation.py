@@ -156,7 +156,7 @@ VERSIONS = {
 @pytest.mark.parametrize("file", VERSIONS)
 def test_all_versions_are_one(file):
     """Where the formula wants another version than the modules say, it syncs at every run."""
-    tree = ast.parse((ROOT / "_utils/ispmail_stamp.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "_utils/_ispmail_stamp.py").read_text(encoding="utf-8"))
     version = constant(tree, "VERSION")
     assert VERSIONS[file]((ROOT / file).read_text(encoding="utf-8")) == version
 

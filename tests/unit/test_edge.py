@@ -9,9 +9,9 @@ import pytest
 from salt.config import DEFAULT_MINION_OPTS
 from salt.loader import LazyLoader
 
+from _ispmail_errors import Failed, InvalidInput
+from _ispmail_plan import Outcome
 from _states import postconf, postfix_database, postfix_map
-from ispmail_errors import Failed, InvalidInput
-from ispmail_plan import Outcome
 
 from .test_documentation import FILES, ROOT, called, public_functions
 from .test_ispmail_module import fails
@@ -124,7 +124,7 @@ def compared(monkeypatch, tmp_path):
             found.of = maps.removeprefix("maps of ")
             return found
 
-        monkeypatch.setattr("ispmail_compare.compare", compare)
+        monkeypatch.setattr("_ispmail_compare.compare", compare)
         return found
 
     monkeypatch.setattr(postfix_map, "__pillar__", {}, raising=False)
@@ -215,7 +215,7 @@ NOT_YET = [
 def test_answers_that_are_wrong(salt, compared, monkeypatch, found, test, result):
     compared(Outcome(), is_due=found)
     if isinstance(found, Exception):
-        monkeypatch.setattr("ispmail_compare.compare", fails(found))
+        monkeypatch.setattr("_ispmail_compare.compare", fails(found))
     salt(postfix_map, test, postfix_map__answers=lambda pillar: [f"{pillar}: no"])
     for pillar, said in (({}, "ispmail"), ({"pillar": "second"}, "second")):
         assert postfix_map.answers("a name", **pillar) == {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ispmail_account_users import connections, describe_connections, other_readers
+from _ispmail_account_users import connections, describe_connections, other_readers
 
 from .database_values import FakeServer, config
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_accounts
-from ispmail_accounts import credential_fault, read_accounts
-from ispmail_dialect import of_version
-from ispmail_errors import DatabaseError
-from ispmail_sql import Account, native_hash
+import _ispmail_accounts
+from _ispmail_accounts import credential_fault, read_accounts
+from _ispmail_dialect import of_version
+from _ispmail_errors import DatabaseError
+from _ispmail_sql import Account, native_hash
 
 from .database_values import MARIADB, MYSQL, MYSQL_9, NATIVE, SELECT, SHA2, FakeServer, config, mariadb_row, mysql_row
 
@@ -58,10 +58,10 @@ def admin(monkeypatch):
 
     All that is done there takes a second, and the salt of a new hash is all of the letter t.
     """
-    monkeypatch.setattr(ispmail_accounts, "secrets", SimpleNamespace(token_urlsafe=lambda size: "t" * (size * 4 // 3)))
+    monkeypatch.setattr(_ispmail_accounts, "secrets", SimpleNamespace(token_urlsafe=lambda size: "t" * (size * 4 // 3)))
     clock = itertools.count(100.0)
     mocked = {"monotonic": lambda: next(clock), "strftime": time.strftime, "gmtime": time.gmtime}
-    monkeypatch.setattr(ispmail_accounts, "time", SimpleNamespace(**mocked))
+    monkeypatch.setattr(_ispmail_accounts, "time", SimpleNamespace(**mocked))
 
     def lets_in(server):
         locks = []
@@ -71,16 +71,16 @@ def admin(monkeypatch):
             locks.append(lock)
             yield server
 
-        monkeypatch.setattr("ispmail_database.admin", logs_in)
-        monkeypatch.setattr("ispmail_account_users.connections", lambda server, user: {f"192.0.2.1 as {user}": 2})
+        monkeypatch.setattr("_ispmail_database.admin", logs_in)
+        monkeypatch.setattr("_ispmail_account_users.connections", lambda server, user: {f"192.0.2.1 as {user}": 2})
         return locks
 
     return lets_in
 
 
 def test_what_there_is_on_the_server(admin, monkeypatch):
-    monkeypatch.setattr("ispmail_schema.read_tables", lambda server, dbname: {})
-    monkeypatch.setattr("ispmail_account_users.other_readers", lambda server, config: {"former@%": {}})
+    monkeypatch.setattr("_ispmail_schema.read_tables", lambda server, dbname: {})
+    monkeypatch.setattr("_ispmail_account_users.other_readers", lambda server, config: {"former@%": {}})
     answers = {
         "SELECT @@global.default_password_lifetime AS days, UNIX_TIMESTAMP() AS now": [{"days": "10", "now": "86500"}],
         "SELECT 1 AS a FROM information_schema.SCHEMATA": [{"a": 1}],
@@ -94,7 +94,7 @@ def test_what_there_is_on_the_server(admin, monkeypatch):
     )
     assert admin(server) == []
     account = {"managed": True, "grants": SELECTS, "plugins": [NATIVE], "passwords": 1, "locked": False}
-    assert ispmail_accounts.read(config(accounts_host=["127.0.0.1", "%"])) == {
+    assert _ispmail_accounts.read(config(accounts_host=["127.0.0.1", "%"])) == {
         "server": MARIADB,
         "login_plugins": [NATIVE],
         "database": "mailserver",
@@ -114,7 +114,7 @@ def test_what_there_is_on_the_server(admin, monkeypatch):
     admin(
         FakeServer(version=MYSQL, answers={**dict.fromkeys(answers, ()), next(iter(answers)): [{"days": 0, "now": 0}]})
     )
-    found = ispmail_accounts.read(config())
+    found = _ispmail_accounts.read(config())
     assert (found["database"], found["accounts"], found["refused_logins"]) == (None, {}, None)
 
 
@@ -136,7 +136,7 @@ def test_an_account_is_made_where_there_is_none(admin, caplog, version, made, te
         **{key: {"old": None, "new": value} for key, value in new.items()},
         "grants": {"old": [], "new": SELECTS},
     }
-    assert ispmail_accounts.account(config(), test) == {"changes": {NAME: changes}, "warnings": []}
+    assert _ispmail_accounts.account(config(), test) == {"changes": {NAME: changes}, "warnings": []}
     assert server.done == ([] if test else [made, "GRANT SELECT ON `mailserver`.* TO mailserver@127.0.0.1"])
     assert locks == [not test] and caplog.messages == ([] if test else [f"Done in 1.0 s: create {NAME}"])
 
@@ -144,7 +144,7 @@ def test_an_account_is_made_where_there_is_none(admin, caplog, version, made, te
 def test_an_account_as_it_should_be_is_left_alone(admin, caplog):
     server = FakeServer(mariadb_row(NEW, OLD))
     admin(server)
-    assert ispmail_accounts.account(config(), False) == {"changes": {}, "warnings": []}
+    assert _ispmail_accounts.account(config(), False) == {"changes": {}, "warnings": []}
     assert server.done == caplog.messages == []
 
 
@@ -199,7 +199,7 @@ def test_rights(admin, caplog, grants, revoke, done, old, new, warning):
     statement = "SELECT DISTINCT PRIVILEGE_TYPE AS p FROM information_schema.SCHEMA_PRIVILEGES WHERE GRANTEE = %s"
     server = FakeServer(mariadb_row(NEW), grants=grants, answers={statement: all_privileges})
     admin(server)
-    told = ispmail_accounts.account(config(revoke_other_grants=revoke), False)
+    told = _ispmail_accounts.account(config(revoke_other_grants=revoke), False)
     assert told["changes"] == ({NAME: {"grants": {"old": old, "new": new}}} if done else {})
     assert told["warnings"] == ([warning] if warning else [])
     assert server.done == [f"{each} {NAME}" for each in done]
@@ -234,15 +234,15 @@ TWO_PLUGINS = {
 )
 def test_what_may_keep_the_maps_from_logging_in_is_told(admin, row, warnings):
     admin(FakeServer(row))
-    assert ispmail_accounts.account(config(), False) == {"changes": {}, "warnings": warnings}
+    assert _ispmail_accounts.account(config(), False) == {"changes": {}, "warnings": warnings}
 
 
 def test_an_account_from_another_host_is_told(admin):
     """A client that matches it keeps its password."""
     admin(FakeServer(mariadb_row(NEW, OLD), mariadb_row(OLD, host="%")))
     unmanaged = ["mailserver@% exists too, and was left alone: drop it, or add its host to server:accounts_host"]
-    assert ispmail_accounts.account(config(accounts_host="127.0.0.1"), False)["warnings"] == unmanaged
-    assert ispmail_accounts.credential(config(accounts_host="127.0.0.1"), "accept", False)["warnings"] == unmanaged
+    assert _ispmail_accounts.account(config(accounts_host="127.0.0.1"), False)["warnings"] == unmanaged
+    assert _ispmail_accounts.credential(config(accounts_host="127.0.0.1"), "accept", False)["warnings"] == unmanaged
 
 
 def way(*hashes):
@@ -314,7 +314,7 @@ def test_the_passwords_that_an_account_accepts(admin, caplog, action, before, do
         for account in read_accounts(FakeServer(row, version=server.version), "mailserver").values()
     ]
     told = {"password": {"old": "***", "new": "***"}, "passwords": dict(zip(("old", "new"), numbers))}
-    assert ispmail_accounts.credential(config(), action, test) == {
+    assert _ispmail_accounts.credential(config(), action, test) == {
         "changes": {NAME: told} if done else {},
         "warnings": [],
     }
@@ -326,7 +326,7 @@ def test_each_account_is_changed_and_those_that_need_nothing_are_not(admin):
     rows = [mariadb_row(NEW, OLD, host="a"), mariadb_row(OLD, host="b"), mariadb_row(OLD, host="c")]
     server = FakeServer(*rows, after=[rows[0], mariadb_row(NEW, OLD, host="b"), mariadb_row(NEW, OLD, host="c")])
     admin(server)
-    assert list(ispmail_accounts.credential(config(), "accept", False)["changes"]) == ["mailserver@b", "mailserver@c"]
+    assert list(_ispmail_accounts.credential(config(), "accept", False)["changes"]) == ["mailserver@b", "mailserver@c"]
     assert [statement.split()[2] for statement in server.done] == ["mailserver@b", "mailserver@c"]
 
 
@@ -375,7 +375,7 @@ def test_a_third_password_of_somebody_else_is_refused_before_anything_is_changed
     server = FakeServer(mysql_row(SALTED_OLD, SALTED_THIRD, plugin=SHA2), version=MYSQL_9)
     admin(server)
     with pytest.raises(DatabaseError, match="accepts two other passwords already, and a MySQL keeps no third"):
-        ispmail_accounts.credential(config(), "accept", False)
+        _ispmail_accounts.credential(config(), "accept", False)
     assert server.done == []
 
 
@@ -385,7 +385,7 @@ def test_the_format_of_a_new_hash_is_the_one_that_the_server_asks_for(admin):
     rows = [{"Variable_name": f"caching_sha2_password_{name}", "Value": value} for name, value in wanted]
     server = FakeServer(version=MYSQL_9, answers={"SHOW GLOBAL VARIABLES LIKE 'caching_sha2": rows})
     admin(server)
-    ispmail_accounts.account(config(), False)
+    _ispmail_accounts.account(config(), False)
     assert f"AS $B$00C${'t' * 20}" in server.done[0]
 
 
@@ -394,7 +394,7 @@ def test_where_one_account_cannot_be_changed_none_is(admin):
     server = FakeServer(mariadb_row(NEW, OLD, host="a"), mariadb_row(OLD, host="b"), mariadb_row(OLD, NEW, host="c"))
     admin(server)
     with pytest.raises(DatabaseError) as raised:
-        ispmail_accounts.credential(config(accounts_host=["a", "b", "c", "d"]), "sole", False)
+        _ispmail_accounts.credential(config(accounts_host=["a", "b", "c", "d"]), "sole", False)
     assert str(raised.value).splitlines() == [
         "Nothing was changed:",
         f"- mailserver@b {LOCKED_OUT}",
@@ -429,7 +429,7 @@ def test_a_server_that_does_not_do_it(admin, caplog, action, before, refuses, af
     rows = [mariadb_row(*before), mariadb_row(*before, host="b")]
     admin(FakeServer(*rows, after=after, refuses=refuses))
     with pytest.raises(DatabaseError) as raised:
-        ispmail_accounts.credential(config(), action, False)
+        _ispmail_accounts.credential(config(), action, False)
     assert said in str(raised.value) and caplog.messages == []
     assert raised.value.number == (2013 if str(FAILED) in said else 0)
 
@@ -437,4 +437,4 @@ def test_a_server_that_does_not_do_it(admin, caplog, action, before, refuses, af
 def test_an_account_that_the_server_refuses_to_make(admin):
     admin(FakeServer(refuses=FAILED))
     with pytest.raises(DatabaseError, match=r"apply ispmail\.database again, it goes on from there"):
-        ispmail_accounts.account(config(), False)
+        _ispmail_accounts.account(config(), False)

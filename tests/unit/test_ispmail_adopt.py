@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_adopt
-import ispmail_config
-import ispmail_inventory
-import ispmail_tablefile
-from ispmail_adopt import Source
-from ispmail_inventory import Settings
-from ispmail_postconf import Service
+import _ispmail_adopt
+import _ispmail_config
+import _ispmail_inventory
+import _ispmail_tablefile
+from _ispmail_adopt import Source
+from _ispmail_inventory import Settings
+from _ispmail_postconf import Service
 
 DEFAULTS = {"config_directory": "/etc/postfix", "mydestination": "$myhostname, localhost", "myhostname": "mx1"}
 HEAD = "user = mailserver\npassword = geheim\nhosts = 127.0.0.1\ndbname = mailserver\n"
@@ -35,9 +35,9 @@ def named(values, overrides=None, own=()):
     options = "".join(f" -o {{ {name} = {value} }}" for name, value in (overrides or {}).items())
     services = [Service("submission", "inet", "n", f"smtpd{options}")]
     values = {**DEFAULTS, **values}
-    inventory = ispmail_inventory.of(Settings(values["config_directory"], values, frozenset()), services)
-    with patch.object(ispmail_inventory, "own_parameters", lambda names, known: set(own).intersection(names)):
-        return ispmail_adopt.named(inventory.places, inventory.unasked)
+    inventory = _ispmail_inventory.of(Settings(values["config_directory"], values, frozenset()), services)
+    with patch.object(_ispmail_inventory, "own_parameters", lambda names, known: set(own).intersection(names)):
+        return _ispmail_adopt.named(inventory.places, inventory.unasked)
 
 
 def adopt(values, files, overrides=None, version=None):
@@ -45,7 +45,7 @@ def adopt(values, files, overrides=None, version=None):
     tables = named(values, overrides)
     sources = {path: Source(text.encode("utf-8", "surrogateescape")) for path, text in files.items()}
     sources = {each.path: sources.get(each.path, Source(None)) for each in tables}
-    return ispmail_adopt.adopt(tables, sources, "/etc/postfix", version)
+    return _ispmail_adopt.adopt(tables, sources, "/etc/postfix", version)
 
 
 def one(text, table_type="mysql", parameter="x_maps", **more):
@@ -96,7 +96,7 @@ OBSTACLES = {
 @pytest.mark.parametrize("parameter, value, reason", OBSTACLES.values(), ids=OBSTACLES)
 def test_what_pillar_cannot_name(parameter, value, reason):
     adopted = adopt({parameter: value, "loop": "$loop"}, {"/a.cf": OWN, "/b.cf": OWN})
-    assert adopted.section == {"maps": dict.fromkeys(ispmail_config.MAPS)}
+    assert adopted.section == {"maps": dict.fromkeys(_ispmail_config.MAPS)}
     assert adopted.left_out and all(reason in text and text.startswith(f"{parameter}: ") for text in adopted.left_out)
 
 
@@ -162,7 +162,7 @@ def test_several_tables_of_a_parameter_keep_their_order():
         ("virtual_alias_maps", query),
         ("first_2", {"parameter": "virtual_alias_maps", "file": "/x/mysql-first.cf", **query}),
     ]
-    pillar = ispmail_config.instance("ispmail", adopted.section)
+    pillar = _ispmail_config.instance("ispmail", adopted.section)
     assert [each.path for each in pillar.wanted] == paths
 
 
@@ -275,7 +275,7 @@ def test_the_old_interface_becomes_a_query(table_type, text, query):
     entry, _, left_out = one(text, table_type)
     assert entry["query"] == query
     assert bool(left_out) == ("query = " in text), "beside a query they are ignored, and that is told"
-    assert not set(entry) & set(ispmail_tablefile.OBSOLETE)
+    assert not set(entry) & set(_ispmail_tablefile.OBSOLETE)
 
 
 def test_values_are_written_as_pillar_has_them():
@@ -348,7 +348,7 @@ def test_a_password_in_a_uri_is_not_shown():
 )
 def test_what_is_wrong_with_the_file(source, reason, is_held):
     tables = named({"x_maps": "mysql:/a.cf"})
-    adopted = ispmail_adopt.adopt(tables, {"/a.cf": source}, "/etc/postfix")
+    adopted = _ispmail_adopt.adopt(tables, {"/a.cf": source}, "/etc/postfix")
     assert ("x_maps" in adopted.section["maps"]) == is_held
     (text,) = adopted.left_out
     assert text.startswith("x_maps: mysql:/a.cf: ") and reason in text
@@ -362,14 +362,14 @@ def test_a_table_without_a_password_has_an_empty_one():
 
 def test_the_directory_is_named_where_it_is_not_the_default():
     tables = named({"config_directory": "/etc/postfix-out", "a_maps": "mysql:$config_directory/a.cf"})
-    adopted = ispmail_adopt.adopt(tables, {"/etc/postfix-out/a.cf": Source(OWN.encode())}, "/etc/postfix-out")
+    adopted = _ispmail_adopt.adopt(tables, {"/etc/postfix-out/a.cf": Source(OWN.encode())}, "/etc/postfix-out")
     assert adopted.section["postfix"] == {"config_directory": "/etc/postfix-out"}
     assert adopted.section["maps"]["a_maps"]["file"] == "a.cf"
 
 
 def test_a_server_without_sql_tables():
-    assert adopt({"virtual_alias_maps": "hash:/etc/aliases"}, {}) == ispmail_adopt.Adopted(
-        {"maps": dict.fromkeys(ispmail_config.MAPS)}, ()
+    assert adopt({"virtual_alias_maps": "hash:/etc/aliases"}, {}) == _ispmail_adopt.Adopted(
+        {"maps": dict.fromkeys(_ispmail_config.MAPS)}, ()
     )
 
 
@@ -403,12 +403,12 @@ def test_pillar_with_the_passwords_gives_the_same_tables(files):
     for entry in [section["database"], *filter(None, section["maps"].values())]:
         if str(entry.get("password")).startswith("THE PASSWORD"):
             entry["password"] = "filled-in"
-    for each in ispmail_config.complete("ispmail", section).maps:
-        keys = ispmail_tablefile.parse(texts[each.path])
+    for each in _ispmail_config.complete("ispmail", section).maps:
+        keys = _ispmail_tablefile.parse(texts[each.path])
         if keys.get("password"):
             keys["password"] = "filled-in"
         keys.setdefault("password", "")
-        assert ispmail_tablefile.parse(each.text) == ispmail_tablefile.canonicalize("mysql", keys)
+        assert _ispmail_tablefile.parse(each.text) == _ispmail_tablefile.canonicalize("mysql", keys)
 
 
 def test_values_are_those_of_pillar():
@@ -444,7 +444,7 @@ def test_a_second_map_of_a_parameter_is_named_after_its_file(file, name):
     """In characters that pillar takes for the name of a map."""
     adopted = adopt({"x_maps": f"mysql:/a.cf, mysql:/b/{file}"}, {"/a.cf": OWN, f"/b/{file}": OWN})
     assert adopted.section["maps"][name]["file"] == f"/b/{file}"
-    assert ispmail_config.instance("ispmail", adopted.section)
+    assert _ispmail_config.instance("ispmail", adopted.section)
 
 
 def test_the_login_that_most_have_is_shared_not_the_most_frequent_user():

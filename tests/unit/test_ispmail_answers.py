@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_answers
-import ispmail_inventory
-from ispmail_answers import Broken
-from ispmail_config import Answer, CompleteInstance, Instance, Map, complete
-from ispmail_errors import InvalidInput
-from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Group, Lookup, Probe
+import _ispmail_answers
+import _ispmail_inventory
+from _ispmail_answers import Broken
+from _ispmail_config import Answer, CompleteInstance, Instance, Map, complete
+from _ispmail_errors import InvalidInput
+from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Group, Lookup, Probe
 from lab.postfix import Postfix, write_cold
 
 QUERY = "SELECT v FROM t WHERE k='%s'"
@@ -70,9 +70,9 @@ def table(found, name="virtual_alias_maps"):
 def test_a_map_is_asked_by_its_name_or_table(pillar):
     found = pillar(virtual_alias_maps={}, relay_domains={"query": "SELECT 'other' WHERE '%s' != ''"})
     for name in ("virtual_alias_maps", table(found), f"proxy:{table(found)}"):
-        asked = ispmail_answers.lookup(wanted(found), name, "jack@example.org")
+        asked = _ispmail_answers.lookup(wanted(found), name, "jack@example.org")
         assert asked == Lookup(ANSWER, answer="john@example.org")
-        assert ispmail_answers.lookup(wanted(found), name, "nobody@example.org") == Lookup(NO_ANSWER)
+        assert _ispmail_answers.lookup(wanted(found), name, "nobody@example.org") == Lookup(NO_ANSWER)
 
 
 def test_a_table_that_main_cf_alone_names_is_asked_too(pillar, postfix):
@@ -80,10 +80,10 @@ def test_a_table_that_main_cf_alone_names_is_asked_too(pillar, postfix):
     ours = wanted(found)._replace(maps=found.maps[:1])
     other = table(found, "relay_domains")
     with pytest.raises(InvalidInput):
-        ispmail_answers.lookup(ours, other, "x")
+        _ispmail_answers.lookup(ours, other, "x")
     postfix.write_main_cf(relay_domains=other)
     try:
-        assert ispmail_answers.lookup(ours, other, "x").answer == "other"
+        assert _ispmail_answers.lookup(ours, other, "x").answer == "other"
     finally:
         postfix.write_main_cf(relay_domains=None)
 
@@ -91,7 +91,7 @@ def test_a_table_that_main_cf_alone_names_is_asked_too(pillar, postfix):
 @pytest.mark.parametrize("question", ["", "a\nb", "a\0b", "a\ud800"])
 def test_what_is_no_question(pillar, question):
     with pytest.raises(InvalidInput, match="the question must be a text of one line"):
-        ispmail_answers.lookup(wanted(pillar(virtual_alias_maps={})), "virtual_alias_maps", question)
+        _ispmail_answers.lookup(wanted(pillar(virtual_alias_maps={})), "virtual_alias_maps", question)
 
 
 @pytest.mark.parametrize("name", ["sqlite:/etc/other.cf", "hash:/etc/aliases", "sqlite:", "{0} {0}", "mysql:{1}"])
@@ -99,31 +99,31 @@ def test_a_table_that_nobody_names_is_not_opened(pillar, name):
     """Else a job could have any file of root's opened."""
     found = pillar(virtual_alias_maps={}, relay_domains={})
     with pytest.raises(InvalidInput, match=r"known are virtual_alias_maps, relay_domains$"):
-        ispmail_answers.lookup(wanted(found), name.format(table(found), found.maps[1].path), "x")
+        _ispmail_answers.lookup(wanted(found), name.format(table(found), found.maps[1].path), "x")
     with pytest.raises(InvalidInput, match="pillar names no map other: it names virtual_alias_maps, relay_domains"):
-        ispmail_answers.lookup(wanted(found), "other", "x")
+        _ispmail_answers.lookup(wanted(found), "other", "x")
 
 
 def test_a_table_is_asked_as_it_is_spelt(postfix):
     """Pillar or main.cf may read one table in two ways."""
     mine, theirs = "mysql:/a.cf", "proxy:mysql:/a.cf"
     map_ = Map("a", "virtual_alias_maps", "mysql", False, "/a.cf")
-    known = ispmail_inventory.Settings("/x", {"relay_domains": theirs}, frozenset())
-    inventory = ispmail_inventory.of(known, [])
+    known = _ispmail_inventory.Settings("/x", {"relay_domains": theirs}, frozenset())
+    inventory = _ispmail_inventory.of(known, [])
     instance = Instance("ispmail", "/x", (map_,))
     for spelt in (mine, theirs):
-        assert ispmail_answers._named_table(instance, inventory, spelt).table() == spelt
+        assert _ispmail_answers._named_table(instance, inventory, spelt).table() == spelt
     # Where only one is known, that is asked.
-    empty = ispmail_inventory.of(known._replace(values={}), [])
-    assert ispmail_answers._named_table(instance, empty, theirs).table() == mine
-    only_theirs = ispmail_answers._named_table(instance._replace(maps=()), inventory, theirs)
+    empty = _ispmail_inventory.of(known._replace(values={}), [])
+    assert _ispmail_answers._named_table(instance, empty, theirs).table() == mine
+    only_theirs = _ispmail_answers._named_table(instance._replace(maps=()), inventory, theirs)
     assert only_theirs == Map(theirs, "relay_domains", "mysql", True, "/a.cf")
 
 
 def test_a_map_that_cannot_be_asked_is_named_as_main_cf_does(pillar, monkeypatch):
     """It is asked from memory, as a process that is not root, and that file's path says nothing to anybody."""
     found = pillar(virtual_alias_maps={"query": BROKEN, "proxy": True})
-    asked = ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "x")
+    asked = _ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "x")
     assert asked == Lookup(COULD_NOT_ASK, reason=f"dict_sqlite_lookup: {table(found)}: {NO_TABLE}", table=table(found))
     seen = []
 
@@ -131,8 +131,8 @@ def test_a_map_that_cannot_be_asked_is_named_as_main_cf_does(pillar, monkeypatch
         seen.append(as_)
         return Lookup(COULD_NOT_ASK, (f"odd {tables[0]}", "x"), reason="no time")
 
-    monkeypatch.setattr("ispmail_lookup.ask", ask)
-    asked = ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "x")
+    monkeypatch.setattr("_ispmail_lookup.ask", ask)
+    asked = _ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "x")
     assert asked == Lookup(COULD_NOT_ASK, (f"odd {table(found)}", "x"), reason="no time")
     assert seen[0].user == "postfix" and len(seen[0].descriptors) == 1
 
@@ -140,7 +140,7 @@ def test_a_map_that_cannot_be_asked_is_named_as_main_cf_does(pillar, monkeypatch
 def test_a_map_whose_file_is_missing(pillar):
     found = pillar(virtual_alias_maps={"proxy": True})
     os.unlink(found.maps[0].path)
-    asked = ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "x")
+    asked = _ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "x")
     assert asked.reason == f"open {found.maps[0].path}: No such file or directory"
     assert asked.table == table(found)
 
@@ -148,10 +148,10 @@ def test_a_map_whose_file_is_missing(pillar):
 @pytest.mark.parametrize("secret", [True, False])
 def test_a_relay_s_passwords_are_not_shown(pillar, secret):
     found = pillar(virtual_alias_maps={"secret": secret}, relay_domains={"secret": not secret})
-    asked = ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "jack@example.org")
+    asked = _ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "jack@example.org")
     assert asked == Lookup(ANSWER, answer="***" if secret else "john@example.org")
     # That there is none is no secret.
-    assert ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "nobody@example.org") == Lookup(NO_ANSWER)
+    assert _ispmail_answers.lookup(wanted(found), "virtual_alias_maps", "nobody@example.org") == Lookup(NO_ANSWER)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_a_relay_s_passwords_are_not_shown(pillar, secret):
     ],
 )
 def test_which_tables_hold_passwords(values, command, maps, expected):
-    known = ispmail_inventory.Settings("/x", values, frozenset())
-    inventory = ispmail_inventory.of(known, [ispmail_inventory.Service("smtp", "unix", "n", command)])
-    assert ispmail_answers.secret_tables(Instance("ispmail", "/x", tuple(maps)), inventory) == expected
+    known = _ispmail_inventory.Settings("/x", values, frozenset())
+    inventory = _ispmail_inventory.of(known, [_ispmail_inventory.Service("smtp", "unix", "n", command)])
+    assert _ispmail_answers.secret_tables(Instance("ispmail", "/x", tuple(maps)), inventory) == expected
 
 
 CHOICE = Instance(
@@ -186,7 +186,7 @@ CHOICE = Instance(
 
 @pytest.mark.parametrize(("names", "chosen"), [(None, "ab"), ([], ""), (["b"], "b"), (("b", "a"), "ba")])
 def test_maps_are_chosen_by_name(names, chosen):
-    assert [each.name for each in ispmail_answers.choose(CHOICE, names)] == list(chosen)
+    assert [each.name for each in _ispmail_answers.choose(CHOICE, names)] == list(chosen)
 
 
 @pytest.mark.parametrize(
@@ -201,14 +201,14 @@ def test_maps_are_chosen_by_name(names, chosen):
 )
 def test_maps_that_pillar_does_not_name(names, reason):
     with pytest.raises(InvalidInput, match=f"^{reason}$"):
-        ispmail_answers.choose(CHOICE, names)
+        _ispmail_answers.choose(CHOICE, names)
 
 
 def inventory(*services, **values):
     """A Postfix with these services: name, chroot and program."""
     known = {"mail_owner": "postfix", "queue_directory": "/queue", "compatibility_level": "3.6", **values}
-    found = [ispmail_inventory.Service(name, "unix", chroot, program) for name, chroot, program in services]
-    return ispmail_inventory.of(ispmail_inventory.Settings("/x", known, frozenset()), found)
+    found = [_ispmail_inventory.Service(name, "unix", chroot, program) for name, chroot, program in services]
+    return _ispmail_inventory.of(_ispmail_inventory.Settings("/x", known, frozenset()), found)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +228,11 @@ def inventory(*services, **values):
 def test_as_whom_a_map_is_asked(type_, proxy, staged, expected):
     services = [("smtp", "y", "smtpd"), ("other", "y", "smtpd"), ("cleanup", "n", "cleanup"), ("p", "n", "proxymap")]
     map_ = Map("a", "virtual_alias_maps", type_, proxy, "/a.cf")
-    assert ispmail_answers.askers(map_, inventory(*services), staged=staged) == expected
+    assert _ispmail_answers.askers(map_, inventory(*services), staged=staged) == expected
     if not staged:
-        assert ispmail_answers.askers(map_, inventory(*services)) == expected
+        assert _ispmail_answers.askers(map_, inventory(*services)) == expected
     # Nothing reads it yet.
-    assert ispmail_answers.askers(map_, inventory()) == [ROOT]
+    assert _ispmail_answers.askers(map_, inventory()) == [ROOT]
 
 
 @pytest.mark.parametrize("program", ["virtual", "local"])
@@ -240,7 +240,7 @@ def test_what_delivers_has_the_primary_group_only(program):
     """It was asked with all groups of mail_owner, so a socket that only a supplementary group may use was in order."""
     services = [("smtp", "n", "smtpd"), ("d", "n", program)]
     parameter = {"virtual": "virtual_mailbox_maps", "local": "alias_maps"}[program]
-    found = ispmail_answers.askers(
+    found = _ispmail_answers.askers(
         Map("a", parameter, "mysql", False, "/a.cf"), inventory(*services, transport_maps="static:d")
     )
     assert found == [Asker("postfix"), Asker("postfix", primary_group_only=True)]
@@ -257,7 +257,7 @@ def test_new_table_files_are_asked_from_memory(pillar):
     found = pillar(virtual_alias_maps={"proxy": True}, relay_domains={})
     readers = inventory(("p", "n", "proxymap"))
     seen = []
-    for group in ispmail_answers.staged(found.maps, readers):
+    for group in _ispmail_answers.staged(found.maps, readers):
         seen.append((group.as_._replace(descriptors=()), {name: content(each) for name, each in group.tables.items()}))
         assert len(group.as_.descriptors) == 1
     texts = {each.name: each.text for each in found.maps}
@@ -269,7 +269,7 @@ def test_new_table_files_are_asked_from_memory(pillar):
 def test_many_table_files_are_asked_in_groups(pillar):
     (one,) = pillar(virtual_alias_maps={}).maps
     many = [Map(f"m{number}", one.parameter, one.type, False, one.path) for number in range(130)]
-    with contextlib.closing(ispmail_answers.live(many, inventory())) as groups:
+    with contextlib.closing(_ispmail_answers.live(many, inventory())) as groups:
         names = [list(group.tables) for group in groups]
     assert [len(each) for each in names] == [64, 64, 2]
     assert [name for some in names for name in some] == [each.name for each in many]
@@ -285,7 +285,7 @@ def test_live_maps_are_asked_by_proxymap_itself_if_it_runs(pillar, running):
     os.unlink(paths["canonical_maps"])
     spelt = f"proxy:sqlite:{found.config_directory}/../etc/{os.path.basename(paths['virtual_alias_maps'])}"
     readers = inventory(("p", "n", "proxymap"), virtual_alias_maps=spelt)
-    groups = list(ispmail_answers.live(found.maps, readers, running))
+    groups = list(_ispmail_answers.live(found.maps, readers, running))
     by_path = {name: each for group in groups if not group.as_.descriptors for name, each in group.tables.items()}
     in_memory = {name: group.as_.user for group in groups if group.as_.descriptors for name in group.tables}
     missing = {"canonical_maps": f"sqlite:{paths['canonical_maps']}"}
@@ -294,7 +294,7 @@ def test_live_maps_are_asked_by_proxymap_itself_if_it_runs(pillar, running):
         names = ("transport_maps", "virtual_mailbox_maps")
         by_proxymap = {"virtual_alias_maps": spelt, **{name: f"proxy:sqlite:{paths[name]}" for name in names}}
         assert by_path == {**missing, **by_proxymap}
-        assert [list(each.tables) for each in ispmail_answers.live(found.maps, readers)] == [
+        assert [list(each.tables) for each in _ispmail_answers.live(found.maps, readers)] == [
             list(each.tables) for each in groups
         ]
     else:
@@ -307,26 +307,26 @@ def test_live_maps_are_asked_by_proxymap_itself_if_it_runs(pillar, running):
 def test_an_empty_table_file_is_one_that_cannot_be_asked(pillar):
     found = pillar(virtual_alias_maps={})
     write_cold(Path(found.maps[0].path), "")
-    (sentence,) = ispmail_answers.unaskable_live(wanted(found))
+    (sentence,) = _ispmail_answers.unaskable_live(wanted(found))
     assert sentence.startswith("virtual_alias_maps: ")
 
 
 def test_live_maps_that_cannot_be_asked(pillar):
     broken = {"query": BROKEN}
     found = pillar(virtual_alias_maps=broken, relay_domains=broken, transport_maps={})
-    assert ispmail_answers.unaskable_live(wanted(found)) == [
+    assert _ispmail_answers.unaskable_live(wanted(found)) == [
         f"{name}: dict_sqlite_lookup: {name}: {NO_TABLE}" for name in ("virtual_alias_maps", "relay_domains")
     ]
-    assert ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == []
+    assert _ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == []
 
 
 def test_live_maps_are_not_asked_for_special_keys(pillar, monkeypatch):
     """What fails for those only is a warning, which is not wanted here."""
     asked = []
     monkeypatch.setattr(
-        ispmail_answers, "probe", lambda group, directory, special: asked.append(special) or {"x": Probe("no", ())}
+        _ispmail_answers, "probe", lambda group, directory, special: asked.append(special) or {"x": Probe("no", ())}
     )
-    assert ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == ["x: no"]
+    assert _ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == ["x: no"]
     assert asked == [False]
 
 
@@ -340,7 +340,7 @@ def probed(monkeypatch):
             asked.append((tables, config_directory, options))
             return {each: found[each.partition(":")[2]] for each in tables}
 
-        monkeypatch.setattr("ispmail_lookup.probe", probe)
+        monkeypatch.setattr("_ispmail_lookup.probe", probe)
         return asked
 
     return set_found
@@ -350,11 +350,11 @@ def test_in_what_a_probe_says_a_map_stands_for_its_table(probed):
     asked = probed(x=Probe("open mysql:x: no", ("mysql:x is odd",)), y=Probe(None, ("mysql:y is odd",)))
     as_ = Asker("postfix")
     domains = {"mysql:x": "example.org"}
-    found = ispmail_answers.probe(Group({"a": "mysql:x", "b": "mysql:y"}, as_, domains), "/etc/x")
+    found = _ispmail_answers.probe(Group({"a": "mysql:x", "b": "mysql:y"}, as_, domains), "/etc/x")
     assert found == {"a": Probe("open a: no", ("a is odd",)), "b": Probe(None, ("b is odd",))}
     options = {"as_": as_, "domains": domains}
     assert asked == [(["mysql:x", "mysql:y"], "/etc/x", {**options, "special": True})]
-    ispmail_answers.probe(Group({"a": "mysql:x"}, ROOT), "/etc/x", special=False)
+    _ispmail_answers.probe(Group({"a": "mysql:x"}, ROOT), "/etc/x", special=False)
     assert asked[1][2] == {"as_": ROOT, "domains": {}, "special": False}
 
 
@@ -365,8 +365,8 @@ def test_maps_that_fail_in_the_same_way_share_a_sentence(probed):
         # The same maps, asked as somebody else.
         Group({"b": "mysql:x", "c": "mysql:y"}, Asker("postfix")),
     ]
-    assert ispmail_answers.unaskable(groups, "/x") == (["a, b: the server is away"], ["c: odd", "c: odder"])
-    ispmail_answers.unaskable(groups, "/x", special=False)
+    assert _ispmail_answers.unaskable(groups, "/x") == (["a, b: the server is away"], ["c: odd", "c: odder"])
+    _ispmail_answers.unaskable(groups, "/x", special=False)
     assert [options["special"] for *_, options in asked] == [True, True, False, False]
 
 
@@ -376,7 +376,7 @@ class Clock:
     def __init__(self, monkeypatch, seconds):
         self.now = 1000.0
         self._seconds = seconds
-        monkeypatch.setattr(ispmail_answers, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(_ispmail_answers, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def tick(self):
         self.now += self._seconds
@@ -392,8 +392,8 @@ def test_how_long_it_goes_on_after_the_first_that_cannot_be_asked(monkeypatch, s
         clock.tick()
         return {"a": Probe(reason, ())}
 
-    monkeypatch.setattr(ispmail_answers, "probe", probe)
-    ispmail_answers.unaskable([Group({"a": "mysql:x"}, ROOT)] * 4, "/x")
+    monkeypatch.setattr(_ispmail_answers, "probe", probe)
+    _ispmail_answers.unaskable([Group({"a": "mysql:x"}, ROOT)] * 4, "/x")
     assert len(seen) == asked
 
 
@@ -409,7 +409,7 @@ def answering(monkeypatch):
             tick()
             return found.get(tables[0], Lookup(NO_ANSWER))
 
-        monkeypatch.setattr("ispmail_lookup.ask", ask)
+        monkeypatch.setattr("_ispmail_lookup.ask", ask)
         return asked
 
     return set_found
@@ -418,7 +418,7 @@ def answering(monkeypatch):
 def test_maps_of_which_an_answer_is_expected():
     maps = [Map(name, "virtual_alias_maps", "mysql", True, f"/{name}.cf") for name in "ab"]
     instance = SimpleNamespace(answers=[Answer("b", "x", "y"), Answer("c", "x", "y")])
-    assert ispmail_answers.answering(instance, maps) == maps[1:]
+    assert _ispmail_answers.answering(instance, maps) == maps[1:]
 
 
 OURS = Map("a", "virtual_alias_maps", "mysql", True, "/a.cf")
@@ -443,7 +443,7 @@ def test_tables_of_others_that_cannot_be_asked(answering):
         "own": "mysql:/own.cf /a/file",
         "relay_domains": "hash:/not-asked",
     }
-    found = ispmail_answers.broken_others([OURS, OURS], inventory(**values), running=False)
+    found = _ispmail_answers.broken_others([OURS, OURS], inventory(**values), running=False)
     assert [(each.table, each.opens) for each in found] == [
         ("hash:/b", False),
         ("odd:/c", False),
@@ -462,7 +462,7 @@ def test_tables_of_others_that_cannot_be_asked(answering):
         "virtual_alias_maps also asks mysql:/own.cf, which is not pillar's and cannot be asked: away"
     )
     asked = answering({})
-    assert ispmail_answers.broken_others([OURS], inventory(**values), running=True) == []
+    assert _ispmail_answers.broken_others([OURS], inventory(**values), running=True) == []
     assert ("probe@a.b.c.d.e.f.g.h.probe.invalid", "proxy:mysql:/d.cf") in asked and len(asked) == 8
 
 
@@ -471,7 +471,7 @@ def test_how_long_tables_of_others_are_asked(monkeypatch, answering, seconds, fo
     clock = Clock(monkeypatch, seconds)
     names = [f"hash:/{number}" for number in range(4)]
     seen = answering(dict.fromkeys(names, found) if found else {}, clock.tick)
-    broken = ispmail_answers.broken_others([OURS], inventory(virtual_alias_maps=", ".join(names)), running=False)
+    broken = _ispmail_answers.broken_others([OURS], inventory(virtual_alias_maps=", ".join(names)), running=False)
     assert broken == [Broken("virtual_alias_maps", each, "away", opens=True) for each in names[: len(seen)] if found]
     assert len(seen) == asked
 
@@ -490,9 +490,9 @@ def test_how_long_tables_of_others_are_asked(monkeypatch, answering, seconds, fo
 def test_an_answer_that_pillar_expects(pillar, expected, got):
     question = "info@example.org" if isinstance(expected, str) and "," in expected else "jack@example.org"
     found = pillar([("virtual_alias_maps", question, expected)], virtual_alias_maps={})
-    groups = ispmail_answers.live(found.maps, inventory())
+    groups = _ispmail_answers.live(found.maps, inventory())
     sentence = f"virtual_alias_maps: {question} {got}".format(ROWS[question])
-    assert ispmail_answers.wrong_answers(found, groups) == ([sentence] if got else [])
+    assert _ispmail_answers.wrong_answers(found, groups) == ([sentence] if got else [])
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_an_answer_that_pillar_expects(pillar, expected, got):
 def test_an_answer_that_is_missing(pillar, expected, said):
     answers = [("virtual_alias_maps", "nobody@example.org", each) for each in (expected, False)]
     found = pillar(answers, virtual_alias_maps={})
-    (sentence,) = ispmail_answers.wrong_answers(found, ispmail_answers.live(found.maps, inventory()))
+    (sentence,) = _ispmail_answers.wrong_answers(found, _ispmail_answers.live(found.maps, inventory()))
     assert sentence.startswith(f"virtual_alias_maps: nobody@example.org {said}") and sentence.endswith("no answer")
 
 
@@ -509,14 +509,14 @@ def test_postfix_is_read_only_where_an_answer_is_wrong(answering):
     """To know which answers are passwords: each reading is two more processes."""
     asked = answering({})
     found = CompleteInstance("ispmail", "/nonexistent", (OURS,), (Answer("a", "1@x", False),), ())
-    assert ispmail_answers.wrong_answers(found, [Group({"a": "mysql:x"}, ROOT)]) == []
+    assert _ispmail_answers.wrong_answers(found, [Group({"a": "mysql:x"}, ROOT)]) == []
     assert asked == [("1@x", "mysql:x")]
 
 
 def test_an_expected_password_is_not_shown(pillar):
     answers = [("virtual_alias_maps", "jack@example.org", "x"), ("relay_domains", "jack@example.org", "y")]
     found = pillar(answers, virtual_alias_maps={"secret": True}, relay_domains={})
-    assert ispmail_answers.wrong_answers(found, ispmail_answers.live(found.maps, inventory())) == [
+    assert _ispmail_answers.wrong_answers(found, _ispmail_answers.live(found.maps, inventory())) == [
         "virtual_alias_maps: jack@example.org should give ***, but gives ***",
         "relay_domains: jack@example.org should give 'y', but gives 'john@example.org'",
     ]
@@ -528,7 +528,7 @@ def test_a_map_that_cannot_be_asked_is_asked_once(pillar, answering):
     found = pillar(answers, virtual_alias_maps={}, relay_domains={})
     asked = answering({"mysql:x": Lookup(COULD_NOT_ASK, reason="mysql:x: away"), "mysql:y": Lookup(ANSWER, answer="y")})
     groups = [Group({"virtual_alias_maps": "mysql:x"}, ROOT), Group({"relay_domains": "mysql:y"}, ROOT)]
-    assert ispmail_answers.wrong_answers(found, [*groups, *groups]) == [
+    assert _ispmail_answers.wrong_answers(found, [*groups, *groups]) == [
         "virtual_alias_maps: 1@x should give 'y', but gives could not ask: virtual_alias_maps: away"
     ]
     assert asked == [("1@x", "mysql:x"), ("1@x", "mysql:y"), ("2@x", "mysql:y"), ("1@x", "mysql:y"), ("2@x", "mysql:y")]
@@ -542,9 +542,9 @@ def test_one_that_is_wrong_for_two_readers_is_told_once(pillar, monkeypatch):
         seen.append(as_)
         return Lookup(NO_ANSWER)
 
-    monkeypatch.setattr("ispmail_lookup.ask", ask)
+    monkeypatch.setattr("_ispmail_lookup.ask", ask)
     groups = [Group({"virtual_alias_maps": f"mysql:{user}"}, Asker(user)) for user in ("a", "b")]
-    assert ispmail_answers.wrong_answers(found, groups) == [
+    assert _ispmail_answers.wrong_answers(found, groups) == [
         "virtual_alias_maps: 1@x should give 'y', but gives no answer"
     ]
     assert seen == [Asker("a"), Asker("b")]
@@ -557,7 +557,7 @@ def test_how_long_answers_are_compared(pillar, monkeypatch, answering, seconds, 
     found = pillar([(name, "1@x", False) for name in names], **{name: {} for name in names})
     groups = [Group({name: name}, ROOT) for name in names]
     seen = answering({names[0]: first} if first else {}, Clock(monkeypatch, seconds).tick)
-    sentences = ispmail_answers.wrong_answers(found, groups)
+    sentences = _ispmail_answers.wrong_answers(found, groups)
     assert len(seen) == asked
     left_out = "the other answers were not checked: that took too long already"
     assert (sentences[-1:] == [left_out]) is (asked < 3)

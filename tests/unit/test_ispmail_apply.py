@@ -11,19 +11,19 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_apply
-import ispmail_compare
-import ispmail_inventory
-import ispmail_plan
-import ispmail_transaction
-from ispmail_answers import Broken
-from ispmail_config import complete
-from ispmail_config_consumers import NONE, Consumers
-from ispmail_errors import CannotAsk, Failed, PillarFault
-from ispmail_journal import Journal
-from ispmail_plan import Outcome
-from ispmail_smtpd import Reply
-from ispmail_transaction import Change
+import _ispmail_apply
+import _ispmail_compare
+import _ispmail_inventory
+import _ispmail_plan
+import _ispmail_transaction
+from _ispmail_answers import Broken
+from _ispmail_config import complete
+from _ispmail_config_consumers import NONE, Consumers
+from _ispmail_errors import CannotAsk, Failed, PillarFault
+from _ispmail_journal import Journal
+from _ispmail_plan import Outcome
+from _ispmail_smtpd import Reply
+from _ispmail_transaction import Change
 
 from .configured import SERVICES, TEXT, Configured
 from .consumer_values import consumer
@@ -34,7 +34,7 @@ STOPPED = "Postfix is not running, so there was nothing to reload"
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Whose directory is pytest's, which only root may enter."""
-    monkeypatch.setattr("ispmail_files.permits", lambda user, access, path: True)
+    monkeypatch.setattr("_ispmail_files.permits", lambda user, access, path: True)
     return Configured(tmp_path)
 
 
@@ -61,7 +61,7 @@ def lite(database):
 
 @pytest.fixture
 def consumers(tmp_path, monkeypatch):
-    monkeypatch.setattr("ispmail_logins.probe", lambda _: ["a host was not asked"])
+    monkeypatch.setattr("_ispmail_logins.probe", lambda _: ["a host was not asked"])
     keys = {"user": "mailserver", "password": "x", "hosts": "127.0.0.1", "dbname": "mailserver"}
     return Consumers("ispmail", (consumer("x", str(tmp_path / "x.cnf")),), keys)
 
@@ -72,7 +72,7 @@ def lite_text(database):
 
 def apply(server, maps, answers=(), consumers=NONE, **options):
     instance = complete("ispmail", server.pillar(maps, answers=list(answers)))
-    return ispmail_apply.apply(ispmail_compare.compare(instance, consumers, server.cache), server.cache, **options)
+    return _ispmail_apply.apply(_ispmail_compare.compare(instance, consumers, server.cache), server.cache, **options)
 
 
 def cut_off(server):
@@ -114,7 +114,7 @@ def unaskable(monkeypatch):
         asked.append(special)
         return [f"{name}: no" for group in groups for name in group.tables], []
 
-    monkeypatch.setattr(ispmail_apply, "unaskable", reasons)
+    monkeypatch.setattr(_ispmail_apply, "unaskable", reasons)
     return asked
 
 
@@ -145,12 +145,12 @@ def test_a_map_that_gives_another_answer_does_not_go_live(server, lite, test):
 def ask_live(server, lite, database):
     """A function that asks the live maps a and b after a change of some."""
     server.main_cf("").table("a", lite_text(database)).table("b", lite_text(database))
-    inventory = ispmail_inventory.read(str(server.directory))
+    inventory = _ispmail_inventory.read(str(server.directory))
 
     def ask(changed, **expected):
         maps = {"a": lite("virtual_alias_maps"), "b": lite("relocated_maps")}
         instance = complete("ispmail", server.pillar(maps, answers=answers(**expected)))
-        ispmail_apply._ask_live(instance, changed, False, inventory)
+        _ispmail_apply._ask_live(instance, changed, False, inventory)
 
     return ask
 
@@ -192,9 +192,9 @@ def test_what_a_reload_needs_is_looked_at_where_postfix_runs(server, lite, monke
     def refuse(expanded):
         raise Failed(f"no {expanded('virtual_alias_maps')}")
 
-    monkeypatch.setattr("ispmail_postfix.refuse_reload", refuse)
+    monkeypatch.setattr("_ispmail_postfix.refuse_reload", refuse)
     assert apply(server, {"a": lite("virtual_alias_maps")}, test=True).warnings == (STOPPED,)
-    monkeypatch.setattr("ispmail_postfix.running", lambda _: True)
+    monkeypatch.setattr("_ispmail_postfix.running", lambda _: True)
     with pytest.raises(Failed) as caught:
         apply(server, {"a": lite("virtual_alias_maps")}, test=test)
     assert server.short(str(caught.value)) == "no sqlite:DIR/a.cf"
@@ -217,11 +217,11 @@ def test_hosts_that_a_chroot_does_not_know(server, monkeypatch, runs, proxymap):
         "c": {"parameter": "relay_domains", "hosts": "127.0.0.1"},
         "d": {"parameter": "relay_domains", "hosts": "db3", "proxy": True},
     }
-    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", unknown)
-    monkeypatch.setattr("ispmail_postfix.running", lambda _: runs)
-    monkeypatch.setattr("ispmail_postfix.refuse_reload", lambda _: None)
-    monkeypatch.setattr(ispmail_apply, "unaskable", lambda *_: ([], ["a doubt"]))
-    monkeypatch.setattr(ispmail_apply, "_refuse_before_a_reload", lambda *_: [])
+    monkeypatch.setattr("_ispmail_sockets.unknown_in_chroot", unknown)
+    monkeypatch.setattr("_ispmail_postfix.running", lambda _: runs)
+    monkeypatch.setattr("_ispmail_postfix.refuse_reload", lambda _: None)
+    monkeypatch.setattr(_ispmail_apply, "unaskable", lambda *_: ([], ["a doubt"]))
+    monkeypatch.setattr(_ispmail_apply, "_refuse_before_a_reload", lambda *_: [])
     said = [
         f"ispmail:maps:{name}:hosts names db1, which can be resolved on this server, but not inside the chroot "
         f"{server.queue} (no): restart Postfix, by which"
@@ -243,8 +243,8 @@ def test_could_not_tell_whether_a_chroot_knows_a_host(server, monkeypatch):
     def cannot(*_):
         raise CannotAsk("no answer")
 
-    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", cannot)
-    monkeypatch.setattr(ispmail_apply, "unaskable", lambda *_: ([], []))
+    monkeypatch.setattr("_ispmail_sockets.unknown_in_chroot", cannot)
+    monkeypatch.setattr(_ispmail_apply, "unaskable", lambda *_: ([], []))
     warnings = apply(server, {"a": {"parameter": "virtual_alias_maps", "hosts": "db1"}}, test=True).warnings
     told = f"can be resolved inside the chroot {server.queue} could not be told: no answer"
     assert [each for each in warnings if "chroot" in each] == [f"whether the hosts of the maps {told}"]
@@ -253,13 +253,13 @@ def test_could_not_tell_whether_a_chroot_knows_a_host(server, monkeypatch):
 def test_whose_a_parameter_is_is_asked_only_where_its_name_does_not_tell(server, lite, monkeypatch):
     """That takes a postconf."""
     asked = []
-    monkeypatch.setattr(ispmail_apply, "own_parameters", lambda names, _: asked.append(list(names)) or set(names))
+    monkeypatch.setattr(_ispmail_apply, "own_parameters", lambda names, _: asked.append(list(names)) or set(names))
     apply(server, {"a": lite("virtual_alias_maps"), "own": lite("own_words")}, test=True)
     assert asked == [["own_words"]]
 
 
 def test_a_dry_run_tells_of_the_reload(server, lite, monkeypatch):
-    monkeypatch.setattr("ispmail_postfix.running", lambda _: True)
+    monkeypatch.setattr("_ispmail_postfix.running", lambda _: True)
     found = apply(server, {"a": lite("virtual_alias_maps")}, test=True)
     assert (found.warnings, found.reloaded) == ((), True)
 
@@ -270,7 +270,7 @@ def test_a_change_that_was_cut_off_is_finished(server, lite, database, caplog, h
     server.main_cf("virtual_alias_maps = sqlite:DIR/a.cf").table("a", lite_text(database))
     cut_off(server)
     found = apply(server, {"a": lite("virtual_alias_maps")} if has_maps else {})
-    assert found.changes == {"postfix": ispmail_plan.finished(reloaded=False)}
+    assert found.changes == {"postfix": _ispmail_plan.finished(reloaded=False)}
     assert names(caplog) == ["a" if has_maps else "nothing but a reload"]
 
 
@@ -280,10 +280,10 @@ DOWN = Broken("relocated_maps", "tcp:127.0.0.1:1", "connection refused", opens=T
 
 def test_what_an_admin_should_know(server, lite, monkeypatch):
     """A parameter that may be misspelt, a domain that another class has, a table that cannot be asked anyway."""
-    monkeypatch.setattr(ispmail_apply, "broken_others", lambda *_: [BROKEN])
+    monkeypatch.setattr(_ispmail_apply, "broken_others", lambda *_: [BROKEN])
     server.main_cf("mydestination = x.test, lite.test")
     maps = {"own_maps": lite("own_maps"), "a": lite("virtual_mailbox_domains")}
-    found = [warning for warning in apply(server, maps, test=True).warnings if warning != ispmail_plan.OPEN_DOMAINS]
+    found = [warning for warning in apply(server, maps, test=True).warnings if warning != _ispmail_plan.OPEN_DOMAINS]
     unknown, taken, stopped, broken = server.short(found)
     assert unknown == "own_maps is not a parameter that Postfix knows: is it spelt right?"
     assert "lite.test" in taken and "mydestination" in taken and "x.test" not in taken
@@ -302,7 +302,7 @@ def faults(server, maps):
 
 def test_all_faults_of_this_server_at_once(server, lite, monkeypatch, tmp_path):
     """A type that is not installed, directories that are not there or not root's, parameters without tables."""
-    monkeypatch.setattr("ispmail_postconf.table_types", lambda _: ["mysql"])
+    monkeypatch.setattr("_ispmail_postconf.table_types", lambda _: ["mysql"])
     server.main_cf("", release="3.7.1")
     (tmp_path / "anybodys").mkdir()
     (tmp_path / "anybodys").chmod(0o777)
@@ -378,7 +378,7 @@ def test_directories_that_proxymap_may_not_enter(server, monkeypatch):
         asked.append((user, access, server.short(path)))
         return path != str(hidden)
 
-    monkeypatch.setattr("ispmail_files.permits", permits)
+    monkeypatch.setattr("_ispmail_files.permits", permits)
     server.main_cf("mail_owner = games\nalias_maps = mysql:DIR/b.cf")
     maps = {
         "a": {"parameter": "virtual_alias_maps", "proxy": True},
@@ -421,20 +421,20 @@ def test_a_database_whose_log_a_chroot_lacks(server, lite, database, mode, proxy
             "and is not there"
         }
     else:
-        assert ispmail_apply._faults_here(*_of(server, maps)) == []
+        assert _ispmail_apply._faults_here(*_of(server, maps)) == []
 
 
 def test_a_database_that_is_none_or_is_not_there_has_no_log(server, lite, database):
     maps = {"a": lite("virtual_alias_maps")}
     database.unlink()
-    assert ispmail_apply._faults_here(*_of(server, maps)) == []
+    assert _ispmail_apply._faults_here(*_of(server, maps)) == []
     database.write_bytes(b"SQLite format 3")
-    assert ispmail_apply._faults_here(*_of(server, maps)) == []
+    assert _ispmail_apply._faults_here(*_of(server, maps)) == []
 
 
 def _of(server, maps):
     instance = complete("ispmail", server.pillar(maps))
-    return instance, ispmail_plan.compare(instance), ispmail_inventory.read(str(server.directory))
+    return instance, _ispmail_plan.compare(instance), _ispmail_inventory.read(str(server.directory))
 
 
 # Other programs that log in with the account.
@@ -443,8 +443,8 @@ def _of(server, maps):
 @pytest.mark.parametrize("has_postfix", [True, False])
 def test_option_files_alone(server, consumers, tmp_path, caplog, monkeypatch, has_postfix):
     """What Postfix has read is as before: it need not be there."""
-    monkeypatch.setattr("ispmail_postfix.installed", lambda: has_postfix)
-    monkeypatch.setattr("ispmail_postfix.master", lambda _: pytest.fail("it is asked whether Postfix runs"))
+    monkeypatch.setattr("_ispmail_postfix.installed", lambda: has_postfix)
+    monkeypatch.setattr("_ispmail_postfix.master", lambda _: pytest.fail("it is asked whether Postfix runs"))
     for test in (True, False):
         found = apply(server, {}, consumers=consumers, test=test)
         assert (list(found.changes), found.warnings, found.consumers) == (["consumer:x"], ("a host was not asked",), 1)
@@ -465,7 +465,7 @@ def test_option_files_and_maps_in_one_change(server, lite, consumers, tmp_path, 
 
 
 def test_without_postfix_maps_can_only_be_rehearsed(server, lite, monkeypatch):
-    monkeypatch.setattr("ispmail_postfix.installed", lambda: False)
+    monkeypatch.setattr("_ispmail_postfix.installed", lambda: False)
     maps = {"a": lite("virtual_alias_maps")}
     with pytest.raises(CannotAsk, match="Postfix is not installed: install the package postfix"):
         apply(server, maps)
@@ -492,21 +492,21 @@ def running(server, monkeypatch):
 
     def makes(replies, astray=((), ()), runs=True, runs_after=True, old=()):
         said, ways, live = list(replies), list(astray), []
-        monkeypatch.setattr("ispmail_smtpd.ask", lambda inventory, **_: said.pop(0))
-        monkeypatch.setattr("ispmail_classes.astray", lambda instance, inventory: list(ways.pop(0)))
-        monkeypatch.setattr(ispmail_apply, "_ask_live", lambda *arguments: live.append(arguments))
+        monkeypatch.setattr("_ispmail_smtpd.ask", lambda inventory, **_: said.pop(0))
+        monkeypatch.setattr("_ispmail_classes.astray", lambda instance, inventory: list(ways.pop(0)))
+        monkeypatch.setattr(_ispmail_apply, "_ask_live", lambda *arguments: live.append(arguments))
 
         def make(change, check, answers):
             assert callable(answers)
             check(runs_after)
             return list(old)
 
-        monkeypatch.setattr(ispmail_transaction, "make", make)
+        monkeypatch.setattr(_ispmail_transaction, "make", make)
         instance = server.complete(a={"parameter": "virtual_alias_maps"})
-        inventory = ispmail_inventory.read(str(server.directory))
+        inventory = _ispmail_inventory.read(str(server.directory))
         change = Change(str(server.directory), server.cache, (), {"virtual_alias_maps": "hash:/x"})
-        after = ispmail_inventory.changed(inventory, change.parameters)
-        warnings = ispmail_apply._make(instance, change, {"a"}, inventory, after, runs)
+        after = _ispmail_inventory.changed(inventory, change.parameters)
+        warnings = _ispmail_apply._make(instance, change, {"a"}, inventory, after, runs)
         ((_, changed, is_running, asked),) = live
         assert (changed, is_running) == ({"a"}, runs_after)
         assert asked is after
@@ -582,13 +582,13 @@ def test_a_postfix_that_was_started_meanwhile_has_to_answer(running):
     ],
 )
 def test_tables_of_others_that_a_reload_would_break(server, monkeypatch, broken, is_running, reply, ends):
-    monkeypatch.setattr(ispmail_apply, "broken_others", lambda maps, inventory, running: broken)
-    monkeypatch.setattr("ispmail_smtpd.ask", lambda _: reply or pytest.fail("smtpd is asked"))
+    monkeypatch.setattr(_ispmail_apply, "broken_others", lambda maps, inventory, running: broken)
+    monkeypatch.setattr("_ispmail_smtpd.ask", lambda _: reply or pytest.fail("smtpd is asked"))
     arguments = server.complete(a={"parameter": "virtual_alias_maps"}), None, is_running
     if ends:
         with pytest.raises(Failed) as caught:
-            ispmail_apply._refuse_before_a_reload(*arguments)
+            _ispmail_apply._refuse_before_a_reload(*arguments)
         head = "Nothing was changed. Postfix works without these tables until its next reload, which this needs"
         assert str(caught.value) == f"{head}:\n- {BROKEN} (mend it, or take it out)"
     else:
-        assert ispmail_apply._refuse_before_a_reload(*arguments) == list(map(str, broken))
+        assert _ispmail_apply._refuse_before_a_reload(*arguments) == list(map(str, broken))

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_classes
-import ispmail_inventory
-from ispmail_config import Answer, CompleteInstance, Map
-from ispmail_errors import CannotAsk
-from ispmail_lookup import ROOT, Group
-from ispmail_route import Route
-from ispmail_smtpd import Reply
+import _ispmail_classes
+import _ispmail_inventory
+from _ispmail_config import Answer, CompleteInstance, Map
+from _ispmail_errors import CannotAsk
+from _ispmail_lookup import ROOT, Group
+from _ispmail_route import Route
+from _ispmail_smtpd import Reply
 from lab.postfix import Postfix, write_cold
 
 CLASSES = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
@@ -71,9 +71,9 @@ def sentence(domain, taker, wanted):
     ],
 )
 def test_domains_that_an_earlier_class_takes(domains, scratch_directory, parameter, values, taken):
-    known = ispmail_inventory.Settings(str(scratch_directory), {"myhostname": "c.example", **values}, frozenset())
-    inventory = ispmail_inventory.of(known, [])
-    found = ispmail_classes.taken_before(
+    known = _ispmail_inventory.Settings(str(scratch_directory), {"myhostname": "c.example", **values}, frozenset())
+    inventory = _ispmail_inventory.of(known, [])
+    found = _ispmail_classes.taken_before(
         # One that this group does not ask, and one of another parameter, come first.
         [map_of(parameter, "other"), map_of("virtual_alias_maps", "x"), map_of(parameter, "ours")],
         Group({"x": domains, "ours": domains}, ROOT),
@@ -87,9 +87,9 @@ def test_tables_files_and_patterns_are_no_domains(scratch_directory, domains):
     path = scratch_directory / "everything.cf"
     write_cold(path, f"dbpath = {scratch_directory}/mail.db\nquery = SELECT 1 WHERE '%s' != ''\n")
     values = {"mydestination": "hash:/x /etc/domains a.example .b.example, !c.example localhost [192.0.2.1] pcre:{x}"}
-    inventory = ispmail_inventory.of(ispmail_inventory.Settings(str(scratch_directory), values, frozenset()), [])
+    inventory = _ispmail_inventory.of(_ispmail_inventory.Settings(str(scratch_directory), values, frozenset()), [])
     group = Group({"relay_domains": f"sqlite:{path}"}, ROOT)
-    assert ispmail_classes.taken_before([map_of("relay_domains")], group, inventory) == [
+    assert _ispmail_classes.taken_before([map_of("relay_domains")], group, inventory) == [
         sentence(each, "mydestination", "relay_domains") for each in ("a.example", "localhost")
     ]
 
@@ -108,7 +108,7 @@ def instance(*answers, config_directory="/x"):
     return CompleteInstance("ispmail", str(config_directory), tuple(maps), tuple(answers), ())
 
 
-INVENTORY = ispmail_inventory.of(ispmail_inventory.Settings("/x", {"queue_directory": "/queue"}, frozenset()), [])
+INVENTORY = _ispmail_inventory.of(_ispmail_inventory.Settings("/x", {"queue_directory": "/queue"}, frozenset()), [])
 OK = Reply("a:25", 250, "2.1.5 Ok")
 
 
@@ -133,9 +133,9 @@ def running(monkeypatch):
             asked.append(recipient)
             return dict(replies).get(recipient, OK)
 
-        monkeypatch.setattr("ispmail_route.resolve", resolve)
-        monkeypatch.setattr("ispmail_smtpd.ask", ask)
-        monkeypatch.setattr(ispmail_classes, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        monkeypatch.setattr("_ispmail_route.resolve", resolve)
+        monkeypatch.setattr("_ispmail_smtpd.ask", ask)
+        monkeypatch.setattr(_ispmail_classes, "time", SimpleNamespace(monotonic=lambda: clock.now))
         return asked
 
     return set_running
@@ -163,7 +163,7 @@ def running(monkeypatch):
 )
 def test_which_expected_answers_are_addresses_that_get_mail(running, map_, question, answer, asked):
     found = running()
-    assert ispmail_classes.astray(instance(Answer(map_, question, answer)), INVENTORY) == []
+    assert _ispmail_classes.astray(instance(Answer(map_, question, answer)), INVENTORY) == []
     domain = question.rpartition("@")[2]
     assert found == ([] if asked is None else [(f"probe@{domain}", "/queue"), *asked])
 
@@ -181,7 +181,7 @@ def test_a_domain_in_another_address_class(running, map_, wanted, taker):
     """Whatever the maps answer, its mail goes elsewhere; smtpd's own answer for it then says nothing."""
     asked = running({"x.example": taker})
     question = "a@x.example" if map_.endswith("_maps") else "x.example"
-    found = ispmail_classes.astray(instance(Answer(map_, question, True)), INVENTORY)
+    found = _ispmail_classes.astray(instance(Answer(map_, question, True)), INVENTORY)
     if taker == wanted:
         assert found == []
     else:
@@ -206,7 +206,7 @@ def test_what_smtpd_says_of_an_address_that_the_maps_have(running, reply, is_tol
     running(replies={"a@x.example": reply})
     # Told once, though two maps have it.
     answers = [Answer(each, "a@x.example", True) for each in ("virtual_mailbox_maps", "virtual_alias_maps")]
-    found = ispmail_classes.astray(instance(*answers), INVENTORY)
+    found = _ispmail_classes.astray(instance(*answers), INVENTORY)
     assert found == ([f"a@x.example is in the maps, but smtpd says: {reply}"] if is_told else [])
 
 
@@ -214,7 +214,7 @@ def test_smtpd_is_asked_for_a_few_addresses_only(running):
     """Each is a connection, and smtpd slows down clients that ask for many."""
     asked = running()
     answers = [Answer("virtual_mailbox_maps", f"{number}@x.example", True) for number in range(15)]
-    assert ispmail_classes.astray(instance(*answers), INVENTORY) == []
+    assert _ispmail_classes.astray(instance(*answers), INVENTORY) == []
     assert [each for each in asked if isinstance(each, str)] == [each.question for each in answers[:10]]
     assert len(asked) == 25
 
@@ -223,7 +223,7 @@ def test_a_route_that_cannot_be_asked_ends_it(running):
     """The next one would wait as long."""
     asked = running({"y.example": CannotAsk("trivial-rewrite is away"), "x.example": "relay_domains"})
     names = ("x.example", "y.example", "z.example")
-    found = ispmail_classes.astray(instance(*(Answer(CLASSES[2], each, True) for each in names)), INVENTORY)
+    found = _ispmail_classes.astray(instance(*(Answer(CLASSES[2], each, True) for each in names)), INVENTORY)
     assert found == [sentence("x.example", "relay_domains", "virtual_mailbox_domains"), "trivial-rewrite is away"]
     assert len(asked) == 2
 
@@ -232,7 +232,7 @@ def test_a_route_that_cannot_be_asked_ends_it(running):
 def test_how_long_routes_are_asked(running, seconds, count):
     asked = running(seconds=seconds)
     answers = [Answer("virtual_mailbox_domains", f"{number}.example", True) for number in range(5)]
-    assert ispmail_classes.astray(instance(*answers), INVENTORY) == []
+    assert _ispmail_classes.astray(instance(*answers), INVENTORY) == []
     assert len(asked) == count
 
 
@@ -247,12 +247,12 @@ def compared(monkeypatch, scratch_directory):
             seen.extend(groups)
             return wrong
 
-        monkeypatch.setattr("ispmail_answers.wrong_answers", wrong_answers)
-        monkeypatch.setattr(ispmail_classes, "astray", lambda instance, inventory: astray)
-        monkeypatch.setattr("ispmail_route.is_there", lambda queue: queue == str(postfix.queue_directory) and is_there)
+        monkeypatch.setattr("_ispmail_answers.wrong_answers", wrong_answers)
+        monkeypatch.setattr(_ispmail_classes, "astray", lambda instance, inventory: astray)
+        monkeypatch.setattr("_ispmail_route.is_there", lambda queue: queue == str(postfix.queue_directory) and is_there)
         found = instance(Answer("x", "a", True), config_directory=postfix.config_directory)
         maps = tuple(Map(name, "relay_domains", "mysql", True, f"/{name}.cf") for name in ("x", "y"))
-        return ispmail_classes.wrong_answers(found._replace(maps=maps))
+        return _ispmail_classes.wrong_answers(found._replace(maps=maps))
 
     return set_found, seen
 
@@ -269,4 +269,4 @@ def test_answers_come_first_and_then_where_mail_goes(compared, is_there):
 
 
 def test_without_expected_answers_nothing_is_asked():
-    assert ispmail_classes.wrong_answers(instance(config_directory="/nonexistent")) == []
+    assert _ispmail_classes.wrong_answers(instance(config_directory="/nonexistent")) == []

@@ -15,9 +15,9 @@ import pymysql
 import pytest
 from pymysql.constants import CLIENT
 
-import ispmail_client
-from ispmail_client import TLS, Client, Login
-from ispmail_errors import DatabaseError
+import _ispmail_client
+from _ispmail_client import TLS, Client, Login
+from _ispmail_errors import DatabaseError
 from lab import HOST, wait_until
 
 from ..functional.database import OK, Listener, OddServer, Talk, certificate, error, greet, in_background, say_rows
@@ -270,12 +270,12 @@ def test_a_server_without_tls_is_refused_by_who_wants_it():
 @pytest.mark.parametrize(("verify", "checked"), [(True, True), (False, False)])
 def test_a_host_name_is_checked_where_the_table_file_says_so(tmp_path, verify, checked):
     file = str(certificate(tmp_path))
-    context = ispmail_client.tls_context(TLS(file, None, None, None, verify))
+    context = _ispmail_client.tls_context(TLS(file, None, None, None, verify))
     assert (context.check_hostname, context.verify_mode) == (checked, ssl.CERT_REQUIRED)
     assert [each["subject"] for each in context.get_ca_certs()] == [((("commonName", HOST),),)]
-    assert ispmail_client.tls_context(TLS(None, "", None, None, True)).verify_mode == ssl.CERT_NONE
+    assert _ispmail_client.tls_context(TLS(None, "", None, None, True)).verify_mode == ssl.CERT_NONE
     # None of the system's own CAs.
-    context = ispmail_client.tls_context(TLS(None, str(tmp_path), None, None, verify))
+    context = _ispmail_client.tls_context(TLS(None, str(tmp_path), None, None, verify))
     assert (context.check_hostname, context.verify_mode) == (checked, ssl.CERT_REQUIRED)
     assert context.cert_store_stats()["x509"] == 0
 
@@ -283,10 +283,10 @@ def test_a_host_name_is_checked_where_the_table_file_says_so(tmp_path, verify, c
 def test_a_client_s_own_certificate(tmp_path):
     file = str(certificate(tmp_path))
     for certificate_, key in ((file, None), (file, file)):
-        ispmail_client.tls_context(TLS(None, None, certificate_, key, False))
+        _ispmail_client.tls_context(TLS(None, None, certificate_, key, False))
     for certificate_, key in (("/nowhere", None), (None, file), (file, "/nowhere")):
         with pytest.raises(DatabaseError, match=f"^{NO_TLS}$"):
-            ispmail_client.tls_context(TLS(None, None, certificate_, key, False))
+            _ispmail_client.tls_context(TLS(None, None, certificate_, key, False))
 
 
 def test_certificates_that_mysql_generates_for_itself_are_taken(monkeypatch):
@@ -299,7 +299,7 @@ def test_certificates_that_mysql_generates_for_itself_are_taken(monkeypatch):
 
     default = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).verify_flags & ~ssl.VERIFY_X509_STRICT
     monkeypatch.setattr(ssl, "create_default_context", strict)
-    assert ispmail_client.tls_context(TLS(None, None, None, None, False)).verify_flags == default
+    assert _ispmail_client.tls_context(TLS(None, None, None, None, False)).verify_flags == default
 
 
 def test_a_ca_that_cannot_be_read_is_named_by_its_keys():
@@ -358,9 +358,9 @@ def test_a_login_that_takes_several_replies(scratch_directory):
 def begun(monkeypatch):
     """The seconds and bytes that reads are given."""
     given = []
-    begin = ispmail_client._Reader.begin
+    begin = _ispmail_client._Reader.begin
     monkeypatch.setattr(
-        ispmail_client._Reader, "begin", lambda self, *limits: given.append(limits) or begin(self, *limits)
+        _ispmail_client._Reader, "begin", lambda self, *limits: given.append(limits) or begin(self, *limits)
     )
     return given
 
@@ -368,8 +368,8 @@ def begun(monkeypatch):
 def test_what_a_server_may_take_and_send(begun, monkeypatch):
     """A job of Salt waits for it: ten seconds and 64 KiB for a login, ten and 16 MiB for a statement."""
     within = []
-    connect = ispmail_client._connected
-    monkeypatch.setattr(ispmail_client, "_connected", lambda *given: within.append(given[2]) or connect(*given))
+    connect = _ispmail_client._connected
+    monkeypatch.setattr(_ispmail_client, "_connected", lambda *given: within.append(given[2]) or connect(*given))
     with OddServer(knows(one_row)) as server:
         with connected(server) as client:
             client.ask("SELECT 1")
@@ -400,7 +400,7 @@ def pair():
 def test_how_much_is_read():
     """Each read counts 64 bytes more: a short row takes far more memory than it has bytes."""
     with pair() as (connection, server):
-        reader = ispmail_client._Reader()
+        reader = _ispmail_client._Reader()
         reader.begin(5, 10 + 64 + 0 + 64 + 20 + 64)
         server.sendall(b"a" * 10 + b"b" * 20 + b"c")
         assert [reader.read(connection, count) for count in (10, 0, 20)] == [b"a" * 10, b"", b"b" * 20]
@@ -422,7 +422,7 @@ def test_it_is_read_in_pieces():
             wanted.append(count)
             return b"x" * min(count, 40_000)
 
-    reader = ispmail_client._Reader()
+    reader = _ispmail_client._Reader()
     reader.begin(5, 2**20)
     assert reader.read(SimpleNamespace(_sock=Socket()), 120_000) == b"x" * 120_000
     assert wanted == [65536, 65536, 40_000]
@@ -431,7 +431,7 @@ def test_it_is_read_in_pieces():
 @pytest.mark.parametrize("hangs_up", [True, False])
 def test_a_server_that_hangs_up_or_stays_silent(hangs_up):
     with pair() as (connection, server):
-        reader = ispmail_client._Reader()
+        reader = _ispmail_client._Reader()
         reader.begin(0.2, 1000)
         server.sendall(b"abc")
         if hangs_up:
@@ -446,8 +446,8 @@ def test_a_server_that_hangs_up_or_stays_silent(hangs_up):
 @pytest.mark.parametrize(("now", "left"), [(1000, 5), (1004.5, 0.5), (1005, None), (1006, None)])
 def test_how_much_time_is_left(monkeypatch, now, left):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(ispmail_client, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    reader = ispmail_client._Reader()
+    monkeypatch.setattr(_ispmail_client, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    reader = _ispmail_client._Reader()
     reader.begin(5, 1)
     clock.now = now
     if left is not None:
@@ -458,7 +458,7 @@ def test_how_much_time_is_left(monkeypatch, now, left):
 
 
 def test_what_has_not_begun_reads_nothing():
-    reader = ispmail_client._Reader()
+    reader = _ispmail_client._Reader()
     with pytest.raises(DatabaseError, match=f"^{LOST}$"):
         reader.left()
     with pair() as (connection, _), pytest.raises(DatabaseError, match="more than any answer needs"):
@@ -565,7 +565,7 @@ def test_a_long_statement_has_the_time_of_a_statement():
     ],
 )
 def test_where_a_server_is(given, expected):
-    assert ispmail_client._addresses(given) == expected
+    assert _ispmail_client._addresses(given) == expected
     if not expected:
         with pytest.raises(DatabaseError, match=r"^x: error 2003: it cannot be reached: ") as raised:
             Client("x", given).connect()
@@ -573,7 +573,7 @@ def test_where_a_server_is(given, expected):
 
 
 def test_a_server_without_a_name_is_this_host():
-    found = ispmail_client._addresses(Login("u", b""))
+    found = _ispmail_client._addresses(Login("u", b""))
     assert {address[0] for _, address in found} <= {HOST, "::1"} and found
 
 
@@ -592,7 +592,7 @@ def test_all_addresses_of_a_name_share_the_time_of_a_login(monkeypatch):
     with socket.create_server((HOST, 0), backlog=1) as listener:
         place = (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname())
         monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [place] * 1000)
-        monkeypatch.setattr(ispmail_client, "_connected", lambda *arguments: slow_refusal())
+        monkeypatch.setattr(_ispmail_client, "_connected", lambda *arguments: slow_refusal())
         began = time.monotonic()
         with pytest.raises(DatabaseError, match="error 2013"):
             Client("x", Login("u", b"", host="many"), 0.1, 0.5).connect()
@@ -607,14 +607,14 @@ def slow_refusal():
 def test_a_socket_notices_that_the_other_end_is_gone():
     """Packets are sent at once, and a server without power is noticed while a statement takes its time."""
     with socket.create_server((HOST, 0)) as server:
-        with ispmail_client._connected(socket.AF_INET, server.getsockname(), 7) as sock:
+        with _ispmail_client._connected(socket.AF_INET, server.getsockname(), 7) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.gettimeout() == 7
         place = server.getsockname()
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(ConnectionRefusedError) as raised:
-        ispmail_client._connected(socket.AF_INET, place, 7)
+        _ispmail_client._connected(socket.AF_INET, place, 7)
     # Though what was raised still holds it.
     assert raised.traceback and len(os.listdir("/proc/self/fd")) == before
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ispmail_collations import by_hand, conversion, convert_clause, narrow
+from _ispmail_collations import by_hand, conversion, convert_clause, narrow
 
 
 def test_columns_that_do_not_hold_every_address():

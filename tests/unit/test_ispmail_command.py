@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_command
-from ispmail_command import Done
-from ispmail_errors import CannotAsk
+import _ispmail_command
+from _ispmail_command import Done
+from _ispmail_errors import CannotAsk
 
 # As Postfix 3.7 to 3.11 write them.
 SAID = [
@@ -33,7 +33,7 @@ SAID = [
 
 @pytest.mark.parametrize(("line", "shown"), SAID)
 def test_nothing_of_a_configuration_file_is_shown(line, shown):
-    safe = ispmail_command.safe(line)
+    safe = _ispmail_command.safe(line)
     assert "SECRET" not in safe and shown in safe
 
 
@@ -47,11 +47,11 @@ KEPT = [
 
 @pytest.mark.parametrize("line", KEPT)
 def test_what_an_admin_needs_is_kept(line):
-    assert ispmail_command.safe(line) == line
+    assert _ispmail_command.safe(line) == line
 
 
 def test_bytes_that_are_no_utf_8_can_be_sent():
-    assert ispmail_command.safe("a\udcffb") == "a\ufffdb"
+    assert _ispmail_command.safe("a\udcffb") == "a\ufffdb"
 
 
 def test_groups_of_another_user(monkeypatch):
@@ -59,15 +59,15 @@ def test_groups_of_another_user(monkeypatch):
     first = pwd.getpwnam("nobody").pw_gid
     monkeypatch.setattr(os, "getgrouplist", lambda user, group: [group, 12345])
     for only, expected in ((False, f"{first} 12345"), (True, f"{first}")):
-        assert ispmail_command.run("id", ["-G"], user="nobody", primary_group_only=only).stdout.strip() == expected
-    assert ispmail_command.run("id", ["-G"], user="nobody").stdout.strip() == f"{first} 12345"
-    assert ispmail_command.as_user("nobody")["extra_groups"] == [first, 12345]
+        assert _ispmail_command.run("id", ["-G"], user="nobody", primary_group_only=only).stdout.strip() == expected
+    assert _ispmail_command.run("id", ["-G"], user="nobody").stdout.strip() == f"{first} 12345"
+    assert _ispmail_command.as_user("nobody")["extra_groups"] == [first, 12345]
 
 
 def test_another_user_gets_nothing_of_ours(monkeypatch):
     """That user's other processes can look into it: environment, working directory, terminal."""
     monkeypatch.setenv("VAULT_TOKEN", "SECRET")
-    done = ispmail_command.run("sh", ["-c", "id -un; pwd; env; ps -o sid= -p $$; echo $$"], user="nobody")
+    done = _ispmail_command.run("sh", ["-c", "id -un; pwd; env; ps -o sid= -p $$; echo $$"], user="nobody")
     name, directory, *environment, session, process = done.stdout.split("\n")[:-1]
     assert (name, directory) == ("nobody", "/")
     assert {line.partition("=")[0] for line in environment} <= {"PATH", "LC_ALL", "PWD", "SHLVL", "_", "OLDPWD"}
@@ -78,29 +78,29 @@ def test_what_a_command_inherits(monkeypatch):
     """MAIL_CONFIG would change what is asked; a plain user's PATH has no sbin."""
     for name, value in {"MAIL_CONFIG": "/x", "LC_ALL": "de_DE.UTF-8", "EMAIL_": "y", "PATH": "/usr/bin:/bin"}.items():
         monkeypatch.setenv(name, value)
-    done = ispmail_command.run("sh", ["-c", "env"], environment={"MAIL_VERBOSE": "1"})
+    done = _ispmail_command.run("sh", ["-c", "env"], environment={"MAIL_VERBOSE": "1"})
     found = dict(line.split("=", 1) for line in done.stdout.splitlines())
     expected = {"LC_ALL": "C", "EMAIL_": "y", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "MAIL_VERBOSE": "1"}
     assert found.items() >= expected.items() and "MAIL_CONFIG" not in found
 
 
 def test_what_is_no_utf_8_is_passed_on_as_it_is():
-    assert ispmail_command.run("cat", [], stdin="a\udcff") == (0, "a\udcff", "")
-    assert ispmail_command.run("sh", ["-c", "printf 'b\\377' >&2; exit 3"]) == (3, "", "b\udcff")
+    assert _ispmail_command.run("cat", [], stdin="a\udcff") == (0, "a\udcff", "")
+    assert _ispmail_command.run("sh", ["-c", "printf 'b\\377' >&2; exit 3"]) == (3, "", "b\udcff")
 
 
 def test_a_command_can_write_to_a_file_of_ours():
     ours, theirs = os.pipe()
     with open(ours, encoding="ascii") as file:
-        ispmail_command.run("sh", ["-c", f"echo x > /dev/fd/{theirs}"], pass_fds=[theirs])
+        _ispmail_command.run("sh", ["-c", f"echo x > /dev/fd/{theirs}"], pass_fds=[theirs])
         os.close(theirs)
         assert file.read() == "x\n"
 
 
 def test_a_command_that_does_not_end_is_stopped():
-    assert ispmail_command.run("sleep", ["5"], timeout=0.6) == (None, "", "no end within 1 s")
-    default = inspect.signature(ispmail_command.run).parameters["timeout"].default
-    assert f"did not end within {default} seconds" in ispmail_command.output.__doc__
+    assert _ispmail_command.run("sleep", ["5"], timeout=0.6) == (None, "", "no end within 1 s")
+    default = inspect.signature(_ispmail_command.run).parameters["timeout"].default
+    assert f"did not end within {default} seconds" in _ispmail_command.output.__doc__
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_command_that_does_not_end_is_stopped():
 def test_why_a_command_cannot_be_run(tmp_path, name, options, reason):
     (tmp_path / "postconf").write_text("#!/bin/sh\n")
     with pytest.raises(CannotAsk) as caught:
-        ispmail_command.run(name, [], environment={"PATH": str(tmp_path)}, **options)
+        _ispmail_command.run(name, [], environment={"PATH": str(tmp_path)}, **options)
     assert str(caught.value) == reason
 
 
@@ -125,7 +125,7 @@ def test_a_process_that_cannot_be_started(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(CannotAsk, match=r"^postconf cannot be run: its process could not be started$"):
-        ispmail_command.run("postconf", [])
+        _ispmail_command.run("postconf", [])
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_why_a_command_failed(script, name, text, reason):
     """The last line of stderr says it; `postfix` alone does not say what was tried."""
     script(name, text)
     with pytest.raises(CannotAsk) as caught:
-        ispmail_command.output(name, ["-c", "/x", "status"])
+        _ispmail_command.output(name, ["-c", "/x", "status"])
     assert str(caught.value) == reason
 
 
 def test_what_a_command_printed(script):
     script("postconf", "echo warning >&2; echo a = b")
-    assert ispmail_command.output("postconf", ["-n"]) == "a = b\n"
+    assert _ispmail_command.output("postconf", ["-n"]) == "a = b\n"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_file_that_is_changed_again_and_again_is_named(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     for name in ("main.cf", "a.cf"):
         (tmp_path / name).touch()
-    reason = ispmail_command._why_no_end([each.replace("DIRECTORY", str(tmp_path)) for each in arguments], 10)
+    reason = _ispmail_command._why_no_end([each.replace("DIRECTORY", str(tmp_path)) for each in arguments], 10)
     if named:
         assert reason.startswith(f"{tmp_path / named} is changed again and again by another program, ")
         assert f"(auditctl -w {tmp_path / named} -p wa, then ausearch -f {tmp_path / named}, tells" in reason
@@ -189,8 +189,8 @@ def test_how_new_a_file_is_for_which_postfix_waits(tmp_path, monkeypatch, age, i
     path = tmp_path / "a.cf"
     path.touch()
     os.utime(path, (1000, 1000))
-    monkeypatch.setattr(ispmail_command, "time", SimpleNamespace(time=lambda: 1000 + age))
-    assert ispmail_command._why_no_end([f"mysql:{path}"], 10).startswith(str(path)) is is_new
+    monkeypatch.setattr(_ispmail_command, "time", SimpleNamespace(time=lambda: 1000 + age))
+    assert _ispmail_command._why_no_end([f"mysql:{path}"], 10).startswith(str(path)) is is_new
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_how_new_a_file_is_for_which_postfix_waits(tmp_path, monkeypatch, age, i
     [("", []), ("\n", [""]), ("a", ["a"]), ("a\n\nb\n", ["a", "", "b"]), ("a\u2028b\n", ["a\u2028b"])],
 )
 def test_the_lines_of_an_output(text, lines):
-    assert ispmail_command.lines(text) == lines
+    assert _ispmail_command.lines(text) == lines
 
 
 def test_what_was_printed_is_not_in_a_traceback():

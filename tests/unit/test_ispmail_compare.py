@@ -5,18 +5,18 @@ import pwd
 
 import pytest
 
-import ispmail_plan
-from ispmail_compare import Comparison, compare
-from ispmail_config import complete
-from ispmail_config_consumers import NONE, Consumers
-from ispmail_consumers import Difference
-from ispmail_errors import CannotAsk, Failed, Fault
-from ispmail_inventory import Settings
+import _ispmail_plan
+from _ispmail_compare import Comparison, compare
+from _ispmail_config import complete
+from _ispmail_config_consumers import NONE, Consumers
+from _ispmail_consumers import Difference
+from _ispmail_errors import CannotAsk, Failed, Fault
+from _ispmail_inventory import Settings
 
 from .consumer_values import consumer
 
 SETTINGS = Settings("/etc/postfix", {}, frozenset())
-SAME = ispmail_plan.Difference(SETTINGS, (), {}, {}, frozenset(), (), (), ())
+SAME = _ispmail_plan.Difference(SETTINGS, (), {}, {}, frozenset(), (), (), ())
 CHANGE = {"virtual_alias_maps": {"password": {"old": "***", "new": "***"}}}
 FILES = {"consumer:dovecot": {"password": {"old": "***", "new": "***"}}}
 DOVECOT = consumer("dovecot", "/x.cnf")
@@ -72,7 +72,7 @@ def test_what_an_apply_tells():
 @pytest.mark.parametrize("reloaded", [True, False])
 def test_a_change_that_was_cut_off_is_finished(reloaded):
     assert comparison(interrupted=True).outcome(reloaded=reloaded).changes == {
-        "postfix": ispmail_plan.finished(reloaded)
+        "postfix": _ispmail_plan.finished(reloaded)
     }
     assert comparison(maps=None, interrupted=True).outcome(reloaded=reloaded).changes == {}
 
@@ -98,9 +98,9 @@ def test_maps_without_a_postfix_would_be_applied_once_there_is_one():
 )
 def test_main_cf_is_read_only_where_it_matters(monkeypatch, installed, maps, interrupted, reads, lacks):
     """A server with nothing but other programs of the account needs no Postfix."""
-    monkeypatch.setattr("ispmail_postfix.installed", lambda: installed)
-    monkeypatch.setattr("ispmail_journal.interrupted", lambda *_: interrupted)
-    monkeypatch.setattr("ispmail_plan.compare", lambda _: SAME)
+    monkeypatch.setattr("_ispmail_postfix.installed", lambda: installed)
+    monkeypatch.setattr("_ispmail_journal.interrupted", lambda *_: interrupted)
+    monkeypatch.setattr("_ispmail_plan.compare", lambda _: SAME)
     wanted = instance() if maps else instance()._replace(maps=())
     found = compare(wanted, NONE, "/var/cache/salt/minion")
     assert (found.maps is SAME, found.lacks_postfix, found.interrupted) == (reads, lacks, interrupted)

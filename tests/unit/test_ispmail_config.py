@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_config
-import ispmail_config_consumers
-import ispmail_config_database
-import ispmail_errors
-import ispmail_tablefile
-from ispmail_config import Answer
-from ispmail_errors import InvalidInput
+import _ispmail_config
+import _ispmail_config_consumers
+import _ispmail_config_database
+import _ispmail_errors
+import _ispmail_tablefile
+from _ispmail_config import Answer
+from _ispmail_errors import InvalidInput
 from tests.unit.table_files import yaml
 
 PASSWORD = {"database": {"password": "pw"}}
@@ -22,7 +22,7 @@ SENDERS = {"parameter": "smtpd_sender_login_maps", "query": "SELECT email FROM v
 
 def assembled(config):
     """What pillar asks for, and its faults; values of table keys are not looked at."""
-    return ispmail_config.assemble("ispmail", {**PASSWORD, **config})
+    return _ispmail_config.assemble("ispmail", {**PASSWORD, **config})
 
 
 def maps(config):
@@ -39,12 +39,12 @@ def only(config):
 
 
 # The guide's three maps, none of which is wanted: what else is there stands alone.
-NO_DEFAULTS = dict.fromkeys(ispmail_config.MAPS)
+NO_DEFAULTS = dict.fromkeys(_ispmail_config.MAPS)
 
 
 def test_a_password_is_all_that_the_guides_set_up_needs():
     """To the byte: order, names of files, keys in their order."""
-    result = ispmail_config.complete("ispmail", PASSWORD)
+    result = _ispmail_config.complete("ispmail", PASSWORD)
     assert result.answers == ()
     assert result.config_directory == "/etc/postfix"
     assert [(each.name, each.parameter, each.type, each.proxy, each.path, each.wanted) for each in result.maps] == [
@@ -81,7 +81,7 @@ def test_the_source_of_each_key_is_the_one_to_fix():
 def test_null_leaves_a_default_map_out_but_tells_where_it_lives():
     """remove needs the path also of a map that pillar no longer wants."""
     config = {**PASSWORD, "maps": {"virtual_alias_maps": None}}
-    assert [(each.name, each.wanted) for each in ispmail_config.instance("ispmail", config).maps] == [
+    assert [(each.name, each.wanted) for each in _ispmail_config.instance("ispmail", config).maps] == [
         ("virtual_mailbox_domains", True),
         ("virtual_mailbox_maps", True),
         ("virtual_alias_maps", False),
@@ -90,8 +90,8 @@ def test_null_leaves_a_default_map_out_but_tells_where_it_lives():
 
 
 ORDERS = [
-    ({"a": SENDERS, "b": SENDERS}, [*ispmail_config.MAPS, "a", "b"]),
-    ({"b": SENDERS, "a": SENDERS}, [*ispmail_config.MAPS, "b", "a"]),
+    ({"a": SENDERS, "b": SENDERS}, [*_ispmail_config.MAPS, "a", "b"]),
+    ({"b": SENDERS, "a": SENDERS}, [*_ispmail_config.MAPS, "b", "a"]),
     (
         {"z": SENDERS, "virtual_mailbox_maps": {}},
         ["virtual_mailbox_domains", "virtual_alias_maps", "z", "virtual_mailbox_maps"],
@@ -229,7 +229,7 @@ FAULTS = [
     ),
     *(({"maps": {"x": value}}, "maps:x", "must be a mapping, or null") for value in ("y", [], False, 0, ["y"], 5, "")),
     *(
-        ({"maps": {value: SENDERS}}, f"maps:{ispmail_tablefile.shown_key(value)}", "letters, digits")
+        ({"maps": {value: SENDERS}}, f"maps:{_ispmail_tablefile.shown_key(value)}", "letters, digits")
         for value in ("a b", "", "a/b", "a:b", "ä", "a\n")
     ),
     ({"maps": {1: SENDERS}}, "maps:1", "must be"),
@@ -335,7 +335,7 @@ ALLOWED = [
     {"maps": NO_DEFAULTS, "database": {}},
     {"maps": {**NO_DEFAULTS, "x": {"type": "sqlite"}}, "database": {}},
     {"database": {"option_file": "/etc/mysql/my.cnf", "password": ""}},
-    {"database": {}, "maps": {name: {"password": "x"} for name in ispmail_config.MAPS}},
+    {"database": {}, "maps": {name: {"password": "x"} for name in _ispmail_config.MAPS}},
     {"database": {"password": ""}},
     {"maps": {"virtual_alias_maps": None, "x": {**SENDERS, "file": "mariadb-virtual-alias-maps.cf"}}},
     {"maps": {"x": {**SENDERS, "file": "my-main.cf"}}},
@@ -363,7 +363,7 @@ def test_every_fault_is_reported_at_once():
         "maps": {"a": {"type": "x", "proxy": "x", "parameter": "-", "file": " "}, "b": 5},
         "answers": [{"map": "x", "question": "", "answer": ""}, 5],
     }
-    assert [fault.key for fault in ispmail_config.assemble("ispmail", config)[1]] == [
+    assert [fault.key for fault in _ispmail_config.assemble("ispmail", config)[1]] == [
         "zzz",
         "packages",
         "postfix:config_directory",
@@ -411,7 +411,7 @@ def test_a_good_answer_beside_a_bad_one_is_kept():
 @pytest.mark.parametrize("config", [None, [], "text", 5, True])
 @pytest.mark.parametrize(
     "function",
-    [ispmail_config.instance, ispmail_config.assemble, ispmail_config.complete, ispmail_config_database.database],
+    [_ispmail_config.instance, _ispmail_config.assemble, _ispmail_config.complete, _ispmail_config_database.database],
 )
 def test_the_pillar_must_be_a_mapping(function, config):
     with pytest.raises(InvalidInput, match="mapping"):
@@ -420,7 +420,7 @@ def test_the_pillar_must_be_a_mapping(function, config):
 
 def test_where_maps_live_needs_no_password():
     """Maps can be read and removed also where the password is gone."""
-    assert len(ispmail_config.instance("ispmail", {"database": None}).maps) == 3
+    assert len(_ispmail_config.instance("ispmail", {"database": None}).maps) == 3
 
 
 def test_faults_of_pillar_and_of_table_keys_are_listed_together():
@@ -430,7 +430,7 @@ def test_faults_of_pillar_and_of_table_keys_are_listed_together():
         "maps": {"virtual_alias_maps": {"query": "DROP"}},
     }
     with pytest.raises(InvalidInput) as caught:
-        ispmail_config.complete("other", config)
+        _ispmail_config.complete("other", config)
     head, *lines = str(caught.value).split("\n- ")
     assert head == "Pillar has errors, nothing was changed:"
     # A shared key's fault once, though three maps have it.
@@ -446,9 +446,9 @@ def test_faults_of_pillar_and_of_table_keys_are_listed_together():
 def test_pillar_is_not_changed():
     """__pillar__ lives as long as the minion."""
     config = {**PASSWORD, "maps": {"x": {**SENDERS, "hosts": ["a"]}, "virtual_alias_maps": {"hosts": "b"}}}
-    before = copy.deepcopy([config, ispmail_config.MAPS, ispmail_config.DATABASE])
+    before = copy.deepcopy([config, _ispmail_config.MAPS, _ispmail_config.DATABASE])
     maps(config)[0].keys["user"] = "other"
-    assert [config, ispmail_config.MAPS, ispmail_config.DATABASE] == before
+    assert [config, _ispmail_config.MAPS, _ispmail_config.DATABASE] == before
 
 
 _NAMES = ["database", "maps", "answers", "postfix", "packages", "virtual_alias_maps", "x"]
@@ -461,11 +461,11 @@ _deep = st.recursive(
 @given(st.dictionaries(st.sampled_from(_NAMES[:5]), _deep | st.lists(_deep, max_size=3)))
 def test_no_structure_breaks_it(config):
     """Pillar may hold anything: it is refused in a sentence, never with a traceback."""
-    result, wrong = ispmail_config.assemble("ispmail", config)
+    result, wrong = _ispmail_config.assemble("ispmail", config)
     assert {(type(fault.key), type(str(fault))) for fault in wrong} <= {(str, str)}
     assert all(each.path.startswith("/") for each in result.maps)
-    assert {each.type for each in result.maps} <= set(ispmail_tablefile.TYPES)
-    for function in (ispmail_config.instance, ispmail_config.complete, ispmail_config_database.database):
+    assert {each.type for each in result.maps} <= set(_ispmail_tablefile.TYPES)
+    for function in (_ispmail_config.instance, _ispmail_config.complete, _ispmail_config_database.database):
         with contextlib.suppress(InvalidInput):
             function("ispmail", config)
 
@@ -482,10 +482,10 @@ WHOLE = {
     "rotation": {"batch": 1},
 }
 READERS = (
-    lambda section: ispmail_config.complete("ispmail", section),
-    lambda section: ispmail_config.instance("ispmail", section),
-    lambda section: ispmail_config_consumers.logins("ispmail", section),
-    lambda section: ispmail_config_database.database("ispmail", section),
+    lambda section: _ispmail_config.complete("ispmail", section),
+    lambda section: _ispmail_config.instance("ispmail", section),
+    lambda section: _ispmail_config_consumers.logins("ispmail", section),
+    lambda section: _ispmail_config_database.database("ispmail", section),
 )
 
 
@@ -531,14 +531,14 @@ def test_a_blank_that_was_forgotten_behind_a_colon_tells_nothing(place, key):
 def test_each_map_is_validated_once(monkeypatch):
     """It was validated once more when its text was written: a third of what pillar costs an apply."""
     validated = []
-    validate = ispmail_tablefile.validate
+    validate = _ispmail_tablefile.validate
     monkeypatch.setattr(
-        ispmail_tablefile, "validate", lambda *args, **options: validated.append(args) or validate(*args, **options)
+        _ispmail_tablefile, "validate", lambda *args, **options: validated.append(args) or validate(*args, **options)
     )
-    found = ispmail_config.complete("ispmail", {"database": {"password": "x"}})
+    found = _ispmail_config.complete("ispmail", {"database": {"password": "x"}})
     assert len(validated) == len(found.maps) == 3
     assert [each.text for each in found.maps] == [
-        ispmail_tablefile.text_of(ispmail_tablefile.canonicalize(each.type, each.keys)) for each in found.maps
+        _ispmail_tablefile.text_of(_ispmail_tablefile.canonicalize(each.type, each.keys)) for each in found.maps
     ]
 
 
@@ -555,7 +555,7 @@ def test_each_map_is_validated_once(monkeypatch):
     ],
 )
 def test_whose_file_a_name_is(name, whose):
-    assert ispmail_config.owner_of(name) == whose
+    assert _ispmail_config.owner_of(name) == whose
 
 
 @pytest.mark.parametrize(
@@ -574,7 +574,7 @@ def test_how_main_cf_writes_a_map(proxy, proxied, table):
 
 def test_what_is_doubtful_is_in_the_result():
     section = {**PASSWORD, "maps": {"x": {"parameter": "virtual_alias_maps", "query": "SELECT '%s' -- y"}}}
-    assert any("has a -- or # comment" in warning for warning in ispmail_config.complete("ispmail", section).warnings)
+    assert any("has a -- or # comment" in warning for warning in _ispmail_config.complete("ispmail", section).warnings)
 
 
 def test_a_bad_parameter_is_told_and_the_rest_of_the_map_is_read():
@@ -586,52 +586,52 @@ def test_a_bad_parameter_is_told_and_the_rest_of_the_map_is_read():
 
 def test_a_fault_of_a_shared_key_is_told_once_and_one_of_each_maps_own_as_often():
     shared = {"database": {"password": "pw", "hosts": "[::1]"}}
-    with pytest.raises(ispmail_errors.PillarFault) as caught:
-        ispmail_config.complete("ispmail", shared)
+    with pytest.raises(_ispmail_errors.PillarFault) as caught:
+        _ispmail_config.complete("ispmail", shared)
     assert str(caught.value).count("database:hosts has an IPv6 address") == 1
-    own = {name: {"query": "SELECT 1"} for name in ispmail_config.MAPS}
-    with pytest.raises(ispmail_errors.PillarFault) as caught:
-        ispmail_config.complete("ispmail", {**PASSWORD, "maps": own})
+    own = {name: {"query": "SELECT 1"} for name in _ispmail_config.MAPS}
+    with pytest.raises(_ispmail_errors.PillarFault) as caught:
+        _ispmail_config.complete("ispmail", {**PASSWORD, "maps": own})
     assert [name for name in own if f"maps:{name}:query has no expansion" in str(caught.value)] == list(own)
 
 
 def test_a_fault_of_a_shared_key_is_told_where_one_map_alone_has_it():
     section = {"database": {"password": "pw", "hosts": "[::1]"}, "maps": {**NO_DEFAULTS, "x": {"query": "SELECT '%s'"}}}
-    with pytest.raises(ispmail_errors.PillarFault) as caught:
-        ispmail_config.complete("ispmail", section)
+    with pytest.raises(_ispmail_errors.PillarFault) as caught:
+        _ispmail_config.complete("ispmail", section)
     assert "database:hosts" in [fault.key for fault in caught.value.faults]
 
 
 def test_a_fault_of_a_key_that_is_missing_or_not_shown_is_the_maps():
     for entry, key in (({}, "query"), ({"query": "SELECT '%s'", "a:b": 1}, "(a key that is not shown)")):
         section = {**PASSWORD, "maps": {**NO_DEFAULTS, "x": {"parameter": "virtual_alias_maps", **entry}}}
-        with pytest.raises(ispmail_errors.PillarFault) as caught:
-            ispmail_config.complete("ispmail", section)
+        with pytest.raises(_ispmail_errors.PillarFault) as caught:
+            _ispmail_config.complete("ispmail", section)
         assert [fault.key for fault in caught.value.faults] == [f"maps:x:{key}"]
 
 
 def test_where_the_guides_account_logs_in_from():
-    assert ispmail_config_database.DEFAULT_ACCOUNT_HOST == "127.0.0.1"
+    assert _ispmail_config_database.DEFAULT_ACCOUNT_HOST == "127.0.0.1"
 
 
 def test_all_faults_of_a_shared_key_are_told():
     """Of two bad hosts the first alone was told, of the three maps that have them."""
-    with pytest.raises(ispmail_errors.PillarFault) as caught:
-        ispmail_config.complete("ispmail", {"database": {"password": "pw", "hosts": ["[::1]", "/run/x"]}})
+    with pytest.raises(_ispmail_errors.PillarFault) as caught:
+        _ispmail_config.complete("ispmail", {"database": {"password": "pw", "hosts": ["[::1]", "/run/x"]}})
     assert [fault.key for fault in caught.value.faults] == ["database:hosts", "database:hosts"]
     assert "IPv6" in str(caught.value) and "unix:" in str(caught.value)
 
 
 def test_a_fault_stops_those_too_who_need_no_table_keys():
-    with pytest.raises(ispmail_errors.PillarFault) as caught:
-        ispmail_config.instance("other", {**PASSWORD, "packages": "yes", "rotation": {"drain": -1}})
+    with pytest.raises(_ispmail_errors.PillarFault) as caught:
+        _ispmail_config.instance("other", {**PASSWORD, "packages": "yes", "rotation": {"drain": -1}})
     assert [fault.key for fault in caught.value.faults] == ["packages", "rotation:drain"]
     assert "other:packages must be true or false" in str(caught.value)
 
 
-@pytest.mark.parametrize("function", [ispmail_config.instance, ispmail_config.assemble])
+@pytest.mark.parametrize("function", [_ispmail_config.instance, _ispmail_config.assemble])
 def test_somebody_elses_pillar_is_not_shown(function):
-    with pytest.raises(ispmail_errors.PillarFault) as caught:
+    with pytest.raises(_ispmail_errors.PillarFault) as caught:
         function("users", {"alice": {"maps": 1}, "bob": 2})
     assert str(caught.value).endswith("\n- users: holds nothing of ispmail: see pillar.example")
 
@@ -639,12 +639,12 @@ def test_somebody_elses_pillar_is_not_shown(function):
 def test_what_depends_on_the_release_and_on_the_parameter_is_checked():
     entry = {"charset": "utf8mb4", "domain": "example.org"}
     found, wrong = assembled({"maps": {"virtual_mailbox_domains": entry}})
-    assert [(fault.key, fault.reason) for fault in ispmail_config.release_faults(found, "3.7.11")] == [
+    assert [(fault.key, fault.reason) for fault in _ispmail_config.release_faults(found, "3.7.11")] == [
         ("maps:virtual_mailbox_domains:charset", "is read from Postfix 3.9 on, but 3.7.11 is installed and ignores it"),
     ]
-    assert ispmail_config.release_faults(found, "3.10.1") == []
-    with pytest.raises(ispmail_errors.PillarFault) as caught:
-        ispmail_config.check(found, wrong)
+    assert _ispmail_config.release_faults(found, "3.10.1") == []
+    with pytest.raises(_ispmail_errors.PillarFault) as caught:
+        _ispmail_config.check(found, wrong)
     assert [(fault.key, fault.reason) for fault in caught.value.faults] == [
         (
             "maps:virtual_mailbox_domains:domain",
@@ -655,10 +655,10 @@ def test_what_depends_on_the_release_and_on_the_parameter_is_checked():
 
 def test_the_name_of_a_map_in_a_report():
     """Two instances may have a map of one name."""
-    assert ispmail_config.qualified("virtual_alias_maps", "ispmail", "ispmail") == "virtual_alias_maps"
-    assert ispmail_config.qualified("virtual_alias_maps", "out", "ispmail") == "out:virtual_alias_maps"
+    assert _ispmail_config.qualified("virtual_alias_maps", "ispmail", "ispmail") == "virtual_alias_maps"
+    assert _ispmail_config.qualified("virtual_alias_maps", "out", "ispmail") == "out:virtual_alias_maps"
 
 
 def test_a_table_that_pillar_does_not_name_is_no_secret():
-    found = ispmail_config.Map("x", "x", "mysql", False, "/x.cf")
+    found = _ispmail_config.Map("x", "x", "mysql", False, "/x.cf")
     assert found.wanted and not found.secret

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import ispmail_sockets
-from ispmail_config_consumers import Consumer, Consumers, assemble, consumers, logins
-from ispmail_errors import PillarFault
+import _ispmail_sockets
+from _ispmail_config_consumers import Consumer, Consumers, assemble, consumers, logins
+from _ispmail_errors import PillarFault
 
 from .test_documentation import ROOT
 
@@ -189,7 +189,7 @@ def test_a_program_has_the_name_that_the_kernel_gives_it(name):
     before = comm.read_bytes()
     comm.write_bytes(name.encode())
     try:
-        process = ispmail_sockets.read_process(os.getpid())
+        process = _ispmail_sockets.read_process(os.getpid())
     finally:
         comm.write_bytes(before)
     (found,) = read(x={"holds": ["/a"], "programs": [name]})

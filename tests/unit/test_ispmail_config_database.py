@@ -2,8 +2,8 @@
 
 import pytest
 
-from ispmail_config_database import AdminLogin, database, user
-from ispmail_errors import PillarFault
+from _ispmail_config_database import AdminLogin, database, user
+from _ispmail_errors import PillarFault
 
 
 def test_the_least_pillar():

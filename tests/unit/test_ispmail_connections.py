@@ -2,11 +2,11 @@
 
 import pytest
 
-import ispmail_connections
-import ispmail_database
-from ispmail_connections import Client, Listed
-from ispmail_errors import CannotAsk, DatabaseError
-from ispmail_sockets import Connection, Process
+import _ispmail_connections
+import _ispmail_database
+from _ispmail_connections import Client, Listed
+from _ispmail_errors import CannotAsk, DatabaseError
+from _ispmail_sockets import Connection, Process
 
 from .database_values import FakeServer
 
@@ -18,14 +18,14 @@ def row(number, host, user="mailserver"):
 
 
 def listed(*hosts):
-    return ispmail_connections.read_listed(
+    return _ispmail_connections.read_listed(
         [row(number, host) for number, host in enumerate(hosts)], FACTS, "mailserver"
     )
 
 
 def test_the_connections_of_the_account_without_the_own():
     rows = [row(1, "127.0.0.1:40000"), row(2, "localhost"), row(9, "127.0.0.1:40001"), row(3, "x:1", "webmail")]
-    found = ispmail_connections.read_listed(rows, FACTS, "mailserver")
+    found = _ispmail_connections.read_listed(rows, FACTS, "mailserver")
     assert found == Listed((Client("127.0.0.1", 40000), Client("localhost", None)), 3306, "/run/mysqld/mysqld.sock")
 
 
@@ -48,13 +48,13 @@ class OneClient(FakeServer):
         return self
 
     def connect(self):
-        """As `ispmail_client.Client.connect`."""
+        """As `_ispmail_client.Client.connect`."""
 
     def close(self):
-        """As `ispmail_client.Client.close`."""
+        """As `_ispmail_client.Client.close`."""
 
     def ask(self, statement, arguments=None):
-        """As `ispmail_client.Client.ask`."""
+        """As `_ispmail_client.Client.ask`."""
         rows = super().ask(statement, arguments)
         if isinstance(rows, Exception):
             raise rows
@@ -67,30 +67,30 @@ KEYS = {"user": "mailserver", "password": "p", "hosts": "localhost 127.0.0.1:330
 def test_who_is_connected_as_the_account_itself_sees_it(monkeypatch):
     """By the login of a table file; the list is that of the host that was asked."""
     client = OneClient()
-    monkeypatch.setattr(ispmail_database, "Client", client)
-    assert ispmail_connections.listed_by_account(KEYS, "127.0.0.1:3307") == FOUND
+    monkeypatch.setattr(_ispmail_database, "Client", client)
+    assert _ispmail_connections.listed_by_account(KEYS, "127.0.0.1:3307") == FOUND
     assert (client.login.user, client.login.port) == ("mailserver", 3307)
-    assert ispmail_connections.listed_by_account(KEYS, "localhost") == FOUND._replace(addresses=())
+    assert _ispmail_connections.listed_by_account(KEYS, "localhost") == FOUND._replace(addresses=())
 
 
 @pytest.mark.parametrize("statement", ANSWERS)
 def test_what_the_account_cannot_ask_is_not_an_empty_list(monkeypatch, statement):
-    monkeypatch.setattr(ispmail_database, "Client", OneClient(**{statement: DatabaseError("db: lost", 2013)}))
+    monkeypatch.setattr(_ispmail_database, "Client", OneClient(**{statement: DatabaseError("db: lost", 2013)}))
     with pytest.raises(DatabaseError, match=r"^db: lost$"):
-        ispmail_connections.listed_by_account(KEYS, "localhost")
+        _ispmail_connections.listed_by_account(KEYS, "localhost")
 
 
 def test_who_is_connected_as_the_admin_sees_it():
     server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"a": 1}]})
-    assert ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1") == FOUND
-    assert ispmail_connections.listed_by_admin(server, "webmail", None).clients == (Client("127.0.0.1", 40001),)
+    assert _ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1") == FOUND
+    assert _ispmail_connections.listed_by_admin(server, "webmail", None).clients == (Client("127.0.0.1", 40001),)
 
 
 def test_an_admin_who_sees_only_his_own_connections_cannot_tell():
     """Without that, nobody else would seem to be connected."""
     server = FakeServer(answers={**ANSWERS, PRIVILEGE: []})
     with pytest.raises(CannotAsk, match=r"does not see who is connected: run GRANT PROCESS ON \*\.\* TO its account$"):
-        ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1")
+        _ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["::1:40000", "::ffff:127.0.0.1:40000", "mx1.example.org:40000"])
@@ -128,7 +128,7 @@ CONNECTIONS = [
 )
 def test_connections_are_joined_by_ports_and_addresses(client, inodes):
     asked = Listed((), 3306, "", (DATABASE,))
-    assert [one.inode for one in ispmail_connections.joined(client, CONNECTIONS, asked)] == inodes
+    assert [one.inode for one in _ispmail_connections.joined(client, CONNECTIONS, asked)] == inodes
 
 
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ()])
@@ -140,7 +140,7 @@ def test_a_local_user_cannot_pass_for_a_connection_to_localhost(addresses):
         Connection("127.0.0.1", 40000, "127.0.0.2", 3306, 3),
     ]
     for host in ("localhost", "127.0.0.1"):
-        (one,) = ispmail_connections.joined(Client(host, 40000), found, Listed((), 3306, "", addresses))
+        (one,) = _ispmail_connections.joined(Client(host, 40000), found, Listed((), 3306, "", addresses))
         assert one.inode == 1
 
 
@@ -161,7 +161,7 @@ def test_a_local_user_cannot_pass_for_a_connection_to_localhost(addresses):
     ],
 )
 def test_hosts_that_are_none_of_the_sites(host, names, found):
-    assert ispmail_connections.strangers(listed(host, host), names) == found
+    assert _ispmail_connections.strangers(listed(host, host), names) == found
 
 
 def process(pid, name):
@@ -176,7 +176,7 @@ def server(monkeypatch):
     """This server: inode to the processes that hold it. smtpd is Postfix's, and salt-minion is ours."""
     held = {11: [SMTPD], 12: [DUMP], 13: [SALT], 14: [AUTH], 21: [SMTPD], 22: [DUMP], 23: [SALT]}
     tcp = [Connection("127.0.0.1", 40000 + inode, "127.0.0.1", 3306, inode) for inode in range(11, 20)]
-    sockets = ispmail_connections.ispmail_sockets
+    sockets = _ispmail_connections._ispmail_sockets
     monkeypatch.setattr(sockets, "tcp_connections", lambda: tcp)
     monkeypatch.setattr(sockets, "unix_clients", lambda path: [21, 22, 23])
     monkeypatch.setattr(sockets, "owners", lambda inodes: {inode: held[inode] for inode in inodes if inode in held})
@@ -186,7 +186,9 @@ def server(monkeypatch):
 
 
 def unknown(hosts, here=True, programs=()):
-    found = ispmail_connections.unknown_programs(listed(*hosts), here, lambda one: one is SMTPD or one.name in programs)
+    found = _ispmail_connections.unknown_programs(
+        listed(*hosts), here, lambda one: one is SMTPD or one.name in programs
+    )
     return [(one.program, one.only_maybe) for one in found]
 
 
@@ -207,7 +209,7 @@ def test_of_programs_of_one_name_only_the_unknown_are_told(server):
     """With all of them, the admin looked for what is wrong with Postfix's own."""
     server[12] = [process(9, "smtpd")]
     listed_here = listed("127.0.0.1:40011", "127.0.0.1:40012")
-    (found,) = ispmail_connections.unknown_programs(listed_here, True, lambda one: one is SMTPD)
+    (found,) = _ispmail_connections.unknown_programs(listed_here, True, lambda one: one is SMTPD)
     assert "pid 9" in found.shown and "pid 1" not in found.shown
 
 
@@ -229,7 +231,7 @@ def test_the_unix_socket_counts(server, number, found):
 def test_three_processes_of_a_program_are_named(server, number, more):
     """A program that forks may have hundreds."""
     server[12] = [process(pid, "mysqldump") for pid in range(101, 101 + number)]
-    (found,) = ispmail_connections.unknown_programs(listed("127.0.0.1:40012"), True, lambda one: False)
+    (found,) = _ispmail_connections.unknown_programs(listed("127.0.0.1:40012"), True, lambda one: False)
     shown = ", ".join(one.describe() for one in server[12] if one.pid <= 103)
     assert (found.program, found.shown) == ("mysqldump", shown + more)
 
@@ -243,7 +245,7 @@ def refuse(*_):
 )
 def test_a_server_without_ss_can_tell_who_uses_tcp(server, monkeypatch, hosts, not_needed):
     """And one whose /proc/net/tcp cannot be read can tell who uses the unix socket."""
-    monkeypatch.setattr(ispmail_connections.ispmail_sockets, not_needed, refuse)
+    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, not_needed, refuse)
     assert [name for name, _ in unknown(hosts)] == ["mysqldump"]
 
 
@@ -252,12 +254,12 @@ def test_a_connection_that_ends_meanwhile_belongs_to_no_hidden_program(server, m
     """It would stop a rotation. A socket that is closing has no inode any more."""
     ends, stays = (Connection("127.0.0.1", 40000 + each, "127.0.0.1", 3306, each) for each in (inode, 11))
     answers = iter([[ends, stays], [stays._replace(inode=0), stays]])
-    monkeypatch.setattr(ispmail_connections.ispmail_sockets, "tcp_connections", lambda: next(answers))
+    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, "tcp_connections", lambda: next(answers))
     assert unknown([f"127.0.0.1:{ends.port}"]) == []
 
 
 def test_a_client_of_the_unix_socket_that_ends_meanwhile(server, monkeypatch):
     del server[22]
     answers = iter([[21, 22, 23], [21, 23]])
-    monkeypatch.setattr(ispmail_connections.ispmail_sockets, "unix_clients", lambda path: next(answers))
+    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, "unix_clients", lambda path: next(answers))
     assert unknown(["localhost"] * 2) == []

@@ -6,10 +6,10 @@ import pwd
 
 import pytest
 
-import ispmail_consumers
-import ispmail_optionfile
-from ispmail_config_consumers import Consumers
-from ispmail_errors import CannotAsk, Failed
+import _ispmail_consumers
+import _ispmail_optionfile
+from _ispmail_config_consumers import Consumers
+from _ispmail_errors import CannotAsk, Failed
 
 from .consumer_values import consumer
 
@@ -27,12 +27,12 @@ def of(*consumers, **keys):
 
 
 def written(path, user="mailserver", password="new;#pass", mode=0o640):
-    path.write_text(ispmail_optionfile.render("client", user, password))
+    path.write_text(_ispmail_optionfile.render("client", user, password))
     path.chmod(mode)
 
 
 def test_the_first_option_file(tmp_path):
-    due = ispmail_consumers.compare(of(program("a", tmp_path)))
+    due = _ispmail_consumers.compare(of(program("a", tmp_path)))
     path = str(tmp_path / "a.cnf")
     assert due.changes == {
         "consumer:a": {
@@ -45,12 +45,12 @@ def test_the_first_option_file(tmp_path):
     new = replacement.new
     assert replacement.still == (None,), "what somebody else writes there meanwhile would be lost"
     assert (new.path, new.uid, new.gid, new.mode) == (path, 0, 0, 0o640)
-    assert ispmail_optionfile.parse(new.content)["client"] == {"user": "mailserver", "password": "new;#pass"}
+    assert _ispmail_optionfile.parse(new.content)["client"] == {"user": "mailserver", "password": "new;#pass"}
 
 
 def test_an_option_file_as_it_should_be(tmp_path):
     written(tmp_path / "a.cnf")
-    assert ispmail_consumers.compare(of(program("a", tmp_path))) == ((), {})
+    assert _ispmail_consumers.compare(of(program("a", tmp_path))) == ((), {})
 
 
 @pytest.mark.parametrize(
@@ -67,20 +67,20 @@ def test_an_option_file_as_it_should_be(tmp_path):
 )
 def test_only_what_differs_is_told(tmp_path, user, password, changes):
     written(tmp_path / "a.cnf", user, password)
-    assert ispmail_consumers.compare(of(program("a", tmp_path))).changes == {"consumer:a": changes}
+    assert _ispmail_consumers.compare(of(program("a", tmp_path))).changes == {"consumer:a": changes}
 
 
 def test_another_layout_is_a_change_too(tmp_path):
     written(tmp_path / "a.cnf")
     (tmp_path / "a.cnf").write_text((tmp_path / "a.cnf").read_text() + "\n")
     layout = {"layout": {"old": "another", "new": "canonical"}}
-    assert ispmail_consumers.compare(of(program("a", tmp_path))).changes == {"consumer:a": layout}
+    assert _ispmail_consumers.compare(of(program("a", tmp_path))).changes == {"consumer:a": layout}
 
 
 def test_owner_group_and_mode_have_the_names_that_pillar_gives_them(tmp_path):
     written(tmp_path / "a.cnf", mode=0o604)
     os.chown(tmp_path / "a.cnf", NOBODY.pw_uid, NOBODY.pw_gid)
-    assert ispmail_consumers.compare(of(program("a", tmp_path))).changes == {
+    assert _ispmail_consumers.compare(of(program("a", tmp_path))).changes == {
         "consumer:a": {
             "owner": {"old": "nobody", "new": "root"},
             "group": {"old": grp.getgrgid(NOBODY.pw_gid).gr_name, "new": "root"},
@@ -90,14 +90,14 @@ def test_owner_group_and_mode_have_the_names_that_pillar_gives_them(tmp_path):
 
 
 def test_a_password_of_bytes_that_are_no_utf8(tmp_path):
-    due = ispmail_consumers.compare(of(program("a", tmp_path), password="\udcff"))
+    due = _ispmail_consumers.compare(of(program("a", tmp_path), password="\udcff"))
     assert b"\xff" in due.files[0].new.content
 
 
 def refused(*consumers):
     """Why the option files of these consumers are not written, a line each."""
     with pytest.raises(Failed) as raised:
-        ispmail_consumers.compare(of(*consumers))
+        _ispmail_consumers.compare(of(*consumers))
     head, *reasons = str(raised.value).splitlines()
     assert head == "Nothing was changed:"
     return [reason.removeprefix("- ") for reason in reasons]
@@ -147,7 +147,7 @@ def test_where_others_could_put_a_file_of_theirs_none_is_written(tmp_path):
 )
 def test_what_has_to_be_there_first(tmp_path, values, reason):
     with pytest.raises(CannotAsk, match=reason):
-        ispmail_consumers.compare(of(program("a", tmp_path, **values)))
+        _ispmail_consumers.compare(of(program("a", tmp_path, **values)))
 
 
 def test_who_does_not_use_the_password_that_pillar_has(tmp_path):
@@ -161,7 +161,7 @@ def test_who_does_not_use_the_password_that_pillar_has(tmp_path):
     ignored = program("known", tmp_path, option_file=None, holds=(files[1],), ignore=True)
     found = of(program("a", tmp_path), program("b:c", tmp_path), of_another, by_hand, ignored)
     no = "does not hold the password that pillar has"
-    assert ispmail_consumers.unready(found) == [
+    assert _ispmail_consumers.unready(found) == [
         "second:consumers:b:c: its option file is not as pillar says: apply first",
         f"second:consumers:web:holds: {files[1]} {no}: see what webmail.config writes",
         f"second:consumers:web:holds: {files[2]} is not there: see what webmail.config writes",
@@ -174,7 +174,7 @@ def test_the_logins_that_are_live(tmp_path):
     written(tmp_path / "a.cnf", "former", "old")
     (tmp_path / "has").write_text("new;#pass")
     (tmp_path / "has not").write_text("old")
-    assert ispmail_consumers.live_logins(
+    assert _ispmail_consumers.live_logins(
         of(
             program("ignored", tmp_path, ignore=True),
             program("a", tmp_path),
@@ -193,15 +193,15 @@ def test_the_logins_that_are_live(tmp_path):
 def test_what_a_removal_leaves(tmp_path):
     written(tmp_path / "a.cnf")
     other = program("c", tmp_path, option_file=None)
-    assert ispmail_consumers.left_behind(of(program("a", tmp_path), program("b", tmp_path), other)) == [
+    assert _ispmail_consumers.left_behind(of(program("a", tmp_path), program("b", tmp_path), other)) == [
         f"{tmp_path}/a.cnf was left, because a logs in by it: delete it when nothing names it any more"
     ]
 
 
 def test_a_program_without_a_configuration_to_look_at_is_not_misconfigured(tmp_path):
     consumers = of(program("a", tmp_path), program("b", tmp_path, config_file="/no-such", ignore=True))
-    assert ispmail_consumers.misconfigured(consumers) == []
-    ispmail_consumers.check(consumers)
+    assert _ispmail_consumers.misconfigured(consumers) == []
+    _ispmail_consumers.check(consumers)
 
 
 @pytest.fixture
@@ -227,16 +227,16 @@ OLD = "# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf\n" + "passdb {{\n  arg
 def test_a_new_dovecot_has_to_name_the_option_file(dovecot, tmp_path):
     named = f"  option_file = {tmp_path}/dovecot.cnf\n"
     consumers = dovecot(NEW.format(named))
-    ispmail_consumers.check(consumers)
-    assert ispmail_consumers.misconfigured(consumers) == []
+    _ispmail_consumers.check(consumers)
+    assert _ispmail_consumers.misconfigured(consumers) == []
     consumers = dovecot(NEW.format("  user = mailserver\n"))
-    (fault,) = ispmail_consumers.misconfigured(consumers)
+    (fault,) = _ispmail_consumers.misconfigured(consumers)
     assert fault.startswith(f"second:consumers:dovecot: the block mysql db does not log in by {tmp_path}/dovecot.cnf. ")
     with pytest.raises(Failed) as raised:
-        ispmail_consumers.check(consumers)
+        _ispmail_consumers.check(consumers)
     assert str(raised.value) == f"Nothing was changed, a consumer would not use the password:\n- {fault}"
     written(tmp_path / "dovecot.cnf")
-    assert ispmail_consumers.unready(consumers) == [fault]
+    assert _ispmail_consumers.unready(consumers) == [fault]
 
 
 def test_an_old_dovecot_has_to_name_it_in_each_file_with_sql_settings(dovecot, tmp_path):
@@ -245,13 +245,13 @@ def test_an_old_dovecot_has_to_name_it_in_each_file_with_sql_settings(dovecot, t
     consumers = dovecot(OLD.format(*names))
     names[0].write_bytes(b"connect = host=db user=mailserver password=\xff\n")
     names[1].write_text("connect = host=db user=mailserver\n")
-    found = ispmail_consumers.misconfigured(consumers)
+    found = _ispmail_consumers.misconfigured(consumers)
     assert [line.split(" does not log in by ")[0] for line in found] == [
         f"second:consumers:dovecot: {name}" for name in names
     ]
     for name in names:
         name.write_text(f"connect = host=db option_file={tmp_path}/dovecot.cnf\n")
-    assert ispmail_consumers.misconfigured(consumers) == []
+    assert _ispmail_consumers.misconfigured(consumers) == []
 
 
 @pytest.mark.parametrize(
@@ -269,5 +269,5 @@ def test_a_file_with_sql_settings_that_cannot_be_looked_at(dovecot, tmp_path, co
     if content:
         path.write_text(content)
     with pytest.raises(CannotAsk) as raised:
-        ispmail_consumers.misconfigured(dovecot(OLD.format(path, path)))
+        _ispmail_consumers.misconfigured(dovecot(OLD.format(path, path)))
     assert str(raised.value) == reason.format(path=path)

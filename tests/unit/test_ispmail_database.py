@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-import ispmail_database
-from ispmail_client import TLS, Login
-from ispmail_config_database import AdminLogin
-from ispmail_errors import DatabaseError, InvalidInput
-from ispmail_sql import Grant
+import _ispmail_database
+from _ispmail_client import TLS, Login
+from _ispmail_config_database import AdminLogin
+from _ispmail_errors import DatabaseError, InvalidInput
+from _ispmail_sql import Grant
 
 FILES = [
     ({}, Login("", b"", unix_socket="/run/mysqld/mysqld.sock")),
@@ -36,7 +36,7 @@ FILES = [
 
 @pytest.mark.parametrize(("keys", "expected"), FILES)
 def test_logins_of_table_files(keys, expected):
-    found = ispmail_database.login(keys.get("hosts", "localhost"), keys)
+    found = _ispmail_database.login(keys.get("hosts", "localhost"), keys)
     assert found == expected
     assert not found.password or repr(found.password) not in repr(found)
 
@@ -46,14 +46,14 @@ ODD = [LookupError, KeyError, IndexError, TypeError, ValueError, AttributeError,
 
 @pytest.mark.parametrize("error", ODD)
 def test_an_answer_that_no_server_gives_is_the_server_s_fault(error):
-    with pytest.raises(DatabaseError) as caught, ispmail_database.understood("x"):
+    with pytest.raises(DatabaseError) as caught, _ispmail_database.understood("x"):
         raise error("EVIL")
     assert str(caught.value) == ("x: it answers what a MariaDB or MySQL does not: check that it is the right server")
     assert caught.value.__suppress_context__
 
 
 def test_our_own_errors_stay_what_they_are():
-    with pytest.raises(DatabaseError, match=r"^ours$") as caught, ispmail_database.understood("x"):
+    with pytest.raises(DatabaseError, match=r"^ours$") as caught, _ispmail_database.understood("x"):
         raise DatabaseError("ours", 1045)
     assert caught.value.number == 1045
 
@@ -64,9 +64,9 @@ def test_our_own_errors_stay_what_they_are():
     + [(text, "(an unreadable name)") for text in ("x" * 129, "a\nb", "\x1b[2J", "\u202e")],
 )
 def test_a_server_s_names_are_shown_where_people_can_read_them(name, expected):
-    assert ispmail_database.shown(name) == expected
+    assert _ispmail_database.shown(name) == expected
     grant = Grant((name,), name, False)
-    assert ispmail_database.shown_grants([grant]) == [f"{expected} ON {expected}"]
+    assert _ispmail_database.shown_grants([grant]) == [f"{expected} ON {expected}"]
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,16 @@ def test_a_server_s_names_are_shown_where_people_can_read_them(name, expected):
 def test_grants_that_take_too_long_are_not_read(lines):
     began = time.monotonic()
     rows = [{"Grants": line} for line in lines] if lines[0] else [{}]
-    with pytest.raises(DatabaseError, match="answers what"), ispmail_database.understood("x"):
-        ispmail_database.grants(rows)
+    with pytest.raises(DatabaseError, match="answers what"), _ispmail_database.understood("x"):
+        _ispmail_database.grants(rows)
     assert time.monotonic() - began < 0.5
-    assert ispmail_database.grants([{"x": "GRANT SELECT ON `a`.* TO `b`@`c`"}]) == [Grant(("SELECT",), "`a`.*", False)]
+    assert _ispmail_database.grants([{"x": "GRANT SELECT ON `a`.* TO `b`@`c`"}]) == [Grant(("SELECT",), "`a`.*", False)]
 
 
 def are_read(*lines):
     """Whether lines of SHOW GRANTS are read."""
     try:
-        return len(ispmail_database.grants([{"Grants": line} for line in lines])) == len(lines)
+        return len(_ispmail_database.grants([{"Grants": line} for line in lines])) == len(lines)
     except ValueError:
         return False
 
@@ -106,7 +106,7 @@ def test_how_much_of_grants_is_read():
 
 
 def test_a_role_has_no_object():
-    assert ispmail_database.shown_grants([Grant(("reader",), None, False)]) == ["ROLE reader"]
+    assert _ispmail_database.shown_grants([Grant(("reader",), None, False)]) == ["ROLE reader"]
 
 
 @pytest.mark.parametrize(("number", "state"), [(1205, "failed"), (2013, "may be done"), (2006, "may be done")])
@@ -122,12 +122,12 @@ def test_a_failure_in_the_middle_names_what_is_done(number, state):
                 raise DatabaseError("db: no", number)
 
     steps = [
-        ispmail_database.Step("a", ("a1",), {"new": "x"}),
-        ispmail_database.Step("b", ("b1", "b2", "b3")),
-        ispmail_database.Step("c", ("c1",)),
+        _ispmail_database.Step("a", ("a1",), {"new": "x"}),
+        _ispmail_database.Step("b", ("b1", "b2", "b3")),
+        _ispmail_database.Step("c", ("c1",)),
     ]
     with pytest.raises(DatabaseError) as caught:
-        ispmail_database.run(OneFails(), steps, "apply again")
+        _ispmail_database.run(OneFails(), steps, "apply again")
     assert str(caught.value) == f"db: no. apply again, it goes on from there:\n- done: a\n- {state}: b\n- not done: c"
     assert caught.value.number == number
     assert asked == [("a1", {"new": "x"}), ("b1", None), ("b2", None)]
@@ -169,7 +169,7 @@ def client(monkeypatch):
 
     def use(**options):
         made = FakeClient(**options)
-        monkeypatch.setattr(ispmail_database, "Client", made)
+        monkeypatch.setattr(_ispmail_database, "Client", made)
         return made
 
     return use
@@ -182,12 +182,12 @@ READ_ONLY = "SET SESSION TRANSACTION READ ONLY"
 def test_statements_with_a_table_file_s_login_may_only_read(client):
     """One that fails is told in its place; the character set is that of the file."""
     used = client(answers={"one": [{"a": 1}], "two": DatabaseError("db2: no", 1146)})
-    asked = ispmail_database.ask(KEYS, "db2:3307", ["one", "two", "three"])
+    asked = _ispmail_database.ask(KEYS, "db2:3307", ["one", "two", "three"])
     assert asked == ("mysql_native_password", (([{"a": 1}], None), ([], "db2: no"), ([], None)))
     assert used.said == ["connect", READ_ONLY, "one", "two", "three"] and used.closed
-    assert used.where == "db2:3307" and used.login == ispmail_database.login("db2:3307", KEYS)
+    assert used.where == "db2:3307" and used.login == _ispmail_database.login("db2:3307", KEYS)
     used = client()
-    ispmail_database.ask({**KEYS, "charset": "latin1"}, "db1", ["one"])
+    _ispmail_database.ask({**KEYS, "charset": "latin1"}, "db1", ["one"])
     charset = ("SET character_set_client = %s, character_set_connection = %s", ["latin1", "latin1"])
     assert used.said == ["connect", READ_ONLY, charset, "one"]
 
@@ -195,14 +195,14 @@ def test_statements_with_a_table_file_s_login_may_only_read(client):
 def test_a_host_that_the_file_does_not_name_gets_no_password(client):
     used = client()
     with pytest.raises(InvalidInput, match=r"does not name that host: use one of db1, db2:3307$"):
-        ispmail_database.ask(KEYS, "evil.example", ["one"])
+        _ispmail_database.ask(KEYS, "evil.example", ["one"])
     assert used.said == [] and used.where is None
 
 
 def test_an_account_that_may_only_change_its_password_answers_nothing(client):
     used = client(answers={"one": DatabaseError("expired", 1820)})
     with pytest.raises(DatabaseError, match=r"^expired$"):
-        ispmail_database.ask(KEYS, "db1", ["one", "two"])
+        _ispmail_database.ask(KEYS, "db1", ["one", "two"])
     assert used.said[-1] == "one" and used.closed
 
 
@@ -214,7 +214,7 @@ def test_the_admin_is_in_a_session_of_known_settings(client, version, mode):
     used = client(answers={"SELECT VERSION()": [{"version": version}], "SELECT GET_LOCK": [{"got": 1}]})
     settings = [("SET SESSION sql_mode = %s", [mode]), ("SET SESSION lock_wait_timeout = %s", [5])]
     begun = ["connect", "SELECT VERSION() AS version", *settings]
-    with ispmail_database.admin(ADMIN) as server:
+    with _ispmail_database.admin(ADMIN) as server:
         assert server.version == version and server.dialect.sql_mode == mode and not used.closed
         assert used.said == begun
         used._answers["SELECT 1"] = [{"a": 1}]
@@ -222,7 +222,7 @@ def test_the_admin_is_in_a_session_of_known_settings(client, version, mode):
     assert used.closed and used.where == "the database server at db1:3307"
     assert used.login == Login("root", "päss".encode(), host="db1", port=3307)
     used.said.clear()
-    with ispmail_database.admin(ADMIN._replace(unix_socket="/run/x", password=None), lock=True):
+    with _ispmail_database.admin(ADMIN._replace(unix_socket="/run/x", password=None), lock=True):
         assert used.said == [*begun, ("SELECT GET_LOCK('ispmail', %s) AS got", [5])]
     assert used.where == "the database server at /run/x" and used.login.unix_socket == "/run/x"
     assert used.login.password == b""
@@ -230,7 +230,7 @@ def test_the_admin_is_in_a_session_of_known_settings(client, version, mode):
 
 def test_an_admins_password_may_be_bytes_that_are_no_text(client):
     used = client(answers={"SELECT VERSION()": [{"version": "8.4.6"}]})
-    with ispmail_database.admin(ADMIN._replace(password="\udce9")):
+    with _ispmail_database.admin(ADMIN._replace(password="\udce9")):
         assert used.login.password == b"\xe9"
 
 
@@ -239,7 +239,7 @@ def test_two_runs_do_not_change_a_server_at_the_same_time(client, got):
     used = client(answers={"SELECT VERSION()": [{"version": "8.4.6"}], "SELECT GET_LOCK": [{"got": got}]})
     with (
         pytest.raises(DatabaseError, match=r"^the database server at db1:3307: another run is changing it: wait"),
-        ispmail_database.admin(ADMIN, lock=True),
+        _ispmail_database.admin(ADMIN, lock=True),
     ):
         pytest.fail("it has begun")
     assert used.closed
@@ -248,16 +248,16 @@ def test_two_runs_do_not_change_a_server_at_the_same_time(client, got):
 def test_an_admin_whose_password_has_expired_is_told_of_his_own(client):
     client(expired=True)
     with pytest.raises(DatabaseError, match="error 1862: the admin's own password has expired: set a new one") as err:
-        ispmail_database.admin(ADMIN).__enter__()
+        _ispmail_database.admin(ADMIN).__enter__()
     assert err.value.number == 1862
     client(answers={"SELECT VERSION()": DatabaseError("x: denied", 1045)})
     with pytest.raises(DatabaseError, match=r"^x: denied$"):
-        ispmail_database.admin(ADMIN).__enter__()
+        _ispmail_database.admin(ADMIN).__enter__()
 
 
 def test_an_admin_sees_the_connections_of_others_by_the_privilege_process(client):
     used = client(answers={"SELECT VERSION()": [{"version": "8.4.6"}]})
-    with ispmail_database.admin(ADMIN) as server:
-        assert ispmail_database.sees_all(server) is False
+    with _ispmail_database.admin(ADMIN) as server:
+        assert _ispmail_database.sees_all(server) is False
         used._answers["SELECT 1 AS a FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS'"] = [{}]
-        assert ispmail_database.sees_all(server) is True
+        assert _ispmail_database.sees_all(server) is True

@@ -2,7 +2,7 @@
 
 import pytest
 
-import ispmail_dialect
+import _ispmail_dialect
 
 NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 
@@ -23,20 +23,20 @@ NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 )
 def test_each_server_has_its_dialect(version, name, plugins):
     """MySQL 8.4 has the old plugin only where it is switched on, 9 has none."""
-    dialect = ispmail_dialect.of_version(version)
+    dialect = _ispmail_dialect.of_version(version)
     assert (dialect.name, dialect.plugins) == (name, plugins)
 
 
 @pytest.mark.parametrize("version", ["", "9", "x.y"])
 def test_a_version_that_no_server_has(version):
-    """Whoever asks takes a ValueError for a server that is none, see ispmail_database.understood."""
+    """Whoever asks takes a ValueError for a server that is none, see _ispmail_database.understood."""
     with pytest.raises(ValueError, match=r"invalid literal|not enough values"):
-        ispmail_dialect.of_version(version)
+        _ispmail_dialect.of_version(version)
 
 
 def test_what_to_do_about_another_plugin_is_in_the_servers_own_words():
     """MySQL has no IDENTIFIED VIA."""
-    mariadb, mysql = (ispmail_dialect.of_version(version).plugin_advice for version in ("11.8.3-MariaDB", "9.7.4"))
+    mariadb, mysql = (_ispmail_dialect.of_version(version).plugin_advice for version in ("11.8.3-MariaDB", "9.7.4"))
     assert mariadb == (
         f"which smtpd's chroot and PyMySQL do not have: give it a password by {NATIVE} alone "
         f"(ALTER USER … IDENTIFIED VIA {NATIVE} …)"

@@ -2,9 +2,9 @@
 
 import pytest
 
-import ispmail_doctor
-from ispmail_config import Instance, Map
-from ispmail_table_users import Users
+import _ispmail_doctor
+from _ispmail_config import Instance, Map
+from _ispmail_table_users import Users
 from lab import scratch
 from lab.postfix import write_cold
 
@@ -42,12 +42,12 @@ def test_each_postfix_then_the_logins_the_servers_and_who_else_holds_the_passwor
     def of_servers(targets, hosts, users, addresses):
         yield targets, hosts, users, addresses
 
-    monkeypatch.setattr("ispmail_doctor_postfix.check", of_postfix)
-    monkeypatch.setattr("ispmail_doctor_login.check", of_logins)
-    monkeypatch.setattr("ispmail_doctor_server.check", of_servers)
-    monkeypatch.setattr("ispmail_doctor_holders.check", lambda scope: iter([scope()]))
+    monkeypatch.setattr("_ispmail_doctor_postfix.check", of_postfix)
+    monkeypatch.setattr("_ispmail_doctor_login.check", of_logins)
+    monkeypatch.setattr("_ispmail_doctor_server.check", of_servers)
+    monkeypatch.setattr("_ispmail_doctor_holders.check", lambda scope: iter([scope()]))
     users = Users(frozenset(["mailserver", "own0", "own1"]))
-    assert list(ispmail_doctor.check(two, ["192.0.2.1"], lambda: "the holders")) == [
+    assert list(_ispmail_doctor.check(two, ["192.0.2.1"], lambda: "the holders")) == [
         "this server: ['aliases']",
         "second: this server: ['second: aliases']",
         ["aliases", "second: aliases"],

@@ -2,9 +2,9 @@
 
 import pytest
 
-import ispmail_doctor_holders
-from ispmail_errors import CannotAsk, Fault, PillarFault
-from ispmail_holders import FILE, PROGRAM, TABLE, Holder, Holders
+import _ispmail_doctor_holders
+from _ispmail_errors import CannotAsk, Fault, PillarFault
+from _ispmail_holders import FILE, PROGRAM, TABLE, Holder, Holders
 
 FILES = "pillar names all files with the password"
 PROGRAMS = "pillar names all programs that are connected"
@@ -17,8 +17,8 @@ def findings(monkeypatch):
     """A function that gives what the doctor makes of what a search has found."""
 
     def findings(found):
-        monkeypatch.setattr("ispmail_holders.find", lambda scope: found)
-        return [tuple(each) for each in ispmail_doctor_holders.check(lambda: None)]
+        monkeypatch.setattr("_ispmail_holders.find", lambda scope: found)
+        return [tuple(each) for each in _ispmail_doctor_holders.check(lambda: None)]
 
     return findings
 
@@ -54,7 +54,7 @@ def test_what_could_not_be_found_out():
     def fail(error):
         raise error
 
-    assert list(ispmail_doctor_holders.check(lambda: fail(PillarFault("ispmail", [Fault("x", "is wrong")])))) == []
-    (found,) = ispmail_doctor_holders.check(lambda: fail(CannotAsk("no main.cf")))
+    assert list(_ispmail_doctor_holders.check(lambda: fail(PillarFault("ispmail", [Fault("x", "is wrong")])))) == []
+    (found,) = _ispmail_doctor_holders.check(lambda: fail(CannotAsk("no main.cf")))
     said = "who else holds the password could not be found out: no main.cf"
     assert found == (PROGRAMS, "this server", "warning", said)

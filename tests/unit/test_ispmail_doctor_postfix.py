@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_doctor_postfix
-from ispmail_answers import Broken
-from ispmail_config import Instance, Map
-from ispmail_doctor_postfix import only_host_is_asked_again
-from ispmail_errors import CannotAsk, Fault, PillarFault
-from ispmail_lookup import Probe
-from ispmail_smtpd import Reply
+import _ispmail_doctor_postfix
+from _ispmail_answers import Broken
+from _ispmail_config import Instance, Map
+from _ispmail_doctor_postfix import only_host_is_asked_again
+from _ispmail_errors import CannotAsk, Fault, PillarFault
+from _ispmail_lookup import Probe
+from _ispmail_smtpd import Reply
 from lab import scratch
 from lab.postfix import write_cold
 
@@ -113,7 +113,7 @@ def read(folder):
     def read(**values):
         maps = tuple(dataclasses.replace(each, path=str(folder / each.path)) for each in MAPS)
         one = target(**values)._replace(instance=Instance("ispmail", str(folder), maps))
-        return ispmail_doctor_postfix.read_postfix(one)
+        return _ispmail_doctor_postfix.read_postfix(one)
 
     return read
 
@@ -125,18 +125,18 @@ def neighbours(monkeypatch):
         running=True, groups=[], taken={}, others=[], reply=Reply("127.0.0.1:25", 250, "Ok"), old_processes=[]
     )
     said.deprecated = lambda tables: []
-    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", lambda names, chroot, user: {})
-    monkeypatch.setattr("ispmail_postconf.deprecated", lambda directory, tables: said.deprecated(tables))
-    monkeypatch.setattr("ispmail_postfix.running", lambda directory: said.running)
-    monkeypatch.setattr("ispmail_postfix.old_processes", lambda files, directory: said.old_processes)
-    monkeypatch.setattr("ispmail_answers.live", lambda maps, inventory, running: said.groups if running else [])
-    monkeypatch.setattr("ispmail_answers.probe", lambda group, directory: group)
-    monkeypatch.setattr("ispmail_answers.broken_others", lambda maps, inventory, running: said.others)
+    monkeypatch.setattr("_ispmail_sockets.unknown_in_chroot", lambda names, chroot, user: {})
+    monkeypatch.setattr("_ispmail_postconf.deprecated", lambda directory, tables: said.deprecated(tables))
+    monkeypatch.setattr("_ispmail_postfix.running", lambda directory: said.running)
+    monkeypatch.setattr("_ispmail_postfix.old_processes", lambda files, directory: said.old_processes)
+    monkeypatch.setattr("_ispmail_answers.live", lambda maps, inventory, running: said.groups if running else [])
+    monkeypatch.setattr("_ispmail_answers.probe", lambda group, directory: group)
+    monkeypatch.setattr("_ispmail_answers.broken_others", lambda maps, inventory, running: said.others)
     monkeypatch.setattr(
-        "ispmail_classes.taken_before",
+        "_ispmail_classes.taken_before",
         lambda maps, group, inventory: [each for name in group for each in said.taken[name]],
     )
-    monkeypatch.setattr("ispmail_smtpd.ask", lambda inventory: said.reply)
+    monkeypatch.setattr("_ispmail_smtpd.ask", lambda inventory: said.reply)
     return said
 
 
@@ -152,7 +152,7 @@ def findings(read, neighbours):
     def findings(**values):
         postfix = read(**values)
         said = {}
-        for each in ispmail_doctor_postfix.check(postfix, ispmail_doctor_postfix.read_maps(postfix)):
+        for each in _ispmail_doctor_postfix.check(postfix, _ispmail_doctor_postfix.read_maps(postfix)):
             said.setdefault(each.check, []).append((each.where, each.result, each.fix))
         return said
 
@@ -163,7 +163,7 @@ def test_what_is_read_of_a_postfix(read, folder):
     postfix = read(prefix="second: ")
     assert (postfix.process_limit, postfix.mail_owner, postfix.config_directory) == (50, "nobody", str(folder))
     assert (postfix.prefix, postfix.where) == ("second: ", "second: this server")
-    aliases, domains = ispmail_doctor_postfix.read_maps(postfix)
+    aliases, domains = _ispmail_doctor_postfix.read_maps(postfix)
     assert [aliases.name, domains.name] == ["second: aliases", "second: domains"]
     assert aliases.keys == {"user": "mailserver", "password": "SECRET", "hosts": "a b"} and aliases.mode == 0o640
     assert aliases.hosts == ["a", "b"]
@@ -204,7 +204,7 @@ def test_a_postfix_that_is_well(findings, folder):
 def test_hosts_that_the_chroot_does_not_know(findings, monkeypatch, folder):
     given = []
     unknown = {"a": "no", "b": "none"}
-    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", lambda *asked: given.append(asked) or unknown)
+    monkeypatch.setattr("_ispmail_sockets.unknown_in_chroot", lambda *asked: given.append(asked) or unknown)
     (found,) = findings()["the chroot knows its hosts"]
     assert given == [(["a", "b"], "/var/spool/postfix", "nobody")]
     assert found[:2] == ("aliases", "fault")
@@ -215,7 +215,7 @@ def test_hosts_that_the_chroot_does_not_know(findings, monkeypatch, folder):
     def cannot(*_):
         raise CannotAsk("no answer")
 
-    monkeypatch.setattr("ispmail_sockets.unknown_in_chroot", cannot)
+    monkeypatch.setattr("_ispmail_sockets.unknown_in_chroot", cannot)
     assert findings()["the chroot knows its hosts"] == [("aliases", "warning", "that could not be told: no answer")]
     (folder / "alias.cf").write_text("user = x\nhosts = 127.0.0.1\n")
     assert "the chroot knows its hosts" not in findings()
@@ -270,9 +270,9 @@ def test_whether_proxymap_can_read_a_table_file(findings, folder, monkeypatch, g
 
 
 def test_a_group_as_an_admin_reads_it(monkeypatch):
-    assert ispmail_doctor_postfix._group_of("nobody") == "nogroup"
+    assert _ispmail_doctor_postfix._group_of("nobody") == "nogroup"
     monkeypatch.setattr("pwd.getpwnam", lambda _: SimpleNamespace(pw_gid=54321))
-    assert ispmail_doctor_postfix._group_of("nobody") == "54321"
+    assert _ispmail_doctor_postfix._group_of("nobody") == "54321"
 
 
 def test_a_login_that_stands_elsewhere_is_not_looked_at(findings, folder):
@@ -352,7 +352,7 @@ def test_tables_of_others(findings, neighbours):
 )
 def test_what_smtpd_says(read, neighbours, folder, reply, running, result, fix):
     neighbours.reply = Reply(*reply)
-    (found,) = ispmail_doctor_postfix._smtpd_can_ask(read(prefix="second: "), running)
+    (found,) = _ispmail_doctor_postfix._smtpd_can_ask(read(prefix="second: "), running)
     assert found == ("smtpd can ask its maps", "second: this server", result, fix.format(folder))
 
 

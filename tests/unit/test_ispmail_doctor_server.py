@@ -2,9 +2,9 @@
 
 import pytest
 
-from ispmail_doctor_server import check, check_account, is_local
-from ispmail_errors import CannotAsk
-from ispmail_table_users import Users
+from _ispmail_doctor_server import check, check_account, is_local
+from _ispmail_errors import CannotAsk
+from _ispmail_table_users import Users
 
 from .doctor_values import target
 

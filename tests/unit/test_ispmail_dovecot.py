@@ -2,8 +2,8 @@
 
 import pytest
 
-from ispmail_config_consumers import consumers
-from ispmail_dovecot import faults, is_old, new_connections, old_connections, sql_files
+from _ispmail_config_consumers import consumers
+from _ispmail_dovecot import faults, is_old, new_connections, old_connections, sql_files
 
 (DOVECOT,) = consumers("ispmail", {"consumers": {"dovecot": {}}})
 (OTHER_GROUP,) = consumers("ispmail", {"consumers": {"dovecot": {"option_group": "mail"}}})

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import pytest
 
-import ispmail_errors
-from ispmail_errors import DatabaseError, Fault, PillarFault, escaped, printable, repr_without
+import _ispmail_errors
+from _ispmail_errors import DatabaseError, Fault, PillarFault, escaped, printable, repr_without
 
 FAULTS = [
     (Fault("database:password", "is missing"), "ispmail:database:password is missing"),
@@ -16,7 +16,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "line"), FAULTS)
 def test_a_fault_names_key_reason_and_fix(fault, line):
-    assert ispmail_errors.below("ispmail", [fault]) == [line]
+    assert _ispmail_errors.below("ispmail", [fault]) == [line]
 
 
 def test_a_fault_of_a_table_is_told_by_the_pillar_key_that_the_value_comes_from():
@@ -32,10 +32,10 @@ def test_all_faults_are_listed_once():
 
 def test_one_tree():
     """The edge turns two branches into Salt's two errors: bad input, and the world said no."""
-    assert issubclass(PillarFault, ispmail_errors.InvalidInput)
+    assert issubclass(PillarFault, _ispmail_errors.InvalidInput)
     for kind in ("CannotAsk", "ChangedMeanwhile", "NotPutBack", "DatabaseError"):
-        assert issubclass(getattr(ispmail_errors, kind), ispmail_errors.Failed)
-    assert not issubclass(ispmail_errors.InvalidInput, ispmail_errors.Failed)
+        assert issubclass(getattr(_ispmail_errors, kind), _ispmail_errors.Failed)
+    assert not issubclass(_ispmail_errors.InvalidInput, _ispmail_errors.Failed)
 
 
 def test_an_error_of_the_database_keeps_the_server_s_number():
@@ -46,12 +46,12 @@ def test_an_error_of_the_database_keeps_the_server_s_number():
 
 
 def test_numbers_of_things():
-    assert [ispmail_errors.plural(number, "map") for number in (0, 1, 2)] == ["0 maps", "1 map", "2 maps"]
+    assert [_ispmail_errors.plural(number, "map") for number in (0, 1, 2)] == ["0 maps", "1 map", "2 maps"]
 
 
 def test_an_unforeseen_error_is_named_without_its_text():
-    assert ispmail_errors.kind_of(ValueError("a secret")) == "ValueError"
-    assert ispmail_errors.kind_of(OSError(28, "No space left on device", "/a secret")) == (
+    assert _ispmail_errors.kind_of(ValueError("a secret")) == "ValueError"
+    assert _ispmail_errors.kind_of(OSError(28, "No space left on device", "/a secret")) == (
         "OSError (No space left on device)"
     )
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_expand
+import _ispmail_expand
 
 VALUES = {"own": "mysql:/a.cf", "compatibility_level": "3.6", "empty": "", "chain": "x $own", "circle": "a$circle"}
 # A hundred names inside each other, as many as Postfix takes.
@@ -64,7 +64,7 @@ REFERRED = {"a": "x $b", "b": "${c?y}", "c": "$a", "submission/inet/a": "$d", "e
 @pytest.mark.parametrize("names, found", [("a", "abcd"), ("b", "abcd"), ("e", "ef"), ("d", "d"), ("", "")])
 def test_what_parameters_refer_to(names, found):
     """At any depth, in a circle, and in options of master.cf."""
-    assert ispmail_expand.referred(names, REFERRED) == set(found)
+    assert _ispmail_expand.referred(names, REFERRED) == set(found)
 
 
 # What Postfix refuses; nothing is known of it.
@@ -73,36 +73,36 @@ REFUSED = ["${own", "$", "a $ b", "$ own", "$\u00e9"]
 
 @pytest.mark.parametrize("text, expanded", EXPANDED)
 def test_expand(text, expanded):
-    assert ispmail_expand.expand(text, VALUES) == expanded
+    assert _ispmail_expand.expand(text, VALUES) == expanded
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_postfix_refuses_stays(text):
-    assert ispmail_expand.expand(text, VALUES) == text
+    assert _ispmail_expand.expand(text, VALUES) == text
 
 
 @given(st.text("$({?:})own=<level 1", max_size=30))
 def test_no_text_breaks_it(text):
-    ispmail_expand.expand(text, VALUES)
+    _ispmail_expand.expand(text, VALUES)
 
 
 def test_a_circle_ends():
     """And so does what Postfix refuses for its depth, or an admin for its length: what is left stays as it is."""
-    assert ispmail_expand.expand("$circle", VALUES) == "a" * 100 + "$circle"
-    assert ispmail_expand.expand("$more", {**VALUES, "more": "$deep0"}) == "$deep99"
-    assert ispmail_expand.expand("$$" * 10_001, {}) == "$" * 10_000 + "$$"
+    assert _ispmail_expand.expand("$circle", VALUES) == "a" * 100 + "$circle"
+    assert _ispmail_expand.expand("$more", {**VALUES, "more": "$deep0"}) == "$deep99"
+    assert _ispmail_expand.expand("$$" * 10_001, {}) == "$" * 10_000 + "$$"
 
 
 @pytest.mark.parametrize("text", ["$({own)", "${{a} ~ {a}}", "${{a}}", "${nope?{a} {b}}"])
 def test_a_reference_that_postfix_refuses_for_what_is_in_it_has_no_value(text):
-    assert ispmail_expand.expand(f"x{text}y", VALUES) == "xy"
+    assert _ispmail_expand.expand(f"x{text}y", VALUES) == "xy"
 
 
 def test_a_number_that_postfix_refuses_breaks_nothing():
     """Python reads no number of so many digits."""
     number = "9" * 5000
-    assert ispmail_expand.expand(f"${{{{{number}}} == {{1}} ? {{y}}:{{n}}}}", {}) == "n"
-    assert ispmail_expand.expand(f"${{{{{number}}} >level {{1}} ? {{y}}:{{n}}}}", {}) == "y"
+    assert _ispmail_expand.expand(f"${{{{{number}}} == {{1}} ? {{y}}:{{n}}}}", {}) == "n"
+    assert _ispmail_expand.expand(f"${{{{{number}}} >level {{1}} ? {{y}}:{{n}}}}", {}) == "y"
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_a_number_that_postfix_refuses_breaks_nothing():
     [("$a ${b} $(c) ${d?{$e}}", ["a", "b", "c", "d", "e"]), ("x", []), ("${ f }", ["f"]), ("$~x ${~x}", [])],
 )
 def test_names_in(text, names):
-    assert ispmail_expand.names_in(text) == names
+    assert _ispmail_expand.names_in(text) == names
 
 
 @pytest.mark.parametrize("word, name", [("$a", "a"), ("${a}", "a"), ("$(a)", "a"), ("x$a", None), ("${a?b}", None)])
 def test_sole_name(word, name):
-    assert ispmail_expand.sole_name(word) == name
+    assert _ispmail_expand.sole_name(word) == name
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_sole_name(word, name):
 )
 def test_values_that_double_end(values):
     """Each value twice, thirty values deep, was a thousand million values."""
-    assert set(ispmail_expand.expand(f"${min(values)}", values)) <= set("$ab{}?0123456789")
+    assert set(_ispmail_expand.expand(f"${min(values)}", values)) <= set("$ab{}?0123456789")

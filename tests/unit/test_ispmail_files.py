@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import ispmail_files
-from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed
-from ispmail_files import (
+import _ispmail_files
+from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed
+from _ispmail_files import (
     Exchange,
     File,
     Replacement,
@@ -387,7 +387,7 @@ def test_a_mount_point_cannot_be_renamed_over(tmp_path, name):
 
 
 def test_one_change_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(ispmail_files, "_CHANGE_SECONDS", 0.2)
+    monkeypatch.setattr(_ispmail_files, "_CHANGE_SECONDS", 0.2)
     another = tmp_path / "another"
     another.mkdir()
     with alone(str(tmp_path)):
@@ -408,7 +408,7 @@ def test_one_change_at_a_time(tmp_path, monkeypatch):
 
 def test_postconfs_lock(tmp_path, monkeypatch):
     """It is the file that postconf -e opens, locks and renames; gone afterwards."""
-    monkeypatch.setattr(ispmail_files, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.2)
     path = str(tmp_path / "main.cf")
     with postconf_lock(path):
         assert names(tmp_path) == ["main.cf.tmp"]
@@ -425,7 +425,7 @@ def test_postconfs_lock(tmp_path, monkeypatch):
 
 def test_a_postconf_that_finishes_just_now(tmp_path, monkeypatch):
     """It has renamed the lock file to main.cf: a lock on that would stop no other postconf."""
-    lock, locked = tmp_path / "main.cf.tmp", ispmail_files._locked
+    lock, locked = tmp_path / "main.cf.tmp", _ispmail_files._locked
     finished = []
 
     def just_then(descriptor):
@@ -437,7 +437,7 @@ def test_a_postconf_that_finishes_just_now(tmp_path, monkeypatch):
             lock.write_bytes(b"the next one's")
         return found
 
-    monkeypatch.setattr(ispmail_files, "_locked", just_then)
+    monkeypatch.setattr(_ispmail_files, "_locked", just_then)
     with postconf_lock(str(tmp_path / "main.cf")):
         assert len(finished) == 2 and lock.read_bytes() == b"the next one's"
         with lock.open() as stream, pytest.raises(BlockingIOError):
@@ -446,7 +446,7 @@ def test_a_postconf_that_finishes_just_now(tmp_path, monkeypatch):
 
 def test_a_lock_that_is_waited_for_is_open_once(tmp_path, monkeypatch):
     """Each look at it opened it, and a minion lives for months."""
-    monkeypatch.setattr(ispmail_files, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.2)
     path = str(tmp_path / "main.cf")
     with postconf_lock(path):
         with pytest.raises(Failed), postconf_lock(path):
@@ -477,7 +477,7 @@ def test_no_content_is_in_a_traceback():
 @pytest.mark.parametrize("step", ["complete", "retreat", "restore"])
 @pytest.mark.parametrize("lock", [True, False])
 def test_main_cf_is_not_changed_while_a_postconf_does(tmp_path, monkeypatch, step, lock):
-    monkeypatch.setattr(ispmail_files, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.1)
     path = tmp_path / "main.cf"
     path.write_bytes(OLD)
     exchange = Exchange([Replacement(file(path, NEW), lock=lock, between=b"both\n")])
@@ -559,7 +559,7 @@ def test_what_was_renamed_is_put_back_where_it_does_not_reach_the_disk(tmp_path,
     (tmp_path / "a").write_bytes(OLD)
     for name in "ab":
         with monkeypatch.context() as patch:
-            patch.setattr(ispmail_files, "sync_directories", fails)
+            patch.setattr(_ispmail_files, "sync_directories", fails)
             with pytest.raises(Failed, match=f"{tmp_path} cannot be written: Input/output error"):
                 replace(Replacement(file(tmp_path / name, NEW)))
     assert names(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == OLD
@@ -571,7 +571,7 @@ def test_an_error_of_the_disk_names_the_directory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="Input/output error") as raised:
-        ispmail_files.sync_directories([str(tmp_path / "a"), str(tmp_path / "b")])
+        _ispmail_files.sync_directories([str(tmp_path / "a"), str(tmp_path / "b")])
     assert raised.value.filename == str(tmp_path)
 
 
@@ -646,21 +646,21 @@ def test_what_a_user_may_open(monkeypatch, access, group, mode, groups, result):
         path.touch() if access == "r" else path.mkdir()
         os.chown(path, 0, grp.getgrnam(group).gr_gid)
         path.chmod(mode)
-        assert ispmail_files.permits("nobody", access, str(path)) is result
+        assert _ispmail_files.permits("nobody", access, str(path)) is result
         folder.chmod(0o700)
-        assert ispmail_files.permits("nobody", access, str(path)) is False
+        assert _ispmail_files.permits("nobody", access, str(path)) is False
 
 
 def test_what_a_user_may_open_that_is_none():
     with pytest.raises(CannotAsk, match=r"^there is no user no-such: check mail_owner in main\.cf$"):
-        ispmail_files.permits("no-such", "r", "/x")
+        _ispmail_files.permits("no-such", "r", "/x")
 
 
 def test_a_file_system_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(ispmail_files, "_SECONDS", 0.2)
+    monkeypatch.setattr(_ispmail_files, "_SECONDS", 0.2)
     with scratch() as folder:
         (folder / "test").write_text("#!/bin/sh\nexec sleep 5\n")
         (folder / "test").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         with pytest.raises(CannotAsk, match=r"^/x could not be opened within 0\.2 s: check its file system$"):
-            ispmail_files.permits("nobody", "r", "/x")
+            _ispmail_files.permits("nobody", "r", "/x")

@@ -4,8 +4,8 @@ import types
 
 import pytest
 
-import ispmail_fleet
-from ispmail_fleet import Servers
+import _ispmail_fleet
+from _ispmail_fleet import Servers
 
 SERVERS = Servers(["db", "down"], ["mx1", "mx2"], ["192.0.2.1"])
 UP = ["db", "mx1"]
@@ -46,7 +46,7 @@ class Site:
 def test_a_server_that_is_down_is_waited_for_five_seconds_and_once():
     """Else Salt would wait for it as long as the master's configuration says, and with each question."""
     site = Site({("mx2", "test.ping"): False, ("mx1", "saltutil.refresh_pillar"): "ERROR: no"})
-    assert ispmail_fleet.present(site, ["mx2", "mx1", "db"]) == ["db"]
+    assert _ispmail_fleet.present(site, ["mx2", "mx1", "db"]) == ["db"]
     assert site.asked == [
         (["mx2", "mx1", "db"], "test.ping", [], {"timeout": 5, "gather_job_timeout": 5}),
         # It waits until the pillar is there.
@@ -58,7 +58,7 @@ def test_many_servers_have_more_time():
     """Thousands of returns take a master longer than five seconds: servers that were up counted as down."""
     site = Site()
     many = [f"mx{number}" for number in range(2500)]
-    assert ispmail_fleet.present(site, many) == sorted(many)
+    assert _ispmail_fleet.present(site, many) == sorted(many)
     assert [(arguments, options) for _, _, arguments, options in site.asked] == [
         ([], {"timeout": 30, "gather_job_timeout": 30}),
         ([True, 55], {"timeout": 60}),
@@ -68,20 +68,20 @@ def test_many_servers_have_more_time():
 def test_pillar_is_not_refreshed_again_where_that_has_just_been_done():
     """A rotation did so twice within seconds; each time the master compiled the pillar of every server."""
     site = Site({("mx2", "test.ping"): False})
-    assert ispmail_fleet.present(site, ["mx2", "mx1", "db"], refresh=False) == ["db", "mx1"]
+    assert _ispmail_fleet.present(site, ["mx2", "mx1", "db"], refresh=False) == ["db", "mx1"]
     assert [function for _, function, *_ in site.asked] == ["test.ping"]
 
 
 def test_nobody_is_asked_where_nobody_is():
     site = Site()
-    assert ispmail_fleet.present(site, []) == []
-    assert ispmail_fleet.holders(site, SERVERS, []) == ([], {})
+    assert _ispmail_fleet.present(site, []) == []
+    assert _ispmail_fleet.holders(site, SERVERS, []) == ([], {})
     assert site.asked == []
 
 
 def test_who_is_asked_for_holders():
     site = Site({("mx1", "postfix_database.holders"): {"unnamed": [{"text": "x" * 1000}], "notes": []}})
-    faults, notes = ispmail_fleet.holders(site, SERVERS, UP)
+    faults, notes = _ispmail_fleet.holders(site, SERVERS, UP)
     assert notes == {"db": [], "mx1": []} and faults == [f"mx1: {'x' * 495}"]
     options = {"search": "old"}
     assert site.of("postfix_database.holders") == [
@@ -93,7 +93,7 @@ def test_who_is_asked_for_holders():
 
 def test_older_modules_are_synced_and_asked_again():
     site = Site({("mx1", "postfix_database.holders"): "'postfix_database.holders' is not available."})
-    assert ispmail_fleet.holders(site, SERVERS, ["mx1", "mx2"])[0][0].startswith("mx1: 'postfix_database.holders' is")
+    assert _ispmail_fleet.holders(site, SERVERS, ["mx1", "mx2"])[0][0].startswith("mx1: 'postfix_database.holders' is")
     question = {"timeout": 60, "kwarg": {"search": "old"}}
     assert site.asked == [
         (["mx1", "mx2"], "postfix_database.holders", [], question),
@@ -105,7 +105,7 @@ def test_older_modules_are_synced_and_asked_again():
 def test_what_a_proof_asks():
     """The nonce, 128 bits, is the same for all servers: only then their answers can be compared."""
     site = Site()
-    faults, maps = ispmail_fleet.proof(site, SERVERS, UP, timeout=9)
+    faults, maps = _ispmail_fleet.proof(site, SERVERS, UP, timeout=9)
     assert faults == ["down: does not answer", "mx2: does not answer"] and maps == {"mx1": 1}
     (_, (nonce, live), _), (_, (again,), _) = site.of("postfix_map.fingerprints")
     assert nonce == again and len(bytes.fromhex(nonce)) == 16 and live is False
@@ -118,13 +118,13 @@ def test_what_a_proof_asks():
 
 def test_an_error_in_place_of_old_processes_is_one_line():
     site = Site({("mx1", "postfix_map.old_processes"): "ERROR: no"})
-    assert ispmail_fleet.proof(site, Servers(["db"], ["mx1"], []), UP, timeout=9)[0] == ["mx1: ERROR: no"]
+    assert _ispmail_fleet.proof(site, Servers(["db"], ["mx1"], []), UP, timeout=9)[0] == ["mx1: ERROR: no"]
 
 
 def test_what_a_dry_run_of_a_rotation_asks():
     """Nothing is changed, and table files do not count: they have the old password until the rotation."""
     site = Site()
-    assert ispmail_fleet.would_stop(site, SERVERS, UP) == []
+    assert _ispmail_fleet.would_stop(site, SERVERS, UP) == []
     assert site.of("postfix_database.credential_accepted") == [
         (["db"], [], {"timeout": 60, "kwarg": {"test": True}}),
     ]
@@ -134,7 +134,7 @@ def test_what_a_dry_run_of_a_rotation_asks():
 
 def test_refused_logins_of_a_server_that_is_down_are_not_waited_for():
     site = Site()
-    assert ispmail_fleet.refused_logins(site, ["db"]) == {"db": 7}
+    assert _ispmail_fleet.refused_logins(site, ["db"]) == {"db": 7}
     assert site.asked == [(["db"], "postfix_database.read", [], {"timeout": 5, "gather_job_timeout": 5})]
 
 
@@ -144,9 +144,9 @@ def test_five_minutes_are_the_longest(monkeypatch, clock, found):
     slept = []
     readings = iter([0, 0, *clock])
     monkeypatch.setattr(
-        ispmail_fleet, "time", types.SimpleNamespace(monotonic=lambda: next(readings), sleep=slept.append)
+        _ispmail_fleet, "time", types.SimpleNamespace(monotonic=lambda: next(readings), sleep=slept.append)
     )
     returns = [{"mx1": {"ret": 5}}, None, {"mx2": {"ret": 6}}, None]
     client = types.SimpleNamespace(cmd_iter_no_block=lambda *_, **__: (each for each in returns))
-    assert ispmail_fleet._ask(client, ["mx1", "mx2", "mx3"], "test.ping") == found
+    assert _ispmail_fleet._ask(client, ["mx1", "mx2", "mx3"], "test.ping") == found
     assert slept == [0.02] * (len(found) - 1)

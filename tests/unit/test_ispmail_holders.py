@@ -8,17 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_holders
-import ispmail_inventory
-import ispmail_remembered
-from ispmail_config import Instance, Map, complete
-from ispmail_config_consumers import Consumers
-from ispmail_config_database import AdminLogin
-from ispmail_connections import Client, Listed, Unknown
-from ispmail_errors import CannotAsk, DatabaseError, Fault, InvalidInput, PillarFault
-from ispmail_holders import FILE, PROGRAM, SERVER, TABLE, Holder, Holders, _LiveLogin, find, left_behind
-from ispmail_scope import Scope
-from ispmail_sockets import Process
+import _ispmail_holders
+import _ispmail_inventory
+import _ispmail_remembered
+from _ispmail_config import Instance, Map, complete
+from _ispmail_config_consumers import Consumers
+from _ispmail_config_database import AdminLogin
+from _ispmail_connections import Client, Listed, Unknown
+from _ispmail_errors import CannotAsk, DatabaseError, Fault, InvalidInput, PillarFault
+from _ispmail_holders import FILE, PROGRAM, SERVER, TABLE, Holder, Holders, _LiveLogin, find, left_behind
+from _ispmail_scope import Scope
+from _ispmail_sockets import Process
 from lab.postfix import write_cold
 
 from .consumer_values import consumer
@@ -71,8 +71,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """Nobody is connected to its database unless a test says so."""
-    monkeypatch.setattr("ispmail_search.TREES", (str(tmp_path / "tree"),))
-    monkeypatch.setattr("ispmail_connections.listed_by_account", lambda keys, host: Listed((), 3306, ""))
+    monkeypatch.setattr("_ispmail_search.TREES", (str(tmp_path / "tree"),))
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host: Listed((), 3306, ""))
     return Site(tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_the_logins_of_table_files_and_option_files(site, tmp_path):
         consumer("report", str(tmp_path / "none.cnf")),
         consumer("cron", holds=(str(tmp_path / "x"),)),
     ]
-    found = ispmail_holders._live_logins(site.scope(*consumers, keys={"hosts": "db"}))
+    found = _ispmail_holders._live_logins(site.scope(*consumers, keys={"hosts": "db"}))
     assert [(login.path, login.keys["password"]) for login in found] == [
         (str(tmp_path / "etc" / "a.cf"), OLD),
         (str(tmp_path / "real.cf"), OLD),
@@ -236,7 +236,7 @@ def test_a_table_in_main_cf(site, tmp_path):
 def test_a_server_without_a_postfix_has_no_tables(site, tmp_path):
     """One with other programs only."""
     (tmp_path / "etc" / "main.cf").unlink()
-    assert ispmail_holders._inventories(site.scope()) == []
+    assert _ispmail_holders._inventories(site.scope()) == []
     assert find(site.scope()).unnamed == []
 
 
@@ -312,7 +312,7 @@ def test_what_an_earlier_apply_left(site, tmp_path):
     left = [site.file(name, "older") for name in ("x", "named/y", "named2")]
     again = site.file("again")
     scope = site.scope(consumer("own", holds=(str(folder),)))
-    with ispmail_remembered.added(scope.cache, [*left, str(folder), again]):
+    with _ispmail_remembered.added(scope.cache, [*left, str(folder), again]):
         pass
     found = find(scope)
     assert sorted(paths(found)) == sorted([left[0], left[2], again])
@@ -336,7 +336,7 @@ def test_whose_programs_are_known(site, tmp_path):
         consumer("a", holds=(str(tmp_path / "none"), str(tmp_path / "held")), programs=("php", "cron")),
         consumer("b", str(tmp_path / "file.cnf"), programs=("php",)),
     ]
-    is_known = ispmail_holders._known_programs(site.scope(*consumers), [])
+    is_known = _ispmail_holders._known_programs(site.scope(*consumers), [])
     known = [("php", 0), ("php", 999), ("php", 2001), ("php", 2002), ("cron", 2001)]
     unknown = [("php", 2003), ("cron", 2002), ("x", 0), ("x", 2001)]
     assert {each: is_known(process(*each)) for each in (*known, *unknown)} == {
@@ -349,9 +349,9 @@ def test_postfixs_own_programs_are_known(site, tmp_path, monkeypatch):
     """Wherever they are installed, links resolved."""
     (tmp_path / "link").symlink_to("opt")
     site.main_cf(f"command_directory = {tmp_path}/link/bin\ndaemon_directory = {tmp_path}/link/libexec\n")
-    is_known = ispmail_holders._known_programs(site.scope(), [ispmail_inventory.read(str(tmp_path / "etc"))])
+    is_known = _ispmail_holders._known_programs(site.scope(), [_ispmail_inventory.read(str(tmp_path / "etc"))])
     monkeypatch.setattr(
-        "ispmail_sockets.read_process", lambda pid: process("master", 0, f"{tmp_path}/opt/libexec/master", pid)
+        "_ispmail_sockets.read_process", lambda pid: process("master", 0, f"{tmp_path}/opt/libexec/master", pid)
     )
     assert is_known(process("postmap", 0, f"{tmp_path}/opt/bin/postmap")) is True
     assert is_known(process("smtpd", 105, f"{tmp_path}/opt/libexec/smtpd")) is True
@@ -361,7 +361,7 @@ def test_postfixs_own_programs_are_known(site, tmp_path, monkeypatch):
 def test_what_is_said_of_programs(site, monkeypatch):
     """Each once, however many hosts name it."""
     unknown = [Unknown("php", "php (pid 1)"), Unknown("", "a program of a container", only_maybe=True)]
-    monkeypatch.setattr("ispmail_connections.unknown_programs", lambda listed, here, is_known: unknown)
+    monkeypatch.setattr("_ispmail_connections.unknown_programs", lambda listed, here, is_known: unknown)
     site.maps[0] = site.map("a.cf", table(hosts="127.0.0.1, 127.0.0.2"))
     maybe = "a program of a container uses the database's unix socket, perhaps as mailserver"
     assert find(site.scope()).unnamed == [
@@ -379,9 +379,9 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
         called.append(host)
         return Listed((), 3306, "")
 
-    monkeypatch.setattr(ispmail_holders.ispmail_connections, "listed_by_account", listed)
+    monkeypatch.setattr(_ispmail_holders._ispmail_connections, "listed_by_account", listed)
     live = [_LiveLogin("/x.cf", {"user": "mailserver", "hosts": "192.0.2.1, 192.0.2.2"})] * 2
-    ispmail_holders._ask_hosts(SimpleNamespace(account="mailserver"), live, lambda process: True, found, within)
+    _ispmail_holders._ask_hosts(SimpleNamespace(account="mailserver"), live, lambda process: True, found, within)
     assert called == asked
     said = "is not known: other hosts took more than -1 s"
     assert found.notes == [
@@ -398,9 +398,9 @@ def test_programs_are_looked_for_where_the_database_is(site, monkeypatch):
         return host
 
     seen = []
-    monkeypatch.setattr("ispmail_connections.listed_by_account", listed)
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", listed)
     monkeypatch.setattr(
-        "ispmail_connections.unknown_programs", lambda listed, here, is_known: seen.append((listed, here)) or []
+        "_ispmail_connections.unknown_programs", lambda listed, here, is_known: seen.append((listed, here)) or []
     )
     site.maps[0] = site.map("a.cf", table(hosts="192.0.2.9 localhost 192.0.2.1 127.0.0.1 unix:/run/x.sock"))
     found = find(site.scope())
@@ -426,12 +426,12 @@ def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monk
     def admin(of):
         yield of
 
-    monkeypatch.setattr("ispmail_database.admin", admin)
+    monkeypatch.setattr("_ispmail_database.admin", admin)
     monkeypatch.setattr(
-        "ispmail_connections.listed_by_admin", lambda server, user, host: seen.append((server, user, host)) or listed
+        "_ispmail_connections.listed_by_admin", lambda server, user, host: seen.append((server, user, host)) or listed
     )
     monkeypatch.setattr(
-        "ispmail_connections.unknown_programs",
+        "_ispmail_connections.unknown_programs",
         lambda listed, here, is_known: [Unknown("php", f"php, {listed.port}, {here}")],
     )
     scope = site.scope()
@@ -485,7 +485,7 @@ def test_whether_an_apply_replaces_a_password(tmp_path, content, type_, user, ch
     elif content is not None:
         path.write_text(content)
     maps = wanted((str(path), type_, user))
-    assert ispmail_holders._password_changes(maps, Consumers("ispmail", ())) is changes
+    assert _ispmail_holders._password_changes(maps, Consumers("ispmail", ())) is changes
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_whether_an_apply_replaces_the_password_of_a_consumer(tmp_path, user, pa
         path.write_text(f"[client]\nuser={user}\npassword={password}\n")
     keys = {"user": "mailserver", "password": NEW}
     consumers = Consumers("ispmail", (consumer("x", str(path)),), keys)
-    assert ispmail_holders._password_changes(wanted(), consumers) is changes
+    assert _ispmail_holders._password_changes(wanted(), consumers) is changes
 
 
 @pytest.fixture
@@ -518,7 +518,7 @@ def test_who_is_left_with_the_old_password_is_told_and_remembered(site, apply, t
     path = site.file("script")
     site.file("new", NEW)
     assert apply(test=test) == [f"the password changes: {path} holds the password in use: {NAME_IT}"]
-    assert ispmail_remembered.paths(site.scope().cache) == ([] if test else [path])
+    assert _ispmail_remembered.paths(site.scope().cache) == ([] if test else [path])
 
 
 def test_nothing_is_said_where_no_password_changes(site, apply):
@@ -529,7 +529,7 @@ def test_nothing_is_said_where_no_password_changes(site, apply):
 
 def test_an_apply_asks_no_longer_than_ten_seconds(apply, monkeypatch):
     asked = []
-    monkeypatch.setattr(ispmail_holders, "find", lambda scope, **values: asked.append(values) or Holders())
+    monkeypatch.setattr(_ispmail_holders, "find", lambda scope, **values: asked.append(values) or Holders())
     assert apply() == [] and asked == [{"search": "old", "within": 10}]
 
 

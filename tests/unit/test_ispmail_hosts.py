@@ -2,7 +2,7 @@
 
 import pytest
 
-import ispmail_hosts
+import _ispmail_hosts
 
 
 @pytest.mark.parametrize(
@@ -10,12 +10,12 @@ import ispmail_hosts
     [("", []), (" ,", []), ("a", ["a"]), ("a,b", ["a", "b"]), ("\ta ,\r b\n", ["a", "b"]), ("Q~", ["Q~"])],
 )
 def test_lists_are_split_at_commas_and_blanks(text, items):
-    assert ispmail_hosts.split_list(text) == items
-    assert ispmail_hosts.hosts({"hosts": text}) == (items or ["localhost"])
+    assert _ispmail_hosts.split_list(text) == items
+    assert _ispmail_hosts.hosts({"hosts": text}) == (items or ["localhost"])
 
 
 def test_without_hosts_postfix_takes_localhost():
-    assert ispmail_hosts.hosts({}) == ["localhost"]
+    assert _ispmail_hosts.hosts({}) == ["localhost"]
 
 
 SOCKET = "/run/mysqld/mysqld.sock"
@@ -51,16 +51,16 @@ HOSTS = [
 
 @pytest.mark.parametrize("type_, text, name, port, socket", HOSTS)
 def test_a_host_is_read_as_postfix_reads_it(type_, text, name, port, socket):
-    host = ispmail_hosts.parse_host(text, type_)
-    assert host == ispmail_hosts.Host(text, name, port, socket)
+    host = _ispmail_hosts.parse_host(text, type_)
+    assert host == _ispmail_hosts.Host(text, name, port, socket)
 
 
 def test_the_password_of_a_uri_is_not_in_the_repr_of_a_host():
-    assert "TOKEN" not in repr(ispmail_hosts.parse_host("postgresql://u:TOKEN@db/mail", "pgsql"))
+    assert "TOKEN" not in repr(_ispmail_hosts.parse_host("postgresql://u:TOKEN@db/mail", "pgsql"))
 
 
 def test_a_host_is_of_a_mysql_table_unless_said():
-    assert ispmail_hosts.parse_host("db").port == 3306
+    assert _ispmail_hosts.parse_host("db").port == 3306
 
 
 PATHS = [
@@ -110,7 +110,7 @@ NAMES = [
 
 @pytest.mark.parametrize("type_, text, reason", [*PATHS, *NAMES])
 def test_what_postfix_cannot_use_as_a_host(type_, text, reason):
-    fault = ispmail_hosts.host_fault(text, type_)
+    fault = _ispmail_hosts.host_fault(text, type_)
     assert (fault and (fault.key, fault.reason)) == (reason and ("hosts", reason))
 
 
@@ -126,7 +126,7 @@ def test_what_postfix_cannot_use_as_a_host(type_, text, reason):
     ],
 )
 def test_which_hosts_are_reached_over_a_network(text, remote):
-    assert ispmail_hosts.is_remote(text) is remote
+    assert _ispmail_hosts.is_remote(text) is remote
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_which_hosts_are_reached_over_a_network(text, remote):
     ],
 )
 def test_the_names_that_are_resolved(type_, hosts, expected):
-    assert ispmail_hosts.names({"hosts": hosts}, type_) == expected
+    assert _ispmail_hosts.names({"hosts": hosts}, type_) == expected

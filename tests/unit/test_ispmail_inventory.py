@@ -6,11 +6,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import ispmail_inventory
-from ispmail_errors import CannotAsk
-from ispmail_inventory import Reader, Settings, Table
-from ispmail_postconf import Service
-from ispmail_reach import places
+import _ispmail_inventory
+from _ispmail_errors import CannotAsk
+from _ispmail_inventory import Reader, Settings, Table
+from _ispmail_postconf import Service
+from _ispmail_reach import places
 
 from .postfix_files import postfix
 
@@ -29,7 +29,7 @@ def test_no_table_is_missed(values):
     """Values are passed over that cannot name a table: the words of each of them agree."""
     known = Settings("/etc/postfix", {**FIXED, **values}, frozenset())
     found = [place for name in known.values for place in places(name, known.words(name))]
-    assert list(ispmail_inventory.in_main_cf(known)) == [each for each in found if each.name != "proxy_read_maps"]
+    assert list(_ispmail_inventory.in_main_cf(known)) == [each for each in found if each.name != "proxy_read_maps"]
 
 
 def test_who_refers_to_a_parameter_is_read_once(monkeypatch):
@@ -45,9 +45,9 @@ def test_who_refers_to_a_parameter_is_read_once(monkeypatch):
         "mail_owner": "postfix",
     }
     read = []
-    names_in = ispmail_inventory.names_in
-    monkeypatch.setattr(ispmail_inventory, "names_in", lambda value: read.append(value) or names_in(value))
-    inventory = ispmail_inventory.of(Settings("/etc/postfix", values, frozenset(own)), [])
+    names_in = _ispmail_inventory.names_in
+    monkeypatch.setattr(_ispmail_inventory, "names_in", lambda value: read.append(value) or names_in(value))
+    inventory = _ispmail_inventory.of(Settings("/etc/postfix", values, frozenset(own)), [])
     for name in own:
         inventory.readers(name)
     assert len(read) == len(set(read)) == 3
@@ -75,7 +75,7 @@ def settings(**values):
 
 
 def inventory(*services, **values):
-    return ispmail_inventory.of(settings(**values), services or SERVICES)
+    return _ispmail_inventory.of(settings(**values), services or SERVICES)
 
 
 def test_settings():
@@ -238,7 +238,7 @@ def test_an_option_of_a_service_is_read_by_it_alone():
 
 def test_the_inventory_after_a_change():
     before = inventory(virtual_alias_maps="mysql:/a.cf", relay_domains="mysql:/b.cf")
-    after = ispmail_inventory.changed(before, {"virtual_alias_maps": "mysql:/c.cf", "relay_domains": None})
+    after = _ispmail_inventory.changed(before, {"virtual_alias_maps": "mysql:/c.cf", "relay_domains": None})
     assert [each.path for each in after.tables] == ["/c.cf", "/own.cf"]
     assert after.settings.values["relay_domains"] == "" and after.settings.expanded("mail_owner") == "postfix"
     assert after.services == before.services
@@ -255,7 +255,7 @@ def test_a_proxied_table_is_asked_as_its_parameter_spells_it(tmp_path):
 
 def reached(**values):
     """The paths of the tables that parameters of main.cf reach, with the parameter and the word that lead there."""
-    found = ispmail_inventory.in_main_cf(settings(**values))
+    found = _ispmail_inventory.in_main_cf(settings(**values))
     return [(each.name, each.word.text, each.reference.table) for each in found]
 
 
@@ -355,24 +355,24 @@ def directory(tmp_path):
 
 def test_what_a_real_postfix_has(directory):
     """With the defaults, and with parameters that nothing refers to, which postconf does not print."""
-    known = ispmail_inventory.settings(directory)
+    known = _ispmail_inventory.settings(directory)
     names = {"asked", "asked_by_a_service", "unasked", "alone"}
     assert known.config_directory == known.values["config_directory"] == directory
     assert known.explicit == names | {"virtual_alias_maps", "config_directory", "compatibility_level"}
     assert known.values["alone"] == "mysql:/a.cf, mysql:/b.cf" and known.values["relay_domains"]
-    found = ispmail_inventory.read(directory)
+    found = _ispmail_inventory.read(directory)
     assert found.settings.explicit == known.explicit
     assert found.services == (Service("smtp", "inet", "y", COMMAND),)
     changed = known._replace(values={**known.values, "asked": "mysql:/c.cf"})
-    assert ispmail_inventory.read(directory, changed).settings is changed
+    assert _ispmail_inventory.read(directory, changed).settings is changed
 
 
 def test_parameters_that_nothing_asks(directory):
     """Postfix's own ones are asked by some program."""
-    found = ispmail_inventory.read(directory)
+    found = _ispmail_inventory.read(directory)
     names = ["asked", "asked_by_a_service", "unasked", "virtual_alias_maps", "relay_domains"]
     assert found.unasked(names) == {"unasked"}
-    assert ispmail_inventory.own_parameters(names, found.settings) == set(names[:3])
+    assert _ispmail_inventory.own_parameters(names, found.settings) == set(names[:3])
 
 
 def test_what_a_change_relies_on():

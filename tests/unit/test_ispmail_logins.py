@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-import ispmail_logins
-from ispmail_client import Login
-from ispmail_config import Instance, Map
-from ispmail_config_consumers import Consumers, logins
-from ispmail_errors import DatabaseError, Failed
-from ispmail_logins import LiveLogin, Tried, Watch, probe, read, try_all
+import _ispmail_logins
+from _ispmail_client import Login
+from _ispmail_config import Instance, Map
+from _ispmail_config_consumers import Consumers, logins
+from _ispmail_errors import DatabaseError, Failed
+from _ispmail_logins import LiveLogin, Tried, Watch, probe, read, try_all
 from lab import wait_until
 
 START = threading.Thread.start
@@ -63,7 +63,7 @@ def tried(monkeypatch, release):
         def abort(self):
             self.aborted.set()
 
-    monkeypatch.setattr(ispmail_logins, "Client", FakeClient)
+    monkeypatch.setattr(_ispmail_logins, "Client", FakeClient)
     return hosts
 
 
@@ -87,8 +87,8 @@ def test_an_expired_password_and_a_locked_account_are_refusals(tried, number):
 
 def test_what_a_login_is_asked_and_how_long_it_may_take(tried, monkeypatch):
     """Of all time, half a second is left for what comes after a connection."""
-    fake, seen = ispmail_logins.Client, []
-    monkeypatch.setattr(ispmail_logins, "Client", lambda *arguments: seen.append(arguments[2:]) or fake(*arguments))
+    fake, seen = _ispmail_logins.Client, []
+    monkeypatch.setattr(_ispmail_logins, "Client", lambda *arguments: seen.append(arguments[2:]) or fake(*arguments))
     monkeypatch.setattr(fake, "ask", lambda self, statement: seen.append(statement))
     try_all([live("0")])
     assert seen == [(2, 2.5), "SELECT 1"]
@@ -143,7 +143,7 @@ def test_what_does_not_answer_is_waited_for_and_ended_all_together(tried, monkey
 
     monkeypatch.setattr(threading.Thread, "start", start)
     assert try_all([live("late")]) == Tried([], [live("late")])
-    monkeypatch.setattr(ispmail_logins, "_ALL", 0.3)
+    monkeypatch.setattr(_ispmail_logins, "_ALL", 0.3)
     began = time.monotonic()
     assert try_all([live("silent")._replace(changed=number) for number in range(30)]) == Tried([], [])
     assert time.monotonic() - began < 15
@@ -171,7 +171,7 @@ def watching():
 
 
 def test_a_watch_has_one_attempt_at_a_time(tried, release, monkeypatch):
-    monkeypatch.setattr(ispmail_logins, "_ALL", 60)
+    monkeypatch.setattr(_ispmail_logins, "_ALL", 60)
     watch = Watch()
     for _ in range(3):
         watch.start([live("held")])
@@ -189,8 +189,8 @@ def test_a_watch_has_one_attempt_at_a_time(tried, release, monkeypatch):
 
 
 def test_a_watch_is_found_again_by_its_name(monkeypatch):
-    monkeypatch.setattr(ispmail_logins, "_watches", {})
-    assert ispmail_logins.watch("a") is ispmail_logins.watch("a") is not ispmail_logins.watch("b")
+    monkeypatch.setattr(_ispmail_logins, "_watches", {})
+    assert _ispmail_logins.watch("a") is _ispmail_logins.watch("a") is not _ispmail_logins.watch("b")
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_files_that_say_no_login_are_passed_over(table, monkeypatch):
     without_user = table("d", password="p", hosts="db1"), table("e", user="", password="p", hosts="db1")
     assert read(of("ispmail", there, gone, in_none, *without_user), "ispmail") == []
     # It goes after it was looked at.
-    monkeypatch.setattr(ispmail_logins, "_changed", lambda path: 1)
+    monkeypatch.setattr(_ispmail_logins, "_changed", lambda path: 1)
     assert read(of("ispmail", gone), "ispmail") == []
 
 
@@ -259,7 +259,7 @@ def test_the_logins_of_consumers(tmp_path, hosts):
 
 def test_refused_tells_no_password(tried, table):
     with_secret = table("a", hosts="1045", user="u", password="SECRET")
-    (found,) = ispmail_logins.refused(of("ispmail", with_secret, table("b", hosts="0", user="u")), "ispmail")
+    (found,) = _ispmail_logins.refused(of("ispmail", with_secret, table("b", hosts="0", user="u")), "ispmail")
     assert found == {"host": "1045", "user": "u", "maps": ["a"], "changed": os.stat(with_secret.path).st_ctime_ns}
 
 

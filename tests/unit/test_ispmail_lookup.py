@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_lookup
-from ispmail_command import Done
-from ispmail_errors import CannotAsk
-from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
-from ispmail_query import PROBE_DOMAIN
+import _ispmail_lookup
+from _ispmail_command import Done
+from _ispmail_errors import CannotAsk
+from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
+from _ispmail_query import PROBE_DOMAIN
 from lab.postfix import write_cold
 
 QUERY = "SELECT v FROM t WHERE k='%s'"
@@ -68,11 +68,11 @@ def asked(tmp_path, script):
     ],
 )
 def test_an_answer_and_none(config, table, question, expected):
-    assert ispmail_lookup.ask(question, [table("a")], str(config)) == expected
+    assert _ispmail_lookup.ask(question, [table("a")], str(config)) == expected
     # The first of several tables that answers.
     none = table("none", query="SELECT v FROM t WHERE k='%s' AND 0")
-    assert ispmail_lookup.ask(question, [none], str(config)) == Lookup(NO_ANSWER)
-    assert ispmail_lookup.ask(question, [none, table("a")], str(config)) == expected
+    assert _ispmail_lookup.ask(question, [none], str(config)) == Lookup(NO_ANSWER)
+    assert _ispmail_lookup.ask(question, [none, table("a")], str(config)) == expected
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_an_answer_and_none(config, table, question, expected):
     ],
 )
 def test_which_questions_have_an_answer(config, table, questions, expected):
-    assert ispmail_lookup.found(questions, table("a"), str(config)) == expected
+    assert _ispmail_lookup.found(questions, table("a"), str(config)) == expected
 
 
 def test_without_a_question_nothing_is_run(config, table, asked):
-    assert ispmail_lookup.found([], table("a"), str(config)) == [] == asked()
-    assert ispmail_lookup.found(["example.org"], table("a"), str(config)) and len(asked()) == 1
+    assert _ispmail_lookup.found([], table("a"), str(config)) == [] == asked()
+    assert _ispmail_lookup.found(["example.org"], table("a"), str(config)) and len(asked()) == 1
 
 
 def test_no_question_has_an_answer_in_a_table_that_cannot_be_asked(config, table):
     broken = table("broken", query=BROKEN)
-    assert ispmail_lookup.found(["example.org"], broken, str(config)) == []
-    assert ispmail_lookup.found(["example.org", "example.com"], broken, str(config)) == []
+    assert _ispmail_lookup.found(["example.org"], broken, str(config)) == []
+    assert _ispmail_lookup.found(["example.org", "example.com"], broken, str(config)) == []
 
 
 def said(stdout="", stderr="", code=0):
@@ -164,7 +164,7 @@ CHECK_HOSTS = "(check hosts, and that the database runs)"
 )
 def test_what_postmap_says(script, what, expected):
     script("postmap", what)
-    assert ispmail_lookup.ask("x", ["sqlite:/a.cf", "sqlite:/b.cf"], "/x") == expected
+    assert _ispmail_lookup.ask("x", ["sqlite:/a.cf", "sqlite:/b.cf"], "/x") == expected
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_what_postmap_says(script, what, expected):
 )
 def test_what_to_do_about_it(script, reason, fix):
     script("postmap", f'cat >&2 <<"END"\npostmap: fatal: {reason}\nEND\nexit 1')
-    found = ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").reason
+    found = _ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").reason
     assert found == reason if fix is None else found.startswith(f"{reason} (") and fix in found and found[-1] == ")"
 
 
@@ -206,16 +206,16 @@ def test_what_a_job_returns():
 def test_a_table_is_asked_as_the_process_that_will_ask_it(config, script, table):
     """postmap looks for the plugins of a login where smtpd would: in its chroot."""
     script("postmap", 'echo "$MARIADB_PLUGIN_DIR"')
-    inside = ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x", as_=Asker(chroot="/jail")).answer
+    inside = _ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x", as_=Asker(chroot="/jail")).answer
     installed = [f"/jail{each}" for each in glob.glob("/usr/lib/*/libmariadb3/plugin")]
     assert inside in (installed or ["/jail/nonexistent"])
-    assert ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").reason is None
+    assert _ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").reason is None
     script("postmap", "id -un")
-    assert ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").answer == pwd.getpwuid(os.getuid()).pw_name
+    assert _ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").answer == pwd.getpwuid(os.getuid()).pw_name
     # For another user there is nothing of our environment, so that is the real one.
-    assert ispmail_lookup.ask("example.org", [table("a")], str(config), as_=Asker("nobody")).answer == "1"
+    assert _ispmail_lookup.ask("example.org", [table("a")], str(config), as_=Asker("nobody")).answer == "1"
     (config / "a.cf").chmod(0o600)
-    refused = ispmail_lookup.ask("example.org", ["sqlite:" + str(config / "a.cf")], str(config), as_=Asker("nobody"))
+    refused = _ispmail_lookup.ask("example.org", ["sqlite:" + str(config / "a.cf")], str(config), as_=Asker("nobody"))
     assert (refused.result, refused.warnings) == (COULD_NOT_ASK, ())
     assert refused.reason == f"open {config}/a.cf: Permission denied"
 
@@ -224,8 +224,8 @@ def test_a_table_is_asked_as_the_process_that_will_ask_it(config, script, table)
 def test_groups_of_the_process_that_will_ask(monkeypatch, only):
     given = []
     done = Done(0, "x", "")
-    monkeypatch.setattr(ispmail_lookup, "run", lambda *_, **options: given.append(options) or done)
-    ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x", as_=Asker("nobody", primary_group_only=only))
+    monkeypatch.setattr(_ispmail_lookup, "run", lambda *_, **options: given.append(options) or done)
+    _ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x", as_=Asker("nobody", primary_group_only=only))
     assert [(options["user"], options["primary_group_only"]) for options in given] == [("nobody", only)]
 
 
@@ -234,8 +234,8 @@ def test_a_main_cf_that_only_root_may_read(config, table):
     one = table("a")
     (config / "main.cf").chmod(0o600)
     try:
-        found = ispmail_lookup.ask("jack@example.org", [one], str(config), as_=Asker("nobody"))
-        assert ispmail_lookup.ask("jack@example.org", [one], str(config)).warnings == ()
+        found = _ispmail_lookup.ask("jack@example.org", [one], str(config), as_=Asker("nobody"))
+        assert _ispmail_lookup.ask("jack@example.org", [one], str(config)).warnings == ()
     finally:
         (config / "main.cf").chmod(0o644)
     warning = "asked as root, because user nobody cannot read main.cf: whether it can read TLS keys is not known"
@@ -277,7 +277,7 @@ def test_hosts_that_do_not_answer_are_named(config, script, table):
         hosts = f"{good}, {closes} unix:/nowhere, localhost {away} {silent} no-such-name.invalid"
         began = time.monotonic()
         asked = [table("x", table_type="mysql", hosts=hosts)]
-        found = ispmail_lookup.ask("x", asked, str(config), timeout=0.1)
+        found = _ispmail_lookup.ask("x", asked, str(config), timeout=0.1)
         assert time.monotonic() - began < 2.95
         assert found.reason.startswith(
             f"no answer within 0 s: {closes} closes the connection, {away}: Connection refused, {silent} does not speak"
@@ -287,7 +287,7 @@ def test_hosts_that_do_not_answer_are_named(config, script, table):
         assert (found.result, found.table, found.warnings) == (COULD_NOT_ASK, asked[0], ())
         # PostgreSQL's server does not speak first.
         asked = table("x", table_type="pgsql", hosts=f"{silent} {away} postgresql://x")
-        found = ispmail_lookup.ask("x", [asked.replace("pgsql", "proxy:pgsql")], str(config), timeout=0.1)
+        found = _ispmail_lookup.ask("x", [asked.replace("pgsql", "proxy:pgsql")], str(config), timeout=0.1)
         assert found.reason == (
             f"no answer within 0 s: {away}: Connection refused (check hosts, and the database there)"
         )
@@ -308,7 +308,7 @@ def test_hosts_that_do_not_answer_are_named(config, script, table):
 def test_no_host_is_to_blame(config, script, table, table_type, keys, count):
     script("postmap", "exec sleep 9")
     tables = [table(f"x{number}", table_type=table_type, **keys) for number in range(count)]
-    assert ispmail_lookup.ask("x", tables, str(config), timeout=0.1) == Lookup(
+    assert _ispmail_lookup.ask("x", tables, str(config), timeout=0.1) == Lookup(
         COULD_NOT_ASK, reason="no answer within 0 s", table=tables[0] if count == 1 else None
     )
 
@@ -317,15 +317,17 @@ def test_how_long_postmap_may_take(monkeypatch):
     """A job of Salt that asks one question is not to wait for longer."""
     given = []
     done = SimpleNamespace(returncode=1, stdout="", stderr="")
-    monkeypatch.setattr(ispmail_lookup, "run", lambda name, arguments, timeout, *_, **__: given.append(timeout) or done)
-    ispmail_lookup.ask("x", ["sqlite:/a.cf"], "/x")
-    ispmail_lookup.found(["x", "y"], "sqlite:/a.cf", "/x")
+    monkeypatch.setattr(
+        _ispmail_lookup, "run", lambda name, arguments, timeout, *_, **__: given.append(timeout) or done
+    )
+    _ispmail_lookup.ask("x", ["sqlite:/a.cf"], "/x")
+    _ispmail_lookup.found(["x", "y"], "sqlite:/a.cf", "/x")
     assert given == [10, 10]
 
 
 def test_tables_that_can_be_asked_take_one_postmap(config, table, asked):
     tables = [table("a"), table("b")]
-    assert ispmail_lookup.probe(tables, str(config)) == dict.fromkeys(tables, Probe(None, ()))
+    assert _ispmail_lookup.probe(tables, str(config)) == dict.fromkeys(tables, Probe(None, ()))
     assert asked() == [f"-c {config} -q - {tables[0]} {tables[1]}"]
 
 
@@ -340,31 +342,31 @@ DOMAIN_LISTS = {
 @pytest.mark.parametrize(("domains", "expected"), DOMAIN_LISTS.items())
 def test_the_domain_that_a_table_is_asked_for(domains, expected):
     """Patterns and tables are no domain."""
-    assert ispmail_lookup.probe_domain({"domain": domains}) == expected
+    assert _ispmail_lookup.probe_domain({"domain": domains}) == expected
 
 
 def test_a_table_is_asked_with_a_domain_that_is_in_its_list(config, table, asked):
     """It passes over questions with another one, so nothing would be asked."""
     tables = [table(f"domain{number}", domain=each) for number, each in enumerate(DOMAIN_LISTS)]
     broken = table("broken", query=BROKEN, domain="example.org")
-    (found,) = ispmail_lookup.probe([broken], str(config)).values()
+    (found,) = _ispmail_lookup.probe([broken], str(config)).values()
     assert "no such table: missing" in found.reason
-    ispmail_lookup.probe([tables[0], table("a"), tables[1]], str(config))
+    _ispmail_lookup.probe([tables[0], table("a"), tables[1]], str(config))
     assert asked()[-2:] == [f"-c {config} -q - {tables[0]} {tables[1]}", f"-c {config} -q - {table('a')}"]
 
 
 def test_a_domain_that_is_known_is_not_read(monkeypatch):
     """And where special keys have been asked for already, there is one question."""
-    monkeypatch.setattr(ispmail_lookup, "_keys", lambda _: pytest.fail("a file is read"))
+    monkeypatch.setattr(_ispmail_lookup, "_keys", lambda _: pytest.fail("a file is read"))
     seen = []
 
     def asked(questions, *_):
         seen.append(questions)
         return Lookup(NO_ANSWER)
 
-    monkeypatch.setattr(ispmail_lookup, "_asked", asked)
+    monkeypatch.setattr(_ispmail_lookup, "_asked", asked)
     for special, count in ((True, 5), (False, 1)):
-        found = ispmail_lookup.probe(["mysql:x"], "/x", domains={"mysql:x": "example.org"}, special=special)
+        found = _ispmail_lookup.probe(["mysql:x"], "/x", domains={"mysql:x": "example.org"}, special=special)
         assert found == {"mysql:x": Probe(None, ())}
         assert len(seen[-1]) == count and seen[-1][0] == "probe@example.org"
 
@@ -373,7 +375,7 @@ def test_a_warning_is_on_the_table_that_it_names(monkeypatch):
     """Asked together, each of them had the warnings of all: of a query that it does not have, of hosts of another."""
     tables = ["mysql:/a.cf", "pgsql:/b.cf", "mysql:/c.cf", "proxy:mysql:/d.cf"]
     hosts = {"mysql:/a.cf": "db1:3307, db1", "pgsql:/b.cf": "db10 unix:/run/x", "mysql:/c.cf": "db1 db2", tables[3]: ""}
-    monkeypatch.setattr(ispmail_lookup, "_keys", lambda table: {"hosts": hosts[table]})
+    monkeypatch.setattr(_ispmail_lookup, "_keys", lambda table: {"hosts": hosts[table]})
     said = {
         "mysql:/a.cf: query failed: no such table": [0],
         "connect to mysql server db1: Can't connect (115)": [0, 2],
@@ -384,8 +386,8 @@ def test_a_warning_is_on_the_table_that_it_names(monkeypatch):
         "connect to mysql server db": [0, 1, 2, 3],
         "asked as root": [0, 1, 2, 3],
     }
-    monkeypatch.setattr(ispmail_lookup, "_asked", lambda *_: Lookup(NO_ANSWER, tuple(said)))
-    found = ispmail_lookup.probe(tables, "/x", domains=dict.fromkeys(tables, "example.org"))
+    monkeypatch.setattr(_ispmail_lookup, "_asked", lambda *_: Lookup(NO_ANSWER, tuple(said)))
+    found = _ispmail_lookup.probe(tables, "/x", domains=dict.fromkeys(tables, "example.org"))
     assert found == {
         table: Probe(None, tuple(line for line, on in said.items() if number in on))
         for number, table in enumerate(tables)
@@ -402,7 +404,7 @@ def test_where_one_fails_each_is_asked_by_itself(config, table):
         "broken": table("broken", query=BROKEN),
     }
     began = time.monotonic()
-    found = ispmail_lookup.probe(list(names.values()), str(config))
+    found = _ispmail_lookup.probe(list(names.values()), str(config))
     assert time.monotonic() - began < 8
     assert list(found) == list(names.values())
     assert found[names["fine"]] == found[names["answers"]] == Probe(None, ())
@@ -424,9 +426,9 @@ class Slow:
         self.now, self.asked = 100.0, []
         self._slow = slow
         self._lock = threading.Lock()
-        monkeypatch.setattr(ispmail_lookup, "_asked", self._asked)
-        monkeypatch.setattr(ispmail_lookup, "_keys", lambda table: {"domain": table[0]})
-        monkeypatch.setattr(ispmail_lookup, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(_ispmail_lookup, "_asked", self._asked)
+        monkeypatch.setattr(_ispmail_lookup, "_keys", lambda table: {"domain": table[0]})
+        monkeypatch.setattr(_ispmail_lookup, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def _asked(self, questions, tables, config_directory, timeout, as_):
         with self._lock:
@@ -439,11 +441,11 @@ class Slow:
 def test_how_long_a_probe_may_take(monkeypatch):
     """Eight seconds for all tables, and four more to find out which of them it is."""
     slow = Slow(monkeypatch)
-    assert ispmail_lookup.probe(["a1", "a2"], "/x") == dict.fromkeys(["a1", "a2"], Probe("no answer", ()))
+    assert _ispmail_lookup.probe(["a1", "a2"], "/x") == dict.fromkeys(["a1", "a2"], Probe("no answer", ()))
     assert sorted(slow.asked) == [("a1", 4), ("a1a2", 8), ("a2", 4)]
     # Other tables, with another domain, have what is left.
     slow = Slow(monkeypatch)
-    ispmail_lookup.probe(["a1", "b1", "a2", "c1", "b2"], "/x", timeout=10)
+    _ispmail_lookup.probe(["a1", "b1", "a2", "c1", "b2"], "/x", timeout=10)
     assert sorted(slow.asked[:3]) == [("a1", 5), ("a1a2", 10), ("a2", 5)]
     assert slow.asked[3:] == [("b1b2", 5)]
 
@@ -458,8 +460,8 @@ def test_tables_for_which_no_time_is_left_are_not_asked(monkeypatch, used, is_as
         slow.now = 100.0 + used
         return found
 
-    monkeypatch.setattr(ispmail_lookup, "_asked", first_is_slow)
-    found = ispmail_lookup.probe(["b1"], "/x")
+    monkeypatch.setattr(_ispmail_lookup, "_asked", first_is_slow)
+    found = _ispmail_lookup.probe(["b1"], "/x")
     assert found["b1"].reason == "no answer" if is_asked else "not asked, the time for probes was used up"
     assert [timeout for _, timeout in slow.asked] == ([4, 0.5] if is_asked else [4])
 
@@ -487,17 +489,17 @@ def test_at_most_so_many_tables_are_asked_at_the_same_time(monkeypatch, together
             work()
         return Lookup(COULD_NOT_ASK, reason="no")
 
-    monkeypatch.setattr(ispmail_lookup, "_asked", asked)
-    monkeypatch.setattr(ispmail_lookup, "_keys", lambda table: {"domain": "x"})
-    ispmail_lookup.probe([str(number) for number in range(20)], "/x")
+    monkeypatch.setattr(_ispmail_lookup, "_asked", asked)
+    monkeypatch.setattr(_ispmail_lookup, "_keys", lambda table: {"domain": "x"})
+    _ispmail_lookup.probe([str(number) for number in range(20)], "/x")
     assert max(counts) == 16
 
 
 def test_at_most_so_many_hosts_are_tried_at_the_same_time(monkeypatch, together, table):
     work, counts = together
-    monkeypatch.setattr(ispmail_lookup, "_silence", lambda *_: work())
+    monkeypatch.setattr(_ispmail_lookup, "_silence", lambda *_: work())
     hosts = " ".join(f"host{number}" for number in range(36))
-    assert ispmail_lookup._silent_hosts(table("x", table_type="mysql", hosts=hosts)) == ""
+    assert _ispmail_lookup._silent_hosts(table("x", table_type="mysql", hosts=hosts)) == ""
     assert max(counts) == 32
 
 
@@ -510,7 +512,7 @@ def test_a_new_table_file_in_memory():
     """Nobody but its reader can see it, nobody can change it, Postfix does not wait for it, and it does not stay."""
     uid = pwd.getpwnam("nobody").pw_uid
     texts = {"x": ("mysql", CONTENT), "y": ("pgsql", b"domain = example.org")}
-    with ispmail_lookup.in_memory(texts, Asker("nobody")) as (tables, as_, domains):
+    with _ispmail_lookup.in_memory(texts, Asker("nobody")) as (tables, as_, domains):
         first, second = as_.descriptors
         assert tables == {"x": f"mysql:/proc/self/fd/{first}", "y": f"pgsql:/proc/self/fd/{second}"}
         assert as_ == Asker("nobody", None, (first, second))
@@ -540,7 +542,7 @@ def test_a_new_table_file_in_memory():
     ],
 )
 def test_a_reader_in_a_chroot_opens_other_files(as_, content, expected):
-    with ispmail_lookup.in_memory({"x": ("mysql", content)}, as_) as (_, with_descriptors, _):
+    with _ispmail_lookup.in_memory({"x": ("mysql", content)}, as_) as (_, with_descriptors, _):
         (descriptor,) = with_descriptors.descriptors
         assert os.fstat(descriptor).st_uid == os.getuid()
         with open(f"/proc/self/fd/{descriptor}", "rb") as file:
@@ -550,13 +552,13 @@ def test_a_reader_in_a_chroot_opens_other_files(as_, content, expected):
 def test_a_table_in_memory_is_asked_and_named_by_its_map(config, table):
     path = config / "a.cf"
     table("a", query=BROKEN)
-    with ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_, _):
-        found = ispmail_lookup.ask("x", [tables["ours"]], str(config), as_=as_)
+    with _ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_, _):
+        found = _ispmail_lookup.ask("x", [tables["ours"]], str(config), as_=as_)
         assert found.table == tables["ours"]
-        assert ispmail_lookup.renamed(found.reason, tables["ours"], "ours").startswith("dict_sqlite_lookup: ours: SQL")
+        assert _ispmail_lookup.renamed(found.reason, tables["ours"], "ours").startswith("dict_sqlite_lookup: ours: SQL")
     table("a")
-    with ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_, _):
-        assert ispmail_lookup.ask("example.org", [tables["ours"]], str(config), as_=as_).answer == "1"
+    with _ispmail_lookup.in_memory({"ours": ("sqlite", path.read_bytes())}, Asker("nobody")) as (tables, as_, _):
+        assert _ispmail_lookup.ask("example.org", [tables["ours"]], str(config), as_=as_).answer == "1"
 
 
 def test_no_descriptor_is_left_for_a_table_in_memory(monkeypatch):
@@ -564,7 +566,7 @@ def test_no_descriptor_is_left_for_a_table_in_memory(monkeypatch):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(os, "memfd_create", fails)
-    with pytest.raises(CannotAsk) as raised, ispmail_lookup.in_memory({"ours": ("mysql", b"")}, ROOT):
+    with pytest.raises(CannotAsk) as raised, _ispmail_lookup.in_memory({"ours": ("mysql", b"")}, ROOT):
         pytest.fail("it goes on")
     assert str(raised.value) == "no memory to ask the new table file of ours from: Too many open files"
 
@@ -582,18 +584,18 @@ def test_no_descriptor_is_left_for_a_table_in_memory(monkeypatch):
     ],
 )
 def test_a_map_s_name_stands_for_its_table(text, table, expected):
-    assert ispmail_lookup.renamed(text, table, "NAME") == expected
-    assert ispmail_lookup.renamed(text, table, r"\1") == expected.replace("NAME", r"\1")
+    assert _ispmail_lookup.renamed(text, table, "NAME") == expected
+    assert _ispmail_lookup.renamed(text, table, r"\1") == expected.replace("NAME", r"\1")
 
 
 def test_a_chroot_that_has_a_login_plugin(tmp_path):
     folder = tmp_path / "[jail]"
-    plugins = folder / os.path.relpath(ispmail_lookup.plugin_directory("/"), "/")
-    assert not ispmail_lookup.has_plugin(str(folder), "ed25519")
+    plugins = folder / os.path.relpath(_ispmail_lookup.plugin_directory("/"), "/")
+    assert not _ispmail_lookup.has_plugin(str(folder), "ed25519")
     plugins.mkdir(parents=True)
     for name in ("client_ed25519.txt", "dialog.so"):
         (plugins / name).touch()
-    assert not ispmail_lookup.has_plugin(str(folder), "ed25519")
+    assert not _ispmail_lookup.has_plugin(str(folder), "ed25519")
     (plugins / "client_ed25519.so").touch()
-    assert ispmail_lookup.has_plugin(str(folder), "ed25519") is True
-    assert not ispmail_lookup.has_plugin(str(folder), "ed*")
+    assert _ispmail_lookup.has_plugin(str(folder), "ed25519") is True
+    assert not _ispmail_lookup.has_plugin(str(folder), "ed*")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_maincf
-from ispmail_errors import InvalidInput
+import _ispmail_maincf
+from _ispmail_errors import InvalidInput
 
 WORDS = [
     ("", []),
@@ -30,13 +30,13 @@ WORDS = [
 
 @pytest.mark.parametrize("value, words", WORDS)
 def test_words(value, words):
-    assert ispmail_maincf.words(value) == words
+    assert _ispmail_maincf.words(value) == words
 
 
 @given(st.text("ab:/ ,{}", max_size=20))
 def test_words_lose_nothing(value):
     """What is lost here is lost from an admin's main.cf when a table gets into that parameter."""
-    assert re.sub(r"[ ,]", "", "".join(ispmail_maincf.words(value))) == re.sub(r"[ ,]", "", value)
+    assert re.sub(r"[ ,]", "", "".join(_ispmail_maincf.words(value))) == re.sub(r"[ ,]", "", value)
 
 
 SAME = [
@@ -59,14 +59,14 @@ SAME = [
 
 @pytest.mark.parametrize("old, new, same", SAME)
 def test_same(old, new, same):
-    assert ispmail_maincf.same(old, new) is same
-    assert ispmail_maincf.same(new, old) is same
+    assert _ispmail_maincf.same(old, new) is same
+    assert _ispmail_maincf.same(new, old) is same
 
 
 def test_which_parameters_differ():
     held = {"a": "x,  y", "b": "x", "c": "", "e": "x"}
     wanted = {"a": "x, y", "b": "y", "c": None, "d": "x", "e": None, "f": None}
-    assert ispmail_maincf.differing(held, wanted) == ["b", "c", "d", "e"]
+    assert _ispmail_maincf.differing(held, wanted) == ["b", "c", "d", "e"]
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_which_parameters_differ():
     ],
 )
 def test_overrides(command, found):
-    assert ispmail_maincf.overrides(command) == found
+    assert _ispmail_maincf.overrides(command) == found
 
 
 @pytest.mark.parametrize(
     ("word", "path"), [("proxy:mysql:/etc/postfix/a.cf", "/etc/postfix/a.cf"), ("mysql:alias", "alias"), ("$x", "$x")]
 )
 def test_the_path_of_a_table(word, path):
-    assert ispmail_maincf.path_of(word) == path
+    assert _ispmail_maincf.path_of(word) == path
 
 
 SECRETS = [
@@ -106,42 +106,42 @@ SECRETS = [
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_parameter_whose_name_tells_a_secret_is_not_shown(name):
-    assert ispmail_maincf.shown(name, "geheim") == "***"
-    assert ispmail_maincf.shown(name, None) is None
+    assert _ispmail_maincf.shown(name, "geheim") == "***"
+    assert _ispmail_maincf.shown(name, None) is None
 
 
 @pytest.mark.parametrize("name", ["relay_domains", "passing", "pwx", "xpw", "virtual_mailbox_maps"])
 def test_other_parameters_are_shown(name):
     """A change that names only *** tells an admin nothing."""
-    assert ispmail_maincf.shown(name, "inline:{a=b} x") == "inline:{a=b} x"
+    assert _ispmail_maincf.shown(name, "inline:{a=b} x") == "inline:{a=b} x"
 
 
 @pytest.mark.parametrize("name", ["smtp_sasl_password_maps", "lmtp_sasl_password_maps", "tls_server_sni_maps"])
 def test_of_maps_of_passwords_only_the_files_are_shown(name):
-    assert ispmail_maincf.shown(name, "hash:/a, inline:{a=b}\n c") == "hash:/a, inline:***"
-    assert ispmail_maincf.shown(name, "hash:/a, static:b:c") == "hash:/a, static:***"
-    assert ispmail_maincf.shown("own", "static:x", {"own"}) == "static:***"
-    assert ispmail_maincf.shown(name, "static:x", {"own"}) == "static:x"
+    assert _ispmail_maincf.shown(name, "hash:/a, inline:{a=b}\n c") == "hash:/a, inline:***"
+    assert _ispmail_maincf.shown(name, "hash:/a, static:b:c") == "hash:/a, static:***"
+    assert _ispmail_maincf.shown("own", "static:x", {"own"}) == "static:***"
+    assert _ispmail_maincf.shown(name, "static:x", {"own"}) == "static:x"
 
 
 def test_what_postconf_printed():
     printed = "a = b = c\nempty =\n no equals sign\nx=y/unix/command = smtpd -o a=b\n"
-    assert ispmail_maincf.values_of(printed) == {"a": "b = c", "empty": "", "x=y/unix/command": "smtpd -o a=b"}
+    assert _ispmail_maincf.values_of(printed) == {"a": "b = c", "empty": "", "x=y/unix/command": "smtpd -o a=b"}
 
 
 @pytest.mark.parametrize("name", ["a", "smtpd_x-y.z", "_x", ".a", "9"])
 def test_what_can_be_the_name_of_a_parameter(name):
-    assert ispmail_maincf.checked_names([name, 7]) == [name, "7"]
+    assert _ispmail_maincf.checked_names([name, 7]) == [name, "7"]
 
 
 @pytest.mark.parametrize("name", ["", "-e", "a b", "a=b", "a\n", "$a", "é", None, "#a"])
 def test_what_cannot_be_the_name_of_a_parameter(name):
     """It would be an option or another parameter to postconf(1)."""
     if name is None:
-        assert ispmail_maincf.checked_names([None]) == ["None"]
+        assert _ispmail_maincf.checked_names([None]) == ["None"]
         return
     with pytest.raises(InvalidInput) as caught:
-        ispmail_maincf.checked_names(["good", name, "x y"])
+        _ispmail_maincf.checked_names(["good", name, "x y"])
     assert str(caught.value) == f"not the name of a parameter: {name!r}, 'x y'"
 
 
@@ -162,12 +162,12 @@ def test_what_cannot_be_the_name_of_a_parameter(name):
     ],
 )
 def test_values_as_main_cf_has_them(given_, value):
-    assert ispmail_maincf.checked_values({"x": given_}) == {"x": value}
+    assert _ispmail_maincf.checked_values({"x": given_}) == {"x": value}
 
 
 def test_values_that_main_cf_cannot_hold_are_all_named():
     with pytest.raises(InvalidInput) as caught:
-        ispmail_maincf.checked_values({"a": {"b": 1}, "c": "x\ny", "good": "x", "d": ["\0"], "e": b"x"})
+        _ispmail_maincf.checked_values({"a": {"b": 1}, "c": "x\ny", "good": "x", "d": ["\0"], "e": b"x"})
     assert [text.partition(":")[0] for text in str(caught.value).split("; ")] == ["a", "c", "d", "e"]
     assert "must be a text, a number, a list, true or false" in str(caught.value)
     assert "has a newline or NUL character" in str(caught.value) and "x\ny" not in str(caught.value)

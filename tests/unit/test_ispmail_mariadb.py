@@ -2,8 +2,8 @@
 
 import pytest
 
-from ispmail_mariadb import MariaDB
-from ispmail_sql import Account, native_hash
+from _ispmail_mariadb import MariaDB
+from _ispmail_sql import Account, native_hash
 
 OLD, NEW = "*" + "A" * 40, "*" + "B" * 40
 PLUGIN = "mysql_native_password"

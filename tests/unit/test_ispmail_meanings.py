@@ -3,7 +3,7 @@
 import pytest
 from pymysql.constants import CR, ER
 
-import ispmail_meanings
+import _ispmail_meanings
 
 # MariaDB's and MySQL's own lists name those that PyMySQL does not.
 NAMES = {
@@ -70,7 +70,7 @@ MEANINGS = {
 def test_each_number_is_the_error_that_is_meant():
     found = {}
     for number in range(1000, 5000):
-        error = ispmail_meanings.numbered(number)
+        error = _ispmail_meanings.numbered(number)
         assert error.number == number
         if "see that number in the server's manual" not in str(error):
             found[NAMES[number]] = str(error).removeprefix(f"error {number}: ")
@@ -82,15 +82,15 @@ def test_each_number_is_the_error_that_is_meant():
     ("numbers", "names"),
     [
         (
-            ispmail_meanings.REFUSALS,
+            _ispmail_meanings.REFUSALS,
             {
                 *("ER_ACCESS_DENIED_ERROR", "ER_ACCESS_DENIED_NO_PASSWORD_ERROR"),
                 *("ER_MUST_CHANGE_PASSWORD", "ER_MUST_CHANGE_PASSWORD_LOGIN"),
                 *("ER_ACCOUNT_HAS_BEEN_LOCKED of MySQL", "ER_ACCOUNT_HAS_BEEN_LOCKED of MariaDB"),
             },
         ),
-        (ispmail_meanings.EXPIRED, {"ER_MUST_CHANGE_PASSWORD", "ER_MUST_CHANGE_PASSWORD_LOGIN"}),
-        (ispmail_meanings.LOST_NUMBERS, {"CR_SERVER_GONE_ERROR", "CR_SERVER_LOST", "CR_SERVER_LOST_EXTENDED"}),
+        (_ispmail_meanings.EXPIRED, {"ER_MUST_CHANGE_PASSWORD", "ER_MUST_CHANGE_PASSWORD_LOGIN"}),
+        (_ispmail_meanings.LOST_NUMBERS, {"CR_SERVER_GONE_ERROR", "CR_SERVER_LOST", "CR_SERVER_LOST_EXTENDED"}),
     ],
 )
 def test_a_refusal_is_told_from_a_server_that_is_away(numbers, names):

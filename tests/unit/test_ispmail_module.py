@@ -6,7 +6,7 @@ import locale
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_stamp
+import _ispmail_stamp
 from _modules import ispmail
 
 FULL = OSError(28, "No space left on device", "/var/cache/a secret")
@@ -142,4 +142,4 @@ def test_pillar_is_fresh_before_the_apply(minion, file_client, options, expected
 
 
 def test_the_version_is_that_of_the_library():
-    assert ispmail.version() == ispmail_stamp.version()
+    assert ispmail.version() == _ispmail_stamp.version()

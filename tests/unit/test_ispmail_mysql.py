@@ -2,9 +2,9 @@
 
 import pytest
 
-import ispmail_mysql
-from ispmail_mysql import MySQL
-from ispmail_sql import Account, native_hash
+import _ispmail_mysql
+from _ispmail_mysql import MySQL
+from _ispmail_sql import Account, native_hash
 
 NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 USER = "USER %(user)s@%(host)s"
@@ -64,7 +64,7 @@ def row(first, second=None, plugin=SHA2, locked="N"):
 )
 def test_published_vectors_of_sha256_crypt(salt, rounds, key, digest):
     """From "Unix crypt using SHA-256 and SHA-512"."""
-    assert ispmail_mysql.sha256_crypt(key.encode(), salt.encode(), rounds) == digest
+    assert _ispmail_mysql.sha256_crypt(key.encode(), salt.encode(), rounds) == digest
 
 
 @pytest.mark.parametrize("stored", REAL)
@@ -93,13 +93,13 @@ def test_a_hash_is_made_as_the_server_makes_it(stored):
 
 @pytest.mark.parametrize(("wanted", "rounds"), [("7777", "007"), ("4095999", "FFF"), ("99999999", "FFF")])
 def test_rounds_are_whole_thousands_and_bounded(monkeypatch, wanted, rounds):
-    monkeypatch.setattr(ispmail_mysql, "sha256_crypt", lambda key, salt, rounds: str(rounds))
+    monkeypatch.setattr(_ispmail_mysql, "sha256_crypt", lambda key, salt, rounds: str(rounds))
     found = MySQL("9.7.4").hash_password(SHA2, "x", "s" * 20, {"caching_sha2_password_digest_rounds": wanted})
     assert found == f"$A${rounds}${'s' * 20}{int(rounds, 16) * 1000}"
 
 
 def test_the_rounds_of_a_hash_are_hexadecimal(monkeypatch):
-    monkeypatch.setattr(ispmail_mysql, "sha256_crypt", lambda key, salt, rounds: f"{rounds:043}")
+    monkeypatch.setattr(_ispmail_mysql, "sha256_crypt", lambda key, salt, rounds: f"{rounds:043}")
     server, head = MySQL("9.7.4"), f"$A$01F${'s' * 20}"
     assert (
         server.is_hash_of(f"{head}{31000:043}", "x") is True and server.is_hash_of(f"{head}{32000:043}", "x") is False

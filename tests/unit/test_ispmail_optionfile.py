@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ispmail_optionfile import faults, login_steps, other_settings, parse, render
+from _ispmail_optionfile import faults, login_steps, other_settings, parse, render
 
 
 def test_a_login():

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_original
-import ispmail_tablefile
+import _ispmail_original
+import _ispmail_tablefile
 
 OURS = {"user": "u", "password": "geheim-Hx7", "hosts": "h", "dbname": "d", "query": "SELECT '%s'"}
-OUR_TEXT = ispmail_tablefile.text_of(ispmail_tablefile.canonicalize("mysql", OURS))
+OUR_TEXT = _ispmail_tablefile.text_of(_ispmail_tablefile.canonicalize("mysql", OURS))
 
 HANDMADE = {
     "a comment": f"# by hand\n{OUR_TEXT}",
@@ -25,12 +25,12 @@ HANDMADE = {
 
 @pytest.mark.parametrize("text", HANDMADE.values(), ids=HANDMADE)
 def test_is_handmade(text):
-    assert ispmail_original.is_handmade(text.encode())
+    assert _ispmail_original.is_handmade(text.encode())
 
 
 @pytest.mark.parametrize("text", [OUR_TEXT, "", "password =\n", "password = Q~\n"])
 def test_what_an_apply_writes_is_not(text):
-    assert not ispmail_original.is_handmade(text.encode())
+    assert not _ispmail_original.is_handmade(text.encode())
 
 
 # What stands in the file, what stands in the copy.
@@ -62,8 +62,8 @@ COPIES = {
 
 @pytest.mark.parametrize("text, copy", COPIES.values(), ids=COPIES)
 def test_without_secrets(text, copy):
-    assert ispmail_original.without_secrets(text.encode()) == copy.encode()
-    assert b"Hx7" not in ispmail_original.without_secrets(text.encode())
+    assert _ispmail_original.without_secrets(text.encode()) == copy.encode()
+    assert b"Hx7" not in _ispmail_original.without_secrets(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_without_secrets(text, copy):
     [(b"", 0), (b"user = u\n", 0), (b"# a\nuser = u\n \t# b\n#c", 3), (b"user = u # no comment\n\n", 0)],
 )
 def test_how_many_comments_there_are(content, number):
-    assert ispmail_original.comments(content) == number
+    assert _ispmail_original.comments(content) == number
 
 
 LINES = st.sampled_from(
@@ -82,32 +82,32 @@ LINES = st.sampled_from(
 @given(st.lists(LINES, max_size=8))
 def test_no_password_gets_into_a_copy(lines):
     text = "\n".join(["password = Hx7", *lines, "password = Hx7"])
-    copy = ispmail_original.without_secrets(text.encode())
+    copy = _ispmail_original.without_secrets(text.encode())
     assert b"Hx7" not in copy
     # What is left is a table file still, or a comment.
-    assert set(ispmail_tablefile.parse(copy)) <= set(ispmail_tablefile.parse(text))
+    assert set(_ispmail_tablefile.parse(copy)) <= set(_ispmail_tablefile.parse(text))
 
 
 def test_bytes_that_are_no_text_stay_as_they_are():
     text = OUR_TEXT.replace("dbname = d", "dbname = \udce4").encode("utf-8", "surrogateescape")
-    assert not ispmail_original.is_handmade(text)
-    assert ispmail_original.is_handmade(b"# \xe4\n" + text)
-    assert ispmail_original.without_secrets(b"# \xe4\nuser = u\n") == b"# \xe4\nuser = u\n"
+    assert not _ispmail_original.is_handmade(text)
+    assert _ispmail_original.is_handmade(b"# \xe4\n" + text)
+    assert _ispmail_original.without_secrets(b"# \xe4\nuser = u\n") == b"# \xe4\nuser = u\n"
 
 
 def test_the_name_of_a_copy():
     """It is in the documentation, and ends in nothing that Postfix reads."""
-    assert ispmail_original.SUFFIX == ".before-ispmail"
+    assert _ispmail_original.SUFFIX == ".before-ispmail"
 
 
 def test_an_empty_password_is_in_no_line():
     """Each line has nothing in it somewhere: all of them would be left out."""
     text = b"password =\n# hello\nuser = u\n"
-    assert ispmail_original.without_secrets(text).splitlines()[1:] == [b"# hello", b"user = u"]
+    assert _ispmail_original.without_secrets(text).splitlines()[1:] == [b"# hello", b"user = u"]
 
 
 def test_an_obsolete_key_is_kept_unless_its_value_tells_a_secret():
     kept, left_out = b"table = t\n", b"additional_conditions = and pw = 'x'\n"
-    assert ispmail_original.without_secrets(kept) == kept
-    assert ispmail_original.without_secrets(left_out) == b"# additional_conditions was left out of this copy\n"
-    assert ispmail_original.without_secrets(b"table = Hx7\npassword = Hx7\n").startswith(b"# table was left out")
+    assert _ispmail_original.without_secrets(kept) == kept
+    assert _ispmail_original.without_secrets(left_out) == b"# additional_conditions was left out of this copy\n"
+    assert _ispmail_original.without_secrets(b"table = Hx7\npassword = Hx7\n").startswith(b"# table was left out")

@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-import ispmail_plan
-from ispmail_config import Map
-from ispmail_errors import CannotAsk, Fault
-from ispmail_files import File, Replacement
-from ispmail_inventory import Settings
-from ispmail_plan import OPEN_DOMAINS, Outcome, named_by, ownership, restriction_faults, table_file
+import _ispmail_plan
+from _ispmail_config import Map
+from _ispmail_errors import CannotAsk, Fault
+from _ispmail_files import File, Replacement
+from _ispmail_inventory import Settings
+from _ispmail_plan import OPEN_DOMAINS, Outcome, named_by, ownership, restriction_faults, table_file
 
 from .configured import POSTFIX, QUERY, TEXT, Configured
 
@@ -26,7 +26,7 @@ def server(tmp_path):
 
 
 def compare(server, **maps):
-    return ispmail_plan.compare(server.complete(**maps))
+    return _ispmail_plan.compare(server.complete(**maps))
 
 
 def map_of(path, name="virtual_alias_maps"):
@@ -168,8 +168,8 @@ def test_the_group_of_a_table_file_is_that_of_mail_owner(server):
     assert [each.new.gid for each in found.files] == [entry.pw_gid]
     assert found.changes == {"a": {"group": {"old": "postfix", "new": grp.getgrgid(entry.pw_gid).gr_name}}}
     files = [File("/x", b"", 0, gid, mode) for gid in (entry.pw_gid, POSTFIX) for mode in (0o640, 0o600)]
-    assert [ispmail_plan.is_as_written(each, found.settings) for each in files] == [True, False, False, False]
-    assert not ispmail_plan.is_as_written(File("/x", b"", 1, entry.pw_gid, 0o640), found.settings)
+    assert [_ispmail_plan.is_as_written(each, found.settings) for each in files] == [True, False, False, False]
+    assert not _ispmail_plan.is_as_written(File("/x", b"", 1, entry.pw_gid, 0o640), found.settings)
 
 
 def test_without_postfix_there_is_no_owner_of_a_table_file(server):
@@ -541,4 +541,4 @@ def test_what_is_told_to_people():
 
 @pytest.mark.parametrize(("reloaded", "new"), [(True, "reloaded"), (False, "checked")])
 def test_a_change_that_was_cut_off_is_told(reloaded, new):
-    assert ispmail_plan.finished(reloaded) == {"old": "a change was interrupted", "new": new}
+    assert _ispmail_plan.finished(reloaded) == {"old": "a change was interrupted", "new": new}

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymysql import _auth
 
-from ispmail_errors import DatabaseError
-from ispmail_plugins import first_reply, next_reply
+from _ispmail_errors import DatabaseError
+from _ispmail_plugins import first_reply, next_reply
 
 NONCE = bytes(range(65, 85))
 SECRET = "gr\u00fc\u00dfe-\u20ac".encode()

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-import ispmail_postconf
-from ispmail_errors import CannotAsk, Failed, InvalidInput
-from ispmail_files import File, Replacement
-from ispmail_postconf import Service
+import _ispmail_postconf
+from _ispmail_errors import CannotAsk, Failed, InvalidInput
+from _ispmail_files import File, Replacement
+from _ispmail_postconf import Service
 from lab.postfix import write_cold
 
 MAIN_CF = "# ours\ncompatibility_level = 3.6\nmyhostname = a.test\nmy_class = check_x\n    y\n"
@@ -39,7 +39,7 @@ def watched(script, tmp_path):
 def test_all_that_main_cf_sets(folder):
     """And where main.cf is; not an own parameter that no other one uses."""
     expected = {"compatibility_level": "3.6", "myhostname": "a.test", "config_directory": str(folder)}
-    assert ispmail_postconf.get(None, str(folder)) == expected
+    assert _ispmail_postconf.get(None, str(folder)) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ def test_all_that_main_cf_sets(folder):
     ],
 )
 def test_parameters_by_their_names(folder, names, defaults, found):
-    assert list(ispmail_postconf.get(names, str(folder), defaults=defaults).items()) == list(found.items())
+    assert list(_ispmail_postconf.get(names, str(folder), defaults=defaults).items()) == list(found.items())
 
 
 def test_all_parameters_with_their_defaults(folder):
-    found = ispmail_postconf.get(None, str(folder), defaults=True)
+    found = _ispmail_postconf.get(None, str(folder), defaults=True)
     assert (found["myhostname"], found["mail_owner"]) == ("a.test", "postfix") and len(found) > 500
 
 
@@ -68,29 +68,29 @@ def test_what_postconf_did_not_print_is_not_taken_for_unset(folder, script):
     script("postconf", "echo myhostname = a.test")
     for names in (None, ["myhostname"]):
         with pytest.raises(CannotAsk, match=f"did not print all that it was asked for: run postconf -c {folder} -n$"):
-            ispmail_postconf.get(names, str(folder))
+            _ispmail_postconf.get(names, str(folder))
     script("postconf", "echo mail_release_date = 1; echo myhostname = a.test")
-    assert ispmail_postconf.get(["myhostname"], str(folder), defaults=True) == {"myhostname": "a.test"}
+    assert _ispmail_postconf.get(["myhostname"], str(folder), defaults=True) == {"myhostname": "a.test"}
     with pytest.raises(CannotAsk, match=f"postconf did not print all parameters: run postconf -c {folder}$"):
-        ispmail_postconf.get(None, str(folder), defaults=True)
+        _ispmail_postconf.get(None, str(folder), defaults=True)
     script("postconf", "exit 0")
     with pytest.raises(CannotAsk, match=f"printed no service of {folder}/master.cf: run postconf -F$"):
-        ispmail_postconf.services(str(folder))
+        _ispmail_postconf.services(str(folder))
     with pytest.raises(CannotAsk, match=r"printed no type of table: run postconf -m$"):
-        ispmail_postconf.table_types(str(folder))
+        _ispmail_postconf.table_types(str(folder))
 
 
 def test_where_there_is_no_main_cf():
     with pytest.raises(CannotAsk, match=r"^there is no /nowhere/main\.cf: is Postfix installed"):
-        ispmail_postconf.get(None, "/nowhere")
+        _ispmail_postconf.get(None, "/nowhere")
     with pytest.raises(InvalidInput, match=r"not the name of a parameter: '-e'$"):
-        ispmail_postconf.get(["-e"], "/nowhere")
+        _ispmail_postconf.get(["-e"], "/nowhere")
 
 
 def test_defaults_are_not_what_main_cf_sets(folder):
     write_cold(folder / "main.cf", "compatibility_level = 3.6\nmail_owner = mail\n")
-    assert ispmail_postconf.defaults(["mail_owner", "none", "mail_owner"], str(folder)) == {"mail_owner": "postfix"}
-    assert ispmail_postconf.defaults([], str(folder)) == {}
+    assert _ispmail_postconf.defaults(["mail_owner", "none", "mail_owner"], str(folder)) == {"mail_owner": "postfix"}
+    assert _ispmail_postconf.defaults([], str(folder)) == {}
 
 
 def test_the_services_of_master_cf(folder):
@@ -101,7 +101,7 @@ def test_the_services_of_master_cf(folder):
         "old unix - - - - - pipe a",
     ]
     write_cold(folder / "master.cf", "\n".join(lines) + "\n")
-    found = ispmail_postconf.services(str(folder))
+    found = _ispmail_postconf.services(str(folder))
     assert found == [
         Service("smtp", "inet", "y", "smtpd -o syslog_name=x -o y=z"),
         Service("/run/x", "unix", "n", "local"),
@@ -111,7 +111,7 @@ def test_the_services_of_master_cf(folder):
 
 
 def test_the_types_of_table(folder):
-    assert {"inline", "static", "unionmap"} <= set(ispmail_postconf.table_types(str(folder)))
+    assert {"inline", "static", "unionmap"} <= set(_ispmail_postconf.table_types(str(folder)))
 
 
 # As Postfix 3.11 of Debian 14 prints it.
@@ -144,7 +144,7 @@ def test_what_a_later_release_will_not_have(folder, script):
     )
     with_secret = '/etc/main.cf: support for parameter "x" will be removed; password = ***'
     removed = 'support for parameter "{}_use_tls" will be removed; instead, specify "{}_tls_security_level"'
-    assert ispmail_postconf.deprecated(str(folder), ["hash:/a", "btree:/b", "btree:/b"]) == [
+    assert _ispmail_postconf.deprecated(str(folder), ["hash:/a", "btree:/b", "btree:/b"]) == [
         *(f"/etc/main.cf: {removed.format('smtpd', 'smtpd')}", f"/etc/master.cf: {removed.format('smtp', 'smtp')}"),
         with_secret,
         *(f"{path}: hash/btree support is deprecated.  Please switch to cdb or lmdb." for path in ("/a", "/b")),
@@ -153,7 +153,7 @@ def test_what_a_later_release_will_not_have(folder, script):
 
 def test_a_directory_that_belongs_to_nobody_is_refused(folder, tmp_path, monkeypatch):
     """A caller could have any file edited else."""
-    monkeypatch.setattr(ispmail_postconf, "DEFAULT_DIRECTORY", str(folder))
+    monkeypatch.setattr(_ispmail_postconf, "DEFAULT_DIRECTORY", str(folder))
     write_cold(
         folder / "main.cf",
         f"compatibility_level = 3.6\nmulti_instance_directories = {tmp_path}/b/, {tmp_path}/c\n"
@@ -161,17 +161,17 @@ def test_a_directory_that_belongs_to_nobody_is_refused(folder, tmp_path, monkeyp
     )
     for name in ("etc", "etc/", "a", "a/./", "b", "c/", "d"):
         given = f"{tmp_path}/{name}"
-        assert ispmail_postconf.known_directory(given, [f"{tmp_path}/a"]) == os.path.normpath(given)
+        assert _ispmail_postconf.known_directory(given, [f"{tmp_path}/a"]) == os.path.normpath(given)
     for given in (f"{tmp_path}/e", f"{tmp_path}/b/x", f"{tmp_path}", "", None, 5, ["x"]):
         with pytest.raises(InvalidInput, match=f"^config_directory must be {folder}, one that pillar names"):
-            ispmail_postconf.known_directory(given, [f"{tmp_path}/a"])
+            _ispmail_postconf.known_directory(given, [f"{tmp_path}/a"])
 
 
 def test_without_a_postfix_only_what_pillar_names_is_known(monkeypatch):
-    monkeypatch.setattr(ispmail_postconf, "DEFAULT_DIRECTORY", "/nowhere")
-    assert ispmail_postconf.known_directory("/nowhere") == "/nowhere"
+    monkeypatch.setattr(_ispmail_postconf, "DEFAULT_DIRECTORY", "/nowhere")
+    assert _ispmail_postconf.known_directory("/nowhere") == "/nowhere"
     with pytest.raises(InvalidInput):
-        ispmail_postconf.known_directory("/a")
+        _ispmail_postconf.known_directory("/a")
 
 
 def test_passwords_are_not_shown(folder):
@@ -181,7 +181,7 @@ def test_passwords_are_not_shown(folder):
     )
     write_cold(folder / "main.cf", text)
     values = {"one": "static:SECRET", "two": "inline:{a=SECRET}", "three": "static:x", "four": None, "x_password": "S"}
-    assert ispmail_postconf.shown(values, str(folder)) == {
+    assert _ispmail_postconf.shown(values, str(folder)) == {
         "one": "static:***",
         "two": "inline:***",
         "three": "static:x",
@@ -204,7 +204,7 @@ def test_passwords_are_not_shown(folder):
 )
 def test_an_edit_is_made_on_a_copy(folder, before, parameters, after):
     write_cold(folder / "main.cf", before)
-    replacement = ispmail_postconf.edited(parameters, str(folder))
+    replacement = _ispmail_postconf.edited(parameters, str(folder))
     assert replacement.new.path == str(folder / "main.cf") and replacement.new.content == after.encode()
     assert replacement.still == (before.encode(),) and replacement.lock is True
     assert (folder / "main.cf").read_text() == before
@@ -214,7 +214,7 @@ def test_the_copy_is_private_and_no_program_waits_for_it(folder, tmp_path, watch
     """main.cf may hold passwords, and Postfix's programs pause while it is less than two seconds old."""
     workspace = tmp_path / "work"
     workspace.mkdir()
-    ispmail_postconf.edited({"myhostname": None, "biff": "no"}, str(folder), str(workspace))
+    _ispmail_postconf.edited({"myhostname": None, "biff": "no"}, str(folder), str(workspace))
     (where, mode, *first), (again, _, *second) = watched()
     assert where == again and where.startswith(f"{workspace}/postconf-") and mode == "600"
     assert [action for _, action in (first, second)] == ["-e", "-X"]
@@ -228,14 +228,14 @@ def test_nowhere_to_copy_it(folder, monkeypatch):
     for workspace, named in (("/nowhere", "/nowhere"), (None, "/no/temporary")):
         said = f"^{named} cannot hold a copy of main.cf: No such file or directory$"
         with pytest.raises(Failed, match=said):
-            ispmail_postconf.edited({"biff": "no"}, str(folder), workspace)
+            _ispmail_postconf.edited({"biff": "no"}, str(folder), workspace)
         with pytest.raises(Failed, match=said):
-            ispmail_postconf.refuse_broken(after, {}, str(folder), workspace)
+            _ispmail_postconf.refuse_broken(after, {}, str(folder), workspace)
 
 
 def refuse_broken(folder, text, parameters, workspace=None):
     after = Replacement(File(str(folder / "main.cf"), text.encode()))
-    return ispmail_postconf.refuse_broken(after, parameters, str(folder), workspace)
+    return _ispmail_postconf.refuse_broken(after, parameters, str(folder), workspace)
 
 
 def test_postfix_reads_a_copy_that_nobody_else_can(folder, tmp_path, script):
@@ -299,8 +299,8 @@ def test_a_postmap_that_cannot_tell_is_no_refusal(folder, script, monkeypatch):
     with pytest.raises(CannotAsk, match=r"^Nothing was changed: postmap could not read .*: it was ended by signal 9$"):
         refuse_broken(folder, "biff = no\n", {"biff": "no"})
     script("postmap", "sleep 5")
-    run = ispmail_postconf.run
-    monkeypatch.setattr(ispmail_postconf, "run", lambda *arguments: run(*arguments, timeout=0.2))
+    run = _ispmail_postconf.run
+    monkeypatch.setattr(_ispmail_postconf, "run", lambda *arguments: run(*arguments, timeout=0.2))
     with pytest.raises(CannotAsk, match=r"^Nothing was changed: postmap could not read .*: no end"):
         refuse_broken(folder, "biff = no\n", {"biff": "no"})
 
@@ -311,7 +311,7 @@ def test_a_change_is_told_before_and_after_it_is_made(folder, test):
     (folder / "main.cf").rename(real)
     (folder / "main.cf").symlink_to("real.cf")
     wanted = {"myhostname": None, "biff": False, "x_password": "SECRET", "my_class": "check_x   y", "relayhost": None}
-    assert ispmail_postconf.change(wanted, str(folder), test) == {
+    assert _ispmail_postconf.change(wanted, str(folder), test) == {
         "myhostname": {"old": "a.test", "new": None},
         "biff": {"old": None, "new": "no"},
         "x_password": {"old": None, "new": "***"},
@@ -327,5 +327,5 @@ def test_a_change_is_told_before_and_after_it_is_made(folder, test):
 
 def test_what_is_set_already_is_not_written_again(folder):
     before = (folder / "main.cf").stat().st_ino
-    assert ispmail_postconf.change({"myhostname": "a.test", "biff": None}, str(folder), test=False) == {}
+    assert _ispmail_postconf.change({"myhostname": "a.test", "biff": None}, str(folder), test=False) == {}
     assert (folder / "main.cf").stat().st_ino == before

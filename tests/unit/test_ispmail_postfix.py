@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_postfix
-from ispmail_errors import CannotAsk, Failed
+import _ispmail_postfix
+from _ispmail_errors import CannotAsk, Failed
 from lab import wait_until
 
 READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
@@ -101,46 +101,46 @@ def test_postfix_is_installed_wherever_it_is_in_the_path(monkeypatch, tmp_path, 
     which = shutil.which
     # As on a server without one in the system's own folders.
     monkeypatch.setattr(
-        ispmail_postfix.shutil, "which", lambda name, path: which(name, path=path.removesuffix(":/usr/sbin:/sbin"))
+        _ispmail_postfix.shutil, "which", lambda name, path: which(name, path=path.removesuffix(":/usr/sbin:/sbin"))
     )
     monkeypatch.setenv("PATH", str(tmp_path))
     if there:
         (tmp_path / "postfix").symlink_to("/bin/true")
-    assert ispmail_postfix.installed() is there
+    assert _ispmail_postfix.installed() is there
 
 
 def test_a_path_without_sbin_does_not_hide_it(monkeypatch):
     """A plain user's has none."""
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert ispmail_postfix.installed() is (shutil.which("postfix", path="/usr/sbin:/sbin") is not None)
+    assert _ispmail_postfix.installed() is (shutil.which("postfix", path="/usr/sbin:/sbin") is not None)
 
 
 def test_it_runs_while_there_is_its_master(instance):
-    assert ispmail_postfix.running(instance.queue) is False
+    assert _ispmail_postfix.running(instance.queue) is False
     with instance.running() as (master,):
-        assert ispmail_postfix.running(instance.queue) is True
-        assert ispmail_postfix.master(instance.queue) == master
-    assert ispmail_postfix.running(instance.queue) is False
-    assert ispmail_postfix.master(instance.queue) is None
+        assert _ispmail_postfix.running(instance.queue) is True
+        assert _ispmail_postfix.master(instance.queue) == master
+    assert _ispmail_postfix.running(instance.queue) is False
+    assert _ispmail_postfix.master(instance.queue) is None
 
 
 @pytest.mark.parametrize("content", ["", "\n", "x"])
 def test_while_postfix_writes_its_pid_anew_it_does_not_run_yet(instance, content):
     instance.pid_file.write_text(content)
-    assert ispmail_postfix.running(instance.queue) is False
+    assert _ispmail_postfix.running(instance.queue) is False
 
 
 def test_another_process_may_have_got_the_pid_of_a_master_that_was_killed(instance):
     instance.pid_file.write_text(str(os.getpid()))
-    assert ispmail_postfix.running(instance.queue) is False
+    assert _ispmail_postfix.running(instance.queue) is False
 
 
 def test_a_master_that_nobody_has_waited_for_does_not_run(instance):
     """In a container without an init it stays as a zombie."""
     with instance.running() as (master,):
         os.kill(master, 9)
-        assert wait_until(lambda: ispmail_postfix._process(master)[1][0] == "Z", 5)
-        assert ispmail_postfix.running(instance.queue) is False
+        assert wait_until(lambda: _ispmail_postfix._process(master)[1][0] == "Z", 5)
+        assert _ispmail_postfix.running(instance.queue) is False
 
 
 def test_a_master_that_ends_while_it_is_looked_at(instance, monkeypatch):
@@ -157,14 +157,14 @@ def test_a_master_that_ends_while_it_is_looked_at(instance, monkeypatch):
     with process("sleep", "60") as ended:
         instance.pid_file.write_text(str(ended.pid))
         monkeypatch.setattr("builtins.open", opened)
-        assert ispmail_postfix.running(instance.queue) is False
+        assert _ispmail_postfix.running(instance.queue) is False
 
 
 def test_what_cannot_be_read_is_not_taken_for_a_postfix_that_does_not_run(instance, monkeypatch):
     """It would not be reloaded."""
     instance.pid_file.mkdir()
     with pytest.raises(CannotAsk, match=r"/spool/pid/master\.pid cannot be read: Is a directory$"):
-        ispmail_postfix.running(instance.queue)
+        _ispmail_postfix.running(instance.queue)
     instance.pid_file.rmdir()
     instance.pid_file.write_text("4711")
     real = open
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_not_taken_for_a_postfix_that_does_not_run(instan
 
     monkeypatch.setattr("builtins.open", opened)
     with pytest.raises(CannotAsk, match=r"/proc/4711/stat cannot be read: Permission denied$"):
-        ispmail_postfix.running(instance.queue)
+        _ispmail_postfix.running(instance.queue)
 
 
 @pytest.mark.parametrize(("name", "shown"), [(b"a) R 1 (b", "a) R 1 (b"), (b"caf\xc3\xa9\xff", "caf\xe9\ufffd")])
@@ -188,7 +188,7 @@ def test_any_user_can_give_a_process_any_name(name, shown):
         before = locale.setlocale(locale.LC_CTYPE)
         try:
             locale.setlocale(locale.LC_CTYPE, "C")
-            found, fields = ispmail_postfix._process(child.pid)
+            found, fields = _ispmail_postfix._process(child.pid)
         finally:
             locale.setlocale(locale.LC_CTYPE, before)
     assert (found, int(fields[1])) == (shown, os.getpid())
@@ -202,7 +202,7 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
     time.sleep(0.1)
 
     def found(*paths):
-        return ispmail_postfix.old_processes([str(path) for path in paths], instance.queue)
+        return _ispmail_postfix.old_processes([str(path) for path in paths], instance.queue)
 
     with instance.running(*READERS, "qmgr") as (_, *children):
         readers = [f"{name} {pid}" for name, pid in zip(READERS, children)]
@@ -219,26 +219,26 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
 def test_where_no_postfix_runs_other_processes_are_not_looked_at(instance, monkeypatch, tmp_path):
     """Each program of a server would be opened, at each look: one that cannot be read is an error."""
     monkeypatch.setattr("os.listdir", lambda path: pytest.fail(f"{path} is listed"))
-    assert ispmail_postfix.old_processes([str(tmp_path)], instance.queue) == []
+    assert _ispmail_postfix.old_processes([str(tmp_path)], instance.queue) == []
 
 
 def test_after_a_reload_the_processes_that_are_busy_are_left(instance, monkeypatch, tmp_path):
-    monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)
+    monkeypatch.setattr(_ispmail_postfix, "_SIGNALLED_SECONDS", 60)
     calls = instance.command(f"kill -HUP $(cat {instance.pid_file})", monkeypatch)
     with instance.running("smtpd", "cleanup") as (_, _, busy):
         time.sleep(0.1)
-        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=0.8) == [f"cleanup {busy}"]
+        assert _ispmail_postfix.reload(instance.directory, instance.queue, drain=0.8) == [f"cleanup {busy}"]
         assert instance.hups == 1
     assert calls.read_text() == f"-c {instance.directory} reload\n"
 
 
 def test_a_reload_ends_once_no_process_is_left(instance, monkeypatch):
-    monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)
+    monkeypatch.setattr(_ispmail_postfix, "_SIGNALLED_SECONDS", 60)
     instance.command(f"(sleep 0.2; kill -HUP $(cat {instance.pid_file})) >/dev/null 2>&1 &", monkeypatch)
     with instance.running("smtpd"):
         time.sleep(0.1)
         began = time.monotonic()
-        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=30) == []
+        assert _ispmail_postfix.reload(instance.directory, instance.queue, drain=30) == []
         assert time.monotonic() - began < 10 and instance.hups == 1
 
 
@@ -247,7 +247,7 @@ def test_a_reload_that_reached_nobody_is_done_again(instance, monkeypatch):
     instance.command("exit 0", monkeypatch)
     with instance.running("smtpd"):
         time.sleep(0.1)
-        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=10) == []
+        assert _ispmail_postfix.reload(instance.directory, instance.queue, drain=10) == []
         assert instance.hups == 1
 
 
@@ -256,8 +256,8 @@ def test_of_two_reloads_the_first_is_a_signal_to_master(instance, monkeypatch):
     instance.command("echo 'postfix: fatal: no' >&2; exit 1", monkeypatch)
     with instance.running("smtpd"):
         time.sleep(0.1)
-        monkeypatch.setattr(ispmail_postfix, "_SIGNALLED_SECONDS", 60)  # it is not signalled again
-        assert ispmail_postfix.reload(instance.directory, instance.queue, drain=10, once_more=True) == []
+        monkeypatch.setattr(_ispmail_postfix, "_SIGNALLED_SECONDS", 60)  # it is not signalled again
+        assert _ispmail_postfix.reload(instance.directory, instance.queue, drain=10, once_more=True) == []
         assert instance.hups == 1
 
 
@@ -270,11 +270,11 @@ def test_how_long_a_reload_waits(instance, monkeypatch):
 
     fake = {"monotonic": lambda: clock[0], "sleep": sleep}
     kept = {name: getattr(time, name) for name in ("time", "clock_gettime", "CLOCK_BOOTTIME")}
-    monkeypatch.setattr(ispmail_postfix, "time", SimpleNamespace(**fake, **kept))
-    monkeypatch.setattr(ispmail_postfix, "_started_before", lambda began, queue: ["smtpd 4711"])
-    monkeypatch.setattr(ispmail_postfix, "_signal_master", lambda queue: signalled.append((queue, clock[0])))
+    monkeypatch.setattr(_ispmail_postfix, "time", SimpleNamespace(**fake, **kept))
+    monkeypatch.setattr(_ispmail_postfix, "_started_before", lambda began, queue: ["smtpd 4711"])
+    monkeypatch.setattr(_ispmail_postfix, "_signal_master", lambda queue: signalled.append((queue, clock[0])))
     instance.command("exit 0", monkeypatch)
-    assert ispmail_postfix.reload(instance.directory, instance.queue) == ["smtpd 4711"]
+    assert _ispmail_postfix.reload(instance.directory, instance.queue) == ["smtpd 4711"]
     assert clock[0] == pytest.approx(2, abs=0.1)
     ((queue, when),) = signalled
     assert (queue, when) == (instance.queue, pytest.approx(0.5, abs=0.1))
@@ -283,16 +283,16 @@ def test_how_long_a_reload_waits(instance, monkeypatch):
 def test_a_reload_that_postfix_refuses(instance, monkeypatch):
     instance.command("echo 'postfix: fatal: no' >&2; exit 1", monkeypatch)
     with pytest.raises(CannotAsk, match=r"^postfix reload failed: postfix: fatal: no$"):
-        ispmail_postfix.reload(instance.directory, instance.queue)
+        _ispmail_postfix.reload(instance.directory, instance.queue)
 
 
 def test_a_master_that_cannot_be_signalled(instance, monkeypatch):
-    ispmail_postfix._signal_master(instance.queue)
+    _ispmail_postfix._signal_master(instance.queue)
     with subprocess.Popen(["true"]) as ended:
         pass
-    monkeypatch.setattr(ispmail_postfix, "master", lambda queue: ended.pid)
+    monkeypatch.setattr(_ispmail_postfix, "master", lambda queue: ended.pid)
     with pytest.raises(CannotAsk, match=f"process {ended.pid}, cannot be signalled: No such process$"):
-        ispmail_postfix._signal_master("/nowhere")
+        _ispmail_postfix._signal_master("/nowhere")
 
 
 @pytest.mark.parametrize(
@@ -315,10 +315,10 @@ def test_a_change_that_could_not_be_reloaded_is_refused(tmp_path, changed, missi
     named = {name: value.replace("half", str(half)) for name, value in changed.items()}
     values = {**dict.fromkeys(("daemon_directory", "command_directory", "queue_directory"), str(tmp_path)), **named}
     if not missing:
-        ispmail_postfix.refuse_reload(values.__getitem__)
+        _ispmail_postfix.refuse_reload(values.__getitem__)
         return
     with pytest.raises(Failed) as caught:
-        ispmail_postfix.refuse_reload(values.__getitem__)
+        _ispmail_postfix.refuse_reload(values.__getitem__)
     head, *said = str(caught.value).split("\n- ")
     assert head == "Nothing was changed, because Postfix cannot be reloaded:"
     paths = [path.replace("half", str(half)) for path in missing]

@@ -2,7 +2,7 @@
 
 import pytest
 
-import ispmail_programs
+import _ispmail_programs
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ import ispmail_programs
     ],
 )
 def test_programs_of(parameter, programs):
-    assert ispmail_programs.programs_of(parameter) == programs
+    assert _ispmail_programs.programs_of(parameter) == programs
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_programs_of(parameter, programs):
     ],
 )
 def test_table_fault(parameter, is_own, reason):
-    fault = ispmail_programs.table_fault(parameter, "maps:x:parameter", is_own)
+    fault = _ispmail_programs.table_fault(parameter, "maps:x:parameter", is_own)
     assert (fault is None) if reason is None else (reason in str(fault) and fault.fix)
 
 
@@ -69,7 +69,7 @@ READERS = {
 @pytest.mark.parametrize("parameter", sorted({name for names in READERS.values() for name in names.split()}))
 def test_all_programs_that_open_a_table_are_its_readers(parameter):
     readers = {program for program, names in READERS.items() if parameter in names.split()}
-    assert set(ispmail_programs.programs_of(parameter)) == readers
+    assert set(_ispmail_programs.programs_of(parameter)) == readers
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_all_programs_that_open_a_table_are_its_readers(parameter):
     ],
 )
 def test_which_parameters_take_pattern_files(parameter, takes):
-    assert ispmail_programs.is_match_list(parameter) is takes
+    assert _ispmail_programs.is_match_list(parameter) is takes
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_which_parameters_take_pattern_files(parameter, takes):
 )
 def test_where_a_parameter_may_hold_one_table(restrictions, before, is_one):
     """smtpd asks what follows it as the list says, see its generic_checks()."""
-    assert ispmail_programs.takes_one_table(restrictions, before) is is_one
+    assert _ispmail_programs.takes_one_table(restrictions, before) is is_one
 
 
 def test_the_fault_of_a_second_table():
-    fault = ispmail_programs.second_table_fault(
+    fault = _ispmail_programs.second_table_fault(
         "own", "maps:a:parameter", "check_helo_access", "smtpd_data_restrictions"
     )
     assert (fault.key, fault.fix) == (
@@ -112,4 +112,4 @@ def test_the_fault_of_a_second_table():
 
 def test_lists_of_restrictions():
     names = ["smtpd_sender_restrictions", "smtpd_restriction_classes", "ours_restrictions", "smtpd_data_restrictions"]
-    assert ispmail_programs.restriction_lists(names) == [names[0], names[3]]
+    assert _ispmail_programs.restriction_lists(names) == [names[0], names[3]]

@@ -4,11 +4,11 @@ import hashlib
 
 import pytest
 
-import ispmail_config
-import ispmail_optionfile
-from ispmail_config_consumers import Consumers
-from ispmail_errors import CannotAsk, InvalidInput
-from ispmail_proof import fingerprints
+import _ispmail_config
+import _ispmail_optionfile
+from _ispmail_config_consumers import Consumers
+from _ispmail_errors import CannotAsk, InvalidInput
+from _ispmail_proof import fingerprints
 
 from .consumer_values import consumer
 
@@ -29,7 +29,7 @@ def instance(key, folder, maps=(), **database):
         "maps": dict(maps),
         "postfix": {"config_directory": str(folder)},
     }
-    return ispmail_config.complete(key, section)
+    return _ispmail_config.complete(key, section)
 
 
 def write(instance, password=PASSWORD):
@@ -96,7 +96,7 @@ def test_only_the_logins_of_the_account_have_one(tmp_path):
 
 def test_consumers_count_too(tmp_path):
     """Those that may break do not, nor those of another account; whatever comes after them does."""
-    content = ispmail_optionfile.render("client", "mailserver", "old")
+    content = _ispmail_optionfile.render("client", "mailserver", "old")
     (tmp_path / "dovecot.cnf").write_text(content)
     keys = {"user": "mailserver", "password": PASSWORD}
     known = consumer("known", f"{tmp_path}/known.cnf", ignore=True)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_query
-from ispmail_errors import Fault
-from ispmail_query import Findings
+import _ispmail_query
+from _ispmail_errors import Fault
+from _ispmail_query import Findings
 
 FILLED = [
     ("a='%s'", "j@x.org", "a='j@x.org'"),
@@ -27,19 +27,19 @@ FILLED = [
 
 @pytest.mark.parametrize(("query", "question", "statement"), FILLED)
 def test_expansions(query, question, statement):
-    assert ispmail_query.fill(query, question) == statement
+    assert _ispmail_query.fill(query, question) == statement
 
 
 def test_what_is_no_expansion_stays_as_it_is():
     """Live files may have one, although it is fatal to Postfix: the doctor reads them too."""
     for letter in map(chr, range(0x20, 0x7F)):
         if letter not in "sudSUD123456789%":
-            assert ispmail_query.fill(f"a='%{letter}%s'", "j@x.org") == f"a='%{letter}j@x.org'"
+            assert _ispmail_query.fill(f"a='%{letter}%s'", "j@x.org") == f"a='%{letter}j@x.org'"
 
 
 @given(st.text("a'\"\\@.%s", max_size=12))
 def test_no_question_leaves_its_quotes(question):
-    statement = ispmail_query.fill("'%s'", question)
+    statement = _ispmail_query.fill("'%s'", question)
     assert re.fullmatch(r"'(?:[^'\\]|\\.|'')*'", statement)
 
 
@@ -69,7 +69,7 @@ SCANS = [
 
 @pytest.mark.parametrize(("query", "plan", "said"), SCANS)
 def test_full_scans(query, plan, said):
-    found = ispmail_query.full_scans(query, plan)
+    found = _ispmail_query.full_scans(query, plan)
     assert bool(found) == bool(said) and len(found) <= 1
     assert all(text in found[0] for text in said)
 
@@ -89,7 +89,7 @@ BARE = [
 
 @pytest.mark.parametrize(("parameter", "query", "begins"), BARE)
 def test_a_bare_domain_has_no_domain_part(parameter, query, begins):
-    errors = ispmail_query.query_findings(query, "mysql", parameter).errors
+    errors = _ispmail_query.query_findings(query, "mysql", parameter).errors
     assert bool(errors) == bool(begins) and len(errors) <= 1
     assert all(error.reason.startswith(begins) and error.key == "query" for error in errors)
 
@@ -97,7 +97,7 @@ def test_a_bare_domain_has_no_domain_part(parameter, query, begins):
 @given(st.text("%sx'\"`\\;-#/* \n", max_size=14), st.sampled_from(["mysql", "pgsql", "sqlite"]))
 def test_no_text_hides_an_expansion(text, table_type):
     """Postfix fills in expansions wherever they stand, whatever is around them."""
-    reasons = [error.reason for error in ispmail_query.query_findings(text + "'%s'", table_type).errors]
+    reasons = [error.reason for error in _ispmail_query.query_findings(text + "'%s'", table_type).errors]
     assert not any(reason.startswith("has no expansion") for reason in reasons)
 
 
@@ -113,7 +113,7 @@ FORMATS = [
 
 @pytest.mark.parametrize(("value", "reasons"), FORMATS)
 def test_formats(value, reasons):
-    faults = ispmail_query.format_faults(value)
+    faults = _ispmail_query.format_faults(value)
     assert {fault.key for fault in faults} <= {"result_format"}
     assert all(fault.reason.startswith(reason) for fault, reason in zip(faults, reasons))
     assert len(faults) == len(reasons)
@@ -121,19 +121,19 @@ def test_formats(value, reasons):
 
 def test_findings_are_put_together():
     one, two = Fault("a", "is wrong"), Fault("b", "is odd")
-    assert ispmail_query.all_of([Findings((one,)), Findings((two,), (two,))]) == Findings((one, two), (two,))
+    assert _ispmail_query.all_of([Findings((one,)), Findings((two,), (two,))]) == Findings((one, two), (two,))
 
 
 def test_probes_are_special_each_in_its_way():
-    plain, wide, upper, long, special = (probe.question for probe in ispmail_query.probes())
-    assert plain == ispmail_query.PROBE
+    plain, wide, upper, long, special = (probe.question for probe in _ispmail_query.probes())
+    assert plain == _ispmail_query.PROBE
     # A name that a mail may come from, in a domain that RFC 2606 gives to nobody.
     assert re.fullmatch(r"([a-z]+\.)+invalid", plain.rpartition("@")[2])
     assert max(map(ord, wide)) > 0xFFFF and upper == upper.upper() and len(long) > 500
     assert set("'\"([*?{\\") < set(special)
     for question in (plain, wide, upper, long, special):
-        assert ispmail_query.fill("%s %u %d %1 %9", question) is not None
-    assert {probe.question.rpartition("@")[2].lower() for probe in ispmail_query.probes("x.org")} == {"x.org"}
+        assert _ispmail_query.fill("%s %u %d %1 %9", question) is not None
+    assert {probe.question.rpartition("@")[2].lower() for probe in _ispmail_query.probes("x.org")} == {"x.org"}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_probes_are_special_each_in_its_way():
     ],
 )
 def test_tables_of_a_query(query, tables):
-    assert ispmail_query.tables(query) == tables
+    assert _ispmail_query.tables(query) == tables
 
 
 OUTSIDE, COMMENT, TWO = (
@@ -224,7 +224,7 @@ ERRORS = [
 @pytest.mark.parametrize(("kind", "query", "begins"), ERRORS)
 def test_all_errors_of_a_query(kind, query, begins):
     """Each is told, and none that is not there."""
-    errors = ispmail_query.query_findings(f"SELECT {query}", kind).errors
+    errors = _ispmail_query.query_findings(f"SELECT {query}", kind).errors
     reasons = [error.reason for error in errors]
     assert len(reasons) == len(begins), reasons
     assert all(reason.startswith(begin) for reason, begin in zip(reasons, begins)), reasons
@@ -239,14 +239,14 @@ CHARACTERS = [*map(chr, range(1, 0x80)), "\x80", "é"]
 def test_a_comment_ends_at_the_end_of_its_line_only(kind):
     line_ends = "\n\r" if kind == "pgsql" else "\n"
     for letter in CHARACTERS:
-        errors = ispmail_query.query_findings(f"SELECT a -- {letter} '%s'\n = '%s'", kind).errors
+        errors = _ispmail_query.query_findings(f"SELECT a -- {letter} '%s'\n = '%s'", kind).errors
         assert any(error.reason == COMMENT for error in errors) is (letter not in line_ends), ascii(letter)
 
 
 @pytest.mark.parametrize("kind", ["mysql", "pgsql", "sqlite"])
 def test_all_but_blanks_and_comments_is_a_second_statement(kind):
     for letter in CHARACTERS:
-        errors = ispmail_query.query_findings(f"SELECT '%s';{letter}", kind).errors
+        errors = _ispmail_query.query_findings(f"SELECT '%s';{letter}", kind).errors
         harmless = " \t\n\v\f\r;#" if kind == "mysql" else " \t\n\v\f\r;"
         assert any(error.reason.startswith(TWO) for error in errors) is (letter not in harmless), ascii(letter)
 
@@ -272,8 +272,8 @@ AROUND = [
 def test_a_percent_sign_counts_wherever_it_stands(kind, left, right):
     """Postfix fills in a query before any server sees a quote or a comment of it, and one such sign is fatal to it."""
     for text, fatal in (("x% y", True), ("x%% y", False), ("x%%% y", True)):
-        errors = ispmail_query.query_findings(f"SELECT a {left}{text}{right} = '%s'", kind).errors
-        assert any(error.reason == ispmail_query._NO_EXPANSION for error in errors) is fatal, text
+        errors = _ispmail_query.query_findings(f"SELECT a {left}{text}{right} = '%s'", kind).errors
+        assert any(error.reason == _ispmail_query._NO_EXPANSION for error in errors) is fatal, text
 
 
 @pytest.mark.parametrize(
@@ -296,11 +296,11 @@ def test_a_percent_sign_counts_wherever_it_stands(kind, left, right):
 )
 def test_a_query_that_reads(kind, before, reads):
     for verb in ("SELECT", "select", "WITH", "CALL", "VALUES", "TABLE"):
-        errors = ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
+        errors = _ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
         assert any(error.reason.startswith(NO_QUERY) for error in errors) is not reads
-    assert any(error.reason.startswith(NO_QUERY) for error in ispmail_query.query_findings(before, kind).errors)
+    assert any(error.reason.startswith(NO_QUERY) for error in _ispmail_query.query_findings(before, kind).errors)
     for verb in ("INSERT", "SELECTED", ""):
-        errors = ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
+        errors = _ispmail_query.query_findings(f"{before}{verb} '%s'", kind).errors
         assert any(error.reason.startswith(NO_QUERY) for error in errors)
 
 
@@ -308,12 +308,12 @@ def test_which_letters_are_expansions():
     """See mysql_table(5): any other one behind a % is fatal to Postfix."""
     for number in range(0x20, 0x7F):
         letter = chr(number)
-        errors = ispmail_query.query_findings(f"SELECT '%s%{letter}'", "mysql").errors
+        errors = _ispmail_query.query_findings(f"SELECT '%s%{letter}'", "mysql").errors
         fatal = any(error.reason.startswith("has a % that is no expansion") for error in errors)
         assert fatal is (letter not in "sudSUD123456789%"), letter
-        assert bool(ispmail_query.format_faults(f"%{letter}")) is fatal, letter
+        assert bool(_ispmail_query.format_faults(f"%{letter}")) is fatal, letter
         # A backslash escapes what an expansion begins with, and is nothing before another percent sign.
-        errors = ispmail_query.query_findings(f"SELECT '%s\\%{letter}'", "mysql").errors
+        errors = _ispmail_query.query_findings(f"SELECT '%s\\%{letter}'", "mysql").errors
         assert any(error.reason.startswith(BACKSLASH) for error in errors) is (not fatal and letter != "%"), letter
 
 
@@ -389,7 +389,7 @@ WARNINGS = [
 
 @pytest.mark.parametrize(("kind", "query", "begins"), WARNINGS)
 def test_what_is_doubtful_in_a_query(kind, query, begins):
-    warnings = ispmail_query.query_findings(query, kind).warnings
+    warnings = _ispmail_query.query_findings(query, kind).warnings
     reasons = [warning.reason for warning in warnings]
     assert {warning.key for warning in warnings} <= {"query"}
     assert len(reasons) == len(begins) and all(map(str.startswith, reasons, begins))
@@ -397,7 +397,7 @@ def test_what_is_doubtful_in_a_query(kind, query, begins):
 
 def test_the_questions_of_a_probe():
     """Nobody has them, and each is what it says."""
-    questions = {probe.kind: probe.question for probe in ispmail_query.probes("x.org")}
+    questions = {probe.kind: probe.question for probe in _ispmail_query.probes("x.org")}
     assert questions == {
         "a plain address": "probe@x.org",
         "an address with a 4-byte character": "probe\U0001f602@x.org",
@@ -408,5 +408,5 @@ def test_the_questions_of_a_probe():
 
 
 def test_what_stands_before_a_query_is_read_from_its_first_character():
-    assert ispmail_query.query_findings("/* ' */ SELECT '%s'", "mysql").errors == ()
-    assert [error.reason[:7] for error in ispmail_query.query_findings("'%s'", "mysql").errors] == ["is not "]
+    assert _ispmail_query.query_findings("/* ' */ SELECT '%s'", "mysql").errors == ()
+    assert [error.reason[:7] for error in _ispmail_query.query_findings("'%s'", "mysql").errors] == ["is not "]

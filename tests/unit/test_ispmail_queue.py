@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-import ispmail_queue
-from ispmail_errors import Failed
+import _ispmail_queue
+from _ispmail_errors import Failed
 from lab import wait_until
 
 
@@ -25,7 +25,7 @@ def test_many_calls_are_two_runs(tmp_path):
         return "done"
 
     def call():
-        results.append(ispmail_queue.merged(str(tmp_path / "locks"), "apply", work))
+        results.append(_ispmail_queue.merged(str(tmp_path / "locks"), "apply", work))
 
     first = threading.Thread(target=call)
     first.start()
@@ -53,37 +53,37 @@ def test_a_call_after_the_wait_is_over_starts_another_run(tmp_path):
         runs.append(len(runs))
         if len(runs) == 1:
             # While this one runs, nobody waits: another call has to wait, not to return.
-            thread = threading.Thread(target=lambda: ispmail_queue.merged(str(tmp_path), "x", work))
+            thread = threading.Thread(target=lambda: _ispmail_queue.merged(str(tmp_path), "x", work))
             thread.start()
             threads.append(thread)
         return True
 
     threads = []
-    assert ispmail_queue.merged(str(tmp_path), "x", work) is True
+    assert _ispmail_queue.merged(str(tmp_path), "x", work) is True
     threads[0].join(10)
     assert runs == [0, 1]
 
 
 def test_names_do_not_wait_for_each_other(tmp_path):
-    assert ispmail_queue.merged(str(tmp_path), "a", lambda: ispmail_queue.merged(str(tmp_path), "b", lambda: 5)) == 5
+    assert _ispmail_queue.merged(str(tmp_path), "a", lambda: _ispmail_queue.merged(str(tmp_path), "b", lambda: 5)) == 5
 
 
 def test_an_error_frees_the_place(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        ispmail_queue.merged(str(tmp_path), "a", lambda: 1 / 0)
-    assert ispmail_queue.merged(str(tmp_path), "a", lambda: 5) == 5
+        _ispmail_queue.merged(str(tmp_path), "a", lambda: 1 / 0)
+    assert _ispmail_queue.merged(str(tmp_path), "a", lambda: 5) == 5
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Failed, match=r"file/cache cannot be written: Not a directory"):
-        ispmail_queue.merged(str(tmp_path / "file" / "cache"), "a", lambda: 5)
+        _ispmail_queue.merged(str(tmp_path / "file" / "cache"), "a", lambda: 5)
 
 
 def test_the_lock_files_are_roots_alone_and_keep_their_names(tmp_path):
     """A job that has the library of an earlier release waits for the same files."""
     folder = tmp_path / "cache" / "ispmail"
-    assert ispmail_queue.merged(str(folder), "apply", lambda: sorted(os.listdir(folder))) == [
+    assert _ispmail_queue.merged(str(folder), "apply", lambda: sorted(os.listdir(folder))) == [
         "apply.running",
         "apply.waiting",
     ]
@@ -94,19 +94,19 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(ispmail_queue.fcntl, "flock", refuse)
+    monkeypatch.setattr(_ispmail_queue.fcntl, "flock", refuse)
     with pytest.raises(Failed) as caught:
-        ispmail_queue.merged(str(tmp_path), "a", lambda: 5)
+        _ispmail_queue.merged(str(tmp_path), "a", lambda: 5)
     assert str(caught.value) == f"{tmp_path}: its files cannot be locked: No locks available"
 
 
 def test_what_a_bounded_call_returns_and_raises():
     """Salt logs the name of its process."""
-    assert ispmail_queue.bounded(lambda: {"a": multiprocessing.current_process().name}, 30) == {"a": "ispmail-bounded"}
+    assert _ispmail_queue.bounded(lambda: {"a": multiprocessing.current_process().name}, 30) == {"a": "ispmail-bounded"}
     with pytest.raises(Failed, match=r"^the reason$"):
-        ispmail_queue.bounded(lambda: raised(Failed("the reason")), 30)
+        _ispmail_queue.bounded(lambda: raised(Failed("the reason")), 30)
     with pytest.raises(Failed, match=r"^its process ended without a result$"):
-        ispmail_queue.bounded(lambda: os._exit(1), 30)
+        _ispmail_queue.bounded(lambda: os._exit(1), 30)
 
 
 def raised(error):
@@ -120,7 +120,7 @@ def test_a_bounded_call_may_end_what_it_has_begun(tmp_path):
         threading.Thread(target=write_later, args=[tmp_path / "closed"]).start()
         return True
 
-    assert ispmail_queue.bounded(act, 30) is True
+    assert _ispmail_queue.bounded(act, 30) is True
     assert (tmp_path / "closed").exists()
 
 
@@ -143,12 +143,12 @@ def test_a_call_that_takes_too_long_is_asked_to_end(tmp_path, on_sigterm):
         os._exit(0)
 
     on_sigterm(end)
-    assert ispmail_queue.bounded(lambda: time.sleep(60), 0.1) is None
+    assert _ispmail_queue.bounded(lambda: time.sleep(60), 0.1) is None
     assert (tmp_path / "ended").exists()
 
 
 def test_a_call_that_does_not_end_is_killed(monkeypatch, on_sigterm):
     on_sigterm(signal.SIG_IGN)
-    monkeypatch.setattr(ispmail_queue, "_END_SECONDS", 0.1)
-    assert ispmail_queue.bounded(lambda: time.sleep(60), 0.1) is None
+    monkeypatch.setattr(_ispmail_queue, "_END_SECONDS", 0.1)
+    assert _ispmail_queue.bounded(lambda: time.sleep(60), 0.1) is None
     assert wait_until(lambda: not multiprocessing.active_children(), 10)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_maincf
-import ispmail_reach
-from ispmail_reach import Reference, Wanted
+import _ispmail_maincf
+import _ispmail_reach
+from _ispmail_reach import Reference, Wanted
 
 VALUES = {"dir": "/etc/postfix", "own": "mysql:/etc/postfix/a.cf", "both": "mysql:/etc/postfix/a.cf, hash:/x", "no": ""}
 VALUES["mail_version"] = "3.11.2"
@@ -21,19 +21,19 @@ def real_path(path):
 def wanted(*tables):
     found = []
     for table in tables:
-        reference = ispmail_reach.references(table, {})[0]
+        reference = _ispmail_reach.references(table, {})[0]
         found.append(Wanted(f"maps:{reference.path[-4]}", table, reference))
     return found
 
 
 def pointing(value, tables, values=VALUES):
-    words = ispmail_reach.words_of(value, values, real_path)
-    return ispmail_reach.pointing(value, words, wanted(*tables))
+    words = _ispmail_reach.words_of(value, values, real_path)
+    return _ispmail_reach.pointing(value, words, wanted(*tables))
 
 
 def without(value, paths, own=(), values=VALUES):
     values = {**values, "maps": value}
-    return ispmail_reach.without(["maps"], own, {f"/etc/postfix/{name}.cf" for name in paths}, values, real_path)
+    return _ispmail_reach.without(["maps"], own, {f"/etc/postfix/{name}.cf" for name in paths}, values, real_path)
 
 
 REFERENCES = [
@@ -62,7 +62,7 @@ REFERENCES = [
 
 @pytest.mark.parametrize("value, found", REFERENCES)
 def test_references(value, found):
-    assert ispmail_reach.references(value, VALUES) == [Reference(*each) for each in found]
+    assert _ispmail_reach.references(value, VALUES) == [Reference(*each) for each in found]
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_debug_is_a_table_from_the_release_on_that_has_it(release, is_known):
     """Before, it is an unsupported type, and each question an error: it was "in the correct state"."""
     values = {**VALUES, "mail_version": release}
     for value in (f"debug:{A}", f"unionmap:{{debug:{A}}}", f"debug:unionmap:{{{A}}}"):
-        assert bool(ispmail_reach.references(value, values)) is is_known
+        assert bool(_ispmail_reach.references(value, values)) is is_known
         assert pointing(value, [A], values) == (value if is_known else f"{value}, {A}", [])
-    (proxied, *_) = ispmail_reach.references(f"proxy:debug:{A}, {A}", values)
+    (proxied, *_) = _ispmail_reach.references(f"proxy:debug:{A}, {A}", values)
     assert proxied.proxied is is_known
 
 
@@ -163,10 +163,10 @@ def test_a_second_apply_finds_nothing_to_do(words, separator, tables):
     after, faults = pointing(separator.join(words), tables)
     assert not faults
     assert pointing(after, tables) == (after, [])
-    reached = [each.path for each in ispmail_reach.references(after, VALUES)]
+    reached = [each.path for each in _ispmail_reach.references(after, VALUES)]
     assert "/etc/postfix/a.cf" in reached and "/etc/postfix/b.cf" in reached
     others = [word for word in words if word in (C, "hash:/x", "inline:{ {a = b} }", "$no")]
-    assert [word for word in ispmail_maincf.words(after) if word in others] == others
+    assert [word for word in _ispmail_maincf.words(after) if word in others] == others
 
 
 WITHOUT = [
@@ -217,14 +217,14 @@ def test_a_table_in_braces_behind_a_check_is_named():
     """It is asked, so its file is not removed; but it is not ours to change."""
     values = {**VALUES, "cert": "{mysql:$dir/a.cf, search_order = subject}"}
     for text in ("$cert", values["cert"]):
-        _, word = ispmail_reach.words_of(f"check_ccert_access {text}", values, real_path)
+        _, word = _ispmail_reach.words_of(f"check_ccert_access {text}", values, real_path)
         assert word == (text, (Reference("mysql", "/etc/postfix/a.cf", False),), False, False)
 
 
 def test_where_tables_are_named():
     """With the word before each, which may be a restriction that the table belongs to."""
-    words = ispmail_reach.words_of(f"check_sender_access {A}, $both", VALUES, real_path)
-    places = ispmail_reach.places("maps", words)
+    words = _ispmail_reach.words_of(f"check_sender_access {A}, $both", VALUES, real_path)
+    places = _ispmail_reach.places("maps", words)
     assert [(place.name, place.word.text, place.before, place.reference.table) for place in places] == [
         ("maps", A, "check_sender_access", A),
         ("maps", "$both", A, A),

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from ispmail_errors import CannotAsk, Failed, NotPutBack
-from ispmail_remembered import added, paths
+from _ispmail_errors import CannotAsk, Failed, NotPutBack
+from _ispmail_remembered import added, paths
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_all_is_on_the_disk_before_it_takes_the_place_of_the_old_one(folder, scr
     def fsync(descriptor):
         synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size, os.listdir(folder)))
 
-    monkeypatch.setattr("ispmail_remembered.os.fsync", fsync)
+    monkeypatch.setattr("_ispmail_remembered.os.fsync", fsync)
     with added(folder, [str(script)]):
         pass
     status = os.stat(os.path.join(folder, NAME))

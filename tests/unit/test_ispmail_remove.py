@@ -5,14 +5,14 @@ import pwd
 
 import pytest
 
-import ispmail_postconf
-import ispmail_remove
-import ispmail_transaction
-from ispmail_errors import CannotAsk, Failed, PillarFault
-from ispmail_files import File, Replacement
-from ispmail_journal import Journal
-from ispmail_plan import OPEN_DOMAINS, Outcome
-from ispmail_smtpd import Reply
+import _ispmail_postconf
+import _ispmail_remove
+import _ispmail_transaction
+from _ispmail_errors import CannotAsk, Failed, PillarFault
+from _ispmail_files import File, Replacement
+from _ispmail_journal import Journal
+from _ispmail_plan import OPEN_DOMAINS, Outcome
+from _ispmail_smtpd import Reply
 
 from .configured import POSTFIX, SERVICES, TEXT, Configured
 
@@ -28,13 +28,13 @@ def server(tmp_path):
 def changes(monkeypatch):
     """The changes that are made, or rehearsed, in place of making them."""
     found = []
-    monkeypatch.setattr(ispmail_transaction, "make", lambda change, check, answers: found.append(("make", change)))
-    monkeypatch.setattr(ispmail_transaction, "rehearse", lambda change: found.append(("rehearse", change)))
+    monkeypatch.setattr(_ispmail_transaction, "make", lambda change, check, answers: found.append(("make", change)))
+    monkeypatch.setattr(_ispmail_transaction, "rehearse", lambda change: found.append(("rehearse", change)))
     return found
 
 
 def remove(server, maps, names=None, **options):
-    return ispmail_remove.remove(server.instance(**maps), names, server.cache, **options)
+    return _ispmail_remove.remove(server.instance(**maps), names, server.cache, **options)
 
 
 def test_what_is_changed_and_told(server, changes):
@@ -63,7 +63,7 @@ def test_a_map_is_removed(server, caplog):
         assert list(remove(server, A, test=test).changes) == ["a", "main.cf"]
         assert os.path.exists(server.path("a")) == test
     assert f"removed in {server.directory}: a, main.cf, in " in caplog.messages[-1]
-    (value,) = ispmail_postconf.get(["virtual_alias_maps"], str(server.directory)).values()
+    (value,) = _ispmail_postconf.get(["virtual_alias_maps"], str(server.directory)).values()
     assert server.short(value) == "hash:DIR/x"
     assert remove(server, A) == Outcome(maps=1)
 
@@ -157,7 +157,7 @@ def test_a_map_in_the_braces_of_another_map(server, changes):
 
 
 def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
-    default = ispmail_postconf.defaults(["proxy_read_maps"], str(server.directory))["proxy_read_maps"]
+    default = _ispmail_postconf.defaults(["proxy_read_maps"], str(server.directory))["proxy_read_maps"]
     server.main_cf(f"proxy_read_maps = {default} proxy:mysql:DIR/a.cf")
     remove(server, A)
     ((_, change),) = changes
@@ -329,7 +329,7 @@ def test_a_table_that_an_instance_of_the_default_one_asks_stays(server, changes,
     default = Configured(tmp_path / "default").main_cf(
         f"multi_instance_directories = {server.directory} {other.directory}"
     )
-    monkeypatch.setattr(ispmail_remove, "DEFAULT_DIRECTORY", str(default.directory))
+    monkeypatch.setattr(_ispmail_remove, "DEFAULT_DIRECTORY", str(default.directory))
     server.table("a")
     with pytest.raises(Failed, match=rf"own \(.*\) of the Postfix in {other.directory}, "):
         remove(server, A)
@@ -399,10 +399,10 @@ def test_a_postfix_that_cannot_be_reloaded_keeps_its_maps(server, changes, monke
         raise Failed(f"no reload with {expanded('virtual_alias_maps')!r}")
 
     server.main_cf("virtual_alias_maps = hash:DIR/x, mysql:DIR/a.cf").table("a")
-    monkeypatch.setattr("ispmail_postfix.refuse_reload", refuse)
+    monkeypatch.setattr("_ispmail_postfix.refuse_reload", refuse)
     remove(server, A, test=test)
     assert len(changes) == 1
-    monkeypatch.setattr("ispmail_postfix.running", lambda _: True)
+    monkeypatch.setattr("_ispmail_postfix.running", lambda _: True)
     with pytest.raises(Failed) as caught:
         remove(server, A, test=test)
     assert server.short(str(caught.value)) == "no reload with 'hash:DIR/x'" and len(changes) == 1
@@ -424,8 +424,8 @@ def test_only_root_removes(server, changes):
 @pytest.mark.parametrize("running", [True, False])
 def test_a_change_that_was_cut_off_is_finished(server, changes, monkeypatch, running, maps):
     """Whether or not a map is left to remove."""
-    monkeypatch.setattr("ispmail_postfix.running", lambda _: running)
-    monkeypatch.setattr("ispmail_smtpd.ask", lambda _: Reply(None, None, "no smtpd listens without TLS"))
+    monkeypatch.setattr("_ispmail_postfix.running", lambda _: running)
+    monkeypatch.setattr("_ispmail_smtpd.ask", lambda _: Reply(None, None, "no smtpd listens without TLS"))
     journal = Journal(str(server.directory), server.cache)
     with journal.locked():
         journal.write([])
@@ -436,7 +436,7 @@ def test_a_change_that_was_cut_off_is_finished(server, changes, monkeypatch, run
 
 
 def test_a_file_that_nothing_asks_needs_no_reload(server, changes, monkeypatch):
-    monkeypatch.setattr("ispmail_postfix.running", lambda _: pytest.fail("it is asked whether it runs"))
+    monkeypatch.setattr("_ispmail_postfix.running", lambda _: pytest.fail("it is asked whether it runs"))
     assert remove(server.table("a"), A).reloaded is False
 
 
@@ -449,9 +449,9 @@ def ask(server, monkeypatch):
 
     def removes(runs, runs_after, *replies):
         left = list(replies)
-        monkeypatch.setattr("ispmail_postfix.running", lambda _: runs)
-        monkeypatch.setattr("ispmail_smtpd.ask", lambda _: left.pop(0))
-        monkeypatch.setattr(ispmail_transaction, "make", lambda change, check, answers: check(runs_after))
+        monkeypatch.setattr("_ispmail_postfix.running", lambda _: runs)
+        monkeypatch.setattr("_ispmail_smtpd.ask", lambda _: left.pop(0))
+        monkeypatch.setattr(_ispmail_transaction, "make", lambda change, check, answers: check(runs_after))
         return remove(server.main_cf("virtual_alias_maps = mysql:DIR/a.cf"), A), left
 
     return removes
@@ -485,10 +485,10 @@ def test_smtpd_that_could_not_ask_before_does_not(ask):
 @pytest.mark.parametrize("maps", [A, {}])
 def test_without_postfix_only_maps_are_missed(tmp_path, monkeypatch, maps):
     """A server that has only other programs with the maps' account needs none."""
-    monkeypatch.setattr("ispmail_postfix.installed", lambda: False)
+    monkeypatch.setattr("_ispmail_postfix.installed", lambda: False)
     found = Configured(tmp_path).instance(**maps)._replace(config_directory=str(tmp_path / "none"))
     if maps:
         with pytest.raises(CannotAsk, match=r"there is no .*/none/main\.cf"):
-            ispmail_remove.remove(found, None, str(tmp_path))
+            _ispmail_remove.remove(found, None, str(tmp_path))
     else:
-        assert ispmail_remove.remove(found, None, str(tmp_path)) == Outcome()
+        assert _ispmail_remove.remove(found, None, str(tmp_path)) == Outcome()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ispmail_errors import InvalidInput
-from ispmail_report import Finding, check_width, fault_if, table, warning_if
+from _ispmail_errors import InvalidInput
+from _ispmail_report import Finding, check_width, fault_if, table, warning_if
 
 
 def found(result, check="the table file is private", where="virtual_alias_maps", fix="chmod"):

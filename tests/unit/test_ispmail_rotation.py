@@ -2,7 +2,7 @@
 
 import pytest
 
-from ispmail_rotation import (
+from _ispmail_rotation import (
     Progress,
     checked,
     dropped,

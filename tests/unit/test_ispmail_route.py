@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-import ispmail_route
-from ispmail_errors import CannotAsk
+import _ispmail_route
+from _ispmail_errors import CannotAsk
 
 REQUEST = b"request\0resolve\0sender\0\0address\0jack@example.org\0\0"
 
@@ -59,27 +59,27 @@ def rewrite(scratch_directory, *parts, listens=True):
 )
 def test_each_address_class(scratch_directory, flags, address_class, protocol):
     with rewrite(scratch_directory, answer(flags, "lmtp:unix:x", protocol)) as (queue, asked):
-        assert ispmail_route.resolve("jack@example.org", queue) == (address_class, "lmtp:unix:x")
+        assert _ispmail_route.resolve("jack@example.org", queue) == (address_class, "lmtp:unix:x")
     assert asked == [REQUEST]
 
 
 def test_an_answer_may_come_in_pieces(scratch_directory):
     whole = answer(1024)
     with rewrite(scratch_directory, whole[:9], whole[9:40], whole[40:]) as (queue, _):
-        assert ispmail_route.resolve("jack@example.org", queue).address_class == "virtual_mailbox_domains"
+        assert _ispmail_route.resolve("jack@example.org", queue).address_class == "virtual_mailbox_domains"
 
 
 def test_a_recipient_and_a_transport_that_are_no_utf_8(scratch_directory):
     """Postfix takes any bytes but NUL: they arrive, and come back, as they are."""
     with rewrite(scratch_directory, answer(1024, "lmtp:unix:\udcff")) as (queue, asked):
-        assert ispmail_route.resolve("caf\xe9\udcff@example.org", queue).transport == "lmtp:unix:\udcff"
+        assert _ispmail_route.resolve("caf\xe9\udcff@example.org", queue).transport == "lmtp:unix:\udcff"
     assert asked == [REQUEST.replace(b"jack", "caf\xe9".encode() + b"\xff")]
 
 
 @pytest.fixture
 def hangs(scratch_directory, monkeypatch):
     """The queue directory and the socket of a trivial-rewrite that accepts nobody; one client is let in to wait."""
-    monkeypatch.setattr(ispmail_route, "_SECONDS", 0.2)
+    monkeypatch.setattr(_ispmail_route, "_SECONDS", 0.2)
     queue = scratch_directory / os.urandom(4).hex()
     (queue / "private").mkdir(parents=True)
     path = str(queue / "private" / "rewrite")
@@ -92,10 +92,10 @@ def hangs(scratch_directory, monkeypatch):
 def test_one_that_never_answers_holds_no_change_up(hangs):
     queue, path = hangs
     with pytest.raises(CannotAsk, match=f"^trivial-rewrite cannot be asked by {path}: no answer that can be read$"):
-        ispmail_route.resolve("jack@example.org", queue)
+        _ispmail_route.resolve("jack@example.org", queue)
 
 
-@pytest.mark.parametrize("ask", [ispmail_route.is_there, lambda queue: ispmail_route.resolve("a@example.org", queue)])
+@pytest.mark.parametrize("ask", [_ispmail_route.is_there, lambda queue: _ispmail_route.resolve("a@example.org", queue)])
 def test_one_that_lets_nobody_in_any_more_holds_no_change_up(hangs, ask):
     queue, path = hangs
     with socket.socket(socket.AF_UNIX) as earlier:
@@ -107,7 +107,7 @@ def test_one_that_lets_nobody_in_any_more_holds_no_change_up(hangs, ask):
 def test_it_could_not_ask_its_tables(scratch_directory):
     """RESOLVE_FLAG_FAIL: the database is away."""
     with rewrite(scratch_directory, answer(1024 | 8)) as (queue, _), pytest.raises(CannotAsk) as raised:
-        ispmail_route.resolve("jack@example.org", queue)
+        _ispmail_route.resolve("jack@example.org", queue)
     assert str(raised.value) == "trivial-rewrite could not find out the way of jack@example.org: see the mail log"
 
 
@@ -125,7 +125,7 @@ def test_it_could_not_ask_its_tables(scratch_directory):
 )
 def test_what_is_no_answer(scratch_directory, said):
     with rewrite(scratch_directory, said) as (queue, _), pytest.raises(CannotAsk) as raised:
-        ispmail_route.resolve("jack@example.org", queue)
+        _ispmail_route.resolve("jack@example.org", queue)
     # Where more is said than is read, the connection ends with an error.
     reasons = ("no answer that can be read", "Connection reset by peer", "Broken pipe")
     assert str(raised.value) in [
@@ -135,16 +135,16 @@ def test_what_is_no_answer(scratch_directory, said):
 
 def test_no_trivial_rewrite(scratch_directory):
     with pytest.raises(CannotAsk, match=r"cannot be asked by /nowhere/private/rewrite: No such file or directory"):
-        ispmail_route.resolve("jack@example.org", "/nowhere")
-    assert ispmail_route.is_there("/nowhere") is False
+        _ispmail_route.resolve("jack@example.org", "/nowhere")
+    assert _ispmail_route.is_there("/nowhere") is False
     with rewrite(scratch_directory, listens=False) as (queue, _):
-        assert ispmail_route.is_there(queue) is False
+        assert _ispmail_route.is_there(queue) is False
     with rewrite(scratch_directory) as (queue, _):
-        assert ispmail_route.is_there(queue) is True
+        assert _ispmail_route.is_there(queue) is True
 
 
 def test_could_not_tell_is_not_no(scratch_directory):
     (scratch_directory / "private").write_text("a file in place of the directory")
     path = scratch_directory / "private" / "rewrite"
     with pytest.raises(CannotAsk, match=f"cannot be asked by {path}: Not a directory"):
-        ispmail_route.is_there(str(scratch_directory))
+        _ispmail_route.is_there(str(scratch_directory))

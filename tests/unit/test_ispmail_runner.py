@@ -19,8 +19,8 @@ import salt.utils.event
 import tornado.ioloop
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from _ispmail_rotation import Progress
 from _runners import ispmail
-from ispmail_rotation import Progress
 from lab import START_SECONDS, is_free, wait_until
 
 from .test_ispmail_rotation import used
@@ -97,7 +97,7 @@ def test_to_whom_a_rotation_goes(monkeypatch, case):
     roles = {"database": ["db"], "mail": ["mx1", "mx2", "mx3", "mx4"], "canary": ["mx1"], **changed}
     monkeypatch.setattr(ispmail, "_matching", lambda who, role: roles[role])
     monkeypatch.setattr(
-        ispmail.ispmail_fleet, "present", lambda client, servers: [each for each in servers if each in there.split()]
+        ispmail._ispmail_fleet, "present", lambda client, servers: [each for each in servers if each in there.split()]
     )
     configured = {role: "x" for role in roles if roles[role] or role != "canary"}
     found = ispmail._resolve_targets(None, "main", configured, 2)

@@ -6,8 +6,8 @@ import pytest
 import salt.config
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_salt
-from ispmail_errors import (
+import _ispmail_salt
+from _ispmail_errors import (
     CannotAsk,
     ChangedMeanwhile,
     DatabaseError,
@@ -32,14 +32,14 @@ from ispmail_errors import (
     ],
 )
 def test_errors_become_salts_two(error, becomes):
-    with pytest.raises(becomes) as caught, ispmail_salt.salt_errors():
+    with pytest.raises(becomes) as caught, _ispmail_salt.salt_errors():
         raise error
     assert str(caught.value) == str(error)
     assert caught.value.__cause__ is None, "the cause's text would be in Salt's traceback"
 
 
 def test_other_errors_pass():
-    with pytest.raises(ZeroDivisionError), ispmail_salt.salt_errors():
+    with pytest.raises(ZeroDivisionError), _ispmail_salt.salt_errors():
         raise ZeroDivisionError
 
 
@@ -58,7 +58,7 @@ STATES = [
 
 @pytest.mark.parametrize(("done", "test", "expected"), STATES)
 def test_the_shape_of_a_state(done, test, expected):
-    ret = ispmail_salt.state("a sentence", test, lambda: done, describe)
+    ret = _ispmail_salt.state("a sentence", test, lambda: done, describe)
     assert ret == {"name": "a sentence", "changes": done["changes"], "result": expected[0], "comment": expected[1]}
 
 
@@ -68,14 +68,14 @@ def test_a_failure_is_in_the_comment_and_nothing_has_changed(error):
         raise error
 
     failed = {"name": "x", "changes": {}, "result": False, "comment": "no"}
-    assert ispmail_salt.state("x", False, act, describe) == failed
-    assert ispmail_salt.check_state("x", "fine", act) == failed
+    assert _ispmail_salt.state("x", False, act, describe) == failed
+    assert _ispmail_salt.check_state("x", "fine", act) == failed
 
 
 def test_a_state_that_only_looks():
     right = {"name": "x", "changes": {}, "result": True, "comment": "fine"}
-    assert ispmail_salt.check_state("x", "fine", lambda: None) == right
-    assert ispmail_salt.check_state("x", "fine", lambda: "not fine") == {
+    assert _ispmail_salt.check_state("x", "fine", lambda: None) == right
+    assert _ispmail_salt.check_state("x", "fine", lambda: "not fine") == {
         "name": "x",
         "changes": {},
         "result": False,
@@ -93,13 +93,13 @@ def test_a_state_that_only_looks():
 )
 def test_pillar_without_our_key(pillar, said):
     with pytest.raises(InvalidInput, match=said):
-        ispmail_salt.section(pillar, "ispmail")
+        _ispmail_salt.section(pillar, "ispmail")
 
 
 @pytest.mark.parametrize("key", [None, 5, ["ispmail"], {"a": 1}])
 def test_the_pillar_key_is_a_text(key):
     with pytest.raises(InvalidInput, match="the name of a pillar key"):
-        ispmail_salt.section({"ispmail": {}}, key)
+        _ispmail_salt.section({"ispmail": {}}, key)
 
 
 def test_sdb_is_looked_up_and_its_errors_tell_no_secret(monkeypatch):
@@ -108,10 +108,10 @@ def test_sdb_is_looked_up_and_its_errors_tell_no_secret(monkeypatch):
             raise RuntimeError("token=SECRET")
         return {"sdb://a/good": "value"}.get(uri)
 
-    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", get)
+    monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", get)
     section = {"database": {"password": "sdb://a/good", "user": "sdb://a/broken", "hosts": ["sdb://a/none"]}}
     with pytest.raises(PillarFault) as caught:
-        ispmail_salt.complete({"ispmail": section}, {}, "ispmail")
+        _ispmail_salt.complete({"ispmail": section}, {}, "ispmail")
     text = str(caught.value)
     assert "ispmail:database:user could not be read from sdb (RuntimeError): check the sdb profile" in text
     assert "ispmail:database:hosts:0 is not there in sdb: store it under that name" in text
@@ -135,17 +135,17 @@ def test_sdb_is_looked_up_and_its_errors_tell_no_secret(monkeypatch):
 )
 def test_what_sdb_holds_that_is_no_password(monkeypatch, found, reason):
     """The fault spoke of YAML, or the text became the password."""
-    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: found)
+    monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: found)
     with pytest.raises(PillarFault) as caught:
-        ispmail_salt.complete({"ispmail": {"database": {"password": "sdb://a/b"}}}, {}, "ispmail")
+        _ispmail_salt.complete({"ispmail": {"database": {"password": "sdb://a/b"}}}, {}, "ispmail")
     assert f"ispmail:database:password {reason}" in str(caught.value)
     assert "SECRET" not in str(caught.value) and "8101" not in str(caught.value)
 
 
 def test_the_directories_that_pillar_names():
     pillar = {"ispmail": {"instances": ["other"]}, "other": {"postfix": {"config_directory": "/etc/postfix-x"}}}
-    assert list(ispmail_salt.named_directories(pillar)) == ["/etc/postfix", "/etc/postfix-x"]
-    assert list(ispmail_salt.named_directories({})) == []
+    assert list(_ispmail_salt.named_directories(pillar)) == ["/etc/postfix", "/etc/postfix-x"]
+    assert list(_ispmail_salt.named_directories({})) == []
 
 
 def mail(**sections):
@@ -190,8 +190,8 @@ def test_two_owners_of_one_option_file_are_refused(pillar, fault, tmp_path):
     text = json.dumps(pillar).replace("LINK", f"{tmp_path}/link").replace("FOLDER", f"{tmp_path}/folder")
     pillar = json.loads(text)
     with pytest.raises(PillarFault, match=f"- ispmail:{fault}"):
-        ispmail_salt.wanted(pillar, {}, "ispmail")
-    assert ispmail_salt.instance(pillar, "ispmail").wanted
+        _ispmail_salt.wanted(pillar, {}, "ispmail")
+    assert _ispmail_salt.instance(pillar, "ispmail").wanted
 
 
 def test_what_is_wrong_with_another_instances_consumers_is_told_there():
@@ -199,9 +199,9 @@ def test_what_is_wrong_with_another_instances_consumers_is_told_there():
         "ispmail": mail(instances=["out"], consumers={"dovecot": {}}),
         "out": mail(postfix=OUT, consumers={"dovecot": {"mode": "0777"}}),
     }
-    assert ispmail_salt.wanted(pillar, {}, "ispmail")[1].with_option_file
+    assert _ispmail_salt.wanted(pillar, {}, "ispmail")[1].with_option_file
     with pytest.raises(PillarFault, match="out:consumers:dovecot:mode"):
-        ispmail_salt.wanted(pillar, {}, "out")
+        _ispmail_salt.wanted(pillar, {}, "out")
 
 
 NAMES = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps", "relay_domains")
@@ -216,24 +216,24 @@ def test_two_instances_of_one_directory_are_refused(key, other, tmp_path):
         "out": mail(postfix={"config_directory": f"{tmp_path}/link"}, maps={"relay_domains": {}}),
     }
     with pytest.raises(PillarFault) as caught:
-        ispmail_salt.instance(pillar, key)
+        _ispmail_salt.instance(pillar, key)
     assert str(caught.value).splitlines() == [
         "Pillar has errors, nothing was changed:",
         f"- {key}:postfix:config_directory is the one of {other} too: each instance needs its own",
         *(f"- {key}:maps:{name}:file is the file of {other}:{name} too: each map needs its own" for name in NAMES),
     ]
     pillar["out"]["postfix"] = OUT
-    assert list(ispmail_salt.instances(pillar, "ispmail")) == ["ispmail", "out"]
+    assert list(_ispmail_salt.instances(pillar, "ispmail")) == ["ispmail", "out"]
 
 
 @pytest.mark.parametrize("pillar", [{"mail": mail()}, {"ispmail": mail(), "mail": mail()}])
 def test_keys_that_do_not_name_each_other_are_of_different_servers(pillar):
-    assert list(ispmail_salt.instances(pillar, "mail")) == ["mail"]
-    assert all(ispmail_salt.wanted(pillar, {}, key)[0].maps for key in pillar)
+    assert list(_ispmail_salt.instances(pillar, "mail")) == ["mail"]
+    assert all(_ispmail_salt.wanted(pillar, {}, key)[0].maps for key in pillar)
 
 
 @pytest.mark.parametrize("section", ["a text", 5, ["x"]])
-@pytest.mark.parametrize("read", [ispmail_salt.wanted, ispmail_salt.database])
+@pytest.mark.parametrize("read", [_ispmail_salt.wanted, _ispmail_salt.database])
 def test_a_section_that_is_no_mapping_is_a_fault(section, read):
     with pytest.raises(PillarFault, match=r"^Pillar has errors, nothing was changed:\n- ispmail: must be a mapping"):
         read({"ispmail": section}, {}, "ispmail")
@@ -245,13 +245,13 @@ NO_KEY = "sdb://none/of_the_admin"
 def test_a_mail_server_needs_no_key_to_the_admins_login():
     """What it cannot look up is a fault where it is needed, and only there. A wrong kind is one everywhere."""
     pillar = {"ispmail": mail(server={"password": NO_KEY})}
-    assert ispmail_salt.complete(pillar, {}, "ispmail").maps
-    assert ispmail_salt.scope(pillar, OPTS, "ispmail", as_admin=False).database.password == "x"
-    for read in (ispmail_salt.database, ispmail_salt.scope):
+    assert _ispmail_salt.complete(pillar, {}, "ispmail").maps
+    assert _ispmail_salt.scope(pillar, OPTS, "ispmail", as_admin=False).database.password == "x"
+    for read in (_ispmail_salt.database, _ispmail_salt.scope):
         with pytest.raises(PillarFault, match="ispmail:server:password could not be read from sdb"):
             read(pillar, OPTS, "ispmail")
     with pytest.raises(PillarFault) as caught:
-        ispmail_salt.wanted({"ispmail": mail(server=5, answers=5)}, {}, "ispmail")
+        _ispmail_salt.wanted({"ispmail": mail(server=5, answers=5)}, {}, "ispmail")
     assert {fault.key for fault in caught.value.faults} == {"server", "answers"}
 
 
@@ -261,11 +261,11 @@ OPTS = {"cachedir": "/c", "conf_file": "/etc/salt/minion", "pillar_roots": {"bas
 def test_the_database_servers_side():
     """Whatever else is wrong with pillar; whether the password is needed is the caller's to say."""
     pillar = {"ispmail": {"database": {"user": "u"}, "server": {"known_accounts": ["k"]}, "maps": {"a": {"x": NO_KEY}}}}
-    found = ispmail_salt.database(pillar, {}, "ispmail")
+    found = _ispmail_salt.database(pillar, {}, "ispmail")
     assert (found.user, found.password, found.known_accounts) == ("u", None, ("k",))
     with pytest.raises(PillarFault, match="ispmail:database:password is missing or empty"):
-        ispmail_salt.database(pillar, {}, "ispmail", password_needed=True)
-    assert ispmail_salt.account(pillar, {}, "ispmail") == "u"
+        _ispmail_salt.database(pillar, {}, "ispmail", password_needed=True)
+    assert _ispmail_salt.account(pillar, {}, "ispmail") == "u"
 
 
 @pytest.mark.parametrize("found", [None, "u\n", 5, RuntimeError("SECRET"), "u"])
@@ -275,9 +275,9 @@ def test_a_user_that_cannot_be_looked_up_is_nobody(monkeypatch, found):
             raise found
         return found
 
-    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", get)
+    monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", get)
     pillar = {"ispmail": {"database": {"user": "sdb://a/user"}}}
-    assert ispmail_salt.account(pillar, {}, "ispmail") == ("u" if found == "u" else "")
+    assert _ispmail_salt.account(pillar, {}, "ispmail") == ("u" if found == "u" else "")
 
 
 @pytest.mark.parametrize(("as_admin", "known"), [({}, ("k",)), ({"as_admin": True}, ("k",)), ({"as_admin": False}, ())])
@@ -289,14 +289,14 @@ def test_the_account_and_all_that_may_use_it(as_admin, known):
         },
         "out": mail(postfix=OUT, consumers={"b": {"option_file": "/b"}}),
     }
-    found = ispmail_salt.scope(pillar, OPTS, "ispmail", **as_admin)
+    found = _ispmail_salt.scope(pillar, OPTS, "ispmail", **as_admin)
     assert list(found.instances) == ["ispmail", "out"]
     assert (found.account, found.database.password, found.database.known_accounts) == ("u", None, known)
     assert [each.name for each in found.each_consumer] == ["a", "b"] and found.names("/b")
     assert found.left_out == ("/c", "/etc/salt", "/p", "/d", "/e")
     assert found.cache == "/c/ispmail"
     without = {name: value for name, value in OPTS.items() if name != "pillar_roots"}
-    assert ispmail_salt.scope(pillar, without, "ispmail").left_out == ("/c", "/etc/salt")
+    assert _ispmail_salt.scope(pillar, without, "ispmail").left_out == ("/c", "/etc/salt")
 
 
 def test_sdb_itself(monkeypatch):
@@ -304,11 +304,11 @@ def test_sdb_itself(monkeypatch):
     opts = {**salt.config.DEFAULT_MINION_OPTS, "environment": {"driver": "env"}}
     monkeypatch.setenv("ISPMAIL_PASSWORD", "from-sdb")
     section = {"database": {"password": "sdb://environment/ISPMAIL_PASSWORD", "hosts": "127.0.0.1"}}
-    assert "password = from-sdb\n" in ispmail_salt.complete({"ispmail": section}, opts, "ispmail").maps[0].text
+    assert "password = from-sdb\n" in _ispmail_salt.complete({"ispmail": section}, opts, "ispmail").maps[0].text
     section["database"]["password"] = NO_KEY
     fault = r"ispmail:database:password could not be read from sdb \(SaltInvocationError\): check the sdb profile"
     with pytest.raises(PillarFault, match=fault):
-        ispmail_salt.complete({"ispmail": section}, opts, "ispmail")
-    monkeypatch.setattr(ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: ["db1", "db2"])
+        _ispmail_salt.complete({"ispmail": section}, opts, "ispmail")
+    monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: ["db1", "db2"])
     section["database"] = {"password": "x", "hosts": "sdb://a/hosts"}
-    assert "hosts = db1 db2\n" in ispmail_salt.complete({"ispmail": section}, opts, "ispmail").maps[0].text
+    assert "hosts = db1 db2\n" in _ispmail_salt.complete({"ispmail": section}, opts, "ispmail").maps[0].text

@@ -5,10 +5,10 @@ import sqlite3
 
 import pytest
 
-import ispmail_database
-import ispmail_schema
-from ispmail_errors import DatabaseError, InvalidInput
-from ispmail_sql import Table
+import _ispmail_database
+import _ispmail_schema
+from _ispmail_errors import DatabaseError, InvalidInput
+from _ispmail_sql import Table
 
 from .database_values import FakeServer, config
 
@@ -96,8 +96,8 @@ def create(monkeypatch):
             server.held = lock
             yield server
 
-        monkeypatch.setattr(ispmail_database, "admin", admin)
-        found = ispmail_schema.create(config(**sections), test)
+        monkeypatch.setattr(_ispmail_database, "admin", admin)
+        found = _ispmail_schema.create(config(**sections), test)
         assert set(found) == {"changes", "warnings"}
         return found["changes"], found["warnings"]
 
@@ -265,7 +265,7 @@ class Rows:
         self._rows.executemany("INSERT INTO mailserver.virtual_domains VALUES (?)", [(each,) for each in domains])
 
     def ask(self, statement):
-        """As `ispmail_database.Server.ask`."""
+        """As `_ispmail_database.Server.ask`."""
         cursor = self._rows.execute(statement)
         return [dict(zip([column[0] for column in cursor.description], row)) for row in cursor]
 
@@ -278,7 +278,7 @@ def test_which_rows_keep_an_index_from_being_unique(emails, has_doubles):
     """A unique index may have many NULLs."""
     users = guide_table("domain_id", "email")
     server = Rows(*((1, email) for email in emails))
-    assert ispmail_schema._has_doubles(server, "mailserver", "virtual_users", "email", users) is has_doubles
+    assert _ispmail_schema._has_doubles(server, "mailserver", "virtual_users", "email", users) is has_doubles
 
 
 @pytest.mark.parametrize(
@@ -288,5 +288,5 @@ def test_which_rows_keep_an_index_from_being_unique(emails, has_doubles):
 def test_which_rows_keep_a_column_from_being_a_foreign_key(ids, domains, is_possible):
     tables = {"virtual_users": guide_table("domain_id", "email"), "virtual_domains": guide_table("id")}
     server = Rows(*((each, "a") for each in ids), domains=domains)
-    reason = ispmail_schema._no_foreign_key(server, "mailserver", "virtual_users", tables)
+    reason = _ispmail_schema._no_foreign_key(server, "mailserver", "virtual_users", tables)
     assert reason == (None if is_possible else "some of its rows name a domain that does not exist, remove them")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ispmail_config_consumers import Consumers
-from ispmail_scope import Scope
+from _ispmail_config_consumers import Consumers
+from _ispmail_scope import Scope
 
 from .consumer_values import consumer
 from .doctor_values import database

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ispmail_search
-from ispmail_spellings import spellings
+import _ispmail_search
+from _ispmail_spellings import spellings
 
 
 @given(st.text(min_size=1))
 def test_every_spelling_has_the_core(secret):
     """Files without it are not looked at any further."""
-    assert all(ispmail_search._core(secret) in spelling for spelling in spellings(secret))
+    assert all(_ispmail_search._core(secret) in spelling for spelling in spellings(secret))
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def test_every_spelling_has_the_core(secret):
     ],
 )
 def test_what_cannot_be_searched_for(secret, reason):
-    assert ispmail_search.unsearchable(secret, ["mailserver"]).startswith(reason)
-    assert bool(ispmail_search.unsearchable(secret, ["mailserver"])) == bool(reason)
+    assert _ispmail_search.unsearchable(secret, ["mailserver"]).startswith(reason)
+    assert bool(_ispmail_search.unsearchable(secret, ["mailserver"])) == bool(reason)
 
 
 def test_files_and_what_is_left_out(tmp_path):
@@ -37,7 +37,7 @@ def test_files_and_what_is_left_out(tmp_path):
         (tmp_path / path).write_text("x = one-Secret1;" if path != "c/four" else "nothing")
     (tmp_path / "link").symlink_to(tmp_path / "a")
     trees = [str(tmp_path), str(tmp_path / "link"), str(tmp_path / "none")]
-    found = ispmail_search.search(["one-Secret1"], [str(tmp_path / "a" / "b")], trees)
+    found = _ispmail_search.search(["one-Secret1"], [str(tmp_path / "a" / "b")], trees)
     # The second tree is a link to one that is inside the first.
     assert set(found.found) == {str(tmp_path / "a" / "one"), str(tmp_path / "c" / "three")}
     assert (found.unsearched, found.notes) == ({}, ())
@@ -47,8 +47,8 @@ def test_files_and_what_is_left_out(tmp_path):
 def test_a_limit_is_told(tmp_path, monkeypatch, limit, value):
     for number in range(3):
         (tmp_path / str(number)).write_text("some text")
-    monkeypatch.setattr(ispmail_search, limit, value)
-    unsearched = ispmail_search.search(["one-Secret1"], [], [str(tmp_path)]).unsearched
+    monkeypatch.setattr(_ispmail_search, limit, value)
+    unsearched = _ispmail_search.search(["one-Secret1"], [], [str(tmp_path)]).unsearched
     assert unsearched[str(tmp_path)].startswith(f"{tmp_path} and what comes after it was not searched: more than ")
 
 
@@ -58,8 +58,8 @@ def test_what_cannot_be_read_is_told(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(ispmail_search.os, "open", refuse)
-    assert ispmail_search.search(["one-Secret1"], [], [str(tmp_path)]).unsearched == {
+    monkeypatch.setattr(_ispmail_search.os, "open", refuse)
+    assert _ispmail_search.search(["one-Secret1"], [], [str(tmp_path)]).unsearched == {
         str(tmp_path / "file"): f"{tmp_path / 'file'} cannot be read: Permission denied"
     }
 
@@ -69,7 +69,7 @@ def jobs(tmp_path, monkeypatch):
     """A folder of jobs, and a function that puts one of a user into it."""
     folder = tmp_path / "jobs"
     folder.mkdir()
-    monkeypatch.setattr(ispmail_search, "JOBS", (str(folder),))
+    monkeypatch.setattr(_ispmail_search, "JOBS", (str(folder),))
 
     def put(name, content, uid=1000):
         (folder / name).write_bytes(content)
@@ -80,13 +80,13 @@ def jobs(tmp_path, monkeypatch):
 
 
 def searched(tmp_path):
-    return ispmail_search.search(["one-Secret1"], [], [str(tmp_path)])
+    return _ispmail_search.search(["one-Secret1"], [], [str(tmp_path)])
 
 
 @pytest.mark.parametrize(("uid", "is_fault"), [(1000, False), (0, True)])
 def test_a_large_job_of_a_user_is_a_note(tmp_path, jobs, uid, is_fault):
     """As a fault it let any local user stop every rotation."""
-    path = jobs("large", b"x" * (ispmail_search._LARGEST + 1), uid)
+    path = jobs("large", b"x" * (_ispmail_search._LARGEST + 1), uid)
     found = searched(tmp_path)
     assert bool(found.unsearched) == is_fault
     if not is_fault:
@@ -98,8 +98,8 @@ def test_jobs_of_users_do_not_use_up_the_limits(tmp_path, jobs, monkeypatch, lim
     for number in range(9):
         jobs(f"a{number}", b"some text")
     mine = jobs("root", b"one-Secret1", uid=0)
-    monkeypatch.setattr(ispmail_search, limit, value)
-    monkeypatch.setattr(ispmail_search, "_FILES", 5)
+    monkeypatch.setattr(_ispmail_search, limit, value)
+    monkeypatch.setattr(_ispmail_search, "_FILES", 5)
     found = searched(tmp_path)
     assert (found.found, found.unsearched) == ((mine,), {})
     assert "jobs of users too large, or too many: " in found.notes[0]
@@ -113,10 +113,10 @@ def test_files_of_root_come_first(tmp_path, jobs):
 
 def test_where_is_searched():
     """As docs/rotation.md says."""
-    assert set(ispmail_search.TREES) == {
+    assert set(_ispmail_search.TREES) == {
         *("/etc", "/usr/local/bin", "/usr/local/sbin", "/usr/local/etc", "/var/spool/cron")
     }
-    assert ispmail_search.JOBS == ("/var/spool/cron",)
+    assert _ispmail_search.JOBS == ("/var/spool/cron",)
 
 
 MOST = 16 * 2**20
@@ -144,16 +144,16 @@ def test_the_limits_of_a_search(tmp_path, monkeypatch, limit, value, said):
     """What reaches a limit is searched, and what comes after it is not."""
     for name in "ab":
         sized(tmp_path / name, 2**20, SECRET.encode())
-    monkeypatch.setattr(ispmail_search, limit, value)
-    found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+    monkeypatch.setattr(_ispmail_search, limit, value)
+    found = _ispmail_search.search([SECRET], [], [str(tmp_path)])
     if limit != "_SECONDS":
         assert (len(found.found), found.unsearched) == (2, {})
         sized(tmp_path / "c", 2**20, SECRET.encode())
-        found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+        found = _ispmail_search.search([SECRET], [], [str(tmp_path)])
         if limit == "_ALL_BYTES":
             assert (len(found.found), found.unsearched) == (3, {})
             sized(tmp_path / "d", 1)
-            found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+            found = _ispmail_search.search([SECRET], [], [str(tmp_path)])
     text = f"{tmp_path} and what comes after it was not searched: more than {said}"
     assert found.unsearched == {str(tmp_path): text}
 
@@ -161,7 +161,7 @@ def test_the_limits_of_a_search(tmp_path, monkeypatch, limit, value, said):
 def test_a_large_file_is_searched_to_its_end_and_a_larger_one_is_told(tmp_path):
     whole = sized(tmp_path / "a", MOST, SECRET.encode())
     larger = sized(tmp_path / "b", MOST + 1, SECRET.encode())
-    found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+    found = _ispmail_search.search([SECRET], [], [str(tmp_path)])
     assert (found.found, found.notes) == ((whole,), ())
     assert found.unsearched == {larger: f"{larger} is larger than 16 MiB"}
 
@@ -177,7 +177,7 @@ def test_what_is_compressed_or_compiled_is_a_note(tmp_path):
     for more in ("", " and 1 more", " and 2 more"):
         if more:
             (tmp_path / names[2 + int(more.split()[1])]).write_text(SECRET)
-        found = ispmail_search.search([SECRET], [], [str(tmp_path)])
+        found = _ispmail_search.search([SECRET], [], [str(tmp_path)])
         assert (found.found, found.unsearched) == ((), {})
         assert found.notes == (
             f"{len(os.listdir(tmp_path)) - 1} compressed files cannot be searched: {shown}{more}",
@@ -190,13 +190,13 @@ def test_links_and_folders_that_have_gone_are_no_faults(tmp_path):
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "link").symlink_to(tmp_path / "file")
     trees = [str(tmp_path / "tree"), str(tmp_path / "file")]
-    assert ispmail_search.search([SECRET], [], trees) == ((), {}, ())
+    assert _ispmail_search.search([SECRET], [], trees) == ((), {}, ())
 
 
 def test_a_part_of_a_password_is_no_password(tmp_path):
     (tmp_path / "file").write_text("Secret1")
-    assert ispmail_search.search([SECRET], [], [str(tmp_path)]).found == ()
-    assert ispmail_search._core(SECRET) == ispmail_search._core("Secret1-two") == b"Secret1"
+    assert _ispmail_search.search([SECRET], [], [str(tmp_path)]).found == ()
+    assert _ispmail_search._core(SECRET) == _ispmail_search._core("Secret1-two") == b"Secret1"
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     for _ in range(45):
         os.mkdir("x" * 100)
         os.chdir("x" * 100)
-    ((path, said),) = ispmail_search.search([SECRET], [], [str(tmp_path)]).unsearched.items()
+    ((path, said),) = _ispmail_search.search([SECRET], [], [str(tmp_path)]).unsearched.items()
     assert len(path) > 4095 and said == f"{path} cannot be read: File name too long"
 
 
@@ -214,11 +214,11 @@ def test_a_file_that_has_become_something_else_is_not_read(tmp_path):
     (tmp_path / "file").write_text(SECRET)
     (tmp_path / "link").symlink_to(tmp_path / "file")
     os.mkfifo(tmp_path / "fifo")
-    state = ispmail_search._State(time.monotonic() + 60)
+    state = _ispmail_search._State(time.monotonic() + 60)
     for path in ("/dev/zero", tmp_path / "gone", tmp_path / "fifo"):
-        ispmail_search._look(str(path), [(b"Secret1", (SECRET.encode(),))], state)
+        _ispmail_search._look(str(path), [(b"Secret1", (SECRET.encode(),))], state)
     assert (state.found, state.unsearched) == ([], {})
-    ispmail_search._look(str(tmp_path / "link"), [(b"Secret1", (SECRET.encode(),))], state)
+    _ispmail_search._look(str(tmp_path / "link"), [(b"Secret1", (SECRET.encode(),))], state)
     assert state.found == [] and "cannot be read" in state.unsearched[str(tmp_path / "link")]
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ispmail_errors import InvalidInput
-from ispmail_sites import batch_size, hosts, sites
+from _ispmail_errors import InvalidInput
+from _ispmail_sites import batch_size, hosts, sites
 
 MAIN = {"database": "db*", "mail": "mx*"}
 

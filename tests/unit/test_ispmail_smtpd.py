@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-import ispmail_smtpd
-from ispmail_errors import Failed
-from ispmail_inventory import Inventory, Settings
-from ispmail_postconf import Service
-from ispmail_smtpd import Reply
+import _ispmail_smtpd
+from _ispmail_errors import Failed
+from _ispmail_inventory import Inventory, Settings
+from _ispmail_postconf import Service
+from _ispmail_smtpd import Reply
 
 from ..functional.database import certificate
 
@@ -57,7 +57,7 @@ def inventory(*services, **values):
     ],
 )
 def test_where_smtpd_listens(services, values, where):
-    assert ispmail_smtpd._listening(inventory(*services, **values)) == where
+    assert _ispmail_smtpd._listening(inventory(*services, **values)) == where
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def says(monkeypatch):
         def sleep(seconds):
             now[0] += seconds
 
-        monkeypatch.setattr(ispmail_smtpd, "ask", ask)
+        monkeypatch.setattr(_ispmail_smtpd, "ask", ask)
         monkeypatch.setattr("time.monotonic", lambda: now[0])
         monkeypatch.setattr("time.sleep", sleep)
         return timeouts
@@ -122,7 +122,7 @@ THROTTLED = inventory(service_throttle_time="30s")
 @pytest.mark.parametrize("before", [None, OK, NOT, SILENT, CLOSED])
 def test_what_answers_is_not_worse(says, before, after):
     timeouts = says(after)
-    assert ispmail_smtpd.refuse_if_worse(before, THROTTLED) == []
+    assert _ispmail_smtpd.refuse_if_worse(before, THROTTLED) == []
     assert after is NOWHERE or timeouts == [40 if before is SILENT else 10]
 
 
@@ -155,13 +155,13 @@ def test_what_is_worse_than_before_is_refused(says, before, after, said):
     """Silence before and after was taken for a yes: a change that had killed a program was live at the second try."""
     says(after)
     with pytest.raises(Failed) as raised:
-        ispmail_smtpd.refuse_if_worse(before, THROTTLED)
+        _ispmail_smtpd.refuse_if_worse(before, THROTTLED)
     assert str(raised.value) == f"smtpd on a:25 {said}{SEE}"
 
 
 def test_what_was_as_bad_before_is_a_warning(says):
     says(NOT)
-    assert ispmail_smtpd.refuse_if_worse(NOT, THROTTLED) == [
+    assert _ispmail_smtpd.refuse_if_worse(NOT, THROTTLED) == [
         f"smtpd on a:25 could not ask its maps before this change, and cannot now (451 Temporary lookup failure){SEE}"
     ]
 
@@ -170,7 +170,7 @@ def test_what_was_as_bad_before_is_a_warning(says):
 def test_an_smtpd_that_nobody_reaches_is_no_worse(says, reply):
     """A program that has died does not look like that: master(8) itself takes the connection."""
     timeouts = says(reply)
-    assert ispmail_smtpd.refuse_if_worse(reply, THROTTLED) == []
+    assert _ispmail_smtpd.refuse_if_worse(reply, THROTTLED) == []
     assert timeouts == [10]
 
 
@@ -185,7 +185,7 @@ def test_an_smtpd_that_nobody_reaches_is_no_worse(says, reply):
 )
 def test_an_smtpd_that_was_silent_is_waited_for(says, replies, timeouts):
     seen = says(*replies)
-    assert ispmail_smtpd.refuse_if_worse(SILENT, THROTTLED) == []
+    assert _ispmail_smtpd.refuse_if_worse(SILENT, THROTTLED) == []
     assert seen == timeouts
 
 
@@ -195,7 +195,7 @@ def test_an_smtpd_that_was_silent_is_waited_for(says, replies, timeouts):
 )
 def test_how_long_a_silent_smtpd_is_waited_for(value, seconds):
     found = inventory(service_throttle_time=value, own="20s")
-    assert ispmail_smtpd._restarted_after(found) == seconds
+    assert _ispmail_smtpd._restarted_after(found) == seconds
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_how_long_a_silent_smtpd_is_waited_for(value, seconds):
 )
 def test_how_postfix_answers_after_the_way_back(says, before, now, said):
     says(now)
-    assert ispmail_smtpd.describe_now(before, THROTTLED) == said
+    assert _ispmail_smtpd.describe_now(before, THROTTLED) == said
 
 
 @contextlib.contextmanager
@@ -260,7 +260,7 @@ def smtpd(*replies, greeting=b"220 mail.example.org ESMTP\r\n", family=socket.AF
 
 
 def asked(port, recipient="jack@example.org", host="127.0.0.1", command="smtpd"):
-    return ispmail_smtpd.ask(inventory((f"{host}:{port}", command)), recipient, timeout=5)
+    return _ispmail_smtpd.ask(inventory((f"{host}:{port}", command)), recipient, timeout=5)
 
 
 def test_a_recipient_is_asked_for_and_no_mail_is_sent():
@@ -277,7 +277,7 @@ def test_a_sender_that_is_refused_is_the_answer():
 
 def test_by_default_it_is_asked_for_nobody():
     with smtpd(b"250 Ok\r\n", b"554 5.7.1 Relay access denied\r\n") as (port, lines):
-        ispmail_smtpd.ask(inventory((f"127.0.0.1:{port}", "smtpd")))
+        _ispmail_smtpd.ask(inventory((f"127.0.0.1:{port}", "smtpd")))
     assert b"RCPT TO:<probe@probe.invalid>\r\n" in lines
 
 
@@ -387,7 +387,7 @@ def test_an_smtpd_that_says_nothing_is_not_waited_for():
         hang_up = threading.Timer(5, server.close)
         hang_up.start()
         began = time.monotonic()
-        reply = ispmail_smtpd.ask(inventory((f"127.0.0.1:{server.getsockname()[1]}", "smtpd")), timeout=0.2)
+        reply = _ispmail_smtpd.ask(inventory((f"127.0.0.1:{server.getsockname()[1]}", "smtpd")), timeout=0.2)
         hang_up.cancel()
     assert reply.is_silent and reply.was_not_asked and time.monotonic() - began < 3
 
@@ -396,7 +396,7 @@ def test_nobody_listens():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert asked(port) == (f"127.0.0.1:{port}", None, "Connection refused", False)
-    assert ispmail_smtpd.ask(inventory()) == NOWHERE
+    assert _ispmail_smtpd.ask(inventory()) == NOWHERE
 
 
 def test_it_hangs_up():

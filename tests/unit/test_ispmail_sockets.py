@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import ispmail_sockets
-from ispmail_errors import CannotAsk
-from ispmail_sockets import Connection, Process, Programs
+import _ispmail_sockets
+from _ispmail_errors import CannotAsk
+from _ispmail_sockets import Connection, Process, Programs
 from lab import scratch, wait_until
 
 TCP = """\
@@ -38,22 +38,22 @@ u_seq 0      0                            * 11737900 * 0
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the text is one of a little-endian machine")
 def test_established_connections():
-    assert ispmail_sockets.parse_tcp(TCP) == [Connection("127.0.0.1", 0xD431, "127.0.0.1", 0x0CEA, 4712)]
-    mapped, other = ispmail_sockets.parse_tcp(TCP6)
-    assert ispmail_sockets.same_address(mapped.address, "127.0.0.1")
+    assert _ispmail_sockets.parse_tcp(TCP) == [Connection("127.0.0.1", 0xD431, "127.0.0.1", 0x0CEA, 4712)]
+    mapped, other = _ispmail_sockets.parse_tcp(TCP6)
+    assert _ispmail_sockets.same_address(mapped.address, "127.0.0.1")
     assert other == Connection("2001:db8::1", 0x0CEB, "2001:db8::2", 0xD431, 4714)
 
 
 def test_clients_of_a_unix_socket():
-    assert ispmail_sockets.parse_ss(SS, "/run/mysqld/mysqld.sock") == [11730572]
-    assert ispmail_sockets.parse_ss(SS, "/run/none") == []
+    assert _ispmail_sockets.parse_ss(SS, "/run/mysqld/mysqld.sock") == [11730572]
+    assert _ispmail_sockets.parse_ss(SS, "/run/none") == []
 
 
 def test_without_ss_it_is_an_error(monkeypatch):
     """Not an empty list: whoever uses the socket would be nobody."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CannotAsk, match="install iproute2"):
-        ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
+        _ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
 
 
 def test_ss_that_fails(monkeypatch, tmp_path):
@@ -61,17 +61,17 @@ def test_ss_that_fails(monkeypatch, tmp_path):
     (tmp_path / "ss").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotAsk, match="it failed"):
-        ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
+        _ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
 
 
 def test_the_owner_of_a_connection_is_found():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         port = client.getsockname()[1]
-        (ours,) = [one for one in ispmail_sockets.tcp_connections() if one.port == port]
+        (ours,) = [one for one in _ispmail_sockets.tcp_connections() if one.port == port]
         assert (ours.address, (ours.peer, ours.peer_port)) == ("127.0.0.1", server.getsockname())
-        (owner,) = ispmail_sockets.owners([ours.inode])[ours.inode]
+        (owner,) = _ispmail_sockets.owners([ours.inode])[ours.inode]
     assert (owner.pid, owner.parent, owner.uid) == (os.getpid(), os.getppid(), os.getuid())
-    assert ispmail_sockets.owners([ours.inode]) == {}
+    assert _ispmail_sockets.owners([ours.inode]) == {}
 
 
 def process(pid, parent, executable="/usr/bin/python3", name="python3", uid=0):
@@ -80,14 +80,14 @@ def process(pid, parent, executable="/usr/bin/python3", name="python3", uid=0):
 
 def test_jobs_of_the_same_minion_are_own():
     own = {4: process(4, 3), 3: process(3, 2)}
-    assert ispmail_sockets.is_own(process(4, 3), own) and ispmail_sockets.is_own(process(3, 2), own)
-    assert ispmail_sockets.is_own(process(5, 3), own)
-    assert not ispmail_sockets.is_own(process(5, 3, "/usr/bin/mariadb"), own)
-    assert not ispmail_sockets.is_own(process(5, 1), own)
+    assert _ispmail_sockets.is_own(process(4, 3), own) and _ispmail_sockets.is_own(process(3, 2), own)
+    assert _ispmail_sockets.is_own(process(5, 3), own)
+    assert not _ispmail_sockets.is_own(process(5, 3, "/usr/bin/mariadb"), own)
+    assert not _ispmail_sockets.is_own(process(5, 1), own)
 
 
 def test_own_processes_begin_with_this_one():
-    own = ispmail_sockets.own_processes()
+    own = _ispmail_sockets.own_processes()
     assert {os.getpid(), os.getppid()} <= set(own) and 1 not in own
 
 
@@ -109,9 +109,9 @@ INSTALLED = [Programs("/usr/lib/postfix/sbin", "/usr/sbin"), Programs("/opt/post
 )
 def test_children_of_a_postfix(monkeypatch, executable, parent, uid, yes):
     """Any user can run a program of any name below a folder of any name."""
-    monkeypatch.setattr(ispmail_sockets, "read_process", lambda pid: process(pid, 1, parent, "master", uid))
-    assert ispmail_sockets.is_postfix(process(5, 4, executable, uid=105), INSTALLED) is yes
-    assert not ispmail_sockets.is_postfix(process(5, 4, executable), [])
+    monkeypatch.setattr(_ispmail_sockets, "read_process", lambda pid: process(pid, 1, parent, "master", uid))
+    assert _ispmail_sockets.is_postfix(process(5, 4, executable, uid=105), INSTALLED) is yes
+    assert not _ispmail_sockets.is_postfix(process(5, 4, executable), [])
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_children_of_a_postfix(monkeypatch, executable, parent, uid, yes):
     ],
 )
 def test_postmap_by_hand_is_postfix(monkeypatch, executable, uid, yes):
-    monkeypatch.setattr(ispmail_sockets, "read_process", lambda pid: None)
-    assert ispmail_sockets.is_postfix(process(5, 4, executable, uid=uid), INSTALLED) is yes
+    monkeypatch.setattr(_ispmail_sockets, "read_process", lambda pid: None)
+    assert _ispmail_sockets.is_postfix(process(5, 4, executable, uid=uid), INSTALLED) is yes
 
 
 def test_addresses_of_a_host():
-    assert ispmail_sockets.addresses("192.0.2.1") == ("192.0.2.1",)
-    assert "127.0.0.1" in ispmail_sockets.addresses("localhost")
-    assert ispmail_sockets.addresses(None) == ispmail_sockets.addresses("none.invalid") == ()
+    assert _ispmail_sockets.addresses("192.0.2.1") == ("192.0.2.1",)
+    assert "127.0.0.1" in _ispmail_sockets.addresses("localhost")
+    assert _ispmail_sockets.addresses(None) == _ispmail_sockets.addresses("none.invalid") == ()
 
 
 def test_the_unit_of_a_process_is_printable(monkeypatch, tmp_path):
@@ -146,7 +146,7 @@ def test_the_unit_of_a_process_is_printable(monkeypatch, tmp_path):
     cgroup = tmp_path / "cgroup"
     cgroup.write_text("0::/user.slice/e\x1b[2Jvil.service\n")
     monkeypatch.setattr("builtins.open", opened)
-    assert ispmail_sockets.read_process(os.getpid()).unit == "e?[2Jvil.service"
+    assert _ispmail_sockets.read_process(os.getpid()).unit == "e?[2Jvil.service"
 
 
 @pytest.mark.parametrize(
@@ -154,19 +154,19 @@ def test_the_unit_of_a_process_is_printable(monkeypatch, tmp_path):
     [("localhost", True), ("127.0.0.1", True), ("127.0.0.9", True), ("192.0.2.1", False), ("db.example.org", False)],
 )
 def test_whether_a_host_is_this_machine(host, here):
-    assert ispmail_sockets.is_here(host) is here
+    assert _ispmail_sockets.is_here(host) is here
 
 
 def test_a_process_for_people():
     """Without its command line: a password may stand there."""
     sleeper = subprocess.Popen(["sleep", "60", "s3cret"][:2])
     try:
-        found = ispmail_sockets.read_process(sleeper.pid)
+        found = _ispmail_sockets.read_process(sleeper.pid)
         assert found.describe().startswith(f"{found.name} (pid {sleeper.pid}, ") and "since 20" in found.describe()
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert ispmail_sockets.read_process(sleeper.pid) is None
+    assert _ispmail_sockets.read_process(sleeper.pid) is None
 
 
 def test_a_program_whose_path_cannot_be_read_is_there(tmp_path):
@@ -182,7 +182,7 @@ os.execv("./sleep", ["sleep", "60"])
     with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path) as sleeper:
         try:
             assert wait_until(lambda: Path(f"/proc/{sleeper.pid}/comm").read_text() == "sleep\n", 10)
-            found = ispmail_sockets.read_process(sleeper.pid)
+            found = _ispmail_sockets.read_process(sleeper.pid)
             assert found is not None and (found.name, found.executable) == ("sleep", "")
         finally:
             sleeper.kill()
@@ -203,7 +203,7 @@ ctypes.CDLL(None).pthread_exit(None)
             assert wait_until(lambda: "\nState:\tZ" in Path(f"/proc/{started.pid}/status").read_text(), 10)
             (thread,) = {*os.listdir(f"/proc/{started.pid}/task")} - {str(started.pid)}
             inode = os.stat(f"/proc/{started.pid}/task/{thread}/fd/{descriptor}").st_ino
-            (found,) = ispmail_sockets.owners([inode])[inode]
+            (found,) = _ispmail_sockets.owners([inode])[inode]
             assert found.pid == started.pid and found.executable == os.path.realpath(sys.executable)
         finally:
             started.kill()
@@ -213,7 +213,7 @@ def test_a_process_that_has_ended_and_is_still_listed_is_none():
     """A daemon of Postfix that ended in this moment was taken for a program that nobody knows: a rotation stopped."""
     with subprocess.Popen(["true"]) as zombie:
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
-        assert ispmail_sockets.read_process(zombie.pid) is None
+        assert _ispmail_sockets.read_process(zombie.pid) is None
 
 
 def test_a_process_of_a_unit_for_people():
@@ -225,8 +225,8 @@ def test_a_process_of_a_unit_for_people():
 
 def test_a_line_that_is_cut_short_is_passed_over():
     line = TCP.splitlines()[2].split()
-    assert ispmail_sockets.parse_tcp(" ".join(line[:10])) == ispmail_sockets.parse_tcp(TCP)
-    assert ispmail_sockets.parse_tcp("\n".join(("", *(" ".join(line[:count]) for count in range(10))))) == []
+    assert _ispmail_sockets.parse_tcp(" ".join(line[:10])) == _ispmail_sockets.parse_tcp(TCP)
+    assert _ispmail_sockets.parse_tcp("\n".join(("", *(" ".join(line[:count]) for count in range(10))))) == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -237,10 +237,10 @@ def test_connections_of_either_family(address):
         socket.create_connection(server.getsockname()[:2]) as client,
     ):
         inode = os.fstat(client.fileno()).st_ino
-        (found,) = [one for one in ispmail_sockets.tcp_connections() if one.inode == inode]
+        (found,) = [one for one in _ispmail_sockets.tcp_connections() if one.inode == inode]
         ends = (*client.getsockname()[:2], *server.getsockname()[:2])
         assert found == (*ends, inode)
-        assert ispmail_sockets.is_here(address)
+        assert _ispmail_sockets.is_here(address)
 
 
 @pytest.fixture
@@ -266,14 +266,14 @@ def test_a_kernel_without_ipv6(opened, tmp_path):
     (tmp_path / "tcp").write_text(TCP)
     opened("/net/tcp", tmp_path / "tcp")
     opened("/net/tcp6", FileNotFoundError(errno.ENOENT, "No such file or directory"))
-    assert ispmail_sockets.tcp_connections() == ispmail_sockets.parse_tcp(TCP) != []
+    assert _ispmail_sockets.tcp_connections() == _ispmail_sockets.parse_tcp(TCP) != []
 
 
 def test_connections_that_cannot_be_read_are_an_error(opened):
     """Not an empty list: nobody would hold the password."""
     opened("/net/tcp6", PermissionError(errno.EACCES, "Permission denied"))
     with pytest.raises(CannotAsk) as caught:
-        ispmail_sockets.tcp_connections()
+        _ispmail_sockets.tcp_connections()
     assert str(caught.value) == "/proc/net/tcp6 cannot be read: Permission denied"
 
 
@@ -284,8 +284,8 @@ def test_the_clients_of_a_real_unix_socket(tmp_path, monkeypatch):
         server.listen()
         client.connect("a.sock")
         with server.accept()[0]:
-            assert ispmail_sockets.unix_clients("a.sock") == [os.fstat(client.fileno()).st_ino]
-        assert ispmail_sockets.unix_clients("/run/none") == []
+            assert _ispmail_sockets.unix_clients("a.sock") == [os.fstat(client.fileno()).st_ino]
+        assert _ispmail_sockets.unix_clients("/run/none") == []
 
 
 @pytest.mark.parametrize(("mode", "reason"), [(0o755, "TimeoutExpired"), (0o644, "PermissionError")])
@@ -293,9 +293,9 @@ def test_an_ss_that_hangs_or_cannot_be_run(monkeypatch, tmp_path, mode, reason):
     (tmp_path / "ss").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
     (tmp_path / "ss").chmod(mode)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(ispmail_sockets, "_SECONDS", 0.2)
+    monkeypatch.setattr(_ispmail_sockets, "_SECONDS", 0.2)
     with pytest.raises(CannotAsk) as caught:
-        ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
+        _ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
     assert str(caught.value) == f"ss cannot tell who uses a unix socket: {reason}"
 
 
@@ -313,19 +313,19 @@ def test_who_has_ended_holds_nothing(zombie, monkeypatch, tmp_path):
     (tmp_path / "None" / "fd" / "0").symlink_to("socket:[1]")
     (tmp_path / "None" / "exe").symlink_to("/bin/true")
     monkeypatch.chdir(tmp_path)
-    assert ispmail_sockets.read_process(zombie) is None
-    assert ispmail_sockets._descriptors(zombie) == []
-    assert ispmail_sockets.owners([1]) == {}
+    assert _ispmail_sockets.read_process(zombie) is None
+    assert _ispmail_sockets._descriptors(zombie) == []
+    assert _ispmail_sockets.owners([1]) == {}
 
 
 def test_who_ends_while_it_is_looked_at_holds_nothing(monkeypatch):
     with socket.socket() as ours, monkeypatch.context() as patch:
         inode = os.fstat(ours.fileno()).st_ino
-        assert [one.pid for one in ispmail_sockets.owners([inode])[inode]] == [os.getpid()]
-        patch.setattr(ispmail_sockets, "read_process", lambda pid: None)
-        assert ispmail_sockets.owners([inode]) == {}
-    monkeypatch.setattr(ispmail_sockets, "_living_thread", lambda pid: "/proc/none")
-    assert ispmail_sockets.owners([1]) == {}
+        assert [one.pid for one in _ispmail_sockets.owners([inode])[inode]] == [os.getpid()]
+        patch.setattr(_ispmail_sockets, "read_process", lambda pid: None)
+        assert _ispmail_sockets.owners([inode]) == {}
+    monkeypatch.setattr(_ispmail_sockets, "_living_thread", lambda pid: "/proc/none")
+    assert _ispmail_sockets.owners([1]) == {}
 
 
 @pytest.mark.parametrize(("name", "shown"), [(b"a\xffb) c", "a\ufffdb) c"), ("caf\xe9".encode(), "caf\xe9")])
@@ -338,7 +338,7 @@ def test_a_process_may_have_any_name(name, shown):
         before = locale.setlocale(locale.LC_CTYPE)
         try:
             locale.setlocale(locale.LC_CTYPE, "C")
-            found = ispmail_sockets.read_process(child.pid)
+            found = _ispmail_sockets.read_process(child.pid)
         finally:
             locale.setlocale(locale.LC_CTYPE, before)
             child.kill()
@@ -353,25 +353,25 @@ def test_a_unit_may_have_any_name(opened, tmp_path):
     before = locale.setlocale(locale.LC_CTYPE)
     try:
         locale.setlocale(locale.LC_CTYPE, "C")
-        assert ispmail_sockets.read_process(os.getpid()).unit == "caf\xe9-\ufffd.service"
+        assert _ispmail_sockets.read_process(os.getpid()).unit == "caf\xe9-\ufffd.service"
     finally:
         locale.setlocale(locale.LC_CTYPE, before)
 
 
 def test_in_a_container_pid_2_is_like_any_other(monkeypatch):
     known = {os.getpid(): process(os.getpid(), 2), 2: process(2, 1), 1: process(1, 0)}
-    monkeypatch.setattr(ispmail_sockets, "read_process", known.get)
-    assert list(ispmail_sockets.own_processes()) == [os.getpid(), 2]
+    monkeypatch.setattr(_ispmail_sockets, "read_process", known.get)
+    assert list(_ispmail_sockets.own_processes()) == [os.getpid(), 2]
 
 
 def test_an_address_is_here_whatever_its_ports_do():
     with socket.create_server(("127.0.0.77", 1)):
-        assert ispmail_sockets.is_here("127.0.0.77")
+        assert _ispmail_sockets.is_here("127.0.0.77")
 
 
 @pytest.mark.parametrize(("name", "known"), [("smtp", True), ("none-such", False), ("a" * 70 + ".\udcff", False)])
 def test_names_of_services(name, known):
-    assert ispmail_sockets.is_service(name) is known
+    assert _ispmail_sockets.is_service(name) is known
 
 
 @pytest.fixture
@@ -384,7 +384,7 @@ def jail():
 
 
 def unknown(jail, *names):
-    return ispmail_sockets.unknown_in_chroot(names, str(jail), "nobody")
+    return _ispmail_sockets.unknown_in_chroot(names, str(jail), "nobody")
 
 
 def test_names_that_a_chroot_does_not_know(jail):
@@ -413,14 +413,14 @@ def test_a_slow_name_server_is_asked_once_more(monkeypatch):
         asked.append((list(names), root))
         return said.pop(0)
 
-    monkeypatch.setattr(ispmail_sockets, "_resolve", resolve)
-    assert ispmail_sockets.unknown_in_chroot(["a", "b", "c"], "/jail", "x") == {}
+    monkeypatch.setattr(_ispmail_sockets, "_resolve", resolve)
+    assert _ispmail_sockets.unknown_in_chroot(["a", "b", "c"], "/jail", "x") == {}
     assert asked == [(["a", "b", "c"], "/jail"), (["a", "b"], "/"), (["a"], "/jail")]
     # No process is started to ask for nothing.
     said, asked = [{"a": "no"}, {"a": "no"}], []
-    assert ispmail_sockets.unknown_in_chroot(["a"], "/jail", "x") == {}
+    assert _ispmail_sockets.unknown_in_chroot(["a"], "/jail", "x") == {}
     said = [{"a": ""}]
-    assert ispmail_sockets.unknown_in_chroot(["a"], "/jail", "x") == {} and said == []
+    assert _ispmail_sockets.unknown_in_chroot(["a"], "/jail", "x") == {} and said == []
 
 
 @pytest.mark.parametrize(
@@ -440,20 +440,20 @@ def test_could_not_tell_whether_a_name_is_known(monkeypatch, chroot, program, re
 def test_a_child_that_resolves_names_has_nothing_of_ours(monkeypatch):
     """It runs as another user, who may not enter our folder; its reason is English, whatever its bytes are."""
     code = "import os; print(os.getcwd(), dict(os.environ), flush=True); os.write(1, b'\\xff\\n')"
-    monkeypatch.setattr(ispmail_sockets, "_RESOLVE", code)
-    found = ispmail_sockets._resolve(["a", "b"], "/", "nobody")
+    monkeypatch.setattr(_ispmail_sockets, "_RESOLVE", code)
+    found = _ispmail_sockets._resolve(["a", "b"], "/", "nobody")
     assert found == {"a": "/ {'LC_ALL': 'C'}", "b": "\ufffd"}
 
 
 def test_a_name_that_is_resolved_for_too_long(monkeypatch):
-    monkeypatch.setattr(ispmail_sockets, "_SECONDS", 0.3)
-    monkeypatch.setattr(ispmail_sockets, "_RESOLVE", "import time; time.sleep(60)")
+    monkeypatch.setattr(_ispmail_sockets, "_SECONDS", 0.3)
+    monkeypatch.setattr(_ispmail_sockets, "_RESOLVE", "import time; time.sleep(60)")
     with pytest.raises(CannotAsk, match=r"^x could not be resolved in / within "):
         unknown("/", "x")
 
 
 def test_an_address_with_its_interface():
-    assert ispmail_sockets.same_address("fe80::1%eth0", "fe80::1")
-    assert not ispmail_sockets.same_address("fe80::1%eth0", "fe80::2")
-    assert not ispmail_sockets.same_address("db.example.org", "db.example.org")
-    assert ispmail_sockets.is_address("fe80::1%eth0") and not ispmail_sockets.is_address("db.example.org")
+    assert _ispmail_sockets.same_address("fe80::1%eth0", "fe80::1")
+    assert not _ispmail_sockets.same_address("fe80::1%eth0", "fe80::2")
+    assert not _ispmail_sockets.same_address("db.example.org", "db.example.org")
+    assert _ispmail_sockets.is_address("fe80::1%eth0") and not _ispmail_sockets.is_address("db.example.org")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ispmail_spellings import contains_whole, spellings
+from _ispmail_spellings import contains_whole, spellings
 
 
 def contains(content, secret):

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-import ispmail_sql
-from ispmail_errors import InvalidInput
-from ispmail_sql import Account, Grant, Index, Missing
+import _ispmail_sql
+from _ispmail_errors import InvalidInput
+from _ispmail_sql import Account, Grant, Index, Missing
 
 OLD, NEW = "*" + "A" * 40, "*" + "B" * 40
 
@@ -16,7 +16,7 @@ def indexed(*columns, unique=False):
 
 
 def innodb(columns, indexes, foreign_keys):
-    return ispmail_sql.Table(columns, indexes, foreign_keys, "InnoDB", is_view=False, collations={})
+    return _ispmail_sql.Table(columns, indexes, foreign_keys, "InnoDB", is_view=False, collations={})
 
 
 WHOLE = {
@@ -31,8 +31,8 @@ WHOLE = {
 
 
 def test_what_is_whole_is_missing_nothing():
-    assert ispmail_sql.missing(WHOLE) == {}
-    assert ispmail_sql.missing({}) == {table: Missing(whole_table=True) for table in WHOLE}
+    assert _ispmail_sql.missing(WHOLE) == {}
+    assert _ispmail_sql.missing({}) == {table: Missing(whole_table=True) for table in WHOLE}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_is_whole_is_missing_nothing():
 )
 def test_what_is_missing(table, part, value, missing):
     found = {**WHOLE, table: replace(WHOLE[table], **{part: value})}
-    assert ispmail_sql.missing(found) == {table: missing}
+    assert _ispmail_sql.missing(found) == {table: missing}
 
 
 def test_missing_parts_in_words():
@@ -60,32 +60,32 @@ def test_missing_parts_in_words():
 
 def test_the_statements_that_add_what_is_missing():
     parts = Missing(columns=("quota",), indexes=("email",), foreign_keys=("domain_id",))
-    assert ispmail_sql.alter_statement("a`b", "virtual_users", parts) == (
+    assert _ispmail_sql.alter_statement("a`b", "virtual_users", parts) == (
         "ALTER TABLE `a``b`.`virtual_users` ADD quota BIGINT NOT NULL DEFAULT 0, ADD UNIQUE INDEX (email), "
         "ADD FOREIGN KEY (domain_id) REFERENCES `virtual_domains` (id) ON DELETE CASCADE"
     )
     parts = Missing(indexes=("email",), plain_indexes=("email",))
     assert (
-        ispmail_sql.alter_statement("m", "virtual_users", parts) == "ALTER TABLE `m`.`virtual_users` ADD INDEX (email)"
+        _ispmail_sql.alter_statement("m", "virtual_users", parts) == "ALTER TABLE `m`.`virtual_users` ADD INDEX (email)"
     )
     parts = Missing(utf8mb4=("source",), collation="utf8mb4_bin")
     assert parts.describe() == ["utf8mb4 for source"]
     assert (
-        ispmail_sql.alter_statement("m", "virtual_aliases", parts)
+        _ispmail_sql.alter_statement("m", "virtual_aliases", parts)
         == "ALTER TABLE `m`.`virtual_aliases` CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     )
     with pytest.raises(InvalidInput, match="exists without email, destination"):
-        ispmail_sql.alter_statement("m", "virtual_aliases", Missing(columns=("email", "destination")))
+        _ispmail_sql.alter_statement("m", "virtual_aliases", Missing(columns=("email", "destination")))
 
 
 def test_the_hash_of_a_password():
     """As SELECT PASSWORD('password') prints it."""
-    assert ispmail_sql.native_hash("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
+    assert _ispmail_sql.native_hash("password") == "*2470C0C06DEE42FD1618BB99005ADCA2EC9D1E19"
 
 
 def test_hashes_of_the_old_plugin():
     """Each once, in capitals, in their order; an empty one is an empty password."""
-    assert ispmail_sql.native_hashes([NEW.lower(), OLD, "invalid", "", NEW, f"{OLD}0"]) == (NEW, OLD, "")
+    assert _ispmail_sql.native_hashes([NEW.lower(), OLD, "invalid", "", NEW, f"{OLD}0"]) == (NEW, OLD, "")
 
 
 def test_a_hash_is_not_shown():
@@ -117,7 +117,9 @@ LINES = [
 
 @pytest.mark.parametrize(("line", "held"), LINES)
 def test_a_line_of_show_grants(line, held):
-    assert ispmail_sql.parse_grants([line]) == [Grant(tuple(privileges), on, option) for privileges, on, option in held]
+    assert _ispmail_sql.parse_grants([line]) == [
+        Grant(tuple(privileges), on, option) for privileges, on, option in held
+    ]
 
 
 DESCRIBED = [
@@ -129,11 +131,11 @@ DESCRIBED = [
 
 @pytest.mark.parametrize(("grant", "text"), DESCRIBED)
 def test_grants_in_words(grant, text):
-    assert ispmail_sql.describe_grants([grant]) == [text]
+    assert _ispmail_sql.describe_grants([grant]) == [text]
 
 
 def regrant(*lines, dbname="m", every=("SELECT", "INSERT", "DELETE HISTORY")):
-    statements = ispmail_sql.regrant(ispmail_sql.parse_grants(lines), dbname, every)
+    statements = _ispmail_sql.regrant(_ispmail_sql.parse_grants(lines), dbname, every)
     return [statement % {"user": "u", "host": "h"} for statement in statements]
 
 
@@ -188,10 +190,10 @@ def test_a_database_name_is_no_pattern():
     ],
 )
 def test_what_an_account_may_do_besides(lines, select, more):
-    grants = ispmail_sql.parse_grants(lines)
+    grants = _ispmail_sql.parse_grants(lines)
     statement = ["GRANT SELECT ON `m`.* TO %(user)s@%(host)s"]
-    assert ispmail_sql.grant_select(grants, "m") == (statement if select else [])
-    assert ispmail_sql.describe_grants(ispmail_sql.more_than_select(grants, "m")) == more
+    assert _ispmail_sql.grant_select(grants, "m") == (statement if select else [])
+    assert _ispmail_sql.describe_grants(_ispmail_sql.more_than_select(grants, "m")) == more
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_when_a_password_expires(changed, lifetime, default, expires):
 def test_the_statements_that_create_the_guides_tables():
     """As the guide has them, and with the two indexes that it lacks."""
     statements = [
-        ispmail_sql.alter_statement("mail", table, ispmail_sql.Missing(whole_table=True))
+        _ispmail_sql.alter_statement("mail", table, _ispmail_sql.Missing(whole_table=True))
         for table in ("virtual_domains", "virtual_users", "virtual_aliases")
     ]
     key, engine = "id INT NOT NULL AUTO_INCREMENT PRIMARY KEY", "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
@@ -238,10 +240,10 @@ def test_the_statements_that_create_the_guides_tables():
 
 
 def test_which_tables_are_the_guides():
-    assert ispmail_sql.is_guide_table("virtual_users") and not ispmail_sql.is_guide_table("users")
-    assert ispmail_sql.wants_unique("virtual_users", "email")
-    assert not ispmail_sql.wants_unique("virtual_aliases", "source")
+    assert _ispmail_sql.is_guide_table("virtual_users") and not _ispmail_sql.is_guide_table("users")
+    assert _ispmail_sql.wants_unique("virtual_users", "email")
+    assert not _ispmail_sql.wants_unique("virtual_aliases", "source")
 
 
 def test_the_grant_that_the_maps_need_in_words():
-    assert ispmail_sql.describe_grants([ispmail_sql.select_grant("mail")]) == ["SELECT ON `mail`.*"]
+    assert _ispmail_sql.describe_grants([_ispmail_sql.select_grant("mail")]) == ["SELECT ON `mail`.*"]

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-import ispmail_stamp
+import _ispmail_stamp
 
 from .test_documentation import FILES, ROOT
 
@@ -39,12 +39,12 @@ def stamps(checkout):
     """Every stamp that stands in the checkout."""
     files = [file for room in ("_utils", "_modules", "_states", "_beacons", "_runners", "salt/ispmail") for file in
              (checkout / room).glob("*") if file.is_file()]  # fmt: skip
-    pattern = r"(?m)^(?:STAMP = \"|ispmail_stamp\.require\(\"|\{%- set wanted = '[0-9.]+\+)([0-9a-f]{12})"
+    pattern = r"(?m)^(?:STAMP = \"|_ispmail_stamp\.require\(\"|\{%- set wanted = '[0-9.]+\+)([0-9a-f]{12})"
     return {file: found for file in files if (found := re.findall(pattern, file.read_text()))}
 
 
 @pytest.mark.parametrize(
-    "changed", ["_utils/ispmail_errors.py", "_states/postconf.py", "_beacons/postfix_credential.py"]
+    "changed", ["_utils/_ispmail_errors.py", "_states/postconf.py", "_beacons/postfix_credential.py"]
 )
 def test_any_change_of_a_synced_file_makes_another_stamp(checkout, changed):
     (old,) = {stamp for found in stamps(checkout).values() for stamp in found}
@@ -59,7 +59,7 @@ def test_any_change_of_a_synced_file_makes_another_stamp(checkout, changed):
     wanted = {f"{file.parent.name}/{file.name}" for file in stamps(checkout)}
     edge = {f"{room}/{file.name}" for room in ("_modules", "_states", "_beacons", "_runners")
             for file in (ROOT / room).glob("*.py")}  # fmt: skip
-    assert wanted == edge | {"_utils/ispmail_stamp.py", "ispmail/modules.sls"}
+    assert wanted == edge | {"_utils/_ispmail_stamp.py", "ispmail/modules.sls"}
 
 
 @pytest.mark.parametrize("name", [f"{file.parent.name}.{file.stem}" for file in FILES])
@@ -67,33 +67,33 @@ def test_each_file_that_salt_loads_asks_for_the_library_of_its_own_commit(monkey
     """A minion that runs on would go on with the library that it has imported once."""
     asked = []
     module = importlib.import_module(name)
-    monkeypatch.setattr(ispmail_stamp, "require", asked.append)
+    monkeypatch.setattr(_ispmail_stamp, "require", asked.append)
     importlib.reload(module)
-    assert asked == [ispmail_stamp.STAMP]
+    assert asked == [_ispmail_stamp.STAMP]
 
 
 UPGRADE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import ispmail_stamp, ispmail_errors
-ispmail_stamp.require(ispmail_stamp.STAMP)
-assert "ispmail_errors" in sys.modules, "the same library was dropped"
+import _ispmail_stamp, _ispmail_errors
+_ispmail_stamp.require(_ispmail_stamp.STAMP)
+assert "_ispmail_errors" in sys.modules, "the same library was dropped"
 sys.path[0] = sys.argv[2]
 try:
-    ispmail_stamp.require("ffffffffffff")
+    _ispmail_stamp.require("ffffffffffff")
 except ImportError as err:
     assert "run saltutil.sync_all" in str(err)
 else:
     raise SystemExit("new modules would run with an old library")
-import ispmail_stamp
-ispmail_stamp.require(sys.argv[3])
-import ispmail_errors
-assert ispmail_errors.__file__.startswith(sys.argv[2]), ispmail_errors.__file__
+import _ispmail_stamp
+_ispmail_stamp.require(sys.argv[3])
+import _ispmail_errors
+assert _ispmail_errors.__file__.startswith(sys.argv[2]), _ispmail_errors.__file__
 """
 
 
 def test_another_stamp_drops_the_library_from_the_process(checkout):
-    with open(checkout / "_utils" / "ispmail_errors.py", "a") as file:
+    with open(checkout / "_utils" / "_ispmail_errors.py", "a") as file:
         file.write("# changed\n")
     run([checkout / "bin" / "stamp"])
     (new,) = {stamp for found in stamps(checkout).values() for stamp in found}
@@ -104,11 +104,11 @@ def test_another_stamp_drops_the_library_from_the_process(checkout):
 @pytest.fixture
 def library():
     """The library as this process has it; afterwards it is again as it was."""
-    before = {name: module for name, module in sys.modules.items() if name.startswith("ispmail_")}
+    before = {name: module for name, module in sys.modules.items() if name.startswith("_ispmail_")}
     path = list(sys.path)
     yield before
     sys.path[:] = path
-    for name in [name for name in sys.modules if name.startswith("ispmail_")]:
+    for name in [name for name in sys.modules if name.startswith("_ispmail_")]:
         del sys.modules[name]
     sys.modules.update(before)
     importlib.invalidate_caches()
@@ -117,15 +117,15 @@ def library():
 def test_only_the_library_is_dropped_and_only_for_another_stamp(library, tmp_path):
     """Salt and what else the process has stay."""
     others = {name: module for name, module in sys.modules.items() if name not in library}
-    ispmail_stamp.require(ispmail_stamp.STAMP)
+    _ispmail_stamp.require(_ispmail_stamp.STAMP)
     assert sys.modules == {**others, **library}
-    (tmp_path / "ispmail_stamp.py").write_text('STAMP = "another"\n')
+    (tmp_path / "_ispmail_stamp.py").write_text('STAMP = "another"\n')
     sys.path.insert(0, str(tmp_path))
-    ispmail_stamp.require("another")
-    new = sys.modules["ispmail_stamp"]
-    assert new.STAMP == "another" and {**sys.modules} == {**others, "ispmail_stamp": new}
+    _ispmail_stamp.require("another")
+    new = sys.modules["_ispmail_stamp"]
+    assert new.STAMP == "another" and {**sys.modules} == {**others, "_ispmail_stamp": new}
     with pytest.raises(ImportError, match=r"^the library of these modules is not here yet: run saltutil\.sync_all"):
-        ispmail_stamp.require("a third one")
+        _ispmail_stamp.require("a third one")
 
 
 def test_a_library_that_was_synced_a_moment_ago_is_found(library, tmp_path):
@@ -133,12 +133,12 @@ def test_a_library_that_was_synced_a_moment_ago_is_found(library, tmp_path):
     sys.path.insert(0, str(tmp_path))
     assert importlib.util.find_spec("ispmail_nothing") is None
     before = tmp_path.stat()
-    (tmp_path / "ispmail_stamp.py").write_text('STAMP = "another"\n')
+    (tmp_path / "_ispmail_stamp.py").write_text('STAMP = "another"\n')
     os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    ispmail_stamp.require("another")
-    assert sys.modules["ispmail_stamp"].STAMP == "another"
+    _ispmail_stamp.require("another")
+    assert sys.modules["_ispmail_stamp"].STAMP == "another"
 
 
 def test_the_version_is_that_of_the_package():
     (version,) = re.findall(r'(?m)^version = "(.*)"$', (ROOT / "pyproject.toml").read_text())
-    assert ispmail_stamp.version() == f"{version}+{ispmail_stamp.STAMP}"
+    assert _ispmail_stamp.version() == f"{version}+{_ispmail_stamp.STAMP}"

@@ -2,12 +2,12 @@
 
 import pytest
 
-import ispmail_inventory
-import ispmail_table_users
-from ispmail_inventory import Settings, Table
-from ispmail_table_users import Users, of, of_inventory, together
+import _ispmail_inventory
+import _ispmail_table_users
+from _ispmail_inventory import Settings, Table
+from _ispmail_table_users import Users, of, of_inventory, together
 
-DEFAULT_FILES = ispmail_table_users._DEFAULT_FILES
+DEFAULT_FILES = _ispmail_table_users._DEFAULT_FILES
 
 
 def users(*names):
@@ -47,7 +47,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     files = tuple(str(tmp_path / name) for name in ("etc/my.cnf", "etc/mysql/my.cnf"))
-    monkeypatch.setattr(ispmail_table_users, "_DEFAULT_FILES", files)
+    monkeypatch.setattr(_ispmail_table_users, "_DEFAULT_FILES", files)
     return Site(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_told_is_not_no(site):
 def test_the_users_of_a_postfix(site):
     paths = [site.file(f"{name}.cf", f"user = {name}\n") for name in "ab"]
     tables = tuple(Table("mysql", path, False, (), ()) for path in (*paths, "/none/x.cf", "/none/x.cf"))
-    inventory = ispmail_inventory.of(site.settings(), [])._replace(tables=tables)
+    inventory = _ispmail_inventory.of(site.settings(), [])._replace(tables=tables)
     found = of_inventory(inventory)
     assert found == Users(frozenset("ab"), ("/none/x.cf is missing or empty",))
     assert together([]) == users()

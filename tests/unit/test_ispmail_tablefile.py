@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import ispmail_tablefile
-from ispmail_errors import InvalidInput
+import _ispmail_tablefile
+from _ispmail_errors import InvalidInput
 from tests.unit.table_files import C_BLANKS, GOOD, QUERY, TEXT_KEYS, as_postfix_reads, odd_texts, sound_tables, yaml
 
 BOOKWORM, TRIXIE = "3.7.11", "3.10.13"
@@ -29,7 +29,7 @@ def table(type_, changes):
 
 def found(kind, type_, changes, **facts):
     """Errors or warnings, as pairs of the key and the whole sentence."""
-    faults = getattr(ispmail_tablefile.validate(type_, table(type_, changes), **facts), kind)
+    faults = getattr(_ispmail_tablefile.validate(type_, table(type_, changes), **facts), kind)
     return [(fault.key, str(fault).removeprefix(f"{fault.key} ")) for fault in faults]
 
 
@@ -335,12 +335,12 @@ def test_no_sentence_holds_a_value(type_, changes, facts, key, words):
     """A sentence ends up in the job cache and in the master's log."""
     token = f"q{uuid.uuid4().hex}"
     keys = table(type_, {at: with_token(value, token) for at, value in changes.items()})
-    findings = ispmail_tablefile.validate(type_, keys, **facts)
+    findings = _ispmail_tablefile.validate(type_, keys, **facts)
     assert findings.errors or findings.warnings
     assert token not in repr(findings)
     if found("errors", type_, changes):
         with pytest.raises(InvalidInput) as error:
-            ispmail_tablefile.canonicalize(type_, keys)
+            _ispmail_tablefile.canonicalize(type_, keys)
         assert token not in str(error.value)
 
 
@@ -360,13 +360,13 @@ def test_all_faults_are_reported_at_once():
         "tls_key_file": "/k",
         "domain": "x",
     }
-    errors = ispmail_tablefile.validate("mysql", keys, version=BOOKWORM, parameter="relay_domains").errors
+    errors = _ispmail_tablefile.validate("mysql", keys, version=BOOKWORM, parameter="relay_domains").errors
     at = [fault.key for fault in errors]
     assert set(at) == {*keys, "dbname", "tls_cert_file"} - {"tls_key_file"}
     assert at.count("hosts") == 2
     assert at.count("query") == 3
     with pytest.raises(InvalidInput) as error:
-        ispmail_tablefile.canonicalize("mysql", keys)
+        _ispmail_tablefile.canonicalize("mysql", keys)
     lines = str(error.value).splitlines()[1:]
     assert {line.removeprefix("- ").split(" ")[0] for line in lines} == set(at) - {"charset", "domain"}
 
@@ -394,17 +394,17 @@ def test_the_expansion_limit_may_be_0():
 def test_a_password_in_a_uri_goes_where_postfix_reads_it():
     """Postfix hands a URI to PQconnectdb() and ignores user and password then: they do not fix it."""
     keys = table("pgsql", {"hosts": "postgresql://u:x@db/mail"})
-    (fault,) = ispmail_tablefile.validate("pgsql", keys).errors
+    (fault,) = _ispmail_tablefile.validate("pgsql", keys).errors
     assert (fault.key, "URI" in fault.fix) == ("hosts", True)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        ispmail_tablefile.schema,
+        _ispmail_tablefile.schema,
         *(
             lambda type_, function=function: function(type_, {})
-            for function in (ispmail_tablefile.validate, ispmail_tablefile.canonicalize)
+            for function in (_ispmail_tablefile.validate, _ispmail_tablefile.canonicalize)
         ),
     ],
 )
@@ -417,14 +417,14 @@ def test_another_type_is_refused(call, type_):
 @pytest.mark.parametrize("keys", [None, [], "text", 1, [["user", "u"]]])
 def test_keys_must_be_a_mapping(keys):
     with pytest.raises(InvalidInput, match="mapping"):
-        ispmail_tablefile.validate("mysql", keys)
+        _ispmail_tablefile.validate("mysql", keys)
 
 
 @pytest.mark.parametrize("version", [3.1, 3, ["3.10"]])
 def test_a_version_that_is_no_text_is_refused(version):
     """On a command line version=3.10 is the number 3.1: re.findall broke with a TypeError."""
     with pytest.raises(InvalidInput, match="version"):
-        ispmail_tablefile.validate("mysql", {**GOOD["mysql"], "charset": "x"}, version=version)
+        _ispmail_tablefile.validate("mysql", {**GOOD["mysql"], "charset": "x"}, version=version)
 
 
 def test_a_number_of_too_many_digits_is_a_fault():
@@ -435,7 +435,7 @@ def test_a_number_of_too_many_digits_is_a_fault():
 @given(st.sampled_from(TYPES), st.data())
 def test_no_structure_breaks_it(type_, data):
     """Pillar may hold anything: it is refused in a sentence, never with a traceback."""
-    known = list(ispmail_tablefile.schema(type_))
+    known = list(_ispmail_tablefile.schema(type_))
     keys = data.draw(st.dictionaries(st.sampled_from(known), yaml(known)) | yaml([*known, "table", "Password"]))
     facts = {
         "version": data.draw(st.sampled_from([None, "", "x", BOOKWORM, TRIXIE])),
@@ -443,16 +443,16 @@ def test_no_structure_breaks_it(type_, data):
     }
     if not isinstance(keys, dict):
         with pytest.raises(InvalidInput):
-            ispmail_tablefile.validate(type_, keys, **facts)
+            _ispmail_tablefile.validate(type_, keys, **facts)
         return
-    result = ispmail_tablefile.validate(type_, keys, **facts)
+    result = _ispmail_tablefile.validate(type_, keys, **facts)
     faults = [*result.errors, *result.warnings]
     assert {type(text) for fault in faults for text in (fault.key, fault.reason, fault.fix)} <= {str}
-    if ispmail_tablefile.validate(type_, keys).errors:
+    if _ispmail_tablefile.validate(type_, keys).errors:
         with pytest.raises(InvalidInput):
-            ispmail_tablefile.canonicalize(type_, keys)
+            _ispmail_tablefile.canonicalize(type_, keys)
     else:
-        assert {type(value) for value in ispmail_tablefile.canonicalize(type_, keys).values()} <= {str}
+        assert {type(value) for value in _ispmail_tablefile.canonicalize(type_, keys).values()} <= {str}
 
 
 CANONICAL = [
@@ -476,7 +476,7 @@ CANONICAL = [
 
 @pytest.mark.parametrize("type_, changes, key, value", CANONICAL)
 def test_one_form_of_each_value(type_, changes, key, value):
-    assert ispmail_tablefile.canonicalize(type_, table(type_, changes)).get(key) == value
+    assert _ispmail_tablefile.canonicalize(type_, table(type_, changes)).get(key) == value
 
 
 @pytest.mark.parametrize("value", ["a,", "a, ", ",a", ["a", ""], ["", "a"], [""], ",", ", ,", ""])
@@ -484,18 +484,18 @@ def test_one_form_of_each_value(type_, changes, key, value):
 def test_an_empty_item_of_a_list_is_refused_or_left_out(key, value):
     """`domain: [a, ""]` became "a ", which Postfix reads as "a": a change at every apply."""
     keys = table("mysql", {key: value})
-    if not ispmail_tablefile.validate("mysql", keys).errors:
-        assert ispmail_tablefile.canonicalize("mysql", keys)[key] in ("a", "")
+    if not _ispmail_tablefile.validate("mysql", keys).errors:
+        assert _ispmail_tablefile.canonicalize("mysql", keys)[key] in ("a", "")
 
 
 def rendered(table_type, keys):
-    return ispmail_tablefile.text_of(ispmail_tablefile.canonicalize(table_type, keys))
+    return _ispmail_tablefile.text_of(_ispmail_tablefile.canonicalize(table_type, keys))
 
 
 @pytest.mark.parametrize("type_", TYPES)
 def test_keys_come_in_the_order_of_the_file(type_):
     keys = dict(reversed(GOOD[type_].items()))
-    assert list(ispmail_tablefile.canonicalize(type_, keys)) == list(GOOD[type_])
+    assert list(_ispmail_tablefile.canonicalize(type_, keys)) == list(GOOD[type_])
     assert [line.split(" ")[0] for line in rendered(type_, keys).splitlines()] == list(GOOD[type_])
 
 
@@ -517,8 +517,8 @@ def test_only_blanks_are_taken_from_the_end_of_a_line(password, line):
     [("mysql", {"charset", "option_file", "tls_verify_cert"}), ("pgsql", {"encoding"}), ("sqlite", {"dbpath"})],
 )
 def test_the_schema_knows_the_keys_of_its_type(type_, only):
-    others = [ispmail_tablefile.schema(other) for other in TYPES if other != type_]
-    schema = ispmail_tablefile.schema(type_)
+    others = [_ispmail_tablefile.schema(other) for other in TYPES if other != type_]
+    schema = _ispmail_tablefile.schema(type_)
     assert only <= set(schema)
     assert not any(only & set(other) for other in others)
     assert [key for key in schema if schema[key].secret] == ([] if type_ == "sqlite" else ["password"])
@@ -543,7 +543,7 @@ SINCE = {
 
 @pytest.mark.parametrize("release, keys", SINCE.items())
 def test_the_schema_knows_since_when(release, keys):
-    schema = ispmail_tablefile.schema("mysql")
+    schema = _ispmail_tablefile.schema("mysql")
     assert {key for key in schema if schema[key].since == release} == keys
 
 
@@ -583,8 +583,8 @@ SHOWN_KEYS = [
 @pytest.mark.parametrize("key, shown", SHOWN_KEYS)
 def test_an_unknown_key_is_shown_only_where_it_is_a_plain_identifier(key, shown):
     """`{password:SECRET, hosts: x}`, a blank forgotten, is one key: the message printed the password."""
-    assert ispmail_tablefile.shown_key(key) == shown
-    (fault,) = ispmail_tablefile.validate("mysql", table("mysql", {key: None})).errors
+    assert _ispmail_tablefile.shown_key(key) == shown
+    (fault,) = _ispmail_tablefile.validate("mysql", table("mysql", {key: None})).errors
     assert fault.key == shown
     assert ("is a blank missing after a colon?" in fault.fix) == shown.startswith("(")
     assert "TOKEN" not in str(fault)
@@ -615,7 +615,7 @@ PARSED = [
 
 @pytest.mark.parametrize("text, keys", PARSED)
 def test_parse_reads_as_postfix_does(text, keys):
-    assert ispmail_tablefile.parse(text) == keys
+    assert _ispmail_tablefile.parse(text) == keys
     assert as_postfix_reads(text.encode()) == {key.encode(): value.encode() for key, value in keys.items()}
 
 
@@ -642,7 +642,7 @@ def test_parse_reads_as_postfix_does(text, keys):
 )
 def test_what_is_a_table_file(content, is_table):
     """Anything else is another program's: an apply would destroy it."""
-    assert ispmail_tablefile.is_table(content) is is_table
+    assert _ispmail_tablefile.is_table(content) is is_table
 
 
 @pytest.mark.parametrize(
@@ -658,19 +658,19 @@ def test_what_is_a_table_file(content, is_table):
 )
 def test_whether_a_file_tells_who_logs_in(content, tells):
     """The clients of both kinds of server take the name of the process's user where they are given none."""
-    assert ispmail_tablefile.tells_login(ispmail_tablefile.parse(content)) is tells
+    assert _ispmail_tablefile.tells_login(_ispmail_tablefile.parse(content)) is tells
 
 
 def test_parse_takes_what_a_file_holds():
-    assert ispmail_tablefile.parse(None) == ispmail_tablefile.parse(b"") == {}
-    assert ispmail_tablefile.parse("password = é\n".encode()) == {"password": "é"}
-    assert ispmail_tablefile.parse(b"password = \xe9\n") == {"password": "\udce9"}
+    assert _ispmail_tablefile.parse(None) == _ispmail_tablefile.parse(b"") == {}
+    assert _ispmail_tablefile.parse("password = é\n".encode()) == {"password": "é"}
+    assert _ispmail_tablefile.parse(b"password = \xe9\n") == {"password": "\udce9"}
 
 
 @pytest.mark.parametrize("line", ["a", "a b = c", "= c", "="])
 def test_parse_passes_over_what_is_fatal_to_postfix(line):
     """It is said in parse's docstring; "a b = c" was read as a key "a b"."""
-    assert ispmail_tablefile.parse(f"x = 1\n{line}\ny = 2\n") == {"x": "1", "y": "2"}
+    assert _ispmail_tablefile.parse(f"x = 1\n{line}\ny = 2\n") == {"x": "1", "y": "2"}
 
 
 @given(st.text(st.sampled_from("ab=# \t\v\r\n\x1c\x85\u2028"), max_size=30))
@@ -679,24 +679,24 @@ def test_parse_agrees_with_the_other_reader(text):
         expected = as_postfix_reads(text.encode())
     except ValueError:
         assume(False)
-    assert {key.encode(): value.encode() for key, value in ispmail_tablefile.parse(text).items()} == expected
+    assert {key.encode(): value.encode() for key, value in _ispmail_tablefile.parse(text).items()} == expected
 
 
 @pytest.mark.parametrize("type_", TYPES)
 @given(data=st.data())
 def test_what_is_rendered_is_read_as_it_was_meant(type_, data):
     """The property that pins the format."""
-    keys = data.draw(sound_tables(type_, ispmail_tablefile.schema(type_)))
-    assert ispmail_tablefile.validate(type_, keys).errors == ()
-    canonical = ispmail_tablefile.canonicalize(type_, keys)
-    text = ispmail_tablefile.text_of(canonical)
-    assert ispmail_tablefile.canonical(keys) == canonical
-    assert ispmail_tablefile.parse(text) == canonical
-    assert list(ispmail_tablefile.parse(text)) == list(canonical)
+    keys = data.draw(sound_tables(type_, _ispmail_tablefile.schema(type_)))
+    assert _ispmail_tablefile.validate(type_, keys).errors == ()
+    canonical = _ispmail_tablefile.canonicalize(type_, keys)
+    text = _ispmail_tablefile.text_of(canonical)
+    assert _ispmail_tablefile.canonical(keys) == canonical
+    assert _ispmail_tablefile.parse(text) == canonical
+    assert list(_ispmail_tablefile.parse(text)) == list(canonical)
     assert as_postfix_reads(text.encode()) == {key.encode(): value.encode() for key, value in canonical.items()}
-    assert ispmail_tablefile.canonicalize(type_, canonical) == canonical
+    assert _ispmail_tablefile.canonicalize(type_, canonical) == canonical
     for key, value in keys.items():
-        if isinstance(value, str) and ispmail_tablefile.schema(type_)[key].kind in ("text", "query", "format"):
+        if isinstance(value, str) and _ispmail_tablefile.schema(type_)[key].kind in ("text", "query", "format"):
             assert canonical[key] == value
 
 
@@ -728,9 +728,9 @@ def test_refused_is_exactly_what_would_be_misread(type_, data, value):
 def test_a_password_in_a_uri_is_a_secret(hosts):
     """An old file may hold one, by hand: read, and the diff with the new file, showed it."""
     old, new = table("pgsql", {"hosts": hosts}), GOOD["pgsql"]
-    assert "TOKEN" not in repr(ispmail_tablefile.redact(old))
-    assert "TOKEN" not in repr([ispmail_tablefile.diff(old, new), ispmail_tablefile.diff(new, old)])
-    assert "hosts" in ispmail_tablefile.diff(old, new)
+    assert "TOKEN" not in repr(_ispmail_tablefile.redact(old))
+    assert "TOKEN" not in repr([_ispmail_tablefile.diff(old, new), _ispmail_tablefile.diff(new, old)])
+    assert "hosts" in _ispmail_tablefile.diff(old, new)
 
 
 _keys = st.dictionaries(
@@ -745,9 +745,9 @@ def test_neither_diff_nor_redact_shows_a_secret(old, new):
     old, new = (
         {key: f"{'shown' if key in public else 'SECRET'}{flag}" for key, flag in keys.items()} for keys in (old, new)
     )
-    assert "SECRET" not in repr([ispmail_tablefile.redact(old), ispmail_tablefile.diff(old, new)])
-    assert list(ispmail_tablefile.redact(old)) == list(old)
-    assert set(ispmail_tablefile.diff(old, new)) == {key for key in {*old, *new} if old.get(key) != new.get(key)}
+    assert "SECRET" not in repr([_ispmail_tablefile.redact(old), _ispmail_tablefile.diff(old, new)])
+    assert list(_ispmail_tablefile.redact(old)) == list(old)
+    assert set(_ispmail_tablefile.diff(old, new)) == {key for key in {*old, *new} if old.get(key) != new.get(key)}
 
 
 DIFFS = [
@@ -769,14 +769,14 @@ DIFFS = [
 
 @pytest.mark.parametrize("old, new, changes", DIFFS)
 def test_diff(old, new, changes):
-    assert ispmail_tablefile.diff(old, new) == changes
+    assert _ispmail_tablefile.diff(old, new) == changes
 
 
 def test_the_old_query_interface_is_no_secret():
     """A lost "and enabled = 1" was invisible in a dry run."""
     old = {"table": "users", "select_field": "1", "where_field": "email", "additional_conditions": "and enabled = 1"}
-    assert ispmail_tablefile.redact(old) == old
-    assert ispmail_tablefile.redact({"additional_conditions": "password = x"}) == {"additional_conditions": "***"}
+    assert _ispmail_tablefile.redact(old) == old
+    assert _ispmail_tablefile.redact({"additional_conditions": "password = x"}) == {"additional_conditions": "***"}
 
 
 @pytest.mark.parametrize(
@@ -789,12 +789,12 @@ def test_the_old_query_interface_is_no_secret():
     ],
 )
 def test_a_line_ends_at_nul_as_in_postfix(content, keys):
-    assert ispmail_tablefile.parse(content) == keys
+    assert _ispmail_tablefile.parse(content) == keys
 
 
 def test_redact_leaves_what_is_no_secret():
     keys = GOOD["mysql"]
-    assert ispmail_tablefile.redact(keys) == {**keys, "password": "***"}
+    assert _ispmail_tablefile.redact(keys) == {**keys, "password": "***"}
     assert keys["password"] == "p"
 
 
@@ -820,7 +820,7 @@ def test_redact_leaves_what_is_no_secret():
 )
 def test_which_keys_make_a_table_file(text, is_table):
     """Nothing else may be replaced or deleted."""
-    assert ispmail_tablefile.is_table(text.encode()) is is_table
+    assert _ispmail_tablefile.is_table(text.encode()) is is_table
 
 
 REDACTED = [
@@ -843,19 +843,19 @@ REDACTED = [
 
 @pytest.mark.parametrize(("key", "value", "secret"), REDACTED)
 def test_which_values_are_shown(key, value, secret):
-    assert ispmail_tablefile.redact({key: value})[key] == ("***" if secret else value)
+    assert _ispmail_tablefile.redact({key: value})[key] == ("***" if secret else value)
 
 
 def test_a_host_that_is_written_twice_is_one():
     """It is written twice for Postfix before 3.10: that is no difference."""
-    assert ispmail_tablefile.hosts_once({"hosts": "a, a", "user": "u"}) == {"hosts": "a", "user": "u"}
+    assert _ispmail_tablefile.hosts_once({"hosts": "a, a", "user": "u"}) == {"hosts": "a", "user": "u"}
     for hosts in ("a", "a, b", "a, a, a", ""):
-        assert ispmail_tablefile.hosts_once({"hosts": hosts}) == {"hosts": hosts}
+        assert _ispmail_tablefile.hosts_once({"hosts": hosts}) == {"hosts": hosts}
 
 
 def test_what_postfix_takes_where_a_key_is_missing():
     """As mysql_table(5) and pgsql_table(5) have it."""
-    defaults = {key: kind.default for key, kind in ispmail_tablefile.SCHEMA.items() if kind.default is not None}
+    defaults = {key: kind.default for key, kind in _ispmail_tablefile.SCHEMA.items() if kind.default is not None}
     assert defaults == {
         "hosts": "localhost",
         "result_format": "%s",
@@ -872,43 +872,43 @@ def test_what_postfix_takes_where_a_key_is_missing():
 
 LINES_OF_TEXT = [
     (table_type, key)
-    for table_type in ispmail_tablefile.TYPES
+    for table_type in _ispmail_tablefile.TYPES
     for key in ("user", "password", "dbname", "dbpath", "charset", "encoding", "option_file", "option_group")
-    if key in ispmail_tablefile.schema(table_type)
+    if key in _ispmail_tablefile.schema(table_type)
 ]
 
 
 @pytest.mark.parametrize(("table_type", "key"), LINES_OF_TEXT)
 def test_no_text_holds_a_newline(table_type, key):
     """It would be a line of its own: another key."""
-    errors = ispmail_tablefile.validate(table_type, {key: "a\nuser = b"}).errors
+    errors = _ispmail_tablefile.validate(table_type, {key: "a\nuser = b"}).errors
     assert [error for error in errors if error.key == key]
-    assert not [error for error in ispmail_tablefile.validate(table_type, {key: "a"}).errors if error.key == key]
+    assert not [error for error in _ispmail_tablefile.validate(table_type, {key: "a"}).errors if error.key == key]
 
 
 @pytest.mark.parametrize("password", ["-----BEGIN PGP MESSAGE-----", " $ANSIBLE_VAULT;1.1;AES256"])
 def test_an_encrypted_text_is_no_password(password):
     """It would be written to the file as it is, and the login fails."""
-    errors = ispmail_tablefile.validate("mysql", {"password": password}).errors
+    errors = _ispmail_tablefile.validate("mysql", {"password": password}).errors
     assert any(error.key == "password" and "encrypted" in error.reason for error in errors)
 
 
 def test_a_line_has_the_number_that_an_editor_shows():
     """A fault in a live file names it. What continues a line belongs to the line that it continues."""
     text = "  # no line\n\nuser = a\n  b\n# a comment\n\tc\nhosts = d\0e\n"
-    assert ispmail_tablefile.logical_lines(text) == [(3, "user = a  b\tc"), (7, "hosts = d")]
+    assert _ispmail_tablefile.logical_lines(text) == [(3, "user = a  b\tc"), (7, "hosts = d")]
 
 
 def test_the_last_of_two_lines_wins_and_takes_its_place():
     """The diff with a rendered file shows the lines in the order in which Postfix reads them."""
-    assert list(ispmail_tablefile.parse("user = a\nhosts = b\nuser = c\n").items()) == [("hosts", "b"), ("user", "c")]
+    assert list(_ispmail_tablefile.parse("user = a\nhosts = b\nuser = c\n").items()) == [("hosts", "b"), ("user", "c")]
 
 
 @pytest.mark.parametrize("table_type", ["mysql", "sqlite"])
 def test_only_pgsql_has_a_function_in_place_of_a_query(table_type):
     """See mysql_table(5): that Postfix makes a query of it would be untrue."""
     keys = {**GOOD[table_type], "query": None, "select_function": "f"}
-    errors = {error.key: str(error) for error in ispmail_tablefile.validate(table_type, keys).errors}
+    errors = {error.key: str(error) for error in _ispmail_tablefile.validate(table_type, keys).errors}
     assert errors.keys() == {"select_function", "query"}
     assert f"a {table_type} table does not open without it" in errors["query"]
 
@@ -916,4 +916,4 @@ def test_only_pgsql_has_a_function_in_place_of_a_query(table_type):
 def test_a_release_is_its_first_two_numbers():
     """Patch levels and the dates of snapshots do not decide what Postfix can read."""
     for version, release in (("3.10.13", (3, 10)), ("3.11-20250801", (3, 11)), ("3.9", (3, 9)), ("", ())):
-        assert ispmail_tablefile.release_of(version) == release
+        assert _ispmail_tablefile.release_of(version) == release

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-import ispmail_files
-import ispmail_postconf
-import ispmail_tablefile
-import ispmail_transaction
-from ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, NotPutBack
-from ispmail_files import File, Replacement, read
-from ispmail_journal import Journal
-from ispmail_transaction import Change
+import _ispmail_files
+import _ispmail_postconf
+import _ispmail_tablefile
+import _ispmail_transaction
+from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, NotPutBack
+from _ispmail_files import File, Replacement, read
+from _ispmail_journal import Journal
+from _ispmail_transaction import Change
 from lab.postfix import write_cold
 
 from .configured import Configured
@@ -62,7 +62,7 @@ class Postfix:
 def postfix(server, monkeypatch):
     found = Postfix(server)
     for name in ("master", "reload"):
-        monkeypatch.setattr(f"ispmail_postfix.{name}", getattr(found, name))
+        monkeypatch.setattr(f"_ispmail_postfix.{name}", getattr(found, name))
     return found
 
 
@@ -75,14 +75,14 @@ def sound(server, monkeypatch):
         is_locked = os.path.exists(server.directory / "main.cf.tmp")
         seen.append((values(server, after.new.content), parameters, is_locked))
 
-    monkeypatch.setattr(ispmail_postconf, "refuse_broken", refuse_broken)
+    monkeypatch.setattr(_ispmail_postconf, "refuse_broken", refuse_broken)
     return seen
 
 
 def values(server, content):
     """What a main.cf sets, beside where things are."""
     own = ("compatibility_level", "queue_directory", "data_directory", "mail_version")
-    return {key: value for key, value in server.short(ispmail_tablefile.parse(content)).items() if key not in own}
+    return {key: value for key, value in server.short(_ispmail_tablefile.parse(content)).items() if key not in own}
 
 
 def visible(server):
@@ -133,7 +133,7 @@ def fails(*acts, error=None):
 def made(server, check, **what):
     """Make a change that fails: its error, with what it says of this directory in short."""
     with pytest.raises(Failed) as caught:
-        ispmail_transaction.make(change(server, **what), check)
+        _ispmail_transaction.make(change(server, **what), check)
     return SimpleNamespace(type=caught.type, text=server.short(str(caught.value)), cause=caught.value.__cause__)
 
 
@@ -151,7 +151,7 @@ def test_the_order_of_a_change(server, postfix, sound):
         # Whoever edits main.cf need not wait any more.
         assert not os.path.exists(server.directory / "main.cf.tmp")
 
-    assert ispmail_transaction.make(change(server, {"b": NEW, "c": NEW, "a": None}, MAPS), check) == ["smtpd 1"]
+    assert _ispmail_transaction.make(change(server, {"b": NEW, "c": NEW, "a": None}, MAPS), check) == ["smtpd 1"]
     there = {"a.cf": OLD, "b.cf": NEW, "c.cf": NEW, "main.cf": MAPS}
     assert postfix.found == [there]
     due = [server.path(name) for name in "bca"] + [str(server.directory / "main.cf")]
@@ -183,25 +183,25 @@ def test_what_needs_a_reload(server, postfix, what, runs, due, reloads):
         for name in (".a.cf.old", ".b.cf.new"):
             (server.directory / name).write_text("a password")
     checked = []
-    assert ispmail_transaction.make(change(server, **what), checked.append) == []
+    assert _ispmail_transaction.make(change(server, **what), checked.append) == []
     assert (len(postfix.found), checked) == (reloads, [runs])
     assert journal(server).due() is None
     assert [name for name in os.listdir(server.directory) if name.startswith(".")] == []
 
 
 def test_without_a_check(server, postfix):
-    assert ispmail_transaction.make(change(server, {"a": NEW})) == []
+    assert _ispmail_transaction.make(change(server, {"a": NEW})) == []
     assert visible(server)["a.cf"] == NEW
 
 
 def test_a_change_that_is_not_postfixs_needs_none(tmp_path):
     """A server that has only other programs with the maps' account."""
     found = Change(str(tmp_path / "none"), str(tmp_path), (Replacement(File(str(tmp_path / "x.cnf"), b"x")),))
-    ispmail_transaction.rehearse(found)
-    assert ispmail_transaction.make(found) == []
+    _ispmail_transaction.rehearse(found)
+    assert _ispmail_transaction.make(found) == []
     assert (tmp_path / "x.cnf").read_text() == "x"
     with pytest.raises(Failed, match=r"^no\nEverything was put back as it was\.$"):
-        ispmail_transaction.make(found._replace(files=(Replacement(File(str(tmp_path / "x.cnf"), b"y")),)), fails())
+        _ispmail_transaction.make(found._replace(files=(Replacement(File(str(tmp_path / "x.cnf"), b"y")),)), fails())
     assert (tmp_path / "x.cnf").read_text() == "x"
 
 
@@ -212,7 +212,7 @@ MAILBOXES = {"virtual_mailbox_maps": "hash:DIR/x"}
 def test_domains_come_last_and_go_first(server, postfix, domains):
     """Else each address of such a domain is accepted for a moment; and so it is on the way back."""
     more, less = {domains: "x.test", **MAILBOXES}, dict.fromkeys((domains, *MAILBOXES))
-    ispmail_transaction.make(change(server, parameters=more))
+    _ispmail_transaction.make(change(server, parameters=more))
     assert [found["main.cf"] for found in postfix.found] == [MAILBOXES, more] and postfix.followed == [True, False]
     postfix.found.clear()
     postfix.followed.clear()
@@ -220,7 +220,7 @@ def test_domains_come_last_and_go_first(server, postfix, domains):
     assert [found["main.cf"] for found in postfix.found] == [MAILBOXES, {}, MAILBOXES, more]
     assert postfix.followed == [True, False, True, False]
     postfix.found.clear()
-    ispmail_transaction.make(change(server, parameters=less))
+    _ispmail_transaction.make(change(server, parameters=less))
     assert [found["main.cf"] for found in postfix.found] == [MAILBOXES, {}]
 
 
@@ -236,7 +236,7 @@ def test_domains_come_last_and_go_first(server, postfix, domains):
 )
 def test_one_step_is_enough_where_no_domain_comes_or_goes_with_a_map(server, postfix, before, parameters):
     server.main_cf(before)
-    ispmail_transaction.make(change(server, parameters=parameters))
+    _ispmail_transaction.make(change(server, parameters=parameters))
     assert [found["main.cf"] for found in postfix.found] == [
         {name: value for name, value in parameters.items() if value}
     ]
@@ -247,15 +247,15 @@ def test_one_step_is_enough_where_no_domain_comes_or_goes_with_a_map(server, pos
 def test_two_steps_of_a_postfix_that_does_not_run(server, postfix, monkeypatch, starts):
     """One that is started in between has read the first step."""
     postfix.pid = None
-    complete = ispmail_files.Exchange.complete
+    complete = _ispmail_files.Exchange.complete
 
     def completed(exchange):
         postfix.pid = 4711 if starts else None
         complete(exchange)
 
-    monkeypatch.setattr(ispmail_files.Exchange, "complete", completed)
+    monkeypatch.setattr(_ispmail_files.Exchange, "complete", completed)
     more = {"relay_domains": "x.test", **MAILBOXES}
-    ispmail_transaction.make(change(server, parameters=more))
+    _ispmail_transaction.make(change(server, parameters=more))
     assert [found["main.cf"] for found in postfix.found] == [more] * starts
     assert visible(server)["main.cf"] == more
 
@@ -268,8 +268,8 @@ def test_how_much_room_a_change_needs(server, monkeypatch):
     cut_off(server, "d")
     server.table("a", OLD)
     rooms = []
-    monkeypatch.setattr(ispmail_files, "obstacles", lambda needed: rooms.append(needed) or [])
-    ispmail_transaction.rehearse(change(server, {"a": None, "b": "x" * 5000}, MAPS))
+    monkeypatch.setattr(_ispmail_files, "obstacles", lambda needed: rooms.append(needed) or [])
+    _ispmail_transaction.rehearse(change(server, {"a": None, "b": "x" * 5000}, MAPS))
     main_cf = server.directory / "main.cf"
     assert rooms[0] == {
         server.path("d"): 0,
@@ -289,7 +289,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_done(server, postfix,
         (server.directory / name).mkdir()
     before = visible(server)
     what = change(server, {"a": NEW, "b": NEW}, MAPS)
-    for act in (ispmail_transaction.make, ispmail_transaction.rehearse):
+    for act in (_ispmail_transaction.make, _ispmail_transaction.rehearse):
         with pytest.raises(Failed) as caught:
             act(what)
         head, *told = server.short(str(caught.value)).split("\n- ")
@@ -305,7 +305,7 @@ def test_leftovers_that_cannot_be_removed_stop_the_next_change(server, postfix, 
     def stays(paths):
         raise Failed("x, which may hold a password, cannot be removed")
 
-    monkeypatch.setattr(ispmail_files, "remove_leftovers", stays)
+    monkeypatch.setattr(_ispmail_files, "remove_leftovers", stays)
     error = made(server, None, files={"a": NEW})
     assert error.text == (
         "Nothing was changed, an interrupted change is still to be finished: "
@@ -331,9 +331,9 @@ def test_a_parameter_that_somebody_else_has_set_meanwhile(server, postfix, expec
     if is_refused:
         (name,) = expected
         with pytest.raises(ChangedMeanwhile, match=rf"^{name} in .* was changed by somebody else meanwhile"):
-            ispmail_transaction.make(what)
+            _ispmail_transaction.make(what)
     else:
-        ispmail_transaction.make(what)
+        _ispmail_transaction.make(what)
     new = "hash:/x, hash:/y" if is_refused else "hash:/z"
     assert visible(server)["main.cf"] == {"virtual_alias_maps": new}
 
@@ -344,9 +344,9 @@ def test_where_the_queue_is_matters_to_a_change_of_files_too(server, postfix, qu
     what = change(server, {"a": NEW}, expected=expected)
     if queue:
         with pytest.raises(ChangedMeanwhile, match=r"^queue_directory in .* was changed by somebody else meanwhile"):
-            ispmail_transaction.make(what)
+            _ispmail_transaction.make(what)
     else:
-        ispmail_transaction.make(what)
+        _ispmail_transaction.make(what)
     assert ("a.cf" in visible(server)) is not bool(queue)
 
 
@@ -354,19 +354,19 @@ def test_a_main_cf_that_another_program_is_writing_is_read_when_it_is_done(serve
     """As Postfix's programs do: what is there now may be half of it."""
     waited = []
     what = change(server, {"a": NEW}, expected={"queue_directory": str(server.queue)})
-    monkeypatch.setattr(ispmail_transaction, "_gets_cold", lambda path: waited.append(path) or len(waited) > 1)
+    monkeypatch.setattr(_ispmail_transaction, "_gets_cold", lambda path: waited.append(path) or len(waited) > 1)
     with pytest.raises(
         CannotAsk, match=r"^Nothing was changed: .*/main\.cf is changed again and again by another prog"
     ):
-        ispmail_transaction.make(what)
+        _ispmail_transaction.make(what)
     assert "a.cf" not in visible(server)
-    ispmail_transaction.make(what)
+    _ispmail_transaction.make(what)
     assert waited == [str(server.directory / "main.cf")] * 2 and "a.cf" in visible(server)
 
 
 def test_what_is_there_already_is_no_obstacle(server, postfix):
     server.main_cf("virtual_alias_maps = mysql:DIR/b.cf")
-    ispmail_transaction.make(change(server, parameters=MAPS, expected={"virtual_alias_maps": None}))
+    _ispmail_transaction.make(change(server, parameters=MAPS, expected={"virtual_alias_maps": None}))
     assert visible(server)["main.cf"] == MAPS
 
 
@@ -376,7 +376,7 @@ def test_a_file_that_somebody_else_has_changed_meanwhile(server, postfix):
     server.table("a", THEIRS)
     asked = []
     with pytest.raises(Failed) as caught:
-        ispmail_transaction.make(what, answers=lambda: asked.append(True) or "It answers.")
+        _ispmail_transaction.make(what, answers=lambda: asked.append(True) or "It answers.")
     reason, outcome = str(caught.value).split("\n")
     assert reason.startswith(f"{server.path('a')} was changed by somebody else") and not asked
     assert outcome == "Nothing was changed, Postfix answers as before."
@@ -388,7 +388,7 @@ def test_a_file_that_somebody_else_has_changed_meanwhile(server, postfix):
 @pytest.mark.parametrize("parameters", [MAPS, None])
 def test_a_rehearsal_changes_nothing(server, postfix, sound, parameters):
     before = visible(server)
-    ispmail_transaction.rehearse(change(server, {"a": NEW}, parameters))
+    _ispmail_transaction.rehearse(change(server, {"a": NEW}, parameters))
     assert visible(server) == before
     wanted = [MAPS] if parameters else []
     assert [main_cf for main_cf, _, _ in sound] == wanted
@@ -426,11 +426,11 @@ def test_what_smtpd_says_after_the_way_back(server, postfix):
     for pid in (4711, None):
         postfix.pid = pid
         with pytest.raises(Failed) as caught:
-            ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(), answers)
+            _ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(), answers)
         said = f"{PUT_BACK} It does not answer." if pid else "Everything was put back as it was."
         assert str(caught.value) == f"no\n{said}"
     with pytest.raises(KeyboardInterrupt):
-        ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(error=KeyboardInterrupt()), answers)
+        _ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(error=KeyboardInterrupt()), answers)
     assert asked == [(before, None, 2)]
 
 
@@ -444,7 +444,7 @@ def test_an_error_that_nobody_foresaw(server, postfix):
 
 def test_a_change_that_is_stopped_is_put_back(server, postfix):
     with pytest.raises(KeyboardInterrupt):
-        ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(error=KeyboardInterrupt()))
+        _ispmail_transaction.make(change(server, {"a": NEW}, MAPS), fails(error=KeyboardInterrupt()))
     assert visible(server) == {"main.cf": {}}
     assert len(postfix.found) == 2
 
@@ -461,8 +461,8 @@ def test_the_change_that_was_cut_off_before_stays_due(server, postfix):
 @pytest.mark.parametrize("parameters", [None, MAPS])
 def test_a_disk_that_fails_in_the_last_moment(server, postfix, monkeypatch, parameters):
     """All is renamed by then. main.cf is put back without a wait for the lock that this change has itself."""
-    monkeypatch.setattr(ispmail_files, "_LOCK_SECONDS", 0.3)
-    sync_directories, calls = ispmail_files.sync_directories, []
+    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.3)
+    sync_directories, calls = _ispmail_files.sync_directories, []
 
     def fails_first(paths):
         paths = list(paths)
@@ -471,7 +471,7 @@ def test_a_disk_that_fails_in_the_last_moment(server, postfix, monkeypatch, para
             raise OSError(5, "Input/output error", str(server.directory))
         sync_directories(paths)
 
-    monkeypatch.setattr(ispmail_files, "sync_directories", fails_first)
+    monkeypatch.setattr(_ispmail_files, "sync_directories", fails_first)
     before = visible(server)
     error = made(server, None, files={"b": NEW}, parameters=parameters)
     assert error.text == f"DIR cannot be written: Input/output error\n{PUT_BACK}"
@@ -549,7 +549,7 @@ def test_another_program_that_is_about_to_finish_is_waited_for(server, postfix):
         threads.append(thread)
 
     threads = []
-    ispmail_transaction.make(change(server, parameters=MAPS), check)
+    _ispmail_transaction.make(change(server, parameters=MAPS), check)
     threads[0].join()
     assert visible(server)["main.cf"] == MAPS
 
@@ -596,8 +596,8 @@ class Clock:
 def test_another_programs_edit_of_something_else_is_not_waited_for(server, postfix, monkeypatch):
     main_cf = server.directory / "main.cf"
     clock = Clock(main_cf, rewritten=False)
-    monkeypatch.setattr(ispmail_transaction, "time", clock)
-    ispmail_transaction.make(change(server, parameters=MAPS), lambda _: os.utime(main_cf))
+    monkeypatch.setattr(_ispmail_transaction, "time", clock)
+    _ispmail_transaction.make(change(server, parameters=MAPS), lambda _: os.utime(main_cf))
     assert clock.slept == 0
 
 
@@ -612,8 +612,8 @@ def test_how_long_a_file_is_waited_for(tmp_path, monkeypatch, age, rewritten, se
     if age is not None:
         path.touch()
         os.utime(path, (clock.now - age, clock.now - age))
-    monkeypatch.setattr(ispmail_transaction, "time", clock)
-    assert ispmail_transaction._gets_cold(str(path)) is not rewritten
+    monkeypatch.setattr(_ispmail_transaction, "time", clock)
+    assert _ispmail_transaction._gets_cold(str(path)) is not rewritten
     assert clock.slept == pytest.approx(seconds, abs=0.11)
 
 

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
-import ispmail_fleet
-import ispmail_queue
-import ispmail_rotation
-import ispmail_sites
+import _ispmail_fleet
+import _ispmail_queue
+import _ispmail_rotation
+import _ispmail_sites
+from _ispmail_errors import Failed, InvalidInput
 from _runners import ispmail
-from ispmail_errors import Failed, InvalidInput
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.binary(max_size=5), st.just("***")
@@ -50,7 +50,7 @@ SETTINGS = settings(
 ROOT = Path(__file__).resolve().parent.parent.parent
 SITE = {"database": "db", "mail": "mx*"}
 SERVERS = {"database": ["db"], "mail": ["mx1", "mx2"], "canary": []}
-LARGEST = ispmail_rotation.MOST_LINES * (ispmail_rotation.LONGEST_LINE + 100)
+LARGEST = _ispmail_rotation.MOST_LINES * (_ispmail_rotation.LONGEST_LINE + 100)
 
 
 # What a server is asked first: whether it is there.
@@ -88,7 +88,7 @@ def master(client):
         patched.setattr(ispmail, "__salt__", {"cache.grains": lambda *_, **__: {}}, raising=False)
         patched.setattr(ispmail, "_matching", lambda site, role: SERVERS[role])
         patched.setattr(ispmail.salt.client, "get_local_client", lambda path: client)
-        patched.setattr(ispmail_fleet, "_POLL_SECONDS", 0)
+        patched.setattr(_ispmail_fleet, "_POLL_SECONDS", 0)
         yield
 
 
@@ -151,7 +151,7 @@ TAGS = st.sampled_from(["salt/run/1/args", "salt/run/2/ret", "salt/job/1/new", "
 @given(st.lists(st.tuples(TAGS, EVENTS | ANYTHING), max_size=8))
 def test_whatever_is_on_the_bus(events):
     """A step is told in one line of bounded length; at the end nothing raises, which would end all that is told."""
-    progress = ispmail_rotation.Progress("1", {"main": ["mx1"]})
+    progress = _ispmail_rotation.Progress("1", {"main": ["mx1"]})
     told = []
     for number, (tag, data) in enumerate(events):
         told += ispmail._heard(progress, {"tag": tag, "data": data}, float(number))
@@ -166,34 +166,34 @@ def test_whatever_is_on_the_bus(events):
 @given(RETURNS)
 def test_whatever_an_orchestration_returns(returned):
     for inner in (returned, {"salt_|-x in main_|-x_|-state": {"result": False, "changes": {"ret": {"mx1": returned}}}}):
-        assert ispmail_rotation.table({"main": ["mx1"]}, inner).count("\n") == 2
-        assert size(ispmail_rotation.reasons(inner)) < LARGEST
-        assert ispmail_rotation.dropped(["main"], inner) in ([], ["main"])
+        assert _ispmail_rotation.table({"main": ["mx1"]}, inner).count("\n") == 2
+        assert size(_ispmail_rotation.reasons(inner)) < LARGEST
+        assert _ispmail_rotation.dropped(["main"], inner) in ([], ["main"])
 
 
 def test_what_a_server_says_is_kept_in_part():
     """A rotation that fails sends its reasons as one event, which Salt cuts off beyond a megabyte."""
     many = {"unnamed": [{"text": "y" * 10**4}] * 1000, "notes": []}
-    lines = ispmail_fleet._lines(ispmail_rotation.unnamed({"mx1": many}))
-    assert len(lines) == 1 and len(lines[0]) == ispmail_rotation.LONGEST_LINE
-    lines = ispmail_fleet._lines(f"mx1: {number}" for number in range(10**4))
-    assert len(lines) == ispmail_rotation.MOST_LINES + 1 and lines[-1] == "... and 9500 more"
+    lines = _ispmail_fleet._lines(_ispmail_rotation.unnamed({"mx1": many}))
+    assert len(lines) == 1 and len(lines[0]) == _ispmail_rotation.LONGEST_LINE
+    lines = _ispmail_fleet._lines(f"mx1: {number}" for number in range(10**4))
+    assert len(lines) == _ispmail_rotation.MOST_LINES + 1 and lines[-1] == "... and 9500 more"
     states = {f"postfix_map_|-{n}": {"result": False, "comment": "z" * 1000} for n in range(1500)}
     returned = {"salt_|-x in main_|-x_|-state": {"result": False, "changes": {"ret": {"mx1": states}}}}
-    assert size(ispmail_rotation.reasons(returned)) < 10**6
+    assert size(_ispmail_rotation.reasons(returned)) < 10**6
 
 
 def test_a_return_that_salt_has_cut_off_is_told_as_that():
     """It cuts off a whole return, or a value in it."""
     said = {"mx1": "VALUE_TRIMMED", "mx2": {"unnamed": "VALUE_TRIMMED", "notes": []}}
-    answers = ispmail_rotation.checked(said, ispmail_rotation.is_holders)
+    answers = _ispmail_rotation.checked(said, _ispmail_rotation.is_holders)
     for server in said:
         assert answers[server].startswith("answered more than the master takes (max_event_size)")
 
 
 def test_a_server_that_is_at_work_for_ever(monkeypatch):
     """Salt waits for as long as a minion says so; the others' answers are kept."""
-    monkeypatch.setattr(ispmail_fleet, "_LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(_ispmail_fleet, "_LONGEST_SECONDS", 0.2)
     closed = []
 
     class Client:
@@ -206,27 +206,27 @@ def test_a_server_that_is_at_work_for_ever(monkeypatch):
                 closed.append(True)
 
     began = time.monotonic()
-    assert ispmail_fleet._ask(Client(), ["mx1", "mx2"], "test.ping") == {"mx1": 5}
+    assert _ispmail_fleet._ask(Client(), ["mx1", "mx2"], "test.ping") == {"mx1": 5}
     assert time.monotonic() - began < 5 and closed == [True]
 
 
 def test_the_first_answer_counts_and_nobody_answers_for_a_stranger():
     numbers = iter(range(9))
-    assert ispmail_fleet._ask(Liars(lambda function: next(numbers)), ["mx1", "mx2"], "x") == {"mx1": 1, "mx2": 3}
-    assert ispmail_fleet.refused_logins(Liars(lambda function: {"refused_logins": 1}), ["db"]) == {"db": 1}
+    assert _ispmail_fleet._ask(Liars(lambda function: next(numbers)), ["mx1", "mx2"], "x") == {"mx1": 1, "mx2": 3}
+    assert _ispmail_fleet.refused_logins(Liars(lambda function: {"refused_logins": 1}), ["db"]) == {"db": 1}
 
 
 @SETTINGS
-@given(ANYTHING | st.fixed_dictionaries({"main": st.dictionaries(st.sampled_from(ispmail_sites._KEYS), ANYTHING)}))
+@given(ANYTHING | st.fixed_dictionaries({"main": st.dictionaries(st.sampled_from(_ispmail_sites._KEYS), ANYTHING)}))
 @example({"main": {"database": 5, "mail": {"a": 1}, "canary": [None]}})
 @example({"a\n\x1b[2J": {}})
 def test_whatever_the_sites_are(sites):
     with contextlib.suppress(InvalidInput):
-        found = ispmail_sites.sites({"sites": sites})
+        found = _ispmail_sites.sites({"sites": sites})
         for targets in found.values():
             assert all(isinstance(targets[key], (str, list)) for key in ("database", "mail", "tgt_type", "without"))
     with pytest.raises(InvalidInput) as caught:
-        ispmail_sites.sites({"sites": {"other": {}, **(sites if isinstance(sites, dict) else {})}})
+        _ispmail_sites.sites({"sites": {"other": {}, **(sites if isinstance(sites, dict) else {})}})
     assert all(line.isprintable() for line in str(caught.value).splitlines())
 
 
@@ -237,32 +237,34 @@ def test_whatever_the_sites_are(sites):
 @example("٣")
 def test_whatever_the_batch_is(batch):
     try:
-        assert ispmail_sites.batch_size(batch, 7) >= 1
+        assert _ispmail_sites.batch_size(batch, 7) >= 1
     except InvalidInput as err:
         assert "ispmail:rotation:batch must be" in str(err)
 
 
 @SETTINGS
-@given(st.dictionaries(st.just("mx1"), ANYTHING | st.dictionaries(st.sampled_from(ispmail_sites._ADDRESSES), ANYTHING)))
+@given(
+    st.dictionaries(st.just("mx1"), ANYTHING | st.dictionaries(st.sampled_from(_ispmail_sites._ADDRESSES), ANYTHING))
+)
 @example({"mx1": {"ipv4": [f"192.0.2.{n}" for n in range(10**5)], "fqdn": "x" * 10**6}})
 def test_whatever_grains_a_server_has(grains):
     """They go to the database server with each question."""
-    found = ispmail_sites.hosts(grains, ["a"])
+    found = _ispmail_sites.hosts(grains, ["a"])
     assert all(isinstance(host, str) and len(host) <= 255 for host in found) and len(found) < 600
 
 
 def test_a_function_is_stopped_at_the_end_of_its_time():
     began = time.monotonic()
-    assert ispmail_queue.bounded(lambda: time.sleep(60), 0.3) is None
+    assert _ispmail_queue.bounded(lambda: time.sleep(60), 0.3) is None
     assert time.monotonic() - began < 10
 
 
 def test_a_function_that_ends_in_time():
-    assert ispmail_queue.bounded(lambda: {"a": [1]}, 30) == {"a": [1]}
+    assert _ispmail_queue.bounded(lambda: {"a": [1]}, 30) == {"a": [1]}
     with pytest.raises(ZeroDivisionError):
-        ispmail_queue.bounded(lambda: 1 / 0, 30)
+        _ispmail_queue.bounded(lambda: 1 / 0, 30)
     with pytest.raises(Failed, match="ended without a result"):
-        ispmail_queue.bounded(lambda: os._exit(3), 30)
+        _ispmail_queue.bounded(lambda: os._exit(3), 30)
 
 
 def test_a_rotation_that_does_not_end_is_stopped(monkeypatch, tmp_path):

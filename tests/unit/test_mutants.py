@@ -51,7 +51,7 @@ def forks(number):
         os._exit(number + 1)
     return os.waitstatus_to_exitcode(os.wait()[1])
 '''
-TESTS = """from ispmail_toy import forks, half, is_many, waits
+TESTS = """from _ispmail_toy import forks, half, is_many, waits
 
 def test_many():
     assert is_many(4) and not is_many(2)
@@ -70,7 +70,7 @@ def test_forks():
 """
 FUNCTIONAL = """from pathlib import Path
 import pytest
-from ispmail_toy import is_many, once, untested
+from _ispmail_toy import is_many, once, untested
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -94,8 +94,8 @@ def test_spoils(server):
         assert False
 """
 LISTED = (
-    "_utils/ispmail_toy.py | untested | return number + 1 | number + 1 → Sub | because nobody calls it",
-    "_utils/ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → LtE | because this one is not alive",
+    "_utils/_ispmail_toy.py | untested | return number + 1 | number + 1 → Sub | because nobody calls it",
+    "_utils/_ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → LtE | because this one is not alive",
 )
 
 
@@ -117,7 +117,7 @@ def toy(tmp_path_factory):
     shutil.copytree(ROOT / "tests" / "mutants", root / "tests" / "mutants")
     (root / "tests" / "__init__.py").touch()
     (root / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = [".", "_utils"]\n')
-    (root / "_utils" / "ispmail_toy.py").write_text(TOY)
+    (root / "_utils" / "_ispmail_toy.py").write_text(TOY)
     (root / "tests" / "unit" / "test_ispmail_toy.py").write_text(TESTS)
     (root / "tests" / "survivors.txt").write_text("# why\n" + "\n".join(LISTED) + "\n")
     return root
@@ -127,7 +127,7 @@ def test_it_tells_what_the_tests_do_not_see(toy):
     """A driver that finds everything dead would praise any tests. The second time only what was alive is tried."""
     code, printed = run(toy)
     assert run(toy, "--again")[1].splitlines()[-6:] == printed.splitlines()[-6:]
-    alive = set(re.findall(r"^ +\d+: _utils/ispmail_toy.py \| (.*)$", printed, re.MULTILINE))
+    alive = set(re.findall(r"^ +\d+: _utils/_ispmail_toy.py \| (.*)$", printed, re.MULTILINE))
     assert code == 1
     assert alive == {
         "is_many | return number >= LIMIT | number >= LIMIT → Gt",
@@ -138,7 +138,7 @@ def test_it_tells_what_the_tests_do_not_see(toy):
         "once | return text[:1] | slice :1 without upper bound",
     }
     # One is listed. A loop that never ends is dead, and so is one that a cache could hide, or that is in a child.
-    row = re.search(r"^\| _utils/ispmail_toy.py \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", printed, re.MULTILINE)
+    row = re.search(r"^\| _utils/_ispmail_toy.py \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", printed, re.MULTILINE)
     count, killed, known, left = map(int, row.groups())
     assert (known, left) == (1, 7) and count == killed + known + left and killed >= 9
 
@@ -150,7 +150,7 @@ def test_what_is_alive_is_tried_by_functional_tests_with_one_server_for_all(toy)
     code, printed = run(toy, "--functional")
     assert code == 1 and "tests/functional/test_toy.py: killed 3 of 4 in " in printed
     assert re.findall(r"^ +\d+: (.*)$", printed, re.MULTILINE) == [
-        "_utils/ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → Gt"
+        "_utils/_ispmail_toy.py | is_many | return number >= LIMIT | number >= LIMIT → Gt"
     ]
     # To see which lines run, three that end with a spoilt server, one for all others, one outside of functions, and one
     # for each mutant of what is done before all tests.

@@ -3,8 +3,8 @@
 import pytest
 from salt.exceptions import SaltInvocationError
 
+from _ispmail_errors import InvalidInput
 from _modules import postconf
-from ispmail_errors import InvalidInput
 
 from .postfix_files import postfix
 from .test_ispmail_module import fails
@@ -91,7 +91,7 @@ def test_a_directory_is_the_default_one_or_one_that_is_known(directory, monkeypa
         function(*given, config_directory="/srv")
     asked = []
     monkeypatch.setattr(
-        "ispmail_postconf.known_directory", lambda *known: asked.append(known) or fails(InvalidInput())()
+        "_ispmail_postconf.known_directory", lambda *known: asked.append(known) or fails(InvalidInput())()
     )
     with pytest.raises(SaltInvocationError):
         function(*given)

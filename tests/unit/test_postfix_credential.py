@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from _beacons import postfix_credential
-from ispmail_client import Login
-from ispmail_errors import DatabaseError
-from ispmail_logins import LiveLogin, Tried
+from _ispmail_client import Login
+from _ispmail_errors import DatabaseError
+from _ispmail_logins import LiveLogin, Tried
 
 from .test_documentation import ROOT
 
@@ -109,8 +109,8 @@ def beacon(memory, monkeypatch):
             return logins
 
         watch = SimpleNamespace(take=lambda: tried, start=seen.started.append)
-        monkeypatch.setattr("ispmail_logins.read", read)
-        monkeypatch.setattr("ispmail_logins.watch", lambda name: seen.watches.append(name) or watch)
+        monkeypatch.setattr("_ispmail_logins.read", read)
+        monkeypatch.setattr("_ispmail_logins.watch", lambda name: seen.watches.append(name) or watch)
         return postfix_credential.beacon(list(config))
 
     section = {"database": {"password": "x"}}
@@ -151,7 +151,7 @@ def test_without_a_client_nothing_is_tried(beacon, monkeypatch):
     def missing():
         raise DatabaseError("PyMySQL is missing")
 
-    monkeypatch.setattr("ispmail_client.require_pymysql", missing)
+    monkeypatch.setattr("_ispmail_client.require_pymysql", missing)
     assert beacon([live("192.0.2.1", "a")], Tried([live("192.0.2.1", "a")], [])) == []
     assert beacon.seen.started == []
 

@@ -3,19 +3,19 @@
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from _ispmail_errors import DatabaseError
+from _ispmail_holders import Holders
 from _modules import postfix_database
-from ispmail_errors import DatabaseError
-from ispmail_holders import Holders
 
 from .test_ispmail_module import fails
 
 # A function, what it calls in the library, what that gets beside what pillar says, and whether a dry run is another.
 CALLS = [
-    ("read", "ispmail_accounts.read", [], False),
-    ("tables", "ispmail_schema.create", [], True),
-    ("account", "ispmail_accounts.account", [], True),
-    ("credential_accepted", "ispmail_accounts.credential", ["accept"], True),
-    ("credential_sole", "ispmail_accounts.credential", ["sole"], True),
+    ("read", "_ispmail_accounts.read", [], False),
+    ("tables", "_ispmail_schema.create", [], True),
+    ("account", "_ispmail_accounts.account", [], True),
+    ("credential_accepted", "_ispmail_accounts.credential", ["accept"], True),
+    ("credential_sole", "_ispmail_accounts.credential", ["sole"], True),
 ]
 PILLAR = {"ispmail": {"database": {"password": "first"}}, "second": {"database": {"password": "other"}}}
 
@@ -61,7 +61,7 @@ SECTIONS = {
 def test_refused_logins_are_those_of_all_instances_and_their_consumers(on_minion, monkeypatch):
     """It needs no password: those in the files are tried."""
     on_minion(postfix_database, **SECTIONS)
-    monkeypatch.setattr("ispmail_logins.refused", lambda *given: given)
+    monkeypatch.setattr("_ispmail_logins.refused", lambda *given: given)
     found, main, consumers = postfix_database.refused()
     assert list(found) == ["ispmail", "second"] and main == "ispmail"
     assert [[one.name for one in each.consumers] for each in consumers] == [["dovecot"], []]
@@ -76,7 +76,7 @@ def test_holders_are_looked_for_in_the_scope_of_pillar(on_minion, monkeypatch):
         calls.append((list(scope.instances), *given))
         return Holders(notes=["found"])
 
-    monkeypatch.setattr("ispmail_holders.find", find)
+    monkeypatch.setattr("_ispmail_holders.find", find)
     assert postfix_database.holders() == {"unnamed": [], "notes": ["found"]}
     postfix_database.holders(["192.0.2.1"], "old", "second")
     assert calls == [(["ispmail", "second"], None, "all"), (["second"], ["192.0.2.1"], "old")]

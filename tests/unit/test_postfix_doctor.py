@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from _ispmail_config_consumers import NONE
+from _ispmail_errors import CannotAsk, PillarFault
+from _ispmail_plan import Outcome
+from _ispmail_report import FAULT, OK, Finding, table
 from _modules import postfix_doctor
-from ispmail_config_consumers import NONE
-from ispmail_errors import CannotAsk, PillarFault
-from ispmail_plan import Outcome
-from ispmail_report import FAULT, OK, Finding, table
 
 from .test_ispmail_module import fails
 
@@ -41,7 +41,7 @@ def checked(on_minion, monkeypatch):
         calls.append((targets, addresses, scope))
         return iter(FINDINGS)
 
-    monkeypatch.setattr("ispmail_doctor.check", check)
+    monkeypatch.setattr("_ispmail_doctor.check", check)
     return calls
 
 
@@ -69,7 +69,7 @@ def test_a_width_that_is_none_is_refused_before_anything_is_asked(checked):
 
 def test_a_postfix_that_cannot_be_asked_is_an_error_of_salts(on_minion, monkeypatch):
     on_minion(postfix_doctor, **PILLAR)
-    monkeypatch.setattr("ispmail_doctor.check", fails(CannotAsk("there is no main.cf")))
+    monkeypatch.setattr("_ispmail_doctor.check", fails(CannotAsk("there is no main.cf")))
     for function in (postfix_doctor.check, postfix_doctor.report):
         with pytest.raises(CommandExecutionError, match=r"there is no main\.cf"):
             function()
@@ -103,9 +103,9 @@ def test_secrets_are_read_only_when_a_check_asks_for_them(checked, monkeypatch, 
         calls.append((found.instance.pillar_key, cache, test))
         return Outcome({"virtual_alias_maps": {}})
 
-    monkeypatch.setattr("ispmail_compare.compare", compare)
-    monkeypatch.setattr("ispmail_apply.apply", apply)
-    monkeypatch.setattr("ispmail_accounts.read", lambda config: {"of": config.pillar_key})
+    monkeypatch.setattr("_ispmail_compare.compare", compare)
+    monkeypatch.setattr("_ispmail_apply.apply", apply)
+    monkeypatch.setattr("_ispmail_accounts.read", lambda config: {"of": config.pillar_key})
     assert second.changes() == {"virtual_alias_maps": {}} and calls == [("second", str(tmp_path / "cache"), True)]
     assert second.admin_view() == {"of": "second"}
     assert list(scope().instances) == ["ispmail", "second", "third"]

@@ -5,10 +5,10 @@ import grp
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import ispmail_optionfile
+import _ispmail_optionfile
+from _ispmail_errors import CannotAsk
+from _ispmail_inventory import Settings
 from _modules import postfix_map
-from ispmail_errors import CannotAsk
-from ispmail_inventory import Settings
 from lab.postfix import write_cold
 
 from .postfix_files import postfix
@@ -65,7 +65,7 @@ def test_maps_as_they_are_on_this_server(on_minion, tmp_path):
 
 
 def option_file(path, password):
-    path.write_text(ispmail_optionfile.render("client", "mailserver", password))
+    path.write_text(_ispmail_optionfile.render("client", "mailserver", password))
     path.chmod(0o640)
     return {"option_file": str(path), "group": "root"}
 
@@ -105,9 +105,9 @@ def test_only_a_change_that_was_cut_off_is_a_reason_for_a_reload(
 ):
     on_minion(postfix_map, ispmail=section("/etc/postfix"), second=section("/etc/postfix-second"))
     calls = []
-    monkeypatch.setattr("ispmail_compare.compare", lambda *given: calls.append(given) or found)
+    monkeypatch.setattr("_ispmail_compare.compare", lambda *given: calls.append(given) or found)
     is_running = fails(AssertionError("it was asked")) if running is None else lambda queue: running
-    monkeypatch.setattr("ispmail_postfix.running", is_running)
+    monkeypatch.setattr("_ispmail_postfix.running", is_running)
     told = postfix_map.compare()
     assert (told["reloaded"], told["due"], told["faults"]) == (reloaded, due, [])
     postfix_map.compare("second")
@@ -129,14 +129,14 @@ def test_old_processes_are_those_of_all_instances(on_minion, monkeypatch):
     def settings(directory):
         return Settings(directory, {"queue_directory": f"$own{directory}", "own": "/queue"}, frozenset())
 
-    monkeypatch.setattr("ispmail_postfix.old_processes", old_processes)
-    monkeypatch.setattr("ispmail_inventory.settings", settings)
+    monkeypatch.setattr("_ispmail_postfix.old_processes", old_processes)
+    monkeypatch.setattr("_ispmail_inventory.settings", settings)
     assert postfix_map.old_processes() == ["smtpd of /queue/etc/postfix", "smtpd of /queue/etc/postfix-second"]
     assert postfix_map.old_processes("second") == ["smtpd of /queue/etc/postfix-second"]
     assert seen[0] == [table("/etc/postfix", name).removeprefix("mysql:") for name in NAMES]
     # Where pillar names no map there may be no Postfix.
     on_minion(postfix_map, ispmail=section("/nowhere", **NO_MAPS))
-    monkeypatch.setattr("ispmail_inventory.settings", fails(CannotAsk("Postfix is not there")))
+    monkeypatch.setattr("_ispmail_inventory.settings", fails(CannotAsk("Postfix is not there")))
     assert postfix_map.old_processes() == []
 
 
@@ -148,6 +148,6 @@ def test_errors_are_salts(on_minion, monkeypatch, name):
         function()
     on_minion(postfix_map, ispmail=section("/etc/postfix"))
     for callee in ("inventory.settings", "compare.compare", "consumers.unready", "postfix.old_processes"):
-        monkeypatch.setattr(f"ispmail_{callee}", fails(CannotAsk("Postfix is not there")))
+        monkeypatch.setattr(f"_ispmail_{callee}", fails(CannotAsk("Postfix is not there")))
     with pytest.raises(CommandExecutionError, match="Postfix is not there"):
         function()

@@ -3,9 +3,9 @@
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from _ispmail_errors import CannotAsk
+from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, Lookup
 from _modules import postfix_map_ask
-from ispmail_errors import CannotAsk
-from ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, Lookup
 
 from .test_ispmail_module import fails
 from .test_ispmail_proof import NONCE, PASSWORD, scrypt
@@ -36,7 +36,7 @@ def test_it_is_a_part_of_postfix_map():
 )
 def test_how_an_answer_is_told(on_minion, monkeypatch, found, told):
     on_minion(postfix_map_ask, **SECTIONS)
-    monkeypatch.setattr("ispmail_answers.lookup", lambda *_: found)
+    monkeypatch.setattr("_ispmail_answers.lookup", lambda *_: found)
     assert postfix_map_ask.lookup("virtual_alias_maps", "jack@example.org") == {"result": found.result, **told}
 
 
@@ -49,7 +49,7 @@ def test_what_is_asked(on_minion, monkeypatch):
         asked.append((instance.pillar_key, *question))
         return Lookup(NO_ANSWER)
 
-    monkeypatch.setattr("ispmail_answers.lookup", lookup)
+    monkeypatch.setattr("_ispmail_answers.lookup", lookup)
     postfix_map_ask.lookup("virtual_alias_maps", 5)
     postfix_map_ask.lookup("x", "y", "second")
     assert asked == [("ispmail", "virtual_alias_maps", "5"), ("second", "x", "y")]
@@ -57,13 +57,13 @@ def test_what_is_asked(on_minion, monkeypatch):
 
 def test_answers_are_compared_with_those_of_pillar(on_minion, monkeypatch):
     on_minion(postfix_map_ask, **SECTIONS)
-    monkeypatch.setattr("ispmail_classes.wrong_answers", lambda instance: [f"{instance.pillar_key}: no"])
+    monkeypatch.setattr("_ispmail_classes.wrong_answers", lambda instance: [f"{instance.pillar_key}: no"])
     assert postfix_map_ask.answers() == ["ispmail: no"] and postfix_map_ask.answers("second") == ["second: no"]
 
 
 def test_the_maps_of_all_instances_are_probed(on_minion, monkeypatch):
     on_minion(postfix_map_ask, **SECTIONS)
-    monkeypatch.setattr("ispmail_answers.unaskable_live", lambda instance: [f"{instance.pillar_key}: no"])
+    monkeypatch.setattr("_ispmail_answers.unaskable_live", lambda instance: [f"{instance.pillar_key}: no"])
     assert postfix_map_ask.probe() == ["ispmail: no", "second: no"]
     assert postfix_map_ask.probe("second") == ["second: no"]
 
@@ -102,6 +102,6 @@ def test_errors_are_salts(on_minion, monkeypatch, name, arguments):
         function(*arguments)
     on_minion(postfix_map_ask, **SECTIONS)
     for callee in ("answers.lookup", "answers.unaskable_live", "classes.wrong_answers", "proof.fingerprints"):
-        monkeypatch.setattr(f"ispmail_{callee}", fails(CannotAsk("Postfix is not there")))
+        monkeypatch.setattr(f"_ispmail_{callee}", fails(CannotAsk("Postfix is not there")))
     with pytest.raises(CommandExecutionError, match="Postfix is not there"):
         function(*arguments)

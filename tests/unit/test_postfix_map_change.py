@@ -6,11 +6,11 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+from _ispmail_compare import Comparison
+from _ispmail_consumers import Difference
+from _ispmail_errors import Failed
+from _ispmail_plan import Outcome
 from _modules import postfix_map_change
-from ispmail_compare import Comparison
-from ispmail_consumers import Difference
-from ispmail_errors import Failed
-from ispmail_plan import Outcome
 from lab.postfix import write_cold
 
 from .postfix_files import postfix
@@ -51,9 +51,9 @@ def test_the_tables_that_a_server_has_as_pillar(on_minion, tmp_path):
 
 def test_by_default_it_is_the_default_postfix(on_minion, monkeypatch):
     on_minion(postfix_map_change)
-    monkeypatch.setattr("ispmail_postconf.known_directory", lambda directory, named: directory)
-    monkeypatch.setattr("ispmail_found.found", lambda directory: [directory])
-    monkeypatch.setattr("ispmail_found.text", lambda *found: found)
+    monkeypatch.setattr("_ispmail_postconf.known_directory", lambda directory, named: directory)
+    monkeypatch.setattr("_ispmail_found.found", lambda directory: [directory])
+    monkeypatch.setattr("_ispmail_found.text", lambda *found: found)
     assert postfix_map_change.found() == (["/etc/postfix"], "/etc/postfix")
 
 
@@ -79,9 +79,9 @@ def test_an_apply(on_minion, monkeypatch, tmp_path, files):
         return DONE
 
     compared = []
-    monkeypatch.setattr("ispmail_compare.compare", compare)
-    monkeypatch.setattr("ispmail_holders.left_behind", left_behind)
-    monkeypatch.setattr("ispmail_apply.apply", apply)
+    monkeypatch.setattr("_ispmail_compare.compare", compare)
+    monkeypatch.setattr("_ispmail_holders.left_behind", left_behind)
+    monkeypatch.setattr("_ispmail_apply.apply", apply)
     assert postfix_map_change.apply() == {**TOLD, "warnings": ["first", "second"]}
     postfix_map_change.apply("second", test=True)
     cache = str(tmp_path / "cache")
@@ -92,12 +92,12 @@ def test_an_apply(on_minion, monkeypatch, tmp_path, files):
         ("second", cache, True, []),
     ]
     # A state has compared already.
-    monkeypatch.setattr("ispmail_compare.compare", lambda *_: pytest.fail("it is compared again"))
+    monkeypatch.setattr("_ispmail_compare.compare", lambda *_: pytest.fail("it is compared again"))
     calls.clear()
     postfix_map_change.apply(compared=compared[-1])
     assert [each[:1] for each in calls] == [("second",), ("second",)]
     # But by a library that a sync has replaced since then: its class is another one.
-    monkeypatch.setattr("ispmail_compare.compare", compare)
+    monkeypatch.setattr("_ispmail_compare.compare", compare)
     postfix_map_change.apply("second", compared=type("Comparison", (), {})())
     assert len(compared) == 3 and [each[:1] for each in calls[2:]] == [("second",), ("second",)]
     for given in ("x", {}, 1):
@@ -126,7 +126,7 @@ def test_a_removal(on_minion, monkeypatch, tmp_path, files, arguments, given, le
         calls.append((instance.pillar_key, maps, cache, test))
         return DONE
 
-    monkeypatch.setattr("ispmail_remove.remove", remove)
+    monkeypatch.setattr("_ispmail_remove.remove", remove)
     told = postfix_map_change.remove(**arguments)
     more = [f"{tmp_path}/web.cnf was left, because webmail logs in by it: delete it when nothing names it any more"]
     assert told == {**TOLD, "warnings": ["first", *(more if left else [])]}
@@ -139,7 +139,7 @@ def test_errors_are_salts(on_minion, monkeypatch, files):
         with pytest.raises(SaltInvocationError, match="pillar is empty"):
             function()
     on_minion(postfix_map_change, **files)
-    for callee in ("ispmail_compare.compare", "ispmail_remove.remove", "ispmail_postconf.known_directory"):
+    for callee in ("_ispmail_compare.compare", "_ispmail_remove.remove", "_ispmail_postconf.known_directory"):
         monkeypatch.setattr(callee, fails(Failed("Nothing was changed")))
     for function in (postfix_map_change.apply, postfix_map_change.remove, postfix_map_change.found):
         with pytest.raises(CommandExecutionError, match="Nothing was changed"):

@@ -14,9 +14,9 @@ from sqlglot import Dialect
 from sqlglot.errors import TokenError
 from sqlglot.tokens import TokenType
 
-import ispmail_adopt
-import ispmail_query
-import ispmail_tablefile
+import _ispmail_adopt
+import _ispmail_query
+import _ispmail_tablefile
 
 DIALECTS = {
     "mysql": Dialect.get_or_raise("mysql"),
@@ -37,7 +37,7 @@ class Reading(NamedTuple):
 
 def ours(query, table_type):
     """What our scanner says."""
-    tokens = ispmail_query._scan(query, table_type)
+    tokens = _ispmail_query._scan(query, table_type)
     kinds = {token.kind for token in tokens}
     if "open" in kinds:
         return Reading(True)
@@ -154,7 +154,7 @@ def queries_of(text):
     types = {path.rpartition("/")[2]: kind for kind, path in re.findall(r"(mysql|pgsql|sqlite):([^\s,]+)", text)}
     for name in sorted(files.keys() - {"main.cf", "schema.sql"}):
         table_type = types.get(name.rpartition("/")[2], "mysql")
-        yield table_type, ispmail_adopt.with_query(table_type, ispmail_tablefile.parse(files[name]))["query"]
+        yield table_type, _ispmail_adopt.with_query(table_type, _ispmail_tablefile.parse(files[name]))["query"]
 
 
 CORPUS = [(path.stem, *each) for path in PROJECTS for each in queries_of(path.read_text())]
@@ -257,11 +257,11 @@ EXECUTED = "SELECT a FROM t WHERE b='y' /*! OR '*/' AND b=%s OR '*/'='a' */ -- '
 @pytest.mark.parametrize(("table_type", "query"), LEFT)
 def test_queries_whose_quotes_a_sender_can_leave(table_type, query):
     assert can_be_left(query, table_type)
-    assert ispmail_query.query_findings(query, table_type).errors
+    assert _ispmail_query.query_findings(query, table_type).errors
 
 
 def test_a_comment_that_the_server_runs():
-    assert ispmail_query.query_findings(EXECUTED, "mysql").errors
+    assert _ispmail_query.query_findings(EXECUTED, "mysql").errors
 
 
 @pytest.mark.parametrize("table_type", DIALECTS)
@@ -275,7 +275,7 @@ def test_generated_queries(table_type):
         assume(not re.search(WRONG_IN_SQLGLOT[table_type], named(query)[0]))
         theirs = sqlglots(query, table_type)
         assert ours(query, table_type) == theirs
-        if not ispmail_query.query_findings(query, table_type).errors:
+        if not _ispmail_query.query_findings(query, table_type).errors:
             accepted.append(query)
             assert not theirs.is_open and not theirs.second_statement
             assert theirs.places and {*theirs.places} <= {"'", '"'}

@@ -18,7 +18,7 @@ PUBLIC = {("Word", "text"), ("Reply", "text"), ("_Token", "text"), ("Holder", "t
 
 def values():
     found = []
-    for file in sorted(ROOT.glob("_utils/ispmail_*.py")):
+    for file in sorted(ROOT.glob("_utils/_ispmail_*.py")):
         module = importlib.import_module(file.stem)
         for each in vars(module).values():
             if isinstance(each, type) and dataclasses.is_dataclass(each) and each.__module__ == file.stem:
@@ -49,7 +49,7 @@ SECRET_IN_TUPLES = SECRET | {"values", "texts", "stdout", "stderr"}
 
 def tuples():
     found = []
-    for file in sorted(ROOT.glob("_utils/ispmail_*.py")):
+    for file in sorted(ROOT.glob("_utils/_ispmail_*.py")):
         module = importlib.import_module(file.stem)
         for each in vars(module).values():
             if isinstance(each, type) and hasattr(each, "_fields") and each.__module__ == file.stem:

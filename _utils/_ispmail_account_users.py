@@ -1,0 +1,81 @@
+"""Who else uses the database: connections as the maps' user, and other accounts that may read the maps' tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import _ispmail_connections
+import _ispmail_database
+import _ispmail_sql
+from _ispmail_config_database import DatabaseConfig
+from _ispmail_database import Server
+
+
+def connections(server: Server, user: str) -> dict[str, int] | None:
+    """Count who is connected as a user now.
+
+    Returns:
+        Client host to how many connections it has. None where the admin may not see them.
+    """
+    if not _ispmail_database.sees_all(server):
+        return None
+    return dict(
+        Counter(
+            _ispmail_database.shown(client.host)
+            for client in _ispmail_connections.listed_by_admin(server, user, None).clients
+        )
+    )
+
+
+def describe_connections(found: Mapping[str, int] | None) -> str:
+    """Write what `connections` found, for people."""
+    if found is None:
+        return "who is connected cannot be seen without the privilege PROCESS"
+    if not found:
+        return "nobody is connected now"
+    return f"connected now: {', '.join(f'{number} from {host}' for host, number in sorted(found.items()))}"
+
+
+def other_readers(server: Server, config: DatabaseConfig) -> dict[str, Any]:
+    """Find other users' accounts that may read all that the maps' account reads, such as one that was replaced.
+
+    An account with SELECT on all databases is an admin's, and one that may read less than all tables is another
+    program's: they are left out, as are the users that pillar names in ``server:known_accounts``.
+
+    Returns:
+        ``user@host`` to ``drop`` (a statement), and ``connections`` as `connections` finds them.
+    """
+    found = {}
+    for grantee in _readers_of_all(server, config.dbname):
+        # As the server quotes it: 'user'@'host'.
+        user, _, host = grantee[1:-1].partition("'@'")
+        if host and user not in (config.user, *config.known_accounts):
+            name = _ispmail_database.shown(f"{user}@{host}")
+            found[name] = {
+                "drop": f"DROP USER {_ispmail_database.shown(grantee)}",
+                "connections": connections(server, user),
+            }
+    return found
+
+
+def _readers_of_all(server: Server, dbname: str) -> list[str]:
+    """The grantees with SELECT on the database, or on each of the guide's tables that it has."""
+    statement = (
+        "SELECT DISTINCT GRANTEE AS grantee FROM information_schema.SCHEMA_PRIVILEGES"
+        " WHERE PRIVILEGE_TYPE = 'SELECT' AND %s LIKE TABLE_SCHEMA"
+    )
+    grantees = [str(row["grantee"]) for row in server.ask(statement, [dbname])]
+    tables = "SELECT TABLE_NAME AS t FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
+    guide = {row["t"] for row in server.ask(tables, [dbname]) if _ispmail_sql.is_guide_table(row["t"])}
+    readable: dict[str, set[str]] = {}
+    statement = (
+        "SELECT GRANTEE AS grantee, TABLE_NAME AS t FROM information_schema.TABLE_PRIVILEGES"
+        " WHERE PRIVILEGE_TYPE = 'SELECT' AND TABLE_SCHEMA = %s"
+    )
+    for row in server.ask(statement, [dbname]):
+        readable.setdefault(str(row["grantee"]), set()).add(row["t"])
+    # With a schema of the site's own, any table may be one that the maps read.
+    grantees += [grantee for grantee, names in readable.items() if guide <= names]
+    return sorted(set(grantees))

@@ -1,0 +1,410 @@
+"""Pillar as values: which maps, answers and database it asks for. Pure; pillar.example lists every key."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os.path
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeGuard
+
+import _ispmail_original
+import _ispmail_tablefile
+from _ispmail_errors import Fault, PillarFault, below, repr_without
+from _ispmail_programs import table_fault
+from _ispmail_tablefile import shown_key
+
+DEFAULT_DIRECTORY = "/etc/postfix"
+
+# The set-up of the ISPmail guide: a password is all that has to be added.
+DATABASE = {"user": "mailserver", "hosts": "127.0.0.1", "dbname": "mailserver"}
+MAPS = {
+    "virtual_mailbox_domains": {"query": "SELECT 1 FROM virtual_domains WHERE name='%s'"},
+    "virtual_alias_maps": {"query": "SELECT destination FROM virtual_aliases WHERE source='%s'"},
+    "virtual_mailbox_maps": {"query": "SELECT 1 FROM virtual_users WHERE email='%s'"},
+}
+
+_SECTIONS: dict[str, type] = {
+    "database": dict,
+    "server": dict,
+    "maps": dict,
+    "answers": list,
+    "postfix": dict,
+    "packages": bool,
+    "instances": list,
+    "rotation": dict,
+    "consumers": dict,
+}
+_KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
+_MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
+_FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
+# Files in a configuration directory that are Postfix's own.
+_POSTFIX_FILES = ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto", "master.cf.proto")
+SEE_EXAMPLE = "see pillar.example"
+# Room for what is added while a file is replaced, and to the name of its copy.
+_LONGEST_NAME = 255 - len(_ispmail_original.SUFFIX)
+
+
+@dataclass(frozen=True)
+class Map:
+    """One lookup map, and where it lives."""
+
+    name: str
+    parameter: str  # the main.cf parameter that points at it
+    type: str  # mysql, pgsql or sqlite
+    proxy: bool  # read through proxymap(8)
+    path: str  # of the table file
+    wanted: bool = True  # False: pillar sets it to null
+    secret: bool = False  # its answers are passwords, and never shown
+
+    def table(self, proxied: bool = True) -> str:
+        """How main.cf writes it. `proxied`: False where no proxymap runs."""
+        return f"proxy:{self.type}:{self.path}" if self.proxy and proxied else f"{self.type}:{self.path}"
+
+
+@dataclass(frozen=True)
+class CompleteMap(Map):
+    """A map with the content of its table file."""
+
+    keys: Mapping[str, object] = field(default_factory=dict, repr=False)  # as pillar has them
+    sources: Mapping[str, str] = field(default_factory=dict)  # table key to the pillar key that it comes from
+
+    @functools.cached_property
+    def canonical(self) -> Mapping[str, str]:
+        """The keys as its table file has them. They are known to be valid."""
+        return _ispmail_tablefile.canonical(self.keys)
+
+    @property
+    def text(self) -> str:
+        """The table file."""
+        return _ispmail_tablefile.text_of(self.canonical)
+
+
+class Answer(NamedTuple):
+    """What a map must answer: a text, True for any answer, False for none."""
+
+    map: str
+    question: str
+    answer: str | bool
+
+    def __repr__(self) -> str:
+        return repr_without(self, "answer")
+
+
+class Instance(NamedTuple):
+    """One Postfix instance and the maps that pillar names for it. Needs no password and no sdb."""
+
+    pillar_key: str
+    config_directory: str
+    maps: tuple[Map, ...]  # in the order in which Postfix asks; those set to null too
+    others: tuple[str, ...] = ()  # pillar keys of other instances
+
+    @property
+    def wanted(self) -> tuple[Map, ...]:
+        """The maps that are not set to null."""
+        return tuple(each for each in self.maps if each.wanted)
+
+
+def qualified(name: str, pillar_key: str, main_key: str) -> str:
+    """A map's name, with its pillar key before it where it is one of another instance."""
+    return name if pillar_key == main_key else f"{pillar_key}:{name}"
+
+
+class CompleteInstance(NamedTuple):
+    """One Postfix instance, its maps with their table files, valid as far as pillar alone can tell."""
+
+    pillar_key: str
+    config_directory: str
+    maps: tuple[CompleteMap, ...]  # none that is set to null
+    answers: tuple[Answer, ...]
+    warnings: tuple[str, ...]
+
+
+def instance(pillar_key: str, section: object) -> Instance:
+    """Read which maps pillar asks for, and where each one lives.
+
+    Table keys are not read: that is enough to read or remove maps, also where the password is gone.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    found, faults = _instance(pillar_key, _ours(pillar_key, section))
+    if faults:
+        raise PillarFault(pillar_key, faults)
+    return found
+
+
+def complete(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> CompleteInstance:
+    """Read the maps and answers that pillar asks for, with the keys of each table file.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it, sdb:// URIs already looked up.
+        faults: What was wrong with those.
+
+    Raises:
+        PillarFault: Lists all faults, those of all table keys too.
+    """
+    unchecked, own = assemble(pillar_key, section)
+    warnings = check(unchecked, [*faults, *own])
+    return unchecked._replace(warnings=tuple(warnings))
+
+
+def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[Fault]]:
+    """Put together what pillar asks for, without a look at the values of table keys; and tell the faults.
+
+    Raises:
+        PillarFault: `section` is no mapping.
+    """
+    config = _ours(pillar_key, section)
+    bare, faults = _instance(pillar_key, config)
+    given = config.get("database")
+    shared = {**DATABASE, **(given if isinstance(given, Mapping) else {})}
+    faults += unknown_keys(shared, list(_ispmail_tablefile.SCHEMA), "database:")
+    maps = [_with_keys(each, config.get("maps"), shared) for each in bare.wanted]
+    without_password = [each for each in maps if _has_no_password(each)]
+    if not any(fault.key == "database" for fault in faults) and without_password:
+        fix = "it has no default"
+        if any(each.keys.get("option_file") for each in without_password):
+            fix = "write it, or '' for an account that has none: Postfix takes none from an option_file"
+        faults.append(Fault("database:password", "is missing", fix))
+    answers, wrong_answers = _answers(config.get("answers"), [each.name for each in maps])
+    faults += wrong_answers
+    return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, ()), faults
+
+
+def check(instance: CompleteInstance, faults: Iterable[Fault] = ()) -> list[str]:
+    """Check the table keys of all maps, and return the warnings.
+
+    Args:
+        instance: What pillar asks for.
+        faults: What is already known to be wrong.
+
+    Raises:
+        PillarFault: Lists all faults at once.
+    """
+    errors, warnings = list(faults), []
+    for each in instance.maps:
+        found = _ispmail_tablefile.validate(each.type, each.keys, parameter=each.parameter)
+        errors += [_at_its_source(each, fault) for fault in found.errors]
+        warnings += [_at_its_source(each, fault) for fault in found.warnings]
+    if errors:
+        raise PillarFault(instance.pillar_key, errors)
+    return list(dict.fromkeys(below(instance.pillar_key, warnings)))
+
+
+def release_faults(instance: CompleteInstance, version: str) -> list[Fault]:
+    """Faults of table keys that this release of Postfix does not read."""
+    found = (
+        (each, _ispmail_tablefile.key_fault(each.type, key, version)) for each in instance.maps for key in each.keys
+    )
+    return [_at_its_source(each, fault) for each, fault in found if fault]
+
+
+def unknown_keys(given: Iterable[object], known: Collection[str], prefix: str) -> list[Fault]:
+    """Faults of the keys that pillar may not have there, with the one that may be meant."""
+    faults = []
+    for key in given:
+        if key not in known:
+            meant = _ispmail_tablefile.MEANT.get(str(key).lower()) if "hosts" in known else None
+            near = difflib.get_close_matches(str(key), list(known))
+            fix = meant or (f"is {near[0]} meant?" if near else f"known are {', '.join(known)}")
+            faults.append(Fault(f"{prefix}{shown_key(key)}", "is not a key of ispmail", fix))
+    return faults
+
+
+def _ours(pillar_key: str, section: object) -> Mapping[object, object]:
+    """What pillar holds under the key; PillarFault where that is not ours."""
+    if not isinstance(section, Mapping):
+        raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
+    if section and not any(name in section for name in _SECTIONS):
+        # Somebody else's pillar: its keys are not ours to show.
+        raise PillarFault(pillar_key, [Fault("", "holds nothing of ispmail", SEE_EXAMPLE)])
+    return section
+
+
+def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instance, list[Fault]]:
+    faults = unknown_keys(section, _SECTIONS, "")
+    sections, wrong_kinds = _sections(section)
+    faults += wrong_kinds
+    faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
+    faults += _rotation_faults(sections["rotation"])
+    others = [key for key in sections["instances"] if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", key)]
+    if others != sections["instances"]:
+        faults.append(Fault("instances", "must be a list of other pillar keys", "of letters, digits, _, . and -"))
+    directory = sections["postfix"].get("config_directory", DEFAULT_DIRECTORY)
+    if not isinstance(directory, str) or not re.fullmatch(r"/[^\s\0,{}$]*", directory) or not directory.isprintable():
+        faults.append(Fault("postfix:config_directory", "must be an absolute path without blanks"))
+        directory = DEFAULT_DIRECTORY
+    directory = os.path.normpath(directory)
+    maps = []
+    for name, entry in _ordered(sections["maps"]).items():
+        each, wrong = _map(name, entry, directory)
+        maps.append(each)
+        faults += wrong
+    faults += _shared_files(maps)
+    return Instance(pillar_key, directory, tuple(maps), tuple(others)), faults
+
+
+def _sections(config: Mapping[object, object]) -> tuple[dict[str, Any], list[Fault]]:
+    """The sections of pillar; an empty one for each that is missing or of a wrong kind."""
+    sections, faults = {}, []
+    for name, kind in _SECTIONS.items():
+        value = config.get(name)
+        if value is not None and not isinstance(value, kind):
+            faults.append(Fault(name, f"must be {_KINDS[kind]}", SEE_EXAMPLE))
+            value = None
+        sections[name] = kind() if value is None else value
+    return sections, faults
+
+
+def _rotation_faults(rotation: Mapping[str, object]) -> list[Fault]:
+    faults = unknown_keys(rotation, ("batch", "drain"), "rotation:")
+    if not re.fullmatch(r"[1-9][0-9]*|[1-9][0-9]?%|100%", str(rotation.get("batch", "25%"))):
+        faults.append(Fault("rotation:batch", "must be a number of servers, or a share such as 25%"))
+    drain = rotation.get("drain", 60)
+    if isinstance(drain, bool) or not isinstance(drain, int) or drain < 0:
+        faults.append(Fault("rotation:drain", "must be a number of seconds"))
+    return faults
+
+
+def _ordered(maps: Mapping[object, object]) -> dict[object, object]:
+    """Pillar's own order, behind the default maps that it does not mention."""
+    ordered: dict[object, object] = {name: {} for name in MAPS if name not in maps}
+    ordered.update(maps)
+    return ordered
+
+
+def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]:
+    """Where one map lives, and what is wrong with what pillar says of that."""
+    stem, shown = "unnamed", f"maps:{shown_key(name)}"
+    faults = []
+    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        stem, shown = name, f"maps:{name}"
+    else:
+        faults.append(Fault(shown, "must be a text of letters, digits, _, . and -"))
+    if entry is not None and not isinstance(entry, Mapping):
+        faults.append(Fault(shown, "must be a mapping, or null to leave the map out"))
+    fields = entry if isinstance(entry, Mapping) else {}
+    parameter = fields.get("parameter", stem)
+    if not isinstance(parameter, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
+        faults.append(Fault(f"{shown}:parameter", "must be the name of a main.cf parameter"))
+        parameter = stem
+    elif fault := table_fault(parameter, f"{shown}:parameter", is_own=True):
+        faults.append(fault)
+    table_type = fields.get("type", "mysql")
+    if table_type not in _ispmail_tablefile.TYPES:
+        faults.append(Fault(f"{shown}:type", f"must be one of {', '.join(_ispmail_tablefile.TYPES)}"))
+        table_type = "mysql"
+    switches = {key: fields.get(key, False) for key in ("proxy", "secret")}
+    faults += [
+        Fault(f"{shown}:{key}", "must be true or false") for key, on in switches.items() if not isinstance(on, bool)
+    ]
+    file = fields.get("file", default_file(stem, table_type))
+    if not is_file_name(file):
+        reason = (
+            "must be a file name or an absolute path, without blanks or any of , : $ { }, "
+            f"the name of at most {_LONGEST_NAME} bytes"
+        )
+        faults.append(Fault(f"{shown}:file", reason))
+        file = f"none-{stem}"
+    path = os.path.normpath(os.path.join(directory, file))
+    if whose := owner_of(os.path.basename(path)):
+        faults.append(Fault(f"{shown}:file", f"is a file of {whose}", "choose another name"))
+    proxy, secret = (on is True for on in switches.values())
+    return Map(stem, parameter, table_type, proxy, path, entry is not None, secret), faults
+
+
+def default_file(name: str, table_type: str) -> str:
+    """The file of a map whose pillar does not name one."""
+    return f"{_FILE_PREFIXES[table_type]}-{name.replace('_', '-')}.cf"
+
+
+def owner_of(name: str) -> str:
+    """Whose file this is, by its name, whatever is there now; empty where it may be a map's."""
+    if name in _POSTFIX_FILES:
+        return "Postfix's own"
+    if re.fullmatch(r"\..*\.(new|old)|(main|master)\.cf\.tmp", name) or name.endswith(_ispmail_original.SUFFIX):
+        return "each change's own: it would be replaced or deleted"
+    return ""
+
+
+def is_file_name(file: object) -> TypeGuard[str]:
+    """Tell whether pillar may name this file."""
+    return (
+        isinstance(file, str)
+        and re.fullmatch(r"[^\s\0,{}$:]*[^\s\0,{}$:/]", file) is not None
+        and file.isprintable()
+        and os.path.basename(file) not in (".", "..")
+        and len(os.path.basename(file).encode()) <= _LONGEST_NAME
+    )
+
+
+def _shared_files(maps: Iterable[Map]) -> list[Fault]:
+    """Faults of maps that name a file which another map has."""
+    owners: dict[str, str] = {}
+    faults = []
+    for each in maps:
+        if each.wanted and owners.setdefault(each.path, each.name) != each.name:
+            reason = f"is the file of {owners[each.path]} too"
+            faults.append(Fault(f"maps:{each.name}:file", reason, "each map needs its own"))
+    return faults
+
+
+def _with_keys(each: Map, maps: object, shared: Mapping[str, object]) -> CompleteMap:
+    """A map with its table's keys, and where each of them stands in pillar."""
+    entry = maps.get(each.name) if isinstance(maps, Mapping) else None
+    fields = entry if isinstance(entry, Mapping) else {}
+    known = _ispmail_tablefile.schema(each.type)
+    inherited = {key: value for key, value in shared.items() if key in known}
+    own = {**MAPS.get(each.name, {}), **{key: value for key, value in fields.items() if key not in _MAP_KEYS}}
+    sources = {key: f"database:{key}" for key in inherited} | {key: f"maps:{each.name}:{key}" for key in own}
+    return CompleteMap(**vars(each), keys={**inherited, **own}, sources=sources)
+
+
+def _has_no_password(each: CompleteMap) -> bool:
+    return "password" in _ispmail_tablefile.schema(each.type) and each.keys.get("password") is None
+
+
+def _at_its_source(each: CompleteMap, fault: Fault) -> Fault:
+    """A fault of a table key, as one of the pillar key that it comes from."""
+    # The key of a fault may be one that is not shown.
+    return fault.at(each.sources.get(fault.key, f"maps:{each.name}:{fault.key}"))
+
+
+def _answers(answers: object, maps: Sequence[str]) -> tuple[tuple[Answer, ...], list[Fault]]:
+    found, faults = [], []
+    for number, entry in enumerate(answers if isinstance(answers, list) else []):
+        answer, wrong = _answer(f"answers:{number}", entry, maps)
+        faults += wrong
+        if answer:
+            found.append(answer)
+    return tuple(found), faults
+
+
+def _answer(key: str, entry: object, maps: Sequence[str]) -> tuple[Answer | None, list[Fault]]:
+    if not isinstance(entry, Mapping):
+        return None, [Fault(key, "must be a mapping of map, question and answer")]
+    names = ("map", "question", "answer")
+    faults = unknown_keys(entry, names, f"{key}:")
+    faults += [Fault(f"{key}:{name}", "is missing") for name in names if name not in entry]
+    if "map" in entry and entry["map"] not in maps:
+        faults.append(Fault(f"{key}:map", f"must be one of the maps: {', '.join(maps)}"))
+    question = entry.get("question", "x")
+    if not isinstance(question, str) or not question or re.search(r"[\n\0]", question) or question == "-":
+        faults.append(Fault(f"{key}:question", "must be a text of one line"))
+    answer = entry.get("answer", True)
+    if isinstance(answer, list) and all(type(item) in (str, int) and item != "" for item in answer):
+        answer = ",".join(map(str, answer))
+    elif isinstance(answer, int) and not isinstance(answer, bool):
+        answer = str(answer)
+    if not isinstance(answer, (str, bool)) or answer == "":
+        faults.append(Fault(f"{key}:answer", "must be a text, true (any answer) or false (no answer)"))
+        return None, faults
+    return (None if faults else Answer(entry["map"], question, answer)), faults

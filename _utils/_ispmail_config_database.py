@@ -1,0 +1,173 @@
+"""What pillar says of the database server's side: the maps' account, and how Salt gets in as the admin. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import _ispmail_tablefile
+from _ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
+from _ispmail_errors import Fault, PillarFault, repr_without
+from _ispmail_hosts import MYSQL_SOCKET
+
+# Of the account that is made where there is none.
+DEFAULT_ACCOUNT_HOST = "127.0.0.1"
+
+_LOGIN_KEYS = ("unix_socket", "host", "port", "user", "password")
+_SWITCHES = {"create_tables": True, "revoke_other_grants": False}  # with their defaults
+_SERVER_KEYS = (*_LOGIN_KEYS, "accounts_host", "known_accounts", *_SWITCHES)
+
+
+class AdminLogin(NamedTuple):
+    """How Salt logs in to the database server as its admin: by a socket, or by host and port."""
+
+    user: str
+    password: str | None
+    unix_socket: str | None
+    host: str | None
+    port: int = 3306
+
+    def __repr__(self) -> str:
+        return repr_without(self, "password")
+
+
+class DatabaseConfig(NamedTuple):
+    """What pillar says of the database server's side."""
+
+    pillar_key: str
+    user: str
+    password: str | None
+    dbname: str
+    hosts: tuple[str, ...]  # the host parts of the maps' account; none where those that exist are meant
+    create_tables: bool
+    login: AdminLogin
+    revoke_other_grants: bool = False
+    known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
+
+    def __repr__(self) -> str:
+        return repr_without(self, "password")
+
+    def managed_hosts(self, existing: Iterable[str]) -> tuple[str, ...]:
+        """The host parts of the accounts that are the maps'.
+
+        Args:
+            existing: The host parts of the user's accounts on the server.
+        """
+        return self.hosts or tuple(existing) or (DEFAULT_ACCOUNT_HOST,)
+
+
+def database(
+    pillar_key: str,
+    section: object,
+    faults: Iterable[Fault] = (),
+    password_needed: bool = False,
+    account_checked: bool = True,
+) -> DatabaseConfig:
+    """Read what pillar says of the database server's side.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it, sdb:// URIs already looked up.
+        faults: What was wrong with those.
+        password_needed: Whether it is a fault that there is no password.
+        account_checked: Whether it is a fault that user, password or dbname cannot stand in a table file.
+
+    Raises:
+        PillarFault: Lists all faults.
+    """
+    if not isinstance(section, Mapping):
+        raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
+    problems = list(faults)
+    sections: dict[str, Mapping[str, object]] = {}
+    for name in ("database", "server"):
+        given = section.get(name)
+        if given is not None and not isinstance(given, Mapping):
+            problems.append(Fault(name, "must be a mapping", SEE_EXAMPLE))
+        sections[name] = given if isinstance(given, Mapping) else {}
+    server, account = sections["server"], {**DATABASE, **sections["database"]}
+    problems += unknown_keys(server, _SERVER_KEYS, "server:")
+    if account_checked:
+        problems += _account_faults(account)
+    if password_needed and not account.get("password"):
+        problems.append(Fault("database:password", "is missing or empty"))
+    hosts = _names(server, "accounts_host", "such as 127.0.0.1 or 10.0.0.%", problems)
+    known = _names(server, "known_accounts", "the names of users", problems)
+    switches = {key: server.get(key, default) for key, default in _SWITCHES.items()}
+    problems += [
+        Fault(f"server:{key}", "must be true or false")
+        for key, value in switches.items()
+        if not isinstance(value, bool)
+    ]
+    problems += _login_faults(server)
+    if problems:
+        raise PillarFault(pillar_key, problems)
+    password = account.get("password")
+    return DatabaseConfig(
+        pillar_key,
+        user(section),
+        None if password is None else str(password),
+        str(account["dbname"]),
+        tuple(dict.fromkeys(host.lower() for host in hosts)),
+        switches["create_tables"] is True,
+        _login(server),
+        switches["revoke_other_grants"] is True,
+        known,
+    )
+
+
+def user(section: object) -> str:
+    """Read the user of the maps' account, and nothing else."""
+    account = section.get("database") if isinstance(section, Mapping) else None
+    return str({**DATABASE, **(account if isinstance(account, Mapping) else {})}["user"])
+
+
+def _account_faults(account: Mapping[str, object]) -> list[Fault]:
+    """What cannot be the login of a table file must not become the account's."""
+    keys = {key: account[key] for key in ("user", "password", "dbname") if account.get(key) is not None}
+    faults = [Fault(f"database:{key}", "must not be null") for key in ("user", "dbname") if account.get(key) is None]
+    if keys.get("user") == "":
+        faults.append(Fault("database:user", "is empty"))
+    wrong = [fault for fault in _ispmail_tablefile.validate("mysql", keys).errors if fault.key in keys]
+    return faults + [fault.at(f"database:{fault.key}") for fault in wrong]
+
+
+def _names(server: Mapping[str, object], key: str, example: str, faults: list[Fault]) -> tuple[str, ...]:
+    """A key that holds a text or a list of texts; none where pillar does not have it."""
+    given = server.get(key)
+    names = [given] if isinstance(given, str) else given
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not names or not all(map(_is_name, names)):
+        faults.append(Fault(f"server:{key}", f"must be a text or a list of texts, {example}"))
+        return ()
+    return tuple(names)
+
+
+def _login_faults(server: Mapping[str, object]) -> list[Fault]:
+    given = {key: server[key] for key in _LOGIN_KEYS if server.get(key) is not None}
+    faults = []
+    if "host" in given and "unix_socket" in given:
+        faults.append(Fault("server:host", "is there beside unix_socket", "take one of them out"))
+    for key, value in given.items():
+        if key == "port":
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+                faults.append(Fault("server:port", "must be a number from 1 to 65535"))
+        elif not isinstance(value, str) or (key != "password" and not _is_name(value)):
+            faults.append(Fault(f"server:{key}", "must be a text", "put it in quotes"))
+    return faults
+
+
+def _login(server: Mapping[str, Any]) -> AdminLogin:
+    host = server.get("host")
+    return AdminLogin(
+        user=server.get("user") or "root",
+        password=server.get("password"),
+        unix_socket=None if host else server.get("unix_socket") or MYSQL_SOCKET,
+        host=host,
+        port=server.get("port") or 3306,
+    )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and not re.search(r"[\0\n]", value)

@@ -1,0 +1,219 @@
+"""The database's list of an account's connections, and the programs of this server that own them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import _ispmail_database
+import _ispmail_sockets
+from _ispmail_database import Server
+from _ispmail_errors import CannotAsk, DatabaseError
+from _ispmail_sockets import Connection, Process
+
+# An account needs no privilege to see its own connections.
+STATEMENTS = ("SHOW PROCESSLIST", "SELECT CONNECTION_ID() AS id, @@port AS port, @@socket AS socket")
+_LOOPBACK = ("127.0.0.1", "::1")
+# How many connections of one program are told.
+_TOLD = 3
+_HIDDEN = "a program that /proc does not show, such as one of a container"
+
+
+class Client(NamedTuple):
+    """One connection, as the database lists it."""
+
+    host: str  # an IP address or a name
+    port: int | None  # None: through the unix socket
+
+
+class Listed(NamedTuple):
+    """The connections of an account that a server lists, without the one that asked."""
+
+    clients: tuple[Client, ...]
+    port: int  # of the server
+    socket: str  # of the server; the path is one of the server's machine
+    addresses: tuple[str, ...] = ()  # of the server, as far as they are known
+
+
+class Unknown(NamedTuple):
+    """What nobody has named: a program, and how sure it is that it is the account's."""
+
+    program: str  # the name of its processes, empty where /proc does not show it
+    shown: str  # its processes, for people
+    only_maybe: bool = False  # it uses the unix socket, where the database does not tell whose connection is whose
+
+
+def read_listed(
+    rows: Sequence[Mapping[str, Any]],
+    facts: Sequence[Mapping[str, Any]],
+    user: str,
+    addresses: tuple[str, ...] = (),
+) -> Listed:
+    """Read what a server answered to `STATEMENTS`.
+
+    Args:
+        addresses: Of that server; none where it was asked through its unix socket.
+
+    Raises:
+        LookupError, TypeError, ValueError: No MariaDB or MySQL answers that, see `_ispmail_database.understood`.
+    """
+    own = int(facts[0]["id"])
+    clients = []
+    for row in rows:
+        if str(row["User"]) == user and int(row["Id"]) != own:
+            host, _, port = str(row["Host"]).rpartition(":")
+            clients.append(Client(host, int(port)) if port.isdigit() else Client(str(row["Host"]), None))
+    return Listed(tuple(clients), int(facts[0]["port"]), str(facts[0]["socket"]), addresses)
+
+
+def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
+    """Ask a host of a table file, with the login of that file.
+
+    Raises:
+        DatabaseError: It cannot be asked.
+    """
+    with _ispmail_database.understood(host):
+        processes, facts = _ispmail_database.ask(keys, host, STATEMENTS).answers
+        for answer in (processes, facts):
+            if answer.reason:
+                raise DatabaseError(answer.reason)
+        addresses = _ispmail_sockets.addresses(_ispmail_database.login(host, keys).host)
+        return read_listed(processes.rows, facts.rows, keys.get("user", ""), addresses)
+
+
+def listed_by_admin(server: Server, user: str, host: str | None) -> Listed:
+    """Ask a server as its admin.
+
+    Args:
+        host: Where it was asked; None for its unix socket.
+
+    Raises:
+        CannotAsk: The admin does not see the connections of others.
+        DatabaseError: It cannot be asked.
+    """
+    if not _ispmail_database.sees_all(server):
+        raise CannotAsk(
+            "the admin of the database does not see who is connected: run GRANT PROCESS ON *.* TO its account"
+        )
+    processes, facts = (server.ask(statement) for statement in STATEMENTS)
+    return read_listed(processes, facts, user, _ispmail_sockets.addresses(host))
+
+
+def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], bool]) -> list[Unknown]:
+    """Find the programs of this server that own connections and are not known.
+
+    Args:
+        listed: What the database lists.
+        here: Whether the database runs on this machine.
+        is_known: Whether a process is Postfix's or a consumer's.
+
+    Raises:
+        CannotAsk: This server cannot tell who owns its connections.
+    """
+    connections = _ispmail_sockets.tcp_connections() if any(client.port for client in listed.clients) else []
+    inodes = [one.inode for client in listed.clients for one in joined(client, connections, listed)]
+    over_socket = [client for client in listed.clients if client.port is None] if here else []
+    unix_inodes = _ispmail_sockets.unix_clients(listed.socket) if over_socket else []
+    owned = _ispmail_sockets.owners([*inodes, *unix_inodes])
+    own = _ispmail_sockets.own_processes()
+
+    def is_own(process: Process) -> bool:
+        return _ispmail_sockets.is_own(process, own)
+
+    holders = [process for inode in inodes for process in owned.get(inode, [])]
+    found = _grouped(process for process in holders if not (is_own(process) or is_known(process)))
+    certain = [_unknown(processes) for processes in found.values()]
+    hidden = [inode for inode in inodes if inode not in owned]
+    if hidden and _still_there(hidden):
+        certain.append(Unknown("", _HIDDEN))
+    unowned = {inode for inode in unix_inodes if inode not in owned}
+    is_hidden = bool(unowned) and not unowned.isdisjoint(_ispmail_sockets.unix_clients(listed.socket))
+    over = [owned.get(inode, []) for inode in unix_inodes]
+    return certain + _over_socket(len(over_socket), over, is_hidden, is_known, is_own)
+
+
+def joined(client: Client, connections: Iterable[Connection], listed: Listed) -> list[Connection]:
+    """This server's end of a connection that the database lists; none where it is another server's.
+
+    Any local user can have a connection between the same two ports, to an own program on another address. So those to
+    an address of the database go before all others. (It may have more addresses than we know.)
+    """
+    found = [
+        one
+        for one in connections
+        if one.port == client.port and one.peer_port == listed.port and _may_be(client.host, one.address)
+    ]
+    addresses = listed.addresses or (*_LOOPBACK, client.host)
+    sure = [one for one in found if any(_ispmail_sockets.same_address(one.peer, each) for each in addresses)]
+    return sure or found
+
+
+def _may_be(host: str, address: str) -> bool:
+    """Whether a host of the database's list may be an address. A database that resolves names lists a name."""
+    if host == "localhost":
+        return any(_ispmail_sockets.same_address(address, each) for each in _LOOPBACK)
+    return not _ispmail_sockets.is_address(host) or _ispmail_sockets.same_address(address, host)
+
+
+def strangers(listed: Listed, site_hosts: Collection[str]) -> list[str]:
+    """The hosts in the database's list that are none of the site's, nor the database's own machine.
+
+    Args:
+        site_hosts: IP addresses and names of the site's servers.
+    """
+    names = {name.lower() for name in site_hosts}
+    found = []
+    for client in listed.clients:
+        host = client.host.lower()
+        if client.port is None or host in names or _ispmail_sockets.is_here(host):
+            continue
+        if any(_ispmail_sockets.same_address(host, name) for name in names):
+            continue
+        # A database that resolves names lists the full one.
+        if not _ispmail_sockets.is_address(host) and host.partition(".")[0] in names:
+            continue
+        found.append(_ispmail_database.shown(client.host))
+    return list(dict.fromkeys(found))
+
+
+def _over_socket(
+    number: int,
+    owners: Sequence[Sequence[Process]],
+    is_hidden: bool,
+    is_known: Callable[[Process], bool],
+    is_own: Callable[[Process], bool],
+) -> list[Unknown]:
+    """Compare how many of the account's connections there are with how many known programs hold.
+
+    The database does not tell which of the clients of its unix socket uses which account.
+
+    Args:
+        owners: The processes of each client of the socket.
+        is_hidden: Whether one of them is not shown by /proc.
+    """
+    known = [processes for processes in owners if any(map(is_known, processes))]
+    others = [one for processes in owners if processes not in known for one in processes if not is_own(one)]
+    if number <= len(known):
+        return []
+    found = [_unknown(processes, only_maybe=True) for processes in _grouped(others).values()]
+    return [*found, Unknown("", _HIDDEN, only_maybe=True)] if is_hidden else found
+
+
+def _grouped(processes: Iterable[Process]) -> dict[str, list[Process]]:
+    """Processes by their names."""
+    found: dict[str, list[Process]] = {}
+    for process in processes:
+        if process not in found.setdefault(process.name, []):
+            found[process.name].append(process)
+    return found
+
+
+def _unknown(processes: Sequence[Process], only_maybe: bool = False) -> Unknown:
+    more = len(processes) - _TOLD
+    shown = ", ".join(process.describe() for process in processes[:_TOLD])
+    return Unknown(processes[0].name, shown + (f" and {more} more" if more > 0 else ""), only_maybe)
+
+
+def _still_there(inodes: Collection[int]) -> bool:
+    """Whether sockets without an owner are open after all, and did not just end."""
+    return any(one.inode in inodes and one.inode for one in _ispmail_sockets.tcp_connections())

@@ -1,0 +1,146 @@
+"""The doctor's checks of the database servers, as their admin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import _ispmail_account_users
+import _ispmail_hosts
+from _ispmail_config_database import DatabaseConfig
+from _ispmail_doctor_postfix import Target
+from _ispmail_errors import IspmailError
+from _ispmail_report import Finding, fault_if, warning_if
+from _ispmail_table_users import Users
+
+# Two weeks, in seconds.
+_SOON = 14 * 86400
+_PLUGIN_CHECK = "a rotation can change the account's passwords"
+_SET_UP = "the database is as ispmail.database sets it up"
+
+
+def check(targets: Sequence[Target], hosts: Sequence[str], users: Users, addresses: Sequence[str]) -> Iterator[Finding]:
+    """Yield what only the admin of a database server can find out, once for instances that share it.
+
+    Args:
+        targets: The instances.
+        hosts: Those that the live table files name.
+        users: Those as whom the tables of these instances log in.
+        addresses: The IPv4 addresses of this machine.
+    """
+    local = any(is_local(host, addresses) for host in hosts)
+    seen: list[DatabaseConfig] = []
+    for target in targets:
+        config = target.database
+        identity = config._replace(pillar_key="", password=None, create_tables=False)
+        if target.own_server and identity not in seen and _may_be_asked(target, local):
+            seen.append(identity)
+            yield from _check_server(target, users)
+
+
+def is_local(host: str, addresses: Sequence[str]) -> bool:
+    """Whether a host of a table file is this machine."""
+    parsed = _ispmail_hosts.parse_host(host)
+    return parsed.socket is not None or parsed.name in addresses
+
+
+def _may_be_asked(target: Target, local: bool) -> bool:
+    """Whether pillar names the server by host, or the maps' hosts are this machine.
+
+    A server on this machine may also be another one, such as webmail's.
+    """
+    login = target.database.login
+    if login.host is not None:
+        return True
+    return local and (target.names_socket or os.path.exists(login.unix_socket or ""))
+
+
+def _check_server(target: Target, users: Users) -> Iterator[Finding]:
+    where = f"{target.prefix}the database server"
+    try:
+        found = target.admin_view()
+    except IspmailError as err:
+        yield warning_if(f"its admin could not ask it: {err}", _SET_UP, where)
+        return
+    yield from _set_up(target.database.create_tables, found["tables"], where)
+    for name, account in found["accounts"].items():
+        if account["managed"]:
+            yield from check_account(f"{target.prefix}{name}", account, found["login_plugins"])
+    yield from _no_unmanaged_accounts(found["accounts"], where)
+    yield from _accounts_exist(target, found["accounts"])
+    yield from _left_behind(found["others"], users, where)
+
+
+def _set_up(create_tables: bool, tables: Mapping[str, Sequence[str]], where: str) -> Iterator[Finding]:
+    """With create_tables: false, a missing guide table is not an error: the site uses its own schema."""
+    missing = [
+        f"{table} is missing" if list(parts) == ["table"] else f"{table} is missing {', '.join(parts)}"
+        for table, parts in tables.items()
+        if create_tables or list(parts) != ["table"]
+    ]
+    yield warning_if(f"{'; '.join(missing)}: apply ispmail.database" if missing else "", _SET_UP, where)
+
+
+def check_account(name: str, account: Mapping[str, Any], login_plugins: Sequence[str]) -> Iterator[Finding]:
+    """Yield what the admin sees of one managed account, whose passwords can be rotated with some login plugins."""
+    others = [plugin for plugin in account["plugins"] if plugin not in login_plugins]
+    plugin = f"it logs in by {', '.join(others)}, which a rotation cannot handle: use {login_plugins[0]} alone"
+    yield fault_if(plugin if others else "", _PLUGIN_CHECK, name)
+    locked = "the account is locked: run ALTER USER … ACCOUNT UNLOCK"
+    yield fault_if(locked if account["locked"] else "", "the account is not locked", name)
+    yield _expiry(name, account["expires"])
+    yield warning_if(_other_passwords(account["passwords"], login_plugins[0]), "the account accepts one password", name)
+
+
+def _expiry(name: str, expires: Mapping[str, Any] | None) -> Finding:
+    """All lookups fail from that second on, so it is a fault some days before."""
+    check = "the account's password does not expire"
+    if expires is None:
+        return fault_if("", check, name)
+    cure = "rotate the password, and run ALTER USER … PASSWORD EXPIRE NEVER on the database server"
+    if expires["seconds"] <= 0:
+        return fault_if(f"it has expired, every lookup fails: {cure}", check, name)
+    fix = f"it expires on {expires['date']}, and every lookup fails from then on: {cure}"
+    return fault_if(fix, check, name) if expires["seconds"] < _SOON else warning_if(fix, check, name)
+
+
+def _other_passwords(number: int, plugin: str) -> str:
+    if number == 1:
+        return ""
+    if number == 0:
+        return f"it accepts none: give it a password by {plugin}"
+    return f"it accepts {number}: a rotation is under way, or was interrupted and has to be started again"
+
+
+def _no_unmanaged_accounts(accounts: Mapping[str, Mapping[str, Any]], where: str) -> Iterator[Finding]:
+    unmanaged = ", ".join(name for name, account in accounts.items() if not account["managed"])
+    fix = ""
+    if unmanaged:
+        fix = f"a rotation does not change {unmanaged}: drop it, or add its host to server:accounts_host"
+    yield warning_if(fix, "all accounts of the user are managed", where)
+
+
+def _accounts_exist(target: Target, accounts: Mapping[str, object]) -> Iterator[Finding]:
+    """Compared by host: the user's name may be in sdb, where it is not looked up here."""
+    existing = {name.rpartition("@")[2] for name in accounts}
+    for host in target.database.managed_hosts(existing):
+        if host not in existing:
+            name = f"{target.prefix}{target.database.user}@{host}"
+            yield fault_if("there is no such account: apply ispmail.database", "the account exists", name)
+
+
+def _left_behind(others: Mapping[str, Mapping[str, Any]], users: Users, where: str) -> Iterator[Finding]:
+    """An account that was replaced by another one keeps its password and its rights until somebody drops it."""
+    left = []
+    for name, other in others.items():
+        if name.rpartition("@")[0] not in users.names:
+            seen = _ispmail_account_users.describe_connections(other["connections"])
+            what = f"{name} may read the maps' tables ({seen})"
+            left.append(what if users.unknown else f"{what}: {other['drop']}")
+    advice = "If a program needs one, add its user to server:known_accounts"
+    if users.unknown:
+        reasons = "; ".join(users.unknown)
+        advice = f"Drop none yet: Postfix may log in by one of them ({reasons}). Correct that first. {advice}"
+    fix = f"{'; '.join(left)}. {advice}" if left else ""
+    yield warning_if(fix, "no table file's old account is left behind", where)

@@ -1,0 +1,166 @@
+"""Dovecot's configuration: which databases it logs in to, and by which option file. Dovecot 2.3 and 2.4. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from _ispmail_config_consumers import Consumer
+
+# Words of a connect string that can be repeated in a message: none of them holds a secret.
+_SHOWN = (
+    *("host", "hostaddr", "port", "dbname", "client_flags", "connect_timeout", "read_timeout", "write_timeout"),
+    *("ssl_ca", "ssl_ca_path", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_verify_server_cert"),
+)
+
+
+class Connection(NamedTuple):
+    """How Dovecot logs in to one MySQL or MariaDB."""
+
+    where: str  # file, or block of dovecot.conf
+    user: str | None
+    has_password: bool
+    option_file: str | None
+    option_group: str
+    lines: str  # what to write there; %s stands for the options that name the option file
+
+
+def is_old(doveconf: str) -> bool:
+    """Whether `doveconf -n` is that of a release before 2.4, which keeps its SQL settings in files of their own."""
+    found = re.match(r"# (\d+)\.(\d+)", doveconf)
+    return found is not None and (int(found[1]), int(found[2])) < (2, 4)
+
+
+def sql_files(doveconf: str) -> list[str]:
+    """The files with SQL settings that Dovecot 2.3 reads, from what `doveconf -n` printed."""
+    found = []
+    blocks: dict[tuple[str, ...], dict[str, str]] = {}
+    for block, name, value in _settings(doveconf):
+        blocks.setdefault(block, {})[name] = value
+    for block, values in blocks.items():
+        kind = re.sub(r"#\d+$", "", block[-1]) if block else ""
+        if kind in ("passdb", "userdb") and values.get("driver") == "sql":
+            found.append(values.get("args", ""))
+        elif kind == "dict":
+            found += [value.partition(":")[2] for value in values.values() if value.startswith("mysql:")]
+    return list(dict.fromkeys(path for path in found if path.startswith("/")))
+
+
+def old_connections(path: str, content: str) -> list[Connection]:
+    """The logins in a file with SQL settings of Dovecot 2.3, see its dovecot-sql.conf.ext.
+
+    Raises:
+        ValueError: The file includes others, which are not read here.
+    """
+    values: dict[str, str] = {}
+    for line in re.sub(r"\\\n\s*", "", content).split("\n"):
+        bare = re.sub(r"(?:^|\s)#.*", "", line) if not re.search(r"['\"]", line) else line
+        if re.match(r"\s*(!include|!include_try)\b", bare):
+            raise ValueError(path)
+        name, equals, value = bare.partition("=")
+        if equals:
+            values[name.strip()] = re.sub(r"""^(['"])(.*)\1$""", r"\2", value.strip())
+    if values.get("driver", "mysql") != "mysql" or "connect" not in values:
+        return []
+    words = [word.partition("=") for word in values["connect"].split()]
+    options = {name: value for name, _, value in words}
+    shown = " ".join(f"{name}={value}" for name, _, value in words if name in _SHOWN)
+    return [
+        Connection(
+            path,
+            options.get("user"),
+            "password" in options,
+            options.get("option_file"),
+            options.get("option_group", "client"),
+            f"connect = {shown} %s" if shown else "connect = %s",
+        )
+    ]
+
+
+def new_connections(doveconf: str) -> list[Connection]:
+    """The logins in what `doveconf -n` of Dovecot 2.4 printed: its blocks ``mysql HOST { … }``."""
+    blocks: dict[tuple[str, ...], dict[str, str]] = {}
+    common: dict[str, str] = {}
+    for block, name, value in _settings(doveconf):
+        if block and block[-1].startswith("mysql "):
+            blocks.setdefault(block, {})[name.removeprefix("mysql_")] = value
+        elif name.startswith("mysql_"):
+            common[name.removeprefix("mysql_")] = value
+    found = []
+    for block, own in blocks.items():
+        values = {**common, **own}
+        shown = "".join(f"  {name} = {value}\n" for name, value in own.items() if name in _SHOWN)
+        found.append(
+            Connection(
+                f"the block {block[-1]}",
+                values.get("user") or None,
+                bool(values.get("password")),
+                values.get("option_file") or None,
+                values.get("option_group") or "client",
+                f"{block[-1]} {{\n{shown}%s}}",
+            )
+        )
+    return found
+
+
+def faults(consumer: Consumer, account: str, connections: list[Connection], old: bool) -> list[str]:
+    """What is wrong with Dovecot's logins for the account, each with the lines to write; empty if nothing is.
+
+    A login that names neither the option file nor the account is not looked at: it is another account's.
+    """
+    found, named = [], False
+    for each in connections:
+        names_it = each.option_file == consumer.option_file and each.option_group == consumer.option_group
+        if names_it and each.user is None and not each.has_password:
+            named = True
+        elif names_it or each.option_file == consumer.option_file or each.user == account:
+            reason = (
+                "has a user or password of its own, which goes before the option file"
+                if names_it
+                else f"does not log in by {consumer.option_file}"
+            )
+            found.append(f"{each.where} {reason}. Write there:\n{_lines(each.lines, consumer, old)}")
+    if not named and not found:
+        lines = (
+            "connect = host=127.0.0.1 dbname=mailserver %s" if old else "mysql 127.0.0.1 {\n  dbname = mailserver\n%s}"
+        )
+        where = "the file with its SQL settings" if old else f"{consumer.config_file}"
+        found.append(
+            f"Dovecot does not log in by {consumer.option_file}. Write in {where}:\n{_lines(lines, consumer, old)}"
+        )
+    return found
+
+
+def _lines(template: str, consumer: Consumer, old: bool) -> str:
+    """Lines of Dovecot's configuration, indented, that name the option file and neither user nor password."""
+    options = {"option_file": consumer.option_file}
+    if consumer.option_group != "client":
+        options["option_group"] = consumer.option_group
+    if old:
+        text = template.replace("%s", " ".join(f"{name}={value}" for name, value in options.items()))
+    else:
+        text = template.replace("%s", "".join(f"  {name} = {value}\n" for name, value in options.items()))
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Each setting that doveconf printed: the blocks around it, its name and its value.
+
+    Blocks of one name, such as several passdbs of Dovecot 2.3, are told apart by a number.
+    """
+    blocks: list[str] = []
+    number = 0
+    for line in doveconf.split("\n"):
+        bare = line.strip()
+        if bare.startswith("#") or not bare:
+            continue
+        if bare.endswith("{"):
+            number += 1
+            name = bare.removesuffix("{").strip()
+            blocks.append(f"{name}#{number}" if " " not in name else name)
+        elif bare == "}":
+            blocks = blocks[:-1]
+        else:
+            name, _, value = bare.partition("=")
+            yield tuple(blocks), name.strip(), value.strip()

@@ -1,0 +1,536 @@
+"""Read and replace configuration files, with a way back, and never half-written or readable by others.
+
+Postfix programs pause while a configuration file is less than 2 s old. So a file is written under a temporary name with
+its final owner and mode, its modification time is set back, and only then it is renamed. The old file keeps a second
+name until the end: to put it back is a rename, which needs no room on the disk.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from _ispmail_command import as_user
+from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, repr_without
+
+# How far the modification time is set back, in seconds.
+BACKDATED = 5
+_LOCK_SECONDS = 10
+# How long to wait for another change of the same instance, in seconds.
+_CHANGE_SECONDS = 60
+_GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS, FS_IMMUTABLE_FL, FS_APPEND_FL
+# Of a file that is read, in bytes: Postfix's own are much smaller.
+_LARGEST = 16 * 2**20
+# How long a file system may take to say who may open a file, in seconds.
+_SECONDS = 10
+
+
+class File(NamedTuple):
+    """A file as it is on disk. `content` is None where there is no such file."""
+
+    path: str  # symbolic links resolved
+    content: bytes | None
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0  # permission bits only
+
+    def __repr__(self) -> str:
+        return repr_without(self, "content")
+
+
+class Replacement(NamedTuple):
+    """What a file becomes: `new`, or nothing where `new.content` is None.
+
+    Nothing is replaced unless the file still holds one of `still`, where that is given. A main.cf has `lock`: whatever
+    is done to it later takes postconf's own lock. With `between` the file gets that content first, see
+    `Exchange.complete`.
+    """
+
+    new: File
+    still: tuple[bytes | None, ...] | None = None
+    lock: bool = False
+    between: bytes | None = None
+
+    def __repr__(self) -> str:
+        return repr_without(self, "still", "between")
+
+    @property
+    def path(self) -> str:
+        """Which file it is."""
+        return self.new.path
+
+
+def require_root() -> None:
+    """Refuse to begin what only root can end: to read table files, and to replace them with their owner and mode.
+
+    Raises:
+        CannotAsk: We are not root.
+    """
+    if os.geteuid():
+        raise CannotAsk("only root can read and replace table files: run the minion (or salt-call) as root")
+
+
+def permits(user: str, access: str, path: str) -> bool:
+    """Whether a user, with all groups it is in, may read a file (access r) or enter a directory (x), by test(1).
+
+    Raises:
+        CannotAsk: There is no such user, or the file system does not answer.
+    """
+    try:
+        done = subprocess.run(["test", f"-{access}", path], check=False, timeout=_SECONDS, **as_user(user))
+    except subprocess.TimeoutExpired:
+        raise CannotAsk(f"{path} could not be opened within {_SECONDS} s: check its file system") from None
+    return done.returncode == 0
+
+
+def read(path: str) -> File:
+    """Read a file with its owner, mode and time; a symbolic link is followed.
+
+    Raises:
+        CannotAsk: The file is there and cannot be read.
+    """
+    try:
+        # Not to wait for the other end of a FIFO.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+                raise CannotAsk(f"{path} is no regular file, or larger than {_LARGEST >> 20} MiB")
+            # A directory has no file object.
+            with open(descriptor, "rb", closefd=False) as stream:
+                content = stream.read(_LARGEST)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        return File(os.path.realpath(path), None)
+    except OSError as err:
+        raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
+    return File(os.path.realpath(path), content, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+
+
+class Exchange:
+    """Files that take the place of others: `put`, `complete`, `delete`, `forget`; or back by `restore` and `drop`.
+
+    `begun` lists the files that may differ from what they were, in the order in which they were changed. Each method
+    raises an error of ours and leaves `begun` right, so that what is there can be told.
+    """
+
+    def __init__(self, replacements: Sequence[Replacement]) -> None:
+        self._replacements = tuple(replacements)
+        self._old: dict[str, File] = {}
+        self._new = {each.path: each for each in self._replacements}
+        self.begun: list[str] = []
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that are replaced or deleted."""
+        return list(self._new)
+
+    def put(self) -> None:
+        """Replace the files that get new content, in the order given; those to be deleted are only looked at.
+
+        The caller holds the `postconf_lock` of a main.cf among them.
+
+        Raises:
+            ChangedMeanwhile: Somebody else has changed one of the files.
+            Failed: A file cannot be written, or not be kept.
+        """
+        writes = [each for each in self._replacements if each.new.content is not None]
+        with _failures(self.paths):
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                list(pool.map(_write_temporary, map(_first, writes)))
+            # Read as late as possible: what somebody else writes from here on would be lost.
+            for each in self._replacements:
+                self._old[each.path] = self._kept(each)
+            for each in writes:
+                self.begun.append(each.path)
+                os.rename(_temporary(each.path), each.path)
+            sync_directories(each.path for each in writes)
+
+    @property
+    def two_steps(self) -> bool:
+        """Whether a file gets other content first."""
+        return any(each.between is not None for each in self._replacements)
+
+    def complete(self) -> None:
+        """Give the files that got other content first their final content.
+
+        Raises:
+            ChangedMeanwhile: Somebody else has changed one of them.
+            Failed: One cannot be written.
+        """
+        self._step(lambda each: each.between, lambda each: each.new)
+
+    def retreat(self) -> None:
+        """Undo `complete`.
+
+        Raises:
+            ChangedMeanwhile, Failed: As there.
+        """
+        self._step(lambda each: each.new.content, _first)
+
+    def _step(self, now: Callable[[Replacement], bytes | None], then: Callable[[Replacement], File]) -> None:
+        for each in self._replacements:
+            if each.between is not None:
+                step = Replacement(then(each), still=(now(each),))
+                with _failures([each.path]), contextlib.ExitStack() as stack:
+                    if each.lock:
+                        stack.enter_context(_postconf_lock(each.path))
+                    _write_temporary(step.new)
+                    _refuse_changed(step, read(each.path))
+                    os.rename(_temporary(each.path), each.path)
+                    sync_directories([each.path])
+
+    def delete(self) -> None:
+        """Delete the files that are to be deleted.
+
+        Raises:
+            Failed: One cannot be deleted.
+        """
+        gone = [path for path, each in self._new.items() if each.new.content is None and self._exists_before(path)]
+        with _failures(gone):
+            for path in gone:
+                self.begun.append(path)
+                os.unlink(path)
+            sync_directories(gone)
+
+    def forget(self) -> None:
+        """Remove what is left beside the files: the temporary ones, and the second names of the old ones.
+
+        Then all renames and deletions are on the disk.
+
+        Raises:
+            Failed: One cannot be removed.
+        """
+        remove_leftovers(self.paths)
+
+    def restore(self, edited: Callable[[], Replacement] | None = None) -> None:
+        """Put the old files back, in reverse order; new files stay until `drop`, Postfix may still ask them.
+
+        Args:
+            edited: Gives the replacement of main.cf where somebody else has edited it since.
+
+        Raises:
+            ChangedMeanwhile: Somebody else has changed a table file.
+            Failed: A file cannot be put back. It and those changed before it are left as they are.
+        """
+        for path in [path for path in reversed(self.begun) if self._exists_before(path)]:
+            ours = (self._old[path].content, self._new[path].between, self._new[path].new.content)
+            with _failures([path]), contextlib.ExitStack() as stack:
+                if self._new[path].lock:
+                    # Without room for the lock file no postconf has room for its own edit.
+                    with contextlib.suppress(OSError):
+                        stack.enter_context(_postconf_lock(path))
+                unchanged = read(path).content in ours
+                if unchanged:
+                    os.rename(_second_name(path), path)
+            if not unchanged:
+                if edited is None or not self._new[path].lock:
+                    raise ChangedMeanwhile(f"{path} was changed by somebody else meanwhile")
+                with postconf_lock(path):
+                    replace(edited())
+            self.begun.remove(path)
+
+    def drop(self) -> None:
+        """Remove the files that were not there before.
+
+        Raises:
+            Failed: One cannot be removed.
+        """
+        new = [path for path in self.begun if not self._exists_before(path)]
+        with _failures(new):
+            for path in new:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                self.begun.remove(path)
+
+    def _exists_before(self, path: str) -> bool:
+        return self._old[path].content is not None
+
+    def _kept(self, replacement: Replacement) -> File:
+        """Read an old file, refuse one that somebody else has changed, and give it a second name."""
+        path = replacement.path
+        old = read(path)
+        _refuse_changed(replacement, old)
+        if old.content is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_second_name(path))
+            os.link(path, _second_name(path))
+        return old
+
+
+def _first(replacement: Replacement) -> File:
+    """What a file becomes first."""
+    if replacement.between is None:
+        return replacement.new
+    return replacement.new._replace(content=replacement.between)
+
+
+def _refuse_changed(replacement: Replacement, found: File) -> None:
+    allowed = replacement.still
+    if allowed is not None and found.content not in (*allowed, replacement.new.content):
+        raise ChangedMeanwhile(f"{found.path} was changed by somebody else meanwhile: try again")
+
+
+def replace(replacement: Replacement) -> None:
+    """Replace one file; the caller holds the `postconf_lock` of a main.cf.
+
+    Raises:
+        ChangedMeanwhile: Somebody else has changed it.
+        Failed: It cannot be written. It is as before in either case, or the error names a second failure.
+    """
+    exchange = Exchange([replacement])
+    try:
+        exchange.put()
+    except IspmailError as err:
+        try:
+            exchange.restore()
+            exchange.drop()
+            exchange.forget()
+        except IspmailError as second:
+            raise Failed(f"{err}; {second}") from err
+        raise
+    exchange.forget()
+
+
+def unsafe_directory(directory: str) -> str | None:
+    """Say where others than root could put a link or a file of theirs in place of root's; None where nobody can."""
+    first = directory = os.path.realpath(directory)
+    while True:
+        try:
+            status = os.stat(directory)
+        except OSError as err:
+            return f"{directory} cannot be read: {err.strerror}"
+        by_group = status.st_mode & stat.S_IWGRP and status.st_gid != 0
+        # In a directory like /tmp nobody can replace what is root's, but anybody can make a new file.
+        sticky = status.st_mode & stat.S_ISVTX and directory != first
+        if status.st_uid != 0 or ((by_group or status.st_mode & stat.S_IWOTH) and not sticky):
+            return f"others than root may write in {directory}"
+        if directory == "/":
+            return None
+        directory = os.path.dirname(directory)
+
+
+def remove_leftovers(paths: Iterable[str]) -> None:
+    """Remove what a change that was cut off has left beside these files: it may hold a password.
+
+    Raises:
+        Failed: One cannot be removed; the others are.
+    """
+    failures, there = [], []
+    for path in paths:
+        if os.path.isdir(os.path.dirname(path)):
+            there.append(path)
+        for leftover in side_names(path):
+            try:
+                os.unlink(leftover)
+            except FileNotFoundError:
+                pass
+            except OSError as err:
+                failures.append(f"{leftover}, which may hold a password, cannot be removed: {err.strerror}")
+    if failures:
+        raise Failed("; ".join(failures))
+    with _failures(there):
+        sync_directories(there)
+
+
+@contextlib.contextmanager
+def _failures(paths: Sequence[str]) -> Iterator[None]:
+    """Turn an error of the system into one of ours, with the file that it is about."""
+    try:
+        yield
+    except OSError as err:
+        # write(2) names no file, rename(2) and link(2) two.
+        path = err.filename2 or err.filename or ", ".join(paths)
+        raise Failed(f"{path} cannot be written: {err.strerror}") from err
+
+
+def obstacles(rooms: Mapping[str, int]) -> list[str]:
+    """Say why files cannot be replaced or deleted, as far as that can be seen; empty where they can be.
+
+    Args:
+        rooms: Each file to how many bytes are to be written beside it.
+    """
+    mounted = _mount_points()
+    found = (_obstacle(path, room, mounted) for path, room in rooms.items())
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _obstacle(path: str, room: int, mounted: set[str]) -> str | None:
+    directory = os.path.dirname(path)
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    if not os.access(directory, os.W_OK):
+        return f"{directory} is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
+    for each in (directory, path, *side_names(path)):
+        # A file that is only renamed over need not be writable itself.
+        if _flags(each) & (_IMMUTABLE | _APPEND_ONLY):
+            return f"{each} is immutable or append-only: see lsattr -d"
+    for each in side_names(path):
+        if os.path.isdir(each):
+            return f"{each} is a directory, and needed for a moment: move it away"
+    if os.path.realpath(path) in mounted:
+        return f"{path} is a mount point: mount its directory instead"
+    status = os.statvfs(directory)
+    # Without f_blocks (and f_files) there is no limit.
+    full = status.f_blocks and status.f_bfree * status.f_frsize < room
+    if room and (full or (status.f_files and not status.f_ffree)):
+        return f"{directory} is on a full file system: see df and df -i"
+    return None
+
+
+def _flags(path: str) -> int:
+    """The flags that lsattr(1) shows, see ioctl_iflags(2); none where the file system has none."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # The kernel writes an int, although the request's number says a long.
+            return int(struct.unpack_from("i", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8)))[0])
+        finally:
+            os.close(descriptor)
+    return 0
+
+
+def _mount_points() -> set[str]:
+    """Every path that something is mounted on, see proc_pid_mountinfo(5)."""
+    found: set[str] = set()
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        found.update(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in stream)
+    return found
+
+
+def side_names(path: str) -> tuple[str, str]:
+    """The other names that a file has while it is replaced, and after a change of it that was cut off."""
+    return _temporary(path), _second_name(path)
+
+
+def _second_name(path: str) -> str:
+    """Where the old file stays until the end of a change."""
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.old")
+
+
+def _temporary(path: str) -> str:
+    """The one name under which a file is prepared, so that none is left for long."""
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
+
+
+def _write_temporary(file: File) -> None:
+    temporary = _temporary(file.path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as stream:
+        os.fchown(descriptor, file.uid, file.gid)
+        os.fchmod(descriptor, file.mode)
+        stream.write(file.content or b"")
+        stream.flush()
+        os.utime(descriptor, (time.time() - BACKDATED,) * 2)
+        os.fsync(descriptor)
+
+
+def sync_directories(paths: Iterable[str]) -> None:
+    """Have the names of these files on the disk.
+
+    Raises:
+        OSError: Names the directory.
+    """
+    for directory in {os.path.dirname(path) for path in paths}:
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as err:
+            # fsync(2) names no file.
+            raise OSError(err.errno, err.strerror, directory) from err
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """Let one change at a time go on that locks this directory, whichever minion or command makes it.
+
+    Raises:
+        Failed: Another change takes too long, or the directory cannot be locked.
+    """
+    until = time.monotonic() + _CHANGE_SECONDS
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)
+            while not _locked(descriptor):
+                if time.monotonic() > until:
+                    raise Failed(
+                        f"another apply has been at work for {_CHANGE_SECONDS} s, nothing was changed: "
+                        f"see who holds it with fuser -v {directory}"
+                    )
+                time.sleep(0.1)
+        except OSError as err:
+            raise Failed(f"Nothing was changed: {directory} cannot be locked: {err.strerror}") from err
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock an open file or directory; False where somebody else has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def postconf_lock(path: str) -> Iterator[None]:
+    """Hold the lock that `postconf -e` takes for a main.cf.
+
+    Raises:
+        Failed: Another postconf holds it for too long, or the lock file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with _failures([path]):
+            stack.enter_context(_postconf_lock(path))
+        yield
+
+
+@contextlib.contextmanager
+def _postconf_lock(path: str) -> Iterator[None]:
+    """Hold the lock that `postconf -e` takes, so that neither loses the other's edit."""
+    lock = f"{path}.tmp"
+    until = time.monotonic() + _LOCK_SECONDS
+    while (descriptor := _opened_and_locked(lock)) is None:
+        if time.monotonic() > until:
+            raise Failed(
+                f"another postconf has held {lock} for {_LOCK_SECONDS} s, nothing was written: look with fuser {lock}"
+            )
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        # One that is left harms nobody: postconf opens it again.
+        with contextlib.suppress(OSError):
+            os.unlink(lock)
+        os.close(descriptor)
+
+
+def _opened_and_locked(lock: str) -> int | None:
+    """Open and lock a lock file; None where another postconf has it, or has just finished."""
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        stack.callback(os.close, descriptor)
+        # postconf renames its lock file away when it has finished.
+        with contextlib.suppress(FileNotFoundError):
+            if _locked(descriptor) and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
+                stack.pop_all()
+                return descriptor
+    return None

@@ -1,0 +1,345 @@
+"""Who else holds the password of the maps' account: files, programs, tables and servers that nobody has named.
+
+A rotation asks this before it changes anything: afterwards nobody knows the old password, and so nobody can search for
+it. What is found is told without the password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import _ispmail_connections
+import _ispmail_consumers
+import _ispmail_database
+import _ispmail_files
+import _ispmail_hosts
+import _ispmail_inventory
+import _ispmail_remembered
+import _ispmail_search
+import _ispmail_sockets
+import _ispmail_table_users
+import _ispmail_tablefile
+from _ispmail_config import CompleteInstance
+from _ispmail_config_consumers import Consumers
+from _ispmail_connections import Listed, Unknown
+from _ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
+from _ispmail_inventory import Inventory, Table
+from _ispmail_scope import Scope
+from _ispmail_sockets import Process, Programs
+from _ispmail_table_users import Users
+
+FILE, PROGRAM, TABLE, SERVER = "file", "program", "table", "server"
+# Which passwords files are searched for: all in use, those in use that pillar does not have any more, or none.
+ALL, OLD, NONE = "all", "old", "none"
+
+# How many files are told, and how long an apply asks hosts for connections.
+_MOST_FILES, _APPLY_SECONDS = 50, 10
+
+_HOW = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
+
+
+class Holder(NamedTuple):
+    """One that would lose its login if the password in use were dropped."""
+
+    kind: str  # file, program, table or server
+    where: str  # the path (what cannot be printed with backslashes), the program's name, or the address
+    text: str  # a sentence: what was found, and how to name it
+
+
+@dataclass
+class Holders:
+    """What a search has found."""
+
+    unnamed: list[Holder] = field(default_factory=list)
+    unsearchable: list[str] = field(default_factory=list)  # sentences: why no file can be searched for the password
+    notes: list[str] = field(default_factory=list)  # sentences: what else was left out, and why that is no fault
+    files: dict[str, str] = field(default_factory=dict)  # path to a sentence: all that hold the password, or may
+
+    def describe(self) -> dict[str, Any]:
+        """For people and programs."""
+        notes = list(dict.fromkeys([*self.unsearchable, *self.notes]))
+        return {"unnamed": [holder._asdict() for holder in self.unnamed], "notes": notes}
+
+
+@dataclass(frozen=True)
+class _LiveLogin:
+    path: str  # of the table file or option file, symbolic links resolved
+    keys: Mapping[str, str] = field(repr=False)  # as a table file has them
+
+
+def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = ALL, within: float = math.inf) -> Holders:
+    """Find who else holds the password, or is connected by the account.
+
+    Args:
+        site_hosts: On the database server: the names and addresses of the site's servers. Its admin is asked then.
+        search: ``all`` passwords in use, the ``old`` ones that pillar does not have any more, or ``none``.
+        within: After so many seconds no further host is asked.
+
+    Raises:
+        InvalidInput: `site_hosts` is no list of texts, or `search` is none of these.
+        CannotAsk: This server, or the database as its admin, cannot be asked. A host of a table file that cannot be
+            asked is a note.
+    """
+    if site_hosts is not None and not (
+        isinstance(site_hosts, list) and all(isinstance(one, str) for one in site_hosts)
+    ):
+        raise InvalidInput("site_hosts must be a list of names and addresses")
+    if search not in (ALL, OLD, NONE):
+        raise InvalidInput(f"search must be one of {ALL}, {OLD}, {NONE}")
+    found = Holders()
+    live = _live_logins(scope)
+    inventories = _inventories(scope)
+    foreign = _foreign_tables(scope, inventories, found)
+    passwords = {login.keys.get("password", "") for login in live} if search != NONE else set()
+    if search != NONE and not live:
+        found.notes.append("files were not searched: no table file or option file here has the password in use")
+    if search == OLD:
+        passwords.discard(scope.database.password or "")
+    left_out = _left_out(scope, [*(login.path for login in live), *foreign])
+    _search_files(passwords, left_out, live, found)
+    _recall(scope, left_out, found)
+    is_known = _known_programs(scope, inventories)
+    _ask_hosts(scope, live, is_known, found, within)
+    if site_hosts is not None:
+        _ask_as_admin(scope, site_hosts, is_known, found)
+    found.unnamed = list(dict.fromkeys(found.unnamed))
+    return found
+
+
+@contextlib.contextmanager
+def left_behind(
+    wanted: CompleteInstance, consumers: Consumers, scope: Callable[[], Scope], test: bool
+) -> Iterator[list[str]]:
+    """Look for those that an apply leaves with the old password, and remember the files among them.
+
+    Args:
+        scope: Reads what pillar says of the account; the admin's login is not needed.
+        test: Whether nothing is to be written.
+
+    Yields:
+        Sentences, before the table files are replaced: afterwards nobody knows the old password.
+    """
+    if not _password_changes(wanted, consumers):
+        yield []
+        return
+    head = "the password changes"
+    try:
+        known = scope()
+        found = find(known, search=OLD, within=_APPLY_SECONDS)
+    except (CannotAsk, InvalidInput) as err:
+        reason = "; ".join(map(str, err.faults)) if isinstance(err, PillarFault) else str(err)
+        yield [f"{head}, and whether others hold it could not be found out: {reason}"]
+        return
+    with _ispmail_remembered.added(known.cache, () if test else found.files):
+        yield [f"{head}: {holder.text}" for holder in found.unnamed]
+
+
+def _password_changes(wanted: CompleteInstance, consumers: Consumers) -> bool:
+    """Whether an apply would replace a password in a live table file or option file, its account being the same."""
+    for each in wanted.maps:
+        keys = _ispmail_tablefile.parse(_content(each.path)) if each.type == "mysql" else {}
+        if keys.get("user") == each.keys.get("user") and keys.get("password") != each.keys.get("password"):
+            return True
+    for consumer in consumers.with_option_file:
+        keys = _ispmail_consumers.login_in(consumer)
+        if keys.get("user") == consumers.keys.get("user") and keys.get("password") != consumers.keys.get("password"):
+            return True
+    return False
+
+
+def _content(path: str) -> bytes | None:
+    """What a table file holds; nothing where something else is there, which the apply refuses."""
+    with contextlib.suppress(CannotAsk):
+        return _ispmail_files.read(path).content
+    return None
+
+
+def _live_logins(scope: Scope) -> list[_LiveLogin]:
+    """The logins with the account in the table files of pillar's maps, and in the option files of consumers."""
+    found = {}
+    for instance in scope.instances.values():
+        for each in instance.wanted:
+            file = _ispmail_files.read(each.path) if each.type == "mysql" else None
+            if file and file.content is not None:
+                found[file.path] = _LiveLogin(file.path, _ispmail_tablefile.parse(file.content))
+    for some in scope.consumers:
+        for consumer in some.with_option_file:
+            path = os.path.realpath(consumer.option_file or "")
+            found[path] = _LiveLogin(path, {**some.keys, **_ispmail_consumers.login_in(consumer)})
+    return [login for login in found.values() if login.keys.get("user") == scope.account]
+
+
+def _inventories(scope: Scope) -> list[Inventory]:
+    """What each Postfix of pillar has; a server with other programs only needs none."""
+    folders = [one.config_directory for one in scope.instances.values()]
+    return [_ispmail_inventory.read(folder) for folder in folders if os.path.isfile(os.path.join(folder, "main.cf"))]
+
+
+def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holders) -> list[str]:
+    """The files of tables that Postfix asks, perhaps with the account, and that are not pillar's.
+
+    Those that nobody names are reported.
+    """
+    ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
+    foreign = []
+    for settings, table, places in ((each.settings, *item) for each in inventories for item in _tables(each)):
+        users = _ispmail_table_users.of(table, settings)
+        if table.path in ours or not (scope.account in users.names or users.unknown):
+            continue
+        # A table without a path is in main.cf.
+        path, shown = table.path, printable(table.path)
+        if not os.path.isabs(path):
+            path = os.path.join(settings.config_directory, "main.cf")
+            shown = f"{table.type}:{shown} in {printable(path)}"
+        foreign.append(path)
+        if not scope.names(path):
+            what = f"the table {shown}, which {', '.join(places)} asks"
+            how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
+            text = f"{what}, {_logs_in(scope.account, users)} and is not a map of pillar: {how}"
+            found.unnamed.append(Holder(TABLE, escaped(path), text))
+    return foreign
+
+
+def _logs_in(account: str, users: Users) -> str:
+    if users.unknown:
+        return f"may log in as {account} ({users.unknown[0]})"
+    return f"logs in as {account}" if len(users.names) == 1 else f"may log in as {account}, by an option file or not,"
+
+
+def _tables(inventory: Inventory) -> list[tuple[Table, list[str]]]:
+    """The MySQL tables that main.cf or master.cf reach, each path once, with the parameters."""
+    found: dict[str, tuple[Table, dict[str, None]]] = {}
+    for table in inventory.tables:
+        if table.type == "mysql":
+            found.setdefault(table.path, (table, {}))[1].update(dict.fromkeys(place.name for place in table.places))
+    return [(table, list(names)) for table, names in found.values()]
+
+
+def _left_out(scope: Scope, known: Sequence[str]) -> frozenset[str]:
+    """What is not searched. A user can make a link of a file that is named: it leads to one file, and to no folder."""
+    files = filter(os.path.isfile, map(os.path.realpath, scope.named_files))
+    folders = map(os.path.realpath, scope.left_out)
+    own = [name for path in known for name in (path, *_ispmail_files.side_names(path))]
+    return frozenset((*scope.named_files, *files, *folders, *own))
+
+
+def _search_files(
+    passwords: Collection[str], left_out: Collection[str], known: Sequence[_LiveLogin], found: Holders
+) -> None:
+    """Search for passwords in the files of this server, but for those that are known to hold them."""
+    words = {word for login in known for word in (login.keys.get("user", ""), login.keys.get("dbname", ""))}
+    secrets = []
+    for secret in passwords:
+        reason = _ispmail_search.unsearchable(secret, words)
+        if reason:
+            found.unsearchable.append(f"files cannot be searched for the password in use: {reason}")
+        else:
+            secrets.append(secret)
+    if not secrets:
+        return
+    result = _ispmail_search.search(secrets, left_out, _ispmail_search.TREES)
+    found.notes += result.notes
+    how = "name it in holds of a consumer with ignore: true if it need not be searched (docs/consumers.md)"
+    found.files = {path: f"{printable(path)} holds the password in use: {_HOW}" for path in result.found}
+    shown = list(found.files)[:_MOST_FILES]
+    for path, sentence in result.unsearched.items():
+        found.files[path] = f"whether it holds the password in use is not known: {sentence}: {how}"
+        shown.append(path)
+    found.unnamed += [Holder(FILE, escaped(path), found.files[path]) for path in shown]
+    more = len(result.found) - _MOST_FILES
+    if more > 0:
+        text = f"{plural(more, 'more file')} hold the password in use: {_HOW}"
+        found.unnamed.append(Holder(FILE, "", text))
+
+
+def _recall(scope: Scope, left_out: Collection[str], found: Holders) -> None:
+    """Report the files that an earlier apply left with an older password."""
+    for each in _ispmail_remembered.paths(scope.cache):
+        is_named = any(each == path or each.startswith(f"{path}/") for path in left_out)
+        if each not in found.files and not is_named:
+            text = (
+                f"{printable(each)} was left by an apply with an older password, or perhaps with one, and has not"
+                f" changed since: correct or delete it, or {_HOW}"
+            )
+            found.unnamed.append(Holder(FILE, escaped(each), text))
+
+
+def _known_programs(scope: Scope, inventories: Sequence[Inventory]) -> Callable[[Process], bool]:
+    """Whether a process is Postfix's or a consumer's. A name alone is not enough: anybody can take one."""
+    owners: dict[str, set[int]] = {}
+    for consumer in scope.each_consumer:
+        uids = set()
+        for path in (*consumer.holds, *filter(None, [consumer.option_file])):
+            with contextlib.suppress(OSError):
+                uids.add(os.lstat(path).st_uid)
+        for program in consumer.programs:
+            owners.setdefault(program, set()).update(uids)
+    installed = {
+        Programs(*(os.path.realpath(each.settings.expanded(f"{kind}_directory")) for kind in ("daemon", "command")))
+        for each in inventories
+    }
+
+    def is_known(process: Process) -> bool:
+        if process.name in owners and (_ispmail_sockets.is_systems(process) or process.uid in owners[process.name]):
+            return True
+        return _ispmail_sockets.is_postfix(process, installed)
+
+    return is_known
+
+
+def _ask_hosts(
+    scope: Scope, live: Sequence[_LiveLogin], is_known: Callable[[Process], bool], found: Holders, within: float
+) -> None:
+    """Ask each host of the live table files for the account's connections, and find their programs here."""
+    asked = set()
+    until = time.monotonic() + within
+    for login, host in ((one, host) for one in live for host in _ispmail_hosts.hosts(one.keys)):
+        target = _ispmail_database.login(host, login.keys)
+        if target in asked:
+            continue
+        asked.add(target)
+        if time.monotonic() > until:
+            found.notes.append(f"who is connected to {host} is not known: other hosts took more than {within} s")
+            continue
+        try:
+            listed = _ispmail_connections.listed_by_account(login.keys, host)
+        except DatabaseError as err:
+            found.notes.append(f"who is connected to {host} is not known: {err}")
+            continue
+        here = target.unix_socket is not None or _ispmail_sockets.is_here(target.host or "")
+        _report_programs(scope.account, listed, here, is_known, found)
+
+
+def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], is_known: Callable[[Process], bool], found: Holders) -> None:
+    """Ask the database server as its admin: for its own programs, and for hosts that are none of the site's."""
+    login = scope.database.login
+    with _ispmail_database.admin(login) as server:
+        listed = _ispmail_connections.listed_by_admin(server, scope.account, login.host)
+    here = login.unix_socket is not None or _ispmail_sockets.is_here(login.host or "")
+    _report_programs(scope.account, listed, here, is_known, found)
+    for host in _ispmail_connections.strangers(listed, site_hosts):
+        text = (
+            f"{host} is connected as {scope.account} and is none of the site's servers: give what runs there an account"
+            " of its own, or name the server in mail or addresses of the site (docs/master.conf)"
+        )
+        found.unnamed.append(Holder(SERVER, host, text))
+
+
+def _report_programs(
+    account: str, listed: Listed, here: bool, is_known: Callable[[Process], bool], found: Holders
+) -> None:
+    for unknown in _ispmail_connections.unknown_programs(listed, here, is_known):
+        found.unnamed.append(Holder(PROGRAM, unknown.program or "unknown", _program_text(account, unknown)))
+
+
+def _program_text(account: str, unknown: Unknown) -> str:
+    how = _HOW.replace("name it in ispmail:consumers", "name it in programs of one of ispmail:consumers")
+    if unknown.only_maybe:
+        return f"{unknown.shown} uses the database's unix socket, perhaps as {account}: {how}"
+    return f"{unknown.shown} is connected as {account}: {how}"

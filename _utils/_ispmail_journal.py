@@ -1,0 +1,116 @@
+"""The journal of changes of one Postfix instance: tells the next change that one was cut off (power cut, kill).
+
+It is there from before the first write of a change until all of its work is done, the reload of Postfix included. It is
+written aside and renamed, so it is never empty or half-written while work is due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import urllib.parse
+from collections.abc import Iterator, Sequence
+
+import _ispmail_files
+from _ispmail_errors import Failed
+
+_HEAD = "work is due"
+
+
+def interrupted(config_directory: str, cache_directory: str) -> bool:
+    """Tell whether a change was cut off between its first write and its end (power cut, kill).
+
+    Postfix may not have been reloaded then.
+
+    Raises:
+        Failed: That cannot be read.
+    """
+    return Journal(config_directory, cache_directory).due() is not None
+
+
+class Journal:
+    """The journal of one instance, in a directory of its own that only root may enter."""
+
+    def __init__(self, config_directory: str, cache_directory: str) -> None:
+        self._config_directory = config_directory
+        name = urllib.parse.quote(os.path.realpath(config_directory), safe="")
+        self._path = os.path.join(cache_directory, "postfix_change", name)
+
+    @property
+    def workspace(self) -> str:
+        """A directory for what a change needs for a moment; emptied by the next change."""
+        return f"{self._path}.work"
+
+    def due(self) -> list[str] | None:
+        """The files of a change that was cut off; None where none was. Postfix may not have been reloaded then.
+
+        Raises:
+            Failed: That cannot be read.
+        """
+        try:
+            with open(self._path, encoding="utf-8", errors="surrogateescape") as stream:
+                lines = stream.read().splitlines()
+        except FileNotFoundError:
+            return None
+        except OSError as err:
+            raise Failed(f"Nothing was changed: {self._path} cannot be read: {err.strerror}") from err
+        # Version 0.1.0 left an empty file where no work was due.
+        return [line for line in lines if os.path.isabs(line)] if lines else None
+
+    def write(self, paths: Sequence[str]) -> None:
+        """Write down that work is due on these files, in place of what was written before.
+
+        Raises:
+            Failed: It cannot be written. It is as before then.
+        """
+        aside = f"{self._path}.new"
+        try:
+            with open(aside, "w", encoding="utf-8", errors="surrogateescape") as stream:
+                stream.write("\n".join([_HEAD, *paths, ""]))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(aside, self._path)
+            _ispmail_files.sync_directories([self._path])
+        except OSError as err:
+            raise Failed(f"Nothing was changed: {self._path} cannot be written: {err.strerror}") from err
+
+    def clear(self) -> None:
+        """Write down that nothing is due any more.
+
+        Raises:
+            Failed: It cannot be removed.
+        """
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        except OSError as err:
+            raise Failed(f"{self._path} cannot be removed: {err.strerror}") from err
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one change at a time go on, with an empty workspace.
+
+        All that changes an instance has its configuration directory in common: that is locked. Without one, where there
+        is no Postfix, it is the directory of the journal.
+
+        Raises:
+            Failed: Another one takes too long, or the directory cannot be written.
+        """
+        directory = os.path.dirname(self._path)
+        try:
+            if not os.path.isdir(directory):
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+                _ispmail_files.sync_directories([directory])
+        except OSError as err:
+            raise Failed(f"Nothing was changed: {directory} cannot be written: {err.strerror}") from err
+        is_there = os.path.isdir(self._config_directory)
+        with _ispmail_files.alone(self._config_directory if is_there else directory):
+            try:
+                if os.path.isdir(self.workspace):
+                    shutil.rmtree(self.workspace)
+                os.mkdir(self.workspace, 0o700)
+            except OSError as err:
+                raise Failed(f"Nothing was changed: {self.workspace} cannot be written: {err.strerror}") from err
+            yield

@@ -1,0 +1,245 @@
+"""Try logins: those in live table files and option files, and one that is to go live.
+
+A database that is down or silent has not refused. Whatever the servers do, `try_all` ends within three seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import encodings.idna  # noqa: F401  not in the thread that looks a host up: the minion forks meanwhile
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import _ispmail_client
+import _ispmail_consumers
+import _ispmail_database
+import _ispmail_files
+import _ispmail_hosts
+import _ispmail_tablefile
+from _ispmail_client import Client, Login
+from _ispmail_config import Instance, qualified
+from _ispmail_config_consumers import Consumer, Consumers
+from _ispmail_errors import DatabaseError, Failed, listed
+from _ispmail_meanings import REFUSALS
+
+# A login that is refused for its account, or for its database: ER_DBACCESS_DENIED_ERROR, ER_BAD_DB_ERROR.
+_WRONG = (*REFUSALS, 1044, 1049)
+# In seconds: connecting to one address, and all logins together.
+_CONNECT, _ALL = 2, 2.5
+# Each takes a thread. Those behind that in the table files are not tried.
+_MOST = 64
+
+
+class LiveLogin(NamedTuple):
+    """A login in one or more files, to one host."""
+
+    host: str  # as the files have it
+    login: Login
+    maps: tuple[str, ...]  # who logs in so: maps, consumer:dovecot; with the pillar key before it, for another instance
+    changed: int  # when the newest of their table files did, in ns since 1970
+
+    def describe(self) -> dict[str, Any]:
+        """For people, without the password."""
+        shown = _ispmail_tablefile.redact({"user": self.login.user})
+        return {"host": self.host, **shown, "maps": list(self.maps), "changed": self.changed}
+
+
+class Tried(NamedTuple):
+    """What became of logins. One whose server is down, silent or at its limits is in neither."""
+
+    refused: list[LiveLogin]
+    worked: list[LiveLogin]
+
+
+def refused(
+    instances: Mapping[str, Instance], main_key: str, consumers: Iterable[Consumers] = ()
+) -> list[dict[str, Any]]:
+    """Tell which logins in the live table files and option files the database refuses.
+
+    Args:
+        instances: Pillar key to instance.
+        main_key: The pillar key that is not named before a map.
+        consumers: Those of each pillar key.
+
+    Raises:
+        CannotAsk: A table file cannot be read, or there is no PyMySQL.
+    """
+    return [login.describe() for login in try_all(read(instances, main_key, consumers)).refused]
+
+
+def read(instances: Mapping[str, Instance], main_key: str, consumers: Iterable[Consumers] = ()) -> list[LiveLogin]:
+    """Read the logins in the live table files and option files. Equal logins to the same host are one.
+
+    Raises:
+        CannotAsk: A table file cannot be read.
+    """
+    found: dict[tuple[str, Login], dict[str, int]] = {}
+    for key, instance in instances.items():
+        for each in instance.wanted:
+            if each.type == "mysql":
+                name = qualified(each.name, key, main_key)
+                for host, login, changed in _logins(each.path):
+                    found.setdefault((host, login), {})[name] = changed
+    for some in consumers:
+        for consumer in some.with_option_file:
+            name = qualified(f"consumer:{consumer.name}", some.pillar_key, main_key)
+            for host, login, changed in _consumer_logins(consumer, some.keys):
+                found.setdefault((host, login), {})[name] = changed
+    return [LiveLogin(host, login, tuple(maps), max(maps.values())) for (host, login), maps in found.items()]
+
+
+def try_all(logins: Sequence[LiveLogin]) -> Tried:
+    """Try logins side by side, the first 64 of them.
+
+    Raises:
+        DatabaseError: There is no PyMySQL.
+    """
+    if not logins:
+        return Tried([], [])
+    _ispmail_client.require_pymysql()
+    until = time.monotonic() + _ALL
+    results: dict[LiveLogin, bool] = {}
+
+    def attempt(login: LiveLogin, client: Client) -> None:
+        try:
+            with contextlib.closing(client):
+                client.connect()
+                # With an expired password a login may work, and every statement fails.
+                client.ask("SELECT 1")
+            results[login] = True
+        except DatabaseError as err:
+            if err.number in REFUSALS:
+                results[login] = False
+
+    clients: list[Client] = []
+    threads: list[threading.Thread] = []
+    for login in logins[:_MOST]:
+        client = Client(login.host, login.login, _CONNECT, _ALL)
+        # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
+        thread = threading.Thread(target=attempt, args=(login, client), daemon=True)
+        if time.monotonic() > until or not _started(thread):
+            break
+        clients.append(client)
+        threads.append(thread)
+    for thread in threads:
+        thread.join(max(0, until - time.monotonic()))
+    for client in clients:
+        client.abort()
+    found = dict(results)
+    return Tried(
+        refused=[login for login in logins if found.get(login) is False],
+        worked=[login for login in logins if found.get(login) is True],
+    )
+
+
+def probe(consumers: Consumers) -> list[str]:
+    """Log in with what is to be written, before it goes live.
+
+    Returns:
+        Warnings: a host that could not be asked, where another one let us in.
+
+    Raises:
+        Failed: A host refuses the login, or none could be asked.
+    """
+    refused: list[str] = []
+    unanswered: list[str] = []
+    worked = False
+    for host in _ispmail_hosts.hosts(consumers.keys):
+        try:
+            with contextlib.closing(Client(host, _ispmail_database.login(host, consumers.keys))) as client:
+                client.connect()
+            worked = True
+        except DatabaseError as err:
+            (refused if err.number in _WRONG else unanswered).append(f"the login of the consumers: {err}")
+    if refused or not worked:
+        raise Failed(listed("Nothing was changed, all programs log in as before", refused or unanswered))
+    return unanswered
+
+
+def _started(thread: threading.Thread) -> bool:
+    """Start a thread, unless the system has no more of them."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
+
+
+class Watch:
+    """Tries logins in a thread of its own, one attempt at a time, and keeps what the last one has found."""
+
+    THREAD = "ispmail-logins"
+
+    def __init__(self) -> None:
+        """Nothing is under way."""
+        self._thread: threading.Thread | None = None
+        self._found: Tried | None = None
+
+    def take(self) -> Tried | None:
+        """Return what an attempt that has finished has found, once; None while there is none."""
+        if self._thread is None or self._thread.is_alive():
+            return None
+        self._thread = None
+        found, self._found = self._found, None
+        return found
+
+    def start(self, logins: Sequence[LiveLogin]) -> None:
+        """Begin an attempt, unless one is under way or its result was not taken. Returns at once."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, args=[logins], name=self.THREAD, daemon=True)
+            if _started(thread):
+                self._thread = thread
+
+    def _run(self, logins: Sequence[LiveLogin]) -> None:
+        with contextlib.suppress(DatabaseError):
+            self._found = try_all(logins)
+
+
+_watches: dict[str, Watch] = {}
+
+
+def watch(name: str) -> Watch:
+    """Return the watch of this name. It outlives the beacon's module, which Salt loads anew at each refresh."""
+    return _watches.setdefault(name, Watch())
+
+
+def _logins(path: str) -> list[tuple[str, Login, int]]:
+    """Each host of a table file, how to log in there, and when the file changed; nothing where it tells no login."""
+    changed = _changed(path)
+    if changed is None:
+        return []
+    return _at_each_host(_ispmail_tablefile.parse(_ispmail_files.read(path).content), changed)
+
+
+def _consumer_logins(consumer: Consumer, keys: Mapping[str, str]) -> list[tuple[str, Login, int]]:
+    """The same of an option file; the hosts are those that the maps share in pillar."""
+    changed = _changed(consumer.option_file or "")
+    if changed is None or "hosts" not in keys:
+        return []
+    return _at_each_host({**keys, **_ispmail_consumers.login_in(consumer)}, changed)
+
+
+def _changed(path: str) -> int | None:
+    """When a file changed; None where it is not there.
+
+    Asked before the file is read: if it is replaced in between, it is reported once too often, and not once too few.
+    """
+    try:
+        return os.stat(path).st_ctime_ns
+    except OSError:
+        return None
+
+
+def _at_each_host(keys: Mapping[str, str], changed: int) -> list[tuple[str, Login, int]]:
+    # Any other login than Postfix's may be refused where mail works.
+    if not _ispmail_tablefile.tells_login(keys):
+        return []
+    # Which database is asked makes no difference to whether the login is refused.
+    return [
+        (host, replace(_ispmail_database.login(host, keys), database=None), changed)
+        for host in _ispmail_hosts.hosts(keys)
+    ]

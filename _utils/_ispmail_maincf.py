@@ -1,0 +1,132 @@
+"""The values of main.cf parameters, see postconf(5). Pure."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from _ispmail_errors import InvalidInput
+
+# What separates the words of a value. Python's own split() also splits at Unicode's blanks.
+BLANKS = " \t\r\n"
+
+# Passwords and keys are looked up by these: their answers are never shown.
+SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps", "tls_server_sni_maps")
+
+
+def same(old: str | None, new: str | None) -> bool:
+    """Tell whether two values are the same to Postfix: any white space counts as one blank, None is "not set"."""
+    if old is None or new is None:
+        return old is new
+    return parts(old) == parts(new)
+
+
+def differing(held: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[str]:
+    """The names of the wanted parameters that have other values; one that is not there is "not set"."""
+    return [name for name, value in wanted.items() if not same(held.get(name), value)]
+
+
+def parts(value: str) -> list[str]:
+    """Split a value at white space."""
+    return re.split(f"[{BLANKS}]+", value.strip(BLANKS))
+
+
+def words(value: str, separators: str = "," + BLANKS) -> list[str]:
+    """Split a value into its words, at commas and white space; what stands in braces stays together."""
+    found, depth = [""], 0
+    for char in value:
+        if char == "{":
+            depth += 1
+        elif char == "}":
+            depth = max(0, depth - 1)
+        if depth == 0 and char in separators:
+            found.append("")
+        else:
+            found[-1] += char
+    return [word for word in found if word]
+
+
+def path_of(word: str) -> str:
+    """The path in a table such as ``proxy:mysql:/etc/postfix/a.cf``."""
+    return word.rpartition(":")[2]
+
+
+def shown(name: str, value: str | None, secret_names: Collection[str] = SECRET_PARAMETERS) -> str | None:
+    """A parameter's value for people: passwords that stand in main.cf itself as ***.
+
+    Args:
+        secret_names: Parameters whose ``static:`` and ``inline:`` tables hold passwords.
+    """
+    if value is None:
+        return None
+    if re.search(r"(?i)pass(w|$|_)|pwd|(^|_)pw($|_)|secret", name) and not name.endswith("_maps"):
+        return "***"
+    return without_inline(value) if name in secret_names else value
+
+
+def without_inline(value: str) -> str:
+    """A value without what it holds itself: that may be passwords."""
+    return re.sub(r"(?s)\b(static|inline):.*", r"\1:***", value)
+
+
+def overrides(command: str) -> dict[str, str]:
+    """The parameters that a command of master.cf sets by ``-o name=value`` or ``-o { name = value }``."""
+    found = {}
+    arguments = words(command, BLANKS)
+    for option, argument in itertools.pairwise(arguments):
+        if option == "-o":
+            in_braces = argument.startswith("{") and argument.endswith("}")
+            name, _, value = (argument[1:-1] if in_braces else argument).partition("=")
+            found[name.strip(BLANKS)] = value.strip(BLANKS)
+    return found
+
+
+def values_of(printed: str) -> dict[str, str]:
+    """Read what postconf(1) printed: name to value. The name of a service may hold ``=``, but no blank."""
+    found = {}
+    for line in printed.split("\n"):
+        name, equals, value = line.partition(" =")
+        if equals:
+            found[name] = value.strip(BLANKS)
+    return found
+
+
+def checked_names(names: Iterable[object]) -> list[str]:
+    """Refuse what cannot be the name of a parameter.
+
+    Raises:
+        InvalidInput: Names all that cannot.
+    """
+    texts = [str(name) for name in names]
+    bad = [name for name in texts if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", name)]
+    if bad:
+        raise InvalidInput(f"not the name of a parameter: {', '.join(map(repr, bad))}")
+    return texts
+
+
+def checked_values(parameters: Mapping[str, object]) -> dict[str, str | None]:
+    """Bring values into the form in which main.cf has them: lists are joined, true and false become yes and no.
+
+    Raises:
+        InvalidInput: Names all parameters whose value main.cf cannot hold.
+    """
+    values: dict[str, str | None] = {}
+    faults = []
+    for name in checked_names(parameters):
+        value = parameters[name]
+        if isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, (int, float)):
+            value = str(value)
+        if value is not None and not isinstance(value, str):
+            faults.append(f"{name}: must be a text, a number, a list, true or false")
+        elif value and re.search(r"[\n\0]", value):
+            faults.append(f"{name}: has a newline or NUL character, which main.cf cannot hold: take it out")
+        else:
+            values[name] = value and value.strip(BLANKS)
+    if faults:
+        raise InvalidInput("; ".join(faults))
+    return values

@@ -1,0 +1,126 @@
+"""As which users Postfix logs in to MariaDB or MySQL by its tables, see mysql_table(5).
+
+`user` and `password` of the table count first. A table without a user leaves it to the client library: it takes the
+user of an option file, and where there is none, the name of the user that its process runs as. The password is the
+table's in any case: where it has none, Postfix hands over an empty one, and the library does not look for another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import _ispmail_files
+import _ispmail_optionfile
+import _ispmail_tablefile
+from _ispmail_errors import CannotAsk
+from _ispmail_inventory import Inventory, Settings, Table
+
+# What libmariadb reads where a table names no option file. (~/.my.cnf too, but Postfix's daemons have no HOME.)
+_DEFAULT_FILES = ("/etc/my.cnf", "/etc/mysql/my.cnf")
+
+
+class Users(NamedTuple):
+    """As whom Postfix logs in by one table or several."""
+
+    names: frozenset[str]  # all that are known
+    unknown: tuple[str, ...] = ()  # sentences: why there may be others; empty where there are none
+
+
+def together(several: Iterable[Users]) -> Users:
+    """The users of all."""
+    known = list(several)
+    reasons = dict.fromkeys(reason for each in known for reason in each.unknown)
+    return Users(frozenset().union(*(each.names for each in known)), tuple(reasons))
+
+
+def of_inventory(inventory: Inventory) -> Users:
+    """Find the users of all tables that one Postfix reaches, pillar's or not."""
+    return together(of(table, inventory.settings) for table in inventory.tables)
+
+
+def of(table: Table, known: Settings) -> Users:
+    """Find as whom a table may log in: the user that it names, else each one that the client library may take.
+
+    Args:
+        table: Of any type: those of PostgreSQL and SQLite have no user of MariaDB or MySQL.
+        known: The settings of its Postfix.
+    """
+    if table.type != "mysql":
+        return Users(frozenset())
+    try:
+        keys = _keys(table, known)
+        if user := keys.get("user"):
+            return Users(frozenset([user]))
+        return Users(frozenset([known.expanded("mail_owner"), *_in_option_files(keys, known.queue_directory)]))
+    except CannotAsk as err:
+        return Users(frozenset(), (str(err),))
+
+
+def _keys(table: Table, known: Settings) -> Mapping[str, str]:
+    """The keys of a table. Those of a table whose name is no path are parameters of main.cf."""
+    if not os.path.isabs(table.path):
+        given = {key: f"{table.path}_{key}" for key in _ispmail_tablefile.SCHEMA}
+        return {key: known.expanded(name) for key, name in given.items() if name in known.explicit}
+    content = _ispmail_files.read(table.path).content
+    if not content:
+        # Processes that have read it before, or what is written there next, may log in as anybody.
+        raise CannotAsk(f"{table.path} is missing or empty")
+    return _ispmail_tablefile.parse(content)
+
+
+def _in_option_files(keys: Mapping[str, str], queue_directory: str) -> set[str]:
+    """The users that option files name: as programs outside the chroot see them, and those inside.
+
+    A program passes over a file that it cannot see or open, so it may take none of these users.
+    """
+    file, group = keys.get("option_file"), keys.get("option_group")
+    files: tuple[str, ...] = (file,) if file else _DEFAULT_FILES
+    if not file and group == "":
+        files = ()
+    found: set[str] = set()
+    for chroot in ("", queue_directory):
+        users: set[str] = set()
+        for file in files:
+            users = _users(_OptionFile(file, chroot, queue_directory), group or "") or users
+        found |= users
+    return found - {""}
+
+
+class _OptionFile(NamedTuple):
+    path: str  # as the program sees it
+    chroot: str  # of the program; empty for one outside
+    directory: str  # where a relative path begins: the queue directory, in the chroot too
+
+    @property
+    def real(self) -> str:
+        """Where it is."""
+        return f"{self.chroot}{self.path}" if os.path.isabs(self.path) else os.path.join(self.directory, self.path)
+
+
+def _users(file: _OptionFile, group: str, above: tuple[str, ...] = ()) -> set[str]:
+    """The users that may be the last one that a file sets, with those that it includes; the empty one unsets."""
+    found: set[str] = set()
+    # The library follows a file that includes itself 64 times, to the same end.
+    content = None if file.path in above else _ispmail_files.read(file.real).content
+    for step, value in _ispmail_optionfile.login_steps(content, group):
+        inner = file._replace(path=value)
+        if step == "user":
+            found = {value}
+        elif step == "include":
+            found = _users(inner, group, (*above, file.path)) or found
+        else:
+            # Some releases of the library read all of its files, others my.cnf only.
+            for name in _listed(inner.real):
+                found = found | _users(inner._replace(path=os.path.join(value, name)), group, (*above, file.path))
+    return found
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(directory) if name.endswith(".cnf")]
+    except FileNotFoundError:
+        return []
+    except OSError as err:
+        raise CannotAsk(f"{directory} cannot be read: {err.strerror}") from err

@@ -1,0 +1,358 @@
+"""Change one Postfix instance, all or nothing: files, main.cf, reload, check, deletions, and put back.
+
+The order is such that main.cf never names a table that is not there, wherever a change is cut off: new files, main.cf,
+reload, check, deletions. The way back is the same in reverse, and new files go last, after the reload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import _ispmail_files
+import _ispmail_postconf
+import _ispmail_postfix
+import _ispmail_tablefile
+from _ispmail_command import hot_file
+from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed, repr_without
+from _ispmail_files import Exchange, Replacement
+from _ispmail_journal import Journal
+from _ispmail_maincf import differing, same, words
+
+log = logging.getLogger(__name__)
+
+# Parameters that decide which domains are ours, see trivial-rewrite(8).
+_DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
+# How long to wait for another program that writes main.cf.
+_COLD_SECONDS = 5
+# Bytes that two small files may take.
+_BLOCKS = 2 * 4096
+
+
+class Change(NamedTuple):
+    """What one change of a Postfix instance consists of."""
+
+    config_directory: str
+    cache_directory: str  # where the journal is
+    files: tuple[Replacement, ...] = ()  # deletions too
+    parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
+    expected: Mapping[str, str | None] | None = None  # what main.cf must still set, None for not set
+    queue_directory: str = ""  # the instance's; empty: nothing of it is Postfix's, which need not be there
+
+    def __repr__(self) -> str:
+        return repr_without(self, "parameters", "expected")
+
+
+def make(
+    change: Change, check: Callable[[bool], None] | None = None, answers: Callable[[], str] | None = None
+) -> list[str]:
+    """Replace files and set parameters together, reload Postfix if it runs, check, and put all back if any of it fails.
+
+    A change that was cut off before is finished by it: what that one left beside the files is removed, and Postfix is
+    reloaded. A change without files and parameters does just that.
+
+    Args:
+        check: Called after the reload and before deletions, with whether Postfix runs. It raises an error of ours to
+            have everything put back.
+        answers: Called where everything was put back and Postfix reloaded: says how Postfix answers then.
+
+    Returns:
+        The processes that still use what they have read before, as `_ispmail_postfix.reload` does.
+
+    Raises:
+        Failed: Says why, and what is there now: nothing was changed, all was put back, or all is live and checked.
+        NotPutBack: It could not be put back.
+    """
+    journal = Journal(change.config_directory, change.cache_directory)
+    with journal.locked(), contextlib.ExitStack() as edit:
+        due = journal.due()
+        _refuse_unwritable(change, journal, due)
+        _remove_leftovers(due)
+        if change.parameters:
+            # From the reading to the renames: what another postconf sets meanwhile would be a reason to give up.
+            edit.enter_context(_ispmail_files.postconf_lock(_path(change)))
+        old_values = _old_values(change)
+        main_cf = _main_cf(change, old_values, journal.workspace)
+        for each in main_cf:
+            _ispmail_postconf.refuse_broken(each, change.parameters or {}, change.config_directory, journal.workspace)
+        exchange = Exchange([*change.files, *main_cf])
+        journal.write([*(due or ()), *exchange.paths])
+        try:
+            exchange.put()
+            edit.close()
+            old_processes = _forward(change, exchange, due is not None, check)
+        except BaseException as err:
+            edit.close()
+            try:
+                outcome, reloaded = _put_back(change, exchange, journal, due, old_values)
+            except NotPutBack as second:
+                raise NotPutBack(f"{_reason(err)}\n{second}") from err
+            if not isinstance(err, Exception):
+                raise
+            if reloaded and answers:
+                outcome += f" {answers()}"
+            raise Failed(f"{_reason(err)}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
+        _finish(exchange, journal)
+    return old_processes
+
+
+def rehearse(change: Change) -> None:
+    """See that the files can be written, and have Postfix check main.cf, as `make` does; change nothing.
+
+    Raises:
+        Failed: A file cannot be written, or Postfix refuses main.cf.
+    """
+    journal = Journal(change.config_directory, change.cache_directory)
+    _refuse_unwritable(change, journal, journal.due())
+    if change.parameters:
+        edited = _ispmail_postconf.edited(change.parameters, change.config_directory)
+        _ispmail_postconf.refuse_broken(edited, change.parameters, change.config_directory)
+
+
+def _refuse_unwritable(change: Change, journal: Journal, due: list[str] | None) -> None:
+    rooms = dict.fromkeys(due or (), 0)
+    # Two copies of each, in whole blocks.
+    rooms |= {each.path: 2 * len(each.new.content) + _BLOCKS if each.new.content else 0 for each in change.files}
+    if change.parameters:
+        rooms[_path(change)] = 2 * os.path.getsize(_path(change)) + _BLOCKS
+    rooms[journal.workspace] = _BLOCKS
+    reasons = _ispmail_files.obstacles(rooms)
+    if reasons:
+        raise Failed(listed("Nothing was changed, these cannot be written", reasons))
+
+
+def _path(change: Change) -> str:
+    """The instance's main.cf, symbolic links resolved."""
+    return os.path.realpath(os.path.join(change.config_directory, "main.cf"))
+
+
+def _old_values(change: Change) -> dict[str, str | None]:
+    """What the parameters of a change have now; refuses where somebody else has set what it relies on meanwhile."""
+    if not change.expected and not change.parameters:
+        return {}
+    parameters = change.parameters or {}
+    # Another program may be about to write it: Postfix's own programs wait too.
+    if not _gets_cold(_path(change)):
+        raise CannotAsk(f"Nothing was changed: {hot_file(_path(change))}")
+    found = _ispmail_postconf.explicit(change.config_directory)
+    for name, value in (change.expected or {}).items():
+        if not any(same(found.get(name), allowed) for allowed in (value, parameters.get(name, value))):
+            raise ChangedMeanwhile(
+                f"{name} in {change.config_directory}/main.cf was changed by somebody else meanwhile, "
+                "nothing was written: try again"
+            )
+    return {name: found.get(name) for name in parameters}
+
+
+def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:
+    """What main.cf becomes, in two steps where domains come or go together with the maps of their addresses.
+
+    smtpd and trivial-rewrite read main.cf at different times. Where trivial-rewrite knows a domain, and smtpd not the
+    map of its mailboxes, each address of that domain is accepted. So domains come last and go first.
+    """
+    if not change.parameters:
+        return []
+    edited = _ispmail_postconf.edited(change.parameters, change.config_directory, workspace)
+    domains = {name: value for name, value in change.parameters.items() if name in _DOMAINS}
+    rest = {name: value for name, value in change.parameters.items() if name not in _DOMAINS}
+    more = sum(len(words(value or "")) - len(words(old_values[name] or "")) for name, value in domains.items())
+    if not more or not rest:
+        return [edited]
+    first = _ispmail_postconf.edited(rest if more > 0 else domains, change.config_directory, workspace)
+    return [edited._replace(between=first.new.content)]
+
+
+def _remove_leftovers(due: list[str] | None) -> None:
+    try:
+        _ispmail_files.remove_leftovers(due or ())
+    except Failed as err:
+        raise Failed(f"Nothing was changed, an interrupted change is still to be finished: {err}") from err
+
+
+def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
+    master = _master(change)
+    running = master is not None
+    try:
+        return _load(change, exchange, due, running, check)
+    except IspmailError as err:
+        if running and _master(change) != master:
+            raise Failed(
+                "Postfix was stopped or restarted by another program meanwhile, such as an upgrade of its package: "
+                f"try again when that has ended ({err})"
+            ) from err
+        raise
+
+
+def _load(
+    change: Change, exchange: Exchange, due: bool, running: bool, check: Callable[[bool], None] | None
+) -> list[str]:
+    """Have Postfix read what is new, check, and delete."""
+    if exchange.two_steps:
+        if running:
+            _reload(change, once_more=True)
+        exchange.complete()
+        # It may have been started in between, with the first step.
+        running = _master(change) is not None
+    # Deletions alone are of files that main.cf does not name.
+    reload_due = due or bool(exchange.begun)
+    old_processes = _reload(change) if running and reload_due else []
+    if check:
+        check(running)
+    _refuse_lost(change)
+    exchange.delete()
+    return old_processes
+
+
+def _refuse_lost(change: Change) -> None:
+    """Refuse to end, and to delete what main.cf may name again, where another program has written an older main.cf."""
+    if _lost(change):
+        _gets_cold(_path(change))
+    if lost := _lost(change):
+        raise ChangedMeanwhile(
+            f"another program has rewritten {_path(change)} meanwhile, without postconf's lock, and with other values "
+            f"of {', '.join(lost)}: try again when it has ended"
+        )
+
+
+def _lost(change: Change) -> list[str]:
+    """The parameters that have other values in main.cf than the change sets."""
+    if not change.parameters:
+        return []
+    # postconf would wait until main.cf is two seconds old.
+    return differing(_ispmail_tablefile.parse(_ispmail_files.read(_path(change)).content), change.parameters)
+
+
+def _gets_cold(path: str) -> bool:
+    """Let another program finish: like Postfix, take a file for half-written while it is less than two seconds old.
+
+    Returns:
+        Whether it has finished; False where it writes again and again.
+    """
+    until = time.monotonic() + _COLD_SECONDS
+    with contextlib.suppress(FileNotFoundError):
+        while abs(time.time() - os.stat(path).st_mtime) < 2:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+    return True
+
+
+def _finish(exchange: Exchange, journal: Journal) -> None:
+    try:
+        exchange.forget()
+        journal.clear()
+    except Failed as err:
+        raise Failed(f"The change is live and checked, but not finished: {err}. Apply again to finish it") from err
+
+
+def _put_back(
+    change: Change, exchange: Exchange, journal: Journal, due: list[str] | None, old_values: Mapping[str, str | None]
+) -> tuple[str, bool]:
+    """Put everything back as it was; the journal is cleared only where nothing is left to do.
+
+    Returns:
+        What there is now, as sentences, and whether Postfix was reloaded.
+
+    Raises:
+        NotPutBack: Says how far it came.
+    """
+    began = time.monotonic()
+    changed = ", ".join(exchange.begun)
+    outcome, running = "Nothing was changed, Postfix answers as before.", False
+    if changed:
+        _restore(change, exchange, journal.workspace, old_values)
+        running = _reload_and_drop(change, exchange)
+        # An interrupted state is not "as it was": main.cf and files may be of two changes.
+        state = "as it was" if due is None else "as the change that was cut off before had left it"
+        outcome = f"Everything was put back {state}{', and Postfix reloaded' if running else ''}."
+        if due is not None:
+            outcome += " Apply again to finish that change."
+        log.warning("put back in %s: %s, in %.2f s", change.config_directory, changed, time.monotonic() - began)
+    try:
+        exchange.forget()
+        if due is None:
+            journal.clear()
+        else:
+            journal.write(due)
+    except Failed as err:
+        outcome += f" One thing is left to do: {err}. Apply again to have it done."
+    return outcome, running
+
+
+def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Mapping[str, str | None]) -> None:
+    directory = change.config_directory
+    if exchange.two_steps:
+        # Where that fails, as on a full disk, the way back is one step.
+        with contextlib.suppress(IspmailError):
+            exchange.retreat()
+            _reloaded(change, once_more=True)
+    try:
+        exchange.restore(lambda: _old_main_cf(change, workspace, old_values))
+    except IspmailError as err:
+        paths = ", ".join(exchange.begun)
+        log.error("could not put back in %s: %s", directory, paths)
+        # What runs is to agree with what is on disk, as far as that goes.
+        with contextlib.suppress(IspmailError):
+            _reloaded(change)
+        raise NotPutBack(f"It could not be put back ({err}): mail may be affected, look at {paths} now") from err
+
+
+def _old_main_cf(change: Change, workspace: str, old_values: Mapping[str, str | None]) -> Replacement:
+    """The main.cf that another program has written since, with old values in place of ours; what that one set stays."""
+    _gets_cold(_path(change))
+    theirs = _lost(change)
+    ours = {name: value for name, value in old_values.items() if name not in theirs}
+    return _ispmail_postconf.edited(ours, change.config_directory, workspace)
+
+
+def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
+    """Reload Postfix if it runs, then remove the new files, which it asks no more; return whether it runs."""
+    try:
+        try:
+            running = _reloaded(change)
+        except IspmailError:
+            # Processes with different configurations may accept what they should not: worth a second try.
+            running = _reloaded(change)
+        if named := _named(change, exchange):
+            raise ChangedMeanwhile(f"another program has set main.cf to use {', '.join(named)}")
+        exchange.drop()
+        return running
+    except IspmailError as err:
+        directory = change.config_directory
+        new = f" except {', '.join(exchange.begun)}, which were not there before" if exchange.begun else ""
+        log.error("files are put back in %s, the rest is not done", directory)
+        raise NotPutBack(
+            f"All files are as before{new}. The rest could not be done ({err}): "
+            f"processes of Postfix may still use the new files. Run postfix -c {directory} reload, or apply again"
+        ) from err
+
+
+def _named(change: Change, exchange: Exchange) -> list[str]:
+    """The new files that main.cf names all the same."""
+    text = _ispmail_files.read(_path(change)).content or b"" if change.parameters and exchange.begun else b""
+    return [path for path in exchange.begun if os.fsencode(path) in text]
+
+
+def _reloaded(change: Change, once_more: bool = False) -> bool:
+    """Reload Postfix if it runs and the change is Postfix's, and return whether it was."""
+    running = _master(change) is not None
+    if running:
+        _reload(change, once_more)
+    return running
+
+
+def _master(change: Change) -> int | None:
+    """The process of the Postfix that a change is for; None where it does not run, or the change is not Postfix's."""
+    return _ispmail_postfix.master(change.queue_directory) if change.queue_directory else None
+
+
+def _reload(change: Change, once_more: bool = False) -> list[str]:
+    return _ispmail_postfix.reload(change.config_directory, change.queue_directory, once_more=once_more)
+
+
+def _reason(err: BaseException) -> str:
+    return str(err) if isinstance(err, IspmailError) else f"unforeseen {kind_of(err)}"
