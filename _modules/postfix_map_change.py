@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("d6a277e656ad")
+ispmail_stamp.require("8a7c8f326355")
 
 import ispmail_apply
 import ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("d6a277e656ad")
+ispmail_stamp.require("8a7c8f326355")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

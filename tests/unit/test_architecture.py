@@ -21,6 +21,7 @@ DUNDERS = {"__salt__", "__opts__", "__pillar__", "__grains__", "__context__", "_
 # What a pure file may import: nothing that opens a file, a socket or a process.
 PURE = {
     "__future__",
+    "base64",
     "collections",
     "collections.abc",
     "contextlib",
@@ -29,13 +30,26 @@ PURE = {
     "enum",
     "functools",
     "hashlib",
+    "hmac",
     "ipaddress",
 }
-PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "types", "typing"}
+PURE |= {
+    "itertools",
+    "json",
+    "math",
+    "os.path",
+    "re",
+    "stringprep",
+    "sys",
+    "textwrap",
+    "types",
+    "typing",
+    "unicodedata",
+}
 
 
 # What holds a secret, or what is in a file: fields of these names, and of others in one class only.
-SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "data", "stdout", "stderr"}
+SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "verifier", "data", "stdout", "stderr"}
 SECRET_IN = {
     "ispmail_hosts.Host": {"text"},
     "ispmail_config.Answer": {"answer"},
@@ -43,6 +57,7 @@ SECRET_IN = {
     "ispmail_plan.Difference": {"parameters"},
     "ispmail_transaction.Change": {"parameters", "expected"},
     "ispmail_database.Step": {"arguments"},
+    "ispmail_scram.Keys": {"client", "server"},
 }
 CANARY = "canary-Zq8x7"
 
