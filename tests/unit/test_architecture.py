@@ -58,6 +58,7 @@ SECRET_IN = {
     "ispmail_transaction.Change": {"parameters", "expected"},
     "ispmail_database.Step": {"arguments"},
     "ispmail_scram.Keys": {"client", "server"},
+    "ispmail_scram._Verifier": {"salt", "stored"},
 }
 CANARY = "canary-Zq8x7"
 
