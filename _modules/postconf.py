@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a7c8f326355")
+ispmail_stamp.require("7d5bf0d6ee67")
 
 import ispmail_postconf
 from ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("8a7c8f326355")
+ispmail_stamp.require("7d5bf0d6ee67")
 
 import ispmail_apply
 import ispmail_compare
