@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("7d5bf0d6ee67")
+ispmail_stamp.require("aae1aa445bc8")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("7d5bf0d6ee67")
+ispmail_stamp.require("aae1aa445bc8")
 
 
 import ispmail_accounts

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("7d5bf0d6ee67")
+ispmail_stamp.require("aae1aa445bc8")
 
 import ispmail_compare
 import ispmail_consumers

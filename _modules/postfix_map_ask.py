@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("7d5bf0d6ee67")
+ispmail_stamp.require("aae1aa445bc8")
 
 import ispmail_answers
 import ispmail_classes

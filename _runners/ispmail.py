@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("7d5bf0d6ee67")
+ispmail_stamp.require("aae1aa445bc8")
 
 import salt.client
 import salt.utils.event

@@ -106,7 +106,7 @@ class Client:
         self._begin(_ANSWER, _STATEMENT_BYTES)
         names: list[str] = []
         rows: list[dict[str, str | None]] = []
-        with self._failing(keep=True):
+        with self._failing():
             self._write(b"Q", _c(statement))
             error = None
             for kind, body in self._messages(raising=False):
@@ -133,16 +133,12 @@ class Client:
             sock.close()
 
     @contextlib.contextmanager
-    def _failing(self, keep: bool = False) -> Iterator[None]:
-        """Raise errors in our words, and close the connection.
-
-        Args:
-            keep: Whether it stays open where the server has refused a statement.
-        """
+    def _failing(self) -> Iterator[None]:
+        """Raise errors in our words, and close the connection, unless the server has refused what it was asked."""
         try:
             yield
         except PostgreSQLError as err:
-            if not (keep and err.state):
+            if not err.state:
                 self.close()
             raise PostgreSQLError(f"{self.where}: {err}", err.state) from None
         except ssl.SSLError:
@@ -266,8 +262,6 @@ class Client:
         while True:
             head = self._read(5)
             kind, size = head[:1], struct.unpack("!i", head[1:])[0] - 4
-            if size < 0:
-                raise PostgreSQLError(_UNREADABLE)
             body = self._read(size)
             if kind == b"E" and raising:
                 raise _error(body)
