@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 import ispmail_accounts
 import ispmail_holders

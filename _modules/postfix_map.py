@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 import ispmail_compare
 import ispmail_consumers

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 import ispmail_answers
 import ispmail_classes

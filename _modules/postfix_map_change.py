@@ -7,7 +7,7 @@ import functools
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 import ispmail_apply
 import ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 import salt.client
 import salt.utils.event

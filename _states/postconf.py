@@ -2,7 +2,7 @@
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 from ispmail_salt import state
 

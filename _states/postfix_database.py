@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import ispmail_stamp
 
-ispmail_stamp.require("aae1aa445bc8")
+ispmail_stamp.require("c84effc7ff7a")
 
 from ispmail_salt import state
 

@@ -19,6 +19,7 @@ import struct
 import time
 from collections.abc import Iterator
 
+import ispmail_peer
 import ispmail_scram
 from ispmail_client import Login, tls_context
 from ispmail_errors import DatabaseError
@@ -67,15 +68,17 @@ class PostgreSQLError(DatabaseError):
 class Client:
     """One connection. What fails on it is reported by SQLSTATE and in our own words, never in the server's."""
 
-    def __init__(self, where: str, login: Login) -> None:
+    def __init__(self, where: str, login: Login, system_user: str | None = None) -> None:
         """Connect to nothing yet.
 
         Args:
             where: The server, in messages.
             login: How to log in.
+            system_user: As which user of this system to connect to a unix socket, for a login by peer; None as we are.
         """
         self.where = where
         self._login = login
+        self._system_user = system_user
         self._sock: socket.socket | None = None
         self._until = 0.0
         self._bytes = 0
@@ -164,6 +167,8 @@ class Client:
     def _opened(self) -> socket.socket:
         login = self._login
         try:
+            if login.unix_socket and self._system_user:
+                return ispmail_peer.connect(login.unix_socket, self._system_user, self._left())
             if login.unix_socket:
                 sock = socket.socket(socket.AF_UNIX)
                 sock.settimeout(self._left())

@@ -130,9 +130,14 @@ class PostgreSQL:
         self.stop()
         return self.start()
 
-    def set_hba(self, text: str) -> None:
-        """Write pg_hba.conf, with our own line for the superuser above it, and have the server read it."""
-        self.hba.write_text(HBA.splitlines()[0] + "\n" + text)
+    def set_hba(self, text: str, own: bool = True) -> None:
+        """Write pg_hba.conf, and have the server read it.
+
+        Args:
+            text: Its lines.
+            own: Whether our own line for the superuser stands above them: without it `sql` may fail from then on.
+        """
+        self.hba.write_text(HBA.splitlines(keepends=True)[0] + text if own else text)
         self.sql("SELECT pg_reload_conf()")
         # The postmaster does so when it gets to it, and does not say when.
         time.sleep(0.2)

@@ -11,13 +11,14 @@ import time
 
 import pytest
 
+import ispmail_peer
 import ispmail_postgresql
 import ispmail_postgresql_client
 import ispmail_scram
 from ispmail_client import TLS, Login
 from ispmail_postgresql_client import Client, PostgreSQLError
 from lab import HOST, scratch
-from lab.postgresql import PostgreSQL
+from lab.postgresql import HBA, PostgreSQL
 
 from .database import Listener, certificate, in_background
 from .test_postgresql import PASSWORDS, made
@@ -152,6 +153,40 @@ def test_what_a_refusal_means(account, statement, state):
     assert refused(login(account.port)).startswith(f"error {state}: ")
     account.sql(f"ALTER ROLE {USER} LOGIN VALID UNTIL 'infinity' CONNECTION LIMIT -1")
     account.sql("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+
+
+# By peer, as Debian has it for the superuser.
+
+
+def as_admin(server, user, path=None):
+    admin = login(server.port, "", user="postgres", unix_socket=path or server.socket, host=None)
+    with contextlib.closing(Client("the server", admin, user)) as client:
+        client.connect()
+        return os.geteuid(), client.ask("SELECT current_user AS me")
+
+
+def test_root_logs_in_as_the_superuser_by_peer(account):
+    account.set_hba("local all all peer\n", own=False)
+    try:
+        assert as_admin(account, "postgres") == (0, [{"me": "postgres"}])
+        for user in (None, "nobody"):
+            with pytest.raises(PostgreSQLError, match="error 28000"):
+                as_admin(account, user)
+    finally:
+        account.hba.write_text(HBA)
+        account.restart()
+
+
+@pytest.mark.parametrize(("user", "path"), [("no-such-user", None), ("postgres", "/nowhere/.s.PGSQL.5432")])
+def test_nobody_can_connect(server, user, path):
+    with pytest.raises(PostgreSQLError, match="it cannot be reached"):
+        as_admin(server, user, path)
+
+
+def test_the_connection_is_not_left_to_programs_that_are_started(server):
+    with ispmail_peer.connect(server.socket, "postgres", 5) as connection:
+        assert not connection.get_inheritable()
+        assert connection.getpeername() == server.socket
 
 
 # Others.
