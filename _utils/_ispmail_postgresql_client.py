@@ -1,0 +1,339 @@
+"""The client of PostgreSQL: log in and run statements, bounded in time and bytes.
+
+It speaks version 3.0 of the protocol itself, see "Frontend/Backend Protocol" in PostgreSQL's manual. libpq before 16
+and pg8000 give the password in clear text to any server that asks for it, and run statements on one that asks for
+nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+
+import _ispmail_peer
+import _ispmail_scram
+from _ispmail_client import Login, tls_context
+from _ispmail_errors import DatabaseError
+
+# In seconds, of the login and of a statement.
+_LOGIN, _ANSWER = 10.0, 10.0
+# How much a server may send until the login has ended, and then for one statement; and what each message counts beside
+# its bytes, as a short row takes far more memory than it has bytes.
+_LOGIN_BYTES, _STATEMENT_BYTES, _MESSAGE_BYTES = 2**16, 2**24, 64
+_PROTOCOL, _TLS_REQUEST = 196608, 80877103
+_OK, _CLEAR, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
+_SCRAM = "SCRAM-SHA-256"
+# A server that is not known to be the right one could have a password hashed less, to try passwords faster; any could
+# have it hashed for hours.
+_LEAST_ITERATIONS, _MOST_ITERATIONS = _ispmail_scram.ITERATIONS, 10**6
+_CHALLENGE = re.compile(r"r=(?P<nonce>[!-+\--~]+),s=(?P<salt>[A-Za-z0-9+/]+={0,2}),i=(?P<iterations>[1-9][0-9]{0,8})")
+
+_LOST = "it did not answer in time, or closed the connection: check that it is well"
+_UNREADABLE = "an unreadable answer: check that it is a PostgreSQL server, and see the server's log"
+_NO_TLS = "TLS failed: check that the server offers it, its certificate, and the CA"
+# What each SQLSTATE means to an admin, and each class of them.
+_MEANINGS = {
+    "28P01": "access is denied: check user and password, and that VALID UNTIL of the role has not passed",
+    "28000": "access is denied: check that the role exists and has LOGIN, and that pg_hba.conf has a line for it",
+    "3D000": "there is no such database: check dbname, or apply ispmail.database on the database server",
+    "42501": "access is denied: check the grants of the role",
+    "42P01": "a table does not exist: check the query, or apply ispmail.database on the database server",
+    "42703": "a column of the query does not exist: check the query",
+    "42601": "it does not understand the statement: check the query, and the server's version",
+    "53300": "too many connections: raise max_connections, or set proxy: true for the maps",
+    "55P03": "another session holds a lock: see pg_locks there, and try again",
+    "2BP01": "the role owns something, or holds grants: see DROP OWNED",
+    "57P03": "it is starting up or shutting down: try again",
+    "25006": "it is a read-only replica: use the primary",
+}
+
+
+class PostgreSQLError(DatabaseError):
+    """The server refused. `state` is its SQLSTATE, empty where there is none."""
+
+    def __init__(self, text: str, state: str = "") -> None:
+        super().__init__(text)
+        self.state = state
+
+
+class Client:
+    """One connection. What fails on it is reported by SQLSTATE and in our own words, never in the server's."""
+
+    def __init__(self, where: str, login: Login, system_user: str | None = None) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            where: The server, in messages.
+            login: How to log in.
+            system_user: As which user of this system to connect to a unix socket, for a login by peer; None as we are.
+        """
+        self.where = where
+        self._login = login
+        self._system_user = system_user
+        self._sock: socket.socket | None = None
+        self._until = 0.0
+        self._bytes = 0
+
+    def connect(self) -> None:
+        """Log in.
+
+        Raises:
+            PostgreSQLError: The server cannot be reached, refuses, or asks for what it must not get.
+        """
+        self._begin(_LOGIN, _LOGIN_BYTES)
+        with self._failing():
+            self._sock = self._opened()
+            names = {"user": self._login.user, "database": self._login.database or self._login.user}
+            body = b"".join(_c(text) for pair in {**names, "client_encoding": "UTF8"}.items() for text in pair)
+            self._write(b"", struct.pack("!i", _PROTOCOL) + body + b"\0")
+            self._authenticate()
+            for kind, _ in self._messages():
+                if kind == b"Z":
+                    return
+
+    def ask(self, statement: str) -> list[dict[str, str | None]]:
+        """Run statements in one transaction. The rows of the last one that has some, as texts.
+
+        Raises:
+            PostgreSQLError: One fails.
+        """
+        self._begin(_ANSWER, _STATEMENT_BYTES)
+        names: list[str] = []
+        rows: list[dict[str, str | None]] = []
+        with self._failing():
+            self._write(b"Q", _c(statement))
+            error = None
+            for kind, body in self._messages(raising=False):
+                if kind == b"T":
+                    names, rows = _names(body), []
+                elif kind == b"D":
+                    rows.append(dict(zip(names, _values(body))))
+                elif kind == b"E":
+                    error = _error(body)
+                elif kind == b"Z":
+                    break
+                elif kind not in b"CIn":
+                    raise PostgreSQLError(_UNREADABLE)
+            if error:
+                raise error
+        return rows
+
+    def close(self) -> None:
+        """Log out."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.sendall(b"X" + struct.pack("!i", 4))
+            sock.close()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Raise errors in our words, and close the connection, unless the server has refused what it was asked."""
+        try:
+            yield
+        except PostgreSQLError as err:
+            if not err.state:
+                self.close()
+            raise PostgreSQLError(f"{self.where}: {err}", err.state) from None
+        except ssl.SSLError:
+            self.close()
+            raise PostgreSQLError(f"{self.where}: {_NO_TLS}") from None
+        except OSError:
+            self.close()
+            raise PostgreSQLError(f"{self.where}: {_LOST}") from None
+        except (ValueError, LookupError, struct.error):
+            self.close()
+            raise PostgreSQLError(f"{self.where}: {_UNREADABLE}") from None
+
+    def _begin(self, within: float, most: int) -> None:
+        """Give what follows so many seconds and bytes."""
+        self._until, self._bytes = time.monotonic() + within, most
+
+    def _left(self) -> float:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise PostgreSQLError(_LOST)
+        return left
+
+    def _opened(self) -> socket.socket:
+        login = self._login
+        try:
+            if login.unix_socket and self._system_user:
+                return _ispmail_peer.connect(login.unix_socket, self._system_user, self._left())
+            if login.unix_socket:
+                sock = socket.socket(socket.AF_UNIX)
+                sock.settimeout(self._left())
+                sock.connect(login.unix_socket)
+                return sock
+            sock = socket.create_connection((login.host or "localhost", int(login.port)), self._left())
+        except (OSError, OverflowError):
+            raise PostgreSQLError("it cannot be reached: check the address, and that it runs") from None
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not login.tls:
+            return sock
+        sock.sendall(struct.pack("!ii", 8, _TLS_REQUEST))
+        # One byte only: what follows it in clear could have been put there by somebody else.
+        if sock.recv(1) != b"S":
+            raise PostgreSQLError(_NO_TLS)
+        sock.settimeout(self._left())
+        return tls_context(login.tls).wrap_socket(sock, server_hostname=login.host)
+
+    def _is_verified(self) -> bool:
+        """Whether the server is known to be the right one: by its unix socket, or by certificate and host name."""
+        sock = self._sock
+        if isinstance(sock, ssl.SSLSocket):
+            return sock.context.verify_mode == ssl.CERT_REQUIRED and sock.context.check_hostname
+        return bool(self._login.unix_socket)
+
+    def _authenticate(self) -> None:
+        """Answer what the server asks for, if it may have it."""
+        login = self._login
+        way, body = self._question()
+        if way == _SASL:
+            self._scram(body)
+            way, body = self._question()
+        elif way != _OK or login.password:
+            if not self._is_verified():
+                raise PostgreSQLError(
+                    "it does not log in by scram-sha-256, which proves that it is the right server: give the role a "
+                    "password by scram-sha-256, and pg_hba.conf that method; or use a unix socket, or TLS with a CA"
+                )
+            if way == _CLEAR:
+                self._write(b"p", login.password + b"\0")
+            elif way == _MD5:
+                user = login.user.encode("utf-8", "surrogateescape")
+                once = hashlib.md5(login.password + user, usedforsecurity=False).hexdigest().encode()
+                again = hashlib.md5(once + body[:4], usedforsecurity=False).hexdigest()
+                self._write(b"p", _c(f"md5{again}"))
+            if way in (_CLEAR, _MD5):
+                way, body = self._question()
+        if way != _OK:
+            raise PostgreSQLError("it asks for a login that is neither scram-sha-256 nor a password: see pg_hba.conf")
+
+    def _scram(self, body: bytes) -> None:
+        """Log in by RFC 5802, and see that the server knows the password's verifier."""
+        if _SCRAM.encode() not in body.split(b"\0"):
+            raise PostgreSQLError(_UNREADABLE)
+        first = f"n=,r={base64.b64encode(os.urandom(18)).decode()}"
+        message = f"n,,{first}".encode()
+        self._write(b"p", _c(_SCRAM) + struct.pack("!i", len(message)) + message)
+        challenge = self._sasl(_SASL_CONTINUE)
+        found = _CHALLENGE.fullmatch(challenge)
+        if not found or not found["nonce"].startswith(first.partition("r=")[2]):
+            raise PostgreSQLError(_UNREADABLE)
+        iterations = int(found["iterations"])
+        least = 1 if self._is_verified() else _LEAST_ITERATIONS
+        if not least <= iterations <= _MOST_ITERATIONS:
+            raise PostgreSQLError(f"its verifier has {iterations} iterations, use {least} to {_MOST_ITERATIONS}")
+        keys = _ispmail_scram.keys(self._login.password, base64.b64decode(found["salt"], validate=True), iterations)
+        last = f"c=biws,r={found['nonce']}"
+        signed = f"{first},{challenge},{last}".encode()
+        signature = hmac.digest(keys.stored, signed, "sha256")
+        proof = bytes(one ^ other for one, other in zip(keys.client, signature))
+        self._write(b"p", f"{last},p={base64.b64encode(proof).decode()}".encode())
+        expected = f"v={base64.b64encode(hmac.digest(keys.server, signed, 'sha256')).decode()}"
+        if not hmac.compare_digest(self._sasl(_SASL_FINAL).encode(), expected.encode()):
+            raise PostgreSQLError("it does not know the password's verifier: check that it is the right server")
+
+    def _sasl(self, way: int) -> str:
+        found, body = self._question()
+        if found != way:
+            raise PostgreSQLError(_UNREADABLE)
+        return body.decode("ascii")
+
+    def _question(self) -> tuple[int, bytes]:
+        """The next message of the login: its code, and what is behind that."""
+        for kind, body in self._messages():
+            if kind != b"R":
+                break
+            return struct.unpack_from("!i", body)[0], body[4:]
+        raise PostgreSQLError(_UNREADABLE)
+
+    def _messages(self, raising: bool = True) -> Iterator[tuple[bytes, bytes]]:
+        """What the server sends, without what may come at any time.
+
+        Args:
+            raising: Whether an error is raised.
+        """
+        while True:
+            head = self._read(5)
+            kind, size = head[:1], struct.unpack("!i", head[1:])[0] - 4
+            body = self._read(size)
+            if kind == b"E" and raising:
+                raise _error(body)
+            if kind not in b"NSAK":
+                yield kind, body
+
+    def _read(self, count: int) -> bytes:
+        self._bytes -= count + _MESSAGE_BYTES
+        if self._bytes < 0:
+            raise PostgreSQLError("it sends more than any answer needs: check that it is the right server")
+        parts = []
+        while count:
+            sock = self._open_socket()
+            sock.settimeout(self._left())
+            part = sock.recv(min(count, 2**16))
+            if not part:
+                raise PostgreSQLError(_LOST)
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def _write(self, kind: bytes, body: bytes) -> None:
+        sock = self._open_socket()
+        sock.settimeout(self._left())
+        sock.sendall(kind + struct.pack("!i", len(body) + 4) + body)
+
+    def _open_socket(self) -> socket.socket:
+        if self._sock is None:
+            raise PostgreSQLError(_LOST)
+        return self._sock
+
+
+def _c(text: str) -> bytes:
+    """A text as the protocol has it."""
+    data = text.encode("utf-8", "surrogateescape")
+    if b"\0" in data:
+        raise ValueError("a text in PostgreSQL cannot have a NUL")
+    return data + b"\0"
+
+
+def _error(body: bytes) -> PostgreSQLError:
+    fields = {part[:1]: part[1:] for part in body.split(b"\0")}
+    state = fields.get(b"C", b"").decode("ascii")
+    if not re.fullmatch("[0-9A-Z]{5}", state):
+        return PostgreSQLError(_UNREADABLE)
+    meaning = _MEANINGS.get(state, "see that SQLSTATE in the server's manual, and the server's log")
+    return PostgreSQLError(f"error {state}: {meaning}", state)
+
+
+def _names(body: bytes) -> list[str]:
+    (count,) = struct.unpack_from("!h", body)
+    names, at = [], 2
+    for _ in range(count):
+        end = body.index(b"\0", at)
+        names.append(body[at:end].decode())
+        at = end + 1 + 18
+    return names
+
+
+def _values(body: bytes) -> Iterator[str | None]:
+    (count,) = struct.unpack_from("!h", body)
+    at = 2
+    for _ in range(count):
+        (size,) = struct.unpack_from("!i", body, at)
+        at += 4
+        if size < 0:
+            yield None
+            continue
+        yield body[at : at + size].decode()
+        at += size
