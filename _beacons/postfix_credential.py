@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cd5a70bbe3ee")
+_ispmail_stamp.require("7f0e434bb08a")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cd5a70bbe3ee")
+_ispmail_stamp.require("7f0e434bb08a")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cd5a70bbe3ee")
+_ispmail_stamp.require("7f0e434bb08a")
 
 import _ispmail_apply
 import _ispmail_compare

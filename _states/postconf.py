@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cd5a70bbe3ee")
+_ispmail_stamp.require("7f0e434bb08a")
 
 from _ispmail_salt import state
 

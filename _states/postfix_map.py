@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cd5a70bbe3ee")
+_ispmail_stamp.require("7f0e434bb08a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -21,65 +21,56 @@ from collections.abc import Iterator
 
 import _ispmail_peer
 import _ispmail_scram
-from _ispmail_client import Login, tls_context
+from _ispmail_client import TLS, Login, tls_context
 from _ispmail_errors import DatabaseError
+from _ispmail_sqlstates import LOST, NO_TLS, UNREACHABLE, UNREADABLE, stated
 
-# In seconds, of the login and of a statement.
-_LOGIN, _ANSWER = 10.0, 10.0
+# In seconds: for each address, of the login, of a statement, and of one that builds an index.
+_CONNECT, _LOGIN, _ANSWER, _BUILD = 5.0, 10.0, 10.0, 300.0
 # How much a server may send until the login has ended, and then for one statement; and what each message counts beside
 # its bytes, as a short row takes far more memory than it has bytes.
 _LOGIN_BYTES, _STATEMENT_BYTES, _MESSAGE_BYTES = 2**16, 2**24, 64
+# What libpq does without any settings: TLS where the server offers it, whoever it is.
+_PREFERRED = TLS(None, None, None, None, verify_name=False)
 _PROTOCOL, _TLS_REQUEST = 196608, 80877103
 _OK, _CLEAR, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
 _SCRAM = "SCRAM-SHA-256"
+# The ways to log in, as pg_hba.conf names them. A login by peer looks like one by trust.
+_NAMES = {_OK: "trust or peer", _CLEAR: "password", _MD5: "md5", _SASL: "scram-sha-256"}
 # A server that is not known to be the right one could have a password hashed less, to try passwords faster; any could
 # have it hashed for hours.
 _LEAST_ITERATIONS, _MOST_ITERATIONS = _ispmail_scram.ITERATIONS, 10**6
 _CHALLENGE = re.compile(r"r=(?P<nonce>[!-+\--~]+),s=(?P<salt>[A-Za-z0-9+/]+={0,2}),i=(?P<iterations>[1-9][0-9]{0,8})")
 
-_LOST = "it did not answer in time, or closed the connection: check that it is well"
-_UNREADABLE = "an unreadable answer: check that it is a PostgreSQL server, and see the server's log"
-_NO_TLS = "TLS failed: check that the server offers it, its certificate, and the CA"
-# What each SQLSTATE means to an admin, and each class of them.
-_MEANINGS = {
-    "28P01": "access is denied: check user and password, and that VALID UNTIL of the role has not passed",
-    "28000": "access is denied: check that the role exists and has LOGIN, and that pg_hba.conf has a line for it",
-    "3D000": "there is no such database: check dbname, or apply ispmail.database on the database server",
-    "42501": "access is denied: check the grants of the role",
-    "42P01": "a table does not exist: check the query, or apply ispmail.database on the database server",
-    "42703": "a column of the query does not exist: check the query",
-    "42601": "it does not understand the statement: check the query, and the server's version",
-    "53300": "too many connections: raise max_connections, or set proxy: true for the maps",
-    "55P03": "another session holds a lock: see pg_locks there, and try again",
-    "2BP01": "the role owns something, or holds grants: see DROP OWNED",
-    "57P03": "it is starting up or shutting down: try again",
-    "25006": "it is a read-only replica: use the primary",
-}
-
-
-class PostgreSQLError(DatabaseError):
-    """The server refused. `state` is its SQLSTATE, empty where there is none."""
-
-    def __init__(self, text: str, state: str = "") -> None:
-        super().__init__(text)
-        self.state = state
-
 
 class Client:
     """One connection. What fails on it is reported by SQLSTATE and in our own words, never in the server's."""
 
-    def __init__(self, where: str, login: Login, system_user: str | None = None) -> None:
+    def __init__(
+        self,
+        where: str,
+        login: Login,
+        connect_within: float = _CONNECT,
+        login_within: float = _LOGIN,
+        system_user: str | None = None,
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
             where: The server, in messages.
-            login: How to log in.
+            login: How to log in. Without TLS settings it is as libpq has it (sslmode=prefer): TLS where the server
+                offers it, without a look at its certificate.
+            connect_within: Seconds for each of its addresses.
+            login_within: Seconds for all of the login, but for the system's resolver.
             system_user: As which user of this system to connect to a unix socket, for a login by peer; None as we are.
         """
         self.where = where
+        self.plugin = ""
         self._login = login
+        self._connect_within, self._login_within, self._answer_within = connect_within, login_within, _ANSWER
         self._system_user = system_user
         self._sock: socket.socket | None = None
+        self._aborted = False
         self._until = 0.0
         self._bytes = 0
 
@@ -87,11 +78,21 @@ class Client:
         """Log in.
 
         Raises:
-            PostgreSQLError: The server cannot be reached, refuses, or asks for what it must not get.
+            DatabaseError: The server cannot be reached, refuses, or asks for what it must not get.
         """
-        self._begin(_LOGIN, _LOGIN_BYTES)
+        self._begin(self._login_within, _LOGIN_BYTES)
+        try:
+            self._connect(self._login.tls or _PREFERRED)
+        except DatabaseError as err:
+            # As libpq does: pg_hba.conf may have a line for connections without TLS only.
+            if err.number != "28000" or self._login.tls or not isinstance(self._sock, ssl.SSLSocket):
+                raise
+            self.close()
+            self._connect(None)
+
+    def _connect(self, tls: TLS | None) -> None:
         with self._failing():
-            self._sock = self._opened()
+            self._sock = self._opened(tls)
             names = {"user": self._login.user, "database": self._login.database or self._login.user}
             body = b"".join(_c(text) for pair in {**names, "client_encoding": "UTF8"}.items() for text in pair)
             self._write(b"", struct.pack("!i", _PROTOCOL) + body + b"\0")
@@ -100,13 +101,17 @@ class Client:
                 if kind == b"Z":
                     return
 
-    def ask(self, statement: str) -> list[dict[str, str | None]]:
+    def ask(self, statement: str, arguments: object = None) -> list[dict[str, str | None]]:
         """Run statements in one transaction. The rows of the last one that has some, as texts.
 
+        Args:
+            statement: One or more; they have no placeholders.
+            arguments: None: those of other servers fill placeholders.
+
         Raises:
-            PostgreSQLError: One fails.
+            DatabaseError: One fails.
         """
-        self._begin(_ANSWER, _STATEMENT_BYTES)
+        self._begin(self._answer_within, _STATEMENT_BYTES)
         names: list[str] = []
         rows: list[dict[str, str | None]] = []
         with self._failing():
@@ -122,10 +127,23 @@ class Client:
                 elif kind == b"Z":
                     break
                 elif kind not in b"CIn":
-                    raise PostgreSQLError(_UNREADABLE)
+                    raise DatabaseError(UNREADABLE)
             if error:
                 raise error
         return rows
+
+    def wait_longer(self) -> None:
+        """Give statements the time that building an index takes."""
+        self._answer_within = _BUILD
+
+    def abort(self) -> None:
+        """End the connection under another thread that waits on it."""
+        self._aborted = True
+        sock = self._sock
+        if sock is not None:
+            # The shutdown() of TLS itself would have the other thread go on without TLS.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Log out."""
@@ -140,19 +158,19 @@ class Client:
         """Raise errors in our words, and close the connection, unless the server has refused what it was asked."""
         try:
             yield
-        except PostgreSQLError as err:
-            if not err.state:
+        except DatabaseError as err:
+            if not err.number:
                 self.close()
-            raise PostgreSQLError(f"{self.where}: {err}", err.state) from None
+            raise DatabaseError(f"{self.where}: {err}", err.number) from None
         except ssl.SSLError:
             self.close()
-            raise PostgreSQLError(f"{self.where}: {_NO_TLS}") from None
+            raise DatabaseError(f"{self.where}: {NO_TLS}") from None
         except OSError:
             self.close()
-            raise PostgreSQLError(f"{self.where}: {_LOST}") from None
+            raise DatabaseError(f"{self.where}: {LOST}") from None
         except (ValueError, LookupError, struct.error):
             self.close()
-            raise PostgreSQLError(f"{self.where}: {_UNREADABLE}") from None
+            raise DatabaseError(f"{self.where}: {UNREADABLE}") from None
 
     def _begin(self, within: float, most: int) -> None:
         """Give what follows so many seconds and bytes."""
@@ -160,32 +178,54 @@ class Client:
 
     def _left(self) -> float:
         left = self._until - time.monotonic()
-        if left <= 0:
-            raise PostgreSQLError(_LOST)
+        if self._aborted or left <= 0:
+            raise DatabaseError(LOST)
         return left
 
-    def _opened(self) -> socket.socket:
+    def _opened(self, tls: TLS | None) -> socket.socket:
         login = self._login
+        if login.unix_socket:
+            return self._opened_locally(login.unix_socket)
+        sock = self._opened_remotely()
         try:
-            if login.unix_socket and self._system_user:
-                return _ispmail_peer.connect(login.unix_socket, self._system_user, self._left())
-            if login.unix_socket:
-                sock = socket.socket(socket.AF_UNIX)
-                sock.settimeout(self._left())
-                sock.connect(login.unix_socket)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is None:
                 return sock
-            sock = socket.create_connection((login.host or "localhost", int(login.port)), self._left())
+            sock.settimeout(self._left())
+            sock.sendall(struct.pack("!ii", 8, _TLS_REQUEST))
+            # One byte only: what follows it in clear could have been put there by somebody else.
+            answer = sock.recv(1)
+            if answer == b"N" and tls is _PREFERRED:
+                return sock
+            if answer != b"S":
+                raise DatabaseError(LOST if not answer else NO_TLS)
+            sock.settimeout(self._left())
+            wrapped = tls_context(tls).wrap_socket(sock, server_hostname=login.host)
+            # abort() does not reach a socket on which TLS begins.
+            self._left()
+        except BaseException:
+            sock.close()
+            raise
+        return wrapped
+
+    def _opened_locally(self, path: str) -> socket.socket:
+        try:
+            if self._system_user:
+                return _ispmail_peer.connect(path, self._system_user, self._left())
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(self._left())
+            sock.connect(path)
+        except OSError:
+            raise DatabaseError(UNREACHABLE) from None
+        return sock
+
+    def _opened_remotely(self) -> socket.socket:
+        login = self._login
+        within = min(self._connect_within, self._left())
+        try:
+            return socket.create_connection((login.host or "localhost", int(login.port)), within)
         except (OSError, OverflowError):
-            raise PostgreSQLError("it cannot be reached: check the address, and that it runs") from None
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not login.tls:
-            return sock
-        sock.sendall(struct.pack("!ii", 8, _TLS_REQUEST))
-        # One byte only: what follows it in clear could have been put there by somebody else.
-        if sock.recv(1) != b"S":
-            raise PostgreSQLError(_NO_TLS)
-        sock.settimeout(self._left())
-        return tls_context(login.tls).wrap_socket(sock, server_hostname=login.host)
+            raise DatabaseError(UNREACHABLE) from None
 
     def _is_verified(self) -> bool:
         """Whether the server is known to be the right one: by its unix socket, or by certificate and host name."""
@@ -198,12 +238,13 @@ class Client:
         """Answer what the server asks for, if it may have it."""
         login = self._login
         way, body = self._question()
+        self.plugin = _NAMES.get(way, "")
         if way == _SASL:
             self._scram(body)
             way, body = self._question()
         elif way != _OK or login.password:
             if not self._is_verified():
-                raise PostgreSQLError(
+                raise DatabaseError(
                     "it does not log in by scram-sha-256, which proves that it is the right server: give the role a "
                     "password by scram-sha-256, and pg_hba.conf that method; or use a unix socket, or TLS with a CA"
                 )
@@ -217,23 +258,23 @@ class Client:
             if way in (_CLEAR, _MD5):
                 way, body = self._question()
         if way != _OK:
-            raise PostgreSQLError("it asks for a login that is neither scram-sha-256 nor a password: see pg_hba.conf")
+            raise DatabaseError("it asks for a login that is neither scram-sha-256 nor a password: see pg_hba.conf")
 
     def _scram(self, body: bytes) -> None:
         """Log in by RFC 5802, and see that the server knows the password's verifier."""
         if _SCRAM.encode() not in body.split(b"\0"):
-            raise PostgreSQLError(_UNREADABLE)
+            raise DatabaseError(UNREADABLE)
         first = f"n=,r={base64.b64encode(os.urandom(18)).decode()}"
         message = f"n,,{first}".encode()
         self._write(b"p", _c(_SCRAM) + struct.pack("!i", len(message)) + message)
         challenge = self._sasl(_SASL_CONTINUE)
         found = _CHALLENGE.fullmatch(challenge)
         if not found or not found["nonce"].startswith(first.partition("r=")[2]):
-            raise PostgreSQLError(_UNREADABLE)
+            raise DatabaseError(UNREADABLE)
         iterations = int(found["iterations"])
         least = 1 if self._is_verified() else _LEAST_ITERATIONS
         if not least <= iterations <= _MOST_ITERATIONS:
-            raise PostgreSQLError(f"its verifier has {iterations} iterations, use {least} to {_MOST_ITERATIONS}")
+            raise DatabaseError(f"its verifier has {iterations} iterations, use {least} to {_MOST_ITERATIONS}")
         keys = _ispmail_scram.keys(self._login.password, base64.b64decode(found["salt"], validate=True), iterations)
         last = f"c=biws,r={found['nonce']}"
         signed = f"{first},{challenge},{last}".encode()
@@ -242,12 +283,12 @@ class Client:
         self._write(b"p", f"{last},p={base64.b64encode(proof).decode()}".encode())
         expected = f"v={base64.b64encode(hmac.digest(keys.server, signed, 'sha256')).decode()}"
         if not hmac.compare_digest(self._sasl(_SASL_FINAL).encode(), expected.encode()):
-            raise PostgreSQLError("it does not know the password's verifier: check that it is the right server")
+            raise DatabaseError("it does not know the password's verifier: check that it is the right server")
 
     def _sasl(self, way: int) -> str:
         found, body = self._question()
         if found != way:
-            raise PostgreSQLError(_UNREADABLE)
+            raise DatabaseError(UNREADABLE)
         return body.decode("ascii")
 
     def _question(self) -> tuple[int, bytes]:
@@ -256,7 +297,7 @@ class Client:
             if kind != b"R":
                 break
             return struct.unpack_from("!i", body)[0], body[4:]
-        raise PostgreSQLError(_UNREADABLE)
+        raise DatabaseError(UNREADABLE)
 
     def _messages(self, raising: bool = True) -> Iterator[tuple[bytes, bytes]]:
         """What the server sends, without what may come at any time.
@@ -276,14 +317,14 @@ class Client:
     def _read(self, count: int) -> bytes:
         self._bytes -= count + _MESSAGE_BYTES
         if self._bytes < 0:
-            raise PostgreSQLError("it sends more than any answer needs: check that it is the right server")
+            raise DatabaseError("it sends more than any answer needs: check that it is the right server")
         parts = []
         while count:
             sock = self._open_socket()
             sock.settimeout(self._left())
             part = sock.recv(min(count, 2**16))
             if not part:
-                raise PostgreSQLError(_LOST)
+                raise DatabaseError(LOST)
             parts.append(part)
             count -= len(part)
         return b"".join(parts)
@@ -295,7 +336,7 @@ class Client:
 
     def _open_socket(self) -> socket.socket:
         if self._sock is None:
-            raise PostgreSQLError(_LOST)
+            raise DatabaseError(LOST)
         return self._sock
 
 
@@ -307,13 +348,9 @@ def _c(text: str) -> bytes:
     return data + b"\0"
 
 
-def _error(body: bytes) -> PostgreSQLError:
+def _error(body: bytes) -> DatabaseError:
     fields = {part[:1]: part[1:] for part in body.split(b"\0")}
-    state = fields.get(b"C", b"").decode("ascii")
-    if not re.fullmatch("[0-9A-Z]{5}", state):
-        return PostgreSQLError(_UNREADABLE)
-    meaning = _MEANINGS.get(state, "see that SQLSTATE in the server's manual, and the server's log")
-    return PostgreSQLError(f"error {state}: {meaning}", state)
+    return stated(fields.get(b"C", b"").decode("ascii"))
 
 
 def _names(body: bytes) -> list[str]:

@@ -179,10 +179,12 @@ def database(
 def _database(
     pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, names: Collection[str], password_needed: bool = False
 ) -> DatabaseConfig:
-    found = section(pillar, key)
-    if isinstance(found, Mapping):
-        found = {name: found.get(name) for name in names}
+    given = section(pillar, key)
+    found = {name: given.get(name) for name in names} if isinstance(given, Mapping) else given
     found, faults = _looked_up(found, opts)
+    if isinstance(given, Mapping):
+        # The maps tell which kind of server it is; what they have in sdb is not needed.
+        found["maps"] = given.get("maps")
     return _ispmail_config_database.database(key, found, faults, password_needed)
 
 

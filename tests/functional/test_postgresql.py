@@ -8,14 +8,13 @@ import pytest
 
 import _ispmail_postgresql
 import _ispmail_sql
-from _ispmail_postgresql import pair
 from _ispmail_scram import SALT_BYTES, belongs, method, verifier
 from lab import HOST, scratch, wait_until
 from lab.postfix import Postfix, write_cold
 from lab.postgresql import PostgreSQL, Refused
 
 DBNAME, SCHEMA = "mailserver", "public"
-GROUP, ACCOUNT, OTHER = pair("mailserver_a")
+ACCOUNT, OTHER = "mailserver_a", "mailserver_b"
 # What pillar may hold, and what SASLprep changes or forbids.
 PASSWORDS = (
     "plainSecret7",
@@ -50,16 +49,15 @@ def server(directory):
 
 @pytest.fixture
 def roles(server):
-    """The group with its two accounts, of which one has a password."""
+    """Two accounts, of which one may log in."""
     run(
         server,
-        _ispmail_postgresql.create_group(GROUP)
-        + _ispmail_postgresql.create_account(ACCOUNT, GROUP, made("plainSecret7"))
-        + _ispmail_postgresql.create_account(OTHER, GROUP, made("otherSecret8"))
+        _ispmail_postgresql.create_account(ACCOUNT, made("plainSecret7"))
+        + _ispmail_postgresql.create_account(OTHER, made("otherSecret8"))
         + _ispmail_postgresql.lock(OTHER),
     )
     yield server
-    server.sql(f"DROP OWNED BY {ACCOUNT}, {OTHER}, {GROUP}; DROP ROLE {ACCOUNT}, {OTHER}, {GROUP}", DBNAME)
+    server.sql(f"DROP OWNED BY {ACCOUNT}, {OTHER}; DROP ROLE {ACCOUNT}, {OTHER}", DBNAME)
 
 
 @pytest.fixture
@@ -97,7 +95,7 @@ def read(server, *names, superuser=True):
     return {role.name: role for role in map(_ispmail_postgresql.role, found)}
 
 
-def read_held(server, name=GROUP):
+def read_held(server, name=ACCOUNT):
     (row,) = server.rows(_ispmail_postgresql.read_held(DBNAME, SCHEMA, name), DBNAME)
     return _ispmail_postgresql.held(row)
 
@@ -131,7 +129,7 @@ def fill(server):
 def test_a_verifier_made_here_lets_clients_in(server, roles, schema, postfix, password):
     """By libpq, in psql and in Postfix: both prepare the password on their own."""
     text, before = made(password), len(server.log)
-    run(server, [*_ispmail_postgresql.set_password(ACCOUNT, text), f"GRANT SELECT ON virtual_users TO {GROUP}"])
+    run(server, [*_ispmail_postgresql.set_password(ACCOUNT, text), f"GRANT SELECT ON virtual_users TO {ACCOUNT}"])
     assert read(server, ACCOUNT)[ACCOUNT].verifier == text, "the server has hashed it as if it were a password"
     assert server.logs_in(ACCOUNT, password, DBNAME)
     assert not server.logs_in(ACCOUNT, password + "x", DBNAME)
@@ -141,7 +139,7 @@ def test_a_verifier_made_here_lets_clients_in(server, roles, schema, postfix, pa
     assert text in server.log[before:], "the log is not as talkative as it should be"
 
 
-def test_postfix_reads_by_a_grant_of_the_group(server, roles, schema, postfix):
+def test_postfix_reads_by_the_grants(server, roles, schema, postfix):
     run(server, grants(server))
     fill(server)
     assert ask(postfix, server, "plainSecret7") == "1"
@@ -174,18 +172,21 @@ def test_other_iterations(server, roles):
 
 
 def test_what_is_read_of_a_role(server, roles):
-    server.sql(f"ALTER ROLE {OTHER} VALID UNTIL '2001-09-09 01:46:40+00'; ALTER ROLE {GROUP} VALID UNTIL '-infinity'")
-    found = read(server, GROUP, ACCOUNT, OTHER, "nobody_a")
-    assert set(found) == {GROUP, ACCOUNT, OTHER}
-    assert [found[name].can_login for name in (GROUP, ACCOUNT, OTHER)] == [False, True, False]
-    assert [found[name].expires for name in (GROUP, ACCOUNT, OTHER)] == [0, None, 1000000000]
-    assert [found[name].groups for name in (GROUP, ACCOUNT, OTHER)] == [(), (GROUP,), (GROUP,)]
+    server.sql(f"ALTER ROLE {OTHER} VALID UNTIL '2001-09-09 01:46:40+00' CONNECTION LIMIT 7; CREATE ROLE old")
+    server.sql(f"ALTER ROLE old VALID UNTIL '-infinity'; GRANT old TO {OTHER}")
+    found = read(server, "old", ACCOUNT, OTHER, "nobody_a")
+    assert set(found) == {"old", ACCOUNT, OTHER}
+    assert [found[name].can_login for name in ("old", ACCOUNT, OTHER)] == [False, True, False]
+    assert [found[name].expires for name in ("old", ACCOUNT, OTHER)] == [0, None, 1000000000]
+    assert [found[name].groups for name in ("old", ACCOUNT, OTHER)] == [(), (), ("old",)]
+    assert [found[name].most for name in ("old", ACCOUNT, OTHER)] == [-1, -1, 7]
     assert belongs(found[ACCOUNT].verifier, b"plainSecret7", ACCOUNT)
     assert not any(found[name].is_superuser or found[name].connections for name in found)
     assert read(server, "postgres")["postgres"].is_superuser
     assert read(server, "postgres")["postgres"].connections
     hidden = read(server, ACCOUNT, superuser=False)[ACCOUNT]
     assert (hidden.verifier, hidden.can_login) == (None, True)
+    server.sql("DROP ROLE old")
 
 
 def test_locked_unlocked_and_with_another_password(server, roles):
@@ -201,23 +202,21 @@ def test_locked_unlocked_and_with_another_password(server, roles):
 
 
 def test_names_that_need_quotes(server):
-    group, account, _ = pair('m"x; DROP ROLE postgres; --\\ \u00e4_a')
-    run(server, _ispmail_postgresql.create_group(group))
-    run(server, _ispmail_postgresql.create_account(account, group, made("plainSecret7")))
-    assert read(server, account)[account].groups == (group,)
+    account = 'm"x; DROP ROLE postgres; --\\ \u00e4_a'
+    run(server, _ispmail_postgresql.create_account(account, made("plainSecret7")))
+    assert read(server, account)[account].can_login
     assert server.logs_in(account, "plainSecret7")
-    run(server, _ispmail_postgresql.drop(account) + _ispmail_postgresql.drop(group))
-    assert read(server, account, group) == {}
+    run(server, [f"DROP ROLE {_ispmail_postgresql.quote(account)}"])
+    assert read(server, account) == {}
 
 
-def test_an_account_that_was_the_only_one_becomes_the_group(server, roles):
-    """A site begins with one account that holds the grants itself, and has settings of its own."""
-    run(server, _ispmail_postgresql.set_password(GROUP, made("firstSecret6")))
+def test_settings_of_a_role_are_copied(server, roles):
+    """A site may have a schema of its own, which the role finds by its search_path."""
     server.sql('CREATE SCHEMA mail; CREATE TABLE mail.here (a int); CREATE SCHEMA "it\'s"', DBNAME)
-    server.sql(f"GRANT USAGE ON SCHEMA mail TO {GROUP}; GRANT SELECT ON mail.here TO {GROUP}", DBNAME)
-    server.sql(f"ALTER ROLE {GROUP} SET search_path = public; ALTER ROLE {GROUP} SET application_name = 'it''s'")
-    server.sql(f'ALTER ROLE {GROUP} IN DATABASE {DBNAME} SET search_path = mail, "it\'s"', DBNAME)
-    settings = read(server, GROUP)[GROUP].settings
+    server.sql(f"GRANT USAGE ON SCHEMA mail TO {ACCOUNT}; GRANT SELECT ON mail.here TO {ACCOUNT}", DBNAME)
+    server.sql(f"ALTER ROLE {OTHER} SET search_path = public; ALTER ROLE {OTHER} SET application_name = 'it''s'")
+    server.sql(f'ALTER ROLE {OTHER} IN DATABASE {DBNAME} SET search_path = mail, "it\'s"', DBNAME)
+    settings = read(server, OTHER)[OTHER].settings
     with pytest.raises(Refused, match='"here" does not exist'):
         server.sql_as(ACCOUNT, "plainSecret7", "SELECT * FROM here", DBNAME)
     run(server, _ispmail_postgresql.copy_settings(ACCOUNT, settings))
@@ -227,16 +226,10 @@ def test_an_account_that_was_the_only_one_becomes_the_group(server, roles):
     server.sql('DROP SCHEMA mail CASCADE; DROP SCHEMA "it\'s"', DBNAME)
 
 
-def test_a_role_joins_the_group(server, roles):
-    server.sql(f"REVOKE {GROUP} FROM {ACCOUNT}")
-    run(server, _ispmail_postgresql.join(ACCOUNT, GROUP))
-    assert read(server, ACCOUNT)[ACCOUNT].groups == (GROUP,)
-
-
 # Tables and grants.
 
 
-def grants(server, name=GROUP):
+def grants(server, name=ACCOUNT):
     return _ispmail_postgresql.grant(read_held(server, name), DBNAME, SCHEMA, name)
 
 
@@ -279,18 +272,23 @@ def test_a_view_is_told_from_a_table(server, schema):
     assert [found[name].foreign_keys for name in ("virtual_domains", "virtual_users")] == [(), ("domain_id",)]
 
 
-def test_what_the_group_may_do_is_read_and_granted(server, roles, schema):
+def test_what_a_role_may_do_is_read_and_granted(server, roles, schema):
     server.sql(f"REVOKE CONNECT ON DATABASE {DBNAME} FROM PUBLIC; REVOKE USAGE ON SCHEMA public FROM PUBLIC", DBNAME)
     assert read_held(server).undefaulted == ("postgres",)
     server.sql("CREATE ROLE maker", DBNAME)
     for table in ("virtual_domains", "virtual_users", "virtual_aliases"):
         server.sql(f"ALTER TABLE {table} OWNER TO maker", DBNAME)
-    server.sql(f"ALTER DEFAULT PRIVILEGES GRANT INSERT ON TABLES TO {GROUP}", DBNAME)
+    server.sql(f"ALTER DEFAULT PRIVILEGES GRANT INSERT ON TABLES TO {ACCOUNT}", DBNAME)
     server.sql("GRANT CREATE, USAGE ON SCHEMA public TO maker", DBNAME)
-    server.sql(f"GRANT SELECT ON virtual_domains TO {GROUP}; GRANT INSERT ON virtual_users TO {GROUP}", DBNAME)
+    server.sql(f"GRANT SELECT ON virtual_domains TO {ACCOUNT}; GRANT INSERT ON virtual_users TO {ACCOUNT}", DBNAME)
     held = read_held(server)
     assert (held.connect, held.usage, held.unreadable) == (False, False, ("virtual_aliases", "virtual_users"))
     assert (held.undefaulted, held.more) == (("maker", "postgres"), ("INSERT ON virtual_users",))
+    assert (held.readable, held.owned, read_held(server, "maker").owned) == (
+        ("virtual_domains",),
+        (),
+        ("virtual_aliases", "virtual_domains", "virtual_users"),
+    )
     run(server, grants(server))
     assert grants(server) == []
     server.sql("CREATE TABLE later (a int); SET ROLE maker; CREATE TABLE later_too (a int)", DBNAME)
@@ -315,9 +313,9 @@ def test_the_log_has_no_password(server, roles):
 
 
 def test_rules_of_who_may_log_in_are_read_at_once(server, roles):
-    server.set_hba(f"host all +{GROUP} 127.0.0.1/32 scram-sha-256\n")
+    server.set_hba(f"host all {ACCOUNT} 127.0.0.1/32 scram-sha-256\n")
     assert server.logs_in(ACCOUNT, "plainSecret7")
-    server.set_hba(f"host all {GROUP} 127.0.0.1/32 scram-sha-256\n")
+    server.set_hba(f"host all {OTHER} 127.0.0.1/32 scram-sha-256\n")
     with pytest.raises(Refused, match=r"no pg_hba.conf entry"):
         server.logs_in(ACCOUNT, "plainSecret7")
     server.set_hba("host all all 127.0.0.1/32 scram-sha-256\n")

@@ -7,16 +7,17 @@ import hmac
 import os
 import shutil
 import struct
+import threading
 import time
 
 import pytest
 
 import _ispmail_peer
 import _ispmail_postgresql
-import _ispmail_postgresql_client
 import _ispmail_scram
 from _ispmail_client import TLS, Login
-from _ispmail_postgresql_client import Client, PostgreSQLError
+from _ispmail_errors import DatabaseError
+from _ispmail_postgresql_client import Client
 from lab import HOST, scratch
 from lab.postgresql import HBA, PostgreSQL
 
@@ -67,8 +68,8 @@ def login(port, password=PASSWORD, **more):
     )
 
 
-def ask(where, statement="SELECT 1 AS one"):
-    with contextlib.closing(Client("the server", where)) as client:
+def ask(where, statement="SELECT 1 AS one", **within):
+    with contextlib.closing(Client("the server", where, **within)) as client:
         client.connect()
         return client.ask(statement)
 
@@ -77,10 +78,10 @@ def tls(ca=None, verify_name=True):
     return TLS(str(ca) if ca else None, None, None, None, verify_name)
 
 
-def refused(where):
+def refused(where, **within):
     """Why a login fails."""
-    with pytest.raises(PostgreSQLError) as caught:
-        ask(where)
+    with pytest.raises(DatabaseError) as caught:
+        ask(where, **within)
     assert str(caught.value).startswith("the server: ")
     assert PASSWORD not in str(caught.value)
     return str(caught.value).removeprefix("the server: ")
@@ -96,15 +97,15 @@ def test_rows_and_statements(account):
         assert client.ask(statement.partition(";")[0]) == [{"text": "ä", "nothing": None, "empty": "", "number": "5"}]
         assert client.ask(statement) == []
         assert client.ask("SET lock_timeout = 5") == []
-        with pytest.raises(PostgreSQLError, match=r"^the server: error 42P01: a table does not exist") as caught:
+        with pytest.raises(DatabaseError, match=r"^the server: error 42P01: a table does not exist") as caught:
             client.ask("SELECT secret FROM nowhere")
-        assert caught.value.state == "42P01"
+        assert caught.value.number == "42P01"
         assert "nowhere" not in str(caught.value)
         assert client.ask("SELECT repeat('x', 100000) AS x")[0]["x"] == "x" * 100000
         account.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{USER}'")
-        with pytest.raises(PostgreSQLError, match="did not answer in time, or closed the connection"):
+        with pytest.raises(DatabaseError, match="did not answer in time, or closed the connection"):
             client.ask("SELECT 1")
-        with pytest.raises(PostgreSQLError, match="closed the connection"):
+        with pytest.raises(DatabaseError, match="closed the connection"):
             client.ask("SELECT 1")
 
 
@@ -112,9 +113,9 @@ def test_rows_and_statements(account):
 def test_each_password_logs_in(account, password):
     set_password(account, password)
     assert ask(login(account.port, password)) == [{"one": "1"}]
-    with pytest.raises(PostgreSQLError, match="error 28P01: access is denied") as caught:
+    with pytest.raises(DatabaseError, match="error 28P01: access is denied") as caught:
         ask(login(account.port, password + "x"))
-    assert caught.value.state == "28P01"
+    assert caught.value.number == "28P01"
 
 
 def test_over_a_unix_socket_and_tls(account, ca, directory):
@@ -123,6 +124,28 @@ def test_over_a_unix_socket_and_tls(account, ca, directory):
     assert ask(login(account.port, tls=tls(ca)), statement) == [{"ssl": "t"}]
     assert refused(login(account.port, tls=tls(certificate(directory, "127.0.0.9")))).startswith("TLS failed")
     assert refused(login(account.port, host="localhost", tls=tls(ca))).startswith("TLS failed")
+
+
+@pytest.mark.parametrize(("line", "ssl"), [("host", "t"), ("hostssl", "t"), ("hostnossl", "f")])
+def test_without_tls_settings_it_is_as_libpq_has_it(account, line, ssl):
+    """Postfix's table files have none: with TLS where the server offers it, and without where it wants none."""
+    account.set_hba(f"{line} all all 127.0.0.1/32 scram-sha-256\n")
+    assert ask(login(account.port), "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [{"ssl": ssl}]
+    assert refused(login(account.port, "wrong")).startswith("error 28P01")
+    account.set_hba("host all all 127.0.0.2/32 scram-sha-256\n")
+    assert refused(login(account.port)).startswith("error 28000: access is denied: check that the role exists")
+
+
+def test_a_login_is_ended_from_another_thread(account):
+    with contextlib.closing(Client("the server", login(account.port))) as client:
+        client.connect()
+        began = time.monotonic()
+        ended = threading.Timer(0.3, client.abort)
+        ended.start()
+        with pytest.raises(DatabaseError, match="it did not answer in time"):
+            client.ask("SELECT pg_sleep(5)")
+        assert time.monotonic() - began < 2
+        ended.join()
 
 
 @pytest.mark.parametrize("way", ["password", "md5", "trust"])
@@ -160,7 +183,7 @@ def test_what_a_refusal_means(account, statement, state):
 
 def as_admin(server, user, path=None):
     admin = login(server.port, "", user="postgres", unix_socket=path or server.socket, host=None)
-    with contextlib.closing(Client("the server", admin, user)) as client:
+    with contextlib.closing(Client("the server", admin, system_user=user)) as client:
         client.connect()
         return os.geteuid(), client.ask("SELECT current_user AS me")
 
@@ -170,7 +193,7 @@ def test_root_logs_in_as_the_superuser_by_peer(account):
     try:
         assert as_admin(account, "postgres") == (0, [{"me": "postgres"}])
         for user in (None, "nobody"):
-            with pytest.raises(PostgreSQLError, match="error 28000"):
+            with pytest.raises(DatabaseError, match="error 28000"):
                 as_admin(account, user)
     finally:
         account.hba.write_text(HBA)
@@ -179,7 +202,7 @@ def test_root_logs_in_as_the_superuser_by_peer(account):
 
 @pytest.mark.parametrize(("user", "path"), [("no-such-user", None), ("postgres", "/nowhere/.s.PGSQL.5432")])
 def test_nobody_can_connect(server, user, path):
-    with pytest.raises(PostgreSQLError, match="it cannot be reached"):
+    with pytest.raises(DatabaseError, match="it cannot be reached"):
         as_admin(server, user, path)
 
 
@@ -218,6 +241,9 @@ class Odd(Listener):
     def _one(self, peer):
         peer.settimeout(5)
         with contextlib.suppress(OSError):
+            # It has no TLS.
+            assert peer.recv(4096) == struct.pack("!ii", 8, 80877103)
+            peer.sendall(b"N")
             self.got += peer.recv(4096)
             self._serve(peer)
             while data := peer.recv(4096):
@@ -266,19 +292,17 @@ SALT = base64.b64encode(bytes(16)).decode()
         (says(), "it did not answer in time"),
     ],
 )
-def test_a_server_that_is_not_the_right_one(monkeypatch, serve, reason):
-    monkeypatch.setattr(_ispmail_postgresql_client, "_LOGIN", 1.0)
+def test_a_server_that_is_not_the_right_one(serve, reason):
     began = time.monotonic()
     with Odd(serve) as odd:
-        assert refused(login(odd.port)).startswith(reason)
+        assert refused(login(odd.port), login_within=1.0).startswith(reason)
     assert time.monotonic() - began < 4
     assert PASSWORD.encode() not in odd.got
     assert hashlib.md5(PASSWORD.encode() + USER.encode()).hexdigest().encode() not in odd.got
 
 
-def test_a_server_that_drips_is_left(monkeypatch):
+def test_a_server_that_drips_is_left():
     """With a time limit for each read only it would be waited for without end."""
-    monkeypatch.setattr(_ispmail_postgresql_client, "_LOGIN", 0.5)
 
     def serve(peer):
         for _ in range(50):
@@ -287,7 +311,7 @@ def test_a_server_that_drips_is_left(monkeypatch):
 
     began = time.monotonic()
     with Odd(serve) as odd:
-        assert refused(login(odd.port)).startswith("it did not answer in time")
+        assert refused(login(odd.port), login_within=0.5).startswith("it did not answer in time")
     assert time.monotonic() - began < 2
 
 

@@ -143,7 +143,8 @@ def test_no_account_is_to_be_dropped_while_a_tables_is_not_known():
     finding = left_behind(target(host="db", others=others), users)
     assert (finding.result, finding.fix) == (
         "warning",
-        "old@% may read the maps' tables (who is connected cannot be seen without the privilege PROCESS). Drop none "
+        "old@% may read the maps' tables (who is connected cannot be seen without the privilege PROCESS "
+        "(PostgreSQL: pg_read_all_stats)). Drop none "
         "yet: Postfix may log in by one of them (/a.cf is missing or empty; /x.cnf cannot be read: y). Correct that "
         "first. If a program needs one, add its user to server:known_accounts",
     )

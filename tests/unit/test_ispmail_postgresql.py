@@ -7,21 +7,28 @@ import pytest
 import _ispmail_sql
 from _ispmail_errors import InvalidInput
 from _ispmail_postgresql import (
+    GRANTED,
     Held,
-    Pair,
     Role,
+    activity,
     alter_statements,
     copy_settings,
     create_account,
     create_database,
+    describe,
     grant,
     held,
     literal,
-    pair,
     quote,
+    read_activity,
+    read_capitals,
+    read_doubles,
     read_held,
+    read_orphans,
+    read_others,
     read_roles,
     read_tables,
+    revoke,
     role,
     set_password,
     tables,
@@ -33,26 +40,6 @@ VERIFIER = verifier(b"secret", bytes(16))
 WHOLE = Missing(whole_table=True)
 
 
-def test_the_two_accounts_of_a_group():
-    assert pair("mailserver_a") == Pair("mailserver", "mailserver_a", "mailserver_b")
-    assert pair("mailserver_b") == Pair("mailserver", "mailserver_b", "mailserver_a")
-    assert pair("x_a_b") == Pair("x_a", "x_a_b", "x_a_a")
-
-
-@pytest.mark.parametrize("user", ["", "_a", "mailserver", "mailserver_c", "mailserver_A", "mailservera"])
-def test_a_user_who_is_none_of_two(user):
-    with pytest.raises(InvalidInput, match="must end in _a or _b"):
-        pair(user)
-
-
-@pytest.mark.parametrize(("user", "size"), [("x" * 62 + "_a", 64), ("\u00e4" * 31 + "_b", 64), ("x\0_a", 4)])
-def test_a_name_that_the_server_would_cut(user, size):
-    """It cuts off what is beyond 63 bytes: both accounts were one."""
-    with pytest.raises(InvalidInput, match=f"this one has {size} bytes"):
-        pair(user)
-    assert pair("x" * 61 + "_a").other == "x" * 61 + "_b"
-
-
 def test_names_and_texts_cannot_end_early():
     assert quote('a"; DROP') == '"a""; DROP"'
     assert literal("it's") == "'it''s'"
@@ -62,7 +49,7 @@ def test_names_and_texts_cannot_end_early():
 
 
 @pytest.mark.parametrize("text", ["secret", "", VERIFIER[:-1], "md5secret"])
-@pytest.mark.parametrize("write", [set_password, lambda name, text: create_account(name, "g", text)])
+@pytest.mark.parametrize("write", [set_password, create_account])
 def test_a_password_in_clear_never_gets_into_a_statement(write, text):
     """The server takes whatever is no verifier for a password: it would hash it, and log it."""
     with pytest.raises(InvalidInput) as caught:
@@ -72,8 +59,8 @@ def test_a_password_in_clear_never_gets_into_a_statement(write, text):
 
 def test_a_password_that_is_set_does_not_expire():
     assert set_password("m_a", VERIFIER) == [f"ALTER ROLE \"m_a\" LOGIN PASSWORD '{VERIFIER}' VALID UNTIL 'infinity'"]
-    assert create_account("m_a", "m", VERIFIER) == [
-        f"CREATE ROLE \"m_a\" LOGIN PASSWORD '{VERIFIER}' VALID UNTIL 'infinity' IN ROLE \"m\""
+    assert create_account("m_a", VERIFIER) == [
+        f"CREATE ROLE \"m_a\" LOGIN PASSWORD '{VERIFIER}' VALID UNTIL 'infinity'"
     ]
 
 
@@ -97,19 +84,20 @@ def test_a_role_is_read_without_showing_its_verifier():
         "groups": '["m"]',
         "settings": '["search_path=mail, public"]',
         "connections": "3",
+        "most": "-1",
     }
     found = role(row)
-    assert found == Role("m_a", True, False, VERIFIER, 1700000000, ("m",), ("search_path=mail, public",), 3)
+    assert found == Role("m_a", True, False, VERIFIER, 1700000000, ("m",), ("search_path=mail, public",), 3, -1)
     assert VERIFIER not in repr(found)
     empty = role({**row, "can_login": "f", "verifier": None, "expires": None, "groups": None, "settings": None})
-    assert empty == Role("m_a", False, False, None, None, (), (), 3)
+    assert empty == Role("m_a", False, False, None, None, (), (), 3, -1)
 
 
-@pytest.mark.parametrize("column", ["name", "connections"])
+@pytest.mark.parametrize("column", ["name", "connections", "most"])
 def test_a_row_that_no_server_sends(column):
     row = dict.fromkeys(("name", "can_login", "is_superuser", "verifier", "expires", "groups", "settings"), None)
     with pytest.raises(ValueError):
-        role({**row, "name": "m_a", "connections": "0", column: None})
+        role({**row, "name": "m_a", "connections": "0", "most": "-1", column: None})
 
 
 def test_only_a_superuser_s_statement_asks_for_verifiers():
@@ -119,7 +107,14 @@ def test_only_a_superuser_s_statement_asks_for_verifiers():
 
 
 @pytest.mark.parametrize(
-    "statement", [read_held("it's", "it's", "it's"), read_tables("it's"), read_roles(["it's"], True)]
+    "statement",
+    [
+        read_held("it's", "it's", "it's"),
+        read_tables("it's"),
+        read_roles(["it's"], True),
+        read_activity("it's"),
+        read_others("it's"),
+    ],
 )
 def test_names_in_questions_are_quoted(statement):
     assert "'it''s'" in statement
@@ -127,20 +122,46 @@ def test_names_in_questions_are_quoted(statement):
     assert not {"{", "}"} & set(statement)
 
 
+NOTHING = {"connect": "f", "usage": "f", "unreadable": '["d", "u"]', "readable": None, "undefaulted": '["o"]'}
+NOTHING = {**NOTHING, "more": None, "owned": None}
+
+
+def test_questions_about_rows():
+    place = '"it\'s"."virtual_aliases"'
+    assert read_doubles("it's", "virtual_aliases", "source").startswith(f'SELECT 1 AS a FROM {place} GROUP BY "source"')
+    assert read_capitals("it's", "virtual_aliases", "source").endswith(f'{place} WHERE "source" <> lower("source")')
+    assert read_orphans("it's", "virtual_aliases", False) == f"SELECT 1 AS a FROM {place} c LIMIT 1"
+    assert 'LEFT JOIN "it\'s"."virtual_domains" p' in read_orphans("it's", "virtual_aliases", True)
+
+
 def test_grants_that_are_missing():
-    nothing = held({"connect": "f", "usage": "f", "unreadable": '["d", "u"]', "undefaulted": '["o"]', "more": None})
-    assert nothing == Held(False, False, ("d", "u"), ("o",), ())
+    nothing = held(NOTHING)
+    assert nothing == Held(False, False, ("d", "u"), (), ("o",), ())
+    assert describe(nothing, "db", "mail") == []
     assert grant(nothing, "db", "mail", "m") == [
         'GRANT CONNECT ON DATABASE "db" TO "m"',
         'GRANT USAGE ON SCHEMA "mail" TO "m"',
         'GRANT SELECT ON "mail"."d", "mail"."u" TO "m"',
         'ALTER DEFAULT PRIVILEGES FOR ROLE "o" IN SCHEMA "mail" GRANT SELECT ON TABLES TO "m"',
     ]
-    everything = held(
-        {"connect": "t", "usage": "t", "unreadable": None, "undefaulted": None, "more": '["INSERT ON d"]'}
-    )
-    assert everything.more == ("INSERT ON d",)
+    more = {"unreadable": None, "readable": '["d"]', "undefaulted": None, "more": '["INSERT ON d"]'}
+    everything = held({**NOTHING, "connect": "t", "usage": "t", **more})
+    assert everything == GRANTED._replace(readable=("d",), more=("INSERT ON d",))
     assert grant(everything, "db", "mail", "m") == []
+    assert revoke(everything, "m") == ['REVOKE INSERT ON d FROM "m"']
+    assert describe(everything, "db", "mail") == [
+        'CONNECT ON DATABASE "db"',
+        'USAGE ON SCHEMA "mail"',
+        'SELECT ON ALL TABLES IN SCHEMA "mail"',
+        'SELECT ON TABLES THAT ARE MADE LATER IN SCHEMA "mail"',
+        "INSERT ON d",
+    ]
+    assert describe(held({**NOTHING, "readable": '["a", "b"]'}), "db", "mail") == ['SELECT ON "a", "b"']
+
+
+def test_connections_are_read():
+    rows = [{"host": "10.0.0.5", "port": "40000"}, {"host": None, "port": "-1"}, {"host": None, "port": None}]
+    assert activity(rows) == [("10.0.0.5", 40000), ("localhost", None), ("localhost", None)]
 
 
 def test_tables_are_read_as_ispmail_sql_has_them():
