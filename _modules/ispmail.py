@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f0e434bb08a")
+_ispmail_stamp.require("f70bc888a843")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

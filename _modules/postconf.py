@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f0e434bb08a")
+_ispmail_stamp.require("f70bc888a843")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f0e434bb08a")
+_ispmail_stamp.require("f70bc888a843")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f0e434bb08a")
+_ispmail_stamp.require("f70bc888a843")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f0e434bb08a")
+_ispmail_stamp.require("f70bc888a843")
 
 from _ispmail_salt import state
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "7f0e434bb08a"
+STAMP = "f70bc888a843"
 
 
 def require(stamp: str) -> None:

@@ -309,6 +309,47 @@ def test_the_main_job(minion, server, postfix):
     assert rcpt(postfix.port, JACK)[0] == 250
 
 
+@pytest.fixture
+def live(minion, server, postfix):
+    """Postfix asks the maps."""
+    minion.pillar = pillar(server, postfix=postfix)
+    minion.apply("ispmail.database")
+    server.sql(ROWS, "mailserver")
+    applied = minion.apply("ispmail.maps")["postfix_map.managed"]
+    assert applied["result"] is True, applied["comment"]
+    return minion
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"ALTER ROLE mailserver PASSWORD '{NEW}'",
+        "ALTER ROLE mailserver NOLOGIN",
+        "ALTER ROLE mailserver VALID UNTIL '2001-01-01'",
+        f"SET password_encryption = md5; ALTER ROLE mailserver PASSWORD '{NEW}'",
+        None,
+    ],
+)
+def test_refused_logins_are_told(live, server, postfix, statement):
+    """By the login of the live table files, whatever the database refuses it for."""
+    assert call(live, "refused") == []
+    if statement:
+        server.sql(statement)
+    else:
+        server.set_hba("host all postgres 127.0.0.1/32 scram-sha-256\n")
+    (found,) = call(live, "refused")
+    assert (found["host"], found["user"], found["maps"]) == (f"{HOST}:{server.port}", "mailserver", list(MAPS))
+    assert postfix.running and OLD not in str(found)
+
+
+def test_a_server_that_is_down_or_full_has_not_refused(live, server):
+    server.sql("ALTER ROLE mailserver CONNECTION LIMIT 0")
+    assert call(live, "refused") == []
+    server.stop()
+    assert call(live, "refused") == []
+    server.start()
+
+
 PACKAGES, PYMYSQL = "Postfix and its table types are installed", "PyMySQL is installed for Salt's Python"
 PGSQL = {name: {"type": "pgsql"} for name in MAPS}
 
