@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f70bc888a843")
+_ispmail_stamp.require("419ae8a0b45e")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f70bc888a843")
+_ispmail_stamp.require("419ae8a0b45e")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f70bc888a843")
+_ispmail_stamp.require("419ae8a0b45e")
 
 import _ispmail_holders
 import _ispmail_logins

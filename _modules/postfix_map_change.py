@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f70bc888a843")
+_ispmail_stamp.require("419ae8a0b45e")
 
 import _ispmail_apply
 import _ispmail_compare

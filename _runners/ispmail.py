@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f70bc888a843")
+_ispmail_stamp.require("419ae8a0b45e")
 
 import salt.client
 import salt.utils.event

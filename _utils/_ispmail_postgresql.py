@@ -326,10 +326,61 @@ def read_orphans(schema: str, table: str, has_parent: bool) -> str:
     return f"{statement} LIMIT 1"
 
 
-def read_capitals(schema: str, table: str, column: str) -> str:
+def read_capitals(table: str, column: str) -> str:
     """Write the statement that counts the values of a column that Postfix never asks for: it asks in lower case."""
-    place = f"{quote(schema)}.{quote(table)}"
-    return f"SELECT count(*) AS n FROM {place} WHERE {quote(column)} <> lower({quote(column)})"  # noqa: S608
+    return f"SELECT count(*) AS n FROM {quote(table)} WHERE {quote(column)} <> lower({quote(column)})"  # noqa: S608
+
+
+def explain(query: str) -> str:
+    """Write the statements that tell how a query finds its rows, without a look at how many there are now."""
+    # For this transaction only; what is asked with it is one.
+    return f"SELECT set_config('enable_seqscan', 'off', true); EXPLAIN (FORMAT JSON) {query}"
+
+
+# What a role may see of itself and of the server's limits; no limit is 0.
+READ_SELF = """
+SELECT r.rolname AS name, r.rolsuper AS is_superuser,
+  CASE WHEN isfinite(r.rolvaliduntil) THEN floor(extract(epoch FROM r.rolvaliduntil - now()))::bigint END AS expires,
+  to_char(r.rolvaliduntil, 'YYYY-MM-DD') AS date,
+  greatest(r.rolconnlimit, 0) AS of_role, greatest(d.datconnlimit, 0) AS of_database,
+  current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+    - coalesce(current_setting('reserved_connections', true)::int, 0) AS of_server,
+  coalesce((SELECT setting::bigint / 1000 FROM pg_settings WHERE name = 'idle_session_timeout'), 0) AS idle,
+  (SELECT json_agg(c.oid::regclass::text ORDER BY 1) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND n.nspname !~ '^(pg_|information_schema$)'
+    AND has_schema_privilege(n.oid, 'USAGE')
+    AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')) AS writable
+FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()
+"""
+
+
+class Self(NamedTuple):
+    """What a role sees of itself and of the server's limits."""
+
+    name: str
+    is_superuser: bool
+    expires: int | None  # in how many seconds its password does; None for never
+    date: str | None  # when that is
+    connections: Mapping[str, int]  # what limits how many there may be, to the limit; 0: no limit
+    idle: int  # after how many seconds an idle connection is closed; 0: never
+    writable: tuple[str, ...]  # tables that it may change
+
+
+def self_of(row: Row) -> Self:
+    """Read the row of `READ_SELF`."""
+    return Self(
+        name=_text(row["name"]),
+        is_superuser=row["is_superuser"] == "t",
+        expires=None if row["expires"] is None else int(row["expires"]),
+        date=row["date"],
+        connections={
+            "max_connections": int(_text(row["of_server"])),
+            "CONNECTION LIMIT of the database": int(_text(row["of_database"])),
+            "CONNECTION LIMIT of the role": int(_text(row["of_role"])),
+        },
+        idle=int(_text(row["idle"])),
+        writable=_list(row["writable"]),
+    )
 
 
 def read_activity(user: str) -> str:

@@ -23,7 +23,7 @@ import _ispmail_peer
 import _ispmail_scram
 from _ispmail_client import TLS, Login, tls_context
 from _ispmail_errors import DatabaseError
-from _ispmail_sqlstates import LOST, NO_TLS, UNREACHABLE, UNREADABLE, stated
+from _ispmail_sqlstates import LOST, NO_TLS, UNPROVEN, UNREACHABLE, UNREADABLE, stated
 
 # In seconds: for each address, of the login, of a statement, and of one that builds an index.
 _CONNECT, _LOGIN, _ANSWER, _BUILD = 5.0, 10.0, 10.0, 300.0
@@ -246,7 +246,8 @@ class Client:
             if not self._is_verified():
                 raise DatabaseError(
                     "it does not log in by scram-sha-256, which proves that it is the right server: give the role a "
-                    "password by scram-sha-256, and pg_hba.conf that method; or use a unix socket, or TLS with a CA"
+                    "password by scram-sha-256, and pg_hba.conf that method; or use a unix socket, or TLS with a CA",
+                    UNPROVEN,
                 )
             if way == _CLEAR:
                 self._write(b"p", login.password + b"\0")

@@ -151,7 +151,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                     "managed": role.name == config.user,
                     "grants": _shown_grants(_held(server, config, role.name), config) if has_database else [],
                     "plugins": _methods(role),
-                    "passwords": len(_methods(role)),
+                    "passwords": len(_methods(role)) if server.is_superuser else None,
                     "locked": not role.can_login,
                     "expires": _expiry(role, now),
                 }

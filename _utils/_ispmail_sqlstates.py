@@ -11,6 +11,8 @@ REFUSALS = ("28P01", "28000")
 # The login is refused for its database: insufficient_privilege (no CONNECT), invalid_catalog_name.
 OF_DATABASE = ("42501", "3D000")
 LOCK_NOT_AVAILABLE = "55P03"
+# No SQLSTATE: our own client has not sent the login, as the server does not prove that it is the right one.
+UNPROVEN = "unproven"
 
 LOST = "it did not answer in time, or closed the connection: check that it is well"
 UNREACHABLE = "it cannot be reached: check the address, and that it runs"

@@ -30,7 +30,7 @@ GRANTS = [
 
 @pytest.fixture(scope="module")
 def started():
-    with scratch() as path, PostgreSQL(path / "db") as server:
+    with scratch() as path, PostgreSQL(path / "db", max_connections="900") as server:
         yield server
 
 
@@ -348,6 +348,147 @@ def test_a_server_that_is_down_or_full_has_not_refused(live, server):
     server.stop()
     assert call(live, "refused") == []
     server.start()
+
+
+# The doctor.
+
+
+def found(minion):
+    """Each check that does not hold, to where it does not, the result, and what to do."""
+    rows = minion.call("postfix_doctor.check")
+    assert OLD not in str(rows)
+    return {row["check"]: (row["where"], row["result"], row["fix"]) for row in rows if row["result"] != "ok"}
+
+
+@pytest.fixture
+def healthy(live):
+    """A set-up of which the doctor finds nothing to say."""
+    assert found(live) == {}
+    return live
+
+
+def test_the_doctor_looks_at_all_of_it(healthy, server):
+    rows = healthy.call("postfix_doctor.check")
+    checks = {row["check"]: row["where"] for row in rows}
+    host = f"{HOST}:{server.port}"
+    assert checks["the query uses an index"] == f"virtual_mailbox_maps on {host}"
+    for check in ("the account may only read", "the map's rows are in lower case", "the query takes every address"):
+        assert host in checks[check]
+    assert checks["the account is not locked"] == "mailserver"
+    assert checks["the login works"] == f"{host} for {', '.join(MAPS)}"
+    assert healthy.call("postfix_doctor.report").rpartition("\n")[2].startswith("0 faults, 0 warnings, ")
+
+
+@pytest.mark.parametrize(
+    ("statement", "check", "result", "fix"),
+    [
+        (
+            "DROP INDEX virtual_aliases_source_idx",
+            "the query uses an index",
+            "fault",
+            "CREATE INDEX ON virtual_aliases (source)",
+        ),
+        (
+            "GRANT INSERT ON virtual_users TO mailserver",
+            "the account may only read",
+            "warning",
+            "mailserver may change virtual_users: give",
+        ),
+        ("ALTER ROLE mailserver SUPERUSER", "the account may only read", "warning", "mailserver is a superuser"),
+        (
+            "ALTER TABLE virtual_users OWNER TO mailserver",
+            "the account may only read",
+            "warning",
+            "mailserver may change virtual_users",
+        ),
+        (
+            "ALTER ROLE mailserver CONNECTION LIMIT 50",
+            "the server takes enough connections",
+            "warning",
+            "CONNECTION LIMIT of the role is 50",
+        ),
+        (
+            "ALTER DATABASE mailserver CONNECTION LIMIT 51",
+            "the server takes enough connections",
+            "warning",
+            "CONNECTION LIMIT of the database is 51",
+        ),
+        (
+            "ALTER ROLE mailserver SET idle_session_timeout = '30s'",
+            "the server keeps idle connections",
+            "fault",
+            "idle_session_timeout is 30 s, but Postfix keeps",
+        ),
+        (
+            "ALTER ROLE mailserver VALID UNTIL '2100-01-01'",
+            "the account's password does not expire",
+            "warning",
+            "VALID UNTIL 'infinity'",
+        ),
+        (
+            "ALTER ROLE mailserver VALID UNTIL 'tomorrow'",
+            "the account's password does not expire",
+            "fault",
+            "every lookup fails from then on",
+        ),
+        ("ALTER ROLE mailserver NOLOGIN", "the account is not locked", "fault", "ALTER ROLE … LOGIN"),
+        ("ALTER ROLE mailserver NOLOGIN", "the login works", "fault", "error 28000"),
+        (
+            "ALTER ROLE mailserver VALID UNTIL '2001-01-01'",
+            "the login works",
+            "fault",
+            "VALID UNTIL of the role has not passed",
+        ),
+        (
+            "UPDATE virtual_aliases SET source = 'Jack@example.org'",
+            "the map's rows are in lower case",
+            "warning",
+            "virtual_aliases.source has capital letters in 1 row, which are never",
+        ),
+        ("REVOKE SELECT ON virtual_aliases FROM mailserver", "the query works", "fault", "error 42501"),
+        ("DROP TABLE virtual_aliases", "the query works", "fault", "error 42P01: a table does not exist"),
+        (
+            "CREATE ROLE old LOGIN; GRANT pg_read_all_data TO old",
+            "no table file's old account is left behind",
+            "warning",
+            'old may read the maps\' tables (nobody is connected now): DROP OWNED BY "old"; DROP ROLE "old"',
+        ),
+        (
+            f"SET password_encryption = md5; ALTER ROLE mailserver PASSWORD '{OLD}'",
+            "a rotation can change the account's passwords",
+            "fault",
+            "its password is kept by md5, which proves no server",
+        ),
+    ],
+)
+def test_what_the_doctor_finds(healthy, server, statement, check, result, fix):
+    server.sql(statement, "mailserver")
+    where, seen, text = found(healthy)[check]
+    assert seen == result and fix in text, (where, text)
+
+
+def test_the_doctor_says_what_it_did_not_look_at(healthy, server, postfix):
+    """By md5 our own client logs in to no server that is not verified: Postfix's does."""
+    server.sql(f"SET password_encryption = md5; ALTER ROLE mailserver PASSWORD '{OLD}'")
+    server.set_hba("host all all 127.0.0.1/32 md5\n")
+    assert rcpt(postfix.port, JACK)[0] == 250
+    where, result, fix = found(healthy)["the login works"]
+    assert (where, result) == (f"{HOST}:{server.port} for {', '.join(MAPS)}", "warning")
+    assert fix.startswith("it was not tried, and nothing behind it was looked at: ")
+    server.set_hba("host all all 127.0.0.2/32 scram-sha-256\n")
+    assert (
+        "error 28000: access is denied: check that the role exists and has LOGIN, and that pg_hba.conf"
+        in (found(healthy)["the login works"][2])
+    )
+    for hosts, said in ((None, "no password"), (f"postgresql://{HOST}:{server.port}", "a URI, which only libpq reads")):
+        for name in MAPS:
+            table = postfix.config_directory / f"pgsql-{name.replace('_', '-')}.cf"
+            kept = [
+                line for line in table.read_text().splitlines() if not line.startswith("hosts" if hosts else "password")
+            ]
+            table.write_text("\n".join([*kept, f"hosts = {hosts}"] if hosts else kept) + "\n")
+        where, result, fix = found(healthy)["the login works"]
+        assert (where, result) == (", ".join(MAPS), "warning") and said in fix
 
 
 PACKAGES, PYMYSQL = "Postfix and its table types are installed", "PyMySQL is installed for Salt's Python"

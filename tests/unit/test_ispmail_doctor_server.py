@@ -2,7 +2,8 @@
 
 import pytest
 
-from _ispmail_doctor_server import check, check_account, is_local
+import _ispmail_doctor_server
+from _ispmail_doctor_server import Live, check_account, is_local
 from _ispmail_errors import CannotAsk
 from _ispmail_table_users import Users
 
@@ -15,6 +16,10 @@ NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 PLUGIN = "a rotation can change the account's passwords"
 EXPIRY = "the account's password does not expire"
 ADDRESSES = ["127.0.0.1", "198.51.100.7"]
+
+
+def check(targets, hosts, users, addresses):
+    return _ispmail_doctor_server.check(targets, {"mysql": Live(hosts, users)}, addresses)
 
 
 @pytest.mark.parametrize(

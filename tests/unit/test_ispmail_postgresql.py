@@ -10,6 +10,7 @@ from _ispmail_postgresql import (
     GRANTED,
     Held,
     Role,
+    Self,
     activity,
     alter_statements,
     copy_settings,
@@ -30,6 +31,7 @@ from _ispmail_postgresql import (
     read_tables,
     revoke,
     role,
+    self_of,
     set_password,
     tables,
 )
@@ -129,7 +131,7 @@ NOTHING = {**NOTHING, "more": None, "owned": None}
 def test_questions_about_rows():
     place = '"it\'s"."virtual_aliases"'
     assert read_doubles("it's", "virtual_aliases", "source").startswith(f'SELECT 1 AS a FROM {place} GROUP BY "source"')
-    assert read_capitals("it's", "virtual_aliases", "source").endswith(f'{place} WHERE "source" <> lower("source")')
+    assert read_capitals("it's", "a").endswith('FROM "it\'s" WHERE "a" <> lower("a")')
     assert read_orphans("it's", "virtual_aliases", False) == f"SELECT 1 AS a FROM {place} c LIMIT 1"
     assert 'LEFT JOIN "it\'s"."virtual_domains" p' in read_orphans("it's", "virtual_aliases", True)
 
@@ -215,3 +217,12 @@ def test_what_a_table_is_missing_is_added():
 
 def test_a_database_holds_every_address():
     assert create_database("mail") == ["CREATE DATABASE \"mail\" TEMPLATE template0 ENCODING 'UTF8'"]
+
+
+def test_what_a_role_sees_of_itself():
+    row = {"name": "m", "is_superuser": "f", "expires": "-3", "date": "2001-01-01", "of_role": "5", "of_database": "0"}
+    found = self_of({**row, "of_server": "97", "idle": "30", "writable": '["a"]'})
+    limits = {"max_connections": 97, "CONNECTION LIMIT of the database": 0, "CONNECTION LIMIT of the role": 5}
+    assert found == Self("m", False, -3, "2001-01-01", limits, 30, ("a",))
+    found = self_of({**row, "is_superuser": "t", "expires": None, "of_server": "1", "idle": "0", "writable": None})
+    assert (found.is_superuser, found.expires, found.writable) == (True, None, ())
