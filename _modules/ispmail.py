@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c7a29e6e31c3")
+_ispmail_stamp.require("a030bc806d6a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
