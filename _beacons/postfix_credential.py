@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("419ae8a0b45e")
+_ispmail_stamp.require("bf265ff9bae9")
 
 import contextlib
 import json

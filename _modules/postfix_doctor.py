@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("419ae8a0b45e")
+_ispmail_stamp.require("bf265ff9bae9")
 
 
 import _ispmail_apply

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("419ae8a0b45e")
+_ispmail_stamp.require("bf265ff9bae9")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("419ae8a0b45e")
+_ispmail_stamp.require("bf265ff9bae9")
 
 from _ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("419ae8a0b45e")
+_ispmail_stamp.require("bf265ff9bae9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

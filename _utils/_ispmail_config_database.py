@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import _ispmail_config
+import _ispmail_config_rotation
 import _ispmail_tablefile
-from _ispmail_config import DATABASE, MAPS, SEE_EXAMPLE, unknown_keys
+from _ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
 from _ispmail_errors import Fault, PillarFault, repr_without
 from _ispmail_hosts import MYSQL_SOCKET, POSTGRESQL_SOCKETS, postgresql_socket
-from _ispmail_tablefile import shown_key
 
 # The table types of the servers: MariaDB or MySQL, and PostgreSQL.
 MYSQL, PGSQL = "mysql", "pgsql"
@@ -49,17 +50,28 @@ class DatabaseConfig(NamedTuple):
     revoke_other_grants: bool = False
     known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
     type: str = MYSQL  # the table type of the server: that of the maps which log in with the account
+    pair: tuple[str, ...] = ()  # with rotation by two accounts: `user`, and the one that is in use before or after it
 
     def __repr__(self) -> str:
         return repr_without(self, "password")
+
+    @property
+    def other(self) -> str | None:
+        """The other account of the pair; None with rotation by two passwords."""
+        return self.pair[1] if self.pair else None
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """All users that stand for the maps' account."""
+        return self.pair or (self.user,)
 
     def managed_hosts(self, existing: Iterable[str]) -> tuple[str, ...]:
         """The host parts of the accounts that are the maps'.
 
         Args:
-            existing: The host parts of the user's accounts on the server.
+            existing: The host parts of these users' accounts on the server.
         """
-        return self.hosts or tuple(existing) or (DEFAULT_ACCOUNT_HOST,)
+        return self.hosts or tuple(dict.fromkeys(existing)) or (DEFAULT_ACCOUNT_HOST,)
 
 
 def database(
@@ -76,7 +88,8 @@ def database(
         section: What pillar holds under it, sdb:// URIs already looked up.
         faults: What was wrong with those.
         password_needed: Whether it is a fault that there is no password.
-        account_checked: Whether it is a fault that user, password or dbname cannot stand in a table file.
+        account_checked: Whether it is a fault that user, password or dbname cannot stand in a table file, or that no
+            pair of accounts follows from the user. They may be sdb:// URIs.
 
     Raises:
         PillarFault: Lists all faults.
@@ -85,13 +98,13 @@ def database(
         raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
     problems = list(faults)
     sections: dict[str, Mapping[str, object]] = {}
-    for name in ("database", "server"):
+    for name in ("database", "server", "rotation"):
         given = section.get(name)
         if given is not None and not isinstance(given, Mapping):
             problems.append(Fault(name, "must be a mapping", SEE_EXAMPLE))
         sections[name] = given if isinstance(given, Mapping) else {}
     server, account = sections["server"], {**DATABASE, **sections["database"]}
-    table_type, mixed = _server_type(section.get("maps"))
+    table_type, mixed = _ispmail_config.server_type(section.get("maps"))
     problems += mixed
     problems += unknown_keys(server, _SERVER_KEYS, "server:")
     if account_checked:
@@ -107,12 +120,17 @@ def database(
         if not isinstance(value, bool)
     ]
     problems += _login_faults(server, table_type)
+    problems += _ispmail_config_rotation.faults(sections["rotation"], table_type)
+    name = user(section)
+    pair, wrong = _ispmail_config_rotation.pair(sections["rotation"], name, table_type)
+    if account_checked:
+        problems += wrong
     if problems:
         raise PillarFault(pillar_key, problems)
     password = account.get("password")
     return DatabaseConfig(
         pillar_key,
-        user(section),
+        name,
         None if password is None else str(password),
         str(account["dbname"]),
         tuple(dict.fromkeys(host.lower() for host in hosts)),
@@ -121,39 +139,29 @@ def database(
         switches["revoke_other_grants"] is True,
         known,
         table_type,
+        pair,
     )
 
 
 def user(section: object) -> str:
     """Read the user of the maps' account, and nothing else."""
-    account = section.get("database") if isinstance(section, Mapping) else None
-    return str({**DATABASE, **(account if isinstance(account, Mapping) else {})}["user"])
+    return str({**DATABASE, **_section(section, "database")}["user"])
+
+
+def accounts(section: object) -> tuple[str, ...]:
+    """Read the users that stand for the maps' account, whatever else is wrong: pillar's, and the other of a pair."""
+    name = user(section)
+    return _ispmail_config_rotation.pair(_section(section, "rotation"), name, server_type(section))[0] or (name,)
+
+
+def _section(section: object, name: str) -> Mapping[str, object]:
+    found = section.get(name) if isinstance(section, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def server_type(section: object) -> str:
     """The table type of the database server that pillar's `database` logs in to; that of the first map, if in doubt."""
-    return _server_type(section.get("maps") if isinstance(section, Mapping) else None)[0]
-
-
-def _server_type(maps: object) -> tuple[str, list[Fault]]:
-    """The table type of the maps that log in with pillar's `database`, and faults of those of another server's.
-
-    Where there are none, it is a MariaDB or MySQL.
-    """
-    given = maps if isinstance(maps, Mapping) else {}
-    found: dict[str, list[object]] = {}
-    for name, entry in {**MAPS, **given}.items():
-        if isinstance(entry, Mapping) and "user" not in entry:
-            found.setdefault(str(entry.get("type", MYSQL)), []).append(name)
-    types = [table_type for table_type in found if table_type in (MYSQL, PGSQL)]
-    if len(types) < 2:
-        return (types or [MYSQL])[0], []
-    first, second = types
-    reason = (
-        f"is {second}, but that of {shown_key(found[first][0])} is {first}, and one account is of one database server"
-    )
-    fix = "give the maps of one type user and password of their own, or a pillar key of their own (instances)"
-    return first, [Fault(f"maps:{shown_key(name)}:type", reason, fix) for name in found[second]]
+    return _ispmail_config.server_type(section.get("maps") if isinstance(section, Mapping) else None)[0]
 
 
 def _account_faults(account: Mapping[str, object], table_type: str) -> list[Fault]:

@@ -99,6 +99,33 @@ SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'f', 'v', 'm') ORDER BY c.relname
 """
+# Each as the beginning and the end of the statement that gives it. Types and large objects are left out.
+_READ_RIGHTS = """
+SELECT 'GRANT ' || a.privilege_type || ' ON ' || CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
+    || c.oid::regclass AS statement, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS ending
+  FROM pg_class c, aclexplode(c.relacl) a WHERE a.grantee = {who}
+UNION ALL SELECT format('GRANT %s (%I) ON TABLE %s', a.privilege_type, t.attname, t.attrelid::regclass),
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+  FROM pg_attribute t, aclexplode(t.attacl) a WHERE a.grantee = {who} AND NOT t.attisdropped
+UNION ALL SELECT format('GRANT %s ON SCHEMA %I', a.privilege_type, n.nspname),
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+  FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.grantee = {who}
+UNION ALL SELECT format('GRANT %s ON DATABASE %I', a.privilege_type, d.datname),
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+  FROM pg_database d, aclexplode(d.datacl) a WHERE a.grantee = {who}
+UNION ALL SELECT format('GRANT %s ON ROUTINE %s', a.privilege_type, p.oid::regprocedure),
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+  FROM pg_proc p, aclexplode(p.proacl) a WHERE a.grantee = {who}
+UNION ALL SELECT format('GRANT %I', g.rolname), CASE WHEN m.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END
+  FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = {who}
+UNION ALL SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s GRANT %s ON %s', o.rolname,
+    CASE WHEN n.nspname IS NULL THEN '' ELSE format(' IN SCHEMA %I', n.nspname) END, a.privilege_type,
+    CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'ROUTINES' WHEN 'T' THEN 'TYPES'
+    ELSE 'SCHEMAS' END), CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+  FROM pg_default_acl d JOIN pg_roles o ON o.oid = d.defaclrole LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace,
+    aclexplode(d.defaclacl) a WHERE a.grantee = {who}
+ORDER BY 1, 2
+"""
 _READ_OTHERS = """
 SELECT r.rolname AS name FROM pg_roles r WHERE r.rolcanlogin AND NOT r.rolsuper
 AND has_database_privilege(r.oid, current_database(), 'CONNECT') AND has_schema_privilege(r.oid, {schema}, 'USAGE')
@@ -124,6 +151,17 @@ class Role:
     settings: tuple[str, ...]  # its own parameters, such as ``search_path=mail``
     connections: int  # how many it has now
     most: int  # how many it may have; -1: no limit of its own
+
+
+class Right(NamedTuple):
+    """Something that a role was given: the statement that gives it, around the role's name."""
+
+    statement: str
+    ending: str
+
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.statement}{self.ending}".replace("GRANT ", "", 1)
 
 
 class Held(NamedTuple):
@@ -173,11 +211,6 @@ def set_password(name: str, verifier: str) -> list[str]:
 def lock(name: str) -> list[str]:
     """Write the statement after which an account cannot log in any more. Its connections stay as they are."""
     return [f"ALTER ROLE {quote(name)} NOLOGIN"]
-
-
-def unlock(name: str) -> list[str]:
-    """Write the statement after which an account logs in again, with the password that it had."""
-    return [f"ALTER ROLE {quote(name)} LOGIN"]
 
 
 def copy_settings(name: str, settings: Iterable[str]) -> list[str]:
@@ -290,6 +323,21 @@ def describe(found: Held, dbname: str, schema: str) -> list[str]:
 GRANTED = Held(connect=True, usage=True, unreadable=(), readable=(), undefaulted=(), more=())
 
 
+def read_rights(name: str) -> str:
+    """Write the statement that reads all that a role was given itself in a database, for `rights`."""
+    return _READ_RIGHTS.format(who=_OID.format(literal(name)))
+
+
+def rights(rows: Iterable[Row]) -> list[Right]:
+    """Read the rows of `read_rights`."""
+    return [Right(_text(row["statement"]), _text(row["ending"])) for row in rows]
+
+
+def give(found: Iterable[Right], name: str) -> list[str]:
+    """Write the statements that give rights to a role."""
+    return [f"{right.statement} TO {quote(name)}{right.ending}" for right in found]
+
+
 def read_tables(schema: str) -> str:
     """Write the statement that reads the tables of a schema, for `tables`; to be run in the database itself."""
     return _READ_TABLES.format(schema=literal(schema))
@@ -383,19 +431,21 @@ def self_of(row: Row) -> Self:
     )
 
 
-def read_activity(user: str) -> str:
-    """Write the statement that lists the connections of a user, but for the one that asks, for `activity`.
+def activity_statements(users: Sequence[str]) -> tuple[str, str]:
+    """Write the statements that list the connections of users, but for the one that asks, and the server's port.
 
     A role sees those of its own; all others only where it has pg_read_all_stats.
     """
+    names = ", ".join(map(literal, users))
     return (
         "SELECT host(client_addr) AS host, client_port AS port FROM pg_stat_activity"  # noqa: S608
-        f" WHERE usename = {literal(user)} AND pid <> pg_backend_pid()"
+        f" WHERE usename IN ({names}) AND pid <> pg_backend_pid()",
+        "SELECT current_setting('port') AS port",
     )
 
 
 def activity(rows: Iterable[Row]) -> list[tuple[str, int | None]]:
-    """Read the rows of `read_activity`: each connection's address and port; no port for the unix socket."""
+    """Read the rows of the first of `activity_statements`: address and port of each; no port for the unix socket."""
     found: list[tuple[str, int | None]] = []
     for row in rows:
         port = int(row["port"] or -1)

@@ -12,23 +12,27 @@ import pwd
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import _ispmail_account_users
+import _ispmail_config_rotation
+import _ispmail_connections
 import _ispmail_database
 import _ispmail_postgresql
 import _ispmail_scram
+import _ispmail_sockets
 import _ispmail_sql
 from _ispmail_accounts import Action
 from _ispmail_client import Login
 from _ispmail_config_database import DatabaseConfig
+from _ispmail_connections import Listed
 from _ispmail_database import Step
-from _ispmail_errors import DatabaseError
-from _ispmail_postgresql import METHOD, SCHEMA, Held, Role
+from _ispmail_errors import CannotAsk, DatabaseError, PillarFault
+from _ispmail_postgresql import METHOD, SCHEMA, Held, Right, Role
 from _ispmail_postgresql_client import Client
 from _ispmail_sql import Missing, Table
-from _ispmail_sqlstates import LOCK_NOT_AVAILABLE
+from _ispmail_sqlstates import LOCK_NOT_AVAILABLE, WRONG_PASSWORD
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +87,17 @@ def admin(config: DatabaseConfig, lock: bool = False) -> Iterator[Server]:
         yield Server(client, str(facts["version"]), facts["super"] == "on", facts["name"] == config.dbname)
 
 
-def _connected(config: DatabaseConfig, dbname: str) -> Client:
+def _client(config: DatabaseConfig, user: str, password: bytes, dbname: str) -> Client:
+    """A client of the server, by the way that its admin takes."""
     login = config.login
     where = login.unix_socket or f"{login.host}:{login.port}"
-    credentials = Login(
-        user=login.user,
-        password=(login.password or "").encode("utf-8", "surrogateescape"),
-        unix_socket=login.unix_socket,
-        host=login.host,
-        port=login.port,
-        database=dbname,
-    )
-    client = Client(f"the database server at {where}", credentials, system_user=_system_user(credentials))
+    credentials = Login(user, password, login.unix_socket, login.host, login.port, dbname)
+    return Client(f"the database server at {where}", credentials, system_user=_system_user(credentials))
+
+
+def _connected(config: DatabaseConfig, dbname: str) -> Client:
+    login = config.login
+    client = _client(config, login.user, (login.password or "").encode("utf-8", "surrogateescape"), dbname)
     try:
         client.connect()
     except DatabaseError as err:
@@ -140,6 +143,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
     with admin(config) as server:
         has_database = server.has_database
         needs = _ispmail_sql.missing(_tables(server))
+        roles = _roles(server, config.accounts)
         now = int(server.ask("SELECT floor(extract(epoch FROM now()))::bigint AS now")[0]["now"] or 0)
         return {
             "server": f"PostgreSQL {_ispmail_database.shown(server.version)}",
@@ -148,14 +152,23 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
             "tables": {table: missing.describe() for table, missing in needs.items()},
             "accounts": {
                 _ispmail_database.shown(role.name): {
-                    "managed": role.name == config.user,
+                    "managed": True,
                     "grants": _shown_grants(_held(server, config, role.name), config) if has_database else [],
                     "plugins": _methods(role),
                     "passwords": len(_methods(role)) if server.is_superuser else None,
                     "locked": not role.can_login,
                     "expires": _expiry(role, now),
                 }
-                for role in _roles(server, [config.user]).values()
+                for role in roles.values()
+                if role.name == config.user
+            },
+            "pair": {
+                _ispmail_database.shown(role.name): {
+                    "locked": not role.can_login,
+                    "connections": connections(server, role.name),
+                }
+                for role in roles.values()
+                if role.name != config.user
             },
             "others": _others(server, config) if has_database else {},
             "refused_logins": None,
@@ -266,6 +279,7 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
     """Create the maps' role with pillar's password, and have it SELECT on the tables.
 
     The password of a role that exists is not changed. What it may do besides is revoked only where pillar says so.
+    A new role of a pair may do what the other one may.
 
     Returns:
         As _ispmail_accounts.account does, by the name of the role.
@@ -276,11 +290,12 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
     with admin(config, lock=not test) as server:
         if not server.has_database and not test:
             raise DatabaseError(f"{server.client.where}: there is no database {config.dbname}: apply ispmail.database")
-        role = _roles(server, [config.user]).get(config.user)
+        roles = _roles(server, config.accounts)
+        role = roles.get(config.user)
         if role is None:
             if not test:
-                made = _ispmail_postgresql.create_account(config.user, _verifier(server, config))
-                _run(server, [Step(f"create {config.user}", (*made,))])
+                other = roles.get(config.other or "")
+                _run(server, [Step(f"create {config.user}", ("; ".join(_creation(server, config, other)),))])
                 _grant(server, config)
             return {"changes": {config.user: _made(config)}, "warnings": []}
         change, warnings = {}, [*_login_warnings(server, role, config)]
@@ -293,6 +308,22 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
                 if not test:
                     _grant(server, config)
     return {"changes": {config.user: change} if change else {}, "warnings": warnings}
+
+
+def _creation(server: Server, config: DatabaseConfig, other: Role | None) -> list[str]:
+    """Write the statements that create pillar's role, with the settings and rights of the other one of the pair."""
+    statements = _ispmail_postgresql.create_account(config.user, _verifier(server, config))
+    if other is None:
+        return statements
+    return [
+        *statements,
+        *_ispmail_postgresql.copy_settings(config.user, other.settings),
+        *_ispmail_postgresql.give(_rights(server, other.name), config.user),
+    ]
+
+
+def _rights(server: Server, name: str) -> list[Right]:
+    return _ispmail_postgresql.rights(server.ask(_ispmail_postgresql.read_rights(name)))
 
 
 def _grant(server: Server, config: DatabaseConfig) -> None:
@@ -317,15 +348,143 @@ def _made(config: DatabaseConfig) -> dict[str, Any]:
 
 
 def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, Any]:
-    """Refuse: a role of PostgreSQL has one password.
+    """Change which logins the server accepts, by two accounts: a role of PostgreSQL has one password.
+
+    Args:
+        config: What pillar says; its user and password are the new ones.
+        action: ``accept`` them beside those in use, so that nobody who uses an old one notices; or have them as the
+            ``sole`` ones, which the server has to accept already.
+        test: Only tell what would be done.
+
+    Returns:
+        As _ispmail_accounts.credential does.
 
     Raises:
-        DatabaseError: In each case.
+        PillarFault: Pillar's user is none of two.
+        DatabaseError: The change would lock somebody out; nothing is changed then.
     """
-    raise DatabaseError(
-        f"{config.user}: nothing was changed, a PostgreSQL keeps one password for a role: change {config.pillar_key}:"
-        "database:user and password together, apply ispmail.database, then ispmail on the mail servers"
+    if not config.other:
+        raise PillarFault(config.pillar_key, _ispmail_config_rotation.no_pair(config.user))
+    with admin(config, lock=not test) as server:
+        if not server.has_database:
+            raise DatabaseError(f"{server.client.where}: there is no database {config.dbname}: apply ispmail.database")
+        roles = _roles(server, config.accounts)
+        own, other = roles.get(config.user), roles.get(config.other)
+        if action == "accept":
+            name, change, statements = _accept(server, config, own, other)
+        else:
+            name, change, statements = _sole(server, config, own, other)
+        if statements and not test:
+            again = f"run credential_{'accepted' if action == 'accept' else 'sole'} again"
+            began = time.monotonic()
+            # All statements are one transaction: whoever can log in has all rights.
+            _ispmail_database.run(server, [Step(name, ("; ".join(statements),))], again)
+            _check(server, config, action, again)
+            log.info(
+                "%s %s, after %.1f s", name, "is open" if action == "accept" else "is locked", time.monotonic() - began
+            )
+        warnings = [*_still_connected(server, config.other)] if action == "sole" else []
+    return {"changes": {name: change} if statements else {}, "warnings": warnings}
+
+
+def _accept(
+    server: Server, config: DatabaseConfig, own: Role | None, other: Role | None
+) -> tuple[str, dict[str, Any], list[str]]:
+    """What has pillar's user log in by pillar's password, and do what the other one may: its name, change, statements.
+
+    Raises:
+        DatabaseError: It must not be changed, as somebody may use it.
+    """
+    if fault := _accept_fault(server, config, own, other):
+        raise DatabaseError(f"Nothing was changed: {config.user} {fault}")
+    if own is None:
+        return config.user, _made(config), _creation(server, config, other)
+    held = _rights(server, own.name)
+    more = [right for right in _rights(server, other.name) if right not in held] if other else []
+    change: dict[str, Any] = {}
+    statements = _ispmail_postgresql.give(more, own.name)
+    if more:
+        texts = [_ispmail_database.shown(right.describe()) for right in more]
+        change = {"grants": {"old": [], "new": texts}}
+    if not _is_open(server, config, own):
+        statements += _ispmail_postgresql.copy_settings(own.name, other.settings if other else ())
+        statements += _ispmail_postgresql.set_password(own.name, _verifier(server, config))
+        change = {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}, **change}
+    return config.user, change, statements
+
+
+def _accept_fault(server: Server, config: DatabaseConfig, own: Role | None, other: Role | None) -> str | None:
+    """Why pillar's user cannot be opened, as a sentence without its subject; None where it can be."""
+    if own is None and other is None:
+        return f"does not exist, and neither does {config.other}: run postfix_database.account first"
+    if own is None or not own.can_login or _is_open(server, config, own):
+        return None
+    if other is None or not other.can_login:
+        return (
+            "is the account in use, and accepts another password than pillar's: with two_accounts, user and password "
+            f"change together. Write user: {config.other} into pillar, beside the new password"
+        )
+    seen = _ispmail_account_users.describe_connections(connections(server, config.user))
+    return (
+        f"accepts another password than pillar's, and is not locked, so somebody may use it ({seen}): if a rotation to "
+        "that password has begun, put it back into pillar and rotate; if nobody uses it, run ALTER ROLE … NOLOGIN and "
+        "rotate again"
     )
+
+
+def _sole(
+    server: Server, config: DatabaseConfig, own: Role | None, other: Role | None
+) -> tuple[str, dict[str, Any], list[str]]:
+    """What locks the other account: its name, change and statements.
+
+    Raises:
+        DatabaseError: Pillar's user does not accept pillar's password yet.
+    """
+    if own is None or not _is_open(server, config, own):
+        raise DatabaseError(
+            f"Nothing was changed: {config.user} does not accept pillar's password yet, clients would be locked out: "
+            "run credential_accepted first"
+        )
+    if other is None or not other.can_login:
+        return config.user, {}, []
+    return other.name, {"locked": {"old": False, "new": True}}, _ispmail_postgresql.lock(other.name)
+
+
+def _is_open(server: Server, config: DatabaseConfig, role: Role) -> bool:
+    """Whether a role accepts pillar's password."""
+    if not role.can_login or role.expires is not None:
+        return False
+    password = (config.password or "").encode("utf-8", "surrogateescape")
+    if server.is_superuser:
+        return role.verifier is not None and _ispmail_scram.belongs(role.verifier, password, role.name)
+    # Nobody else may see verifiers, so it is tried.
+    try:
+        with contextlib.closing(_client(config, role.name, password, config.dbname)) as client:
+            client.connect()
+    except DatabaseError as err:
+        if err.number != WRONG_PASSWORD:
+            raise
+        return False
+    return True
+
+
+def _check(server: Server, config: DatabaseConfig, action: Action, again: str) -> None:
+    """See that the server has done what it was asked for."""
+    roles = _roles(server, config.accounts)
+    own, other = roles.get(config.user), roles.get(config.other or "")
+    is_done = own is not None and _is_open(server, config, own)
+    if action == "sole":
+        is_done = is_done and (other is None or not other.can_login)
+    if not is_done:
+        raise DatabaseError(f"{config.user} is not as it was set: {again}")
+
+
+def _still_connected(server: Server, user: str) -> Iterator[str]:
+    """A locked account accepts no new login. Its connections go on."""
+    seen = connections(server, user)
+    if seen:
+        text = _ispmail_account_users.describe_connections(seen)
+        yield f"{user} keeps the connections that it has until they end ({text}): no new login is accepted"
 
 
 def _verifier(server: Server, config: DatabaseConfig) -> str:
@@ -362,7 +521,9 @@ def _login_warnings(server: Server, role: Role, config: DatabaseConfig) -> Itera
     name = _ispmail_database.shown(role.name)
     if role.is_superuser:
         yield f"{name} is a superuser, who may do anything: give the maps a role of their own"
-    if not role.can_login:
+    if not role.can_login and config.pair:
+        yield f"{name} is locked, as the idle account of the pair is: see credential_accepted"
+    elif not role.can_login:
         yield f"{name} may not log in: run ALTER ROLE … LOGIN"
     if role.expires is not None:
         yield f"the password of {name} expires: ALTER ROLE … VALID UNTIL 'infinity', see postfix_doctor.report"
@@ -404,6 +565,22 @@ def _expiry(role: Role, now: int) -> dict[str, Any] | None:
     return {"seconds": role.expires - now, "date": date}
 
 
+def listed(config: DatabaseConfig, users: Sequence[Collection[str]]) -> list[Listed]:
+    """Ask who is connected as users, see `_ispmail_servers.listed`."""
+    login = config.login
+    with admin(config) as server:
+        if not sees_all(server):
+            raise CannotAsk(
+                "the admin of the database does not see who is connected: run GRANT pg_read_all_stats TO its role"
+            )
+        found = []
+        for some in users:
+            rows, facts = map(server.ask, _ispmail_postgresql.activity_statements([*some]))
+            addresses = _ispmail_sockets.addresses(login.host)
+            found.append(_ispmail_connections.read_activity(rows, facts, login.unix_socket, addresses))
+    return found
+
+
 def connections(server: Server, user: str) -> dict[str, int] | None:
     """Count who is connected as a user now.
 
@@ -412,7 +589,7 @@ def connections(server: Server, user: str) -> dict[str, int] | None:
     """
     if not sees_all(server):
         return None
-    rows = server.ask(_ispmail_postgresql.read_activity(user))
+    rows = server.ask(_ispmail_postgresql.activity_statements([user])[0])
     return dict(Counter(_ispmail_database.shown(host) for host, _ in _ispmail_postgresql.activity(rows)))
 
 
@@ -425,7 +602,7 @@ def sees_all(server: Server) -> bool:
 def _others(server: Server, config: DatabaseConfig) -> dict[str, Any]:
     """Other roles that may read all that the maps' role reads, such as one that was replaced."""
     names = [str(row["name"]) for row in server.ask(_ispmail_postgresql.read_others(SCHEMA))]
-    known = (config.user, config.login.user, *config.known_accounts)
+    known = (*config.accounts, config.login.user, *config.known_accounts)
     return {
         _ispmail_database.shown(name): {
             "drop": _ispmail_database.shown(

@@ -6,10 +6,9 @@ import re
 
 from _ispmail_errors import DatabaseError
 
-# invalid_password, invalid_authorization_specification: the server refuses the login, whatever is asked.
-REFUSALS = ("28P01", "28000")
-# The login is refused for its database: insufficient_privilege (no CONNECT), invalid_catalog_name.
-OF_DATABASE = ("42501", "3D000")
+# invalid_password; with invalid_authorization_specification: the server refuses the login, whatever is asked.
+WRONG_PASSWORD = "28P01"  # noqa: S105
+REFUSALS = (WRONG_PASSWORD, "28000")
 LOCK_NOT_AVAILABLE = "55P03"
 # No SQLSTATE: our own client has not sent the login, as the server does not prove that it is the right one.
 UNPROVEN = "unproven"

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "419ae8a0b45e"
+STAMP = "bf265ff9bae9"
 
 
 def require(stamp: str) -> None:

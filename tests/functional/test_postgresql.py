@@ -193,7 +193,7 @@ def test_locked_unlocked_and_with_another_password(server, roles):
     run(server, _ispmail_postgresql.lock(ACCOUNT))
     with pytest.raises(Refused, match="is not permitted to log in"):
         server.logs_in(ACCOUNT, "plainSecret7")
-    run(server, _ispmail_postgresql.unlock(ACCOUNT))
+    server.sql(f"ALTER ROLE {ACCOUNT} LOGIN")
     assert server.logs_in(ACCOUNT, "plainSecret7")
     server.sql(f"ALTER ROLE {OTHER} VALID UNTIL '2001-01-01'")
     run(server, _ispmail_postgresql.set_password(OTHER, made("thirdSecret9")))

@@ -12,24 +12,28 @@ from _ispmail_postgresql import (
     Role,
     Self,
     activity,
+    activity_statements,
     alter_statements,
     copy_settings,
     create_account,
     create_database,
     describe,
+    give,
     grant,
     held,
     literal,
+    lock,
     quote,
-    read_activity,
     read_capitals,
     read_doubles,
     read_held,
     read_orphans,
     read_others,
+    read_rights,
     read_roles,
     read_tables,
     revoke,
+    rights,
     role,
     self_of,
     set_password,
@@ -114,7 +118,8 @@ def test_only_a_superuser_s_statement_asks_for_verifiers():
         read_held("it's", "it's", "it's"),
         read_tables("it's"),
         read_roles(["it's"], True),
-        read_activity("it's"),
+        activity_statements(["it's"])[0],
+        read_rights("it's"),
         read_others("it's"),
     ],
 )
@@ -226,3 +231,23 @@ def test_what_a_role_sees_of_itself():
     assert found == Self("m", False, -3, "2001-01-01", limits, 30, ("a",))
     found = self_of({**row, "is_superuser": "t", "expires": None, "of_server": "1", "idle": "0", "writable": None})
     assert (found.is_superuser, found.expires, found.writable) == (True, None, ())
+
+
+def test_rights_are_given_as_they_were():
+    rows = [
+        {"statement": "GRANT SELECT ON TABLE a", "ending": " WITH GRANT OPTION"},
+        {"statement": "ALTER DEFAULT PRIVILEGES FOR ROLE o GRANT SELECT ON TABLES", "ending": ""},
+    ]
+    found = rights(rows)
+    assert give(found, "m") == [
+        'GRANT SELECT ON TABLE a TO "m" WITH GRANT OPTION',
+        'ALTER DEFAULT PRIVILEGES FOR ROLE o GRANT SELECT ON TABLES TO "m"',
+    ]
+    assert [right.describe() for right in found] == [
+        "SELECT ON TABLE a WITH GRANT OPTION",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE o SELECT ON TABLES",
+    ]
+
+
+def test_a_locked_account():
+    assert lock("m_a") == ['ALTER ROLE "m_a" NOLOGIN']

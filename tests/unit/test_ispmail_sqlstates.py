@@ -2,10 +2,10 @@
 
 import pytest
 
-from _ispmail_sqlstates import LOCK_NOT_AVAILABLE, OF_DATABASE, REFUSALS, stated
+from _ispmail_sqlstates import LOCK_NOT_AVAILABLE, REFUSALS, stated
 
 
-@pytest.mark.parametrize("state", [*REFUSALS, *OF_DATABASE, LOCK_NOT_AVAILABLE, "53300", "57P03", "25006"])
+@pytest.mark.parametrize("state", [*REFUSALS, "42501", "3D000", LOCK_NOT_AVAILABLE, "53300", "57P03", "25006"])
 def test_each_is_told_with_what_to_do(state):
     error = stated(state)
     assert error.number == state
