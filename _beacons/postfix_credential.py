@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a030bc806d6a")
+_ispmail_stamp.require("dac22d140b6b")
 
 import contextlib
 import json

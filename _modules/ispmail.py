@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a030bc806d6a")
+_ispmail_stamp.require("dac22d140b6b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a030bc806d6a")
+_ispmail_stamp.require("dac22d140b6b")
 
 import _ispmail_accounts
 import _ispmail_holders

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a030bc806d6a")
+_ispmail_stamp.require("dac22d140b6b")
 
 
 import _ispmail_accounts

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a030bc806d6a")
+_ispmail_stamp.require("dac22d140b6b")
 
 import _ispmail_apply
 import _ispmail_compare

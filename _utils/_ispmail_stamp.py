@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "a030bc806d6a"
+STAMP = "dac22d140b6b"
 
 
 def require(stamp: str) -> None:
