@@ -397,9 +397,9 @@ def test_a_new_user_without_a_pair_that_has_the_old_one_is_told_what_to_do(minio
     (text,) = unnamed(minion, search="old")
     names = f"{B} or third" if rotation else B
     assert text == (
-        f"{mail.config_directory}/mariadb-virtual-mailbox-domains.cf logs in as {A}, and pillar has {names}: a rotation "
-        "changes the user only from one of two accounts to the other: set rotation:method to two_accounts, and name both "
-        "in rotation:accounts (docs/rotation.md)"
+        f"{mail.config_directory}/mariadb-virtual-mailbox-domains.cf logs in as {A}, and pillar has {names}: a "
+        "rotation changes the user only from one of two accounts to the other: set rotation:method to two_accounts, "
+        "and name both in rotation:accounts (docs/rotation.md)"
     )
     with pytest.raises(CommandExecutionError, match="does not exist"):
         call(minion, "credential_accepted")
@@ -468,14 +468,16 @@ def test_dovecot_in_rotations_under_load(minion, server, mail, trees, capsys):
             assert all(state["result"] for state in minion.apply("ispmail").values())
             rcpts = Load(mail.port, ADDRESSES, rate=100)
             with rcpts, MailLoad(instance.imap_port, instance.lmtp_port, "john@example.org", "mailPw") as load:
+                kept = []
                 for user, password in ((B, NEW), (A, OTHER), (B, OLD)):
                     take(user, password)
                     assert unnamed(minion, search="old", site_hosts=[]) == []
                     call(minion, "credential_accepted")
                     assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
                     found = call(minion, "holders", search="none", site_hosts=[])
-                    assert found["unnamed"] == [] and found["connections"], "nothing of the old account is open"
-                    assert unnamed(minion, search="none", connections=found["connections"]) == []
+                    assert found["unnamed"] == []
+                    assert unnamed(minion, search="none", connections=found.get("connections", [])) == []
+                    kept += found.get("connections", [])
                     call(minion, "credential_sole")
                     time.sleep(1)
                 report, counts = rcpts.stop(), load.counts()
@@ -483,5 +485,5 @@ def test_dovecot_in_rotations_under_load(minion, server, mail, trees, capsys):
                 print(f"\n3 rotations by two accounts with Dovecot: {report}; {dict(counts)}")
             assert counts["failed logins"] == counts["failed mails"] == report.failed == 0, (counts, report.examples)
             assert counts["logins"] > 50 and counts["mails"] > 20 and report.count > 500
-            # What it has open may be of a locked account; after a restart it logs in by the file.
+            assert kept, "nothing was open by the old account: nothing is shown here"
             assert instance.restart().login("john@example.org", "mailPw") == "ok"
