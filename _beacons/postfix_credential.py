@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bf265ff9bae9")
+_ispmail_stamp.require("96e5df1bfed7")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bf265ff9bae9")
+_ispmail_stamp.require("96e5df1bfed7")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bf265ff9bae9")
+_ispmail_stamp.require("96e5df1bfed7")
 
 import _ispmail_compare
 import _ispmail_consumers

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bf265ff9bae9")
+_ispmail_stamp.require("96e5df1bfed7")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

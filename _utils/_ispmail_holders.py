@@ -217,10 +217,10 @@ def _all_logins(scope: Scope) -> list[_LiveLogin]:
 def _with_other_users(scope: Scope, logins: Sequence[_LiveLogin]) -> Holder:
     """A rotation would leave the account behind that all files log in with."""
     users = " and ".join(sorted({_ispmail_database.shown(login.user) for login in logins}))
-    what = f"{printable(logins[0].path)} logs in as {users}, which is not pillar's {' or '.join(scope.accounts)}"
+    what = f"{printable(logins[0].path)} logs in as {users}, and pillar has {' or '.join(scope.accounts)}"
     how = (
-        "a rotation changes the user only by two accounts, of which that one is one: set rotation:method to "
-        'two_accounts, see "Two accounts" in docs/rotation.md'
+        "a rotation changes the user only from one of two accounts to the other: set rotation:method to two_accounts, "
+        "and name both in rotation:accounts (docs/rotation.md)"
     )
     return Holder(TABLE, escaped(logins[0].path), f"{what}: {how}")
 

@@ -3,17 +3,20 @@
 import contextlib
 import os
 import re
+import subprocess
 import time
 
 import pymysql
 import pytest
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from lab import HOST, scratch
+import _ispmail_search
+from lab import HOST, scratch, wait_until
+from lab.dovecot import Dovecot, MailLoad
 from lab.images import missing_requirements
 from lab.minion import Minion
 from lab.mysql import MySQL
-from lab.postfix import Postfix
+from lab.postfix import Postfix, write_cold
 from lab.smtp import Load
 
 from ..conftest import release
@@ -57,9 +60,10 @@ def mail(server):
 
 def two(server, user, password, postfix=None, rotation=None, **sections):
     """Pillar with both accounts."""
-    found = pillar(server, password, **sections)
+    found = pillar(server, password)
+    found["ispmail"].update(sections)
     found["ispmail"]["database"]["user"] = user
-    found["ispmail"]["rotation"] = rotation or {"method": "two_accounts"}
+    found["ispmail"]["rotation"] = {"method": "two_accounts"} if rotation is None else rotation
     if postfix:
         found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
         if release() >= (3, 10):
@@ -303,3 +307,183 @@ def test_a_failure_at_each_step_is_gone_on_from(minion, server, mail):
     report = load.stop()
     assert report.count > 50 and report.failed == 0, report.examples
     assert logs_in(server, B, NEW) and not logs_in(server, A, OLD)
+
+
+# Who else uses them, before a rotation and in its proof.
+
+
+@pytest.fixture
+def trees(monkeypatch):
+    """An empty folder that is searched in place of /etc and so on."""
+    with scratch() as path:
+        monkeypatch.setattr(_ispmail_search, "TREES", [str(path)])
+        yield path
+
+
+@contextlib.contextmanager
+def foreign_client(server, user, password):
+    """A program that nobody has named, connected for as long as this lasts."""
+    command = ["mariadb", "--no-defaults", f"--host={HOST}", f"--port={server.port}", f"--user={user}"]
+    environment = {**os.environ, "MYSQL_PWD": password}
+    client = subprocess.Popen([*command, "--execute=SELECT SLEEP(60)"], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        sleeping = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO = 'SELECT SLEEP(60)'"
+        assert wait_until(lambda: server.sql(sleeping) == ((1,),), 10)
+        yield client
+    finally:
+        client.kill()
+        client.wait()
+
+
+def unnamed(minion, **options):
+    found = call(minion, "holders", **options)
+    assert not [secret for secret in (OLD, NEW, OTHER) if secret in str(found)]
+    return [holder["text"] for holder in found["unnamed"]]
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_who_else_uses_the_account_that_is_to_be_locked(minion, server, mail, trees):
+    """Files and programs as for two passwords; when the servers have the new account, programs of the old one too."""
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    (trees / "script").write_text(f"mysql -u {A} -p{OLD}\n")
+    minion.pillar = two(server, B, NEW, mail)
+    with foreign_client(server, A, OLD) as client:
+        files, programs = sorted(unnamed(minion, search="old"), key=lambda text: f"mariadb (pid {client.pid}" in text)
+        assert f"{trees}/script holds the password in use" in files
+        assert f"mariadb (pid {client.pid}, " in programs and f"is connected as {A}: name it in programs" in programs
+        (trees / "script").unlink()
+        call(minion, "credential_accepted")
+        assert applied(minion)["result"] is True
+        assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
+        # The mail server cannot list its connections any more. The database server can.
+        assert unnamed(minion, search="none") == []
+        found = call(minion, "holders", search="none", site_hosts=[])
+        (connection,) = found["connections"]
+        assert connection.startswith(f"{HOST}:") and len(found["unnamed"]) == 1
+        (program,) = unnamed(minion, search="none", connections=[connection])
+        assert f"mariadb (pid {client.pid}, " in program and f"is connected as {A}: " in program
+    assert wait_until(lambda: "connections" not in call(minion, "holders", search="none", site_hosts=[]), 10)
+    for wrong in (None, "127.0.0.1:1", ["127.0.0.1"], [1], ["127.0.0.1:²"]):
+        with pytest.raises(
+            SaltInvocationError, match=r"connections must be a list of texts such as 192\.0\.2\.1:40000"
+        ):
+            call(minion, "holders", connections=wrong)
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_a_table_that_names_either_account(minion, server, mail, trees):
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    for user in (A, B):
+        table = trees / f"{user}.cf"
+        write_cold(
+            table, f"user = {user}\npassword = x\nhosts = {HOST}:{server.port}\ndbname = mailserver\nquery = x\n"
+        )
+        subprocess.run(["postconf", "-c", mail.config_directory, f"relocated_maps=mysql:{table}"], check=True)
+        (text,) = unnamed(minion)
+        assert text.startswith(
+            f"the table {table}, which relocated_maps asks, logs in as {user} and is not a map of pillar"
+        )
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("rotation", [{}, {"method": "two_accounts", "accounts": [B, "third"]}])
+def test_a_new_user_without_a_pair_that_has_the_old_one_is_told_what_to_do(minion, server, mail, trees, rotation):
+    """By two passwords the old account stayed open, with its password, and nobody was told."""
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    minion.pillar = two(server, B, NEW, mail, rotation=rotation)
+    (text,) = unnamed(minion, search="old")
+    names = f"{B} or third" if rotation else B
+    assert text == (
+        f"{mail.config_directory}/mariadb-virtual-mailbox-domains.cf logs in as {A}, and pillar has {names}: a "
+        "rotation changes the user only from one of two accounts to the other: set rotation:method to two_accounts, "
+        "and name both in rotation:accounts (docs/rotation.md)"
+    )
+    with pytest.raises(CommandExecutionError, match="does not exist"):
+        call(minion, "credential_accepted")
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_the_proof_and_the_beacons_question(minion, server, mail):
+    """A login is a user and a password; a locked one is refused."""
+    nonce = "0123456789abcdef"
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    # The same password: only the user differs.
+    minion.pillar = two(server, B, OLD, mail)
+    prints = minion.call("postfix_map.fingerprints", nonce)
+    assert len(prints["live"]) == 3 and not set(prints["live"].values()) & set(prints["pillar"].values())
+    rotated(minion)
+    prints = minion.call("postfix_map.fingerprints", nonce)
+    assert prints["live"] == prints["pillar"] and call(minion, "refused") == []
+    # A map that pillar keeps on the other account is no proof.
+    kept = two(server, B, OLD, mail, maps={"virtual_alias_maps": {"user": A}})
+    minion.pillar = kept
+    assert len(set(minion.call("postfix_map.fingerprints", nonce)["pillar"].values())) == 2
+    server.sql(f"ALTER USER {B}@'{HOST}' ACCOUNT LOCK")
+    (refused,) = call(minion, "refused")
+    assert refused["user"] == B and len(refused["maps"]) == 3
+
+
+def test_the_doctor(minion, server, mail, trees):
+    """It warns of an idle account that is open, and not of one that is locked."""
+    server.sql("SET GLOBAL max_connections = 1000")
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+
+    def rows():
+        return {row["check"]: row for row in minion.call("postfix_doctor.check") if row["result"] != "ok"}
+
+    assert rows() == {}
+    minion.pillar = two(server, B, NEW, mail)
+    call(minion, "credential_accepted")
+    assert applied(minion)["result"] is True
+    (row,) = rows().values()
+    assert (row["check"], row["where"]) == ("the idle account of the pair is locked", f"{A}@{HOST}")
+    assert "a rotation is under way, or was interrupted and has to be started again" in row["fix"]
+    call(minion, "credential_sole")
+    assert rows() == {}
+
+
+# A consumer.
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_dovecot_in_rotations_under_load(minion, server, mail, trees, capsys):
+    """It reads its option file at each new login. A connection that it has open by the old account hinders nothing."""
+    server.sql("UPDATE mailserver.virtual_users SET password = '{PLAIN}mailPw'")
+    with scratch() as path:
+        file = path / "dovecot" / "etc" / "ispmail.cnf"
+        instance = Dovecot(path / "dovecot", server.port, option_file=str(file))
+        file.write_text(f'[client]\nuser="{A}"\npassword="{OLD}"\n')
+        consumers = {"dovecot": {"option_file": str(file), "config_file": str(instance.config_file)}}
+
+        def take(user, password):
+            minion.pillar = two(server, user, password, mail, consumers=consumers)
+
+        take(A, OLD)
+        with instance:
+            assert all(state["result"] for state in minion.apply("ispmail").values())
+            rcpts = Load(mail.port, ADDRESSES, rate=100)
+            with rcpts, MailLoad(instance.imap_port, instance.lmtp_port, "john@example.org", "mailPw") as load:
+                kept = []
+                for user, password in ((B, NEW), (A, OTHER), (B, OLD)):
+                    take(user, password)
+                    assert unnamed(minion, search="old", site_hosts=[]) == []
+                    call(minion, "credential_accepted")
+                    assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
+                    found = call(minion, "holders", search="none", site_hosts=[])
+                    assert found["unnamed"] == []
+                    assert unnamed(minion, search="none", connections=found.get("connections", [])) == []
+                    kept += found.get("connections", [])
+                    call(minion, "credential_sole")
+                    time.sleep(1)
+                report, counts = rcpts.stop(), load.counts()
+            with capsys.disabled():
+                print(f"\n3 rotations by two accounts with Dovecot: {report}; {dict(counts)}")
+            assert counts["failed logins"] == counts["failed mails"] == report.failed == 0, (counts, report.examples)
+            assert counts["logins"] > 50 and counts["mails"] > 20 and report.count > 500
+            assert kept, "nothing was open by the old account: nothing is shown here"
+            assert instance.restart().login("john@example.org", "mailPw") == "ok"
