@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("dac22d140b6b")
+_ispmail_stamp.require("80eb53115660")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("dac22d140b6b")
+_ispmail_stamp.require("80eb53115660")
 
 import _ispmail_compare
 import _ispmail_consumers

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("dac22d140b6b")
+_ispmail_stamp.require("80eb53115660")
 
 import _ispmail_apply
 import _ispmail_compare

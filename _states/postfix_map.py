@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("dac22d140b6b")
+_ispmail_stamp.require("80eb53115660")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
