@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("96e5df1bfed7")
+_ispmail_stamp.require("a910ed7a506e")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

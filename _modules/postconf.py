@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("96e5df1bfed7")
+_ispmail_stamp.require("a910ed7a506e")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

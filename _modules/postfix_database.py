@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("96e5df1bfed7")
+_ispmail_stamp.require("a910ed7a506e")
 
 import _ispmail_holders
 import _ispmail_logins

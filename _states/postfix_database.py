@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("96e5df1bfed7")
+_ispmail_stamp.require("a910ed7a506e")
 
 from _ispmail_salt import state
 
