@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a910ed7a506e")
+_ispmail_stamp.require("71390979a8e9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

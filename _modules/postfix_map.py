@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a910ed7a506e")
+_ispmail_stamp.require("71390979a8e9")
 
 import _ispmail_compare
 import _ispmail_consumers

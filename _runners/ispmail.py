@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a910ed7a506e")
+_ispmail_stamp.require("71390979a8e9")
 
 import salt.client
 import salt.utils.event

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a910ed7a506e")
+_ispmail_stamp.require("71390979a8e9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
