@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("71390979a8e9")
+_ispmail_stamp.require("868e5a7600c5")
 
 import contextlib
 import json

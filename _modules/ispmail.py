@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("71390979a8e9")
+_ispmail_stamp.require("868e5a7600c5")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("71390979a8e9")
+_ispmail_stamp.require("868e5a7600c5")
 
 import _ispmail_holders
 import _ispmail_logins

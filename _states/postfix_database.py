@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("71390979a8e9")
+_ispmail_stamp.require("868e5a7600c5")
 
 from _ispmail_salt import state
 
