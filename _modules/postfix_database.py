@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("80eb53115660")
+_ispmail_stamp.require("43a09aa123f4")
 
 import _ispmail_accounts
 import _ispmail_holders

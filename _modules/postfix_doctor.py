@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("80eb53115660")
+_ispmail_stamp.require("43a09aa123f4")
 
 
 import _ispmail_accounts

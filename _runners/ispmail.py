@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("80eb53115660")
+_ispmail_stamp.require("43a09aa123f4")
 
 import salt.client
 import salt.utils.event

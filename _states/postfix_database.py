@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("80eb53115660")
+_ispmail_stamp.require("43a09aa123f4")
 
 from _ispmail_salt import state
 

@@ -187,6 +187,8 @@ def test_grants_are_equal(minion, server):
     server.sql(f"GRANT INSERT ON mailserver.virtual_users TO {A}@'{HOST}'")
     server.sql(f"GRANT SELECT (a), UPDATE (a, b) ON mailserver.more TO {A}@'{HOST}' WITH GRANT OPTION")
     server.sql(f"GRANT PROCESS ON *.* TO {A}@'{HOST}'")
+    certificate = r"ISSUER '/CN=a''b\\c' AND SUBJECT '/CN=50%%' AND CIPHER 'AES'"
+    server.sql(f"ALTER USER {A}@'{HOST}' REQUIRE {certificate} WITH MAX_USER_CONNECTIONS 500", *())
     minion.pillar = two(server, B, NEW)
     call(minion, "credential_accepted")
     grants = {user: [row[0] for row in server.sql(f"SHOW GRANTS FOR {user}@'{HOST}'")] for user in (A, B)}
@@ -195,12 +197,17 @@ def test_grants_are_equal(minion, server):
         for user, lines in grants.items()
     }
     assert shown[A] == shown[B] and len(shown[B]) == 4
+    columns = "Host, ssl_type, ssl_cipher, x509_issuer, x509_subject, max_questions, max_user_connections"
+    (first,), (second,) = (server.sql(f"SELECT {columns} FROM mysql.user WHERE User = '{user}'") for user in (A, B))
+    assert first == second and str(first[-1]) == "500" and b"b" in bytes(str(first[3]), "utf-8")
+    for user in (A, B):
+        server.sql(f"ALTER USER {user}@'{HOST}' REQUIRE NONE")
     call(minion, "credential_sole")
     # A grant that is new on the one is given to the other at its turn; one of its own it keeps.
     server.sql(f"GRANT DELETE ON mailserver.more TO {B}@'{HOST}'")
     minion.pillar = two(server, A, OTHER)
     (change,) = call(minion, "credential_accepted")["changes"].values()
-    assert change["grants"]["new"][-1] == "DELETE ON `mailserver`.`more`"
+    assert change["grants"]["new"][-2] == "DELETE ON `mailserver`.`more`"
 
 
 def test_open_connections_of_a_locked_account_go_on(minion, server):
@@ -255,29 +262,47 @@ def rotated(minion):
     return call(minion, "credential_sole")
 
 
-def test_no_mail_is_lost_in_rotations_under_load(minion, server, mail, capsys):
+READERS = [
+    ("mariadb", "jailed smtpd"),
+    ("mariadb", "unjailed smtpd"),
+    ("mariadb", "proxymap"),
+    # Its login plugin is in no chroot.
+    ("mysql", "unjailed smtpd"),
+    ("mysql", "proxymap"),
+]
+
+
+@pytest.mark.parametrize(("server", "reader"), READERS, indirect=["server"])
+def test_no_mail_is_lost_in_rotations_under_load(minion, server, reader, capsys):
     """Four rotations; then the order of a script: the files and a reload, three seconds later the accounts."""
     server.sql("SET GLOBAL max_connections = 1000")
-    minion.pillar = two(server, A, OLD, mail)
-    assert applied(minion)["result"] is True
-    with Load(mail.port, ADDRESSES, rate=200) as load:
-        for user, password in ((B, NEW), (A, OTHER), (B, OLD), (A, NEW)):
-            minion.pillar = two(server, user, password, mail)
-            assert rotated(minion)["changes"]
-            time.sleep(1)
-    report = load.stop()
-    with Load(mail.port, ADDRESSES, rate=100) as load:
-        minion.pillar = two(server, B, OTHER, mail)
-        for path in mail.config_directory.glob("mariadb-*.cf"):
-            path.write_text(path.read_text().replace(f"user = {A}", f"user = {B}").replace(NEW, OTHER))
-        mail.reload()
-        time.sleep(3)
-        call(minion, "credential_accepted")
-        call(minion, "credential_sole")
-        time.sleep(3)
-    naive = load.stop()
+    names = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    maps = {name: {"proxy": reader == "proxymap"} for name in names}
+    with scratch() as path, Postfix(path / "mail", chroot=reader != "unjailed smtpd") as postfix:
+
+        def take(user, password):
+            minion.pillar = two(server, user, password, postfix, maps=maps)
+
+        take(A, OLD)
+        assert applied(minion)["result"] is True
+        with Load(postfix.port, ADDRESSES, rate=200) as load:
+            for user, password in ((B, NEW), (A, OTHER), (B, OLD), (A, NEW)):
+                take(user, password)
+                assert rotated(minion)["changes"]
+                time.sleep(1)
+        report = load.stop()
+        with Load(postfix.port, ADDRESSES, rate=100) as load:
+            take(B, OTHER)
+            for file in postfix.config_directory.glob("mariadb-*.cf"):
+                file.write_text(file.read_text().replace(f"user = {A}", f"user = {B}").replace(NEW, OTHER))
+            postfix.reload()
+            time.sleep(3)
+            call(minion, "credential_accepted")
+            call(minion, "credential_sole")
+            time.sleep(3)
+        naive = load.stop()
     with capsys.disabled():
-        print(f"\n4 rotations by two accounts, {server.kind}: {report}\n1 in the naive order: {naive}")
+        print(f"\n4 rotations by two accounts, {server.kind}, {reader}: {report}\n1 in the naive order: {naive}")
     assert report.count >= 1000 and report.failed == 0, report.examples
     assert naive.failed > 0, "the naive order lost nothing: this load would not see a loss"
 
