@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("43a09aa123f4")
+_ispmail_stamp.require("00f251933171")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("43a09aa123f4")
+_ispmail_stamp.require("00f251933171")
 
 import _ispmail_answers
 import _ispmail_classes

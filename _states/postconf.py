@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("43a09aa123f4")
+_ispmail_stamp.require("00f251933171")
 
 from _ispmail_salt import state
 

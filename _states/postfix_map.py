@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("43a09aa123f4")
+_ispmail_stamp.require("00f251933171")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
