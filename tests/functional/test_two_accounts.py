@@ -21,6 +21,7 @@ from lab.smtp import Load
 
 from ..conftest import release
 from .database import NEW, OLD, OTHER, SELECT, call, guide, pillar
+from .test_accounts import CutProxy
 
 A, B = "mailserver_a", "mailserver_b"
 ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
@@ -245,6 +246,46 @@ def test_no_log_of_the_server_holds_a_password(minion, server, directory):
     logged = b"".join(log.read_bytes()[start:] for log, start in zip(logs, begin))
     assert logged.count(b"ACCOUNT LOCK") == 2 and logged.count(b"ACCOUNT UNLOCK") == 1
     assert not [secret for secret in (OLD, NEW, OTHER) if secret.encode() in logged]
+
+
+HOSTS = ["127.0.0.1", "127.0.0.2"]
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    ("function", "statement", "number", "left"),
+    [
+        # Between the account and its rights; at the second account; at the second lock.
+        ("credential_accepted", b"GRANT", 1, [f"{B}@127.0.0.1", f"{B}@127.0.0.2"]),
+        ("credential_accepted", b"CREATE USER", 2, [f"{B}@127.0.0.2"]),
+        ("credential_sole", b"ALTER USER", 2, [f"{A}@127.0.0.2"]),
+    ],
+)
+def test_a_connection_that_is_lost_is_gone_on_from(server, directory, function, statement, number, left):
+    def at(user, password, socket=server.socket):
+        found = two(server, user, password)
+        found["ispmail"]["server"] = {"unix_socket": str(socket), "accounts_host": HOSTS}
+        return found
+
+    path = directory / f"{function}-{number}.sock"
+    new, cut = at(B, NEW), at(B, NEW, path)
+    with scratch() as folder:
+        minion = Minion(folder, at(A, OLD))
+        call(minion, "account")
+        if function == "credential_sole":
+            minion.pillar = new
+            call(minion, "credential_accepted")
+        minion.pillar = cut
+        with CutProxy(path, server.socket, statement, number), pytest.raises(CommandExecutionError) as caught:
+            call(minion, function)
+        assert f"run {function} again, it goes on from there" in str(caught.value)
+        assert logs_in(server, A, OLD) or function == "credential_sole"
+        minion.pillar = new
+        assert sorted(call(minion, function)["changes"]) == left
+        assert call(minion, function)["changes"] == {}
+        found = call(minion, "read")
+        assert [account["grants"] for account in found["accounts"].values()] == [SELECT] * 2
+        assert [account["locked"] for account in found["pair"].values()] == [function == "credential_sole"] * 2
 
 
 # What mail sees.
