@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("868e5a7600c5")
+_ispmail_stamp.require("68f8ed06ee0c")
 
 import contextlib
 import json

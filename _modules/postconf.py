@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("868e5a7600c5")
+_ispmail_stamp.require("68f8ed06ee0c")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("868e5a7600c5")
+_ispmail_stamp.require("68f8ed06ee0c")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("868e5a7600c5")
+_ispmail_stamp.require("68f8ed06ee0c")
 
 from _ispmail_salt import state
 

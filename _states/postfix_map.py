@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("868e5a7600c5")
+_ispmail_stamp.require("68f8ed06ee0c")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -1,5 +1,6 @@
 """Statements of PostgreSQL, and what its catalogs say. tests/functional/test_postgresql.py has a server run them."""
 
+import dataclasses
 import re
 
 import pytest
@@ -72,12 +73,16 @@ def test_a_password_that_is_set_does_not_expire():
 
 
 def test_settings_are_written_as_they_were_read():
-    settings = ['search_path=mail, "a B"', "statement_timeout=5s", "application_name=it's", "search_path="]
-    assert copy_settings("m_b", settings) == [
+    settings = ('search_path=mail, "a B"', "statement_timeout=5s", "application_name=it's", "search_path=")
+    other = Role("m_a", True, False, None, None, (), settings, 0, -1)
+    assert copy_settings("m_b", other) == [
         'ALTER ROLE "m_b" SET "search_path" TO mail, "a B"',
         'ALTER ROLE "m_b" SET "statement_timeout" TO \'5s\'',
         "ALTER ROLE \"m_b\" SET \"application_name\" TO 'it''s'",
         'ALTER ROLE "m_b" SET "search_path" TO \'\'',
+    ]
+    assert copy_settings("m_b", dataclasses.replace(other, settings=(), most=0)) == [
+        'ALTER ROLE "m_b" CONNECTION LIMIT 0'
     ]
 
 
