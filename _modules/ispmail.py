@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("68f8ed06ee0c")
+_ispmail_stamp.require("2a562d3dc417")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

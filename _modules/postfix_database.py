@@ -1,11 +1,12 @@
-"""Prepare and check the MariaDB or MySQL that Postfix's maps read, and change its password, see mysql_table(5).
+"""Prepare and check the database that Postfix's maps read, and change its login, see mysql_table(5).
 
-Passwords reach the server as hashes that are computed here: its logs never hold a password.
+It is a MariaDB, a MySQL or, if the maps are of type pgsql, a PostgreSQL. Passwords reach the server as hashes that are
+computed here: its logs never hold a password.
 """
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("68f8ed06ee0c")
+_ispmail_stamp.require("2a562d3dc417")
 
 import _ispmail_holders
 import _ispmail_logins
@@ -32,7 +33,9 @@ def read(pillar="ispmail"):
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server cannot be asked.
 
-    Source: SHOW GRANTS, information_schema, mysql.global_priv
+    A PostgreSQL's accounts are roles, named without a host.
+
+    Source: SHOW GRANTS, information_schema, mysql.global_priv, pg_authid
 
     CLI Example:
 
@@ -60,7 +63,7 @@ def tables(pillar="ispmail", test=False):
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server refuses.
 
-    Source: CREATE TABLE, ALTER TABLE, the ISPmail guide
+    Source: CREATE TABLE, ALTER TABLE, CREATE INDEX, the ISPmail guide
 
     CLI Example:
 
@@ -91,7 +94,7 @@ def account(pillar="ispmail", test=False):
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server refuses; the text says which
     accounts are done.
 
-    Source: CREATE USER, GRANT, REVOKE
+    Source: CREATE USER, CREATE ROLE, GRANT, REVOKE
 
     CLI Example:
 
@@ -127,7 +130,8 @@ def credential_accepted(pillar="ispmail", test=False):
     a plugin that smtpd's chroot does not have, or, on a MySQL, which keeps one old password, accepts two others
     already; and where pillar's user of two accounts is not locked and has another password. Nothing is changed then.
 
-    Source: ALTER USER … IDENTIFIED VIA … OR … (MariaDB), … RETAIN CURRENT PASSWORD (MySQL), … ACCOUNT UNLOCK
+    Source: ALTER USER … IDENTIFIED VIA … OR … (MariaDB), … RETAIN CURRENT PASSWORD (MySQL), … ACCOUNT UNLOCK,
+    ALTER ROLE … PASSWORD (PostgreSQL)
 
     CLI Example:
 
@@ -157,7 +161,8 @@ def credential_sole(pillar="ispmail", test=False):
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the account does not exist, or does not
     accept pillar's password: clients that use another one would be locked out.
 
-    Source: ALTER USER … IDENTIFIED VIA (MariaDB), … DISCARD OLD PASSWORD (MySQL), … ACCOUNT LOCK
+    Source: ALTER USER … IDENTIFIED VIA (MariaDB), … DISCARD OLD PASSWORD (MySQL), … ACCOUNT LOCK,
+    ALTER ROLE … NOLOGIN (PostgreSQL)
 
     CLI Example:
 
@@ -183,9 +188,9 @@ def refused(pillar="ispmail"):
     files did, in ns since 1970.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where a table file cannot be read, or Salt's
-    Python has no PyMySQL.
+    Python has no PyMySQL for a map that needs it.
 
-    Source: mysql_table(5)
+    Source: mysql_table(5), pgsql_table(5)
 
     CLI Example:
 
@@ -229,7 +234,7 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
     Raises SaltInvocationError for faults in pillar or another argument, CommandExecutionError where this
     server or, with site_hosts, the database cannot be asked.
 
-    Source: SHOW PROCESSLIST, proc(5), ss(8), postconf(1) -x
+    Source: SHOW PROCESSLIST, pg_stat_activity, proc(5), ss(8), postconf(1) -x
 
     CLI Example:
 

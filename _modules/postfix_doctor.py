@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("68f8ed06ee0c")
+_ispmail_stamp.require("2a562d3dc417")
 
 
 import _ispmail_apply
@@ -29,7 +29,7 @@ def check(pillar="ispmail"):
 
     Raises SaltInvocationError if pillar is wrong, CommandExecutionError if Postfix cannot be asked.
 
-    Source: mysql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS
+    Source: mysql_table(5), pgsql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS, pg_roles
 
     CLI Example:
 
@@ -56,7 +56,7 @@ def report(pillar="ispmail", width=100):
 
     Raises what ``check`` raises, and SaltInvocationError for another width.
 
-    Source: mysql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS
+    Source: mysql_table(5), pgsql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS, pg_roles
 
     CLI Example:
 

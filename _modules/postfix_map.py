@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("68f8ed06ee0c")
+_ispmail_stamp.require("2a562d3dc417")
 
 import _ispmail_compare
 import _ispmail_consumers

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("68f8ed06ee0c")
+_ispmail_stamp.require("2a562d3dc417")
 
 from _ispmail_salt import state
 
