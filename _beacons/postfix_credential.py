@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c7a29e6e31c3")
+_ispmail_stamp.require("f4ef6413b546")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c7a29e6e31c3")
+_ispmail_stamp.require("f4ef6413b546")
 
 import _ispmail_accounts
 import _ispmail_holders

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c7a29e6e31c3")
+_ispmail_stamp.require("f4ef6413b546")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c7a29e6e31c3")
+_ispmail_stamp.require("f4ef6413b546")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c7a29e6e31c3")
+_ispmail_stamp.require("f4ef6413b546")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
