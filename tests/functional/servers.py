@@ -1,0 +1,213 @@
+"""Rotations under load, for each database server and each reader of the maps: python -m tests.functional.servers
+
+prints a table: rotations and RCPTs of ours, then of the naive order, in which the database gets the new password first.
+`--rcpts N`: at least so many for each row. Exit code 1 if one of ours failed.
+"""
+
+import argparse
+import contextlib
+import re
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lab import HOST, scratch
+from lab.galera import galera
+from lab.mariadb import MariaDB, PrivateServer, set_password
+from lab.minion import Minion
+from lab.mysql import MySQL
+from lab.postfix import Postfix
+from lab.smtp import Load, Report
+
+from ..conftest import release
+from .database import Relay, call, guide
+
+ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
+RATE = 150
+READERS = ("smtpd in its chroot", "smtpd without a chroot", "proxymap")
+ROTATIONS = 2  # at least
+
+
+class ClosingRelay(Relay):
+    """As a proxy between Postfix and its database does: it closes each connection that is quiet after two seconds."""
+
+    _LIFE, _QUIET = 2, 0.1
+
+    def begin(self, peer):
+        """Pass on until then."""
+        super().begin(peer)
+        threading.Timer(self._LIFE, self._end, [peer]).start()
+
+    def _end(self, peer):
+        with contextlib.suppress(OSError):
+            while select.select([peer], [], [], self._QUIET)[0]:
+                time.sleep(self._QUIET)
+            peer.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database server as a row needs it."""
+
+    name: str
+    server: PrivateServer  # what the admin logs in to
+    ports: tuple[int, ...]  # what the maps ask
+    set_password: Callable[[PrivateServer, str], None]  # at once, and no other one is valid
+
+
+class Row(NamedTuple):
+    """What was seen of one server, one reader."""
+
+    database: str
+    reader: str
+    refused: str = ""  # what an apply said where the two do not go together
+    rotations: int = 0
+    ours: Report | None = None
+    naive: Report | None = None
+
+    def __str__(self) -> str:
+        if not self.ours or not self.naive:
+            return f"| {self.database} | {self.reader} | refused: {self.refused} | | | | |"
+        cells = [self.database, self.reader, self.rotations]
+        cells += [f"{self.ours.count:,}", self.ours.failed, f"{self.ours.longest:.2f} s"]
+        return f"| {' | '.join(map(str, cells))} | {self.naive.failed:,} of {self.naive.count:,} |"
+
+
+HEAD = "| server | reader | rotations | RCPTs | failed | longest | the naive order |\n|---|---|---|---|---|---|---|"
+
+
+@contextlib.contextmanager
+def _mariadb(directory: Path) -> Iterator[Database]:
+    with MariaDB(directory / "db") as server:
+        yield Database(f"MariaDB {_version(server)}", server, (server.port,), set_password)
+
+
+@contextlib.contextmanager
+def _mysql(directory: Path) -> Iterator[Database]:
+    def at_once(server, password):
+        server.sql("ALTER USER mailserver@'127.0.0.1' IDENTIFIED BY %s", password)
+
+    with MySQL(directory / "db") as server:
+        server.sql("SET GLOBAL max_connections = 1000")
+        yield Database(f"MySQL {_version(server)}", server, (server.port,), at_once)
+
+
+@contextlib.contextmanager
+def _behind_a_proxy(directory: Path) -> Iterator[Database]:
+    with MariaDB(directory / "db") as server, ClosingRelay(server.port, (HOST, 0)) as relay:
+        yield Database("MariaDB behind a proxy that closes connections", server, (relay.port,), set_password)
+
+
+@contextlib.contextmanager
+def _galera(directory: Path) -> Iterator[Database]:
+    with galera(directory) as nodes:
+        ports = tuple(node.port for node in nodes)
+        yield Database("Galera, two nodes", nodes[0], ports, set_password)
+
+
+DATABASES = {"mariadb": _mariadb, "mysql": _mysql, "proxy": _behind_a_proxy, "galera": _galera}
+
+
+def row(database: Database, reader: str, rcpts: int) -> Row:
+    """Rotate by one reader until so many RCPTs were sent; then once in the naive order."""
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(scratch())
+        in_chroot = reader != "smtpd without a chroot"
+        postfix = stack.enter_context(Postfix(path / "mail", chroot=in_chroot, max_use="5"))
+        minion = Minion(path / "minion", pillar(database, postfix, reader, "password-0"))
+        _begin(database.server)
+        assert_done(minion.apply("ispmail.database"))
+        first = minion.apply()["postfix_map.managed"]
+        if first["result"] is not True:
+            return Row(database.name, reader, refused=re.sub(r"\s+", " ", first["comment"]))
+        number = 0
+        with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
+            while number < ROTATIONS or load.count < rcpts:
+                number += 1
+                minion.pillar = pillar(database, postfix, reader, f"password-{number}")
+                rotate(minion)
+            ours = load.stop()
+        with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
+            minion.pillar = pillar(database, postfix, reader, "naive")
+            database.set_password(database.server, "naive")
+            # What it takes until a server has it.
+            time.sleep(3)
+            minion.apply()
+            naive = load.stop()
+        return Row(database.name, reader, "", number, ours, naive)
+
+
+def pillar(database: Database, postfix: Postfix, reader: str, password: str) -> dict:
+    """Pillar of a row, with this password."""
+    hosts = [f"{HOST}:{port}" for port in database.ports]
+    login: dict[str, object] = {"password": password, "hosts": hosts}
+    if release() >= (3, 10):
+        login["retry_interval"] = 1
+    maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    section = {
+        "database": login,
+        "server": {"unix_socket": database.server.socket},
+        "postfix": {"config_directory": str(postfix.config_directory)},
+        "maps": {name: {"proxy": reader == "proxymap"} for name in maps},
+    }
+    return {"ispmail": section}
+
+
+def rotate(minion: Minion) -> None:
+    """What salt-run ispmail.rotate has the servers do."""
+    call(minion, "credential_accepted")
+    assert_done(minion.apply())
+    assert_done(minion.apply("ispmail.drained"))
+    call(minion, "credential_sole")
+
+
+def assert_done(states: dict) -> None:
+    """See that each state is well."""
+    failed = [state["comment"] for state in states.values() if state["result"] is not True]
+    assert not failed, failed
+
+
+def _begin(server: PrivateServer) -> None:
+    """As it was before anything of ours."""
+    server.sql("DROP DATABASE IF EXISTS mailserver")
+    for user, host in server.sql("SELECT User, Host FROM mysql.user WHERE User = 'mailserver'"):
+        server.sql("DROP USER %s@%s", user, host)
+    guide(server)
+
+
+def _version(server: PrivateServer) -> str:
+    return str(server.sql("SELECT VERSION()")[0][0]).partition("-")[0]
+
+
+def rows(names: list[str], rcpts: int) -> Iterator[Row]:
+    """A row for each of these databases and each reader."""
+    for name in names:
+        with scratch() as directory, DATABASES[name](directory) as database:
+            for reader in READERS:
+                yield row(database, reader, rcpts)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.functional.servers", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rcpts", type=int, default=1000, help="at least so many for each row (default: 1000)")
+    parser.add_argument("--database", choices=DATABASES, action="append", help="only this one; may be repeated")
+    options = parser.parse_args()
+    print(HEAD)
+    code = 0
+    for each in rows(options.database or list(DATABASES), options.rcpts):
+        print(each, flush=True)
+        if each.ours and each.ours.failed:
+            print(*each.ours.examples, sep="\n", file=sys.stderr)
+            code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
