@@ -6,20 +6,20 @@ prints a table: rotations and RCPTs of ours, then of the naive order, in which t
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import select
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lab import HOST, scratch
 from lab.galera import galera
-from lab.mariadb import MariaDB, PrivateServer, set_password
+from lab.mariadb import MariaDB, PrivateServer
 from lab.minion import Minion
 from lab.mysql import MySQL
 from lab.postfix import Postfix
@@ -51,14 +51,31 @@ class ClosingRelay(Relay):
             peer.shutdown(socket.SHUT_RDWR)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Database:
-    """A database server as a row needs it."""
+    """A database server as a row needs it: MariaDB or MySQL."""
 
     name: str
     server: PrivateServer  # what the admin logs in to
-    ports: tuple[int, ...]  # what the maps ask
-    set_password: Callable[[PrivateServer, str], None]  # at once, and no other one is valid
+    hosts: tuple[str, ...]  # what the maps ask
+    account_host: str = HOST  # from where the account may log in
+
+    def begin(self) -> None:
+        """Make the guide's tables, and no account, whatever was there."""
+        self.server.sql("DROP DATABASE IF EXISTS mailserver")
+        for (user,) in self.server.sql("SELECT User FROM mysql.user WHERE User LIKE 'mailserver%%'"):
+            self.drop(user)
+        guide(self.server)
+
+    def give(self, user: str, password: str) -> None:
+        """Give an account this password, as its only one; make it if it is not there. By hand, as a DBA would."""
+        self.server.sql("CREATE USER IF NOT EXISTS %s@%s IDENTIFIED BY %s", user, self.account_host, password)
+        self.server.sql("ALTER USER %s@%s IDENTIFIED BY %s", user, self.account_host, password)
+        self.server.sql("GRANT SELECT ON mailserver.* TO %s@%s", user, self.account_host)
+
+    def drop(self, user: str) -> None:
+        """Drop an account."""
+        self.server.sql("DROP USER %s@%s", user, self.account_host)
 
 
 class Row(NamedTuple):
@@ -85,33 +102,44 @@ HEAD = "| server | reader | rotations | RCPTs | failed | longest | the naive ord
 @contextlib.contextmanager
 def _mariadb(directory: Path) -> Iterator[Database]:
     with MariaDB(directory / "db") as server:
-        yield Database(f"MariaDB {_version(server)}", server, (server.port,), set_password)
+        yield Database(f"MariaDB {_version(server)}", server, (f"{HOST}:{server.port}",))
 
 
 @contextlib.contextmanager
 def _mysql(directory: Path) -> Iterator[Database]:
-    def at_once(server, password):
-        server.sql("ALTER USER mailserver@'127.0.0.1' IDENTIFIED BY %s", password)
-
     with MySQL(directory / "db") as server:
         server.sql("SET GLOBAL max_connections = 1000")
-        yield Database(f"MySQL {_version(server)}", server, (server.port,), at_once)
+        yield Database(f"MySQL {_version(server)}", server, (f"{HOST}:{server.port}",))
 
 
 @contextlib.contextmanager
 def _behind_a_proxy(directory: Path) -> Iterator[Database]:
     with MariaDB(directory / "db") as server, ClosingRelay(server.port, (HOST, 0)) as relay:
-        yield Database("MariaDB behind a proxy that closes connections", server, (relay.port,), set_password)
+        yield Database("MariaDB behind a proxy that closes connections", server, (f"{HOST}:{relay.port}",))
 
 
 @contextlib.contextmanager
 def _galera(directory: Path) -> Iterator[Database]:
     with galera(directory) as nodes:
-        ports = tuple(node.port for node in nodes)
-        yield Database("Galera, two nodes", nodes[0], ports, set_password)
+        hosts = tuple(f"{HOST}:{node.port}" for node in nodes)
+        yield Database("Galera, two nodes", nodes[0], hosts)
 
 
-DATABASES = {"mariadb": _mariadb, "mysql": _mysql, "proxy": _behind_a_proxy, "galera": _galera}
+@contextlib.contextmanager
+def _mysql_socket(directory: Path) -> Iterator[Database]:
+    """By its socket: over TCP a MySQL does not tell a refused login from one that it wants in clear."""
+    with _mysql(directory) as found:
+        hosts = (f"unix:{found.server.socket}",)
+        yield dataclasses.replace(found, name=f"{found.name} by its socket", hosts=hosts, account_host="localhost")
+
+
+DATABASES = {
+    "mariadb": _mariadb,
+    "mysql": _mysql,
+    "mysql-socket": _mysql_socket,
+    "proxy": _behind_a_proxy,
+    "galera": _galera,
+}
 
 
 def row(database: Database, reader: str, rcpts: int) -> Row:
@@ -121,7 +149,7 @@ def row(database: Database, reader: str, rcpts: int) -> Row:
         in_chroot = reader != "smtpd without a chroot"
         postfix = stack.enter_context(Postfix(path / "mail", chroot=in_chroot, max_use="5"))
         minion = Minion(path / "minion", pillar(database, postfix, reader, "password-0"))
-        _begin(database.server)
+        database.begin()
         assert_done(minion.apply("ispmail.database"))
         first = minion.apply()["postfix_map.managed"]
         if first["result"] is not True:
@@ -135,7 +163,7 @@ def row(database: Database, reader: str, rcpts: int) -> Row:
             ours = load.stop()
         with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
             minion.pillar = pillar(database, postfix, reader, "naive")
-            database.set_password(database.server, "naive")
+            database.give("mailserver", "naive")
             # What it takes until a server has it.
             time.sleep(3)
             minion.apply()
@@ -145,14 +173,13 @@ def row(database: Database, reader: str, rcpts: int) -> Row:
 
 def pillar(database: Database, postfix: Postfix, reader: str, password: str) -> dict:
     """Pillar of a row, with this password."""
-    hosts = [f"{HOST}:{port}" for port in database.ports]
-    login: dict[str, object] = {"password": password, "hosts": hosts}
+    login: dict[str, object] = {"password": password, "hosts": list(database.hosts)}
     if release() >= (3, 10):
         login["retry_interval"] = 1
     maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
     section = {
         "database": login,
-        "server": {"unix_socket": database.server.socket},
+        "server": {"unix_socket": database.server.socket, "accounts_host": database.account_host},
         "postfix": {"config_directory": str(postfix.config_directory)},
         "maps": {name: {"proxy": reader == "proxymap"} for name in maps},
     }
@@ -171,14 +198,6 @@ def assert_done(states: dict) -> None:
     """See that each state is well."""
     failed = [state["comment"] for state in states.values() if state["result"] is not True]
     assert not failed, failed
-
-
-def _begin(server: PrivateServer) -> None:
-    """As it was before anything of ours."""
-    server.sql("DROP DATABASE IF EXISTS mailserver")
-    for user, host in server.sql("SELECT User, Host FROM mysql.user WHERE User = 'mailserver'"):
-        server.sql("DROP USER %s@%s", user, host)
-    guide(server)
 
 
 def _version(server: PrivateServer) -> str:
