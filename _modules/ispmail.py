@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f4ef6413b546")
+_ispmail_stamp.require("8b4584a22c46")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f4ef6413b546")
+_ispmail_stamp.require("8b4584a22c46")
 
 import _ispmail_accounts
 import _ispmail_holders
@@ -192,7 +192,7 @@ def refused(pillar="ispmail"):
         return _ispmail_logins.refused(found, pillar, consumers)
 
 
-def holders(site_hosts=None, search="all", pillar="ispmail"):
+def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
     """
     Find who else holds the password of the maps' account, or is connected by it, and that pillar does not name:
     files below /etc, /usr/local and /var/spool/cron, files that an apply left with an older password, programs of this
@@ -209,10 +209,15 @@ def holders(site_hosts=None, search="all", pillar="ispmail"):
     pillar : ispmail
         The pillar key that holds the configuration; the ``instances`` that it names are included.
 
+    connections : ()
+        A list of connections of the other account of a pair, as the database server returned them: the programs of this
+        server that own them are told too. This server cannot ask for them once it has the new login.
+
     Returns a dict: ``unnamed``, a list of dicts of ``kind`` (``file``, ``program``, ``table`` or ``server``),
     ``where`` (a path, in which backslashes stand for what cannot be printed; the name of a program, an address) and
-    ``text`` (a sentence, with what to do); and ``notes``, a list of sentences on what could not be searched. No secret
-    is in them.
+    ``text`` (a sentence, with what to do); ``notes``, a list of sentences on what could not be searched; and
+    ``connections``, where the admin was asked, and the other account of a pair has any: a list of addresses with ports.
+    No secret is in them.
 
     Raises SaltInvocationError for faults in pillar or another argument, CommandExecutionError where this
     server or, with site_hosts, the database cannot be asked.
@@ -226,4 +231,5 @@ def holders(site_hosts=None, search="all", pillar="ispmail"):
         salt '*' postfix_database.holders
     """
     with salt_errors():
-        return _ispmail_holders.find(_ispmail_salt.scope(__pillar__, __opts__, pillar), site_hosts, search).describe()
+        scope = _ispmail_salt.scope(__pillar__, __opts__, pillar)
+        return _ispmail_holders.find(scope, site_hosts, search, connections).describe()

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f4ef6413b546")
+_ispmail_stamp.require("8b4584a22c46")
 
 import _ispmail_compare
 import _ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f4ef6413b546")
+_ispmail_stamp.require("8b4584a22c46")
 
 import salt.client
 import salt.utils.event

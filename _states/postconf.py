@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f4ef6413b546")
+_ispmail_stamp.require("8b4584a22c46")
 
 from _ispmail_salt import state
 

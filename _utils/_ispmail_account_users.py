@@ -24,7 +24,7 @@ def connections(server: Server, user: str) -> dict[str, int] | None:
     return dict(
         Counter(
             _ispmail_database.shown(client.host)
-            for client in _ispmail_connections.listed_by_admin(server, user, None).clients
+            for client in _ispmail_connections.listed_by_admin(server, [user], None).clients
         )
     )
 
@@ -51,7 +51,7 @@ def other_readers(server: Server, config: DatabaseConfig) -> dict[str, Any]:
     for grantee in _readers_of_all(server, config.dbname):
         # As the server quotes it: 'user'@'host'.
         user, _, host = grantee[1:-1].partition("'@'")
-        if host and user not in (config.user, *config.known_accounts):
+        if host and user not in (*config.accounts, *config.known_accounts):
             name = _ispmail_database.shown(f"{user}@{host}")
             found[name] = {
                 "drop": f"DROP USER {_ispmail_database.shown(grantee)}",

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
+import _ispmail_config_rotation
 import _ispmail_original
 import _ispmail_tablefile
 from _ispmail_errors import Fault, PillarFault, below, repr_without
@@ -167,6 +168,9 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
     given = config.get("database")
     shared = {**DATABASE, **(given if isinstance(given, Mapping) else {})}
     faults += unknown_keys(shared, list(_ispmail_tablefile.SCHEMA), "database:")
+    rotation = config.get("rotation")
+    if isinstance(rotation, Mapping):
+        faults += _ispmail_config_rotation.pair(rotation, str(shared["user"]))[1]
     maps = [_with_keys(each, config.get("maps"), shared) for each in bare.wanted]
     without_password = [each for each in maps if _has_no_password(each)]
     if not any(fault.key == "database" for fault in faults) and without_password:
@@ -234,7 +238,8 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
     sections, wrong_kinds = _sections(section)
     faults += wrong_kinds
     faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
-    faults += _rotation_faults(sections["rotation"])
+    faults += unknown_keys(sections["rotation"], _ispmail_config_rotation.KEYS, "rotation:")
+    faults += _ispmail_config_rotation.faults(sections["rotation"])
     others = [key for key in sections["instances"] if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", key)]
     if others != sections["instances"]:
         faults.append(Fault("instances", "must be a list of other pillar keys", "of letters, digits, _, . and -"))
@@ -262,16 +267,6 @@ def _sections(config: Mapping[object, object]) -> tuple[dict[str, Any], list[Fau
             value = None
         sections[name] = kind() if value is None else value
     return sections, faults
-
-
-def _rotation_faults(rotation: Mapping[str, object]) -> list[Fault]:
-    faults = unknown_keys(rotation, ("batch", "drain"), "rotation:")
-    if not re.fullmatch(r"[1-9][0-9]*|[1-9][0-9]?%|100%", str(rotation.get("batch", "25%"))):
-        faults.append(Fault("rotation:batch", "must be a number of servers, or a share such as 25%"))
-    drain = rotation.get("drain", 60)
-    if isinstance(drain, bool) or not isinstance(drain, int) or drain < 0:
-        faults.append(Fault("rotation:drain", "must be a number of seconds"))
-    return faults
 
 
 def _ordered(maps: Mapping[object, object]) -> dict[object, object]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import _ispmail_config_rotation
 import _ispmail_tablefile
 from _ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
 from _ispmail_errors import Fault, PillarFault, repr_without
@@ -44,17 +45,28 @@ class DatabaseConfig(NamedTuple):
     login: AdminLogin
     revoke_other_grants: bool = False
     known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
+    pair: tuple[str, ...] = ()  # with rotation by two accounts: `user`, and the one that is in use before or after it
 
     def __repr__(self) -> str:
         return repr_without(self, "password")
+
+    @property
+    def other(self) -> str | None:
+        """The other account of the pair; None with rotation by two passwords."""
+        return self.pair[1] if self.pair else None
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """All users that stand for the maps' account."""
+        return self.pair or (self.user,)
 
     def managed_hosts(self, existing: Iterable[str]) -> tuple[str, ...]:
         """The host parts of the accounts that are the maps'.
 
         Args:
-            existing: The host parts of the user's accounts on the server.
+            existing: The host parts of these users' accounts on the server.
         """
-        return self.hosts or tuple(existing) or (DEFAULT_ACCOUNT_HOST,)
+        return self.hosts or tuple(dict.fromkeys(existing)) or (DEFAULT_ACCOUNT_HOST,)
 
 
 def database(
@@ -71,7 +83,8 @@ def database(
         section: What pillar holds under it, sdb:// URIs already looked up.
         faults: What was wrong with those.
         password_needed: Whether it is a fault that there is no password.
-        account_checked: Whether it is a fault that user, password or dbname cannot stand in a table file.
+        account_checked: Whether it is a fault that user, password or dbname cannot stand in a table file, or that no
+            pair of accounts follows from the user. They may be sdb:// URIs.
 
     Raises:
         PillarFault: Lists all faults.
@@ -80,7 +93,7 @@ def database(
         raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
     problems = list(faults)
     sections: dict[str, Mapping[str, object]] = {}
-    for name in ("database", "server"):
+    for name in ("database", "server", "rotation"):
         given = section.get(name)
         if given is not None and not isinstance(given, Mapping):
             problems.append(Fault(name, "must be a mapping", SEE_EXAMPLE))
@@ -100,12 +113,17 @@ def database(
         if not isinstance(value, bool)
     ]
     problems += _login_faults(server)
+    problems += _ispmail_config_rotation.faults(sections["rotation"])
+    name = user(section)
+    pair, wrong = _ispmail_config_rotation.pair(sections["rotation"], name)
+    if account_checked:
+        problems += wrong
     if problems:
         raise PillarFault(pillar_key, problems)
     password = account.get("password")
     return DatabaseConfig(
         pillar_key,
-        user(section),
+        name,
         None if password is None else str(password),
         str(account["dbname"]),
         tuple(dict.fromkeys(host.lower() for host in hosts)),
@@ -113,13 +131,24 @@ def database(
         _login(server),
         switches["revoke_other_grants"] is True,
         known,
+        pair,
     )
 
 
 def user(section: object) -> str:
     """Read the user of the maps' account, and nothing else."""
-    account = section.get("database") if isinstance(section, Mapping) else None
-    return str({**DATABASE, **(account if isinstance(account, Mapping) else {})}["user"])
+    return str({**DATABASE, **_section(section, "database")}["user"])
+
+
+def accounts(section: object) -> tuple[str, ...]:
+    """Read the users that stand for the maps' account, whatever else is wrong: pillar's, and the other of a pair."""
+    name = user(section)
+    return _ispmail_config_rotation.pair(_section(section, "rotation"), name)[0] or (name,)
+
+
+def _section(section: object, name: str) -> Mapping[str, object]:
+    found = section.get(name) if isinstance(section, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _account_faults(account: Mapping[str, object]) -> list[Fault]:

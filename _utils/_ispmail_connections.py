@@ -25,9 +25,13 @@ class Client(NamedTuple):
     host: str  # an IP address or a name
     port: int | None  # None: through the unix socket
 
+    def describe(self) -> str:
+        """As the list has it; `read_client` reads it."""
+        return self.host if self.port is None else f"{self.host}:{self.port}"
+
 
 class Listed(NamedTuple):
-    """The connections of an account that a server lists, without the one that asked."""
+    """The connections of accounts that a server lists, without the one that asked."""
 
     clients: tuple[Client, ...]
     port: int  # of the server
@@ -46,24 +50,28 @@ class Unknown(NamedTuple):
 def read_listed(
     rows: Sequence[Mapping[str, Any]],
     facts: Sequence[Mapping[str, Any]],
-    user: str,
+    users: Collection[str],
     addresses: tuple[str, ...] = (),
 ) -> Listed:
     """Read what a server answered to `STATEMENTS`.
 
     Args:
+        users: Whose connections count.
         addresses: Of that server; none where it was asked through its unix socket.
 
     Raises:
         LookupError, TypeError, ValueError: No MariaDB or MySQL answers that, see `_ispmail_database.understood`.
     """
     own = int(facts[0]["id"])
-    clients = []
-    for row in rows:
-        if str(row["User"]) == user and int(row["Id"]) != own:
-            host, _, port = str(row["Host"]).rpartition(":")
-            clients.append(Client(host, int(port)) if port.isdigit() else Client(str(row["Host"]), None))
-    return Listed(tuple(clients), int(facts[0]["port"]), str(facts[0]["socket"]), addresses)
+    listed = [row for row in rows if str(row["User"]) in users and int(row["Id"]) != own]
+    clients = tuple(read_client(str(row["Host"])) for row in listed)
+    return Listed(clients, int(facts[0]["port"]), str(facts[0]["socket"]), addresses)
+
+
+def read_client(text: str) -> Client:
+    """Read what stands for a connection in the list, such as ``192.0.2.1:40000``."""
+    host, _, port = text.rpartition(":")
+    return Client(host, int(port)) if port.isdigit() else Client(text, None)
 
 
 def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
@@ -78,13 +86,14 @@ def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
             if answer.reason:
                 raise DatabaseError(answer.reason)
         addresses = _ispmail_sockets.addresses(_ispmail_database.login(host, keys).host)
-        return read_listed(processes.rows, facts.rows, keys.get("user", ""), addresses)
+        return read_listed(processes.rows, facts.rows, [keys.get("user", "")], addresses)
 
 
-def listed_by_admin(server: Server, user: str, host: str | None) -> Listed:
+def listed_by_admin(server: Server, users: Collection[str], host: str | None) -> Listed:
     """Ask a server as its admin.
 
     Args:
+        users: Whose connections count.
         host: Where it was asked; None for its unix socket.
 
     Raises:
@@ -96,7 +105,7 @@ def listed_by_admin(server: Server, user: str, host: str | None) -> Listed:
             "the admin of the database does not see who is connected: run GRANT PROCESS ON *.* TO its account"
         )
     processes, facts = (server.ask(statement) for statement in STATEMENTS)
-    return read_listed(processes, facts, user, _ispmail_sockets.addresses(host))
+    return read_listed(processes, facts, users, _ispmail_sockets.addresses(host))
 
 
 def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], bool]) -> list[Unknown]:

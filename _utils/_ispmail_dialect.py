@@ -75,6 +75,12 @@ class Dialect(Protocol):
     def sole(self, plugin: str) -> list[str]:
         """Write the statement after which an account accepts no other password than its first."""
 
+    def reopen(self, plugin: str) -> list[str]:
+        """Write the statements after which a locked account accepts one password, a new one, and is locked no more."""
+
+    def lock(self) -> list[str]:
+        """Write the statement after which an account accepts no new login. Its open connections go on."""
+
 
 def of_version(version: str) -> Dialect:
     """Choose by what a server says of itself in VERSION()."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from _ispmail_errors import printable
 from _ispmail_rotation import (
     LONGEST_LINE,
+    MOST_LINES,
     checked,
     few,
     is_holders,
@@ -80,13 +81,18 @@ def holders(
     """
     faults: list[str] = []
     notes: dict[str, list[str]] = {}
-    for role, options in ((servers.mail, {}), (servers.database, {"site_hosts": list(servers.hosts)})):
+    connections: list[str] = []
+    for role, options in ((servers.database, {"site_hosts": list(servers.hosts)}), (servers.mail, {})):
         there = [server for server in role if server in up]
-        said = _ask_holders(client, there, {**options, "search": search})
+        # A mail server that has the new account cannot list the connections of the other one itself.
+        more = {"connections": connections} if connections and search == "none" and not options else {}
+        said = _ask_holders(client, there, {**options, **more, "search": search})
         answers = checked({server: said.get(server) for server in there}, is_holders)
         faults += [*unnamed(answers), *unanswered(answers, dict)]
         for server, answer in answers.items():
-            notes.setdefault(server, []).extend(answer["notes"] if isinstance(answer, Mapping) else [])
+            told = answer if isinstance(answer, Mapping) else {}
+            notes.setdefault(server, []).extend(told.get("notes", []))
+            connections += told.get("connections", [])[:MOST_LINES]
     return _lines(faults), {server: _lines(told) for server, told in notes.items()}
 
 

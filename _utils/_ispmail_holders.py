@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ import _ispmail_table_users
 import _ispmail_tablefile
 from _ispmail_config import CompleteInstance
 from _ispmail_config_consumers import Consumers
-from _ispmail_connections import Listed, Unknown
+from _ispmail_connections import Client, Listed, Unknown
 from _ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
 from _ispmail_inventory import Inventory, Table
 from _ispmail_scope import Scope
@@ -38,6 +39,8 @@ FILE, PROGRAM, TABLE, SERVER = "file", "program", "table", "server"
 # Which passwords files are searched for: all in use, those in use that pillar does not have any more, or none.
 ALL, OLD, NONE = "all", "old", "none"
 
+# A connection of another server, as the database lists it.
+_CONNECTION = re.compile(r"[^\s:]\S*:[0-9]{1,5}")
 # How many files are told, and how long an apply asks hosts for connections.
 _MOST_FILES, _APPLY_SECONDS = 50, 10
 
@@ -60,11 +63,13 @@ class Holders:
     unsearchable: list[str] = field(default_factory=list)  # sentences: why no file can be searched for the password
     notes: list[str] = field(default_factory=list)  # sentences: what else was left out, and why that is no fault
     files: dict[str, str] = field(default_factory=dict)  # path to a sentence: all that hold the password, or may
+    connections: list[str] = field(default_factory=list)  # of the pair's other account, as the database lists them
 
     def describe(self) -> dict[str, Any]:
         """For people and programs."""
         notes = list(dict.fromkeys([*self.unsearchable, *self.notes]))
-        return {"unnamed": [holder._asdict() for holder in self.unnamed], "notes": notes}
+        found: dict[str, Any] = {"unnamed": [holder._asdict() for holder in self.unnamed], "notes": notes}
+        return {**found, "connections": self.connections} if self.connections else found
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,35 @@ class _LiveLogin:
     path: str  # of the table file or option file, symbolic links resolved
     keys: Mapping[str, str] = field(repr=False)  # as a table file has them
 
+    @property
+    def user(self) -> str:
+        """Who logs in."""
+        return self.keys.get("user", "")
 
-def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = ALL, within: float = math.inf) -> Holders:
+    @property
+    def password(self) -> str:
+        """By what."""
+        return self.keys.get("password", "")
+
+
+def find(
+    scope: Scope,
+    site_hosts: Sequence[str] | None = None,
+    search: str = ALL,
+    connections: Sequence[str] = (),
+    within: float = math.inf,
+) -> Holders:
     """Find who else holds the password, or is connected by the account.
 
     Args:
         site_hosts: On the database server: the names and addresses of the site's servers. Its admin is asked then.
         search: ``all`` passwords in use, the ``old`` ones that pillar does not have any more, or ``none``.
+        connections: Those of the pair's other account, as `Holders.connections` has them: a server without its password
+            cannot ask for them.
         within: After so many seconds no further host is asked.
 
     Raises:
-        InvalidInput: `site_hosts` is no list of texts, or `search` is none of these.
+        InvalidInput: `site_hosts` or `connections` is no such list, or `search` is none of these.
         CannotAsk: This server, or the database as its admin, cannot be asked. A host of a table file that cannot be
             asked is a note.
     """
@@ -92,20 +115,25 @@ def find(scope: Scope, site_hosts: Sequence[str] | None = None, search: str = AL
         raise InvalidInput("site_hosts must be a list of names and addresses")
     if search not in (ALL, OLD, NONE):
         raise InvalidInput(f"search must be one of {ALL}, {OLD}, {NONE}")
+    if not isinstance(connections, (list, tuple)) or not all(map(_is_connection, connections)):
+        raise InvalidInput("connections must be a list of texts such as 192.0.2.1:40000")
     found = Holders()
-    live = _live_logins(scope)
+    logins = _all_logins(scope)
+    live = [login for login in logins if login.user in scope.accounts]
     inventories = _inventories(scope)
     foreign = _foreign_tables(scope, inventories, found)
-    passwords = {login.keys.get("password", "") for login in live} if search != NONE else set()
+    old = [login for login in live if (login.user, login.password) != (scope.database.user, scope.database.password)]
+    passwords = {login.password for login in {ALL: live, OLD: old, NONE: []}[search]}
     if search != NONE and not live:
         found.notes.append("files were not searched: no table file or option file here has the password in use")
-    if search == OLD:
-        passwords.discard(scope.database.password or "")
+    if search == OLD and logins and not live:
+        found.unnamed.append(_with_other_users(scope, logins))
     left_out = _left_out(scope, [*(login.path for login in live), *foreign])
     _search_files(passwords, left_out, live, found)
     _recall(scope, left_out, found)
     is_known = _known_programs(scope, inventories)
-    _ask_hosts(scope, live, is_known, found, within)
+    others = [_ispmail_connections.read_client(one) for one in connections]
+    _ask_hosts(scope, live, others, is_known, found, within)
     if site_hosts is not None:
         _ask_as_admin(scope, site_hosts, is_known, found)
     found.unnamed = list(dict.fromkeys(found.unnamed))
@@ -125,12 +153,13 @@ def left_behind(
     Yields:
         Sentences, before the table files are replaced: afterwards nobody knows the old password.
     """
-    if not _password_changes(wanted, consumers):
-        yield []
-        return
+    replaced = _replaced_users(wanted, consumers)
     head = "the password changes"
     try:
-        known = scope()
+        known = scope() if replaced else None
+        if known is None or replaced.isdisjoint(known.accounts):
+            yield []
+            return
         found = find(known, search=OLD, within=_APPLY_SECONDS)
     except (CannotAsk, InvalidInput) as err:
         reason = "; ".join(map(str, err.faults)) if isinstance(err, PillarFault) else str(err)
@@ -140,17 +169,21 @@ def left_behind(
         yield [f"{head}: {holder.text}" for holder in found.unnamed]
 
 
-def _password_changes(wanted: CompleteInstance, consumers: Consumers) -> bool:
-    """Whether an apply would replace a password in a live table file or option file, its account being the same."""
+def _replaced_users(wanted: CompleteInstance, consumers: Consumers) -> set[str]:
+    """The users whose logins an apply would replace in live table files or option files."""
+    found: set[str] = set()
     for each in wanted.maps:
         keys = _ispmail_tablefile.parse(_content(each.path)) if each.type == "mysql" else {}
-        if keys.get("user") == each.keys.get("user") and keys.get("password") != each.keys.get("password"):
-            return True
+        found.update(_replaced(keys, each.keys))
     for consumer in consumers.with_option_file:
-        keys = _ispmail_consumers.login_in(consumer)
-        if keys.get("user") == consumers.keys.get("user") and keys.get("password") != consumers.keys.get("password"):
-            return True
-    return False
+        found.update(_replaced(_ispmail_consumers.login_in(consumer), consumers.keys))
+    return found
+
+
+def _replaced(live: Mapping[str, str], wanted: Mapping[str, object]) -> list[str]:
+    """The user of a login that is to be another one."""
+    same = all(live.get(key) == wanted.get(key) for key in ("user", "password"))
+    return [] if same or "user" not in live else [live["user"]]
 
 
 def _content(path: str) -> bytes | None:
@@ -160,8 +193,12 @@ def _content(path: str) -> bytes | None:
     return None
 
 
-def _live_logins(scope: Scope) -> list[_LiveLogin]:
-    """The logins with the account in the table files of pillar's maps, and in the option files of consumers."""
+def _is_connection(text: object) -> bool:
+    return isinstance(text, str) and _CONNECTION.fullmatch(text) is not None
+
+
+def _all_logins(scope: Scope) -> list[_LiveLogin]:
+    """The logins in the table files of pillar's maps, and in the option files of consumers."""
     found = {}
     for instance in scope.instances.values():
         for each in instance.wanted:
@@ -172,7 +209,18 @@ def _live_logins(scope: Scope) -> list[_LiveLogin]:
         for consumer in some.with_option_file:
             path = os.path.realpath(consumer.option_file or "")
             found[path] = _LiveLogin(path, {**some.keys, **_ispmail_consumers.login_in(consumer)})
-    return [login for login in found.values() if login.keys.get("user") == scope.account]
+    return [login for login in found.values() if login.user]
+
+
+def _with_other_users(scope: Scope, logins: Sequence[_LiveLogin]) -> Holder:
+    """A rotation would leave the account behind that all files log in with."""
+    users = " and ".join(sorted({_ispmail_database.shown(login.user) for login in logins}))
+    what = f"{printable(logins[0].path)} logs in as {users}, and pillar has {' or '.join(scope.accounts)}"
+    how = (
+        "a rotation changes the user only from one of two accounts to the other: set rotation:method to two_accounts, "
+        "and name both in rotation:accounts (docs/rotation.md)"
+    )
+    return Holder(TABLE, escaped(logins[0].path), f"{what}: {how}")
 
 
 def _inventories(scope: Scope) -> list[Inventory]:
@@ -190,7 +238,8 @@ def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holde
     foreign = []
     for settings, table, places in ((each.settings, *item) for each in inventories for item in _tables(each)):
         users = _ispmail_table_users.of(table, settings)
-        if table.path in ours or not (scope.account in users.names or users.unknown):
+        named = [user for user in scope.accounts if user in users.names]
+        if table.path in ours or not (named or users.unknown):
             continue
         # A table without a path is in main.cf.
         path, shown = table.path, printable(table.path)
@@ -201,12 +250,13 @@ def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holde
         if not scope.names(path):
             what = f"the table {shown}, which {', '.join(places)} asks"
             how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
-            text = f"{what}, {_logs_in(scope.account, users)} and is not a map of pillar: {how}"
+            text = f"{what}, {_logs_in(named or scope.accounts, users)} and is not a map of pillar: {how}"
             found.unnamed.append(Holder(TABLE, escaped(path), text))
     return foreign
 
 
-def _logs_in(account: str, users: Users) -> str:
+def _logs_in(accounts: Sequence[str], users: Users) -> str:
+    account = " or ".join(accounts)
     if users.unknown:
         return f"may log in as {account} ({users.unknown[0]})"
     return f"logs in as {account}" if len(users.names) == 1 else f"may log in as {account}, by an option file or not,"
@@ -233,7 +283,7 @@ def _search_files(
     passwords: Collection[str], left_out: Collection[str], known: Sequence[_LiveLogin], found: Holders
 ) -> None:
     """Search for passwords in the files of this server, but for those that are known to hold them."""
-    words = {word for login in known for word in (login.keys.get("user", ""), login.keys.get("dbname", ""))}
+    words = {word for login in known for word in (login.user, login.keys.get("dbname", ""))}
     secrets = []
     for secret in passwords:
         reason = _ispmail_search.unsearchable(secret, words)
@@ -294,9 +344,18 @@ def _known_programs(scope: Scope, inventories: Sequence[Inventory]) -> Callable[
 
 
 def _ask_hosts(
-    scope: Scope, live: Sequence[_LiveLogin], is_known: Callable[[Process], bool], found: Holders, within: float
+    scope: Scope,
+    live: Sequence[_LiveLogin],
+    others: Sequence[Client],
+    is_known: Callable[[Process], bool],
+    found: Holders,
+    within: float,
 ) -> None:
-    """Ask each host of the live table files for the account's connections, and find their programs here."""
+    """Ask each host of the live table files for the account's connections, and find their programs here.
+
+    Args:
+        others: Connections of the pair's other account, whose programs are found too.
+    """
     asked = set()
     until = time.monotonic() + within
     for login, host in ((one, host) for one in live for host in _ispmail_hosts.hosts(one.keys)):
@@ -313,19 +372,25 @@ def _ask_hosts(
             found.notes.append(f"who is connected to {host} is not known: {err}")
             continue
         here = target.unix_socket is not None or _ispmail_sockets.is_here(target.host or "")
-        _report_programs(scope.account, listed, here, is_known, found)
+        _report_programs(login.user, listed, here, is_known, found)
+        if others and scope.database.other:
+            _report_programs(scope.database.other, listed._replace(clients=tuple(others)), here, is_known, found)
 
 
 def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], is_known: Callable[[Process], bool], found: Holders) -> None:
     """Ask the database server as its admin: for its own programs, and for hosts that are none of the site's."""
     login = scope.database.login
     with _ispmail_database.admin(login) as server:
-        listed = _ispmail_connections.listed_by_admin(server, scope.account, login.host)
+        listed = _ispmail_connections.listed_by_admin(server, scope.accounts, login.host)
+        if scope.database.other:
+            of_other = _ispmail_connections.listed_by_admin(server, [scope.database.other], login.host)
+            found.connections = [client.describe() for client in of_other.clients if client.port is not None]
+    account = " or ".join(scope.accounts)
     here = login.unix_socket is not None or _ispmail_sockets.is_here(login.host or "")
-    _report_programs(scope.account, listed, here, is_known, found)
+    _report_programs(account, listed, here, is_known, found)
     for host in _ispmail_connections.strangers(listed, site_hosts):
         text = (
-            f"{host} is connected as {scope.account} and is none of the site's servers: give what runs there an account"
+            f"{host} is connected as {account} and is none of the site's servers: give what runs there an account"
             " of its own, or name the server in mail or addresses of the site (docs/master.conf)"
         )
         found.unnamed.append(Holder(SERVER, host, text))

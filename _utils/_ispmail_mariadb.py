@@ -67,6 +67,14 @@ class MariaDB:
         """Write the statement after which an account accepts one password."""
         return self.accept(plugin, 0)
 
+    def reopen(self, plugin: str) -> list[str]:
+        """Write the statement after which a locked account accepts one password, and is locked no more."""
+        return [f"ALTER USER %(user)s@%(host)s {_identified(0)} ACCOUNT UNLOCK"]
+
+    def lock(self) -> list[str]:
+        """Write the statement after which an account accepts no new login."""
+        return ["ALTER USER %(user)s@%(host)s ACCOUNT LOCK"]
+
 
 def _identified(kept: int) -> str:
     """The new password first: Postfix's client library tries all of them, but other clients (PyMySQL) only two."""

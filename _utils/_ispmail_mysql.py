@@ -113,6 +113,15 @@ class MySQL:
         """Write the statement after which an account accepts no other password than its current one."""
         return ["ALTER USER %(user)s@%(host)s DISCARD OLD PASSWORD"]
 
+    def reopen(self, plugin: str) -> list[str]:
+        """Write the statements after which a locked account accepts one password, and is locked no more."""
+        # A new password alone leaves the retained one as it is.
+        return [*self.sole(plugin), f"ALTER USER %(user)s@%(host)s {_identified(plugin)} ACCOUNT UNLOCK"]
+
+    def lock(self) -> list[str]:
+        """Write the statement after which an account accepts no new login."""
+        return ["ALTER USER %(user)s@%(host)s ACCOUNT LOCK"]
+
 
 def _identified(plugin: str) -> str:
     return f"IDENTIFIED WITH {plugin} AS %(new)s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import _ispmail_consumers
 import _ispmail_files
@@ -20,16 +20,16 @@ _SCRYPT = {"n": 2**14, "r": 8, "p": 1, "dklen": 16}
 
 def fingerprints(
     instances: Sequence[CompleteInstance],
-    account: str,
+    accounts: Collection[str],
     nonce: object,
     live: bool = True,
     consumers: Sequence[Consumers] = (),
 ) -> dict[str, dict[str, str | None]]:
-    """Return scrypt(user and password, nonce) of the maps that log in to MySQL or MariaDB as one account, see RFC 7914.
+    """Return scrypt(user and password, nonce) of the maps that log in to MySQL or MariaDB by the account, see RFC 7914.
 
     Args:
         instances: The main one first: the maps of others get their pillar key before the name.
-        account: The user; maps of others are left out.
+        accounts: The users that stand for the account; maps of others are left out.
         nonce: A text of 16 characters or more, used once, so that no fingerprint can be looked up.
         live: Whether to read the live table files too.
         consumers: Other programs that log in with the account, and those of the other instances.
@@ -57,22 +57,22 @@ def fingerprints(
         found["live"] = {}
     for instance in instances:
         for each in instance.maps:
-            if each.type != "mysql" or each.keys.get("user") != account:
+            if each.type != "mysql" or each.keys.get("user") not in accounts:
                 continue
             name = qualified(each.name, instance.pillar_key, instances[0].pillar_key)
-            found["pillar"][name] = fingerprint(account, each.keys.get("password"))
+            found["pillar"][name] = fingerprint(each.keys["user"], each.keys.get("password"))
             if live:
                 keys = _ispmail_tablefile.parse(_ispmail_files.read(each.path).content)
                 found["live"][name] = fingerprint(keys.get("user"), keys.get("password"))
     for some in consumers:
-        if some.keys.get("user") != account:
+        if some.keys.get("user") not in accounts:
             continue
         logins = _ispmail_consumers.live_logins(some) if live else {}
         for consumer in some.consumers:
             if not consumer.ignore:
                 short = f"consumer:{consumer.name}"
                 name = qualified(short, some.pillar_key, instances[0].pillar_key)
-                found["pillar"][name] = fingerprint(account, some.keys["password"])
+                found["pillar"][name] = fingerprint(some.keys["user"], some.keys["password"])
                 if live:
                     found["live"][name] = fingerprint(*logins[short])
     return found

@@ -263,6 +263,7 @@ def is_holders(said: object) -> bool:
         and isinstance(said.get("unnamed"), list)
         and all(isinstance(each, Mapping) and isinstance(each.get("text"), str) for each in said["unnamed"])
         and is_texts(said.get("notes"))
+        and is_texts(said.get("connections", []))
     )
 
 

@@ -173,7 +173,7 @@ def database(
     Raises:
         PillarFault: Lists all faults.
     """
-    return _database(pillar, opts, key, ("database", "server"), password_needed)
+    return _database(pillar, opts, key, ("database", "server", "rotation"), password_needed)
 
 
 def _database(
@@ -186,9 +186,13 @@ def _database(
     return _ispmail_config_database.database(key, found, faults, password_needed)
 
 
-def account(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> str:
-    """Read the user of the maps' account, whatever else is wrong with the database server's side."""
-    return str(_looked_up(_ispmail_config_database.user(section(pillar, key)), opts)[0])
+def accounts(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Collection[str]:
+    """Read the users that stand for the maps' account, whatever else is wrong with the database server's side."""
+    found = section(pillar, key)
+    known: dict[str, Any] = {"database": {"user": _ispmail_config_database.user(found)}}
+    if isinstance(found, Mapping):
+        known["rotation"] = found.get("rotation")
+    return _ispmail_config_database.accounts(_looked_up(known, opts)[0])
 
 
 def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, as_admin: bool = True) -> Scope:
@@ -205,7 +209,7 @@ def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, as_admin
     # Where there is no master, or with sdb, pillar's own password is in files of this server.
     roots = [path for paths in opts.get("pillar_roots", {}).values() for path in paths]
     left_out = (opts["cachedir"], os.path.dirname(opts["conf_file"]), *roots)
-    config = _database(pillar, opts, key, ("database", "server") if as_admin else ("database",))
+    config = _database(pillar, opts, key, ("database", "rotation", *(["server"] if as_admin else [])))
     return Scope(found, config, tuple(consumers), left_out, cache_folder(opts))
 
 

@@ -20,9 +20,9 @@ class Scope(NamedTuple):
     cache: str  # where it is written down who was left with an older password
 
     @property
-    def account(self) -> str:
-        """The user of the maps' account."""
-        return self.database.user
+    def accounts(self) -> tuple[str, ...]:
+        """The users that stand for the maps' account."""
+        return self.database.accounts
 
     @property
     def each_consumer(self) -> list[Consumer]:

@@ -237,6 +237,29 @@ def grant_select(grants: Iterable[Grant], dbname: str) -> list[str]:
     return [f"GRANT SELECT ON {_literal(_all_tables(dbname))} TO %(user)s@%(host)s"]
 
 
+def grants_missing(grants: Sequence[Grant], wanted: Iterable[Grant]) -> list[Grant]:
+    """What an account may not do of what another one may. Roles are left out."""
+    found = []
+    for grant in wanted:
+        held = [each for each in grants if each.object == grant.object]
+        names = {name for each in held for name in each.privileges}
+        more = () if "ALL PRIVILEGES" in names else tuple(name for name in grant.privileges if name not in names)
+        option = grant.option and not any(each.option for each in held)
+        if grant.object is not None and (more or option):
+            found.append(Grant(more, grant.object, option))
+    return found
+
+
+def grant_statement(grant: Grant) -> str:
+    """Write the statement that grants what is no role.
+
+    Returns:
+        A text with the placeholders ``%(user)s`` and ``%(host)s``.
+    """
+    statement = f"GRANT {_literal(', '.join(grant.privileges) or 'USAGE')} ON {_literal(str(grant.object))}"
+    return f"{statement} TO %(user)s@%(host)s{' WITH GRANT OPTION' if grant.option else ''}"
+
+
 def more_than_select(grants: Iterable[Grant], dbname: str) -> list[Grant]:
     """What an account may do besides SELECT on one database."""
     more = []

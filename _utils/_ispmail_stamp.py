@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "f4ef6413b546"
+STAMP = "8b4584a22c46"
 
 
 def require(stamp: str) -> None:

@@ -130,7 +130,7 @@ class PrivateServer(Server):
         return self.start()
 
     def logs_in(self, password: str | bytes, user: str = "mailserver", **options: Any) -> bool:
-        """Whether it lets a user in over TCP; another error than that access is denied is raised.
+        """Whether it lets a user in over TCP; an error is raised, unless access is denied or the account is locked.
 
         Args:
             options: More for pymysql.connect.
@@ -138,7 +138,7 @@ class PrivateServer(Server):
         try:
             pymysql.connect(host=self.host, port=self.port, user=user, password=password, **options).close()
         except Exception as err:  # where Salt 3006 runs too, it has imported PyMySQL anew: its error is another class
-            if err.args[:1] != (1045,):
+            if err.args[0] not in (1045, 3118, 4151):
                 raise
             return False
         return True

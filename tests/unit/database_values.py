@@ -12,9 +12,10 @@ NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 SELECT = "GRANT SELECT ON `mailserver`.* TO `mailserver`@`127.0.0.1`"
 
 
-def config(password="new", user="mailserver", **server):
+def config(password="new", user="mailserver", rotation=None, **server):
     """What pillar says of the database server's side."""
-    return database("second", {"database": {"password": password, "user": user}, "server": server})
+    account = {"password": password, "user": user}
+    return database("second", {"database": account, "server": server, "rotation": rotation})
 
 
 def mariadb_row(*hashes, host="127.0.0.1", plugin=NATIVE, **more):
@@ -33,18 +34,23 @@ def mysql_row(hash, second=None, host="127.0.0.1", plugin=NATIVE, locked="N", li
 class FakeServer:
     """Answers each question by its beginning, and notes what it is told to change."""
 
-    def __init__(self, *accounts, version=MARIADB, after=None, refuses=None, grants=(SELECT,), answers=None):
+    def __init__(
+        self, *accounts, version=MARIADB, after=None, refuses=None, grants=(SELECT,), answers=None, other=(), others=()
+    ):
         """What it is.
 
         Args:
             accounts: The rows of the user's accounts; `after`: those after the first change, or the error that is then.
             refuses: The error with which it answers to each change.
             grants: The lines of SHOW GRANTS for each account.
+            other: The rows of the accounts of the pair's other user, `mailserver_b`.
+            others: The lines of SHOW GRANTS for each of those.
             answers: The beginnings of other questions, to the rows.
         """
         self.version, self.dialect = version, _ispmail_dialect.of_version(version)
         self.done, self.asked = [], []
         self._accounts, self._after, self._refuses = list(accounts), after, refuses
+        self._other, self._others = list(other), [{"Grants": line} for line in others]
         known = {"SHOW GRANTS FOR %s@%s": [{"Grants": line} for line in grants]}
         self._answers = {**known, "SHOW GLOBAL VARIABLES LIKE 'caching_sha2": (), **(answers or {})}
 
@@ -57,6 +63,8 @@ class FakeServer:
             self._accounts = self._accounts if self._after is None else self._after
             return []
         self.asked.append((statement, arguments))
+        if arguments and arguments[0] == "mailserver_b":
+            return self._others if statement.startswith("SHOW GRANTS") else self._other
         if statement.startswith("SELECT Host AS host"):
             if isinstance(self._accounts, Exception):
                 raise self._accounts

@@ -27,6 +27,7 @@ def target(prefix="", answers=(), tables=None, accounts=None, others=None, own_s
             "login_plugins": ["mysql_native_password"],
             "tables": tables or {},
             "accounts": accounts or {},
+            "pair": {},
             "others": others or {},
         },
     )

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 import _ispmail_accounts
-from _ispmail_accounts import credential_fault, read_accounts
+import _ispmail_server_accounts
 from _ispmail_dialect import of_version
 from _ispmail_errors import DatabaseError
+from _ispmail_server_accounts import read_accounts
 from _ispmail_sql import Account, native_hash
+from _ispmail_two_passwords import accept_fault, sole_fault
 
 from .database_values import MARIADB, MYSQL, MYSQL_9, NATIVE, SELECT, SHA2, FakeServer, config, mariadb_row, mysql_row
 
@@ -58,7 +60,9 @@ def admin(monkeypatch):
 
     All that is done there takes a second, and the salt of a new hash is all of the letter t.
     """
-    monkeypatch.setattr(_ispmail_accounts, "secrets", SimpleNamespace(token_urlsafe=lambda size: "t" * (size * 4 // 3)))
+    monkeypatch.setattr(
+        _ispmail_server_accounts, "secrets", SimpleNamespace(token_urlsafe=lambda size: "t" * (size * 4 // 3))
+    )
     clock = itertools.count(100.0)
     mocked = {"monotonic": lambda: next(clock), "strftime": time.strftime, "gmtime": time.gmtime}
     monkeypatch.setattr(_ispmail_accounts, "time", SimpleNamespace(**mocked))
@@ -107,6 +111,7 @@ def test_what_there_is_on_the_server(admin, monkeypatch):
                 "expires": None,
             },
         },
+        "pair": {},
         "others": {"former@%": {}},
         "refused_logins": 7,
     }
@@ -338,6 +343,7 @@ THREE = (
 )
 
 
+MISSING, TWO_ACCOUNTS = "does not exist: run postfix_database.account first", '"Two accounts" in docs/rotation.md'
 OTHER_PLUGINS_MYSQL = (
     f"logs in by {{}}, whose passwords cannot be rotated there: give it a password by {SHA2} (ALTER USER … IDENTIFIED "
     f"WITH {SHA2} …), or, if the maps do not use it, list the hosts of those that they use in server:accounts_host"
@@ -347,7 +353,8 @@ OTHER_PLUGINS_MYSQL = (
 @pytest.mark.parametrize(
     ("version", "plugin", "accepted", "action", "fault"),
     [
-        (MARIADB, None, (), "accept", "does not exist: run postfix_database.account first"),
+        (MARIADB, None, (), "accept", f"{MISSING}; or, to change the user in a rotation, see {TWO_ACCOUNTS}"),
+        (MARIADB, None, (), "sole", MISSING),
         (MARIADB, "ed25519", (), "sole", OTHER_PLUGINS.format("ed25519")),
         (MARIADB, SHA2, (), "accept", OTHER_PLUGINS.format(SHA2)),
         (MYSQL_9, NATIVE, (True,), "accept", OTHER_PLUGINS_MYSQL.format(NATIVE)),
@@ -368,7 +375,8 @@ OTHER_PLUGINS_MYSQL = (
 )
 def test_why_the_passwords_of_an_account_cannot_be_changed(version, plugin, accepted, action, fault):
     found = Account((plugin,), tuple(map(str, accepted)), False) if plugin else None
-    assert credential_fault(of_version(version), found, accepted, action) == fault
+    fault_of = accept_fault if action == "accept" else sole_fault
+    assert fault_of(of_version(version), found, accepted) == fault
 
 
 def test_a_third_password_of_somebody_else_is_refused_before_anything_is_changed(admin):
@@ -399,7 +407,7 @@ def test_where_one_account_cannot_be_changed_none_is(admin):
         "Nothing was changed:",
         f"- mailserver@b {LOCKED_OUT}",
         f"- mailserver@c {OVERTAKEN}",
-        "- mailserver@d does not exist: run postfix_database.account first",
+        f"- mailserver@d {MISSING}",
     ]
     assert server.done == []
 
@@ -412,10 +420,10 @@ PARTS = f"\n- may be done: {NAME}\n- not done: mailserver@b"
 @pytest.mark.parametrize(
     ("action", "before", "refuses", "after", "said"),
     [
-        ("accept", [OLD], None, [], "does not accept the passwords that were set: run it again"),
-        ("accept", [OLD], None, [mariadb_row(OLD, THIRD), *B], "does not accept the passwords that were set"),
-        ("accept", [OLD], None, [mariadb_row(NEW), *B], "does not accept the passwords that were set"),
-        ("sole", [NEW, OLD], None, [mariadb_row(NEW, OLD)], "does not accept the passwords that were set"),
+        ("accept", [OLD], None, [], f"{NAME} is not as it was set: run credential_accepted again"),
+        ("accept", [OLD], None, [mariadb_row(OLD, THIRD), *B], "is not as it was set"),
+        ("accept", [OLD], None, [mariadb_row(NEW), *B], "is not as it was set"),
+        ("sole", [NEW, OLD], None, [mariadb_row(NEW, OLD)], "is not as it was set"),
         (
             *("accept", [OLD], None, FAILED),
             f"{FAILED}. {NAME}, mailserver@b were changed, but could not be read back: run credential_accepted again",

@@ -19,13 +19,13 @@ def row(number, host, user="mailserver"):
 
 def listed(*hosts):
     return _ispmail_connections.read_listed(
-        [row(number, host) for number, host in enumerate(hosts)], FACTS, "mailserver"
+        [row(number, host) for number, host in enumerate(hosts)], FACTS, ["mailserver"]
     )
 
 
 def test_the_connections_of_the_account_without_the_own():
     rows = [row(1, "127.0.0.1:40000"), row(2, "localhost"), row(9, "127.0.0.1:40001"), row(3, "x:1", "webmail")]
-    found = _ispmail_connections.read_listed(rows, FACTS, "mailserver")
+    found = _ispmail_connections.read_listed(rows, FACTS, ["mailserver"])
     assert found == Listed((Client("127.0.0.1", 40000), Client("localhost", None)), 3306, "/run/mysqld/mysqld.sock")
 
 
@@ -82,15 +82,15 @@ def test_what_the_account_cannot_ask_is_not_an_empty_list(monkeypatch, statement
 
 def test_who_is_connected_as_the_admin_sees_it():
     server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"a": 1}]})
-    assert _ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1") == FOUND
-    assert _ispmail_connections.listed_by_admin(server, "webmail", None).clients == (Client("127.0.0.1", 40001),)
+    assert _ispmail_connections.listed_by_admin(server, ["mailserver"], "127.0.0.1") == FOUND
+    assert _ispmail_connections.listed_by_admin(server, ["webmail"], None).clients == (Client("127.0.0.1", 40001),)
 
 
 def test_an_admin_who_sees_only_his_own_connections_cannot_tell():
     """Without that, nobody else would seem to be connected."""
     server = FakeServer(answers={**ANSWERS, PRIVILEGE: []})
     with pytest.raises(CannotAsk, match=r"does not see who is connected: run GRANT PROCESS ON \*\.\* TO its account$"):
-        _ispmail_connections.listed_by_admin(server, "mailserver", "127.0.0.1")
+        _ispmail_connections.listed_by_admin(server, ["mailserver"], "127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["::1:40000", "::ffff:127.0.0.1:40000", "mx1.example.org:40000"])

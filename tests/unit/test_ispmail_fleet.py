@@ -85,8 +85,8 @@ def test_who_is_asked_for_holders():
     assert notes == {"db": [], "mx1": []} and faults == [f"mx1: {'x' * 495}"]
     options = {"search": "old"}
     assert site.of("postfix_database.holders") == [
-        (["mx1"], [], {"timeout": 60, "kwarg": options}),
         (["db"], [], {"timeout": 60, "kwarg": {"site_hosts": ["192.0.2.1"], **options}}),
+        (["mx1"], [], {"timeout": 60, "kwarg": options}),
     ]
     assert site.of("state.apply") == []
 

@@ -141,11 +141,12 @@ def test_the_logins_of_table_files_and_option_files(site, tmp_path):
         consumer("report", str(tmp_path / "none.cnf")),
         consumer("cron", holds=(str(tmp_path / "x"),)),
     ]
-    found = _ispmail_holders._live_logins(site.scope(*consumers, keys={"hosts": "db"}))
-    assert [(login.path, login.keys["password"]) for login in found] == [
-        (str(tmp_path / "etc" / "a.cf"), OLD),
-        (str(tmp_path / "real.cf"), OLD),
-        (str(tmp_path / "client.cnf"), NEW),
+    found = _ispmail_holders._all_logins(site.scope(*consumers, keys={"hosts": "db"}))
+    assert [(login.path, login.user, login.password) for login in found] == [
+        (str(tmp_path / "etc" / "a.cf"), "mailserver", OLD),
+        (str(tmp_path / "real.cf"), "mailserver", OLD),
+        (str(tmp_path / "etc" / "other.cf"), "another", OLD),
+        (str(tmp_path / "client.cnf"), "mailserver", NEW),
     ]
     assert found[-1].keys["hosts"] == "db"
     assert "SECRET" not in repr(found)
@@ -381,7 +382,8 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
 
     monkeypatch.setattr(_ispmail_holders._ispmail_connections, "listed_by_account", listed)
     live = [_LiveLogin("/x.cf", {"user": "mailserver", "hosts": "192.0.2.1, 192.0.2.2"})] * 2
-    _ispmail_holders._ask_hosts(SimpleNamespace(account="mailserver"), live, lambda process: True, found, within)
+    scope = SimpleNamespace(database=database())
+    _ispmail_holders._ask_hosts(scope, live, [], lambda process: True, found, within)
     assert called == asked
     said = "is not known: other hosts took more than -1 s"
     assert found.notes == [
@@ -428,7 +430,8 @@ def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monk
 
     monkeypatch.setattr("_ispmail_database.admin", admin)
     monkeypatch.setattr(
-        "_ispmail_connections.listed_by_admin", lambda server, user, host: seen.append((server, user, host)) or listed
+        "_ispmail_connections.listed_by_admin",
+        lambda server, users, host: seen.append((server, *users, host)) or listed,
     )
     monkeypatch.setattr(
         "_ispmail_connections.unknown_programs",
@@ -466,39 +469,47 @@ def wanted(*maps):
 @pytest.mark.parametrize(
     ("content", "type_", "user", "changes"),
     [
-        (table(), "mysql", "mailserver", True),
-        (table(password=NEW), "mysql", "mailserver", False),
-        (table(password=None), "mysql", "mailserver", True),
-        # Another account: the old one keeps its password. And nobody has one that is not there yet.
-        (table(), "mysql", "another", False),
-        (None, "mysql", "mailserver", False),
-        (None, "sqlite", None, False),
-        (table(), "pgsql", "mailserver", False),
+        (table(), "mysql", "mailserver", {"mailserver"}),
+        (table(password=NEW), "mysql", "mailserver", set()),
+        (table(password=None), "mysql", "mailserver", {"mailserver"}),
+        # Whether that user is one of ours is asked afterwards.
+        (table(), "mysql", "another", {"mailserver"}),
+        (table(password=NEW), "mysql", "another", {"mailserver"}),
+        # Nobody has a login that is not there yet.
+        (table(user=None), "mysql", "mailserver", set()),
+        (None, "mysql", "mailserver", set()),
+        (None, "sqlite", None, set()),
+        (table(), "pgsql", "mailserver", set()),
         # What is no file is refused by the apply.
-        ("folder", "mysql", "mailserver", False),
+        ("folder", "mysql", "mailserver", set()),
     ],
 )
-def test_whether_an_apply_replaces_a_password(tmp_path, content, type_, user, changes):
+def test_whose_login_an_apply_replaces(tmp_path, content, type_, user, changes):
     path = tmp_path / "a.cf"
     if content == "folder":
         path.mkdir()
     elif content is not None:
         path.write_text(content)
     maps = wanted((str(path), type_, user))
-    assert _ispmail_holders._password_changes(maps, Consumers("ispmail", ())) is changes
+    assert _ispmail_holders._replaced_users(maps, Consumers("ispmail", ())) == changes
 
 
 @pytest.mark.parametrize(
     ("user", "password", "changes"),
-    [("mailserver", OLD, True), ("mailserver", NEW, False), ("another", OLD, False), (None, None, False)],
+    [
+        ("mailserver", OLD, {"mailserver"}),
+        ("mailserver", NEW, set()),
+        ("another", OLD, {"another"}),
+        (None, None, set()),
+    ],
 )
-def test_whether_an_apply_replaces_the_password_of_a_consumer(tmp_path, user, password, changes):
+def test_whose_login_of_a_consumer_an_apply_replaces(tmp_path, user, password, changes):
     path = tmp_path / "x.cnf"
     if user:
         path.write_text(f"[client]\nuser={user}\npassword={password}\n")
     keys = {"user": "mailserver", "password": NEW}
     consumers = Consumers("ispmail", (consumer("x", str(path)),), keys)
-    assert _ispmail_holders._password_changes(wanted(), consumers) is changes
+    assert _ispmail_holders._replaced_users(wanted(), consumers) == changes
 
 
 @pytest.fixture

@@ -265,7 +265,18 @@ def test_the_database_servers_side():
     assert (found.user, found.password, found.known_accounts) == ("u", None, ("k",))
     with pytest.raises(PillarFault, match="ispmail:database:password is missing or empty"):
         _ispmail_salt.database(pillar, {}, "ispmail", password_needed=True)
-    assert _ispmail_salt.account(pillar, {}, "ispmail") == "u"
+    assert _ispmail_salt.accounts(pillar, {}, "ispmail") == ("u",)
+
+
+def test_two_accounts_stand_for_one():
+    """Their names may be in sdb; and where they cannot be a pair, pillar's own is left."""
+    pair = {"database": {"user": "u_b"}, "rotation": {"method": "two_accounts"}}
+    assert _ispmail_salt.accounts({"ispmail": pair}, {}, "ispmail") == ("u_b", "u_a")
+    assert _ispmail_salt.database({"ispmail": pair}, {}, "ispmail").other == "u_a"
+    pair["database"]["user"] = "u"
+    assert _ispmail_salt.accounts({"ispmail": pair}, {}, "ispmail") == ("u",)
+    with pytest.raises(PillarFault, match="ispmail:rotation:accounts is missing"):
+        _ispmail_salt.scope({"ispmail": {**mail(), **pair}}, OPTS, "ispmail", as_admin=False)
 
 
 @pytest.mark.parametrize("found", [None, "u\n", 5, RuntimeError("SECRET"), "u"])
@@ -277,7 +288,7 @@ def test_a_user_that_cannot_be_looked_up_is_nobody(monkeypatch, found):
 
     monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", get)
     pillar = {"ispmail": {"database": {"user": "sdb://a/user"}}}
-    assert _ispmail_salt.account(pillar, {}, "ispmail") == ("u" if found == "u" else "")
+    assert _ispmail_salt.accounts(pillar, {}, "ispmail") == ("u" if found == "u" else "",)
 
 
 @pytest.mark.parametrize(("as_admin", "known"), [({}, ("k",)), ({"as_admin": True}, ("k",)), ({"as_admin": False}, ())])
@@ -291,7 +302,7 @@ def test_the_account_and_all_that_may_use_it(as_admin, known):
     }
     found = _ispmail_salt.scope(pillar, OPTS, "ispmail", **as_admin)
     assert list(found.instances) == ["ispmail", "out"]
-    assert (found.account, found.database.password, found.database.known_accounts) == ("u", None, known)
+    assert (*found.accounts, found.database.password, found.database.known_accounts) == ("u", None, known)
     assert [each.name for each in found.each_consumer] == ["a", "b"] and found.names("/b")
     assert found.left_out == ("/c", "/etc/salt", "/p", "/d", "/e")
     assert found.cache == "/c/ispmail"

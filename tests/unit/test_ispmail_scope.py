@@ -21,7 +21,7 @@ SCOPE = Scope(
 
 
 def test_what_all_pillar_keys_name():
-    assert SCOPE.account == "postfix"
+    assert SCOPE.accounts == ("postfix",)
     assert [each.name for each in SCOPE.each_consumer] == ["dovecot", "web", "none", "other"]
     assert SCOPE.named_files == {"/etc/dovecot/ispmail.cnf", "/srv/web", "/etc/other", "/etc/more"}
 

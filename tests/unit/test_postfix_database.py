@@ -78,5 +78,8 @@ def test_holders_are_looked_for_in_the_scope_of_pillar(on_minion, monkeypatch):
 
     monkeypatch.setattr("_ispmail_holders.find", find)
     assert postfix_database.holders() == {"unnamed": [], "notes": ["found"]}
-    postfix_database.holders(["192.0.2.1"], "old", "second")
-    assert calls == [(["ispmail", "second"], None, "all"), (["second"], ["192.0.2.1"], "old")]
+    postfix_database.holders(["192.0.2.1"], "old", "second", ["192.0.2.2:40000"])
+    assert calls == [
+        (["ispmail", "second"], None, "all", ()),
+        (["second"], ["192.0.2.1"], "old", ["192.0.2.2:40000"]),
+    ]

@@ -1,0 +1,182 @@
+"""A rotation by two accounts with equal grants: pillar's user is opened, then the other one is locked.
+
+The idle account of the pair is locked, or not there. One that is open may be somebody's, so its password is never
+replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import _ispmail_account_users
+import _ispmail_database
+from _ispmail_config_database import DatabaseConfig
+from _ispmail_database import Server, Step
+from _ispmail_errors import DatabaseError, listed
+from _ispmail_server_accounts import (
+    CredentialChange,
+    Plan,
+    Rights,
+    accepted,
+    creation,
+    grants,
+    name,
+    new_hash,
+    other_plugins,
+    read_accounts,
+    rights,
+    unmanaged_accounts,
+)
+from _ispmail_sql import Account
+
+
+def accept(server: Server, config: DatabaseConfig) -> Plan:
+    """Plan that pillar's user may log in with pillar's password, and do what the other account may do.
+
+    Raises:
+        DatabaseError: One account cannot be changed. Lists all.
+    """
+    found, others = (read_accounts(server, user) for user in config.pair)
+    hosts = config.managed_hosts([*others, *found])
+    faults: list[str] = []
+    work: dict[str, CredentialChange] = {}
+    for host in hosts:
+        own, other = found.get(host), others.get(host)
+        fault = _accept_fault(server, config, own, other)
+        if fault:
+            faults.append(f"{name(config.user, host)} {fault}")
+        elif change := _opened(server, config, host, own, other):
+            work[name(config.user, host)] = change
+    if faults:
+        raise DatabaseError(listed("Nothing was changed", faults))
+    return Plan(
+        work, [*_unmanaged(config, found, others, hosts), *_roles_left_out(server, config, found, others, hosts)]
+    )
+
+
+def sole(server: Server, config: DatabaseConfig) -> Plan:
+    """Plan that the other account is locked. Pillar's user has to accept pillar's password already.
+
+    Raises:
+        DatabaseError: One account cannot be locked. Lists all.
+    """
+    found, others = (read_accounts(server, user) for user in config.pair)
+    hosts = config.managed_hosts([*others, *found])
+    faults = [
+        f"{name(config.user, host)} does not accept pillar's password yet, or no other one, clients would be locked "
+        "out: run credential_accepted first"
+        for host in hosts
+        if not _is_open(server, config, found.get(host))
+    ]
+    if faults:
+        raise DatabaseError(listed("Nothing was changed", faults))
+    other = config.pair[1]
+    work = {
+        name(other, host): _locked(server, other, host) for host in hosts if host in others and not others[host].locked
+    }
+    return Plan(work, [*_unmanaged(config, found, others, hosts), *_still_connected(server, other)])
+
+
+def _accept_fault(server: Server, config: DatabaseConfig, own: Account | None, other: Account | None) -> str | None:
+    """Why pillar's user cannot be opened for a host, as a sentence without its subject; None where it can be."""
+    if own is None and other is None:
+        return f"does not exist, and neither does {config.other}: run postfix_database.account first"
+    if other and (plugins := other_plugins(server.dialect, other)):
+        return f"cannot be made like {config.other}, which {plugins}"
+    if own is None or own.locked or _is_open(server, config, own):
+        return None
+    if other is None or other.locked:
+        return (
+            "is the account in use, and accepts another password than pillar's: with two_accounts, user and password "
+            f"change together. Write user: {config.other} into pillar, beside the new password"
+        )
+    seen = _ispmail_account_users.describe_connections(_ispmail_account_users.connections(server, config.user))
+    return (
+        f"accepts another password than pillar's, and is not locked, so somebody may use it ({seen}): if a rotation to "
+        "that password has begun, put it back into pillar and rotate; if nobody uses it, run ALTER USER … ACCOUNT LOCK "
+        "and rotate again"
+    )
+
+
+def _is_open(server: Server, config: DatabaseConfig, account: Account | None) -> bool:
+    """Whether an account accepts pillar's password, and no other one."""
+    if account is None or account.locked:
+        return False
+    return accepted(server.dialect, account, config.password or "") == (True,)
+
+
+def _opened(
+    server: Server, config: DatabaseConfig, host: str, own: Account | None, other: Account | None
+) -> CredentialChange | None:
+    """What has pillar's user log in from a host; None where it may do so already."""
+    what = rights(server, config, host, exists=own is not None, other_exists=other is not None)
+    is_open = _is_open(server, config, own)
+    if is_open and not what.statements:
+        return None
+    if own is None:
+        step, changes = creation(server, config, host, other, what)
+    else:
+        step, changes = _reopened(server, config, host, other or own, what, is_open)
+
+    def is_done(after: Account) -> bool:
+        return _is_open(server, config, after)
+
+    return CredentialChange(step, changes, is_done, "now accepts pillar's password", config.user, host)
+
+
+def _reopened(
+    server: Server, config: DatabaseConfig, host: str, model: Account, what: Rights, is_open: bool
+) -> tuple[Step, dict[str, Any]]:
+    """What has an account that exists log in by pillar's password, with a plugin that Postfix has."""
+    changes: dict[str, Any] = {"grants": what.describe()} if what.statements else {}
+    # Whoever logs in has the rights by then.
+    statements, arguments = what.statements, {"user": config.user, "host": host}
+    if not is_open:
+        plugin = model.plugins[0]
+        statements = [*statements, *server.dialect.reopen(plugin)]
+        arguments["new"] = new_hash(server, plugin, config.password or "")
+        changes = {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}, **changes}
+    return Step(name(config.user, host), tuple(statements), arguments), changes
+
+
+def _locked(server: Server, user: str, host: str) -> CredentialChange:
+    step = Step(name(user, host), tuple(server.dialect.lock()), {"user": user, "host": host})
+
+    def is_done(after: Account) -> bool:
+        return after.locked
+
+    return CredentialChange(step, {"locked": {"old": False, "new": True}}, is_done, "is locked", user, host)
+
+
+def _unmanaged(
+    config: DatabaseConfig, found: Mapping[str, Account], others: Mapping[str, Account], hosts: Sequence[str]
+) -> list[str]:
+    users = zip(config.pair, (found, others))
+    return [text for user, accounts in users for text in unmanaged_accounts(user, accounts, hosts)]
+
+
+def _roles_left_out(
+    server: Server,
+    config: DatabaseConfig,
+    found: Mapping[str, Account],
+    others: Mapping[str, Account],
+    hosts: Sequence[str],
+) -> Iterator[str]:
+    """What one account has of roles and the other has not: which of them is the default one is not to be seen."""
+    for host in hosts if not config.revoke_other_grants else ():
+        held = grants(server, config.user, host) if host in found else []
+        wanted = grants(server, config.pair[1], host) if host in others else []
+        for role in (each.privileges[0] for each in wanted if each.object is None and each not in held):
+            yield (
+                f"{name(config.pair[1], host)} has the role {_ispmail_database.shown(role)}, which {config.user} was "
+                "not given: if a program needs it, grant it by hand"
+            )
+
+
+def _still_connected(server: Server, user: str) -> Iterator[str]:
+    """A locked account accepts no new login. Its connections go on."""
+    seen = _ispmail_account_users.connections(server, user)
+    if seen:
+        text = _ispmail_account_users.describe_connections(seen)
+        yield f"{user} keeps the connections that it has until they end ({text}): no new login is accepted"

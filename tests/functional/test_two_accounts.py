@@ -1,0 +1,489 @@
+"""Rotations by two accounts, on a real MariaDB and a real MySQL: what is done there, and what mail notices of it."""
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+
+import pymysql
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _ispmail_search
+from lab import HOST, scratch, wait_until
+from lab.dovecot import Dovecot, MailLoad
+from lab.images import missing_requirements
+from lab.minion import Minion
+from lab.mysql import MySQL
+from lab.postfix import Postfix, write_cold
+from lab.smtp import Load
+
+from ..conftest import release
+from .database import NEW, OLD, OTHER, SELECT, call, guide, pillar
+
+A, B = "mailserver_a", "mailserver_b"
+ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
+
+
+@pytest.fixture(scope="module")
+def mysql(directory):
+    # As for the tests of tests/fleet: in CI it has to run.
+    if (reason := missing_requirements()) and os.environ.get("CI") != "true":
+        pytest.skip(reason)
+    options = ["--log-raw=ON", "--log-error-verbosity=3"]
+    with MySQL(directory / "mysql", general_log=directory / "mysql.log", options=options) as server:
+        yield server
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def server(request):
+    """One of the two, as it is before anything of ours, with the guide's tables."""
+    found = request.getfixturevalue("started" if request.param == "mariadb" else "mysql")
+    found.kind = request.param
+    found.sql("DROP DATABASE IF EXISTS mailserver")
+    table = "global_priv" if found.kind == "mariadb" else "user"
+    for user, host in found.sql(
+        f"SELECT User, Host FROM mysql.{table} WHERE User LIKE 'mailserver%%' OR User = 'boss'"
+    ):
+        found.sql("DROP USER %s@%s", user, host)
+    guide(found)
+    return found
+
+
+@pytest.fixture
+def mail(server):
+    """A running Postfix: in a chroot where it has the server's login plugin there."""
+    with scratch() as path, Postfix(path / "mail", chroot=server.kind == "mariadb") as instance:
+        yield instance
+
+
+def two(server, user, password, postfix=None, rotation=None, **sections):
+    """Pillar with both accounts."""
+    found = pillar(server, password)
+    found["ispmail"].update(sections)
+    found["ispmail"]["database"]["user"] = user
+    found["ispmail"]["rotation"] = {"method": "two_accounts"} if rotation is None else rotation
+    if postfix:
+        found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
+        if release() >= (3, 10):
+            found["ispmail"]["database"]["retry_interval"] = 1
+    return found
+
+
+@pytest.fixture
+def minion(server):
+    """One whose pillar has mailserver_a, which is made."""
+    with scratch() as path:
+        minion = Minion(path, two(server, A, OLD))
+        minion.apply("ispmail.database")
+        yield minion
+
+
+def accounts(minion):
+    """Account to whether it is locked."""
+    found = call(minion, "read")
+    return {name: account["locked"] for name, account in {**found["accounts"], **found["pair"]}.items()}
+
+
+def logs_in(server, user, password):
+    return server.logs_in(password, user)
+
+
+# What is done at the server.
+
+
+def test_a_rotation_there_and_back(minion, server):
+    """Both accounts in turn; what test=True tells is what is done, and a second run does nothing."""
+    assert accounts(minion) == {f"{A}@{HOST}": False}
+    user, password = A, OLD
+    for number, (other, new) in enumerate([(B, NEW), (A, OTHER), (B, OLD)]):
+        minion.pillar = two(server, other, new)
+        would = call(minion, "credential_accepted", test=True)
+        assert not logs_in(server, other, new)
+        assert call(minion, "credential_accepted") == would
+        (change,) = would["changes"].values()
+        assert sorted(change) == (["locked", "password"] if number else ["account", "expires", "grants", "password"])
+        assert call(minion, "credential_accepted")["changes"] == {}
+        assert logs_in(server, user, password) and logs_in(server, other, new)
+        assert call(minion, "read")["accounts"][f"{other}@{HOST}"]["grants"] == SELECT
+        would = call(minion, "credential_sole", test=True)
+        assert logs_in(server, user, password)
+        assert call(minion, "credential_sole") == would
+        assert would == {"changes": {f"{user}@{HOST}": {"locked": {"old": False, "new": True}}}, "warnings": []}
+        assert call(minion, "credential_sole") == call(minion, "credential_accepted") == {"changes": {}, "warnings": []}
+        assert logs_in(server, other, new) and not logs_in(server, user, password)
+        assert accounts(minion) == {f"{other}@{HOST}": False, f"{user}@{HOST}": True}
+        user, password = other, new
+
+
+def test_the_way_back_is_a_rotation(minion, server):
+    """With the old user and the old password in pillar."""
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    assert not logs_in(server, A, OLD)
+    minion.pillar = two(server, A, OLD)
+    call(minion, "credential_accepted")
+    assert logs_in(server, A, OLD) and logs_in(server, B, NEW)
+    call(minion, "credential_sole")
+    assert logs_in(server, A, OLD) and not logs_in(server, B, NEW)
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "said"),
+    [
+        (A, NEW, f"{A}@{HOST} is the account in use, and accepts another password than pillar's: with two_accounts, "),
+        (B, NEW, None),
+    ],
+)
+def test_the_password_alone_is_not_changed(minion, server, user, password, said):
+    minion.pillar = two(server, user, password)
+    if said:
+        for test in (True, False):
+            with pytest.raises(CommandExecutionError, match=re.escape(said)) as caught:
+                call(minion, "credential_accepted", test=test)
+            assert "Nothing was changed" in str(caught.value) and f"Write user: {B} into pillar" in str(caught.value)
+        assert logs_in(server, A, OLD) and not logs_in(server, A, NEW)
+    else:
+        assert call(minion, "credential_accepted", test=True)["changes"]
+
+
+def test_an_account_that_somebody_may_use_keeps_its_password(minion, server):
+    """Whether or not somebody is connected."""
+    minion.pillar = two(server, B, OTHER)
+    call(minion, "account")
+    minion.pillar = two(server, B, NEW)
+    with pytest.raises(CommandExecutionError, match=r"somebody may use it \(nobody is connected now\)"):
+        call(minion, "credential_accepted")
+    refused = pytest.raises(CommandExecutionError, match=r"somebody may use it \(connected now: 1 from 127\.0\.0\.1\)")
+    with contextlib.closing(pymysql.connect(host=HOST, port=server.port, user=B, password=OTHER)), refused:
+        call(minion, "credential_accepted")
+    assert logs_in(server, B, OTHER)
+    server.sql(f"ALTER USER {B}@'{HOST}' ACCOUNT LOCK")
+    call(minion, "credential_accepted")
+    assert logs_in(server, B, NEW)
+
+
+def test_an_account_that_is_in_use_already_can_be_one_of_the_two(server):
+    """The guide's mailserver."""
+    with scratch() as path:
+        minion = Minion(path, pillar(server))
+        call(minion, "account")
+        minion.pillar = two(
+            server, "second", NEW, rotation={"method": "two_accounts", "accounts": ["mailserver", "second"]}
+        )
+        try:
+            call(minion, "credential_accepted")
+            call(minion, "credential_sole")
+            assert logs_in(server, "second", NEW) and not logs_in(server, "mailserver", OLD)
+        finally:
+            server.sql(f"DROP USER second@'{HOST}'")
+
+
+def test_grants_are_equal(minion, server):
+    """What another program may need of the account that is replaced, it has afterwards."""
+    server.sql("CREATE TABLE mailserver.more (a INT, b INT)")
+    server.sql(f"GRANT INSERT ON mailserver.virtual_users TO {A}@'{HOST}'")
+    server.sql(f"GRANT SELECT (a), UPDATE (a, b) ON mailserver.more TO {A}@'{HOST}' WITH GRANT OPTION")
+    server.sql(f"GRANT PROCESS ON *.* TO {A}@'{HOST}'")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    grants = {user: [row[0] for row in server.sql(f"SHOW GRANTS FOR {user}@'{HOST}'")] for user in (A, B)}
+    shown = {
+        user: sorted(re.sub(r" IDENTIFIED BY PASSWORD '\S+'", "", one).replace(A, B) for one in lines)
+        for user, lines in grants.items()
+    }
+    assert shown[A] == shown[B] and len(shown[B]) == 4
+    call(minion, "credential_sole")
+    # A grant that is new on the one is given to the other at its turn; one of its own it keeps.
+    server.sql(f"GRANT DELETE ON mailserver.more TO {B}@'{HOST}'")
+    minion.pillar = two(server, A, OTHER)
+    (change,) = call(minion, "credential_accepted")["changes"].values()
+    assert change["grants"]["new"][-1] == "DELETE ON `mailserver`.`more`"
+
+
+def test_open_connections_of_a_locked_account_go_on(minion, server):
+    """Those of a consumer, which reads its option file at the next login. A dropped account would end some."""
+    with contextlib.closing(
+        pymysql.connect(host=HOST, port=server.port, user=A, password=OLD, db="mailserver")
+    ) as open_:
+        minion.pillar = two(server, B, NEW)
+        call(minion, "credential_accepted")
+        (warning,) = call(minion, "credential_sole")["warnings"]
+        assert warning.startswith(
+            f"{A} keeps the connections that it has until they end (connected now: 1 from {HOST})"
+        )
+        assert not logs_in(server, A, OLD)
+        with open_.cursor() as cursor:
+            cursor.execute("SELECT COUNT(*) FROM virtual_users")
+            assert cursor.fetchall() == ((1,),)
+            server.sql(f"REVOKE SELECT ON mailserver.* FROM {A}@'{HOST}'")
+            server.sql(f"GRANT SELECT ON mailserver.virtual_users TO {A}@'{HOST}'")
+            cursor.execute("USE mailserver")
+            cursor.execute("SELECT COUNT(*) FROM virtual_users")
+            server.sql(f"DROP USER {A}@'{HOST}'")
+            with pytest.raises(pymysql.err.OperationalError, match="1142"):
+                cursor.execute("SELECT COUNT(*) FROM virtual_users")
+
+
+def test_no_log_of_the_server_holds_a_password(minion, server, directory):
+    """At its most talkative it has hashes only."""
+    logs = [directory / ("general.log" if server.kind == "mariadb" else "mysql.log"), server.error_log]
+    begin = [log.stat().st_size for log in logs]
+    for user, password in ((B, NEW), (A, OTHER)):
+        minion.pillar = two(server, user, password)
+        call(minion, "credential_accepted")
+        call(minion, "credential_sole")
+    logged = b"".join(log.read_bytes()[start:] for log, start in zip(logs, begin))
+    assert logged.count(b"ACCOUNT LOCK") == 2 and logged.count(b"ACCOUNT UNLOCK") == 1
+    assert not [secret for secret in (OLD, NEW, OTHER) if secret.encode() in logged]
+
+
+# What mail sees.
+
+
+def applied(minion):
+    return minion.apply()["postfix_map.managed"]
+
+
+def rotated(minion):
+    """The three steps, as an orchestration does them; each has to succeed before the next."""
+    call(minion, "credential_accepted")
+    assert applied(minion)["result"] is True
+    assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
+    return call(minion, "credential_sole")
+
+
+def test_no_mail_is_lost_in_rotations_under_load(minion, server, mail, capsys):
+    """Four rotations; then the order of a script: the files and a reload, three seconds later the accounts."""
+    server.sql("SET GLOBAL max_connections = 1000")
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    with Load(mail.port, ADDRESSES, rate=200) as load:
+        for user, password in ((B, NEW), (A, OTHER), (B, OLD), (A, NEW)):
+            minion.pillar = two(server, user, password, mail)
+            assert rotated(minion)["changes"]
+            time.sleep(1)
+    report = load.stop()
+    with Load(mail.port, ADDRESSES, rate=100) as load:
+        minion.pillar = two(server, B, OTHER, mail)
+        for path in mail.config_directory.glob("mariadb-*.cf"):
+            path.write_text(path.read_text().replace(f"user = {A}", f"user = {B}").replace(NEW, OTHER))
+        mail.reload()
+        time.sleep(3)
+        call(minion, "credential_accepted")
+        call(minion, "credential_sole")
+        time.sleep(3)
+    naive = load.stop()
+    with capsys.disabled():
+        print(f"\n4 rotations by two accounts, {server.kind}: {report}\n1 in the naive order: {naive}")
+    assert report.count >= 1000 and report.failed == 0, report.examples
+    assert naive.failed > 0, "the naive order lost nothing: this load would not see a loss"
+
+
+def test_a_failure_at_each_step_is_gone_on_from(minion, server, mail):
+    """Each step fails once, mail is answered meanwhile, and the same step succeeds afterwards."""
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    new = two(server, B, NEW, mail)
+    server.sql(f"CREATE USER boss@'{HOST}' IDENTIFIED BY %s", OTHER)
+    server.sql(f"GRANT SELECT, PROCESS ON *.* TO boss@'{HOST}'")
+    poor = {**new["ispmail"], "server": {"host": HOST, "port": server.port, "user": "boss", "password": OTHER}}
+    wrong = [{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "ann@example.org"}]
+    with Load(mail.port, ADDRESSES, rate=50) as load:
+        if server.kind == "mariadb":  # by TCP a MySQL asks for the password in clear
+            minion.pillar = {"ispmail": poor}
+            with pytest.raises(CommandExecutionError, match="run credential_accepted again, it goes on from there"):
+                call(minion, "credential_accepted")
+        # An apply before its time, and one that does not give the answers that pillar expects.
+        minion.pillar = new
+        assert applied(minion)["comment"].startswith("Nothing was changed")
+        call(minion, "credential_accepted")
+        minion.pillar = {"ispmail": {**new["ispmail"], "answers": wrong}}
+        assert applied(minion)["comment"].startswith("Nothing was changed")
+        minion.pillar = new
+        assert rotated(minion)["changes"]
+    report = load.stop()
+    assert report.count > 50 and report.failed == 0, report.examples
+    assert logs_in(server, B, NEW) and not logs_in(server, A, OLD)
+
+
+# Who else uses them, before a rotation and in its proof.
+
+
+@pytest.fixture
+def trees(monkeypatch):
+    """An empty folder that is searched in place of /etc and so on."""
+    with scratch() as path:
+        monkeypatch.setattr(_ispmail_search, "TREES", [str(path)])
+        yield path
+
+
+@contextlib.contextmanager
+def foreign_client(server, user, password):
+    """A program that nobody has named, connected for as long as this lasts."""
+    command = ["mariadb", "--no-defaults", f"--host={HOST}", f"--port={server.port}", f"--user={user}"]
+    environment = {**os.environ, "MYSQL_PWD": password}
+    client = subprocess.Popen([*command, "--execute=SELECT SLEEP(60)"], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        sleeping = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO = 'SELECT SLEEP(60)'"
+        assert wait_until(lambda: server.sql(sleeping) == ((1,),), 10)
+        yield client
+    finally:
+        client.kill()
+        client.wait()
+
+
+def unnamed(minion, **options):
+    found = call(minion, "holders", **options)
+    assert not [secret for secret in (OLD, NEW, OTHER) if secret in str(found)]
+    return [holder["text"] for holder in found["unnamed"]]
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_who_else_uses_the_account_that_is_to_be_locked(minion, server, mail, trees):
+    """Files and programs as for two passwords; when the servers have the new account, programs of the old one too."""
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    (trees / "script").write_text(f"mysql -u {A} -p{OLD}\n")
+    minion.pillar = two(server, B, NEW, mail)
+    with foreign_client(server, A, OLD) as client:
+        files, programs = sorted(unnamed(minion, search="old"), key=lambda text: f"mariadb (pid {client.pid}" in text)
+        assert f"{trees}/script holds the password in use" in files
+        assert f"mariadb (pid {client.pid}, " in programs and f"is connected as {A}: name it in programs" in programs
+        (trees / "script").unlink()
+        call(minion, "credential_accepted")
+        assert applied(minion)["result"] is True
+        assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
+        # The mail server cannot list its connections any more. The database server can.
+        assert unnamed(minion, search="none") == []
+        found = call(minion, "holders", search="none", site_hosts=[])
+        (connection,) = found["connections"]
+        assert connection.startswith(f"{HOST}:") and len(found["unnamed"]) == 1
+        (program,) = unnamed(minion, search="none", connections=[connection])
+        assert f"mariadb (pid {client.pid}, " in program and f"is connected as {A}: " in program
+    assert wait_until(lambda: "connections" not in call(minion, "holders", search="none", site_hosts=[]), 10)
+    for wrong in (None, "127.0.0.1:1", ["127.0.0.1"], [1], ["127.0.0.1:²"]):
+        with pytest.raises(
+            SaltInvocationError, match=r"connections must be a list of texts such as 192\.0\.2\.1:40000"
+        ):
+            call(minion, "holders", connections=wrong)
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_a_table_that_names_either_account(minion, server, mail, trees):
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    for user in (A, B):
+        table = trees / f"{user}.cf"
+        write_cold(
+            table, f"user = {user}\npassword = x\nhosts = {HOST}:{server.port}\ndbname = mailserver\nquery = x\n"
+        )
+        subprocess.run(["postconf", "-c", mail.config_directory, f"relocated_maps=mysql:{table}"], check=True)
+        (text,) = unnamed(minion)
+        assert text.startswith(
+            f"the table {table}, which relocated_maps asks, logs in as {user} and is not a map of pillar"
+        )
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("rotation", [{}, {"method": "two_accounts", "accounts": [B, "third"]}])
+def test_a_new_user_without_a_pair_that_has_the_old_one_is_told_what_to_do(minion, server, mail, trees, rotation):
+    """By two passwords the old account stayed open, with its password, and nobody was told."""
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    minion.pillar = two(server, B, NEW, mail, rotation=rotation)
+    (text,) = unnamed(minion, search="old")
+    names = f"{B} or third" if rotation else B
+    assert text == (
+        f"{mail.config_directory}/mariadb-virtual-mailbox-domains.cf logs in as {A}, and pillar has {names}: a "
+        "rotation changes the user only from one of two accounts to the other: set rotation:method to two_accounts, "
+        "and name both in rotation:accounts (docs/rotation.md)"
+    )
+    with pytest.raises(CommandExecutionError, match="does not exist"):
+        call(minion, "credential_accepted")
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_the_proof_and_the_beacons_question(minion, server, mail):
+    """A login is a user and a password; a locked one is refused."""
+    nonce = "0123456789abcdef"
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+    # The same password: only the user differs.
+    minion.pillar = two(server, B, OLD, mail)
+    prints = minion.call("postfix_map.fingerprints", nonce)
+    assert len(prints["live"]) == 3 and not set(prints["live"].values()) & set(prints["pillar"].values())
+    rotated(minion)
+    prints = minion.call("postfix_map.fingerprints", nonce)
+    assert prints["live"] == prints["pillar"] and call(minion, "refused") == []
+    # A map that pillar keeps on the other account is no proof.
+    kept = two(server, B, OLD, mail, maps={"virtual_alias_maps": {"user": A}})
+    minion.pillar = kept
+    assert len(set(minion.call("postfix_map.fingerprints", nonce)["pillar"].values())) == 2
+    server.sql(f"ALTER USER {B}@'{HOST}' ACCOUNT LOCK")
+    (refused,) = call(minion, "refused")
+    assert refused["user"] == B and len(refused["maps"]) == 3
+
+
+def test_the_doctor(minion, server, mail, trees):
+    """It warns of an idle account that is open, and not of one that is locked."""
+    server.sql("SET GLOBAL max_connections = 1000")
+    minion.pillar = two(server, A, OLD, mail)
+    assert applied(minion)["result"] is True
+
+    def rows():
+        return {row["check"]: row for row in minion.call("postfix_doctor.check") if row["result"] != "ok"}
+
+    assert rows() == {}
+    minion.pillar = two(server, B, NEW, mail)
+    call(minion, "credential_accepted")
+    assert applied(minion)["result"] is True
+    (row,) = rows().values()
+    assert (row["check"], row["where"]) == ("the idle account of the pair is locked", f"{A}@{HOST}")
+    assert "a rotation is under way, or was interrupted and has to be started again" in row["fix"]
+    call(minion, "credential_sole")
+    assert rows() == {}
+
+
+# A consumer.
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_dovecot_in_rotations_under_load(minion, server, mail, trees, capsys):
+    """It reads its option file at each new login. A connection that it has open by the old account hinders nothing."""
+    server.sql("UPDATE mailserver.virtual_users SET password = '{PLAIN}mailPw'")
+    with scratch() as path:
+        file = path / "dovecot" / "etc" / "ispmail.cnf"
+        instance = Dovecot(path / "dovecot", server.port, option_file=str(file))
+        file.write_text(f'[client]\nuser="{A}"\npassword="{OLD}"\n')
+        consumers = {"dovecot": {"option_file": str(file), "config_file": str(instance.config_file)}}
+
+        def take(user, password):
+            minion.pillar = two(server, user, password, mail, consumers=consumers)
+
+        take(A, OLD)
+        with instance:
+            assert all(state["result"] for state in minion.apply("ispmail").values())
+            rcpts = Load(mail.port, ADDRESSES, rate=100)
+            with rcpts, MailLoad(instance.imap_port, instance.lmtp_port, "john@example.org", "mailPw") as load:
+                kept = []
+                for user, password in ((B, NEW), (A, OTHER), (B, OLD)):
+                    take(user, password)
+                    assert unnamed(minion, search="old", site_hosts=[]) == []
+                    call(minion, "credential_accepted")
+                    assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
+                    found = call(minion, "holders", search="none", site_hosts=[])
+                    assert found["unnamed"] == []
+                    assert unnamed(minion, search="none", connections=found.get("connections", [])) == []
+                    kept += found.get("connections", [])
+                    call(minion, "credential_sole")
+                    time.sleep(1)
+                report, counts = rcpts.stop(), load.counts()
+            with capsys.disabled():
+                print(f"\n3 rotations by two accounts with Dovecot: {report}; {dict(counts)}")
+            assert counts["failed logins"] == counts["failed mails"] == report.failed == 0, (counts, report.examples)
+            assert counts["logins"] > 50 and counts["mails"] > 20 and report.count > 500
+            assert kept, "nothing was open by the old account: nothing is shown here"
+            assert instance.restart().login("john@example.org", "mailPw") == "ok"

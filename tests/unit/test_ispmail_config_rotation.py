@@ -1,0 +1,78 @@
+"""What pillar may say of rotations, and which two accounts are a pair."""
+
+import pytest
+
+import _ispmail_config
+from _ispmail_config_database import database
+from _ispmail_config_rotation import pair
+from _ispmail_errors import PillarFault
+
+TWO = {"method": "two_accounts"}
+
+
+def section(user="mail_a", **rotation):
+    return {"database": {"user": user, "password": "x"}, "rotation": rotation}
+
+
+@pytest.mark.parametrize(
+    ("user", "rotation", "accounts"),
+    [
+        ("mail_a", {}, ("mail_a",)),
+        ("mail_a", {"method": "two_passwords"}, ("mail_a",)),
+        ("mail_a", TWO, ("mail_a", "mail_b")),
+        ("mail_b", TWO, ("mail_b", "mail_a")),
+        # Names of one's own, in any order; an account that is in use already may be one of them.
+        ("mailserver", {**TWO, "accounts": ["other", "mailserver"]}, ("mailserver", "other")),
+        ("x_a", {**TWO, "accounts": ["x_a", "x_z"]}, ("x_a", "x_z")),
+    ],
+)
+def test_the_accounts_that_stand_for_one(user, rotation, accounts):
+    found = database("ispmail", section(user, **rotation))
+    assert found.accounts == accounts and found.user == user
+    assert found.other == (accounts[1] if len(accounts) == 2 else None)
+
+
+@pytest.mark.parametrize("user", ["mailserver", "_a", "mail_c", ""])
+def test_without_an_ending_of_a_pair_there_is_no_default(user):
+    found, (fault,) = pair(TWO, user)
+    assert found == ()
+    assert str(fault) == (
+        "rotation:accounts is missing, and has a default only where database:user ends in _a or _b: write the user in "
+        "use and another one, such as [mailserver_a, mailserver_b]"
+    )
+
+
+ACCOUNTS = "rotation:accounts"
+SHAPE = "must be a list of two different users, such as [mailserver_a, mailserver_b]"
+
+
+@pytest.mark.parametrize(
+    ("rotation", "key", "said"),
+    [
+        ({"method": "blue_green"}, "rotation:method", "must be one of two_passwords, two_accounts"),
+        ({"method": None}, "rotation:method", "must be one of"),
+        *(
+            ({**TWO, "accounts": names}, ACCOUNTS, SHAPE)
+            for names in ("mail_a", [], ["mail_a"], ["mail_a", "mail_a"], ["mail_a", "b", "c"], ["mail_a", 1])
+        ),
+        *(({**TWO, "accounts": ["mail_a", name]}, ACCOUNTS, SHAPE) for name in ("", " b", "b\n", None)),
+        ({"accounts": ["mail_a", "b"]}, ACCOUNTS, "is only for the method two_accounts: add method: two_accounts"),
+        ({**TWO, "accounts": ["b", "c"]}, "database:user", "is none of rotation:accounts: write b or c, or the user"),
+        ({"acounts": ["mail_a", "b"]}, "rotation:acounts", "is accounts meant?"),
+    ],
+)
+def test_faults(rotation, key, said):
+    """An apply tells them too, and so does what only reads which maps there are, but for that of the user."""
+    readers = [_ispmail_config.complete]
+    readers += [] if "acounts" in rotation else [database]
+    readers += [] if key == "database:user" else [_ispmail_config.instance]
+    for read in readers:
+        with pytest.raises(PillarFault) as caught:
+            read("ispmail", section(**rotation))
+        (fault,) = caught.value.faults
+        assert fault.key == key and said in str(fault)
+
+
+def test_a_user_that_is_in_sdb_is_no_fault_where_it_was_not_looked_up():
+    found = database("ispmail", section("sdb://vault/user", **TWO), account_checked=False)
+    assert found.accounts == ("sdb://vault/user",)
