@@ -200,8 +200,7 @@ def row(database: Database, who: str) -> Row:
         path = stack.enter_context(scratch())
         postfix = stack.enter_context(Postfix(path / "mail", chroot=False, max_use="5"))
         secrets = Secrets(path / "secrets.yaml")
-        section = pillar(database, postfix, READERS[1], "sdb://secrets/password")
-        section["ispmail"]["database"]["user"] = "sdb://secrets/user"
+        section = pillar(database, postfix, READERS[1], "sdb://secrets/user", "sdb://secrets/password")
         minion = Minion(path / "minion", section, secrets=secrets.profile)
         database.begin()
         database.give("mailserver", "first")

@@ -1,4 +1,4 @@
-"""Rotations under load, for each database server and each reader of the maps: python -m tests.functional.servers
+"""Rotations under load, by server, method and reader of the maps: python -m tests.functional.servers
 
 prints a table: rotations and RCPTs of ours, then of the naive order, in which the database gets the new password first.
 `--rcpts N`: at least so many for each row. Exit code 1 if one of ours failed.
@@ -7,6 +7,7 @@ prints a table: rotations and RCPTs of ours, then of the naive order, in which t
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import re
 import select
 import socket
@@ -30,6 +31,7 @@ from .database import Relay, call, guide
 
 ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
 RATE = 150
+METHODS = ("two_passwords", "two_accounts")
 READERS = ("smtpd in its chroot", "smtpd without a chroot", "proxymap")
 ROTATIONS = 2  # at least
 
@@ -79,9 +81,10 @@ class Database:
 
 
 class Row(NamedTuple):
-    """What was seen of one server, one reader."""
+    """What was seen of one server, one method, one reader."""
 
     database: str
+    method: str
     reader: str
     refused: str = ""  # what an apply said where the two do not go together
     rotations: int = 0
@@ -90,13 +93,16 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         if not self.ours or not self.naive:
-            return f"| {self.database} | {self.reader} | refused: {self.refused} | | | | |"
-        cells = [self.database, self.reader, self.rotations]
+            return f"| {self.database} | {self.method} | {self.reader} | refused: {self.refused} | | | | |"
+        cells = [self.database, self.method, self.reader, self.rotations]
         cells += [f"{self.ours.count:,}", self.ours.failed, f"{self.ours.longest:.2f} s"]
         return f"| {' | '.join(map(str, cells))} | {self.naive.failed:,} of {self.naive.count:,} |"
 
 
-HEAD = "| server | reader | rotations | RCPTs | failed | longest | the naive order |\n|---|---|---|---|---|---|---|"
+HEAD = (
+    "| server | method | reader | rotations | RCPTs | failed | longest | the naive order |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
 
 
 @contextlib.contextmanager
@@ -142,38 +148,46 @@ DATABASES = {
 }
 
 
-def row(database: Database, reader: str, rcpts: int) -> Row:
+def row(database: Database, method: str, reader: str, rcpts: int) -> Row:
     """Rotate by one reader until so many RCPTs were sent; then once in the naive order."""
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(scratch())
         in_chroot = reader != "smtpd without a chroot"
         postfix = stack.enter_context(Postfix(path / "mail", chroot=in_chroot, max_use="5"))
-        minion = Minion(path / "minion", pillar(database, postfix, reader, "password-0"))
+
+        def wanted(number: int) -> dict:
+            user = f"mailserver_{'ab'[number % 2]}" if method == "two_accounts" else "mailserver"
+            found = pillar(database, postfix, reader, user, f"password-{number}")
+            found["ispmail"]["rotation"] = {"method": method}
+            return found
+
+        minion = Minion(path / "minion", wanted(0))
         database.begin()
         assert_done(minion.apply("ispmail.database"))
         first = minion.apply()["postfix_map.managed"]
         if first["result"] is not True:
-            return Row(database.name, reader, refused=re.sub(r"\s+", " ", first["comment"]))
+            return Row(database.name, method, reader, refused=re.sub(r"\s+", " ", first["comment"]))
         number = 0
         with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
             while number < ROTATIONS or load.count < rcpts:
                 number += 1
-                minion.pillar = pillar(database, postfix, reader, f"password-{number}")
+                minion.pillar = wanted(number)
                 rotate(minion)
             ours = load.stop()
         with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
-            minion.pillar = pillar(database, postfix, reader, "naive")
-            database.give("mailserver", "naive")
+            user = minion.pillar["ispmail"]["database"]["user"]
+            database.give(user, "naive")
             # What it takes until a server has it.
             time.sleep(3)
-            minion.apply()
+            minion.pillar = pillar(database, postfix, reader, user, "naive")
+            assert_done(minion.apply())
             naive = load.stop()
-        return Row(database.name, reader, "", number, ours, naive)
+        return Row(database.name, method, reader, "", number, ours, naive)
 
 
-def pillar(database: Database, postfix: Postfix, reader: str, password: str) -> dict:
-    """Pillar of a row, with this password."""
-    login: dict[str, object] = {"password": password, "hosts": list(database.hosts)}
+def pillar(database: Database, postfix: Postfix, reader: str, user: str, password: str) -> dict:
+    """Pillar of a row, with this login."""
+    login: dict[str, object] = {"user": user, "password": password, "hosts": list(database.hosts)}
     if release() >= (3, 10):
         login["retry_interval"] = 1
     maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
@@ -205,11 +219,11 @@ def _version(server: PrivateServer) -> str:
 
 
 def rows(names: list[str], rcpts: int) -> Iterator[Row]:
-    """A row for each of these databases and each reader."""
+    """A row for each of these databases, each method and each reader."""
     for name in names:
         with scratch() as directory, DATABASES[name](directory) as database:
-            for reader in READERS:
-                yield row(database, reader, rcpts)
+            for method, reader in itertools.product(METHODS, READERS):
+                yield row(database, method, reader, rcpts)
 
 
 def main() -> int:

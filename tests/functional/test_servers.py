@@ -1,12 +1,13 @@
 """A bounded share of `python -m tests.functional.servers`: two rotations on each server, by each reader of its maps."""
 
+import itertools
 import os
 
 import pytest
 
 from lab.images import missing_requirements
 
-from .servers import DATABASES, READERS, ROTATIONS, row
+from .servers import DATABASES, METHODS, READERS, ROTATIONS, row
 
 # What the product refuses, by the server and the first of READERS.
 REFUSED = {
@@ -24,10 +25,12 @@ def database(request, directory):
         yield request.param, found
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_rotations_lose_nothing(database, reader):
+@pytest.mark.parametrize(
+    ("method", "reader"), [*itertools.product(METHODS[:1], READERS), *itertools.product(METHODS[1:], READERS[1:2])]
+)
+def test_rotations_lose_nothing(database, method, reader):
     name, server = database
-    found = row(server, reader, rcpts=200)
+    found = row(server, method, reader, rcpts=200)
     print(found)
     if reader == READERS[0] and name in REFUSED:
         assert REFUSED[name] in found.refused
