@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b4584a22c46")
+_ispmail_stamp.require("7b0ba3d8e3e5")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b4584a22c46")
+_ispmail_stamp.require("7b0ba3d8e3e5")
 
 import _ispmail_accounts
 import _ispmail_holders

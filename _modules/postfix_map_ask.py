@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b4584a22c46")
+_ispmail_stamp.require("7b0ba3d8e3e5")
 
 import _ispmail_answers
 import _ispmail_classes

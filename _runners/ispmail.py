@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b4584a22c46")
+_ispmail_stamp.require("7b0ba3d8e3e5")
 
 import salt.client
 import salt.utils.event

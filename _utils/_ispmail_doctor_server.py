@@ -69,7 +69,7 @@ def _check_server(target: Target, users: Users) -> Iterator[Finding]:
             yield from check_account(f"{target.prefix}{name}", account, found["login_plugins"])
     yield from _no_unmanaged_accounts(found["accounts"], where)
     yield from _accounts_exist(target, found["accounts"])
-    yield from _idle_account_locked(found["pair"])
+    yield from _idle_account_locked(target.prefix, found["pair"])
     yield from _left_behind(found["others"], users, where)
 
 
@@ -131,14 +131,14 @@ def _accounts_exist(target: Target, accounts: Mapping[str, object]) -> Iterator[
             yield fault_if("there is no such account: apply ispmail.database", "the account exists", name)
 
 
-def _idle_account_locked(pair: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+def _idle_account_locked(prefix: str, pair: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
     """The other account of a pair is locked except in a rotation."""
     for name, account in pair.items():
         fix = ""
         if not account["locked"]:
             seen = _ispmail_account_users.describe_connections(account["connections"])
             fix = f"it is not ({seen}): a rotation is under way, or was interrupted and has to be started again"
-        yield warning_if(fix, "the idle account of the pair is locked", name)
+        yield warning_if(fix, "the idle account of the pair is locked", f"{prefix}{name}")
 
 
 def _left_behind(others: Mapping[str, Mapping[str, Any]], users: Users, where: str) -> Iterator[Finding]:

@@ -40,7 +40,7 @@ FILE, PROGRAM, TABLE, SERVER = "file", "program", "table", "server"
 ALL, OLD, NONE = "all", "old", "none"
 
 # A connection of another server, as the database lists it.
-_CONNECTION = re.compile(r"[^\s:]\S*:[0-9]{1,5}")
+_CONNECTION = re.compile(r"\S+:[0-9]{1,5}")
 # How many files are told, and how long an apply asks hosts for connections.
 _MOST_FILES, _APPLY_SECONDS = 50, 10
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "8b4584a22c46"
+STAMP = "7b0ba3d8e3e5"
 
 
 def require(stamp: str) -> None:

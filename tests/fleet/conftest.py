@@ -97,13 +97,17 @@ class Fleet(Lab):
         primary += ", MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1"
         self.replica.run(["mariadb"], input=f"CHANGE MASTER TO {primary}; START SLAVE")
 
-    def write_pillar(self, password, hosts=None, others=None):
+    def write_pillar(self, password, hosts=None, others=None, user="mailserver", rotation=None):
         """What pillar has from now on; no event is sent. `others`: minion to more of it, just for that one."""
-        database = {"password": password, "hosts": hosts or [self.db.address, self.replica.address]}
+        database = {"user": user, "password": password, "hosts": hosts or [self.db.address, self.replica.address]}
         beacons = {"postfix_credential": [{"interval": INTERVAL}, {"disable_during_state_run": True}]}
         # What asks here whether the database takes a password is somebody else to a rotation.
         consumers = {"lab": {"programs": ["mariadb"], "ignore": True}}
-        ispmail = {"database": database, "server": {"accounts_host": "198.18.%"}, "rotation": {"batch": 2}}
+        ispmail = {
+            "database": database,
+            "server": {"accounts_host": "198.18.%"},
+            "rotation": {"batch": 2, **(rotation or {})},
+        }
         ispmail["consumers"] = consumers
         top = {"*": ["ispmail"]}
         for name, pillar in (others or {}).items():
@@ -113,18 +117,18 @@ class Fleet(Lab):
         pillar = {"ispmail": ispmail, "beacons": beacons}
         self.master.write("/srv/pillar/ispmail.sls", "#!json\n" + json.dumps(pillar), 0o600)
 
-    def logs_in(self, machine, password, host=None):
+    def logs_in(self, machine, password, host=None, user="mailserver"):
         """Whether the database lets the account in with this password, from that machine, by Postfix's library."""
         command = [
             "mariadb",
             "--skip-ssl",
             f"--host={(host or self.db).address}",
-            "--user=mailserver",
+            f"--user={user}",
             "-e",
             "SELECT 1",
         ]
         done = machine.run(command, check=False, env={"MYSQL_PWD": password})
-        assert not done.returncode or "1045" in done.stderr, done.stderr
+        assert not done.returncode or re.search(r"ERROR (1045|4151) ", done.stderr), done.stderr
         return not done.returncode
 
     def accepts(self, password):

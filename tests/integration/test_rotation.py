@@ -138,3 +138,72 @@ def test_named_holders_let_it_pass_and_each_step_is_told(site, databases):
     ]
     assert [event["step"] for event in events] == [step.removesuffix(": m1 (1 of 1)") for step in steps[:-2]]
     assert [(event["server"], event["result"]) for event in events if "server" in event] == [("m1", True)] * 3
+
+
+# By two accounts.
+
+TWO = {"method": "two_accounts", "accounts": ["first", "first_b"]}
+
+
+@pytest.fixture
+def pair(site, databases):
+    """A function that writes pillar with one of two accounts for one."""
+
+    def write(user, password, **sections):
+        site["m1"].write_pillar(
+            database={"user": user, "password": password},
+            server={"unix_socket": databases.socket},
+            rotation=TWO,
+            **sections,
+        )
+
+    yield write
+    databases.sql("ALTER USER first@%s ACCOUNT UNLOCK", HOST)
+    databases.sql("DROP USER IF EXISTS first_b@%s", HOST)
+
+
+def test_by_two_accounts_user_and_password_change_together(site, databases, pair):
+    """What stops it is said before anything is changed; then each step is told; at last the old account is locked."""
+    pair("first", NEW)
+    would, _ = run(site, "test=True")
+    stopped, _ = run(site, "watch=0")
+    for reasons in (would["main"]["stops"], stopped["reasons"]):
+        text = "\n".join(reasons)
+        assert f"first@{HOST} is the account in use, and accepts another password than pillar's" in text
+        assert "Write user: first_b into pillar, beside the new password" in text
+    assert stopped["rotation"].splitlines()[2].split() == ["main", "m1", "not", "reached"]
+    assert accepted(databases) == (1, False)
+    named = {"report": {"programs": ["mariadb"], "holds": ["/etc/passwd"], "ignore": True}}
+    pair("first_b", NEW, consumers=named)
+    with client(databases) as process:
+        would, _ = run(site, "test=True")
+        assert would["main"]["stops"] == []
+        done, lines = run(site, "watch=1")
+        assert (done["retcode"], done["reasons"]) == (0, [])
+        assert "The old password is dropped: m1 (1 of 1): ok" in lines[-2]
+        assert f"first@{HOST} has been changed" in lines[-2] and "first keeps the connections" in lines[-2]
+        assert databases.logs_in(NEW, "first_b") and not databases.logs_in(SECRET, "first")
+        assert site["m1"].replies() == CODES["m1"]
+        # Had nobody named that program, which is connected by the old account, it would have stayed open.
+        pair("first_b", NEW)
+        proof = site.master.salt_run_cli(timeout=60).run("ispmail.prove", "main")
+        assert f"m1: mariadb (pid {process.pid}, " in str(proof.data) and "is connected as first: name it" in str(
+            proof.data
+        )
+    done, _ = run(site, "watch=0")
+    assert (done["retcode"], done["reasons"]) == (0, [])
+    # And back.
+    pair("first", SECRET)
+    done, _ = run(site, "watch=0")
+    assert (done["retcode"], done["reasons"]) == (0, [])
+    assert databases.logs_in(SECRET, "first") and not databases.logs_in(NEW, "first_b")
+    assert site["m1"].replies() == CODES["m1"]
+
+
+def test_a_new_user_by_two_passwords_is_refused(site, databases):
+    site["m1"].write_pillar(database={"user": "first_b", "password": NEW}, server={"unix_socket": databases.socket})
+    would, _ = run(site, "test=True")
+    stopped, _ = run(site, "watch=0")
+    assert "changes the user only from one of two accounts to the other" in str(would["main"]["stops"])
+    assert "changes the user only from one of two accounts to the other" in str(stopped["reasons"])
+    assert accepted(databases) == (1, False)

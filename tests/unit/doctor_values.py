@@ -13,8 +13,10 @@ def database(host=None, create_tables=True, hosts=(), user="mailserver"):
     )
 
 
-def target(prefix="", answers=(), tables=None, accounts=None, others=None, own_server=True, changes=dict, **config):
-    """`admin_view` gives the tables, accounts and others."""
+def target(
+    prefix="", answers=(), tables=None, accounts=None, others=None, pair=None, own_server=True, changes=dict, **config
+):
+    """`admin_view` gives the tables, accounts, others and pair."""
     return Target(
         instance=Instance("ispmail", "/etc/postfix", ()),
         prefix=prefix,
@@ -27,7 +29,7 @@ def target(prefix="", answers=(), tables=None, accounts=None, others=None, own_s
             "login_plugins": ["mysql_native_password"],
             "tables": tables or {},
             "accounts": accounts or {},
-            "pair": {},
+            "pair": pair or {},
             "others": others or {},
         },
     )

@@ -87,6 +87,11 @@ def test_who_else_may_read_all_that_the_maps_read(found, readers):
     assert [arguments for _, arguments in asked.asked[:3]] == [["mailserver"]] * 3
 
 
+def test_the_other_account_of_a_pair_is_no_other_one():
+    pair = config(rotation={"method": "two_accounts", "accounts": ["mailserver", "second"]})
+    assert list(other_readers(server(on_database=["mailserver", "second", "third"]), pair)) == ["third@%"]
+
+
 def test_how_such_an_account_is_dropped_and_who_uses_it():
     found = server(("former", "web:1"), ("mailserver", "mx1:1"), on_database=["former"])
     assert other_readers(found, config()) == {"former@%": {"drop": "DROP USER 'former'@'%'", "connections": {"web": 1}}}

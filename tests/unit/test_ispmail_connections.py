@@ -86,6 +86,17 @@ def test_who_is_connected_as_the_admin_sees_it():
     assert _ispmail_connections.listed_by_admin(server, ["webmail"], None).clients == (Client("127.0.0.1", 40001),)
 
 
+def test_the_connections_of_two_accounts():
+    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"a": 1}]})
+    clients = _ispmail_connections.listed_by_admin(server, ["webmail", "mailserver"], None).clients
+    assert [client.port for client in clients] == [40000, 40001]
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1:40000", "::1:40000", "mx1.example.org:1", "localhost"])
+def test_a_connection_is_described_as_it_is_read(text):
+    assert _ispmail_connections.read_client(text).describe() == text
+
+
 def test_an_admin_who_sees_only_his_own_connections_cannot_tell():
     """Without that, nobody else would seem to be connected."""
     server = FakeServer(answers={**ANSWERS, PRIVILEGE: []})

@@ -179,6 +179,24 @@ def test_only_managed_accounts_are_checked():
     assert unmanaged.fix.startswith("a rotation does not change mailserver@10.0.0.1, mailserver@10.0.0.2: drop it")
 
 
+def test_the_idle_account_of_a_pair_is_locked_but_in_a_rotation():
+    pair = {
+        "mailserver_b@a": {"locked": True, "connections": {"mx1": 1}},
+        "mailserver_b@b": {"locked": False, "connections": {"mx1": 1}},
+    }
+    one = target("second: ", host="db", accounts={"mailserver@127.0.0.1": account()}, pair=pair)
+    found = {
+        finding.where: (finding.result, finding.fix)
+        for finding in check([one], [], NOBODY, [])
+        if finding.check == "the idle account of the pair is locked"
+    }
+    under_way = "a rotation is under way, or was interrupted and has to be started again"
+    assert found == {
+        "second: mailserver_b@a": ("ok", ""),
+        "second: mailserver_b@b": ("warning", f"it is not (connected now: 1 from mx1): {under_way}"),
+    }
+
+
 def test_what_holds_needs_no_fix():
     assert {finding.fix for finding in check_account("a", account(expires=None), [NATIVE])} == {""}
 

@@ -91,6 +91,22 @@ def test_who_is_asked_for_holders():
     assert site.of("state.apply") == []
 
 
+def test_the_proof_has_mail_servers_look_for_the_other_account_of_a_pair():
+    """The database server lists its connections; only the servers where they come from know the programs."""
+    listed = [f"192.0.2.1:{port}" for port in range(600)]
+    site = Site({("db", "postfix_database.holders"): {**NOBODY, "connections": listed}})
+    _ispmail_fleet.proof(site, SERVERS, UP, timeout=9)
+    asked = [(servers, options["kwarg"]) for servers, _, options in site.of("postfix_database.holders")]
+    assert asked == [
+        (["db"], {"site_hosts": ["192.0.2.1"], "search": "none"}),
+        (["mx1"], {"connections": listed[:500], "search": "none"}),
+    ]
+    # Before a rotation that account is the one in use.
+    site.asked.clear()
+    _ispmail_fleet.holders(site, SERVERS, UP)
+    assert not [each for each in site.of("postfix_database.holders") if "connections" in each[-1]["kwarg"]]
+
+
 def test_older_modules_are_synced_and_asked_again():
     site = Site({("mx1", "postfix_database.holders"): "'postfix_database.holders' is not available."})
     assert _ispmail_fleet.holders(site, SERVERS, ["mx1", "mx2"])[0][0].startswith("mx1: 'postfix_database.holders' is")

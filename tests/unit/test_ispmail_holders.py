@@ -452,6 +452,93 @@ def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monk
     assert find(scope).unnamed == []
 
 
+# Two accounts
+
+
+def test_a_pair_is_asked_for_as_one(site, monkeypatch):
+    """Its database lists both, and hands on where the other one is connected."""
+    site.maps = []
+    site.main_cf("")
+    clients = {
+        "mailserver": (Client("192.0.2.7", 40000),),
+        "second": (Client("192.0.2.8", 40001), Client("localhost", None)),
+    }
+    seen = []
+
+    def by_admin(server, users, host):
+        return Listed(tuple(client for user in users for client in clients[user]), 3306, "")
+
+    def unknown(listed, here, is_known):
+        seen.append(listed.clients)
+        return [Unknown("php", "php")]
+
+    monkeypatch.setattr("_ispmail_database.admin", contextlib.nullcontext)
+    monkeypatch.setattr("_ispmail_connections.listed_by_admin", by_admin)
+    monkeypatch.setattr("_ispmail_connections.unknown_programs", unknown)
+    scope = site.scope()
+    scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
+    found = find(scope, [], search="none")
+    assert seen == [(*clients["mailserver"], *clients["second"])]
+    assert [holder.text.partition(" as ")[2][:21] for holder in found.unnamed] == ["mailserver or second:"] + [
+        "mailserver or second "
+    ] * 2
+    assert found.describe()["connections"] == ["192.0.2.8:40001"]
+
+
+def test_programs_of_the_other_account_are_looked_for_by_what_the_database_lists(site, monkeypatch):
+    seen = []
+    listed = Listed((Client("127.0.0.1", 40000),), 3306, "/x.sock", ("127.0.0.1",))
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host: listed)
+    monkeypatch.setattr(
+        "_ispmail_connections.unknown_programs",
+        lambda listed, here, is_known: seen.append(listed) or [Unknown("php", f"php {len(listed.clients)}")],
+    )
+    scope = site.scope()
+    for pair, others in (((), []), (("mailserver", "second"), [listed._replace(clients=(Client("::1", 1),) * 2)])):
+        seen.clear()
+        paired = scope._replace(database=scope.database._replace(pair=pair))
+        found = find(paired, search="none", connections=["::1:1", "::1:1"])
+        assert seen == [listed, *others]
+        assert [holder.text.partition(": ")[0] for holder in found.unnamed] == [
+            "php 1 is connected as mailserver",
+            *["php 2 is connected as second"] * len(others),
+        ]
+
+
+@pytest.mark.parametrize("connections", [None, "192.0.2.1:1", {}, [1], ["192.0.2.1"], ["192.0.2.1:"], ["a b:1"]])
+def test_connections_are_a_list_of_texts(connections):
+    with pytest.raises(InvalidInput, match=r"^connections must be a list of texts such as 192\.0\.2\.1:40000$"):
+        find(None, connections=connections)
+
+
+def test_an_old_login_is_a_user_and_a_password(site):
+    """With the password unchanged, whoever has it loses his login all the same: the account is locked."""
+    held = site.file("held", NEW)
+    site.maps = [site.map("a.cf", table(user="second", password=NEW))]
+    scope = site.scope()
+    scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
+    assert paths(find(scope, search="old")) == [held]
+    site.map("a.cf", table(password=NEW))
+    assert paths(find(scope, search="old")) == []
+
+
+def test_a_new_user_that_is_no_pair_with_the_old_one(site):
+    """Told before a rotation, and in nothing else: an apply may change it, and the doctor tells that it is due."""
+    site.maps = [site.map("a.cf", table(user="former")), site.map("b.cf", table(user="else"))]
+    (found,) = find(site.scope(), search="old").unnamed
+    where = f"{site.folder}/etc/a.cf"
+    assert found == (
+        TABLE,
+        where,
+        f"{where} logs in as else and former, and pillar has mailserver: a rotation changes the user only from one of "
+        "two accounts to the other: set rotation:method to two_accounts, and name both in rotation:accounts "
+        "(docs/rotation.md)",
+    )
+    assert [find(site.scope(), search=search).unnamed for search in ("all", "none")] == [[], []]
+    site.maps.append(site.map("c.cf", table()))
+    assert paths(find(site.scope(), search="old")) == []
+
+
 # An apply
 
 
@@ -536,6 +623,20 @@ def test_nothing_is_said_where_no_password_changes(site, apply):
     site.map("a.cf", table(password=NEW))
     site.file("script")
     assert apply(lambda: pytest.fail("nobody is asked")) == []
+
+
+def test_nothing_is_said_where_the_user_becomes_another_one_that_is_no_pair(site, apply):
+    site.map("a.cf", table(user="former"))
+    site.file("script")
+    assert apply() == []
+
+
+def test_an_apply_of_the_other_account_tells_who_is_left(site, apply):
+    site.map("a.cf", table(user="second"))
+    path = site.file("script")
+    scope = site.scope()
+    paired = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
+    assert apply(lambda: paired) == [f"the password changes: {path} holds the password in use: {NAME_IT}"]
 
 
 def test_an_apply_asks_no_longer_than_ten_seconds(apply, monkeypatch):

@@ -148,6 +148,10 @@ def test_odd_states_of_the_orchestration_itself(state):
         (is_logins, [{"host": "db", "maps": ["a"]}], [[7], [{}], [{"host": "db", "maps": "a"}], {}]),
         (is_texts, ["a"], [[7], {}, 7]),
         (is_holders, {"unnamed": [{"text": "x"}], "notes": []}, [{}, {"unnamed": [{}], "notes": []}, []]),
+        (
+            *(is_holders, {"unnamed": [], "notes": [], "connections": ["192.0.2.1:40000"]}),
+            [{"unnamed": [], "notes": [], "connections": said} for said in (7, [7], "x", None)],
+        ),
     ],
 )
 def test_answers_of_another_shape(is_right, good, wrong):

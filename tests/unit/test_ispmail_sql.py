@@ -179,6 +179,40 @@ def test_a_database_name_is_no_pattern():
 
 
 @pytest.mark.parametrize(
+    ("held", "wanted", "statements"),
+    [
+        ([], [], []),
+        (["SELECT ON `m`.*"], ["SELECT ON `m`.*"], []),
+        ([], ["SELECT ON `m`.*"], ["GRANT SELECT ON `m`.* TO u@h"]),
+        (["SELECT ON `x`.*"], ["SELECT ON `m`.*"], ["GRANT SELECT ON `m`.* TO u@h"]),
+        (["SELECT ON `m`.*"], ["INSERT, SELECT, UPDATE ON `m`.*"], ["GRANT INSERT, UPDATE ON `m`.* TO u@h"]),
+        (["SELECT (a) ON `m`.`t`"], ["SELECT (a, b) ON `m`.`t`"], ["GRANT SELECT (a, b) ON `m`.`t` TO u@h"]),
+        (["ALL PRIVILEGES ON `m`.*"], ["SELECT ON `m`.*"], []),
+        (["SELECT ON `m`.*"], ["ALL PRIVILEGES ON `m`.*"], ["GRANT ALL PRIVILEGES ON `m`.* TO u@h"]),
+        # A server may write two lines for one object.
+        (["SELECT ON `m`.*", "INSERT ON `m`.*"], ["SELECT, INSERT ON `m`.*"], []),
+        (["SELECT ON `m`.*"], ["SELECT ON `m`.* +"], ["GRANT USAGE ON `m`.* TO u@h WITH GRANT OPTION"]),
+        (["SELECT ON `m`.* +"], ["SELECT ON `m`.* +"], []),
+        ([], ["SELECT ON `m`.* +"], ["GRANT SELECT ON `m`.* TO u@h WITH GRANT OPTION"]),
+        ([], [r"SELECT ON `a\_%`.*"], [r"GRANT SELECT ON `a\_%`.* TO u@h"]),
+    ],
+)
+def test_what_one_account_may_do_and_another_may_not(held, wanted, statements):
+    """A plus stands for WITH GRANT OPTION."""
+
+    def grants(lines):
+        options = [("x`@`y` WITH GRANT OPTION" if line.endswith(" +") else "x`@`y`") for line in lines]
+        return _ispmail_sql.parse_grants(
+            f"GRANT {line.removesuffix(' +')} TO `{option}" for line, option in zip(lines, options)
+        )
+
+    missing = _ispmail_sql.grants_missing(grants(held), grants(wanted))
+    arguments = {"user": "u", "host": "h"}
+    assert [_ispmail_sql.grant_statement(grant) % arguments for grant in missing] == statements
+    assert _ispmail_sql.grants_missing([], _ispmail_sql.parse_grants(["GRANT `r` TO `u`@`h`"])) == []
+
+
+@pytest.mark.parametrize(
     ("lines", "select", "more"),
     [
         ([], True, []),
