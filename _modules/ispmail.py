@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7b0ba3d8e3e5")
+_ispmail_stamp.require("7c39d172c5b9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,13 +5,12 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7b0ba3d8e3e5")
+_ispmail_stamp.require("7c39d172c5b9")
 
-import _ispmail_accounts
 import _ispmail_holders
 import _ispmail_logins
 import _ispmail_salt
-import _ispmail_schema
+import _ispmail_servers
 from _ispmail_salt import salt_errors
 
 
@@ -41,7 +40,7 @@ def read(pillar="ispmail"):
         salt '*' postfix_database.read
     """
     with salt_errors():
-        return _ispmail_accounts.read(_ispmail_salt.database(__pillar__, __opts__, pillar))
+        return _ispmail_servers.read(_ispmail_salt.database(__pillar__, __opts__, pillar))
 
 
 def tables(pillar="ispmail", test=False):
@@ -69,7 +68,7 @@ def tables(pillar="ispmail", test=False):
         salt '*' postfix_database.tables test=True
     """
     with salt_errors():
-        return _ispmail_schema.create(_ispmail_salt.database(__pillar__, __opts__, pillar), test)
+        return _ispmail_servers.tables(_ispmail_salt.database(__pillar__, __opts__, pillar), test)
 
 
 def account(pillar="ispmail", test=False):
@@ -99,7 +98,7 @@ def account(pillar="ispmail", test=False):
         salt '*' postfix_database.account test=True
     """
     with salt_errors():
-        return _ispmail_accounts.account(
+        return _ispmail_servers.account(
             _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True), test
         )
 
@@ -132,7 +131,7 @@ def credential_accepted(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_accounts.credential(config, "accept", test)
+        return _ispmail_servers.credential(config, "accept", test)
 
 
 def credential_sole(pillar="ispmail", test=False):
@@ -160,7 +159,7 @@ def credential_sole(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_accounts.credential(config, "sole", test)
+        return _ispmail_servers.credential(config, "sole", test)
 
 
 def refused(pillar="ispmail"):

@@ -60,6 +60,7 @@ class Login:
     port: int | str = 3306  # or the name of a service
     database: str | None = None
     tls: TLS | None = None
+    type: str = "mysql"  # of the tables that log in so: pgsql for a PostgreSQL
 
 
 class _Reader:

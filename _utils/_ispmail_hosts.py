@@ -17,6 +17,8 @@ BLANKS = " \t\n\v\f\r"
 PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
 # Where Debian's MariaDB and MySQL listen.
 MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
+# Where Debian's PostgreSQL has its sockets: clients name the directory.
+POSTGRESQL_SOCKETS = "/run/postgresql"
 _DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
 
 
@@ -47,6 +49,16 @@ def parse_host(text: str, table_type: str = "mysql") -> Host:
     if text.startswith("unix:") or (table_type == "pgsql" and name.startswith("/")):
         return Host(text, name=None, port=None, socket=name)
     return Host(text, name=name, port=_port(port, table_type), socket=None)
+
+
+def postgresql_socket(path: str, port: int = 5432) -> str:
+    """The path of a PostgreSQL's socket, where its directory may be named, as libpq has it; else the path itself."""
+    return path if path.rpartition("/")[2].startswith(".s.PGSQL.") else f"{path.rstrip('/')}/.s.PGSQL.{port}"
+
+
+def is_read_by_libpq(text: str, table_type: str) -> bool:
+    """Whether a host is a URI, which PostgreSQL's client library takes apart itself."""
+    return _is_uri(text, table_type)
 
 
 def names(keys: Mapping[str, str], table_type: str) -> list[str]:

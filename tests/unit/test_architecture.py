@@ -30,13 +30,26 @@ PURE = {
     "enum",
     "functools",
     "hashlib",
+    "hmac",
     "ipaddress",
 }
-PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "types", "typing"}
+PURE |= {
+    "itertools",
+    "json",
+    "math",
+    "os.path",
+    "re",
+    "stringprep",
+    "sys",
+    "textwrap",
+    "types",
+    "typing",
+    "unicodedata",
+}
 
 
 # What holds a secret, or what is in a file: fields of these names, and of others in one class only.
-SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "data", "stdout", "stderr"}
+SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "verifier", "data", "stdout", "stderr"}
 SECRET_IN = {
     "_ispmail_hosts.Host": {"text"},
     "_ispmail_config.Answer": {"answer"},
@@ -44,6 +57,8 @@ SECRET_IN = {
     "_ispmail_plan.Difference": {"parameters"},
     "_ispmail_transaction.Change": {"parameters", "expected"},
     "_ispmail_database.Step": {"arguments"},
+    "_ispmail_scram.Keys": {"client", "server"},
+    "_ispmail_scram._Verifier": {"salt", "stored"},
 }
 CANARY = "canary-Zq8x7"
 

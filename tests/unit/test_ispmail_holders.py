@@ -72,7 +72,7 @@ class Site:
 def site(tmp_path, monkeypatch):
     """Nobody is connected to its database unless a test says so."""
     monkeypatch.setattr("_ispmail_search.TREES", (str(tmp_path / "tree"),))
-    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host: Listed((), 3306, ""))
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host, type_: Listed((), 3306, ""))
     return Site(tmp_path)
 
 
@@ -376,7 +376,7 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
     """Each silent host takes seconds, and pillar may name many."""
     found, called = Holders(), []
 
-    def listed(keys, host):
+    def listed(keys, host, type_):
         called.append(host)
         return Listed((), 3306, "")
 
@@ -394,7 +394,7 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
 def test_programs_are_looked_for_where_the_database_is(site, monkeypatch):
     """Each host in its turn, also where one does not answer."""
 
-    def listed(keys, host):
+    def listed(keys, host, type_):
         if host == "192.0.2.9":
             raise DatabaseError("it is down")
         return host
@@ -566,7 +566,8 @@ def wanted(*maps):
         (table(user=None), "mysql", "mailserver", set()),
         (None, "mysql", "mailserver", set()),
         (None, "sqlite", None, set()),
-        (table(), "pgsql", "mailserver", set()),
+        (table(), "pgsql", "mailserver", {"mailserver"}),
+        (table(password=NEW), "pgsql", "mailserver", set()),
         # What is no file is refused by the apply.
         ("folder", "mysql", "mailserver", set()),
     ],
