@@ -10,6 +10,7 @@ import pytest
 
 from lab import scratch
 from lab.mariadb import MariaDB
+from lab.postgresql import HBA, PostgreSQL
 
 from .database import PLUGINS, AskingServer, certificate
 
@@ -82,3 +83,21 @@ def server(started):
     for user, host in started.sql("SELECT User, Host FROM mysql.global_priv WHERE User IN ('mailserver', 'oldserver')"):
         started.sql("DROP USER %s@%s", user, host)
     return started
+
+
+@pytest.fixture(scope="module")
+def started_postgresql():
+    with scratch() as path, PostgreSQL(path / "db", max_connections="900") as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(started_postgresql):
+    """A PostgreSQL as it is before anything of ours: root is let in as the system's user postgres only."""
+    server = started_postgresql
+    server.hba.write_text(HBA)
+    server.sql("SELECT pg_reload_conf()")
+    server.sql("DROP DATABASE IF EXISTS mailserver WITH (FORCE)")
+    for (name,) in server.sql("SELECT rolname FROM pg_roles WHERE rolname !~ '^(pg_|postgres$)'"):
+        server.sql(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"')
+    return server

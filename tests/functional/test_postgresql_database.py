@@ -7,19 +7,12 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from lab import HOST, scratch
 from lab.minion import Minion
-from lab.postgresql import HBA, PostgreSQL
+from lab.postgresql import HBA
 from lab.smtp import rcpt
 
 from .database import NEW, OLD, call
+from .pgsql import JACK, JOHN, MAPS, NOBODY, ROWS, TABLES, pillar
 
-JACK, JOHN, NOBODY = "jack@example.org", "john@example.org", "nobody@example.org"
-TABLES = ("virtual_domains", "virtual_users", "virtual_aliases")
-MAPS = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
-ROWS = """
-INSERT INTO virtual_domains (id, name) VALUES (1, 'example.org');
-INSERT INTO virtual_users (domain_id, email, password) VALUES (1, 'john@example.org', '!');
-INSERT INTO virtual_aliases (domain_id, source, destination) VALUES (1, 'jack@example.org', 'john@example.org');
-"""
 GRANTS = [
     'CONNECT ON DATABASE "mailserver"',
     'USAGE ON SCHEMA "public"',
@@ -28,33 +21,9 @@ GRANTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def started():
-    with scratch() as path, PostgreSQL(path / "db", max_connections="900") as server:
-        yield server
-
-
 @pytest.fixture
-def server(started):
-    """A PostgreSQL as it is before anything of ours: root is let in as the system's user postgres only."""
-    started.hba.write_text(HBA)
-    started.sql("SELECT pg_reload_conf()")
-    started.sql("DROP DATABASE IF EXISTS mailserver WITH (FORCE)")
-    for (name,) in started.sql("SELECT rolname FROM pg_roles WHERE rolname !~ '^(pg_|postgres$)'"):
-        started.sql(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"')
-    return started
-
-
-def pillar(server, password=OLD, postfix=None, maps=None, database=None, **section):
-    found = {
-        "database": {"password": password, "hosts": f"{HOST}:{server.port}", **(database or {})},
-        "server": {"unix_socket": server.socket, **section},
-        "maps": {name: {"type": "pgsql"} for name in MAPS} if maps is None else maps,
-        "packages": False,
-    }
-    if postfix:
-        found["postfix"] = {"config_directory": str(postfix.config_directory)}
-    return {"ispmail": found}
+def server(postgresql):
+    return postgresql
 
 
 @pytest.fixture

@@ -488,7 +488,7 @@ def test_a_pair_is_asked_for_as_one(site, monkeypatch):
 def test_programs_of_the_other_account_are_looked_for_by_what_the_database_lists(site, monkeypatch):
     seen = []
     listed = Listed((Client("127.0.0.1", 40000),), 3306, "/x.sock", ("127.0.0.1",))
-    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host: listed)
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host, type_: listed)
     monkeypatch.setattr(
         "_ispmail_connections.unknown_programs",
         lambda listed, here, is_known: seen.append(listed) or [Unknown("php", f"php {len(listed.clients)}")],
