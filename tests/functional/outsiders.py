@@ -22,7 +22,7 @@ from lab.smtp import Load, Report
 from .servers import ADDRESSES, DATABASES, RATE, READERS, Database, assert_done, pillar
 from .test_credentials import beacon
 
-WATCHED = ["mariadb", "mysql-socket"]  # where a refused login can be seen
+WATCHED = ["mariadb", "mysql-socket", "postgresql"]  # where a refused login can be seen
 INTERVAL = 1  # of the beacon; 10 s is its default
 _MOST_INTERVALS = 15
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lab import HOST, scratch
 from lab.galera import galera
@@ -24,9 +24,11 @@ from lab.mariadb import MariaDB, PrivateServer
 from lab.minion import Minion
 from lab.mysql import MySQL
 from lab.postfix import Postfix
+from lab.postgresql import PostgreSQL
 from lab.smtp import Load, Report
 
 from ..conftest import release
+from . import pgsql
 from .database import Relay, call, guide
 
 ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
@@ -58,9 +60,10 @@ class Database:
     """A database server as a row needs it: MariaDB or MySQL."""
 
     name: str
-    server: PrivateServer  # what the admin logs in to
+    server: Any  # what the admin logs in to, see lab
     hosts: tuple[str, ...]  # what the maps ask
     account_host: str = HOST  # from where the account may log in
+    type: str = "mysql"  # of the maps
 
     def begin(self) -> None:
         """Make the guide's tables, and no account, whatever was there."""
@@ -78,6 +81,28 @@ class Database:
     def drop(self, user: str) -> None:
         """Drop an account."""
         self.server.sql("DROP USER %s@%s", user, self.account_host)
+
+
+class PostgreSQLDatabase(Database):
+    """A PostgreSQL as a row needs it. Its accounts have no host, and its tables are made by ours."""
+
+    def begin(self):
+        """As for the others."""
+        pgsql.untouched(self.server)
+        self.server.sql("CREATE DATABASE mailserver")
+        self.server.sql(pgsql.BY_HAND + pgsql.ROWS, "mailserver")
+
+    def give(self, user, password):
+        """As for the others."""
+        if not self.server.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{user}'"):
+            self.server.sql(f"CREATE ROLE {user} LOGIN")
+        self.server.sql(f"ALTER ROLE {user} PASSWORD '{password}'")
+        self.server.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}", "mailserver")
+
+    def drop(self, user):
+        """As for the others. What it may do has to go first."""
+        self.server.sql(f"DROP OWNED BY {user}", "mailserver")
+        self.server.sql(f"DROP ROLE {user}")
 
 
 class Row(NamedTuple):
@@ -139,12 +164,21 @@ def _mysql_socket(directory: Path) -> Iterator[Database]:
         yield dataclasses.replace(found, name=f"{found.name} by its socket", hosts=hosts, account_host="localhost")
 
 
+@contextlib.contextmanager
+def _postgresql(directory: Path) -> Iterator[Database]:
+    with PostgreSQL(directory / "db", max_connections="900") as server:
+        (version,) = server.sql("SHOW server_version")[0]
+        name = f"PostgreSQL {str(version).partition(' ')[0]}"
+        yield PostgreSQLDatabase(name, server, (f"{HOST}:{server.port}",), type="pgsql")
+
+
 DATABASES = {
     "mariadb": _mariadb,
     "mysql": _mysql,
     "mysql-socket": _mysql_socket,
     "proxy": _behind_a_proxy,
     "galera": _galera,
+    "postgresql": _postgresql,
 }
 
 
@@ -163,8 +197,8 @@ def row(database: Database, method: str, reader: str, rcpts: int) -> Row:
 
         minion = Minion(path / "minion", wanted(0))
         database.begin()
-        assert_done(minion.apply("ispmail.database"))
-        first = minion.apply()["postfix_map.managed"]
+        made = minion.apply("ispmail.database")
+        first = minion.apply()["postfix_map.managed"] if succeeded(made) else next(iter(made.values()))
         if first["result"] is not True:
             return Row(database.name, method, reader, refused=re.sub(r"\s+", " ", first["comment"]))
         number = 0
@@ -190,12 +224,14 @@ def pillar(database: Database, postfix: Postfix, reader: str, user: str, passwor
     login: dict[str, object] = {"user": user, "password": password, "hosts": list(database.hosts)}
     if release() >= (3, 10):
         login["retry_interval"] = 1
+    accounts = {"accounts_host": database.account_host} if database.type == "mysql" else {}
     maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
     section = {
         "database": login,
-        "server": {"unix_socket": database.server.socket, "accounts_host": database.account_host},
+        "server": {"unix_socket": database.server.socket, **accounts},
         "postfix": {"config_directory": str(postfix.config_directory)},
-        "maps": {name: {"proxy": reader == "proxymap"} for name in maps},
+        "maps": {name: {"type": database.type, "proxy": reader == "proxymap"} for name in maps},
+        "packages": False,
     }
     return {"ispmail": section}
 
@@ -208,10 +244,14 @@ def rotate(minion: Minion) -> None:
     call(minion, "credential_sole")
 
 
+def succeeded(states: dict) -> bool:
+    """Whether each state is well."""
+    return all(state["result"] is True for state in states.values())
+
+
 def assert_done(states: dict) -> None:
     """See that each state is well."""
-    failed = [state["comment"] for state in states.values() if state["result"] is not True]
-    assert not failed, failed
+    assert succeeded(states), [state["comment"] for state in states.values() if state["result"] is not True]
 
 
 def _version(server: PrivateServer) -> str:
