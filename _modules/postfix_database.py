@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7c39d172c5b9")
+_ispmail_stamp.require("acaff4020a75")
 
 import _ispmail_holders
 import _ispmail_logins

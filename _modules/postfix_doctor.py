@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7c39d172c5b9")
+_ispmail_stamp.require("acaff4020a75")
 
 
 import _ispmail_apply

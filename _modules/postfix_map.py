@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7c39d172c5b9")
+_ispmail_stamp.require("acaff4020a75")
 
 import _ispmail_compare
 import _ispmail_consumers

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7c39d172c5b9")
+_ispmail_stamp.require("acaff4020a75")
 
 from _ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7c39d172c5b9")
+_ispmail_stamp.require("acaff4020a75")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -74,9 +74,11 @@ def split_list(text: str) -> list[str]:
     return [item for item in re.split(rf"[,{BLANKS}]+", text) if item]
 
 
-def is_remote(text: str) -> bool:
-    """Tell whether a host of a mysql table is reached over a network."""
-    host = parse_host(text)
+def is_remote(text: str, table_type: str = "mysql") -> bool:
+    """Tell whether a host is reached over a network, where nothing verifies that it is the right one."""
+    host = parse_host(text, table_type)
+    if is_read_by_libpq(text, table_type):
+        return "sslmode=verify-full" not in text
     return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+|::1", host.name)
 
 

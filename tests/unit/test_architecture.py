@@ -220,6 +220,10 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
         left |= ours(LIBRARY[name]) - loaded
     later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
     later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
+    # What one kind of server needs, no apply of the other's maps pays for.
+    later |= {"servers", "dialect", "mariadb", "mysql", "sql", "plugins", "meanings", "accounts"}
+    later |= {"postgresql", "postgresql_client", "postgresql_server", "scram", "sqlstates", "peer"}
+    assert {f"_ispmail_{name}" for name in later} <= set(LIBRARY)
     assert loaded & {f"_ispmail_{name}" for name in later} == set()
     assert {"_ispmail_apply", "_ispmail_remove", "_ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
     assert {"_ispmail_answers", "_ispmail_classes", "_ispmail_proof"} <= ours(EDGE["_modules/postfix_map_ask"])
