@@ -1,5 +1,7 @@
 """A bounded share of `python -m tests.functional.servers`: two rotations on each server, by each reader of its maps."""
 
+import contextlib
+import functools
 import os
 
 import pytest
@@ -31,18 +33,23 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def database(request, directory):
-    # The root that MySQL comes from needs what machines need; in CI it has to run.
-    if "mysql" in request.param and (reason := missing_requirements()) and os.environ.get("CI") != "true":
-        pytest.skip(reason)
-    with DATABASES[request.param](directory / request.param) as found:
-        yield found
+def databases(directory):
+    """Each server by its name, started once."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def started(name):
+            # The root that MySQL comes from needs what machines need; in CI it has to run.
+            if "mysql" in name and (reason := missing_requirements()) and os.environ.get("CI") != "true":
+                pytest.skip(reason)
+            return stack.enter_context(DATABASES[name](directory / name))
+
+        yield started
 
 
-@pytest.mark.parametrize(
-    ("name", "database", "method", "reader"), [(name, name, *cell) for name, *cell in CELLS], indirect=["database"]
-)
-def test_rotations_lose_nothing(name, database, method, reader):
+@pytest.mark.parametrize(("name", "method", "reader"), CELLS)
+def test_rotations_lose_nothing(databases, name, method, reader):
+    database = databases(name)
     found = row(database, method, reader, rcpts=200)
     print(found)
     reasons = [text for key, text in REFUSED.items() if set(key) <= {name, method, reader}]
