@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("acaff4020a75")
+_ispmail_stamp.require("9cd156187f75")
 
 import _ispmail_holders
 import _ispmail_logins
@@ -24,7 +24,8 @@ def read(pillar="ispmail"):
     Returns a dict: ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a
     list of what it is missing, ``table`` for all of it), ``accounts`` (``user@host``, all hosts of the maps' user,
     to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``, and
-    ``expires``, None or a dict of ``seconds`` from now and ``date``), ``others`` (``user@host`` of other accounts
+    ``expires``, None or a dict of ``seconds`` from now and ``date``), ``pair`` (``user@host`` of the other account of a
+    pair to a dict of ``locked`` and ``connections``), ``others`` (``user@host`` of other accounts
     that may read all of the maps' tables, to a dict of ``drop``, a statement, and ``connections``, how many there are
     now from each host, None where the admin may not see that), and ``refused_logins`` (of all accounts, since the
     server's start; None where it does not count them, as a MySQL).
@@ -75,7 +76,8 @@ def account(pillar="ispmail", test=False):
     """
     Create the maps' account with pillar's password that never expires, and have it SELECT on the database. An account
     that exists keeps its password; its other rights are revoked only with ``server:revoke_other_grants``, and are in
-    ``warnings`` either way, with the hosts that are connected as that user now.
+    ``warnings`` either way, with the hosts that are connected as that user now. One of two accounts also gets the
+    rights, the demands and the limits of the other one.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -108,20 +110,24 @@ def credential_accepted(pillar="ispmail", test=False):
     Have the account accept pillar's password, as the first one, beside those that it accepts now. Clients that use an
     old password notice nothing, and the old password itself need not be known.
 
+    With ``rotation:method: two_accounts``: make pillar's user, or give it the password and unlock it, with the rights
+    of the other account, which stays as it is.
+
     pillar : ispmail
         The pillar key that holds the configuration.
 
     test : False
         Whether only to tell what would be done.
 
-    Returns a dict: ``changes`` (``user@host`` to ``password``, ``***``, and ``passwords``, how many are accepted) and
-    ``warnings`` (a list of sentences).
+    Returns a dict: ``changes`` (``user@host`` to ``password``, ``***``, and ``passwords``, how many are accepted; for
+    two accounts to ``account``, ``password``, ``locked`` and ``grants``, as far as they change) and ``warnings`` (a
+    list of sentences).
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the account does not exist, logs in by
     a plugin that smtpd's chroot does not have, or, on a MySQL, which keeps one old password, accepts two others
-    already; nothing is changed then.
+    already; and where pillar's user of two accounts is not locked and has another password. Nothing is changed then.
 
-    Source: ALTER USER … IDENTIFIED VIA … OR … (MariaDB), … RETAIN CURRENT PASSWORD (MySQL)
+    Source: ALTER USER … IDENTIFIED VIA … OR … (MariaDB), … RETAIN CURRENT PASSWORD (MySQL), … ACCOUNT UNLOCK
 
     CLI Example:
 
@@ -138,6 +144,8 @@ def credential_sole(pillar="ispmail", test=False):
     """
     Have the account accept pillar's password only. It has to accept that already, as the first one.
 
+    With ``rotation:method: two_accounts``: lock the other account. Connections that it has open go on.
+
     pillar : ispmail
         The pillar key that holds the configuration.
 
@@ -149,7 +157,7 @@ def credential_sole(pillar="ispmail", test=False):
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the account does not exist, or does not
     accept pillar's password: clients that use another one would be locked out.
 
-    Source: ALTER USER … IDENTIFIED VIA (MariaDB), … DISCARD OLD PASSWORD (MySQL)
+    Source: ALTER USER … IDENTIFIED VIA (MariaDB), … DISCARD OLD PASSWORD (MySQL), … ACCOUNT LOCK
 
     CLI Example:
 

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("acaff4020a75")
+_ispmail_stamp.require("9cd156187f75")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("acaff4020a75")
+_ispmail_stamp.require("9cd156187f75")
 
 import salt.client
 import salt.utils.event
@@ -38,9 +38,10 @@ _REAPPLY_SECONDS = 5
 
 def rotate(test=False, watch=30, timeout=3600):
     """
-    Rotate the password of every site. Calls that come at the same time are merged: one runs, one waits, the others
-    return at once. At least one rotation is guaranteed to start after this call. Each step is printed as it ends
-    (stderr), and is told by an event ``ispmail/rotation/step``.
+    Rotate the password of every site, or its account and password (``ispmail:rotation:method`` in pillar). Calls that
+    come at the same time are merged: one runs, one waits, the others return at once. At least one rotation is
+    guaranteed to start after this call. Each step is printed as it ends (stderr), and is told by an event
+    ``ispmail/rotation/step``.
 
     test : False
         Whether only to tell what would be done, and what would stop it.
@@ -202,8 +203,9 @@ def holders(site, refresh=True):
 
 def prove(site, timeout=60):
     """
-    Prove that every mail server of a site uses the password that the database server's pillar has, in every map; that
-    no database host refuses it (one that is down does not refuse); and that no process uses an older table file.
+    Prove that every mail server of a site uses the user and password that the database server's pillar has, in every
+    map; that nobody whom pillar does not name is connected by the account, or by either of two; that no database host
+    refuses the login (one that is down does not refuse); and that no process uses an older table file.
 
     site
         A name below ``ispmail:sites`` in the master's configuration.

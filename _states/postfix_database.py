@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("acaff4020a75")
+_ispmail_stamp.require("9cd156187f75")
 
 from _ispmail_salt import state
 
@@ -62,7 +62,8 @@ def account(name, pillar="ispmail"):
 
 def credential_accepted(name, pillar="ispmail"):
     """
-    The account accepts pillar's password, beside the one that it accepted before.
+    The account accepts pillar's password, beside the one that it accepted before; or, of two accounts, pillar's user is
+    open.
 
     name
         A sentence, for people.
@@ -88,7 +89,7 @@ def credential_accepted(name, pillar="ispmail"):
 
 def credential_sole(name, pillar="ispmail"):
     """
-    The account accepts pillar's password only.
+    The account accepts pillar's password only; or, of two accounts, the other one is locked.
 
     name
         A sentence, for people.

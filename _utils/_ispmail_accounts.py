@@ -139,7 +139,7 @@ def _account_change(
 ) -> _AccountChange:
     """What is to be done to one account, which may not exist yet."""
     title = name(config.user, host)
-    what = rights(server, config, host, exists=found is not None, other_exists=other is not None)
+    what = rights(server, config, host, found, other)
     if found is None:
         step, changes = creation(server, config, host, other, what)
         return _AccountChange((replace(step, name=f"create {title}"),), changes)

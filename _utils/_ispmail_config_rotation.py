@@ -100,12 +100,11 @@ def _pair(rotation: Mapping[str, object], user: str) -> tuple[tuple[str, ...], l
     given = rotation.get("accounts")
     accounts = given if _is_pair(given) else []
     if given is None:
-        stem, ending = user[: -len(_ENDINGS[0])], user[-len(_ENDINGS[0]) :]
-        if not stem or ending not in _ENDINGS:
-            endings = " or ".join(_ENDINGS)
-            reason = f"is missing, and has a default only where database:user ends in {endings}"
+        found = re.fullmatch(r"(.+)_[ab]", user)
+        if not found:
+            reason = "is missing, and has a default only where database:user ends in _a or _b"
             return (), [Fault("rotation:accounts", reason, f"write the user in use and another one, {_EXAMPLE}")]
-        accounts = [f"{stem}{each}" for each in _ENDINGS]
+        accounts = [f"{found[1]}_a", f"{found[1]}_b"]
     if not accounts:
         return (), []
     if user not in accounts:
@@ -125,6 +124,8 @@ def _is_pair(accounts: object) -> TypeGuard[list[str]]:
 
 def _is_user(name: object) -> bool:
     """Whether a table file can have it as its user."""
-    if not isinstance(name, str) or not name:
-        return False
-    return not any(fault.key == "user" for fault in _ispmail_tablefile.validate("mysql", {"user": name}).errors)
+    return (
+        isinstance(name, str)
+        and name != ""
+        and all(fault.key != "user" for fault in _ispmail_tablefile.validate("mysql", {"user": name}).errors)
+    )

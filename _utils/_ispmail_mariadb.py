@@ -11,6 +11,9 @@ import _ispmail_sql
 from _ispmail_plugins import NATIVE
 from _ispmail_sql import Account
 
+# What `ssl_type` stands for; any other one is none.
+_TLS = {1: "SSL", 2: "X509", 3: "SPECIFIED"}
+
 
 class MariaDB:
     """A MariaDB, as `_ispmail_dialect.Dialect` has it."""
@@ -40,7 +43,12 @@ class MariaDB:
         hashes = _ispmail_sql.native_hashes(text for plugin, text in pairs if plugin == NATIVE)
         account = Account(tuple(plugins), hashes, bool(found.get("account_locked", False)))
         lifetime = found.get("password_lifetime", -1)
-        return replace(account, changed=found.get("password_last_changed"), lifetime=None if lifetime < 0 else lifetime)
+        return replace(
+            account,
+            changed=found.get("password_last_changed"),
+            lifetime=None if lifetime < 0 else lifetime,
+            demands=_ispmail_sql.demands(found, _TLS.get(found.get("ssl_type"), "")),
+        )
 
     def hash_password(self, plugin: str, password: str, salt: str, settings: Mapping[str, str]) -> str:
         """What mysql_native_password keeps of a password; it has no salt."""

@@ -38,7 +38,10 @@ class MySQL:
     accounts = (
         "SELECT Host AS host, plugin, HEX(authentication_string) AS hash, account_locked AS locked,"
         " HEX(User_attributes->>'$.additional_password') AS second, password_lifetime AS lifetime,"
-        " IF(password_expired = 'Y', 0, UNIX_TIMESTAMP(password_last_changed)) AS changed"
+        " IF(password_expired = 'Y', 0, UNIX_TIMESTAMP(password_last_changed)) AS changed,"
+        " IF(ssl_type = 'ANY', 'SSL', ssl_type) AS tls, CONVERT(ssl_cipher USING utf8mb4) AS ssl_cipher,"
+        " CONVERT(x509_issuer USING utf8mb4) AS x509_issuer, CONVERT(x509_subject USING utf8mb4) AS x509_subject,"
+        " max_questions, max_updates, max_connections, max_user_connections"
         " FROM mysql.user WHERE User = %s"
     )
     settings: str | None = "SHOW GLOBAL VARIABLES LIKE 'caching_sha2_password_%'"
@@ -79,7 +82,8 @@ class MySQL:
             hashes = tuple(text for text in texts if not text or _SHA2_HASH.fullmatch(text))
         else:
             hashes = ()
-        return Account((plugin,), hashes, row["locked"] == "Y", changed=row["changed"], lifetime=row["lifetime"])
+        demands = _ispmail_sql.demands(row, row["tls"])
+        return Account((plugin,), hashes, row["locked"] == "Y", row["changed"], row["lifetime"], demands)
 
     def hash_password(self, plugin: str, password: str, salt: str, settings: Mapping[str, str]) -> str:
         """What the server keeps of a password, in the format that its settings ask for."""

@@ -18,15 +18,20 @@ from _ispmail_sql import Account, Grant, select_grant
 
 
 class Rights(NamedTuple):
-    """What an account may do, and what makes that as it should be."""
+    """What an account may do and demands, and what makes that as it should be."""
 
     held: list[Grant]
     statements: list[str]  # none where nothing is to be changed
-    then: list[Grant]
+    then: list[Grant]  # once they are done
+    demands: tuple[str, str] = ("", "")  # before and then
 
     def describe(self) -> dict[str, list[str]]:
         """For people."""
-        return {"old": _ispmail_database.shown_grants(self.held), "new": _ispmail_database.shown_grants(self.then)}
+        old, new = ([_ispmail_database.shown(text)] if text else [] for text in self.demands)
+        return {
+            "old": _ispmail_database.shown_grants(self.held) + old,
+            "new": _ispmail_database.shown_grants(self.then) + new,
+        }
 
 
 class CredentialChange(NamedTuple):
@@ -90,26 +95,31 @@ def grants(server: Server, user: str, host: str) -> list[Grant]:
     return _ispmail_database.grants(server.ask("SHOW GRANTS FOR %s@%s", [user, host]))
 
 
-def rights(server: Server, config: DatabaseConfig, host: str, exists: bool, other_exists: bool) -> Rights:
+def rights(server: Server, config: DatabaseConfig, host: str, own: Account | None, other: Account | None) -> Rights:
     """Tell what pillar's user may do, and what makes it SELECT on the database.
 
     With ``revoke_other_grants`` that is all that it may do then; else also what the other account of a pair may do.
+    What that one demands of a connection, it demands too.
 
     Args:
-        exists: Whether there is an account of the user for this host.
-        other_exists: The same of the other account of the pair.
+        own: The account of the user for this host, if there is one.
+        other: The same of the other account of the pair.
     """
-    held = grants(server, config.user, host) if exists else []
+    held = grants(server, config.user, host) if own else []
     ours = select_grant(config.dbname)
     if config.revoke_other_grants:
-        privileges = _schema_privileges(server, config.user, host) if exists else []
-        statements = _ispmail_sql.regrant(held, config.dbname, privileges)
-        return Rights(held, statements, [ours] if statements else held)
-    more = _ispmail_sql.grants_missing(held, grants(server, config.pair[1], host)) if other_exists else []
-    select = _ispmail_sql.grant_select([*held, *more], config.dbname)
-    return Rights(
-        held, [*map(_ispmail_sql.grant_statement, more), *select], [*held, *more, *([ours] if select else [])]
-    )
+        privileges = _schema_privileges(server, config.user, host) if own else []
+        statements, then = _ispmail_sql.regrant(held, config.dbname, privileges), [ours]
+    else:
+        more = _ispmail_sql.grants_missing(held, grants(server, config.pair[1], host)) if other else []
+        select = _ispmail_sql.grant_select([*held, *more], config.dbname)
+        statements = [*map(_ispmail_sql.grant_statement, more), *select]
+        then = [*held, *more, *([ours] if select else [])]
+    old = own.demands if own else ""
+    new = other.demands if other and other.demands else old
+    if new != old:
+        statements = [_ispmail_sql.demand_statement(new), *statements]
+    return Rights(held, statements, then, (old, new))
 
 
 def creation(

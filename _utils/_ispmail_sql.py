@@ -23,6 +23,14 @@ _GRANT = re.compile(
 )
 _ROLE = re.compile(rf"GRANT (?P<role>{_NAME}(?:@{_NAME})?) TO (?P<to>{_ACCOUNT})")
 _DAY = 86400
+# Columns of mysql.user to the words of CREATE USER.
+_OF_CERTIFICATE = {"x509_issuer": "ISSUER", "x509_subject": "SUBJECT", "ssl_cipher": "CIPHER"}
+_LIMITS = {
+    "max_questions": "MAX_QUERIES_PER_HOUR",
+    "max_updates": "MAX_UPDATES_PER_HOUR",
+    "max_connections": "MAX_CONNECTIONS_PER_HOUR",
+    "max_user_connections": "MAX_USER_CONNECTIONS",
+}
 _NATIVE_HASH = re.compile(r"(\*[0-9A-F]{40})?")
 
 
@@ -85,6 +93,7 @@ class Account:
     locked: bool
     changed: int | None = None  # when its password was set, in seconds since 1970; 0: it was made to expire
     lifetime: int | None = None  # of its password, in days; 0: for ever, None: the server's default
+    demands: str = ""  # of TLS, and its limits, as CREATE USER has them
 
     def expires(self, default_lifetime: int) -> int | None:
         """When its password expires, in seconds since 1970; 0 if it was made to expire, None for never.
@@ -269,6 +278,28 @@ def grant_statement(grant: Grant) -> str:
     return f"{statement} TO %(user)s@%(host)s{' WITH GRANT OPTION' if grant.option else ''}"
 
 
+def demands(row: Mapping[str, object], tls: str) -> str:
+    """Write what an account demands of TLS, and its limits, as CREATE USER has them; empty for nothing.
+
+    Args:
+        row: The account, by columns of mysql.user.
+        tls: ``SSL``, ``X509``, ``SPECIFIED`` for what the row has of the certificate, or nothing.
+    """
+    texts = [f"{word} {_text(row[column])}" for column, word in _OF_CERTIFICATE.items() if row.get(column)]
+    limits = [f"{word} {row[column]}" for column, word in _LIMITS.items() if row.get(column)]
+    parts = [f"REQUIRE {' AND '.join(texts) if tls == 'SPECIFIED' else tls}"] if tls else []
+    return " ".join([*parts, *(["WITH", *limits] if limits else [])])
+
+
+def demand_statement(text: str) -> str:
+    """Write the statement that gives an account what `demands` found of another one.
+
+    Returns:
+        A text with the placeholders ``%(user)s`` and ``%(host)s``.
+    """
+    return f"ALTER USER %(user)s@%(host)s {_literal(text)}"
+
+
 def more_than_select(grants: Iterable[Grant], dbname: str) -> list[Grant]:
     """What an account may do besides SELECT on one database."""
     more = []
@@ -354,6 +385,11 @@ def _may_select(grant: Grant) -> bool:
 def _all_tables(dbname: str) -> str:
     """All tables of a database as GRANT has it, where _ and % in a name would stand for other characters."""
     return quote(re.sub(r"([_%\\])", r"\\\1", dbname)) + ".*"
+
+
+def _text(value: object) -> str:
+    """A text as SQL has it, in the modes that our own sessions have."""
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _literal(text: str) -> str:

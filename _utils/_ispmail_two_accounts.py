@@ -110,7 +110,7 @@ def _opened(
     server: Server, config: DatabaseConfig, host: str, own: Account | None, other: Account | None
 ) -> CredentialChange | None:
     """What has pillar's user log in from a host; None where it may do so already."""
-    what = rights(server, config, host, exists=own is not None, other_exists=other is not None)
+    what = rights(server, config, host, own, other)
     is_open = _is_open(server, config, own)
     if is_open and not what.statements:
         return None

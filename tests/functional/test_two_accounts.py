@@ -21,6 +21,7 @@ from lab.smtp import Load
 
 from ..conftest import release
 from .database import NEW, OLD, OTHER, SELECT, call, guide, pillar
+from .test_accounts import CutProxy
 
 A, B = "mailserver_a", "mailserver_b"
 ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550}
@@ -187,6 +188,8 @@ def test_grants_are_equal(minion, server):
     server.sql(f"GRANT INSERT ON mailserver.virtual_users TO {A}@'{HOST}'")
     server.sql(f"GRANT SELECT (a), UPDATE (a, b) ON mailserver.more TO {A}@'{HOST}' WITH GRANT OPTION")
     server.sql(f"GRANT PROCESS ON *.* TO {A}@'{HOST}'")
+    certificate = r"ISSUER '/CN=a''b\\c' AND SUBJECT '/CN=50%%' AND CIPHER 'AES'"
+    server.sql(f"ALTER USER {A}@'{HOST}' REQUIRE {certificate} WITH MAX_USER_CONNECTIONS 500", *())
     minion.pillar = two(server, B, NEW)
     call(minion, "credential_accepted")
     grants = {user: [row[0] for row in server.sql(f"SHOW GRANTS FOR {user}@'{HOST}'")] for user in (A, B)}
@@ -195,12 +198,17 @@ def test_grants_are_equal(minion, server):
         for user, lines in grants.items()
     }
     assert shown[A] == shown[B] and len(shown[B]) == 4
+    columns = "Host, ssl_type, ssl_cipher, x509_issuer, x509_subject, max_questions, max_user_connections"
+    (first,), (second,) = (server.sql(f"SELECT {columns} FROM mysql.user WHERE User = '{user}'") for user in (A, B))
+    assert first == second and str(first[-1]) == "500" and b"b" in bytes(str(first[3]), "utf-8")
+    for user in (A, B):
+        server.sql(f"ALTER USER {user}@'{HOST}' REQUIRE NONE")
     call(minion, "credential_sole")
     # A grant that is new on the one is given to the other at its turn; one of its own it keeps.
     server.sql(f"GRANT DELETE ON mailserver.more TO {B}@'{HOST}'")
     minion.pillar = two(server, A, OTHER)
     (change,) = call(minion, "credential_accepted")["changes"].values()
-    assert change["grants"]["new"][-1] == "DELETE ON `mailserver`.`more`"
+    assert change["grants"]["new"][-2] == "DELETE ON `mailserver`.`more`"
 
 
 def test_open_connections_of_a_locked_account_go_on(minion, server):
@@ -240,6 +248,46 @@ def test_no_log_of_the_server_holds_a_password(minion, server, directory):
     assert not [secret for secret in (OLD, NEW, OTHER) if secret.encode() in logged]
 
 
+HOSTS = ["127.0.0.1", "127.0.0.2"]
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    ("function", "statement", "number", "left"),
+    [
+        # Between the account and its rights; at the second account; at the second lock.
+        ("credential_accepted", b"GRANT", 1, [f"{B}@127.0.0.1", f"{B}@127.0.0.2"]),
+        ("credential_accepted", b"CREATE USER", 2, [f"{B}@127.0.0.2"]),
+        ("credential_sole", b"ALTER USER", 2, [f"{A}@127.0.0.2"]),
+    ],
+)
+def test_a_connection_that_is_lost_is_gone_on_from(server, directory, function, statement, number, left):
+    def at(user, password, socket=server.socket):
+        found = two(server, user, password)
+        found["ispmail"]["server"] = {"unix_socket": str(socket), "accounts_host": HOSTS}
+        return found
+
+    path = directory / f"{function}-{number}.sock"
+    new, cut = at(B, NEW), at(B, NEW, path)
+    with scratch() as folder:
+        minion = Minion(folder, at(A, OLD))
+        call(minion, "account")
+        if function == "credential_sole":
+            minion.pillar = new
+            call(minion, "credential_accepted")
+        minion.pillar = cut
+        with CutProxy(path, server.socket, statement, number), pytest.raises(CommandExecutionError) as caught:
+            call(minion, function)
+        assert f"run {function} again, it goes on from there" in str(caught.value)
+        assert logs_in(server, A, OLD) or function == "credential_sole"
+        minion.pillar = new
+        assert sorted(call(minion, function)["changes"]) == left
+        assert call(minion, function)["changes"] == {}
+        found = call(minion, "read")
+        assert [account["grants"] for account in found["accounts"].values()] == [SELECT] * 2
+        assert [account["locked"] for account in found["pair"].values()] == [function == "credential_sole"] * 2
+
+
 # What mail sees.
 
 
@@ -255,29 +303,47 @@ def rotated(minion):
     return call(minion, "credential_sole")
 
 
-def test_no_mail_is_lost_in_rotations_under_load(minion, server, mail, capsys):
+READERS = [
+    ("mariadb", "jailed smtpd"),
+    ("mariadb", "unjailed smtpd"),
+    ("mariadb", "proxymap"),
+    # Its login plugin is in no chroot.
+    ("mysql", "unjailed smtpd"),
+    ("mysql", "proxymap"),
+]
+
+
+@pytest.mark.parametrize(("server", "reader"), READERS, indirect=["server"])
+def test_no_mail_is_lost_in_rotations_under_load(minion, server, reader, capsys):
     """Four rotations; then the order of a script: the files and a reload, three seconds later the accounts."""
     server.sql("SET GLOBAL max_connections = 1000")
-    minion.pillar = two(server, A, OLD, mail)
-    assert applied(minion)["result"] is True
-    with Load(mail.port, ADDRESSES, rate=200) as load:
-        for user, password in ((B, NEW), (A, OTHER), (B, OLD), (A, NEW)):
-            minion.pillar = two(server, user, password, mail)
-            assert rotated(minion)["changes"]
-            time.sleep(1)
-    report = load.stop()
-    with Load(mail.port, ADDRESSES, rate=100) as load:
-        minion.pillar = two(server, B, OTHER, mail)
-        for path in mail.config_directory.glob("mariadb-*.cf"):
-            path.write_text(path.read_text().replace(f"user = {A}", f"user = {B}").replace(NEW, OTHER))
-        mail.reload()
-        time.sleep(3)
-        call(minion, "credential_accepted")
-        call(minion, "credential_sole")
-        time.sleep(3)
-    naive = load.stop()
+    names = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    maps = {name: {"proxy": reader == "proxymap"} for name in names}
+    with scratch() as path, Postfix(path / "mail", chroot=reader != "unjailed smtpd") as postfix:
+
+        def take(user, password):
+            minion.pillar = two(server, user, password, postfix, maps=maps)
+
+        take(A, OLD)
+        assert applied(minion)["result"] is True
+        with Load(postfix.port, ADDRESSES, rate=200) as load:
+            for user, password in ((B, NEW), (A, OTHER), (B, OLD), (A, NEW)):
+                take(user, password)
+                assert rotated(minion)["changes"]
+                time.sleep(1)
+        report = load.stop()
+        with Load(postfix.port, ADDRESSES, rate=100) as load:
+            take(B, OTHER)
+            for file in postfix.config_directory.glob("mariadb-*.cf"):
+                file.write_text(file.read_text().replace(f"user = {A}", f"user = {B}").replace(NEW, OTHER))
+            postfix.reload()
+            time.sleep(3)
+            call(minion, "credential_accepted")
+            call(minion, "credential_sole")
+            time.sleep(3)
+        naive = load.stop()
     with capsys.disabled():
-        print(f"\n4 rotations by two accounts, {server.kind}: {report}\n1 in the naive order: {naive}")
+        print(f"\n4 rotations by two accounts, {server.kind}, {reader}: {report}\n1 in the naive order: {naive}")
     assert report.count >= 1000 and report.failed == 0, report.examples
     assert naive.failed > 0, "the naive order lost nothing: this load would not see a loss"
 

@@ -24,11 +24,11 @@ def mariadb_row(*hashes, host="127.0.0.1", plugin=NATIVE, **more):
     return {"host": host, "priv": json.dumps({"auth_or": ways, **more})}
 
 
-def mysql_row(hash, second=None, host="127.0.0.1", plugin=NATIVE, locked="N", lifetime=0):
+def mysql_row(hash, second=None, host="127.0.0.1", plugin=NATIVE, locked="N", lifetime=0, tls="", **more):
     """An account as mysql.user of a MySQL has it."""
     texts = {"hash": hash and hash.encode().hex().upper(), "second": second and second.encode().hex().upper()}
     known = {"host": host, "plugin": plugin, **texts, "locked": locked}
-    return {**known, "changed": 1700000000, "lifetime": lifetime}
+    return {**known, "changed": 1700000000, "lifetime": lifetime, "tls": tls, **more}
 
 
 class FakeServer:

@@ -73,6 +73,12 @@ def test_faults(rotation, key, said):
         assert fault.key == key and said in str(fault)
 
 
+@pytest.mark.parametrize("accounts", ["mail_a", ["mail_a"], ["mail_b", "x", "y"], 5])
+def test_what_is_no_list_of_two_is_no_pair(accounts):
+    """Its fault is told once."""
+    assert pair({**TWO, "accounts": accounts}, "mail_a") == ((), [])
+
+
 def test_a_user_that_is_in_sdb_is_no_fault_where_it_was_not_looked_up():
     found = database("ispmail", section("sdb://vault/user", **TWO), account_checked=False)
     assert found.accounts == ("sdb://vault/user",)

@@ -71,3 +71,17 @@ def test_the_statements_of_a_password():
     assert server.set_password(PLUGIN) == server.sole(PLUGIN) == [f"ALTER {USER} {one}"]
     assert server.accept(PLUGIN, 1) == [f"ALTER {USER} {one} OR {PLUGIN} USING %(old0)s"]
     assert server.accept(PLUGIN, 2) == [f"ALTER {USER} {one} OR {PLUGIN} USING %(old0)s OR {PLUGIN} USING %(old1)s"]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ('{"ssl_type": 0}', ""),
+        ('{"ssl_type": 1}', "REQUIRE SSL"),
+        ('{"ssl_type": 2}', "REQUIRE X509"),
+        ('{"ssl_type": 3, "ssl_cipher": "AES", "x509_issuer": ""}', "REQUIRE CIPHER 'AES'"),
+        ('{"max_user_connections": 5}', "WITH MAX_USER_CONNECTIONS 5"),
+    ],
+)
+def test_what_an_account_demands(given, text):
+    assert read(given).demands == text

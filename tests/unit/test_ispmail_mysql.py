@@ -36,8 +36,9 @@ def text(stored):
     return bytes.fromhex(stored).decode("latin-1")
 
 
-def row(first, second=None, plugin=SHA2, locked="N"):
-    return {"plugin": plugin, "hash": first, "second": second, "locked": locked, "changed": 1000, "lifetime": 5}
+def row(first, second=None, plugin=SHA2, locked="N", tls="", **more):
+    known = {"plugin": plugin, "hash": first, "second": second, "locked": locked, "changed": 1000, "lifetime": 5}
+    return {**known, "tls": tls, **more}
 
 
 @pytest.mark.parametrize(
@@ -153,3 +154,9 @@ def test_hashes_are_read_as_bytes():
     """A salt may hold bytes that are no text, or that end one."""
     assert "HEX(authentication_string)" in MySQL("9.7.4").accounts
     assert "HEX(User_attributes->>'$.additional_password')" in MySQL("9.7.4").accounts
+
+
+@pytest.mark.parametrize(("tls", "text"), [("", ""), ("SSL", "REQUIRE SSL"), ("SPECIFIED", "REQUIRE CIPHER 'AES'")])
+def test_what_an_account_demands(tls, text):
+    found = MySQL("9.7.4").read_account(row(CRYPT_5, tls=tls, ssl_cipher="AES", max_questions=0))
+    assert found.demands == text

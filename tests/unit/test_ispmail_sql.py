@@ -178,6 +178,28 @@ def test_a_database_name_is_no_pattern():
     ]
 
 
+CERTIFICATE = {"x509_issuer": "b'c\\", "x509_subject": "/CN=50%", "ssl_cipher": ""}
+LIMITS = {"max_questions": 7, "max_updates": 0, "max_connections": 9, "max_user_connections": 50}
+
+
+@pytest.mark.parametrize(
+    ("row", "tls", "text"),
+    [
+        ({}, "", ""),
+        ({}, "SSL", "REQUIRE SSL"),
+        ({**CERTIFICATE, **dict.fromkeys(LIMITS, 0)}, "X509", "REQUIRE X509"),
+        (CERTIFICATE, "SPECIFIED", r"REQUIRE ISSUER 'b''c\\' AND SUBJECT '/CN=50%'"),
+        ({"ssl_cipher": "AES"}, "SPECIFIED", "REQUIRE CIPHER 'AES'"),
+        (LIMITS, "", "WITH MAX_QUERIES_PER_HOUR 7 MAX_CONNECTIONS_PER_HOUR 9 MAX_USER_CONNECTIONS 50"),
+        ({"max_updates": 1}, "SSL", "REQUIRE SSL WITH MAX_UPDATES_PER_HOUR 1"),
+    ],
+)
+def test_what_an_account_demands_and_its_limits(row, tls, text):
+    assert _ispmail_sql.demands(row, tls) == text
+    statement = _ispmail_sql.demand_statement(text)
+    assert statement % {"user": "u", "host": "h"} == f"ALTER USER u@h {text}"
+
+
 @pytest.mark.parametrize(
     ("held", "wanted", "statements"),
     [

@@ -51,6 +51,7 @@ def admin(monkeypatch):
 
 CREATE = f"CREATE USER {A} IDENTIFIED VIA {NATIVE} USING {NEW} PASSWORD EXPIRE NEVER"
 REOPEN = f"ALTER USER {A} IDENTIFIED VIA {NATIVE} USING {NEW} ACCOUNT UNLOCK"
+LIMITED = "REQUIRE SSL WITH MAX_QUERIES_PER_HOUR 7"
 GRANT = f"GRANT SELECT ON `mailserver`.* TO {A}"
 
 
@@ -68,6 +69,16 @@ GRANT = f"GRANT SELECT ON `mailserver`.* TO {A}"
         ([mariadb_row(OLD, **LOCKED)], [SELECT], [SELECT], [REOPEN], REOPENED),
         ([mariadb_row(NEW, **LOCKED)], [SELECT], [SELECT], [REOPEN], REOPENED),
         ([mariadb_row(OLD, **LOCKED)], [], [SELECT], [GRANT, REOPEN], {**REOPENED, "grants": GRANTED}),
+        # Its demands are the other one's.
+        (
+            *([mariadb_row(OLD, **LOCKED)], [SELECT], [SELECT], [f"ALTER USER {A} {LIMITED}", REOPEN]),
+            {**REOPENED, "grants": {"old": GRANTED["new"], "new": [*GRANTED["new"], LIMITED]}},
+        ),
+        (
+            *([], [], [SELECT], [CREATE, f"ALTER USER {A} {LIMITED}", GRANT]),
+            {**MADE, "grants": {"old": [], "new": [*GRANTED["new"], LIMITED]}},
+        ),
+        ([mariadb_row(NEW, ssl_type=1, max_questions=7)], [SELECT], [SELECT], [], None),
         # It is as it should be, or only its rights are not.
         ([mariadb_row(NEW)], [SELECT], [SELECT], [], None),
         ([mariadb_row(NEW)], [MORE], [SELECT], [], None),
@@ -78,7 +89,9 @@ GRANT = f"GRANT SELECT ON `mailserver`.* TO {A}"
     ],
 )
 def test_pillars_account_is_opened(admin, own, grants, others, done, changes, test):
-    server = FakeServer(*own, grants=grants, other=[mariadb_row(OLD)], others=others, after=[mariadb_row(NEW)])
+    more = {"ssl_type": 1, "max_questions": 7} if LIMITED in str(changes) else {}
+    other = [mariadb_row(OLD, **more)]
+    server = FakeServer(*own, grants=grants, other=other, others=others, after=[mariadb_row(NEW)])
     admin(server)
     found = _ispmail_accounts.credential(pair(), "accept", test)
     assert found == {"changes": {A: changes} if changes else {}, "warnings": []}
@@ -104,11 +117,27 @@ def test_on_a_mysql_the_retained_password_goes_too(admin):
     ]
 
 
+def test_it_gets_the_login_plugin_of_the_other_one(admin):
+    """smtpd's jail may have that one only."""
+    own = mysql_row(SALTED_OLD, plugin=SHA2, locked="Y")
+    after = [mysql_row(NEW)]
+    server = FakeServer(own, version="8.4.6", other=[mysql_row(OLD)], others=[SELECT], grants=[SELECT], after=after)
+    admin(server)
+    _ispmail_accounts.credential(pair(), "accept", False)
+    assert server.done[-1] == f"ALTER USER {A} IDENTIFIED WITH {NATIVE} AS {NEW} ACCOUNT UNLOCK"
+    server = FakeServer(own, version="8.4.6", grants=[SELECT], after=[mysql_row(SALTED, plugin=SHA2)])
+    admin(server)
+    _ispmail_accounts.credential(pair(), "accept", False)
+    assert server.done[-1].startswith(f"ALTER USER {A} IDENTIFIED WITH {SHA2} AS ")
+
+
 def test_with_revoked_grants_the_other_ones_are_not_copied(admin):
-    server = FakeServer(other=[mariadb_row(OLD)], others=[MORE], after=[mariadb_row(NEW)])
+    others = [MORE, "GRANT `reports` TO `mailserver_b`@`127.0.0.1`"]
+    server = FakeServer(other=[mariadb_row(OLD)], others=others, after=[mariadb_row(NEW)])
     admin(server)
     found = _ispmail_accounts.credential(pair(revoke_other_grants=True), "accept", False)
-    assert server.done == [CREATE, GRANT] and found["changes"] == {A: {**MADE, "grants": GRANTED}}
+    assert server.done == [CREATE, GRANT]
+    assert found == {"changes": {A: {**MADE, "grants": GRANTED}}, "warnings": []}
 
 
 def test_each_host_of_one_account_is_one_of_the_other(admin):
@@ -125,12 +154,26 @@ def test_each_host_of_one_account_is_one_of_the_other(admin):
     assert [line.split()[1] for line in str(raised.value).splitlines()[1:]] == ["mailserver_a@a", "mailserver_a@b"]
 
 
-def test_a_role_is_told_as_nobody_sees_whether_it_is_the_default_one(admin):
-    others = [SELECT, "GRANT `reports` TO `mailserver_b`@`127.0.0.1`"]
-    admin(FakeServer(mariadb_row(NEW), grants=[SELECT], other=[mariadb_row(OLD)], others=others))
-    assert _ispmail_accounts.credential(pair(), "accept", True)["warnings"] == [
-        f"{B} has the role `reports`, which mailserver_a was not given: if a program needs it, grant it by hand"
-    ]
+ROLE = "GRANT `reports` TO `x`@`127.0.0.1`"
+
+
+@pytest.mark.parametrize(
+    ("own", "grants", "other", "told"),
+    [
+        ([mariadb_row(NEW)], [SELECT], [mariadb_row(OLD)], True),
+        ([mariadb_row(NEW)], [SELECT, ROLE], [mariadb_row(OLD)], False),
+        # What SHOW GRANTS would say of an account that is not there.
+        ([], [ROLE], [mariadb_row(OLD)], True),
+        ([mariadb_row(NEW)], [SELECT], [], False),
+    ],
+)
+def test_a_role_is_told_as_nobody_sees_whether_it_is_the_default_one(admin, own, grants, other, told):
+    admin(FakeServer(*own, grants=grants, other=other, others=[SELECT, ROLE]))
+    assert (
+        _ispmail_accounts.credential(pair(), "accept", True)["warnings"]
+        == [f"{B} has the role `reports`, which mailserver_a was not given: if a program needs it, grant it by hand"]
+        * told
+    )
 
 
 IN_USE = (
@@ -191,6 +234,11 @@ def test_the_other_account_is_locked(admin, monkeypatch, other, done, test):
     changes = {B: {"locked": {"old": False, "new": True}}} if done else {}
     assert _ispmail_accounts.credential(pair(), "sole", test) == {"changes": changes, "warnings": [LEFT]}
     assert server.done == ([] if test else done)
+
+
+def test_nothing_is_said_of_connections_where_there_are_none(admin):
+    admin(FakeServer(mariadb_row(NEW), other=[mariadb_row(OLD)]))
+    assert _ispmail_accounts.credential(pair(), "sole", True)["warnings"] == []
 
 
 class Noted(list):
