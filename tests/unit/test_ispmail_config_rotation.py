@@ -76,7 +76,7 @@ def test_faults(rotation, key, said):
 @pytest.mark.parametrize("accounts", ["mail_a", ["mail_a"], ["mail_b", "x", "y"], 5])
 def test_what_is_no_list_of_two_is_no_pair(accounts):
     """Its fault is told once."""
-    assert pair({**TWO, "accounts": accounts}, "mail_a") == ((), [])
+    assert pair({**TWO, "accounts": accounts}, "mail_a", "mysql") == ((), [])
 
 
 def test_a_user_that_is_in_sdb_is_no_fault_where_it_was_not_looked_up():
