@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9cd156187f75")
+_ispmail_stamp.require("c97ec3a9265c")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9cd156187f75")
+_ispmail_stamp.require("c97ec3a9265c")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9cd156187f75")
+_ispmail_stamp.require("c97ec3a9265c")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9cd156187f75")
+_ispmail_stamp.require("c97ec3a9265c")
 
 import _ispmail_holders
 import _ispmail_logins

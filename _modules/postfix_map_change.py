@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9cd156187f75")
+_ispmail_stamp.require("c97ec3a9265c")
 
 import _ispmail_apply
 import _ispmail_compare

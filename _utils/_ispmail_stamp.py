@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "9cd156187f75"
+STAMP = "c97ec3a9265c"
 
 
 def require(stamp: str) -> None:

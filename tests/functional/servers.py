@@ -50,7 +50,9 @@ class ClosingRelay(Relay):
 
     def _end(self, peer):
         with contextlib.suppress(OSError):
-            while select.select([peer], [], [], self._QUIET)[0]:
+            waiting = select.poll()
+            waiting.register(peer, select.POLLIN)
+            while waiting.poll(self._QUIET * 1000):
                 time.sleep(self._QUIET)
             peer.shutdown(socket.SHUT_RDWR)
 
@@ -200,6 +202,7 @@ def row(database: Database, method: str, reader: str, rcpts: int) -> Row:
         made = minion.apply("ispmail.database")
         first = minion.apply()["postfix_map.managed"] if succeeded(made) else next(iter(made.values()))
         if first["result"] is not True:
+            assert "Traceback" not in first["comment"], first["comment"]
             return Row(database.name, method, reader, refused=re.sub(r"\s+", " ", first["comment"]))
         number = 0
         with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
