@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c97ec3a9265c")
+_ispmail_stamp.require("f9619cce5d95")
 
 import contextlib
 import json

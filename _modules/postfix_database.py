@@ -5,7 +5,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c97ec3a9265c")
+_ispmail_stamp.require("f9619cce5d95")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c97ec3a9265c")
+_ispmail_stamp.require("f9619cce5d95")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -18,8 +18,6 @@ KEYS = ("batch", "drain", "method", "accounts")
 _TWO_PASSWORDS, _TWO_ACCOUNTS = "two_passwords", "two_accounts"
 # Table type of the server to its methods; the first one is the default. A role of PostgreSQL has one password.
 _METHODS = {"mysql": (_TWO_PASSWORDS, _TWO_ACCOUNTS), "pgsql": (_TWO_ACCOUNTS,)}
-# How the names of a pair end that pillar does not name.
-_ENDINGS = ("_a", "_b")
 _EXAMPLE = "such as [mailserver_a, mailserver_b]"
 
 

@@ -213,19 +213,16 @@ def lock(name: str) -> list[str]:
     return [f"ALTER ROLE {quote(name)} NOLOGIN"]
 
 
-def copy_settings(name: str, settings: Iterable[str]) -> list[str]:
-    """Write the statements after which a role has these settings: members of a group do not have those of the group.
-
-    Args:
-        name: Of the role.
-        settings: As Role.settings has them.
-    """
+def copy_settings(name: str, other: Role) -> list[str]:
+    """Write the statements after which a role has the parameters and the limit of connections of another one."""
     statements = []
-    for setting in settings:
+    for setting in other.settings:
         parameter, _, value = setting.partition("=")
         # A list such as search_path comes as it has to be written, each name in quotes that needs them.
         text = value if parameter in _LISTS else literal(value)
         statements.append(f"ALTER ROLE {quote(name)} SET {quote(parameter)} TO {text or literal('')}")
+    if other.most >= 0:
+        statements.append(f"ALTER ROLE {quote(name)} CONNECTION LIMIT {other.most}")
     return statements
 
 

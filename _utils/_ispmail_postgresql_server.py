@@ -317,7 +317,7 @@ def _creation(server: Server, config: DatabaseConfig, other: Role | None) -> lis
         return statements
     return [
         *statements,
-        *_ispmail_postgresql.copy_settings(config.user, other.settings),
+        *_ispmail_postgresql.copy_settings(config.user, other),
         *_ispmail_postgresql.give(_rights(server, other.name), config.user),
     ]
 
@@ -407,7 +407,7 @@ def _accept(
         texts = [_ispmail_database.shown(right.describe()) for right in more]
         change = {"grants": {"old": [], "new": texts}}
     if not _is_open(server, config, own):
-        statements += _ispmail_postgresql.copy_settings(own.name, other.settings if other else ())
+        statements += _ispmail_postgresql.copy_settings(own.name, other) if other else []
         statements += _ispmail_postgresql.set_password(own.name, _verifier(server, config))
         change = {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}, **change}
     return config.user, change, statements

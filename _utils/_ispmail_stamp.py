@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "c97ec3a9265c"
+STAMP = "f9619cce5d95"
 
 
 def require(stamp: str) -> None:

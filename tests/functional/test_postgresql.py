@@ -216,13 +216,15 @@ def test_settings_of_a_role_are_copied(server, roles):
     server.sql(f"GRANT USAGE ON SCHEMA mail TO {ACCOUNT}; GRANT SELECT ON mail.here TO {ACCOUNT}", DBNAME)
     server.sql(f"ALTER ROLE {OTHER} SET search_path = public; ALTER ROLE {OTHER} SET application_name = 'it''s'")
     server.sql(f'ALTER ROLE {OTHER} IN DATABASE {DBNAME} SET search_path = mail, "it\'s"', DBNAME)
-    settings = read(server, OTHER)[OTHER].settings
+    server.sql(f"ALTER ROLE {OTHER} CONNECTION LIMIT 7")
+    other = read(server, OTHER)[OTHER]
     with pytest.raises(Refused, match='"here" does not exist'):
         server.sql_as(ACCOUNT, "plainSecret7", "SELECT * FROM here", DBNAME)
-    run(server, _ispmail_postgresql.copy_settings(ACCOUNT, settings))
+    run(server, _ispmail_postgresql.copy_settings(ACCOUNT, other))
     assert server.sql_as(ACCOUNT, "plainSecret7", "SELECT * FROM here", DBNAME) == []
     shown = server.sql_as(ACCOUNT, "plainSecret7", "SHOW search_path; SHOW application_name", DBNAME)
     assert shown[0] == ('mail, "it\'s"',)
+    assert read(server, ACCOUNT)[ACCOUNT].most == 7
     server.sql('DROP SCHEMA mail CASCADE; DROP SCHEMA "it\'s"', DBNAME)
 
 

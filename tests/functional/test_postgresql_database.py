@@ -1,11 +1,13 @@
 """The PostgreSQL of pgsql maps: tables, account, and what a real Postfix gets by them."""
 
 import pwd
+import subprocess
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from lab import HOST, scratch
+import _ispmail_postgresql_server
+from lab import HOST, scratch, wait_until
 from lab.minion import Minion
 from lab.postgresql import HBA
 from lab.smtp import rcpt
@@ -219,6 +221,22 @@ def test_the_admin_by_host_and_password(minion, server):
     assert server.logs_in("mailserver", OLD, "mailserver")
     with_password("wrong")
     assert "error 28P01: access is denied" in refused(minion, "read")
+
+
+def test_two_runs_do_not_change_it_at_the_same_time(minion, server):
+    """Nor does one wait for long. A question needs no lock."""
+    call(minion, "tables")
+    command = ["psql", "--no-psqlrc", f"--host={server.directory}", f"--port={server.port}", "--username=postgres"]
+    statement = f"SELECT pg_advisory_lock({_ispmail_postgresql_server._OUR_LOCK}); SELECT pg_sleep(60)"
+    other = subprocess.Popen([*command, f"--command={statement}", "mailserver"], stdout=subprocess.DEVNULL)
+    try:
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        assert wait_until(lambda: server.sql(held) == [("1",)], 10)
+        assert refused(minion, "account").endswith("another run is changing it: wait for its end, and try again")
+        assert call(minion, "read")["accounts"] == {} and call(minion, "account", test=True)["changes"]
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_an_admin_who_is_not_let_in(minion, server):
