@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2a562d3dc417")
+_ispmail_stamp.require("d64f525ce6b2")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -157,18 +157,19 @@ def left_behind(
     """
     replaced = _replaced_users(wanted, consumers)
     head = "the password changes"
+    cache, files, warnings = "", list[str](), list[str]()
+    # A fault of the apply itself comes in where this yields.
     try:
         known = scope() if replaced else None
-        if known is None or replaced.isdisjoint(known.accounts):
-            yield []
-            return
-        found = find(known, search=OLD, within=_APPLY_SECONDS)
+        if known is not None and not replaced.isdisjoint(known.accounts):
+            found = find(known, search=OLD, within=_APPLY_SECONDS)
+            cache, files = known.cache, [] if test else list(found.files)
+            warnings = [f"{head}: {holder.text}" for holder in found.unnamed]
     except (CannotAsk, InvalidInput) as err:
         reason = "; ".join(map(str, err.faults)) if isinstance(err, PillarFault) else str(err)
-        yield [f"{head}, and whether others hold it could not be found out: {reason}"]
-        return
-    with _ispmail_remembered.added(known.cache, () if test else found.files):
-        yield [f"{head}: {holder.text}" for holder in found.unnamed]
+        warnings = [f"{head}, and whether others hold it could not be found out: {reason}"]
+    with _ispmail_remembered.added(cache, files):
+        yield warnings
 
 
 def _replaced_users(wanted: CompleteInstance, consumers: Consumers) -> set[str]:

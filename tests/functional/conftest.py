@@ -10,9 +10,10 @@ import pytest
 
 from lab import scratch
 from lab.mariadb import MariaDB
-from lab.postgresql import HBA, PostgreSQL
+from lab.postgresql import PostgreSQL
 
 from .database import PLUGINS, AskingServer, certificate
+from .pgsql import untouched
 
 _listeners = []
 
@@ -93,11 +94,6 @@ def started_postgresql():
 
 @pytest.fixture
 def postgresql(started_postgresql):
-    """A PostgreSQL as it is before anything of ours: root is let in as the system's user postgres only."""
-    server = started_postgresql
-    server.hba.write_text(HBA)
-    server.sql("SELECT pg_reload_conf()")
-    server.sql("DROP DATABASE IF EXISTS mailserver WITH (FORCE)")
-    for (name,) in server.sql("SELECT rolname FROM pg_roles WHERE rolname !~ '^(pg_|postgres$)'"):
-        server.sql(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"')
-    return server
+    """A PostgreSQL as it is before anything of ours."""
+    untouched(started_postgresql)
+    return started_postgresql

@@ -620,6 +620,26 @@ def test_who_is_left_with_the_old_password_is_told_and_remembered(site, apply, t
     assert _ispmail_remembered.paths(site.scope().cache) == ([] if test else [path])
 
 
+@pytest.mark.parametrize("case", ["told", "cannot be found out", "somebody else's account", "nothing changes"])
+def test_a_fault_of_the_apply_itself_comes_out_as_it_is(site, case):
+    """It comes in where warnings were given, and was taken for one of finding them: a traceback hid it."""
+
+    def scope():
+        if case == "cannot be found out":
+            raise CannotAsk("no")
+        found = site.scope()
+        own = found.database._replace(user="another") if case == "somebody else's account" else found.database
+        return found._replace(database=own)
+
+    password = NEW if case == "nothing changes" else OLD
+    site.map("a.cf", table(password=password))
+    maps = wanted((site.maps[0].path, "mysql", "mailserver"))
+    fault = PillarFault("ispmail", [Fault("x", "is wrong")])
+    with pytest.raises(PillarFault) as caught, left_behind(maps, Consumers("ispmail", ()), scope, False):
+        raise fault
+    assert caught.value is fault
+
+
 def test_nothing_is_said_where_no_password_changes(site, apply):
     site.map("a.cf", table(password=NEW))
     site.file("script")
