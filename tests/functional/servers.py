@@ -50,9 +50,11 @@ class ClosingRelay(Relay):
 
     def _end(self, peer):
         with contextlib.suppress(OSError):
-            waiting = select.poll()
+            waiting, tries = select.poll(), 50
             waiting.register(peer, select.POLLIN)
-            while waiting.poll(self._QUIET * 1000):
+            # It stays readable where the other side has closed it.
+            while tries and waiting.poll(self._QUIET * 1000):
+                tries -= 1
                 time.sleep(self._QUIET)
             peer.shutdown(socket.SHUT_RDWR)
 

@@ -20,7 +20,7 @@ from lab.images import missing_requirements
 from lab.minion import Minion
 from lab.mysql import MySQL
 from lab.postfix import Postfix, write_cold
-from lab.smtp import Load, rcpt
+from lab.smtp import rcpt
 
 from ..conftest import release
 from .database import ACCOUNT, NAME, NEW, OLD, OTHER, ROWS, SELECT, call, guide, pillar, run
@@ -255,25 +255,6 @@ def test_a_chroot_without_the_login_plugin(minion, server, postfix):
     inside.unlink()
     rows = {row["check"]: row["fix"] for row in minion.call("postfix_doctor.check") if row["result"] != "ok"}
     assert f"copy {plugin} to the same path below it" in rows["smtpd's chroot has the login plugin"]
-
-
-def test_no_mail_is_lost_in_rotations_under_load(minion, server, unjailed):
-    """Three rotations: accept, new files by an apply, sole. Each new smtpd logs in anew."""
-    server.sql("SET GLOBAL max_connections = 1000")
-    minion.pillar = mail_pillar(server, unjailed)
-    minion.apply("ispmail.database")
-    assert applied(minion)["result"] is True
-    with Load(unjailed.port, {JACK: 250, "john@example.org": 250, NOBODY: 550}, rate=100) as load:
-        for password in (NEW, OTHER, OLD):
-            minion.pillar = mail_pillar(server, unjailed, password)
-            call(minion, "credential_accepted")
-            assert applied(minion)["result"] is True
-            assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
-            call(minion, "credential_sole")
-            assert passwords(minion) == 1
-    report = load.stop()
-    print(f"three rotations on MySQL: {report}")
-    assert report.count > 100 and report.failed == 0, report.examples
 
 
 @pytest.mark.parametrize("by", ["port", "socket"])

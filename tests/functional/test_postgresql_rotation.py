@@ -3,7 +3,6 @@
 import contextlib
 import os
 import subprocess
-import time
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -11,21 +10,17 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.minion import Minion
-from lab.postfix import Postfix
-from lab.smtp import Load
 
 from ..conftest import release
 from .database import NEW, OLD, OTHER, call
-from .pgsql import JACK, JOHN, MAPS, NOBODY, ROWS, pillar
+from .pgsql import JOHN, MAPS, ROWS, pillar
 
 A, B = "mailserver_a", "mailserver_b"
-ADDRESSES = {JACK: 250, JOHN: 250, NOBODY: 550}
-READERS = {"jailed": (True, False), "unjailed": (False, False), "proxymap": (True, True)}
 
 
-def two(server, user, password, postfix=None, proxy=False, /, **sections):
+def two(server, user, password, postfix=None, /, **sections):
     """Pillar with one of two accounts: nothing has to be said of rotations."""
-    maps = {name: {"type": "pgsql", "proxy": proxy} for name in MAPS}
+    maps = {name: {"type": "pgsql"} for name in MAPS}
     found = pillar(server, password, postfix, maps, {"user": user})
     found["ispmail"].update(sections)
     if postfix and release() >= (3, 10):
@@ -217,35 +212,6 @@ def test_no_log_holds_a_password(minion, server):
     logged = server.log[begin:]
     assert logged.count("SCRAM-SHA-256$4096:") > 1
     assert not [secret for secret in (OLD, NEW, OTHER) if secret in logged]
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_no_mail_is_lost_in_rotations_under_load(minion, server, reader, capsys):
-    """Three rotations; then the order of a script: the files and a reload, three seconds later the accounts."""
-    chroot, proxy = READERS[reader]
-    with scratch() as path, Postfix(path / "mail", chroot=chroot) as mail:
-        minion.pillar = two(server, A, OLD, mail, proxy)
-        assert applied(minion)["result"] is True
-        with Load(mail.port, ADDRESSES, rate=200) as load:
-            for user, password in ((B, NEW), (A, OTHER), (B, OLD)):
-                minion.pillar = two(server, user, password, mail, proxy)
-                assert rotated(minion)["changes"]
-                time.sleep(1)
-        report = load.stop()
-        with Load(mail.port, ADDRESSES, rate=100) as load:
-            minion.pillar = two(server, A, NEW, mail, proxy)
-            for file in mail.config_directory.glob("pgsql-*.cf"):
-                file.write_text(file.read_text().replace(f"user = {B}", f"user = {A}").replace(OLD, NEW))
-            mail.reload()
-            time.sleep(3)
-            call(minion, "credential_accepted")
-            call(minion, "credential_sole")
-            time.sleep(3)
-        naive = load.stop()
-    with capsys.disabled():
-        print(f"\n3 rotations on PostgreSQL, {reader}: {report}\n1 in the naive order: {naive}")
-    assert report.count >= 1000 and report.failed == 0, report.examples
-    assert naive.failed > 0, "the naive order lost nothing: this load would not see a loss"
 
 
 @contextlib.contextmanager

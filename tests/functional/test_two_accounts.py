@@ -303,51 +303,6 @@ def rotated(minion):
     return call(minion, "credential_sole")
 
 
-READERS = [
-    ("mariadb", "jailed smtpd"),
-    ("mariadb", "unjailed smtpd"),
-    ("mariadb", "proxymap"),
-    # Its login plugin is in no chroot.
-    ("mysql", "unjailed smtpd"),
-    ("mysql", "proxymap"),
-]
-
-
-@pytest.mark.parametrize(("server", "reader"), READERS, indirect=["server"])
-def test_no_mail_is_lost_in_rotations_under_load(minion, server, reader, capsys):
-    """Four rotations; then the order of a script: the files and a reload, three seconds later the accounts."""
-    server.sql("SET GLOBAL max_connections = 1000")
-    names = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
-    maps = {name: {"proxy": reader == "proxymap"} for name in names}
-    with scratch() as path, Postfix(path / "mail", chroot=reader != "unjailed smtpd") as postfix:
-
-        def take(user, password):
-            minion.pillar = two(server, user, password, postfix, maps=maps)
-
-        take(A, OLD)
-        assert applied(minion)["result"] is True
-        with Load(postfix.port, ADDRESSES, rate=200) as load:
-            for user, password in ((B, NEW), (A, OTHER), (B, OLD), (A, NEW)):
-                take(user, password)
-                assert rotated(minion)["changes"]
-                time.sleep(1)
-        report = load.stop()
-        with Load(postfix.port, ADDRESSES, rate=100) as load:
-            take(B, OTHER)
-            for file in postfix.config_directory.glob("mariadb-*.cf"):
-                file.write_text(file.read_text().replace(f"user = {A}", f"user = {B}").replace(NEW, OTHER))
-            postfix.reload()
-            time.sleep(3)
-            call(minion, "credential_accepted")
-            call(minion, "credential_sole")
-            time.sleep(3)
-        naive = load.stop()
-    with capsys.disabled():
-        print(f"\n4 rotations by two accounts, {server.kind}, {reader}: {report}\n1 in the naive order: {naive}")
-    assert report.count >= 1000 and report.failed == 0, report.examples
-    assert naive.failed > 0, "the naive order lost nothing: this load would not see a loss"
-
-
 def test_a_failure_at_each_step_is_gone_on_from(minion, server, mail):
     """Each step fails once, mail is answered meanwhile, and the same step succeeds afterwards."""
     minion.pillar = two(server, A, OLD, mail)
