@@ -13,13 +13,12 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("00f251933171")
+_ispmail_stamp.require("f9619cce5d95")
 
 import contextlib
 import json
 import logging
 
-import _ispmail_client
 import _ispmail_logins
 import _ispmail_salt
 from _ispmail_errors import IspmailError
@@ -84,7 +83,7 @@ def beacon(config):
         instances = _ispmail_salt.instances(__pillar__, pillar)
         consumers = [_ispmail_salt.consumer_logins(__pillar__, key) for key in instances]
         logins = _ispmail_logins.read(instances, pillar, consumers)
-        _ispmail_client.require_pymysql()
+        _ispmail_logins.require_client(logins)
     except IspmailError as err:
         log.debug("postfix_credential cannot ask: %s", err)
         return []

@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("00f251933171")
+_ispmail_stamp.require("f9619cce5d95")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,13 +5,12 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("00f251933171")
+_ispmail_stamp.require("f9619cce5d95")
 
-import _ispmail_accounts
 import _ispmail_holders
 import _ispmail_logins
 import _ispmail_salt
-import _ispmail_schema
+import _ispmail_servers
 from _ispmail_salt import salt_errors
 
 
@@ -42,7 +41,7 @@ def read(pillar="ispmail"):
         salt '*' postfix_database.read
     """
     with salt_errors():
-        return _ispmail_accounts.read(_ispmail_salt.database(__pillar__, __opts__, pillar))
+        return _ispmail_servers.read(_ispmail_salt.database(__pillar__, __opts__, pillar))
 
 
 def tables(pillar="ispmail", test=False):
@@ -70,7 +69,7 @@ def tables(pillar="ispmail", test=False):
         salt '*' postfix_database.tables test=True
     """
     with salt_errors():
-        return _ispmail_schema.create(_ispmail_salt.database(__pillar__, __opts__, pillar), test)
+        return _ispmail_servers.tables(_ispmail_salt.database(__pillar__, __opts__, pillar), test)
 
 
 def account(pillar="ispmail", test=False):
@@ -101,7 +100,7 @@ def account(pillar="ispmail", test=False):
         salt '*' postfix_database.account test=True
     """
     with salt_errors():
-        return _ispmail_accounts.account(
+        return _ispmail_servers.account(
             _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True), test
         )
 
@@ -138,7 +137,7 @@ def credential_accepted(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_accounts.credential(config, "accept", test)
+        return _ispmail_servers.credential(config, "accept", test)
 
 
 def credential_sole(pillar="ispmail", test=False):
@@ -168,7 +167,7 @@ def credential_sole(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_accounts.credential(config, "sole", test)
+        return _ispmail_servers.credential(config, "sole", test)
 
 
 def refused(pillar="ispmail"):

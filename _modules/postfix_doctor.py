@@ -2,16 +2,16 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("00f251933171")
+_ispmail_stamp.require("f9619cce5d95")
 
 
-import _ispmail_accounts
 import _ispmail_apply
 import _ispmail_compare
 import _ispmail_config_database
 import _ispmail_doctor
 import _ispmail_report
 import _ispmail_salt
+import _ispmail_servers
 from _ispmail_config_consumers import NONE
 from _ispmail_doctor_postfix import Target
 
@@ -90,7 +90,7 @@ def _target(pillar, instance):
         return _ispmail_apply.apply(_ispmail_compare.compare(maps, NONE, cache), cache, test=True).changes
 
     def admin_view():
-        return _ispmail_accounts.read(_ispmail_salt.database(__pillar__, __opts__, key))
+        return _ispmail_servers.read(_ispmail_salt.database(__pillar__, __opts__, key))
 
     is_main, has_server = key == pillar, "server" in section
     # An instance without a server of its own shares the main one's.

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("00f251933171")
+_ispmail_stamp.require("f9619cce5d95")
 
 import _ispmail_compare
 import _ispmail_consumers

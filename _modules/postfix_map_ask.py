@@ -5,12 +5,12 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("00f251933171")
+_ispmail_stamp.require("f9619cce5d95")
 
 import _ispmail_answers
 import _ispmail_classes
 import _ispmail_proof
-from _ispmail_salt import accounts, complete, instance, instances, salt_errors, wanted
+from _ispmail_salt import accounts, complete, instance, instances, salt_errors, server_type, wanted
 
 __virtualname__ = "postfix_map"
 
@@ -121,7 +121,7 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
         The pillar key that holds the configuration; the ``instances`` that it names are included.
 
     Returns a dict: ``pillar`` and, where asked for, ``live``, each name of a map (with the pillar key before it, for
-    another instance) that logs in to MySQL or MariaDB as the ``user`` of ``database``, or as the other account of a
+    another instance) that logs in to the database server as the ``user`` of ``database``, or as the other account of a
     pair, to scrypt(user and password, nonce), None where there is no password, or no table file. Maps of other accounts
     are left out. Consumers are there as ``consumer:dovecot``, by their option file, or by whether the files in
     ``holds`` have pillar's password (None: not).
@@ -141,4 +141,5 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
         keys = instances(__pillar__, pillar)
         found = [wanted(__pillar__, __opts__, key) for key in keys]
         maps, consumers = zip(*found)
-        return _ispmail_proof.fingerprints(maps, accounts(__pillar__, __opts__, pillar), nonce, live, consumers)
+        users, kind = accounts(__pillar__, __opts__, pillar), server_type(__pillar__, pillar)
+        return _ispmail_proof.fingerprints(maps, users, nonce, live, consumers, kind)

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("00f251933171")
+_ispmail_stamp.require("f9619cce5d95")
 
 import salt.client
 import salt.utils.event

@@ -32,7 +32,7 @@ def connections(server: Server, user: str) -> dict[str, int] | None:
 def describe_connections(found: Mapping[str, int] | None) -> str:
     """Write what `connections` found, for people."""
     if found is None:
-        return "who is connected cannot be seen without the privilege PROCESS"
+        return "who is connected cannot be seen without the privilege PROCESS (PostgreSQL: pg_read_all_stats)"
     if not found:
         return "nobody is connected now"
     return f"connected now: {', '.join(f'{number} from {host}' for host, number in sorted(found.items()))}"

@@ -60,6 +60,7 @@ class Login:
     port: int | str = 3306  # or the name of a service
     database: str | None = None
     tls: TLS | None = None
+    type: str = "mysql"  # of the tables that log in so: pgsql for a PostgreSQL
 
 
 class _Reader:
@@ -157,7 +158,7 @@ class Client:
                 password=b"",
                 host=login.host,
                 database=login.database,
-                ssl=tls_context(login.tls) if login.tls else None,
+                ssl=tls_context(login.tls),
                 charset="utf8mb4",
                 autocommit=True,
                 cursorclass=pymysql.cursors.DictCursor,
@@ -342,17 +343,22 @@ def _is_verified(connection: Any) -> bool:
     )
 
 
-def tls_context(tls: TLS) -> ssl.SSLContext:
-    """How the server is verified: its certificate where there is a CA, its name too where the table file says so."""
+def tls_context(tls: TLS | None) -> ssl.SSLContext:
+    """How the server is verified: its certificate where there is a CA, its name too where the table file says so.
+
+    Without settings there is TLS where the server offers it. The system's authorities are not read, which would take
+    20 ms: only those that the settings name count.
+    """
+    # By this name, and not by create_default_context, MySQL's own certificates are taken from Python 3.13 on too.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    has_ca = bool(tls and (tls.ca_file or tls.ca_path))
+    context.check_hostname = bool(tls and has_ca and tls.verify_name)
+    context.verify_mode = ssl.CERT_REQUIRED if has_ca else ssl.CERT_NONE
     try:
-        context = ssl.create_default_context(cafile=tls.ca_file, capath=tls.ca_path)
-        if tls.certificate or tls.key:
+        if tls and has_ca:
+            context.load_verify_locations(tls.ca_file, tls.ca_path)
+        if tls and (tls.certificate or tls.key):
             context.load_cert_chain(tls.certificate or "", tls.key)
     except OSError:
         raise numbered(NO_TLS) from None
-    # The certificates that MySQL generates for itself do not keep to it. Python before 3.13 did not ask for it.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    has_ca = bool(tls.ca_file or tls.ca_path)
-    context.check_hostname = has_ca and tls.verify_name
-    context.verify_mode = ssl.CERT_REQUIRED if has_ca else ssl.CERT_NONE
     return context

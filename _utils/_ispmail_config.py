@@ -170,7 +170,7 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
     faults += unknown_keys(shared, list(_ispmail_tablefile.SCHEMA), "database:")
     rotation = config.get("rotation")
     if isinstance(rotation, Mapping):
-        faults += _ispmail_config_rotation.pair(rotation, str(shared["user"]))[1]
+        faults += _ispmail_config_rotation.pair(rotation, str(shared["user"]), server_type(config.get("maps"))[0])[1]
     maps = [_with_keys(each, config.get("maps"), shared) for each in bare.wanted]
     without_password = [each for each in maps if _has_no_password(each)]
     if not any(fault.key == "database" for fault in faults) and without_password:
@@ -201,6 +201,15 @@ def check(instance: CompleteInstance, faults: Iterable[Fault] = ()) -> list[str]
     if errors:
         raise PillarFault(instance.pillar_key, errors)
     return list(dict.fromkeys(below(instance.pillar_key, warnings)))
+
+
+def server_type(maps: object) -> tuple[str, list[Fault]]:
+    """Read which server pillar's `database` logs in to, see `_ispmail_config_rotation.server_type`.
+
+    Args:
+        maps: What pillar has as ``maps``; the guide's three are there without being listed.
+    """
+    return _ispmail_config_rotation.server_type({**MAPS, **(maps if isinstance(maps, Mapping) else {})})
 
 
 def release_faults(instance: CompleteInstance, version: str) -> list[Fault]:
@@ -239,7 +248,7 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
     faults += wrong_kinds
     faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
     faults += unknown_keys(sections["rotation"], _ispmail_config_rotation.KEYS, "rotation:")
-    faults += _ispmail_config_rotation.faults(sections["rotation"])
+    faults += _ispmail_config_rotation.faults(sections["rotation"], server_type(sections["maps"])[0])
     others = [key for key in sections["instances"] if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", key)]
     if others != sections["instances"]:
         faults.append(Fault("instances", "must be a list of other pillar keys", "of letters, digits, _, . and -"))

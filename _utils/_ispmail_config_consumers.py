@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeGuard
 import _ispmail_optionfile
 import _ispmail_tablefile
 from _ispmail_config import DATABASE, SEE_EXAMPLE, owner_of, unknown_keys
+from _ispmail_config_database import PGSQL, server_type
 from _ispmail_errors import Fault, PillarFault, repr_without
 from _ispmail_tablefile import shown_key
 
@@ -111,6 +112,7 @@ def assemble(pillar_key: str, section: object) -> tuple[Consumers, list[Fault]]:
     found, faults = _consumers(section)
     if not found and not faults:
         return Consumers(pillar_key, ()), []
+    faults += _not_for_postgresql(found, section)
     keys = _shared(section)
     wrong = _key_faults(keys)
     faults += [fault.at(f"database:{fault.key}") for fault in wrong]
@@ -136,6 +138,21 @@ def _consumers(section: object) -> tuple[tuple[Consumer, ...], list[Fault]]:
         if consumer:
             found.append(consumer)
     return tuple(found), faults + _shared_files(found)
+
+
+def _not_for_postgresql(found: Iterable[Consumer], section: object) -> list[Fault]:
+    """Only the client library of MariaDB and MySQL reads a my.cnf file."""
+    if server_type(section) != PGSQL:
+        return []
+    return [
+        Fault(
+            f"consumers:{each.name}:option_file",
+            "is a file of MariaDB's and MySQL's clients, and pillar's database is a PostgreSQL",
+            "set sls and holds, which name the SLS that writes the password and the files that hold it",
+        )
+        for each in found
+        if each.option_file
+    ]
 
 
 def _shared(section: object) -> dict[str, object]:

@@ -6,15 +6,19 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import _ispmail_config
 import _ispmail_config_rotation
 import _ispmail_tablefile
 from _ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
 from _ispmail_errors import Fault, PillarFault, repr_without
-from _ispmail_hosts import MYSQL_SOCKET
+from _ispmail_hosts import MYSQL_SOCKET, POSTGRESQL_SOCKETS, postgresql_socket
 
+# The table types of the servers: MariaDB or MySQL, and PostgreSQL.
+MYSQL, PGSQL = "mysql", "pgsql"
 # Of the account that is made where there is none.
 DEFAULT_ACCOUNT_HOST = "127.0.0.1"
 
+_LONGEST_NAME = 63  # of PostgreSQL, in bytes
 _LOGIN_KEYS = ("unix_socket", "host", "port", "user", "password")
 _SWITCHES = {"create_tables": True, "revoke_other_grants": False}  # with their defaults
 _SERVER_KEYS = (*_LOGIN_KEYS, "accounts_host", "known_accounts", *_SWITCHES)
@@ -45,6 +49,7 @@ class DatabaseConfig(NamedTuple):
     login: AdminLogin
     revoke_other_grants: bool = False
     known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
+    type: str = MYSQL  # the table type of the server: that of the maps which log in with the account
     pair: tuple[str, ...] = ()  # with rotation by two accounts: `user`, and the one that is in use before or after it
 
     def __repr__(self) -> str:
@@ -99,9 +104,11 @@ def database(
             problems.append(Fault(name, "must be a mapping", SEE_EXAMPLE))
         sections[name] = given if isinstance(given, Mapping) else {}
     server, account = sections["server"], {**DATABASE, **sections["database"]}
+    table_type, mixed = _ispmail_config.server_type(section.get("maps"))
+    problems += mixed
     problems += unknown_keys(server, _SERVER_KEYS, "server:")
     if account_checked:
-        problems += _account_faults(account)
+        problems += _account_faults(account, table_type)
     if password_needed and not account.get("password"):
         problems.append(Fault("database:password", "is missing or empty"))
     hosts = _names(server, "accounts_host", "such as 127.0.0.1 or 10.0.0.%", problems)
@@ -112,10 +119,10 @@ def database(
         for key, value in switches.items()
         if not isinstance(value, bool)
     ]
-    problems += _login_faults(server)
-    problems += _ispmail_config_rotation.faults(sections["rotation"])
+    problems += _login_faults(server, table_type)
+    problems += _ispmail_config_rotation.faults(sections["rotation"], table_type)
     name = user(section)
-    pair, wrong = _ispmail_config_rotation.pair(sections["rotation"], name)
+    pair, wrong = _ispmail_config_rotation.pair(sections["rotation"], name, table_type)
     if account_checked:
         problems += wrong
     if problems:
@@ -128,9 +135,10 @@ def database(
         str(account["dbname"]),
         tuple(dict.fromkeys(host.lower() for host in hosts)),
         switches["create_tables"] is True,
-        _login(server),
+        _postgresql_login(server) if table_type == PGSQL else _login(server),
         switches["revoke_other_grants"] is True,
         known,
+        table_type,
         pair,
     )
 
@@ -143,7 +151,7 @@ def user(section: object) -> str:
 def accounts(section: object) -> tuple[str, ...]:
     """Read the users that stand for the maps' account, whatever else is wrong: pillar's, and the other of a pair."""
     name = user(section)
-    return _ispmail_config_rotation.pair(_section(section, "rotation"), name)[0] or (name,)
+    return _ispmail_config_rotation.pair(_section(section, "rotation"), name, server_type(section))[0] or (name,)
 
 
 def _section(section: object, name: str) -> Mapping[str, object]:
@@ -151,14 +159,26 @@ def _section(section: object, name: str) -> Mapping[str, object]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _account_faults(account: Mapping[str, object]) -> list[Fault]:
+def server_type(section: object) -> str:
+    """The table type of the database server that pillar's `database` logs in to; that of the first map, if in doubt."""
+    return _ispmail_config.server_type(section.get("maps") if isinstance(section, Mapping) else None)[0]
+
+
+def _account_faults(account: Mapping[str, object], table_type: str) -> list[Fault]:
     """What cannot be the login of a table file must not become the account's."""
     keys = {key: account[key] for key in ("user", "password", "dbname") if account.get(key) is not None}
     faults = [Fault(f"database:{key}", "must not be null") for key in ("user", "dbname") if account.get(key) is None]
     if keys.get("user") == "":
         faults.append(Fault("database:user", "is empty"))
-    wrong = [fault for fault in _ispmail_tablefile.validate("mysql", keys).errors if fault.key in keys]
+    wrong = [fault for fault in _ispmail_tablefile.validate(table_type, keys).errors if fault.key in keys]
+    faults += _name_faults(keys) if table_type == PGSQL else []
     return faults + [fault.at(f"database:{fault.key}") for fault in wrong]
+
+
+def _name_faults(keys: Mapping[str, object]) -> list[Fault]:
+    """PostgreSQL cuts longer names off, with a notice only."""
+    too_long = [key for key in ("user", "dbname") if len(str(keys.get(key)).encode("utf-8", "replace")) > _LONGEST_NAME]
+    return [Fault(f"database:{key}", f"has more than {_LONGEST_NAME} bytes, as a PostgreSQL has") for key in too_long]
 
 
 def _names(server: Mapping[str, object], key: str, example: str, faults: list[Fault]) -> tuple[str, ...]:
@@ -173,9 +193,12 @@ def _names(server: Mapping[str, object], key: str, example: str, faults: list[Fa
     return tuple(names)
 
 
-def _login_faults(server: Mapping[str, object]) -> list[Fault]:
+def _login_faults(server: Mapping[str, object], table_type: str) -> list[Fault]:
     given = {key: server[key] for key in _LOGIN_KEYS if server.get(key) is not None}
     faults = []
+    if table_type == PGSQL and server.get("accounts_host") is not None:
+        reason = "is for MariaDB and MySQL: a role of PostgreSQL has no host"
+        faults.append(Fault("server:accounts_host", reason, "take it out, and name the hosts in its pg_hba.conf"))
     if "host" in given and "unix_socket" in given:
         faults.append(Fault("server:host", "is there beside unix_socket", "take one of them out"))
     for key, value in given.items():
@@ -196,6 +219,12 @@ def _login(server: Mapping[str, Any]) -> AdminLogin:
         host=host,
         port=server.get("port") or 3306,
     )
+
+
+def _postgresql_login(server: Mapping[str, Any]) -> AdminLogin:
+    host, port = server.get("host"), server.get("port") or 5432
+    socket = None if host else postgresql_socket(server.get("unix_socket") or POSTGRESQL_SOCKETS, port)
+    return AdminLogin(server.get("user") or "postgres", server.get("password"), socket, host, port)
 
 
 def _is_name(value: object) -> bool:

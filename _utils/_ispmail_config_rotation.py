@@ -16,40 +16,85 @@ from _ispmail_errors import Fault
 KEYS = ("batch", "drain", "method", "accounts")
 
 _TWO_PASSWORDS, _TWO_ACCOUNTS = "two_passwords", "two_accounts"
-_METHODS = (_TWO_PASSWORDS, _TWO_ACCOUNTS)
+# Table type of the server to its methods; the first one is the default. A role of PostgreSQL has one password.
+_METHODS = {"mysql": (_TWO_PASSWORDS, _TWO_ACCOUNTS), "pgsql": (_TWO_ACCOUNTS,)}
 _EXAMPLE = "such as [mailserver_a, mailserver_b]"
 
 
-def faults(rotation: Mapping[str, object]) -> list[Fault]:
-    """Tell what is wrong with the section ``rotation`` by itself. Unknown keys are not looked for."""
+def server_type(maps: object) -> tuple[str, list[Fault]]:
+    """Read which server the maps log in to with pillar's ``database``, by their table types.
+
+    Args:
+        maps: The section ``maps``, with the maps that are there without being listed.
+
+    Returns:
+        ``mysql`` or ``pgsql``, and the faults of maps of another server. Where there are none, it is ``mysql``.
+    """
+    found: dict[str, list[str]] = {}
+    for name, entry in maps.items() if isinstance(maps, Mapping) else ():
+        if isinstance(entry, Mapping) and "user" not in entry:
+            found.setdefault(str(entry.get("type", "mysql")), []).append(_ispmail_tablefile.shown_key(name))
+    types = [table_type for table_type in found if table_type in _METHODS]
+    if len(types) < 2:
+        return (types or ["mysql"])[0], []
+    first, second = types
+    reason = f"is {second}, but that of {found[first][0]} is {first}, and one account is of one database server"
+    fix = "give the maps of one type user and password of their own, or a pillar key of their own (instances)"
+    return first, [Fault(f"maps:{name}:type", reason, fix) for name in found[second]]
+
+
+def faults(rotation: Mapping[str, object], table_type: str) -> list[Fault]:
+    """Tell what is wrong with the section ``rotation`` by itself. Unknown keys are not looked for.
+
+    Args:
+        rotation: The section.
+        table_type: Of the database server, see `server_type`.
+    """
     found = []
     if not re.fullmatch(r"[1-9][0-9]*|[1-9][0-9]?%|100%", str(rotation.get("batch", "25%"))):
         found.append(Fault("rotation:batch", "must be a number of servers, or a share such as 25%"))
     drain = rotation.get("drain", 60)
     if isinstance(drain, bool) or not isinstance(drain, int) or drain < 0:
         found.append(Fault("rotation:drain", "must be a number of seconds"))
-    if "method" in rotation and rotation["method"] not in _METHODS:
-        found.append(Fault("rotation:method", f"must be one of {', '.join(_METHODS)}"))
+    methods = _METHODS[table_type]
+    if rotation.get("method", methods[0]) not in methods:
+        reason = f"must be one of {', '.join(methods)}"
+        if table_type == "pgsql":
+            reason = f"must be {methods[0]}: a role of PostgreSQL has one password"
+        found.append(Fault("rotation:method", reason))
     accounts = rotation.get("accounts")
     if accounts is not None and not _is_pair(accounts):
         found.append(Fault("rotation:accounts", f"must be a list of two different users, {_EXAMPLE}"))
-    if accounts is not None and rotation.get("method") != _TWO_ACCOUNTS:
+    if accounts is not None and rotation.get("method", methods[0]) != _TWO_ACCOUNTS:
         found.append(Fault("rotation:accounts", "is only for the method two_accounts", f"add method: {_TWO_ACCOUNTS}"))
     return found
 
 
-def pair(rotation: Mapping[str, object], user: str) -> tuple[tuple[str, ...], list[Fault]]:
+def pair(rotation: Mapping[str, object], user: str, table_type: str) -> tuple[tuple[str, ...], list[Fault]]:
     """Read which two accounts stand for one.
 
     Args:
         rotation: The section ``rotation``.
         user: The one of ``database``, which is in use, or is to be.
+        table_type: Of the database server, see `server_type`.
 
     Returns:
         That user and the other one, nothing with the method two_passwords; and what keeps them from being a pair.
+        Where the method is not named, a user who is none of two is no fault: a rotation tells of it.
     """
-    if rotation.get("method") != _TWO_ACCOUNTS:
+    if rotation.get("method", _METHODS[table_type][0]) != _TWO_ACCOUNTS:
         return (), []
+    is_named = "method" in rotation or rotation.get("accounts") is not None
+    accounts, wrong = _pair(rotation, user)
+    return accounts, wrong if is_named else []
+
+
+def no_pair(user: str) -> list[Fault]:
+    """Tell what keeps a user from being one of two, whatever pillar says of rotations."""
+    return _pair({}, user)[1]
+
+
+def _pair(rotation: Mapping[str, object], user: str) -> tuple[tuple[str, ...], list[Fault]]:
     given = rotation.get("accounts")
     accounts = given if _is_pair(given) else []
     if given is None:

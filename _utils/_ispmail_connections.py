@@ -6,7 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import _ispmail_database
+import _ispmail_hosts
+import _ispmail_postgresql
 import _ispmail_sockets
+from _ispmail_config_database import MYSQL, PGSQL
 from _ispmail_database import Server
 from _ispmail_errors import CannotAsk, DatabaseError
 from _ispmail_sockets import Connection, Process
@@ -74,19 +77,47 @@ def read_client(text: str) -> Client:
     return Client(host, int(port)) if port.isdigit() else Client(text, None)
 
 
-def listed_by_account(keys: Mapping[str, str], host: str) -> Listed:
+def listed_by_account(keys: Mapping[str, str], host: str, table_type: str = MYSQL) -> Listed:
     """Ask a host of a table file, with the login of that file.
+
+    Args:
+        table_type: ``mysql`` or ``pgsql``.
 
     Raises:
         DatabaseError: It cannot be asked.
     """
+    user = keys.get("user", "")
+    statements = _ispmail_postgresql.activity_statements([user]) if table_type == PGSQL else STATEMENTS
     with _ispmail_database.understood(host):
-        processes, facts = _ispmail_database.ask(keys, host, STATEMENTS).answers
-        for answer in (processes, facts):
+        listed, facts = _ispmail_database.ask(keys, host, statements, table_type).answers
+        for answer in (listed, facts):
             if answer.reason:
                 raise DatabaseError(answer.reason)
-        addresses = _ispmail_sockets.addresses(_ispmail_database.login(host, keys).host)
-        return read_listed(processes.rows, facts.rows, [keys.get("user", "")], addresses)
+        login = _ispmail_database.login(host, keys, table_type)
+        addresses = _ispmail_sockets.addresses(login.host)
+        if table_type == PGSQL:
+            return read_activity(listed.rows, facts.rows, login.unix_socket, addresses)
+        return read_listed(listed.rows, facts.rows, [user], addresses)
+
+
+def read_activity(
+    rows: Sequence[Mapping[str, Any]],
+    facts: Sequence[Mapping[str, Any]],
+    socket: str | None,
+    addresses: tuple[str, ...] = (),
+) -> Listed:
+    """Read what a PostgreSQL answered to `_ispmail_postgresql.activity_statements`.
+
+    Args:
+        socket: Where it was asked; None for a host: then its socket is where Debian's is.
+        addresses: Of that server; none where it was asked through its unix socket.
+
+    Raises:
+        LookupError, TypeError, ValueError: No PostgreSQL answers that, see `_ispmail_database.understood`.
+    """
+    port = int(facts[0]["port"])
+    path = socket or _ispmail_hosts.postgresql_socket(_ispmail_hosts.POSTGRESQL_SOCKETS, port)
+    return Listed(tuple(Client(*each) for each in _ispmail_postgresql.activity(rows)), port, path, addresses)
 
 
 def listed_by_admin(server: Server, users: Collection[str], host: str | None) -> Listed:

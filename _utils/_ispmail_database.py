@@ -8,23 +8,31 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import _ispmail_dialect
 import _ispmail_hosts
+import _ispmail_postgresql_client
 import _ispmail_sql
 from _ispmail_client import TLS, Client, Login
-from _ispmail_config_database import AdminLogin
+from _ispmail_config_database import MYSQL, PGSQL, AdminLogin
 from _ispmail_dialect import Dialect
 from _ispmail_errors import DatabaseError, InvalidInput, listed
 from _ispmail_meanings import EXPIRED, LOST_NUMBERS
 from _ispmail_sql import Grant
 
-# How long a statement may wait for a lock, in seconds.
-_LOCK = 5
+# In seconds: connecting, a login, and how long a statement may wait for a lock.
+_CONNECT, _LOGIN, _LOCK = 5, 10, 5
+_READ_ONLY = {
+    MYSQL: "SET SESSION TRANSACTION READ ONLY",
+    PGSQL: "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+}
 # All that SHOW GRANTS gives, a line of it, and a name that is shown, in characters; and the quotes in a line. Reading a
 # line takes far longer with each quote.
 _LONGEST_GRANTS, _LONGEST_GRANT, _LONGEST_NAME, _MOST_QUOTES = 2**18, 2**13, 128, 32
+
+
+AnyClient = Client | _ispmail_postgresql_client.Client
 
 
 class Rows(NamedTuple):
@@ -41,14 +49,25 @@ class Asked(NamedTuple):
     answers: tuple[Rows, ...]  # one for each statement
 
 
-def login(host_text: str, keys: Mapping[str, str]) -> Login:
+def login(host_text: str, keys: Mapping[str, str], table_type: str = MYSQL) -> Login:
     """How Postfix logs in to one host of a table file.
 
     Args:
-        host_text: The host as `hosts` has it.
+        host_text: The host as `hosts` has it; none that only libpq reads, see `_ispmail_hosts.is_read_by_libpq`.
         keys: The table file's keys.
+        table_type: ``mysql`` or ``pgsql``.
     """
-    host = _ispmail_hosts.parse_host(host_text)
+    host = _ispmail_hosts.parse_host(host_text, table_type)
+    if table_type == PGSQL:
+        return Login(
+            user=keys.get("user", ""),
+            password=keys.get("password", "").encode("utf-8", "surrogateescape"),
+            unix_socket=_ispmail_hosts.postgresql_socket(host.socket) if host.socket else None,
+            host=host.name,
+            port=host.port or 5432,
+            database=keys.get("dbname"),
+            type=PGSQL,
+        )
     tls = TLS(
         ca_file=keys.get("tls_CAfile") or None,
         ca_path=keys.get("tls_CApath") or None,
@@ -67,7 +86,20 @@ def login(host_text: str, keys: Mapping[str, str]) -> Login:
     )
 
 
-def ask(keys: Mapping[str, str], host_text: str, statements: Sequence[str]) -> Asked:
+def connection(where: str, login: Login, connect_within: float = _CONNECT, login_within: float = _LOGIN) -> AnyClient:
+    """A client of the server that a login is for; it connects to nothing yet.
+
+    Args:
+        where: The server, in messages.
+        login: How to log in.
+        connect_within: Seconds for each of its addresses.
+        login_within: Seconds for all of the login.
+    """
+    kind = _ispmail_postgresql_client.Client if login.type == PGSQL else Client
+    return kind(where, login, connect_within, login_within)
+
+
+def ask(keys: Mapping[str, str], host_text: str, statements: Sequence[str], table_type: str = MYSQL) -> Asked:
     """Log in as Postfix does with a table file, and run statements, which may only read.
 
     Raises:
@@ -77,10 +109,10 @@ def ask(keys: Mapping[str, str], host_text: str, statements: Sequence[str]) -> A
     hosts = _ispmail_hosts.hosts(keys)
     if host_text not in hosts:
         raise InvalidInput(f"the table file does not name that host: use one of {', '.join(hosts)}")
-    with contextlib.closing(Client(host_text, login(host_text, keys))) as client:
+    with contextlib.closing(connection(host_text, login(host_text, keys, table_type))) as client:
         client.connect()
-        client.ask("SET SESSION TRANSACTION READ ONLY")
-        if keys.get("charset"):
+        client.ask(_READ_ONLY[table_type])
+        if keys.get("charset") and table_type == MYSQL:
             # Only what the server takes statements for: it answers in our own character set.
             client.ask("SET character_set_client = %s, character_set_connection = %s", [keys["charset"]] * 2)
         return Asked(client.plugin, tuple(_rows(client, statement) for statement in statements))
@@ -145,11 +177,18 @@ class Step:
     """Statements that belong together, and what they change, for people."""
 
     name: str
-    statements: tuple[str, ...]
+    statements: tuple[str, ...] = field(repr=False)  # those of a PostgreSQL hold verifiers
     arguments: Mapping[str, str] | None = field(default=None, repr=False)  # for the statements; it holds hashes
 
 
-def run(server: Server, steps: Sequence[Step], again: str) -> None:
+class Asker(Protocol):
+    """A server of any kind."""
+
+    def ask(self, statement: str, arguments: object = None) -> Sequence[Mapping[str, Any]]:
+        """Run a statement. Its rows by the names of their columns."""
+
+
+def run(server: Asker, steps: Sequence[Step], again: str) -> None:
     """Run statements one step after the other.
 
     Args:
@@ -166,7 +205,7 @@ def run(server: Server, steps: Sequence[Step], again: str) -> None:
                 server.ask(statement, step.arguments)
         except DatabaseError as err:
             # Of a statement that was sent nobody knows whether the server has run it.
-            state = "may be done" if err.number in LOST_NUMBERS else "failed"
+            state = "may be done" if not err.number or err.number in LOST_NUMBERS else "failed"
             parts = [f"done: {done.name}" for done in steps[:number]]
             parts.append(f"{state}: {step.name}")
             parts += [f"not done: {rest.name}" for rest in steps[number + 1 :]]
@@ -220,7 +259,7 @@ class Server(NamedTuple):
         return self.client.ask(statement, arguments)
 
 
-def _rows(client: Client, statement: str) -> Rows:
+def _rows(client: AnyClient, statement: str) -> Rows:
     try:
         return Rows(client.ask(statement))
     except DatabaseError as err:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 import _ispmail_doctor_holders
 import _ispmail_doctor_login
 import _ispmail_doctor_postfix
+import _ispmail_doctor_postgresql
 import _ispmail_doctor_server
 import _ispmail_table_users
+from _ispmail_config_database import MYSQL, PGSQL
 from _ispmail_doctor_postfix import LiveMap, Target
+from _ispmail_doctor_server import Live
+from _ispmail_inventory import Inventory
 from _ispmail_report import Finding
 from _ispmail_scope import Scope
-from _ispmail_table_users import Users
 
 
 def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[], Scope]) -> Iterator[Finding]:
@@ -27,14 +30,21 @@ def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[
         CannotAsk: Postfix cannot be asked. A database that cannot be asked is a finding.
     """
     maps: list[LiveMap] = []
-    users: list[Users] = []
+    inventories: list[Inventory] = []
     for target in targets:
         postfix = _ispmail_doctor_postfix.read_postfix(target)
-        live = _ispmail_doctor_postfix.read_maps(postfix)
-        yield from _ispmail_doctor_postfix.check(postfix, live)
-        maps += live
-        users.append(_ispmail_table_users.of_inventory(postfix.inventory))
+        found = _ispmail_doctor_postfix.read_maps(postfix)
+        yield from _ispmail_doctor_postfix.check(postfix, found)
+        maps += found
+        inventories.append(postfix.inventory)
     yield from _ispmail_doctor_login.check(maps)
-    hosts = [login.host for login in _ispmail_doctor_login.logins(maps)]
-    yield from _ispmail_doctor_server.check(targets, hosts, _ispmail_table_users.together(users), addresses)
+    yield from _ispmail_doctor_postgresql.check(maps)
+    live = {
+        table_type: Live(
+            [login.host for login in _ispmail_doctor_login.logins(maps, table_type)],
+            _ispmail_table_users.together(_ispmail_table_users.of_inventory(each, table_type) for each in inventories),
+        )
+        for table_type in (MYSQL, PGSQL)
+    }
+    yield from _ispmail_doctor_server.check(targets, live, addresses)
     yield from _ispmail_doctor_holders.check(scope)

@@ -11,6 +11,7 @@ import _ispmail_database
 import _ispmail_lookup
 import _ispmail_query
 import _ispmail_tablefile
+from _ispmail_config_database import MYSQL
 from _ispmail_database import Rows
 from _ispmail_doctor_postfix import LiveMap
 from _ispmail_errors import IspmailError, plural
@@ -41,7 +42,10 @@ _LIMITS = (
 # The default format of MySQL 9 has no columns.
 _EXPLAIN = "EXPLAIN FORMAT=TRADITIONAL"
 
-_LOGIN_WORKS = "the login works"
+LOGIN_CHECK = "the login works"
+IDLE_CHECK, CONNECTIONS_CHECK = "the server keeps idle connections", "the server takes enough connections"
+READS_CHECK = "the account may only read"
+QUERY_CHECK, ADDRESS_CHECK, INDEX_CHECK = "the query works", "the query takes every address", "the query uses an index"
 _PLUGIN_CHECK = "smtpd's chroot has the login plugin"
 
 
@@ -102,12 +106,12 @@ class LoginAnswers(NamedTuple):
     maps: tuple[MapAnswers, ...]
 
 
-def logins(maps: Sequence[LiveMap]) -> list[Login]:
-    """Group maps by host and login. Those whose table file does not tell who logs in are left out."""
+def logins(maps: Sequence[LiveMap], table_type: str = MYSQL) -> list[Login]:
+    """Group the maps of one type by host and login. Those whose table file does not tell who logs in are left out."""
     by_login: dict[tuple[str, tuple[str | None, ...]], list[LiveMap]] = {}
     by_host: dict[str, list[LiveMap]] = {}
     for live in maps:
-        if live.map.type != "mysql" or not _ispmail_tablefile.tells_login(live.keys):
+        if live.map.type != table_type or not _ispmail_tablefile.tells_login(live.keys):
             continue
         settings = tuple(live.keys.get(key) for key in _LOGIN_KEYS)
         for host in live.hosts:
@@ -122,7 +126,7 @@ def statements(live: LiveMap) -> Statements:
     query, *others = [(probe.kind, _filled(template, probe.question)) for probe in _ispmail_query.probes()]
     compared = {}
     if len(live.hosts) > 1:
-        compared = {**_row_counts(template), **_expected_answers(live, template)}
+        compared = compared_statements(live, "`")
     return Statements(query[1], f"{_EXPLAIN} {query[1]}", compared, dict(others), _collations(template))
 
 
@@ -130,12 +134,21 @@ def _filled(template: str, question: str) -> str:
     return _ispmail_query.fill(template, question) or template
 
 
-def _row_counts(template: str) -> dict[str, str]:
-    """Statements that count the rows of each table of a query; tables of another database are left out."""
-    return {
-        f"rows of {table}": f"SELECT COUNT(*) AS n FROM `{table}`"  # noqa: S608
+def compared_statements(live: LiveMap, quote: str) -> dict[str, str]:
+    """Statements whose answers all hosts of a map should have alike.
+
+    They count the rows of each table of its query, but for those of another database, and ask what pillar's answers
+    ask of it.
+
+    Args:
+        quote: What stands around a name in SQL.
+    """
+    template = live.keys.get("query", "")
+    counts = {
+        f"rows of {table}": f"SELECT COUNT(*) AS n FROM {quote}{table}{quote}"  # noqa: S608
         for table in _ispmail_query.tables(template)
     }
+    return {**counts, **_expected_answers(live, template)}
 
 
 def _collations(template: str) -> str:
@@ -211,9 +224,9 @@ def check(maps: Sequence[LiveMap]) -> Iterator[Finding]:
                 found = ask(login)
                 findings = list(check_login(found))
         except IspmailError as err:
-            yield fault_if(str(err), _LOGIN_WORKS, where)
+            yield fault_if(str(err), LOGIN_CHECK, where)
             continue
-        yield fault_if("", _LOGIN_WORKS, where)
+        yield fault_if("", LOGIN_CHECK, where)
         yield from findings
         answers += found.maps
     yield from same_answers(answers)
@@ -275,32 +288,40 @@ def _reads_only(login: Login, account: LoginAccount) -> Iterator[Finding]:
             f"{account.name} has {described}: give the program that needs it an account of its own, then revoke it, "
             "or set server:revoke_other_grants and apply ispmail.database"
         )
-    yield warning_if(fix, "the account may only read", f"{account.name} on {login.where}")
+    yield warning_if(fix, READS_CHECK, f"{account.name} on {login.where}")
 
 
 def idle_connections(login: Login, account: LoginAccount) -> Iterator[Finding]:
     """The server must not close a connection that Postfix still keeps: Postfix would ignore the host for a minute."""
-    intervals = [live.keys.get("idle_interval", "") for live in login.maps]
-    kept = max(int(text) if text.isdigit() else _IDLE for text in intervals)
-    fix = ""
-    if account.wait_timeout < kept:
-        fix = (
-            f"wait_timeout is {account.wait_timeout} s, but Postfix keeps idle connections for {kept} s: "
-            "raise wait_timeout"
-        )
-    yield fault_if(fix, "the server keeps idle connections", login.where)
+    fix = closes_idle("wait_timeout", account.wait_timeout, login)
+    yield fault_if(fix, IDLE_CHECK, login.where)
 
 
 def enough_connections(login: Login, account: LoginAccount) -> Iterator[Finding]:
     """The server must take as many connections as Postfix can open. One limit counts all logins, the other each."""
-    fix = _too_few("max_connections", account.max_connections, login.neighbours) or _too_few(
+    fix = too_few("max_connections", account.max_connections, login.neighbours) or too_few(
         "max_user_connections", account.max_user_connections, login.maps
     )
-    yield warning_if(fix, "the server takes enough connections", login.where)
+    yield warning_if(fix, CONNECTIONS_CHECK, login.where)
 
 
-def _too_few(limit: str, value: int, maps: Sequence[LiveMap]) -> str:
-    """What to do where Postfix may open more connections than a limit allows; each process opens one for a map."""
+def closes_idle(setting: str, seconds: int, login: Login) -> str:
+    """What to do where the server closes idle connections earlier than Postfix."""
+    intervals = [live.keys.get("idle_interval", "") for live in login.maps]
+    kept = max(int(text) if text.isdigit() else _IDLE for text in intervals)
+    if seconds >= kept:
+        return ""
+    return f"{setting} is {seconds} s, but Postfix keeps idle connections for {kept} s: raise {setting}"
+
+
+def too_few(limit: str, value: int, maps: Sequence[LiveMap]) -> str:
+    """What to do where Postfix may open more connections than a limit allows; each process opens one for a map.
+
+    Args:
+        limit: Its name.
+        value: 0 where there is none.
+        maps: Those that it counts.
+    """
     direct: dict[tuple[str, int], int] = {}
     for live in maps:
         if not live.map.proxy:
@@ -321,24 +342,30 @@ def _too_few(limit: str, value: int, maps: Sequence[LiveMap]) -> str:
 
 def check_query(answers: MapAnswers) -> Iterator[Finding]:
     """Yield whether a map's query works, and uses an index."""
-    works, indexed = "the query works", "the query uses an index"
     where = f"{answers.map.name} on {answers.host}"
-    yield fault_if(answers.query.reason or "", works, where)
+    yield fault_if(answers.query.reason or "", QUERY_CHECK, where)
     if answers.query.reason:
         return
-    yield fault_if(_failing_probes(answers), "the query takes every address", where)
+    yield fault_if(_failing_probes(answers), ADDRESS_CHECK, where)
     if answers.plan.reason:
-        yield warning_if(f"EXPLAIN does not work: {answers.plan.reason}", indexed, where)
+        yield warning_if(f"EXPLAIN does not work: {answers.plan.reason}", INDEX_CHECK, where)
         return
     # The table is None where the plan has none.
     plan = [{**row, "table": row["table"] and _ispmail_database.shown(row["table"])} for row in answers.plan.rows]
     scans = _ispmail_query.full_scans(answers.map.keys.get("query", ""), plan)
-    yield fault_if("; ".join(scans), indexed, where)
+    yield fault_if("; ".join(scans), INDEX_CHECK, where)
+
+
+def failing_probes(answers: MapAnswers) -> str:
+    """Which addresses make the query fail, and what that does; empty where none does."""
+    failing = [f"{kind} makes it fail ({rows.reason})" for kind, rows in answers.probes.items() if rows.reason]
+    effect = "any sender can use one, and Postfix then ignores this host for a minute"
+    return f"{'; '.join(failing)}: {effect}" if failing else ""
 
 
 def _failing_probes(answers: MapAnswers) -> str:
     """Which addresses make the query fail, and what to do about it."""
-    failing = [f"{kind} makes it fail ({rows.reason})" for kind, rows in answers.probes.items() if rows.reason]
+    failing = failing_probes(answers)
     if not failing:
         return ""
     collations: dict[str, dict[str, str]] = {}
@@ -346,8 +373,7 @@ def _failing_probes(answers: MapAnswers) -> str:
         columns = collations.setdefault(_ispmail_database.shown(row["t"]), {})
         columns[_ispmail_database.shown(row["c"])] = _ispmail_database.shown(row["o"])
     cures = [_cure(table, columns) for table, columns in collations.items() if _ispmail_collations.narrow(columns)]
-    effect = "any sender can use one, and Postfix then ignores this host for a minute"
-    return f"{'; '.join(failing)}: {effect}. {'; '.join(cures) or 'Check the query and the character sets'}"
+    return f"{failing}. {'; '.join(cures) or 'Check the query and the character sets'}"
 
 
 def _cure(table: str, columns: Mapping[str, str]) -> str:

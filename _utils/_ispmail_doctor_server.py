@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import _ispmail_account_users
 import _ispmail_hosts
-from _ispmail_config_database import DatabaseConfig
+from _ispmail_config_database import MYSQL, PGSQL, DatabaseConfig
 from _ispmail_doctor_postfix import Target
 from _ispmail_errors import IspmailError
 from _ispmail_report import Finding, fault_if, warning_if
@@ -20,28 +20,60 @@ _PLUGIN_CHECK = "a rotation can change the account's passwords"
 _SET_UP = "the database is as ispmail.database sets it up"
 
 
-def check(targets: Sequence[Target], hosts: Sequence[str], users: Users, addresses: Sequence[str]) -> Iterator[Finding]:
+class _Advice(NamedTuple):
+    """What to do about an account, as its kind of server has it."""
+
+    unlock: str
+    never: str  # have its password never expire
+    login: str  # why another way to log in is no good; {0}: how it logs in, {1}: how it should
+    unseen: str  # why it is not known which passwords it has
+
+
+_ADVICE = {
+    MYSQL: _Advice(
+        "ALTER USER … ACCOUNT UNLOCK",
+        "ALTER USER … PASSWORD EXPIRE NEVER",
+        "it logs in by {0}, which a rotation cannot handle: use {1} alone",
+        "",
+    ),
+    PGSQL: _Advice(
+        "ALTER ROLE … LOGIN",
+        "ALTER ROLE … VALID UNTIL 'infinity'",
+        "its password is kept by {0}, which proves no server, and can be stolen: set it anew, by {1}",
+        "it was not looked at: only a superuser may see it",
+    ),
+}
+
+
+class Live(NamedTuple):
+    """What the tables of these instances say of one kind of server."""
+
+    hosts: Sequence[str]  # those that the live table files name
+    users: Users  # those as whom the tables log in
+
+
+def check(targets: Sequence[Target], live: Mapping[str, Live], addresses: Sequence[str]) -> Iterator[Finding]:
     """Yield what only the admin of a database server can find out, once for instances that share it.
 
     Args:
         targets: The instances.
-        hosts: Those that the live table files name.
-        users: Those as whom the tables of these instances log in.
+        live: Table type to what the tables of that type say.
         addresses: The IPv4 addresses of this machine.
     """
-    local = any(is_local(host, addresses) for host in hosts)
     seen: list[DatabaseConfig] = []
     for target in targets:
         config = target.database
+        of_server = live[config.type]
+        local = any(is_local(host, addresses, config.type) for host in of_server.hosts)
         identity = config._replace(pillar_key="", password=None, create_tables=False)
         if target.own_server and identity not in seen and _may_be_asked(target, local):
             seen.append(identity)
-            yield from _check_server(target, users)
+            yield from _check_server(target, of_server.users)
 
 
-def is_local(host: str, addresses: Sequence[str]) -> bool:
+def is_local(host: str, addresses: Sequence[str], table_type: str = MYSQL) -> bool:
     """Whether a host of a table file is this machine."""
-    parsed = _ispmail_hosts.parse_host(host)
+    parsed = _ispmail_hosts.parse_host(host, table_type)
     return parsed.socket is not None or parsed.name in addresses
 
 
@@ -66,7 +98,8 @@ def _check_server(target: Target, users: Users) -> Iterator[Finding]:
     yield from _set_up(target.database.create_tables, found["tables"], where)
     for name, account in found["accounts"].items():
         if account["managed"]:
-            yield from check_account(f"{target.prefix}{name}", account, found["login_plugins"])
+            title = f"{target.prefix}{name}"
+            yield from check_account(title, account, found["login_plugins"], target.database.type)
     yield from _no_unmanaged_accounts(found["accounts"], where)
     yield from _accounts_exist(target, found["accounts"])
     yield from _idle_account_locked(target.prefix, found["pair"])
@@ -83,23 +116,28 @@ def _set_up(create_tables: bool, tables: Mapping[str, Sequence[str]], where: str
     yield warning_if(f"{'; '.join(missing)}: apply ispmail.database" if missing else "", _SET_UP, where)
 
 
-def check_account(name: str, account: Mapping[str, Any], login_plugins: Sequence[str]) -> Iterator[Finding]:
+def check_account(
+    name: str, account: Mapping[str, Any], login_plugins: Sequence[str], table_type: str = MYSQL
+) -> Iterator[Finding]:
     """Yield what the admin sees of one managed account, whose passwords can be rotated with some login plugins."""
+    advice = _ADVICE[table_type]
     others = [plugin for plugin in account["plugins"] if plugin not in login_plugins]
-    plugin = f"it logs in by {', '.join(others)}, which a rotation cannot handle: use {login_plugins[0]} alone"
+    plugin = advice.login.format(", ".join(others), login_plugins[0])
     yield fault_if(plugin if others else "", _PLUGIN_CHECK, name)
-    locked = "the account is locked: run ALTER USER … ACCOUNT UNLOCK"
+    locked = f"the account is locked: run {advice.unlock}"
     yield fault_if(locked if account["locked"] else "", "the account is not locked", name)
-    yield _expiry(name, account["expires"])
-    yield warning_if(_other_passwords(account["passwords"], login_plugins[0]), "the account accepts one password", name)
+    yield expiry(name, account["expires"], table_type)
+    passwords = account["passwords"]
+    fix = advice.unseen if passwords is None else _other_passwords(passwords, login_plugins[0])
+    yield warning_if(fix, "the account accepts one password", name)
 
 
-def _expiry(name: str, expires: Mapping[str, Any] | None) -> Finding:
-    """All lookups fail from that second on, so it is a fault some days before."""
+def expiry(name: str, expires: Mapping[str, Any] | None, table_type: str = MYSQL) -> Finding:
+    """Tell whether a password expires. All lookups fail from that second on, so it is a fault some days before."""
     check = "the account's password does not expire"
     if expires is None:
         return fault_if("", check, name)
-    cure = "rotate the password, and run ALTER USER … PASSWORD EXPIRE NEVER on the database server"
+    cure = f"rotate the password, and run {_ADVICE[table_type].never} on the database server"
     if expires["seconds"] <= 0:
         return fault_if(f"it has expired, every lookup fails: {cure}", check, name)
     fix = f"it expires on {expires['date']}, and every lookup fails from then on: {cure}"
@@ -124,6 +162,10 @@ def _no_unmanaged_accounts(accounts: Mapping[str, Mapping[str, Any]], where: str
 
 def _accounts_exist(target: Target, accounts: Mapping[str, object]) -> Iterator[Finding]:
     """Compared by host: the user's name may be in sdb, where it is not looked up here."""
+    if target.database.type == PGSQL:
+        fix = "" if accounts else "there is no such role: apply ispmail.database"
+        yield fault_if(fix, "the account exists", f"{target.prefix}{target.database.user}")
+        return
     existing = {name.rpartition("@")[2] for name in accounts}
     for host in target.database.managed_hosts(existing):
         if host not in existing:
@@ -145,7 +187,8 @@ def _left_behind(others: Mapping[str, Mapping[str, Any]], users: Users, where: s
     """An account that was replaced by another one keeps its password and its rights until somebody drops it."""
     left = []
     for name, other in others.items():
-        if name.rpartition("@")[0] not in users.names:
+        # A role of PostgreSQL has no host.
+        if (name.rpartition("@")[0] or name) not in users.names:
             seen = _ispmail_account_users.describe_connections(other["connections"])
             what = f"{name} may read the maps' tables ({seen})"
             left.append(what if users.unknown else f"{what}: {other['drop']}")

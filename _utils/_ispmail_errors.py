@@ -31,9 +31,12 @@ class NotPutBack(Failed):
 
 
 class DatabaseError(CannotAsk):
-    """The database server, or the way to it, refused. `number` is the server's error number, 0 where there is none."""
+    """The database server, or the way to it, refused.
 
-    def __init__(self, text: str, number: int = 0) -> None:
+    `number` is the server's error number, or the SQLSTATE of a PostgreSQL; 0 or empty where there is none.
+    """
+
+    def __init__(self, text: str, number: int | str = 0) -> None:
         super().__init__(text)
         self.number = number
 

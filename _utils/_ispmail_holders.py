@@ -23,11 +23,13 @@ import _ispmail_hosts
 import _ispmail_inventory
 import _ispmail_remembered
 import _ispmail_search
+import _ispmail_servers
 import _ispmail_sockets
 import _ispmail_table_users
 import _ispmail_tablefile
 from _ispmail_config import CompleteInstance
 from _ispmail_config_consumers import Consumers
+from _ispmail_config_database import MYSQL, PGSQL
 from _ispmail_connections import Client, Listed, Unknown
 from _ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
 from _ispmail_inventory import Inventory, Table
@@ -155,25 +157,26 @@ def left_behind(
     """
     replaced = _replaced_users(wanted, consumers)
     head = "the password changes"
+    cache, files, warnings = "", list[str](), list[str]()
+    # A fault of the apply itself comes in where this yields.
     try:
         known = scope() if replaced else None
-        if known is None or replaced.isdisjoint(known.accounts):
-            yield []
-            return
-        found = find(known, search=OLD, within=_APPLY_SECONDS)
+        if known is not None and not replaced.isdisjoint(known.accounts):
+            found = find(known, search=OLD, within=_APPLY_SECONDS)
+            cache, files = known.cache, [] if test else list(found.files)
+            warnings = [f"{head}: {holder.text}" for holder in found.unnamed]
     except (CannotAsk, InvalidInput) as err:
         reason = "; ".join(map(str, err.faults)) if isinstance(err, PillarFault) else str(err)
-        yield [f"{head}, and whether others hold it could not be found out: {reason}"]
-        return
-    with _ispmail_remembered.added(known.cache, () if test else found.files):
-        yield [f"{head}: {holder.text}" for holder in found.unnamed]
+        warnings = [f"{head}, and whether others hold it could not be found out: {reason}"]
+    with _ispmail_remembered.added(cache, files):
+        yield warnings
 
 
 def _replaced_users(wanted: CompleteInstance, consumers: Consumers) -> set[str]:
     """The users whose logins an apply would replace in live table files or option files."""
     found: set[str] = set()
     for each in wanted.maps:
-        keys = _ispmail_tablefile.parse(_content(each.path)) if each.type == "mysql" else {}
+        keys = _ispmail_tablefile.parse(_content(each.path)) if each.type in (MYSQL, PGSQL) else {}
         found.update(_replaced(keys, each.keys))
     for consumer in consumers.with_option_file:
         found.update(_replaced(_ispmail_consumers.login_in(consumer), consumers.keys))
@@ -202,7 +205,7 @@ def _all_logins(scope: Scope) -> list[_LiveLogin]:
     found = {}
     for instance in scope.instances.values():
         for each in instance.wanted:
-            file = _ispmail_files.read(each.path) if each.type == "mysql" else None
+            file = _ispmail_files.read(each.path) if each.type == scope.database.type else None
             if file and file.content is not None:
                 found[file.path] = _LiveLogin(file.path, _ispmail_tablefile.parse(file.content))
     for some in scope.consumers:
@@ -236,8 +239,10 @@ def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holde
     """
     ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
     foreign = []
-    for settings, table, places in ((each.settings, *item) for each in inventories for item in _tables(each)):
-        users = _ispmail_table_users.of(table, settings)
+    for settings, table, places in (
+        (each.settings, *item) for each in inventories for item in _tables(each, scope.database.type)
+    ):
+        users = _ispmail_table_users.of(table, settings, scope.database.type)
         named = [user for user in scope.accounts if user in users.names]
         if table.path in ours or not (named or users.unknown):
             continue
@@ -262,11 +267,11 @@ def _logs_in(accounts: Sequence[str], users: Users) -> str:
     return f"logs in as {account}" if len(users.names) == 1 else f"may log in as {account}, by an option file or not,"
 
 
-def _tables(inventory: Inventory) -> list[tuple[Table, list[str]]]:
-    """The MySQL tables that main.cf or master.cf reach, each path once, with the parameters."""
+def _tables(inventory: Inventory, table_type: str) -> list[tuple[Table, list[str]]]:
+    """The tables of a type that main.cf or master.cf reach, each path once, with the parameters."""
     found: dict[str, tuple[Table, dict[str, None]]] = {}
     for table in inventory.tables:
-        if table.type == "mysql":
+        if table.type == table_type:
             found.setdefault(table.path, (table, {}))[1].update(dict.fromkeys(place.name for place in table.places))
     return [(table, list(names)) for table, names in found.values()]
 
@@ -359,7 +364,10 @@ def _ask_hosts(
     asked = set()
     until = time.monotonic() + within
     for login, host in ((one, host) for one in live for host in _ispmail_hosts.hosts(one.keys)):
-        target = _ispmail_database.login(host, login.keys)
+        if _ispmail_hosts.is_read_by_libpq(host, scope.database.type):
+            found.notes.append("who is connected to a host that is a URI is not known: only libpq reads it")
+            continue
+        target = _ispmail_database.login(host, login.keys, scope.database.type)
         if target in asked:
             continue
         asked.add(target)
@@ -367,7 +375,7 @@ def _ask_hosts(
             found.notes.append(f"who is connected to {host} is not known: other hosts took more than {within} s")
             continue
         try:
-            listed = _ispmail_connections.listed_by_account(login.keys, host)
+            listed = _ispmail_connections.listed_by_account(login.keys, host, scope.database.type)
         except DatabaseError as err:
             found.notes.append(f"who is connected to {host} is not known: {err}")
             continue
@@ -380,11 +388,10 @@ def _ask_hosts(
 def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], is_known: Callable[[Process], bool], found: Holders) -> None:
     """Ask the database server as its admin: for its own programs, and for hosts that are none of the site's."""
     login = scope.database.login
-    with _ispmail_database.admin(login) as server:
-        listed = _ispmail_connections.listed_by_admin(server, scope.accounts, login.host)
-        if scope.database.other:
-            of_other = _ispmail_connections.listed_by_admin(server, [scope.database.other], login.host)
-            found.connections = [client.describe() for client in of_other.clients if client.port is not None]
+    users = [scope.accounts, *([[scope.database.other]] if scope.database.other else [])]
+    listed, *others = _ispmail_servers.listed(scope.database, users)
+    for of_other in others:
+        found.connections = [client.describe() for client in of_other.clients if client.port is not None]
     account = " or ".join(scope.accounts)
     here = login.unix_socket is not None or _ispmail_sockets.is_here(login.host or "")
     _report_programs(account, listed, here, is_known, found)

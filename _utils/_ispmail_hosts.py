@@ -17,6 +17,8 @@ BLANKS = " \t\n\v\f\r"
 PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
 # Where Debian's MariaDB and MySQL listen.
 MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
+# Where Debian's PostgreSQL has its sockets: clients name the directory.
+POSTGRESQL_SOCKETS = "/run/postgresql"
 _DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
 
 
@@ -49,6 +51,16 @@ def parse_host(text: str, table_type: str = "mysql") -> Host:
     return Host(text, name=name, port=_port(port, table_type), socket=None)
 
 
+def postgresql_socket(path: str, port: int = 5432) -> str:
+    """The path of a PostgreSQL's socket, where its directory may be named, as libpq has it; else the path itself."""
+    return path if path.rpartition("/")[2].startswith(".s.PGSQL.") else f"{path.rstrip('/')}/.s.PGSQL.{port}"
+
+
+def is_read_by_libpq(text: str, table_type: str) -> bool:
+    """Whether a host is a URI, which PostgreSQL's client library takes apart itself."""
+    return _is_uri(text, table_type)
+
+
 def names(keys: Mapping[str, str], table_type: str) -> list[str]:
     """The names that a process resolves when it connects: those of hosts, neither addresses nor localhost."""
     if table_type == "sqlite":
@@ -62,9 +74,11 @@ def split_list(text: str) -> list[str]:
     return [item for item in re.split(rf"[,{BLANKS}]+", text) if item]
 
 
-def is_remote(text: str) -> bool:
-    """Tell whether a host of a mysql table is reached over a network."""
-    host = parse_host(text)
+def is_remote(text: str, table_type: str = "mysql") -> bool:
+    """Tell whether a host is reached over a network, where nothing verifies that it is the right one."""
+    host = parse_host(text, table_type)
+    if is_read_by_libpq(text, table_type):
+        return "sslmode=verify-full" not in text
     return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+|::1", host.name)
 
 

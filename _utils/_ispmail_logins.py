@@ -19,15 +19,20 @@ import _ispmail_consumers
 import _ispmail_database
 import _ispmail_files
 import _ispmail_hosts
+import _ispmail_meanings
+import _ispmail_sqlstates
 import _ispmail_tablefile
-from _ispmail_client import Client, Login
+from _ispmail_client import Login
 from _ispmail_config import Instance, qualified
 from _ispmail_config_consumers import Consumer, Consumers
+from _ispmail_config_database import MYSQL, PGSQL
+from _ispmail_database import AnyClient
 from _ispmail_errors import DatabaseError, Failed, listed
-from _ispmail_meanings import REFUSALS
 
+# The server refuses a login for its account, whatever is asked.
+_REFUSALS = (*_ispmail_meanings.REFUSALS, *_ispmail_sqlstates.REFUSALS)
 # A login that is refused for its account, or for its database: ER_DBACCESS_DENIED_ERROR, ER_BAD_DB_ERROR.
-_WRONG = (*REFUSALS, 1044, 1049)
+_WRONG = (*_ispmail_meanings.REFUSALS, 1044, 1049)
 # In seconds: connecting to one address, and all logins together.
 _CONNECT, _ALL = 2, 2.5
 # Each takes a thread. Those behind that in the table files are not tried.
@@ -66,7 +71,7 @@ def refused(
         consumers: Those of each pillar key.
 
     Raises:
-        CannotAsk: A table file cannot be read, or there is no PyMySQL.
+        CannotAsk: A table file cannot be read, or there is no PyMySQL for one that needs it.
     """
     return [login.describe() for login in try_all(read(instances, main_key, consumers)).refused]
 
@@ -80,9 +85,9 @@ def read(instances: Mapping[str, Instance], main_key: str, consumers: Iterable[C
     found: dict[tuple[str, Login], dict[str, int]] = {}
     for key, instance in instances.items():
         for each in instance.wanted:
-            if each.type == "mysql":
+            if each.type in (MYSQL, PGSQL):
                 name = qualified(each.name, key, main_key)
-                for host, login, changed in _logins(each.path):
+                for host, login, changed in _logins(each.path, each.type):
                     found.setdefault((host, login), {})[name] = changed
     for some in consumers:
         for consumer in some.with_option_file:
@@ -92,19 +97,27 @@ def read(instances: Mapping[str, Instance], main_key: str, consumers: Iterable[C
     return [LiveLogin(host, login, tuple(maps), max(maps.values())) for (host, login), maps in found.items()]
 
 
-def try_all(logins: Sequence[LiveLogin]) -> Tried:
-    """Try logins side by side, the first 64 of them.
+def require_client(logins: Sequence[LiveLogin]) -> None:
+    """See that there is a client for all logins.
 
     Raises:
         DatabaseError: There is no PyMySQL.
     """
-    if not logins:
-        return Tried([], [])
-    _ispmail_client.require_pymysql()
+    if any(login.login.type == MYSQL for login in logins):
+        _ispmail_client.require_pymysql()
+
+
+def try_all(logins: Sequence[LiveLogin]) -> Tried:
+    """Try logins side by side, the first 64 of them.
+
+    Raises:
+        DatabaseError: There is no PyMySQL for one that needs it.
+    """
+    require_client(logins)
     until = time.monotonic() + _ALL
     results: dict[LiveLogin, bool] = {}
 
-    def attempt(login: LiveLogin, client: Client) -> None:
+    def attempt(login: LiveLogin, client: AnyClient) -> None:
         try:
             with contextlib.closing(client):
                 client.connect()
@@ -112,13 +125,13 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
                 client.ask("SELECT 1")
             results[login] = True
         except DatabaseError as err:
-            if err.number in REFUSALS:
+            if err.number in _REFUSALS:
                 results[login] = False
 
-    clients: list[Client] = []
+    clients: list[AnyClient] = []
     threads: list[threading.Thread] = []
     for login in logins[:_MOST]:
-        client = Client(login.host, login.login, _CONNECT, _ALL)
+        client = _ispmail_database.connection(login.host, login.login, _CONNECT, _ALL)
         # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
         thread = threading.Thread(target=attempt, args=(login, client), daemon=True)
         if time.monotonic() > until or not _started(thread):
@@ -150,7 +163,8 @@ def probe(consumers: Consumers) -> list[str]:
     worked = False
     for host in _ispmail_hosts.hosts(consumers.keys):
         try:
-            with contextlib.closing(Client(host, _ispmail_database.login(host, consumers.keys))) as client:
+            login = _ispmail_database.login(host, consumers.keys)
+            with contextlib.closing(_ispmail_database.connection(host, login)) as client:
                 client.connect()
             worked = True
         except DatabaseError as err:
@@ -207,12 +221,12 @@ def watch(name: str) -> Watch:
     return _watches.setdefault(name, Watch())
 
 
-def _logins(path: str) -> list[tuple[str, Login, int]]:
+def _logins(path: str, table_type: str) -> list[tuple[str, Login, int]]:
     """Each host of a table file, how to log in there, and when the file changed; nothing where it tells no login."""
     changed = _changed(path)
     if changed is None:
         return []
-    return _at_each_host(_ispmail_tablefile.parse(_ispmail_files.read(path).content), changed)
+    return _at_each_host(_ispmail_tablefile.parse(_ispmail_files.read(path).content), changed, table_type)
 
 
 def _consumer_logins(consumer: Consumer, keys: Mapping[str, str]) -> list[tuple[str, Login, int]]:
@@ -220,7 +234,7 @@ def _consumer_logins(consumer: Consumer, keys: Mapping[str, str]) -> list[tuple[
     changed = _changed(consumer.option_file or "")
     if changed is None or "hosts" not in keys:
         return []
-    return _at_each_host({**keys, **_ispmail_consumers.login_in(consumer)}, changed)
+    return _at_each_host({**keys, **_ispmail_consumers.login_in(consumer)}, changed, MYSQL)
 
 
 def _changed(path: str) -> int | None:
@@ -234,12 +248,21 @@ def _changed(path: str) -> int | None:
         return None
 
 
-def _at_each_host(keys: Mapping[str, str], changed: int) -> list[tuple[str, Login, int]]:
+def _at_each_host(keys: Mapping[str, str], changed: int, table_type: str) -> list[tuple[str, Login, int]]:
     # Any other login than Postfix's may be refused where mail works.
     if not _ispmail_tablefile.tells_login(keys):
         return []
-    # Which database is asked makes no difference to whether the login is refused.
-    return [
-        (host, replace(_ispmail_database.login(host, keys), database=None), changed)
+    # Without a password PostgreSQL may ask who the process is (peer), and we are another one than Postfix.
+    if table_type == PGSQL and not keys.get("password"):
+        return []
+    logins = [
+        (host, _ispmail_database.login(host, keys, table_type))
         for host in _ispmail_hosts.hosts(keys)
+        # Only libpq itself can read a URI.
+        if not _ispmail_hosts.is_read_by_libpq(host, table_type)
     ]
+    if table_type == PGSQL:
+        # There which database is asked decides which line of pg_hba.conf counts.
+        return [(host, login, changed) for host, login in logins]
+    # Which database is asked makes no difference to whether the login is refused.
+    return [(host, replace(login, database=None), changed) for host, login in logins]

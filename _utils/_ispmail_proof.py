@@ -24,8 +24,9 @@ def fingerprints(
     nonce: object,
     live: bool = True,
     consumers: Sequence[Consumers] = (),
+    table_type: str = "mysql",
 ) -> dict[str, dict[str, str | None]]:
-    """Return scrypt(user and password, nonce) of the maps that log in to MySQL or MariaDB by the account, see RFC 7914.
+    """Return scrypt(user and password, nonce) of the maps that log in to the database by the account, see RFC 7914.
 
     Args:
         instances: The main one first: the maps of others get their pillar key before the name.
@@ -33,6 +34,7 @@ def fingerprints(
         nonce: A text of 16 characters or more, used once, so that no fingerprint can be looked up.
         live: Whether to read the live table files too.
         consumers: Other programs that log in with the account, and those of the other instances.
+        table_type: Of the account's database server; maps of others are left out.
 
     Returns:
         ``pillar`` and, where asked for, ``live``: each the name of a map, or such as ``consumer:dovecot``, to its
@@ -57,7 +59,7 @@ def fingerprints(
         found["live"] = {}
     for instance in instances:
         for each in instance.maps:
-            if each.type != "mysql" or each.keys.get("user") not in accounts:
+            if each.type != table_type or each.keys.get("user") not in accounts:
                 continue
             name = qualified(each.name, instance.pillar_key, instances[0].pillar_key)
             found["pillar"][name] = fingerprint(each.keys["user"], each.keys.get("password"))

@@ -407,10 +407,46 @@ def _is_full_scan(row: Mapping[str, Any]) -> bool:
     return row["type"] in ("ALL", "index") and not has_index and bool(is_table)
 
 
+def sequential_scans(query: str, plan: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Find the tables that a query of PostgreSQL reads in full although it was told not to, from its plan.
+
+    Args:
+        query: The query.
+        plan: What EXPLAIN (FORMAT JSON) gave, with enable_seqscan off: a small table is else read in full in any case.
+
+    Returns:
+        A sentence each, with the fix.
+    """
+    nodes = [each["Plan"] for each in plan]
+    found: dict[str, None] = {}
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", [])
+        if node["Node Type"] == "Seq Scan":
+            found.setdefault(str(node["Relation Name"]))
+    return [
+        f"reads all of {table} for each question: {_index_advice(query, table, 'CREATE INDEX ON {0} ({1})')}"
+        for table in found
+    ]
+
+
+def compared_columns(query: str) -> list[str]:
+    """The columns that a query of one table compares with what is asked, as they are; none for a query of several."""
+    if len(tables(query)) != 1 or len(re.findall(r"\b(?:FROM|JOIN)\s", query, re.IGNORECASE)) != 1:
+        return []
+    compared = [match for pattern in _COMPARED for match in re.finditer(pattern, query)]
+    return list(dict.fromkeys(match["column"] for match in compared))
+
+
 def _scan_sentence(query: str, alias: str) -> str:
     renamed = re.search(rf"\b(?:FROM|JOIN)\s+`?(\w+)`?\s+(?:AS\s+)?`?{alias}\b", query, re.IGNORECASE)
     table = renamed[1] if renamed else alias
+    advice = _index_advice(query, alias, f"ALTER TABLE {table} ADD INDEX ({{1}})")
+    return f"reads all of {table} for each question: {advice}"
+
+
+def _index_advice(query: str, alias: str, statement: str) -> str:
+    """The statement that adds the index which a query needs, with {0} for the table and {1} for the column."""
     compared = [match for pattern in _COMPARED for match in re.finditer(pattern, query)]
     columns = [match["column"] for match in compared if match["owner"] in (None, alias)]
-    advice = f"ALTER TABLE {table} ADD INDEX ({columns[0]})" if columns else "compare a column that has an index"
-    return f"reads all of {table} for each question: {advice}"
+    return statement.format(alias, columns[0]) if columns else "compare a column that has an index"

@@ -179,10 +179,12 @@ def database(
 def _database(
     pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, names: Collection[str], password_needed: bool = False
 ) -> DatabaseConfig:
-    found = section(pillar, key)
-    if isinstance(found, Mapping):
-        found = {name: found.get(name) for name in names}
+    given = section(pillar, key)
+    found = {name: given.get(name) for name in names} if isinstance(given, Mapping) else given
     found, faults = _looked_up(found, opts)
+    if isinstance(given, Mapping):
+        # The maps tell which kind of server it is; what they have in sdb is not needed.
+        found["maps"] = given.get("maps")
     return _ispmail_config_database.database(key, found, faults, password_needed)
 
 
@@ -192,7 +194,15 @@ def accounts(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> Co
     known: dict[str, Any] = {"database": {"user": _ispmail_config_database.user(found)}}
     if isinstance(found, Mapping):
         known["rotation"] = found.get("rotation")
-    return _ispmail_config_database.accounts(_looked_up(known, opts)[0])
+    resolved = _looked_up(known, opts)[0]
+    if isinstance(found, Mapping):
+        resolved["maps"] = found.get("maps")
+    return _ispmail_config_database.accounts(resolved)
+
+
+def server_type(pillar: Mapping[str, Any], key: str) -> str:
+    """Read the table type of the database server: ``mysql`` or ``pgsql``."""
+    return _ispmail_config_database.server_type(section(pillar, key))
 
 
 def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, as_admin: bool = True) -> Scope:

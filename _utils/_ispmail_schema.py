@@ -43,7 +43,7 @@ def create(config: DatabaseConfig, test: bool) -> dict[str, Any]:
         found = read_tables(server, dbname)
         needs = _ispmail_sql.missing(found)
         if not config.create_tables:
-            return {"changes": {}, "warnings": _missing_parts_warnings(dbname, needs)}
+            return {"changes": {}, "warnings": _ispmail_sql.missing_parts_warnings(dbname, needs)}
         if not has_database(server, dbname):
             changes["database"] = {"old": None, "new": dbname}
             statement = f"CREATE DATABASE {_ispmail_sql.quote(dbname)} CHARACTER SET utf8mb4"
@@ -104,15 +104,6 @@ def _run(server: Server, work: Sequence[Step]) -> None:
     began = time.monotonic()
     _ispmail_database.run(server, work, "apply ispmail.database again")
     log.info("Created or altered in %.1f s: %s", time.monotonic() - began, "; ".join(step.name for step in work))
-
-
-def _missing_parts_warnings(dbname: str, needs: Mapping[str, Missing]) -> list[str]:
-    """With create_tables: false a missing guide table is not reported: the site uses its own schema."""
-    return [
-        f"{dbname}.{table} is missing {', '.join(missing.describe())}, and create_tables is false: add it by hand"
-        for table, missing in needs.items()
-        if not missing.whole_table
-    ]
 
 
 def _grouped(server: Server, statement: str, dbname: str) -> dict[str, list[str]]:

@@ -1,8 +1,9 @@
-"""As which users Postfix logs in to MariaDB or MySQL by its tables, see mysql_table(5).
+"""As which users Postfix logs in to its databases by its tables, see mysql_table(5) and pgsql_table(5).
 
 `user` and `password` of the table count first. A table without a user leaves it to the client library: it takes the
 user of an option file, and where there is none, the name of the user that its process runs as. The password is the
 table's in any case: where it has none, Postfix hands over an empty one, and the library does not look for another.
+That of PostgreSQL has no such files, and takes the name of the user that its process runs as.
 """
 
 from __future__ import annotations
@@ -35,24 +36,27 @@ def together(several: Iterable[Users]) -> Users:
     return Users(frozenset().union(*(each.names for each in known)), tuple(reasons))
 
 
-def of_inventory(inventory: Inventory) -> Users:
-    """Find the users of all tables that one Postfix reaches, pillar's or not."""
-    return together(of(table, inventory.settings) for table in inventory.tables)
+def of_inventory(inventory: Inventory, server: str = "mysql") -> Users:
+    """Find the users of all tables that one Postfix reaches, pillar's or not, of one kind of server: see `of`."""
+    return together(of(table, inventory.settings, server) for table in inventory.tables)
 
 
-def of(table: Table, known: Settings) -> Users:
+def of(table: Table, known: Settings, server: str = "mysql") -> Users:
     """Find as whom a table may log in: the user that it names, else each one that the client library may take.
 
     Args:
-        table: Of any type: those of PostgreSQL and SQLite have no user of MariaDB or MySQL.
+        table: Of any type: one of another database has no user of this one.
         known: The settings of its Postfix.
+        server: Whose users: ``mysql`` or ``pgsql``.
     """
-    if table.type != "mysql":
+    if table.type != server:
         return Users(frozenset())
     try:
         keys = _keys(table, known)
         if user := keys.get("user"):
             return Users(frozenset([user]))
+        if table.type == "pgsql":
+            return Users(frozenset([known.expanded("mail_owner")]))
         return Users(frozenset([known.expanded("mail_owner"), *_in_option_files(keys, known.queue_directory)]))
     except CannotAsk as err:
         return Users(frozenset(), (str(err),))

@@ -435,6 +435,9 @@ def _hosts_rules(table: _Table) -> Findings:
     if table.type == "mysql" and not has_tls and any(is_remote(text) for text in texts):
         fix = "set tls_CAfile, or be sure of that network"
         return Findings(errors, (Fault("hosts", "goes over the network without TLS", fix),))
+    if table.type == "pgsql" and not errors and any(is_remote(text, "pgsql") for text in texts):
+        fix = "be sure of that network, or have a tunnel to it that ends on 127.0.0.1"
+        return Findings(warnings=(Fault("hosts", "goes over the network, where libpq trusts any server", fix),))
     return Findings(errors)
 
 

@@ -26,14 +26,11 @@ from lab.smtp import Load, Report, rcpt
 
 OWN_POSTFIX = Path("/etc/postfix")  # of this machine: the demo must not change it
 
-# What the ISPmail guide asks for: main.cf parameter to table file and query.
+# What the ISPmail guide asks for: main.cf parameter to query.
 MAPS = {
-    "virtual_mailbox_domains": ("mariadb-virtual-mailbox-domains.cf", "SELECT 1 FROM virtual_domains WHERE name='%s'"),
-    "virtual_alias_maps": (
-        "mariadb-virtual-alias-maps.cf",
-        "SELECT destination FROM virtual_aliases WHERE source='%s'",
-    ),
-    "virtual_mailbox_maps": ("mariadb-virtual-mailbox-maps.cf", "SELECT 1 FROM virtual_users WHERE email='%s'"),
+    "virtual_mailbox_domains": "SELECT 1 FROM virtual_domains WHERE name='%s'",
+    "virtual_alias_maps": "SELECT destination FROM virtual_aliases WHERE source='%s'",
+    "virtual_mailbox_maps": "SELECT 1 FROM virtual_users WHERE email='%s'",
 }
 # Lookups: the parameter of the map, what the key is, the key, and the answer.
 QUESTIONS = (
@@ -63,7 +60,13 @@ CLIENTS_PER_SMTPD = 10  # then a new smtpd process starts, and logs in to the da
 
 
 class Demo:
-    """The private servers, the minion, and the steps in their order."""
+    """The private servers, the minion, and the steps in their order. lab.demo_postgresql has those that differ."""
+
+    server = "MariaDB"
+    table_type = "mysql"
+    user = "mailserver"
+    # By which Postfix's client library tells that the database refuses a login.
+    refusal = "Access denied for user 'mailserver'"
 
     def __init__(self, screen: Screen, directory: Path):
         """Start nothing yet."""
@@ -71,10 +74,16 @@ class Demo:
         self.directory = directory
         self.token = secrets.token_hex(8)  # a part of each password: finding it is finding a password
         self.password = f"it's 100% {self.token} \\ #1;"
-        self.db = MariaDB(directory / "db")
+        self.db: Any = self.database(directory / "db")
         self._mail: Postfix | None = None
         self._dovecot: Dovecot | None = None
+        self._is_synced = False
         self.minion = Minion(directory / "minion", enable_fqdns_grains=False)
+
+    @staticmethod
+    def database(directory: Path) -> Any:
+        """The private database server, not started yet."""
+        return MariaDB(directory)
 
     @property
     def mail(self) -> Postfix:
@@ -98,9 +107,14 @@ class Demo:
             self._mail.stop()
         self.db.stop()
 
+    def ports(self) -> list[int]:
+        """Those that its servers listen on."""
+        ports = [self.db.port, self.mail.port]
+        return ports + ([self.dovecot.imap_port, self.dovecot.lmtp_port] if self._dovecot else [])
+
     def errors(self) -> str:
-        """What may explain a failure: whether MariaDB runs, and Postfix's last errors."""
-        lines = [] if self.db.running else ["MariaDB is not running"]
+        """What may explain a failure: whether the database runs, and Postfix's last errors."""
+        lines = [] if self.db.running else [f"{self.server} is not running"]
         log = self._mail.log.splitlines() if self._mail else []
         return "\n".join(lines + [line for line in log if re.search("warning|error|fatal|panic", line)][-3:])
 
@@ -125,12 +139,16 @@ class Demo:
         version = self.db.sql("SELECT VERSION()")[0][0].partition("-")[0]
         rows = self.db.sql("SELECT source, destination FROM mailserver.virtual_aliases")
         alias = (("jack@example.org", "john@example.org"),)
-        self.screen.check(f"MariaDB {version}", rows, alias, f"listens on {_address(self.db)}")
+        self.screen.check(f"MariaDB {version}", rows, alias, f"listens on {address(self.db)}")
+        self.start_postfix()
+
+    def start_postfix(self) -> None:
+        """Start a Postfix without any map."""
         self._mail = Postfix(self.directory / "mail", max_use=str(CLIENTS_PER_SMTPD))
         with delayed_signals():
             self.mail.start()
         version = self.mail.command("postconf", "-d", "-h", "mail_version").strip()
-        where = f"listens on {_address(self.mail)}, smtpd runs in Debian's chroot"
+        where = f"listens on {address(self.mail)}, smtpd runs in Debian's chroot"
         self.screen.check(f"Postfix {version}", sorted(set(self.mail.postconf()) & set(MAPS)), [], where)
         self._check_recipient("john@example.org", 554, "john@example.org")
 
@@ -142,7 +160,7 @@ class Demo:
             "ispmail:\n"
             "  database:\n"
             "    password: ********   # random in this demo; it may contain quotes, blanks, %, # and ;\n"
-            f"    hosts: {_address(self.db)}\n"
+            f"    hosts: {address(self.db)}\n"
             "  postfix:\n"
             f"    config_directory: {self.mail.config_directory}"
         )
@@ -155,19 +173,16 @@ class Demo:
         """The first apply, and what it has written."""
         self.screen.step(f"Salt {salt.version.__version__} sets up the three maps", 41)
         code, states = self._apply()
-        synced = states.get(SYNCED, {"changes": {}})["changes"].get("saltutil.sync_all", {})
-        rooms = ("_modules", "_states", "_utils")
-        modules = {f"{room[1:]}.{path.stem}" for room in rooms for path in REPOSITORY.glob(f"{room}/*.py")}
-        names = {name for names in synced.values() for name in names}
-        self.screen.check(SYNCED, names & modules, modules, f"{len(names)} files")
+        if not self._is_synced:
+            self._check_synced(states)
         self._check_state(states, MANAGED, {"main.cf", *MAPS})
         self._check_exit_code(code, 0)
         self.screen.command("postconf -n", 23)
         live = self.mail.postconf(*MAPS)
         for parameter in MAPS:
-            table = f"mysql:{self._file(parameter)}"
+            table = f"{self.table_type}:{self._file(parameter)}"
             self.screen.check(parameter, live.get(parameter), table, self._shortened(f"= {table}"))
-        self.screen.command("cat /etc/postfix/mariadb-virtual-alias-maps.cf")
+        self.screen.command(f"cat /etc/postfix/{self._file('virtual_alias_maps').name}")
         self.screen.quote(self._file("virtual_alias_maps").read_text().replace(self.password, "********"))
         for parameter in MAPS:
             text = self._file(parameter).read_text()
@@ -213,8 +228,8 @@ class Demo:
             report = load.stop()
         refused = states[MANAGED]
         self.screen.quote(refused["comment"])
-        if "Access denied for user 'mailserver'" not in refused["comment"]:
-            raise Failed("the comment of the apply", "Access denied for user 'mailserver'", refused["comment"])
+        if self.refusal not in refused["comment"]:
+            raise Failed("the comment of the apply", self.refusal, refused["comment"])
         self._check_exit_code(code, 1)
         changed = self._changed_since(before)
         self.screen.check_silently("changed files of Postfix and reloads", changed, [])
@@ -297,6 +312,10 @@ class Demo:
         self.screen.check_silently(
             "whether the database accepts the old and the new password", self._accepted(old), (False, True)
         )
+        self._compare(report, with_salt)
+
+    def _compare(self, report: Report, with_salt: Report) -> None:
+        """Show what a change by hand has lost, beside that by Salt."""
         code, _ = rcpt(self.mail.port, "john@example.org")
         self.screen.check_silently("the reply for john@example.org afterwards", code, 250)
         for failure in report.failures[:1]:
@@ -309,7 +328,7 @@ class Demo:
 
     def _write_pillar(self, password: str, **sections: dict) -> None:
         """Write the pillar for these servers."""
-        database = {"password": password, "hosts": _address(self.db)}
+        database = {"password": password, "hosts": address(self.db)}
         postfix = {"config_directory": str(self.mail.config_directory)}
         if self._dovecot:
             files = {"option_file": str(self._option_file()), "config_file": str(self.dovecot.config_file)}
@@ -326,6 +345,15 @@ class Demo:
             return done.returncode, {state["__id__"]: state for state in json.loads(done.stdout)["local"].values()}
         command = f"salt-call --local state.apply {sls}"
         raise Failed(command, "a result for each state", f"exit code {done.returncode}\n{output}")
+
+    def _check_synced(self, states: dict[str, dict[str, Any]]) -> None:
+        """Check that the first apply has synced all files."""
+        synced = states.get(SYNCED, {"changes": {}})["changes"].get("saltutil.sync_all", {})
+        rooms = ("_modules", "_states", "_utils")
+        modules = {f"{room[1:]}.{path.stem}" for room in rooms for path in REPOSITORY.glob(f"{room}/*.py")}
+        names = {name for names in synced.values() for name in names}
+        self.screen.check(SYNCED, names & modules, modules, f"{len(names)} files")
+        self._is_synced = True
 
     def _check_exit_code(self, got: int, expected: int) -> None:
         self.screen.check_silently("salt-call's exit code", got, expected)
@@ -347,9 +375,13 @@ class Demo:
         """Apply ispmail.credential_…, and check which of the old and the new password the database then accepts."""
         code, states = self._apply(f"ispmail.credential_{sls}")
         changes = self._succeeded(states, name)["changes"]
-        self.screen.check_silently("the accounts that changed", set(changes), {"mailserver@127.0.0.1"})
+        self.screen.check_silently("the accounts that changed", set(changes), {self._account(sls)})
         self._check_exit_code(code, 0)
         self.screen.check("the database", self._accepted(old), accepted, text)
+
+    def _account(self, step: str) -> str:
+        """The account that a step of a rotation changes."""
+        return "mailserver@127.0.0.1"
 
     def _check_recipient(self, address: str, code: int, label: str, remark: str = "") -> None:
         """Send one RCPT in a connection of its own, and show the reply."""
@@ -380,7 +412,8 @@ class Demo:
         self.screen.check("the clients", f"{report.failed} failed", f"{failed} failed", text)
 
     def _file(self, parameter: str) -> Path:
-        return self.mail.config_directory / MAPS[parameter][0]
+        prefix = "mariadb" if self.table_type == "mysql" else self.table_type
+        return self.mail.config_directory / f"{prefix}-{parameter.replace('_', '-')}.cf"
 
     def _files(self) -> list[Path]:
         return [self._file(parameter) for parameter in MAPS]
@@ -392,10 +425,10 @@ class Demo:
         """The content of a table file in the guide, with this demo's values."""
         # A Postfix before 3.10 has the host twice, see docs/costs.md.
         release = tuple(int(part) for part in self.mail.command("postconf", "-h", "mail_version").split(".")[:2])
-        hosts = " ".join([_address(self.db)] * (1 if release >= (3, 10) else 2))
+        hosts = " ".join([address(self.db)] * (1 if release >= (3, 10) else 2))
         return (
-            f"user = mailserver\npassword = {self.password}\nhosts = {hosts}\n"
-            f"dbname = mailserver\nquery = {MAPS[parameter][1]}\n"
+            f"user = {self.user}\npassword = {self.password}\nhosts = {hosts}\n"
+            f"dbname = mailserver\nquery = {MAPS[parameter]}\n"
         )
 
     def _live_state(self) -> dict[str, object]:
@@ -410,7 +443,9 @@ class Demo:
 
     def _leaks(self) -> list[str]:
         """The files that contain a password and should not."""
-        allowed = {self.minion.pillar_file, self._option_file(), *self._files()}
+        allowed = {self.minion.pillar_file, *self._files()}
+        if self._dovecot:
+            allowed.add(self._option_file())
         files = (path for path in self.directory.rglob("*") if path.is_file() and not path.is_symlink())
         others = (path for path in files if path not in allowed and self.db.directory not in path.parents)
         return sorted(str(path) for path in others if self.token.encode() in path.read_bytes())
@@ -420,7 +455,8 @@ class Demo:
         return text.replace(str(self.mail.config_directory), "/etc/postfix")
 
 
-def _address(server: MariaDB | Postfix) -> str:
+def address(server: Any) -> str:
+    """Where a server of the lab listens."""
     return f"{server.host}:{server.port}"
 
 
@@ -450,11 +486,11 @@ def _try(screen: Screen, steps: Callable[[], None], errors: Callable[[], str]) -
     return False
 
 
-def _show(screen: Screen) -> bool:
+def _show(screen: Screen, kind: type[Demo]) -> bool:
     """Run the demo and remove all that it started. Returns whether every check passed."""
     before = _files_in(OWN_POSTFIX)
     with contextlib.ExitStack() as stack:
-        demo = Demo(screen, stack.enter_context(scratch("demo-")))
+        demo = kind(screen, stack.enter_context(scratch("demo-")))
         stack.callback(demo.stop)
         stack.callback(ignore_signals)
         good = _try(screen, demo.run, demo.errors)
@@ -462,22 +498,21 @@ def _show(screen: Screen) -> bool:
     def check_removal() -> None:
         screen.step("Remove everything", 26)
         left: list[object] = [*demo.mail.processes(), *demo.directory.glob("*")]
-        left += ["MariaDB"] if demo.db.running else []
-        left += [f"port {port}" for port in (demo.dovecot.imap_port, demo.dovecot.lmtp_port) if not is_free(port)]
-        left += [f"port {server.port}" for server in (demo.db, demo.mail) if not is_free(server.port)]
+        left += [demo.server] if demo.db.running else []
+        left += [f"port {port}" for port in demo.ports() if not is_free(port)]
         screen.check("/etc/postfix", _files_in(OWN_POSTFIX) == before, True, "unchanged")
         screen.check("processes, ports and files", left, [], "gone")
 
     return good and _try(screen, check_removal, str)
 
 
-def main() -> int:
+def main(kind: type[Demo] = Demo) -> int:
     """The exit code: 0 if every check passed."""
     exit_on_signals()
     began = time.monotonic()
     screen = Screen()
     try:
-        if not _show(screen):
+        if not _show(screen, kind):
             screen.end("The demo failed, see above. Everything that it started has been removed.")
             return 1
         screen.end(

@@ -100,7 +100,7 @@ class PrivateServer(Server):
         data = self.directory / "data"
         if not data.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-a", self._template(), data], check=True)
+            subprocess.run(["cp", "-a", self.template(), data], check=True)
         atexit.register(self.stop)
         with self.error_log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -164,7 +164,7 @@ class PrivateServer(Server):
         """The server's program with the options of its kind."""
         raise NotImplementedError
 
-    def _template(self) -> Path:
+    def template(self) -> Path:
         """An initialised data directory to copy from."""
         raise NotImplementedError
 
@@ -175,7 +175,7 @@ class MariaDB(PrivateServer):
     def _program(self) -> list[str]:
         return [program("mariadbd", "mariadb-server-core"), "--no-defaults", *FILES, *SMALL_AND_FAST]
 
-    def _template(self) -> Path:
+    def template(self) -> Path:
         version = version_of([program("mariadbd", "mariadb-server-core"), "--no-defaults"])
         return template(f"mariadb-{version}", _initialise)
 

@@ -31,7 +31,7 @@ class MySQL(PrivateServer):
         # The process that started it may be killed.
         return ["setpriv", "--pdeathsig", "TERM", *_mysqld(), *SMALL_AND_FAST]
 
-    def _template(self) -> Path:
+    def template(self) -> Path:
         return template(f"mysql-{version_of(_mysqld())}", _initialise)
 
 

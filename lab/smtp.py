@@ -163,6 +163,11 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def count(self) -> int:
+        """How many RCPTs were tried until now."""
+        return len(self._records)
+
     def start(self) -> "Load":
         """Start asking."""
         self._begin = time.monotonic()

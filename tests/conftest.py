@@ -32,12 +32,11 @@ def pytest_addoption(parser):
 def not_taken(items, folder):
     """Of these tests those that no other process with this folder has taken, file by file, each as late as possible.
 
-    Those of tests/integration are one, because they share a master and minions that take long to start.
+    Those that share a master and minions, which take long to start, are one.
     """
 
     def together(item):
-        folder = item.path.parent.name
-        return folder if folder == "integration" else f"{folder}-{item.path.name}"
+        return "a-master" if "untouched" in item.fixturenames else f"{item.path.parent.name}-{item.path.name}"
 
     ours = set()
     for name, tests in itertools.groupby(items, together):

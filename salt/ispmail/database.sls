@@ -1,10 +1,11 @@
 # On the database server: create the database, the tables with their indexes, and the account that may read them. The
 # minion logs in as the database's admin, see ispmail:server in pillar.example.
+{%- from 'ispmail/types.jinja' import needs_pymysql with context %}
 {%- set ispmail = salt['pillar.get']('ispmail') or {} %}
 {%- set system_python = grains['pythonexecutable'].startswith('/usr/bin/') %}
 include:
   - ispmail.modules
-{%- if ispmail is mapping and ispmail.get('packages', True) %}
+{%- if ispmail is mapping and ispmail.get('packages', True) and needs_pymysql %}
 {%- if system_python %}
 
 Salt can ask the database server:

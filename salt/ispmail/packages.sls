@@ -1,26 +1,17 @@
-# Install Postfix, a package for each table type in use, and PyMySQL for the Python that runs Salt. A server whose maps
-# are all null gets no Postfix: only other programs log in there.
+# Install Postfix, a package for each table type in use, and PyMySQL for the Python that runs Salt, unless all maps are
+# PostgreSQL's. A server whose maps are all null gets no Postfix: only other programs log in there.
+{%- from 'ispmail/types.jinja' import types, needs_pymysql with context %}
 {%- set ispmail = salt['pillar.get']('ispmail') or {} %}
 {%- if ispmail is mapping and ispmail.get('packages', True) %}
-{%- set types = ['mysql'] %}
-{%- set given = ispmail.get('maps') %}
-{%- set maps = given if given is mapping else {} %}
-{%- set wanted = [] %}
-{%- for name in ['virtual_mailbox_domains', 'virtual_alias_maps', 'virtual_mailbox_maps'] + (maps | list) if maps.get(name, {}) is not none %}
-{%- do wanted.append(name) %}
-{%- endfor %}
-{%- for map in maps.values() if map is mapping and map.get('type') in ('mysql', 'pgsql', 'sqlite') %}
-{%- do types.append(map['type']) %}
-{%- endfor %}
 {%- set system_python = grains['pythonexecutable'].startswith('/usr/bin/') %}
 {%- set packages = [] %}
-{%- if wanted or ispmail.get('instances') %}
+{%- if types %}
 {%- do packages.append('postfix') %}
-{%- for type in types | unique %}
+{%- for type in types %}
 {%- do packages.append('postfix-' ~ type) %}
 {%- endfor %}
 {%- endif %}
-{%- if system_python %}
+{%- if needs_pymysql and system_python %}
 {%- do packages.append('python3-pymysql') %}
 {%- endif %}
 {%- if packages %}
@@ -32,7 +23,7 @@ Postfix and its table types are installed:
     - require_in:
       - sls: ispmail.maps
 {%- endif %}
-{%- if not system_python %}
+{%- if needs_pymysql and not system_python %}
 {%- set found = [] %}
 {%- for path in grains['pythonpath'] if salt['file.directory_exists'](path ~ '/pymysql') %}
 {%- do found.append(path) %}

@@ -10,8 +10,10 @@ import pytest
 
 from lab import scratch
 from lab.mariadb import MariaDB
+from lab.postgresql import PostgreSQL
 
 from .database import PLUGINS, AskingServer, certificate
+from .pgsql import untouched
 
 _listeners = []
 
@@ -82,3 +84,16 @@ def server(started):
     for user, host in started.sql("SELECT User, Host FROM mysql.global_priv WHERE User IN ('mailserver', 'oldserver')"):
         started.sql("DROP USER %s@%s", user, host)
     return started
+
+
+@pytest.fixture(scope="module")
+def started_postgresql():
+    with scratch() as path, PostgreSQL(path / "db", max_connections="900") as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(started_postgresql):
+    """A PostgreSQL as it is before anything of ours."""
+    untouched(started_postgresql)
+    return started_postgresql

@@ -30,13 +30,26 @@ PURE = {
     "enum",
     "functools",
     "hashlib",
+    "hmac",
     "ipaddress",
 }
-PURE |= {"itertools", "json", "math", "os.path", "re", "sys", "textwrap", "types", "typing"}
+PURE |= {
+    "itertools",
+    "json",
+    "math",
+    "os.path",
+    "re",
+    "stringprep",
+    "sys",
+    "textwrap",
+    "types",
+    "typing",
+    "unicodedata",
+}
 
 
 # What holds a secret, or what is in a file: fields of these names, and of others in one class only.
-SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "data", "stdout", "stderr"}
+SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "verifier", "data", "stdout", "stderr"}
 SECRET_IN = {
     "_ispmail_hosts.Host": {"text"},
     "_ispmail_config.Answer": {"answer"},
@@ -44,6 +57,8 @@ SECRET_IN = {
     "_ispmail_plan.Difference": {"parameters"},
     "_ispmail_transaction.Change": {"parameters", "expected"},
     "_ispmail_database.Step": {"arguments"},
+    "_ispmail_scram.Keys": {"client", "server"},
+    "_ispmail_scram._Verifier": {"salt", "stored"},
 }
 CANARY = "canary-Zq8x7"
 
@@ -205,6 +220,10 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
         left |= ours(LIBRARY[name]) - loaded
     later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
     later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
+    # What one kind of server needs, no apply of the other's maps pays for.
+    later |= {"servers", "dialect", "mariadb", "mysql", "sql", "plugins", "meanings", "accounts"}
+    later |= {"postgresql", "postgresql_client", "postgresql_server", "scram", "sqlstates", "peer"}
+    assert {f"_ispmail_{name}" for name in later} <= set(LIBRARY)
     assert loaded & {f"_ispmail_{name}" for name in later} == set()
     assert {"_ispmail_apply", "_ispmail_remove", "_ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
     assert {"_ispmail_answers", "_ispmail_classes", "_ispmail_proof"} <= ours(EDGE["_modules/postfix_map_ask"])

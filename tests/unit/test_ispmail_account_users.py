@@ -49,7 +49,7 @@ def test_an_admin_who_may_not_see_the_connections_of_others_is_told_of_none():
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        (None, "who is connected cannot be seen without the privilege PROCESS"),
+        (None, "who is connected cannot be seen without the privilege PROCESS (PostgreSQL: pg_read_all_stats)"),
         ({}, "nobody is connected now"),
         ({"mx2": 1, "mx1": 3}, "connected now: 3 from mx1, 1 from mx2"),
     ],

@@ -225,37 +225,39 @@ def test_a_unix_socket_is_the_right_server(scratch_directory):
 
 
 @pytest.mark.parametrize(
-    ("tls", "reason"),
+    ("tls", "offered", "reason"),
     [
-        (None, WITHHELD),
+        (None, False, WITHHELD),
+        (None, True, WITHHELD),
         # Encrypted, for whoever it is; for who has a certificate of the CA; for the host that it was issued for.
-        ({}, WITHHELD),
-        ({"ca_file": "127.0.0.1"}, WITHHELD),
-        ({"ca_file": "127.0.0.1", "verify_name": True}, None),
-        ({"ca_file": "127.0.0.2", "verify_name": True}, NO_TLS),
-        ({"ca_path": "", "verify_name": True}, NO_TLS),
+        ({}, True, WITHHELD),
+        ({"ca_file": "127.0.0.1"}, True, WITHHELD),
+        ({"ca_file": "127.0.0.1", "verify_name": True}, True, None),
+        ({"ca_file": "127.0.0.2", "verify_name": True}, True, NO_TLS),
+        ({"ca_path": "", "verify_name": True}, True, NO_TLS),
     ],
 )
-def test_a_server_gets_the_password_if_its_certificate_is_verified(tmp_path, tls, reason):
+def test_a_server_gets_the_password_if_its_certificate_is_verified(tmp_path, tls, offered, reason):
     host = (tls or {}).get("ca_file", HOST)
     file, heard = certificate(tmp_path, host), []
     given = {"ca_file": None, "ca_path": None, "certificate": None, "key": None, "verify_name": False, **(tls or {})}
     given = {key: str(file) if key == "ca_file" and value else value for key, value in given.items()}
     if given["ca_path"] is not None:
         given["ca_path"] = str(tmp_path)
-    with OddServer(wants_password(heard, tls is not None and file)) as server:
+    with OddServer(wants_password(heard, offered and file)) as server:
         client = Client("x", login(server, tls=TLS(**given) if tls is not None else None))
         if reason is None:
             with connected(server, client):
                 assert client.plugin == "sha256_password" and client._connection._sock.version()
-            both = CLIENT.SSL | CLIENT.PROTOCOL_41
-            assert struct.unpack("<I", heard[0][4:8])[0] & both == both
         else:
             with pytest.raises(DatabaseError, match=f"^x: {reason}$"):
                 client.connect()
             # The login, and what follows when it is asked for the password.
             assert reason == NO_TLS or wait_until(lambda: len(heard) == 2, 5)
     assert (PASSWORD + b"\0" in heard) is (reason is None)
+    for first in heard[:1]:
+        wanted = CLIENT.PROTOCOL_41 | (CLIENT.SSL if offered else 0)
+        assert struct.unpack("<I", first[4:8])[0] & (CLIENT.SSL | CLIENT.PROTOCOL_41) == wanted
 
 
 def test_a_server_without_tls_is_refused_by_who_wants_it():
@@ -277,6 +279,9 @@ def test_a_host_name_is_checked_where_the_table_file_says_so(tmp_path, verify, c
     # None of the system's own CAs.
     context = _ispmail_client.tls_context(TLS(None, str(tmp_path), None, None, verify))
     assert (context.check_hostname, context.verify_mode) == (checked, ssl.CERT_REQUIRED)
+    assert context.cert_store_stats()["x509"] == 0
+    context = _ispmail_client.tls_context(None)
+    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)
     assert context.cert_store_stats()["x509"] == 0
 
 

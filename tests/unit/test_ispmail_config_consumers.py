@@ -194,3 +194,15 @@ def test_a_program_has_the_name_that_the_kernel_gives_it(name):
         comm.write_bytes(before)
     (found,) = read(x={"holds": ["/a"], "programs": [name]})
     assert found.programs == (process.name,)
+
+
+def test_an_option_file_is_no_way_to_a_postgresql():
+    names = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    maps = {name: {"type": "pgsql"} for name in names}
+    section = {"database": {"password": "x"}, "consumers": {"dovecot": {}, "web": {"sls": "web", "holds": ["/etc/a"]}}}
+    assert assemble("ispmail", section)[1] == []
+    (fault,) = assemble("ispmail", {**section, "maps": maps})[1]
+    assert str(fault) == (
+        "consumers:dovecot:option_file is a file of MariaDB's and MySQL's clients, and pillar's database is a "
+        "PostgreSQL: set sls and holds, which name the SLS that writes the password and the files that hold it"
+    )

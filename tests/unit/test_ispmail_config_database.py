@@ -92,3 +92,68 @@ def test_how_the_admin_may_log_in():
     assert found == AdminLogin("root", "", "/tmp/s", None)
     ports = [database("ispmail", {"server": {"host": "db", "port": port}}).login.port for port in (1, 65535)]
     assert ports == [1, 65535]
+
+
+PGSQL = {"type": "pgsql"}
+ALL_PGSQL = dict.fromkeys(("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps"), PGSQL)
+
+
+@pytest.mark.parametrize(
+    ("maps", "type_"),
+    [
+        (None, "mysql"),
+        ({}, "mysql"),
+        (ALL_PGSQL, "pgsql"),
+        ({**ALL_PGSQL, "more": {"type": "sqlite"}}, "pgsql"),
+        # They log in with a user of their own.
+        ({**ALL_PGSQL, "more": {"user": "other"}}, "pgsql"),
+        ({"more": {**PGSQL, "user": "other"}}, "mysql"),
+        (dict.fromkeys(ALL_PGSQL), "mysql"),
+        ({**dict.fromkeys(ALL_PGSQL), "more": PGSQL}, "pgsql"),
+        ({name: {"type": "sqlite"} for name in ALL_PGSQL}, "mysql"),
+    ],
+)
+def test_the_maps_tell_which_server_it_is(maps, type_):
+    assert database("ispmail", {"maps": maps}).type == type_
+
+
+def test_a_mixture_of_servers():
+    maps = {"virtual_alias_maps": PGSQL, "more": PGSQL}
+    with pytest.raises(PillarFault) as caught:
+        database("ispmail", {"maps": maps})
+    assert [fault.key for fault in caught.value.faults] == ["maps:virtual_alias_maps:type", "maps:more:type"]
+    assert str(caught.value.faults[0]).endswith(
+        "is pgsql, but that of virtual_mailbox_domains is mysql, and one account is of one database server: "
+        "give the maps of one type user and password of their own, or a pillar key of their own (instances)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("server", "login"),
+    [
+        ({}, AdminLogin("postgres", None, "/run/postgresql/.s.PGSQL.5432", None, 5432)),
+        ({"port": 5433}, AdminLogin("postgres", None, "/run/postgresql/.s.PGSQL.5433", None, 5433)),
+        ({"unix_socket": "/tmp/x/"}, AdminLogin("postgres", None, "/tmp/x/.s.PGSQL.5432", None, 5432)),
+        ({"unix_socket": "/tmp/.s.PGSQL.7", "user": "a"}, AdminLogin("a", None, "/tmp/.s.PGSQL.7", None, 5432)),
+        ({"host": "db", "password": "b"}, AdminLogin("postgres", "b", None, "db", 5432)),
+    ],
+)
+def test_the_admin_of_a_postgresql(server, login):
+    assert database("ispmail", {"maps": ALL_PGSQL, "server": server}).login == login
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "said"),
+    [
+        ({"server": {"accounts_host": "10.%"}}, "server:accounts_host", "a role of PostgreSQL has no host"),
+        ({"database": {"user": "ä" * 32}}, "database:user", "has more than 63 bytes"),
+        ({"database": {"dbname": "x" * 64}}, "database:dbname", "has more than 63 bytes"),
+    ],
+)
+def test_what_a_postgresql_cannot_have(section, key, said):
+    database("ispmail", section)
+    with pytest.raises(PillarFault) as caught:
+        database("ispmail", {"maps": ALL_PGSQL, **section})
+    assert [fault.key for fault in caught.value.faults] == [key]
+    assert said in str(caught.value)
+    assert database("ispmail", {"maps": ALL_PGSQL, "database": {"user": "x" * 63}}).user == "x" * 63

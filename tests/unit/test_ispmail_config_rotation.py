@@ -34,7 +34,7 @@ def test_the_accounts_that_stand_for_one(user, rotation, accounts):
 
 @pytest.mark.parametrize("user", ["mailserver", "_a", "mail_c", ""])
 def test_without_an_ending_of_a_pair_there_is_no_default(user):
-    found, (fault,) = pair(TWO, user)
+    found, (fault,) = pair(TWO, user, "mysql")
     assert found == ()
     assert str(fault) == (
         "rotation:accounts is missing, and has a default only where database:user ends in _a or _b: write the user in "
@@ -76,9 +76,47 @@ def test_faults(rotation, key, said):
 @pytest.mark.parametrize("accounts", ["mail_a", ["mail_a"], ["mail_b", "x", "y"], 5])
 def test_what_is_no_list_of_two_is_no_pair(accounts):
     """Its fault is told once."""
-    assert pair({**TWO, "accounts": accounts}, "mail_a") == ((), [])
+    assert pair({**TWO, "accounts": accounts}, "mail_a", "mysql") == ((), [])
 
 
 def test_a_user_that_is_in_sdb_is_no_fault_where_it_was_not_looked_up():
     found = database("ispmail", section("sdb://vault/user", **TWO), account_checked=False)
     assert found.accounts == ("sdb://vault/user",)
+
+
+PGSQL = {name: {"type": "pgsql"} for name in _ispmail_config.MAPS}
+
+
+@pytest.mark.parametrize(
+    ("user", "rotation", "accounts"),
+    [
+        ("mail_a", {}, ("mail_a", "mail_b")),
+        ("mail_b", TWO, ("mail_b", "mail_a")),
+        ("mailserver", {"accounts": ["other", "mailserver"]}, ("mailserver", "other")),
+        # It was not asked for: a rotation tells what is missing.
+        ("mailserver", {}, ("mailserver",)),
+        ("mailserver", {"drain": 5}, ("mailserver",)),
+    ],
+)
+def test_on_a_postgresql_two_accounts_are_the_default(user, rotation, accounts):
+    found = {**section(user, **rotation), "maps": PGSQL}
+    assert database("ispmail", found).accounts == accounts
+    _ispmail_config.complete("ispmail", found)
+
+
+@pytest.mark.parametrize(
+    ("user", "rotation", "said"),
+    [
+        ("mail_a", {"method": "two_passwords"}, "rotation:method must be two_accounts: a role of PostgreSQL has one"),
+        (
+            "mailserver",
+            TWO,
+            "rotation:accounts is missing, and has a default only where database:user ends in _a or _b",
+        ),
+        ("mailserver", {"accounts": ["b", "c"]}, "database:user is none of rotation:accounts"),
+    ],
+)
+def test_what_a_postgresql_cannot_do(user, rotation, said):
+    for read in (database, _ispmail_config.complete):
+        with pytest.raises(PillarFault, match=said):
+            read("ispmail", {**section(user, **rotation), "maps": PGSQL})

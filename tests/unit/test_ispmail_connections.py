@@ -43,7 +43,7 @@ class OneClient(FakeServer):
     def __init__(self, **answers):
         super().__init__(answers={"SET SESSION": [], **ANSWERS, **answers})
 
-    def __call__(self, where, login):
+    def __call__(self, where, login, *within):
         self.login = login
         return self
 

@@ -143,7 +143,7 @@ class FakeClient:
         self._answers, self._expired = answers or {}, expired
         self.said, self.where, self.login, self.closed = [], None, None, False
 
-    def __call__(self, where, login):
+    def __call__(self, where, login, *within):
         self.where, self.login = where, login
         return self
 

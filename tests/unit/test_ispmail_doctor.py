@@ -4,6 +4,7 @@ import pytest
 
 import _ispmail_doctor
 from _ispmail_config import Instance, Map
+from _ispmail_doctor_server import Live
 from _ispmail_table_users import Users
 from lab import scratch
 from lab.postfix import write_cold
@@ -39,18 +40,21 @@ def test_each_postfix_then_the_logins_the_servers_and_who_else_holds_the_passwor
     def of_logins(maps):
         yield [live.name for live in maps]
 
-    def of_servers(targets, hosts, users, addresses):
-        yield targets, hosts, users, addresses
+    def of_servers(targets, live, addresses):
+        yield targets, live, addresses
 
     monkeypatch.setattr("_ispmail_doctor_postfix.check", of_postfix)
     monkeypatch.setattr("_ispmail_doctor_login.check", of_logins)
     monkeypatch.setattr("_ispmail_doctor_server.check", of_servers)
     monkeypatch.setattr("_ispmail_doctor_holders.check", lambda scope: iter([scope()]))
-    users = Users(frozenset(["mailserver", "own0", "own1"]))
+    monkeypatch.setattr("_ispmail_doctor_postgresql.check", lambda maps: iter([len(maps)]))
+    mysql = Live(["127.0.0.1:3306", "127.0.0.1:3307"], Users(frozenset(["mailserver", "own0", "own1"])))
+    live = {"mysql": mysql, "pgsql": Live([], Users(frozenset()))}
     assert list(_ispmail_doctor.check(two, ["192.0.2.1"], lambda: "the holders")) == [
         "this server: ['aliases']",
         "second: this server: ['second: aliases']",
         ["aliases", "second: aliases"],
-        (two, ["127.0.0.1:3306", "127.0.0.1:3307"], users, ["192.0.2.1"]),
+        2,
+        (two, live, ["192.0.2.1"]),
         "the holders",
     ]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from _ispmail_doctor_server import check, check_account, is_local
+import _ispmail_doctor_server
+from _ispmail_doctor_server import Live, check_account, is_local
 from _ispmail_errors import CannotAsk
 from _ispmail_table_users import Users
 
@@ -15,6 +16,10 @@ NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 PLUGIN = "a rotation can change the account's passwords"
 EXPIRY = "the account's password does not expire"
 ADDRESSES = ["127.0.0.1", "198.51.100.7"]
+
+
+def check(targets, hosts, users, addresses):
+    return _ispmail_doctor_server.check(targets, {"mysql": Live(hosts, users)}, addresses)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,8 @@ def test_no_account_is_to_be_dropped_while_a_tables_is_not_known():
     finding = left_behind(target(host="db", others=others), users)
     assert (finding.result, finding.fix) == (
         "warning",
-        "old@% may read the maps' tables (who is connected cannot be seen without the privilege PROCESS). Drop none "
+        "old@% may read the maps' tables (who is connected cannot be seen without the privilege PROCESS "
+        "(PostgreSQL: pg_read_all_stats)). Drop none "
         "yet: Postfix may log in by one of them (/a.cf is missing or empty; /x.cnf cannot be read: y). Correct that "
         "first. If a program needs one, add its user to server:known_accounts",
     )

@@ -72,7 +72,7 @@ class Site:
 def site(tmp_path, monkeypatch):
     """Nobody is connected to its database unless a test says so."""
     monkeypatch.setattr("_ispmail_search.TREES", (str(tmp_path / "tree"),))
-    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host: Listed((), 3306, ""))
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host, type_: Listed((), 3306, ""))
     return Site(tmp_path)
 
 
@@ -376,7 +376,7 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
     """Each silent host takes seconds, and pillar may name many."""
     found, called = Holders(), []
 
-    def listed(keys, host):
+    def listed(keys, host, type_):
         called.append(host)
         return Listed((), 3306, "")
 
@@ -394,7 +394,7 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
 def test_programs_are_looked_for_where_the_database_is(site, monkeypatch):
     """Each host in its turn, also where one does not answer."""
 
-    def listed(keys, host):
+    def listed(keys, host, type_):
         if host == "192.0.2.9":
             raise DatabaseError("it is down")
         return host
@@ -488,7 +488,7 @@ def test_a_pair_is_asked_for_as_one(site, monkeypatch):
 def test_programs_of_the_other_account_are_looked_for_by_what_the_database_lists(site, monkeypatch):
     seen = []
     listed = Listed((Client("127.0.0.1", 40000),), 3306, "/x.sock", ("127.0.0.1",))
-    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host: listed)
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host, type_: listed)
     monkeypatch.setattr(
         "_ispmail_connections.unknown_programs",
         lambda listed, here, is_known: seen.append(listed) or [Unknown("php", f"php {len(listed.clients)}")],
@@ -581,7 +581,8 @@ def wanted(*maps):
         (table(user=None), "mysql", "mailserver", set()),
         (None, "mysql", "mailserver", set()),
         (None, "sqlite", None, set()),
-        (table(), "pgsql", "mailserver", set()),
+        (table(), "pgsql", "mailserver", {"mailserver"}),
+        (table(password=NEW), "pgsql", "mailserver", set()),
         # What is no file is refused by the apply.
         ("folder", "mysql", "mailserver", set()),
     ],
@@ -632,6 +633,26 @@ def test_who_is_left_with_the_old_password_is_told_and_remembered(site, apply, t
     site.file("new", NEW)
     assert apply(test=test) == [f"the password changes: {path} holds the password in use: {NAME_IT}"]
     assert _ispmail_remembered.paths(site.scope().cache) == ([] if test else [path])
+
+
+@pytest.mark.parametrize("case", ["told", "cannot be found out", "somebody else's account", "nothing changes"])
+def test_a_fault_of_the_apply_itself_comes_out_as_it_is(site, case):
+    """It comes in where warnings were given, and was taken for one of finding them: a traceback hid it."""
+
+    def scope():
+        if case == "cannot be found out":
+            raise CannotAsk("no")
+        found = site.scope()
+        own = found.database._replace(user="another") if case == "somebody else's account" else found.database
+        return found._replace(database=own)
+
+    password = NEW if case == "nothing changes" else OLD
+    site.map("a.cf", table(password=password))
+    maps = wanted((site.maps[0].path, "mysql", "mailserver"))
+    fault = PillarFault("ispmail", [Fault("x", "is wrong")])
+    with pytest.raises(PillarFault) as caught, left_behind(maps, Consumers("ispmail", ()), scope, False):
+        raise fault
+    assert caught.value is fault
 
 
 def test_nothing_is_said_where_no_password_changes(site, apply):

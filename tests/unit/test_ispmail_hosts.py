@@ -130,6 +130,31 @@ def test_which_hosts_are_reached_over_a_network(text, remote):
 
 
 @pytest.mark.parametrize(
+    ("text", "remote"),
+    [
+        ("127.0.0.1:5433", False),
+        ("localhost:5432", False),
+        ("localhost", False),
+        ("/run/postgresql", False),
+        ("unix:/run/postgresql", False),
+        ("192.0.2.1", True),
+        ("postgresql://db1/x", True),
+        ("postgresql://db1/x?sslmode=verify-full", False),
+    ],
+)
+def test_which_hosts_of_a_postgresql_are_reached_over_a_network(text, remote):
+    assert _ispmail_hosts.is_remote(text, "pgsql") is remote
+
+
+def test_the_socket_of_a_postgresql():
+    """Clients name the directory; whoever names the socket itself means that one."""
+    socket = _ispmail_hosts.postgresql_socket
+    assert socket("/run/postgresql") == socket("/run/postgresql/") == "/run/postgresql/.s.PGSQL.5432"
+    assert socket("/x", 5433) == "/x/.s.PGSQL.5433"
+    assert socket("/x/.s.PGSQL.1", 2) == "/x/.s.PGSQL.1"
+
+
+@pytest.mark.parametrize(
     ("type_", "hosts", "expected"),
     [
         ("mysql", "db1:3306, db1 db2 192.0.2.1:3306 2001:db8::1:3306 unix:/x localhost LOCALHOST:3307", ["db1", "db2"]),

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import _ispmail_database
 import _ispmail_logins
 from _ispmail_client import Login
 from _ispmail_config import Instance, Map
@@ -63,7 +64,7 @@ def tried(monkeypatch, release):
         def abort(self):
             self.aborted.set()
 
-    monkeypatch.setattr(_ispmail_logins, "Client", FakeClient)
+    monkeypatch.setattr(_ispmail_database, "Client", FakeClient)
     return hosts
 
 
@@ -87,8 +88,8 @@ def test_an_expired_password_and_a_locked_account_are_refusals(tried, number):
 
 def test_what_a_login_is_asked_and_how_long_it_may_take(tried, monkeypatch):
     """Of all time, half a second is left for what comes after a connection."""
-    fake, seen = _ispmail_logins.Client, []
-    monkeypatch.setattr(_ispmail_logins, "Client", lambda *arguments: seen.append(arguments[2:]) or fake(*arguments))
+    fake, seen = _ispmail_database.Client, []
+    monkeypatch.setattr(_ispmail_database, "Client", lambda *arguments: seen.append(arguments[2:]) or fake(*arguments))
     monkeypatch.setattr(fake, "ask", lambda self, statement: seen.append(statement))
     try_all([live("0")])
     assert seen == [(2, 2.5), "SELECT 1"]
@@ -215,7 +216,7 @@ def test_equal_logins_of_all_instances_are_one(table):
     old, new = table("a", dbname="x", **shared), table("b", dbname="y", **shared)
     while os.stat(new.path).st_ctime_ns == os.stat(old.path).st_ctime_ns:
         os.chmod(new.path, 0o600)
-    others = table("c", user="other", password="p"), table("d", "sqlite", dbpath="/x"), table("e", "pgsql", **shared)
+    others = table("c", user="other", password="p"), table("d", "sqlite", dbpath="/x")
     instances = {**of("ispmail", old, others[0]), **of("out", new, *others[1:])}
     found = read(instances, "ispmail")
     newest = os.stat(new.path).st_ctime_ns
@@ -225,6 +226,45 @@ def test_equal_logins_of_all_instances_are_one(table):
         {"host": "localhost", "user": "other", "maps": ["c"], "changed": os.stat(others[0].path).st_ctime_ns},
     ]
     assert [login.login.password for login in found] == [b"p"] * 3
+
+
+def test_logins_of_a_postgresql(table):
+    """Which database they ask counts there. A URI is for libpq, and without a password it asks who the process is."""
+    hosts = "db1:5433 unix:/run/pg postgresql://db2/mail /tmp"
+    one, other = (table(name, "pgsql", dbname=name, user="u", password="p", hosts=hosts) for name in "ab")
+    rest = table("c", "pgsql", user="u", hosts="db1"), table("d", "pgsql", password="p", hosts="db1")
+    found = read(of("ispmail", one, other, *rest), "ispmail")
+    assert [(each.host, each.maps) for each in found] == [
+        (host, (name,)) for name in "ab" for host in ("db1:5433", "unix:/run/pg", "/tmp")
+    ]
+    over_tcp, over_socket, other_socket = (each.login for each in found[:3])
+    assert over_tcp == Login("u", b"p", None, "db1", 5433, "a", None, "pgsql")
+    assert over_socket == Login("u", b"p", "/run/pg/.s.PGSQL.5432", None, 5432, "a", None, "pgsql")
+    assert other_socket.unix_socket == "/tmp/.s.PGSQL.5432"
+
+
+@pytest.mark.parametrize(
+    ("state", "is_refused"), [("28P01", True), ("28000", True), ("53300", False), ("3D000", False)]
+)
+def test_what_a_postgresql_refuses(monkeypatch, state, is_refused):
+    class Refusing:
+        def __init__(self, *arguments):
+            seen.append(arguments)
+
+        def connect(self):
+            raise DatabaseError("no", state)
+
+        def abort(self):
+            pass
+
+        close = abort
+
+    seen = []
+    monkeypatch.setattr("_ispmail_postgresql_client.Client", Refusing)
+    monkeypatch.setattr("_ispmail_client.require_pymysql", lambda: pytest.fail("it is not needed"))
+    login = LiveLogin("db1", Login("u", b"p", host="db1", type="pgsql"), ("a",), 1)
+    assert try_all([login]) == Tried([login] if is_refused else [], [])
+    assert seen == [("db1", login.login, 2, 2.5)]
 
 
 def test_files_that_say_no_login_are_passed_over(table, monkeypatch):

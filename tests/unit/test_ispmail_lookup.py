@@ -19,6 +19,7 @@ from _ispmail_command import Done
 from _ispmail_errors import CannotAsk
 from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
 from _ispmail_query import PROBE_DOMAIN
+from lab import wait_until
 from lab.postfix import write_cold
 
 QUERY = "SELECT v FROM t WHERE k='%s'"
@@ -468,13 +469,14 @@ def test_tables_for_which_no_time_is_left_are_not_asked(monkeypatch, used, is_as
 
 @pytest.fixture
 def together():
-    """A function that takes a moment, and how many of it ran at the same time."""
+    """A function that ends once so many of it run at the same time, or does not wait any longer; and how many ran."""
     running, counts = [], []
 
-    def work():
+    def work(wanted):
         running.append(1)
         counts.append(len(running))
-        time.sleep(0.2)
+        wait_until(lambda: max(counts) >= wanted, 5)
+        time.sleep(0.1)  # one too many would come now
         running.pop()
 
     return work, counts
@@ -486,7 +488,7 @@ def test_at_most_so_many_tables_are_asked_at_the_same_time(monkeypatch, together
 
     def asked(questions, tables, *_):
         if len(tables) == 1:
-            work()
+            work(16)
         return Lookup(COULD_NOT_ASK, reason="no")
 
     monkeypatch.setattr(_ispmail_lookup, "_asked", asked)
@@ -497,7 +499,7 @@ def test_at_most_so_many_tables_are_asked_at_the_same_time(monkeypatch, together
 
 def test_at_most_so_many_hosts_are_tried_at_the_same_time(monkeypatch, together, table):
     work, counts = together
-    monkeypatch.setattr(_ispmail_lookup, "_silence", lambda *_: work())
+    monkeypatch.setattr(_ispmail_lookup, "_silence", lambda *_: work(32))
     hosts = " ".join(f"host{number}" for number in range(36))
     assert _ispmail_lookup._silent_hosts(table("x", table_type="mysql", hosts=hosts)) == ""
     assert max(counts) == 32

@@ -410,3 +410,36 @@ def test_the_questions_of_a_probe():
 def test_what_stands_before_a_query_is_read_from_its_first_character():
     assert _ispmail_query.query_findings("/* ' */ SELECT '%s'", "mysql").errors == ()
     assert [error.reason[:7] for error in _ispmail_query.query_findings("'%s'", "mysql").errors] == ["is not "]
+
+
+ALIASES = "SELECT destination FROM virtual_aliases WHERE source='%s'"
+
+
+def test_the_plan_of_a_postgresql_is_searched_in_full():
+    scan = {"Node Type": "Seq Scan", "Relation Name": "virtual_aliases"}
+    by_index = {"Node Type": "Index Scan", "Relation Name": "virtual_aliases"}
+    sentence = "reads all of virtual_aliases for each question: CREATE INDEX ON virtual_aliases (source)"
+    assert _ispmail_query.sequential_scans(ALIASES, [{"Plan": by_index}]) == []
+    assert _ispmail_query.sequential_scans(ALIASES, [{"Plan": scan}]) == [sentence]
+    assert _ispmail_query.sequential_scans(ALIASES, [{"Plan": {**by_index, "Plans": [by_index, scan, scan]}}]) == [
+        sentence
+    ]
+    other = "SELECT 1 FROM a WHERE lower(b)='%s'"
+    assert _ispmail_query.sequential_scans(other, [{"Plan": {**scan, "Relation Name": "a"}}]) == [
+        "reads all of a for each question: compare a column that has an index"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "columns"),
+    [
+        (ALIASES, ["source"]),
+        ("SELECT 1 FROM a WHERE b='%s' OR a.c='%d' OR b='%u'", ["b", "c"]),
+        ("SELECT 1 FROM a WHERE lower(b)='%s'", []),
+        ("SELECT 1 FROM a JOIN b ON a.c=b.c WHERE d='%s'", []),
+        ("SELECT 1 FROM a, b WHERE d='%s'", []),
+        ("SELECT 1 FROM a WHERE b='%s' UNION SELECT 1 FROM a WHERE c='%s'", []),
+    ],
+)
+def test_columns_that_are_compared_as_they_are(query, columns):
+    assert _ispmail_query.compared_columns(query) == columns

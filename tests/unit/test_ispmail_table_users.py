@@ -77,6 +77,16 @@ def test_a_table_of_another_database_has_no_user_of_this_one(site, type_):
     assert of(Table(type_, "/nowhere/x.cf", False, (), ()), site.settings()) == users()
 
 
+def test_the_users_of_a_postgresql(site):
+    """Its library reads no my.cnf, and takes the name of the process's own user."""
+    site.file("etc/my.cnf", BOTH)
+    for content, name in (("user = own\n", "own"), ("user =\n", "owner"), (f"option_file = {site.folder}\n", "owner")):
+        path = site.file("table.cf", f"dbname = x\n{content}")
+        table = Table("pgsql", path, False, (), ())
+        assert of(table, site.settings(), "pgsql") == users(name)
+        assert of(table._replace(type="mysql"), site.settings(), "pgsql") == users()
+
+
 @pytest.mark.parametrize(
     ("content", "group", "found"),
     [

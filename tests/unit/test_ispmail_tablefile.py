@@ -276,6 +276,7 @@ WARNINGS = [
     ("mysql", {"hosts": "TOKEN.example.org"}, {}, "hosts", "without TLS"),
     ("mysql", {"hosts": "127.0.0.1 inet:192.0.2.1:3306"}, {}, "hosts", "without TLS"),
     ("mysql", {"hosts": "localhost.example.org"}, {}, "hosts", "without TLS"),
+    ("pgsql", {"hosts": "127.0.0.1 TOKEN.example.org"}, {}, "hosts", "where libpq trusts any server"),
     ("mysql", {"hosts": "postgres.example.org"}, {}, "hosts", "without TLS"),
 ]
 
@@ -288,6 +289,7 @@ UNWARNED = [
     ("mysql", {"hosts": "db.example.org", "tls_CAfile": "/etc/ssl/ca.pem"}),
     # A login by the name of the process, or without any check.
     ("pgsql", {"password": ""}),
+    ("pgsql", {"hosts": "127.0.0.1 postgresql://db.example.org/?sslmode=verify-full"}),
     *(("mysql", {"password": "", "hosts": value}) for value in ("localhost", "unix:/x", "unix:/x, localhost")),
 ]
 

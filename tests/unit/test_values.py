@@ -10,7 +10,7 @@ from .test_architecture import SECRET_IN
 
 ROOT = Path(__file__).resolve().parents[2]
 # What may hold a password, in which class soever.
-SECRET = {"password", "passwords", "content", "still", "between", "text", "keys"}
+SECRET = {"password", "passwords", "content", "still", "between", "text", "keys", "verifier"}
 # Not values: what is found while a search or a rotation goes on.
 COLLECTED = {"Holders", "_Begun", "_Read", "_State"}
 PUBLIC = {("Word", "text"), ("Reply", "text"), ("_Token", "text"), ("Holder", "text"), ("_PasswordChange", "passwords")}

@@ -1,0 +1,348 @@
+"""Rotations by two accounts on a real PostgreSQL: what is done there, and what mail notices of it."""
+
+import contextlib
+import os
+import subprocess
+import time
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+import _ispmail_search
+from lab import HOST, scratch, wait_until
+from lab.minion import Minion
+from lab.postfix import Postfix
+from lab.smtp import Load
+
+from ..conftest import release
+from .database import NEW, OLD, OTHER, call
+from .pgsql import JACK, JOHN, MAPS, NOBODY, ROWS, pillar
+
+A, B = "mailserver_a", "mailserver_b"
+ADDRESSES = {JACK: 250, JOHN: 250, NOBODY: 550}
+READERS = {"jailed": (True, False), "unjailed": (False, False), "proxymap": (True, True)}
+
+
+def two(server, user, password, postfix=None, proxy=False, /, **sections):
+    """Pillar with one of two accounts: nothing has to be said of rotations."""
+    maps = {name: {"type": "pgsql", "proxy": proxy} for name in MAPS}
+    found = pillar(server, password, postfix, maps, {"user": user})
+    found["ispmail"].update(sections)
+    if postfix and release() >= (3, 10):
+        found["ispmail"]["database"]["retry_interval"] = 1
+    return found
+
+
+@pytest.fixture
+def server(postgresql):
+    return postgresql
+
+
+@pytest.fixture
+def minion(server):
+    """One whose pillar has mailserver_a, which is made."""
+    with scratch() as path:
+        minion = Minion(path, two(server, A, OLD))
+        minion.apply("ispmail.database")
+        server.sql(ROWS, "mailserver")
+        yield minion
+
+
+@pytest.fixture
+def trees(monkeypatch):
+    """An empty folder that is searched in place of /etc and so on."""
+    with scratch() as path:
+        monkeypatch.setattr(_ispmail_search, "TREES", [str(path)])
+        yield path
+
+
+def may_log_in(server):
+    return dict(server.sql("SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE 'mailserver%'"))
+
+
+def logs_in(server, user, password):
+    return server.logs_in(user, password, "mailserver")
+
+
+def applied(minion):
+    return minion.apply()["postfix_map.managed"]
+
+
+def rotated(minion):
+    """The three steps, as an orchestration does them; each has to succeed before the next."""
+    call(minion, "credential_accepted")
+    done = applied(minion)
+    assert done["result"] is True, done["comment"]
+    assert {state["result"] for state in minion.apply("ispmail.drained").values()} == {True}
+    return call(minion, "credential_sole")
+
+
+def test_a_rotation_there_and_back(minion, server):
+    assert may_log_in(server) == {A: "t"}
+    minion.pillar = two(server, B, NEW)
+    would = call(minion, "credential_accepted", test=True)
+    assert may_log_in(server) == {A: "t"}
+    assert call(minion, "credential_accepted") == would
+    assert would["changes"][B]["account"] == {"old": None, "new": "made"} and would["warnings"] == []
+    assert call(minion, "credential_accepted") == {"changes": {}, "warnings": []}
+    assert logs_in(server, A, OLD) and logs_in(server, B, NEW)
+    rows = "SELECT destination FROM virtual_aliases"
+    assert server.sql_as(B, NEW, rows, "mailserver") == server.sql_as(A, OLD, rows, "mailserver") == [(JOHN,)]
+    server.sql("CREATE TABLE later AS SELECT 1 AS a", "mailserver")
+    assert server.sql_as(B, NEW, "SELECT a FROM later", "mailserver") == [("1",)]
+    assert call(minion, "read")["pair"] == {A: {"locked": False, "connections": {}}}
+    would = call(minion, "credential_sole", test=True)
+    assert may_log_in(server) == {A: "t", B: "t"}
+    assert (
+        call(minion, "credential_sole")
+        == would
+        == {"changes": {A: {"locked": {"old": False, "new": True}}}, "warnings": []}
+    )
+    assert may_log_in(server) == {A: "f", B: "t"}
+    assert call(minion, "credential_sole")["changes"] == {}
+    read = call(minion, "read")
+    assert (list(read["accounts"]), read["pair"], read["others"]) == ([B], {A: {"locked": True, "connections": {}}}, {})
+    minion.pillar = two(server, A, OTHER)
+    locked = {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}}
+    assert call(minion, "credential_accepted")["changes"] == {A: locked}
+    assert logs_in(server, A, OTHER) and logs_in(server, B, NEW)
+    call(minion, "credential_sole")
+    assert may_log_in(server) == {A: "t", B: "f"} and logs_in(server, A, OTHER)
+
+
+def test_the_password_alone_is_not_changed(minion, server):
+    minion.pillar = two(server, A, NEW)
+    with pytest.raises(CommandExecutionError) as caught:
+        call(minion, "credential_accepted")
+    assert str(caught.value) == (
+        "Nothing was changed: mailserver_a is the account in use, and accepts another password than pillar's: with "
+        "two_accounts, user and password change together. Write user: mailserver_b into pillar, beside the new password"
+    )
+    assert logs_in(server, A, OLD)
+    with pytest.raises(CommandExecutionError, match="does not accept pillar's password yet, clients would be locked"):
+        call(minion, "credential_sole")
+
+
+def test_an_account_that_somebody_may_use_keeps_its_password(minion, server):
+    server.sql(f"CREATE ROLE {B} LOGIN PASSWORD '{OTHER}'")
+    minion.pillar = two(server, B, NEW)
+    with pytest.raises(CommandExecutionError, match=r"somebody may use it \(nobody is connected now\): if a rotation"):
+        call(minion, "credential_accepted")
+    assert logs_in(server, B, OTHER)
+    server.sql(f"ALTER ROLE {B} NOLOGIN")
+    assert list(call(minion, "credential_accepted")["changes"]) == [B]
+    assert logs_in(server, B, NEW)
+
+
+def test_a_user_who_is_none_of_two_is_told_what_to_do(minion, server):
+    """One account is enough until the password is to be changed. It can be one of the two."""
+    minion.pillar = two(server, "mailserver", OLD)
+    minion.apply("ispmail.database")
+    for function in ("credential_accepted", "credential_sole"):
+        with pytest.raises(SaltInvocationError) as caught:
+            call(minion, function)
+        assert "ispmail:rotation:accounts is missing, and has a default only where database:user ends in" in str(
+            caught.value
+        )
+    minion.pillar = two(server, A, NEW, rotation={"accounts": ["mailserver", "x"]})
+    with pytest.raises(SaltInvocationError, match="ispmail:database:user is none of rotation:accounts"):
+        call(minion, "credential_accepted")
+    minion.pillar = two(server, "mail2", NEW, rotation={"accounts": ["mailserver", "mail2"]})
+    call(minion, "credential_accepted")
+    assert logs_in(server, "mail2", NEW) and logs_in(server, "mailserver", OLD)
+
+
+def test_both_may_do_the_same(minion, server):
+    """A site's own schema, found by search_path, a column, a function and a role."""
+    server.sql(
+        f"""
+        CREATE SCHEMA mail; CREATE TABLE mail.here (a int, b int); CREATE ROLE readers;
+        GRANT USAGE ON SCHEMA mail TO {A}; GRANT SELECT (a) ON mail.here TO {A}; GRANT readers TO {A};
+        CREATE FUNCTION mail.one() RETURNS int LANGUAGE sql AS 'SELECT 1';
+        REVOKE EXECUTE ON FUNCTION mail.one() FROM PUBLIC; GRANT EXECUTE ON FUNCTION mail.one() TO {A};
+        GRANT INSERT ON virtual_users TO {A} WITH GRANT OPTION; ALTER ROLE {A} SET search_path = mail, public
+        """,
+        "mailserver",
+    )
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    asked = "SELECT a FROM here; SELECT mail.one(), pg_has_role('readers', 'MEMBER'),"
+    asked += " has_table_privilege('virtual_users', 'INSERT WITH GRANT OPTION')"
+    for user, password in ((A, OLD), (B, NEW)):
+        assert server.sql_as(user, password, asked, "mailserver")[-1] == ("1", "t", "t")
+    # What one was given meanwhile, the other one gets when it is opened.
+    call(minion, "credential_sole")
+    server.sql(f"CREATE TABLE mail.more (c int); GRANT SELECT ON mail.more TO {B}", "mailserver")
+    minion.pillar = two(server, A, OTHER)
+    assert call(minion, "credential_accepted")["changes"][A]["grants"] == {
+        "old": [],
+        "new": ["SELECT ON TABLE mail.more"],
+    }
+    assert server.sql_as(A, OTHER, "SELECT c FROM more", "mailserver") == []
+
+
+def test_an_admin_who_is_no_superuser(minion, server):
+    """He sees no verifiers: whether pillar's password is accepted is tried."""
+    server.sql("CREATE ROLE dba LOGIN CREATEROLE PASSWORD 'dbaSecret5'; GRANT pg_read_all_stats TO dba")
+    # As with servers that others run, the tables are his own.
+    for table in ("virtual_domains", "virtual_users", "virtual_aliases"):
+        server.sql(f"ALTER TABLE {table} OWNER TO dba", "mailserver")
+    server.sql("ALTER DATABASE mailserver OWNER TO dba; ALTER SCHEMA public OWNER TO dba", "mailserver")
+    login = {"host": HOST, "port": server.port, "user": "dba", "password": "dbaSecret5"}
+    server.sql(f"DROP OWNED BY {A}; DROP ROLE {A}", "mailserver")
+    minion.pillar = two(server, A, OLD, server=login)
+    call(minion, "account")
+    minion.pillar = two(server, B, NEW, server=login)
+    call(minion, "credential_accepted")
+    assert logs_in(server, B, NEW) and call(minion, "credential_accepted")["changes"] == {}
+    call(minion, "credential_sole")
+    assert may_log_in(server) == {A: "f", B: "t"}
+
+
+def test_open_connections_of_a_locked_account_go_on(minion, server):
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    with foreign_client(server, A, OLD) as client:
+        assert "connected now: 1 from 127.0.0.1" in str(call(minion, "credential_sole")["warnings"])
+        assert client.poll() is None
+
+
+def test_no_log_holds_a_password(minion, server):
+    begin = len(server.log)
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    minion.pillar = two(server, A, OTHER)
+    call(minion, "credential_accepted")
+    logged = server.log[begin:]
+    assert logged.count("SCRAM-SHA-256$4096:") > 1
+    assert not [secret for secret in (OLD, NEW, OTHER) if secret in logged]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_mail_is_lost_in_rotations_under_load(minion, server, reader, capsys):
+    """Three rotations; then the order of a script: the files and a reload, three seconds later the accounts."""
+    chroot, proxy = READERS[reader]
+    with scratch() as path, Postfix(path / "mail", chroot=chroot) as mail:
+        minion.pillar = two(server, A, OLD, mail, proxy)
+        assert applied(minion)["result"] is True
+        with Load(mail.port, ADDRESSES, rate=200) as load:
+            for user, password in ((B, NEW), (A, OTHER), (B, OLD)):
+                minion.pillar = two(server, user, password, mail, proxy)
+                assert rotated(minion)["changes"]
+                time.sleep(1)
+        report = load.stop()
+        with Load(mail.port, ADDRESSES, rate=100) as load:
+            minion.pillar = two(server, A, NEW, mail, proxy)
+            for file in mail.config_directory.glob("pgsql-*.cf"):
+                file.write_text(file.read_text().replace(f"user = {B}", f"user = {A}").replace(OLD, NEW))
+            mail.reload()
+            time.sleep(3)
+            call(minion, "credential_accepted")
+            call(minion, "credential_sole")
+            time.sleep(3)
+        naive = load.stop()
+    with capsys.disabled():
+        print(f"\n3 rotations on PostgreSQL, {reader}: {report}\n1 in the naive order: {naive}")
+    assert report.count >= 1000 and report.failed == 0, report.examples
+    assert naive.failed > 0, "the naive order lost nothing: this load would not see a loss"
+
+
+@contextlib.contextmanager
+def foreign_client(server, user, password):
+    """A program that nobody has named, connected for as long as this lasts."""
+    command = [
+        "psql",
+        "-X",
+        "-q",
+        "-h",
+        HOST,
+        "-p",
+        str(server.port),
+        "-U",
+        user,
+        "-c",
+        "SELECT pg_sleep(60)",
+        "mailserver",
+    ]
+    client = subprocess.Popen(command, env={**os.environ, "PGPASSWORD": password}, stdout=subprocess.DEVNULL)
+    try:
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
+        assert wait_until(lambda: server.sql(sleeping) == [("1",)], 10)
+        yield client
+    finally:
+        client.kill()
+        client.wait()
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'")
+
+
+def unnamed(minion, **options):
+    found = call(minion, "holders", **options)
+    assert not [secret for secret in (OLD, NEW, OTHER) if secret in str(found)]
+    return [holder["text"] for holder in found["unnamed"]]
+
+
+def test_who_else_uses_the_account(minion, server, postfix, trees):
+    """Programs by their connections, files by the password, tables of Postfix, and hosts of others."""
+    minion.pillar = two(server, A, OLD, postfix)
+    assert applied(minion)["result"] is True
+    assert unnamed(minion) == unnamed(minion, site_hosts=["127.0.0.1"]) == []
+    with foreign_client(server, A, OLD):
+        for options in ({}, {"site_hosts": ["127.0.0.1"]}):
+            found = unnamed(minion, **options)
+            assert found and all(text.startswith("psql (pid ") and f"is connected as {A}" in text for text in found)
+        # A rotation that has begun: by the login of pillar alone the other account's connections are not seen.
+        minion.pillar = two(server, B, NEW, postfix)
+        call(minion, "credential_accepted")
+        assert applied(minion)["result"] is True
+        found = call(minion, "holders", site_hosts=["127.0.0.1"])
+        assert {holder["where"] for holder in found["unnamed"]} == {"psql"}
+        assert [text.partition(":")[0] for text in found["connections"]] == ["127.0.0.1"] * len(found["connections"])
+        assert found["connections"]
+    (trees / "backup.conf").write_text(f"password={NEW}\n")
+    (text,) = unnamed(minion)
+    assert text.startswith(f"{trees}/backup.conf holds the password in use")
+    (trees / "backup.conf").unlink()
+    own = postfix.config_directory / "own.cf"
+    own.write_text(
+        f"user = {B}\npassword = x\nhosts = {HOST}\ndbname = mailserver\nquery = SELECT 1 FROM x WHERE y='%s'\n"
+    )
+    postfix.command("postconf", "-e", f"transport_maps = pgsql:{own}")
+    (text,) = unnamed(minion)
+    assert f"the table {own}, which transport_maps" in text
+    assert "logs in as mailserver_b and is not a map of pillar" in text
+
+
+def test_the_proof_and_the_beacons_question(minion, server, postfix, trees):
+    """A login is a user and a password; a locked one is refused."""
+    nonce = "0123456789abcdef"
+    minion.pillar = two(server, A, OLD, postfix)
+    assert applied(minion)["result"] is True
+    minion.pillar = two(server, B, OLD, postfix)
+    prints = minion.call("postfix_map.fingerprints", nonce)
+    assert len(prints["live"]) == 3 and not set(prints["live"].values()) & set(prints["pillar"].values())
+    rotated(minion)
+    prints = minion.call("postfix_map.fingerprints", nonce)
+    assert prints["live"] == prints["pillar"] and call(minion, "refused") == []
+    server.sql(f"ALTER ROLE {B} NOLOGIN")
+    (refused,) = call(minion, "refused")
+    assert refused["user"] == B and len(refused["maps"]) == 3
+
+
+def test_the_doctor(minion, server, postfix, trees):
+    """It warns of an idle account that is open, and not of one that is locked."""
+    minion.pillar = two(server, A, OLD, postfix)
+    assert applied(minion)["result"] is True
+
+    def rows():
+        return {row["check"]: row for row in minion.call("postfix_doctor.check") if row["result"] != "ok"}
+
+    assert rows() == {}
+    minion.pillar = two(server, B, NEW, postfix)
+    call(minion, "credential_accepted")
+    assert applied(minion)["result"] is True
+    (row,) = rows().values()
+    assert (row["check"], row["where"]) == ("the idle account of the pair is locked", A)
+    assert "a rotation is under way, or was interrupted and has to be started again" in row["fix"]
+    call(minion, "credential_sole")
+    assert rows() == {}
