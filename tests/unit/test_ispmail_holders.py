@@ -535,8 +535,23 @@ def test_a_new_user_that_is_no_pair_with_the_old_one(site):
         "(docs/rotation.md)",
     )
     assert [find(site.scope(), search=search).unnamed for search in ("all", "none")] == [[], []]
+    scope = site.scope()
+    (found,) = find(
+        scope._replace(database=scope.database._replace(pair=("mailserver", "second"))), search="old"
+    ).unnamed
+    assert "logs in as else and former, and pillar has mailserver or second: a rotation" in found.text
     site.maps.append(site.map("c.cf", table()))
     assert paths(find(site.scope(), search="old")) == []
+
+
+def test_tables_of_either_account(site, tmp_path):
+    path = site.file("x.cf", table(user="second"))
+    site.main_cf(f"canonical_maps = mysql:{path} mysql:{tmp_path}/gone.cf\n")
+    scope = site.scope()
+    paired = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
+    texts = {holder.where: holder.text for holder in find(paired).unnamed if holder.kind == TABLE}
+    assert "asks, logs in as second and is not a map of pillar" in texts[path]
+    assert "asks, may log in as mailserver or second (" in texts[f"{tmp_path}/gone.cf"]
 
 
 # An apply

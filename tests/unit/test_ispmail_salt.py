@@ -275,6 +275,7 @@ def test_two_accounts_stand_for_one():
     assert _ispmail_salt.database({"ispmail": pair}, {}, "ispmail").other == "u_a"
     pair["database"]["user"] = "u"
     assert _ispmail_salt.accounts({"ispmail": pair}, {}, "ispmail") == ("u",)
+    assert _ispmail_salt.accounts({"ispmail": [pair]}, {}, "ispmail") == ("mailserver",)
     with pytest.raises(PillarFault, match="ispmail:rotation:accounts is missing"):
         _ispmail_salt.scope({"ispmail": {**mail(), **pair}}, OPTS, "ispmail", as_admin=False)
 

@@ -79,6 +79,10 @@ GRANT = f"GRANT SELECT ON `mailserver`.* TO {A}"
             {**MADE, "grants": {"old": [], "new": [*GRANTED["new"], LIMITED]}},
         ),
         ([mariadb_row(NEW, ssl_type=1, max_questions=7)], [SELECT], [SELECT], [], None),
+        (
+            *([mariadb_row(NEW, ssl_type=2)], [SELECT], [SELECT], [f"ALTER USER {A} {LIMITED}"]),
+            {"grants": {"old": [*GRANTED["new"], "REQUIRE X509"], "new": [*GRANTED["new"], LIMITED]}},
+        ),
         # It is as it should be, or only its rights are not.
         ([mariadb_row(NEW)], [SELECT], [SELECT], [], None),
         ([mariadb_row(NEW)], [MORE], [SELECT], [], None),
@@ -261,6 +265,39 @@ def test_the_other_account_is_not_locked_before_pillars_is_open(admin, own):
     with pytest.raises(DatabaseError, match="clients would be locked out: run credential_accepted first"):
         _ispmail_accounts.credential(pair(), "sole", False)
     assert server.done == []
+
+
+def test_a_mysql_is_locked_alike(admin):
+    server = FakeServer(mysql_row(NEW), version="8.4.6", other=[mysql_row(OLD)])
+    admin(server)
+    with pytest.raises(DatabaseError, match="is not as it was set"):
+        _ispmail_accounts.credential(pair(), "sole", False)
+    assert server.done == [LOCK]
+
+
+def test_what_there_is_of_the_other_account(admin, monkeypatch):
+    monkeypatch.setattr("_ispmail_schema.read_tables", lambda server, dbname: {})
+    monkeypatch.setattr("_ispmail_schema.has_database", lambda server, dbname: True)
+    monkeypatch.setattr("_ispmail_account_users.other_readers", lambda server, config: {})
+    answers = {"SELECT @@global.default": [{"days": 0, "now": 0}], "SHOW GLOBAL STATUS": []}
+    others = [mariadb_row(OLD, **LOCKED), mariadb_row(OLD, host="b")]
+    admin(FakeServer(mariadb_row(NEW), other=others, answers=answers), {"mx1": 1})
+    found = _ispmail_accounts.read(pair())
+    assert list(found["accounts"]) == [A] and found["accounts"][A]["managed"] is True
+    assert found["pair"] == {
+        B: {"locked": True, "connections": {"mx1": 1}},
+        "mailserver_b@b": {"locked": False, "connections": {"mx1": 1}},
+    }
+
+
+def test_a_locked_account_that_is_no_pairs_keeps_its_own_warning(admin):
+    """The doctor tells that it is locked."""
+    admin(FakeServer(mariadb_row(OLD, **LOCKED), grants=[SELECT]))
+    (warning,) = _ispmail_accounts.account(config(user="mailserver_a"), True)["warnings"]
+    assert warning == f"{A} does not accept pillar's password: see credential_accepted"
+    admin(FakeServer(mariadb_row(OLD), grants=[SELECT], other=[mariadb_row(OLD)], others=[SELECT]))
+    (warning,) = _ispmail_accounts.account(pair(), True)["warnings"]
+    assert warning == f"{A} does not accept pillar's password: see credential_accepted"
 
 
 def test_a_server_that_does_not_lock_it(admin):
