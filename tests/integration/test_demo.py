@@ -37,7 +37,8 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.skipif(not version("salt").startswith("3008."), reason="the demo takes Salt 3008")
-def test_the_demo_shows_what_it_says_and_leaves_nothing():
+@pytest.mark.parametrize("options", [(), ("--postgresql",)], ids=["MariaDB", "PostgreSQL"])
+def test_the_demo_shows_what_it_says_and_leaves_nothing(options):
     """No test ran it, and it was broken by a change of the formula."""
     reason = missing_requirements()
     if reason and os.environ.get("CI") != "true":
@@ -47,7 +48,7 @@ def test_the_demo_shows_what_it_says_and_leaves_nothing():
         sandbox.own_tmp(directory)
         shutil.copytree(REPOSITORY, sandbox.root / HERE[1:], ignore=LEFT_OUT)
         done = subprocess.run(
-            [sys.executable, "-c", LAUNCHER, *sandbox.enter, f"{HERE}/bin/demo"],
+            [sys.executable, "-c", LAUNCHER, *sandbox.enter, f"{HERE}/bin/demo", *options],
             check=False,
             capture_output=True,
             text=True,
