@@ -6,13 +6,14 @@ PostgreSQL keeps one password for a role. Statements have no placeholders, becau
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import _ispmail_scram
 import _ispmail_sql
-from _ispmail_errors import InvalidInput
+from _ispmail_errors import DatabaseError, InvalidInput
 from _ispmail_sql import Index, Missing, Table
 
 # A row as the server sends it: column to text, None for NULL.
@@ -48,6 +49,11 @@ _ADDABLE_COLUMNS = ("quota",)
 
 # Parameters whose value is a list of names, see GUC_LIST_QUOTE in PostgreSQL's guc_tables.c.
 _LISTS = ("local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces")
+# Those of them in whose names capital letters count only in quotes.
+_FOLDED = ("search_path", "temp_tablespaces")
+_NAME = re.compile(
+    r'[ \t\n\r\f\v]*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^ \t\n\r\f\v",][^ \t\n\r\f\v,]*))[ \t\n\r\f\v]*'
+)
 
 _OID = "(SELECT oid FROM pg_roles WHERE rolname = {})"
 _READ_ROLES = """
@@ -218,12 +224,34 @@ def copy_settings(name: str, other: Role) -> list[str]:
     statements = []
     for setting in other.settings:
         parameter, _, value = setting.partition("=")
-        # A list such as search_path comes as it has to be written, each name in quotes that needs them.
-        text = value if parameter in _LISTS else literal(value)
-        statements.append(f"ALTER ROLE {quote(name)} SET {quote(parameter)} TO {text or literal('')}")
+        values = _names_in(parameter, value) if parameter in _LISTS and value else [value]
+        statements.append(f"ALTER ROLE {quote(name)} SET {quote(parameter)} TO {', '.join(map(literal, values))}")
     if other.most >= 0:
         statements.append(f"ALTER ROLE {quote(name)} CONNECTION LIMIT {other.most}")
     return statements
+
+
+def _names_in(parameter: str, value: str) -> list[str]:
+    """Take a list of names apart, as pg_dump does: a role chooses its own, and can have it kept as it has written it.
+
+    Raises:
+        DatabaseError: It is none.
+    """
+    names: list[str] = []
+    at = -1
+    while at < len(value):
+        found = _NAME.match(value, at + 1)
+        at = found.end() if found else -1
+        if found is None or value[at : at + 1] not in ("", ","):
+            raise DatabaseError(f"Nothing was changed: {parameter} of the other role is no list of names: set it again")
+        plain = found["plain"] and (_lower(found["plain"]) if parameter in _FOLDED else found["plain"])
+        names.append(plain or (found["quoted"] or "").replace('""', '"'))
+    return names
+
+
+def _lower(text: str) -> str:
+    """As the server does it with names: only ASCII's letters, whatever its locale."""
+    return re.sub("[A-Z]+", lambda found: found[0].lower(), text)
 
 
 def read_roles(names: Sequence[str], superuser: bool) -> str:

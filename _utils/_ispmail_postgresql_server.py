@@ -76,8 +76,11 @@ def admin(config: DatabaseConfig, lock: bool = False) -> Iterator[Server]:
             client = _connected(config, _MAINTENANCE)
         stack.enter_context(contextlib.closing(client))
         stack.enter_context(_ispmail_database.understood(client.where))
-        # Postfix's lookups would queue behind an ALTER that waits for a lock.
-        client.ask(f"SET lock_timeout = '{_LOCK_SECONDS}s'; SET client_min_messages = warning")
+        # Postfix's lookups would queue behind an ALTER that waits for a lock. Whoever may create in a schema of
+        # search_path could have an operator of his own run by the admin, who may be a superuser: see CVE-2018-1058.
+        client.ask(
+            f"SET search_path = pg_catalog; SET lock_timeout = '{_LOCK_SECONDS}s'; SET client_min_messages = warning"
+        )
         facts = client.ask(
             "SELECT current_setting('server_version') AS version, current_setting('is_superuser') AS super,"
             " current_database() AS name"

@@ -312,3 +312,36 @@ def test_the_doctor(minion, server, postfix, trees):
     assert "a rotation is under way, or was interrupted and has to be started again" in row["fix"]
     call(minion, "credential_sole")
     assert rows() == {}
+
+
+def test_a_role_s_own_settings_run_no_statement_of_its_own(minion, server):
+    """A role chooses its own search_path, and FROM CURRENT keeps that as it was written: it became a superuser."""
+    server.sql_as(
+        A,
+        OLD,
+        "SELECT set_config('search_path', 'public;alter/**/role/**/mailserver_a/**/superuser', false);"
+        "ALTER ROLE mailserver_a SET search_path FROM CURRENT",
+        "mailserver",
+    )
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    assert server.sql("SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE 'mailserver%'") == []
+    found = server.sql(f"SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = '{B}'::regrole")
+    assert found == [('search_path="public;alter/**/role/**/mailserver_a/**/superuser"',)]
+
+
+def test_the_admin_runs_no_operator_of_others(minion, server):
+    """Whoever may make an operator in public had it run by the superuser that Salt is there (CVE-2018-1058)."""
+    server.sql(f"GRANT CREATE ON SCHEMA public TO {A}; GRANT INSERT ON public.virtual_users TO {A}", "mailserver")
+    server.sql_as(
+        A,
+        OLD,
+        "CREATE FUNCTION public.evil(text, regclass) RETURNS text LANGUAGE plpgsql AS $$BEGIN"
+        " EXECUTE 'ALTER ROLE mailserver_a SUPERUSER'; RETURN $1 || $2::text; END$$;"
+        "CREATE OPERATOR public.|| (FUNCTION = public.evil, LEFTARG = text, RIGHTARG = regclass)",
+        "mailserver",
+    )
+    call(minion, "account")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    assert server.sql("SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE 'mailserver%'") == []
