@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2199a62db582")
+_ispmail_stamp.require("da10436278c1")
 
 import _ispmail_answers
 import _ispmail_classes

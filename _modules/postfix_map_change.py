@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2199a62db582")
+_ispmail_stamp.require("da10436278c1")
 
 import _ispmail_apply
 import _ispmail_compare

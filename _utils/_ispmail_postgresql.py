@@ -231,6 +231,17 @@ def copy_settings(name: str, other: Role) -> list[str]:
     return statements
 
 
+def forget_settings(found: Role, dbname: str) -> list[str]:
+    """Write the statements after which a role has no parameters and no limit of connections of its own.
+
+    Returns:
+        None of them where it has none.
+    """
+    role = f"ALTER ROLE {quote(found.name)}"
+    statements = [f"{role} RESET ALL", f"{role} IN DATABASE {quote(dbname)} RESET ALL"] if found.settings else []
+    return statements + ([f"{role} CONNECTION LIMIT -1"] if found.most >= 0 else [])
+
+
 def _names_in(parameter: str, value: str) -> list[str]:
     """Take a list of names apart, as pg_dump does: a role chooses its own, and can have it kept as it has written it.
 

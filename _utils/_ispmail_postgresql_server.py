@@ -410,7 +410,10 @@ def _accept(
         texts = [_ispmail_database.shown(right.describe()) for right in more]
         change = {"grants": {"old": [], "new": texts}}
     if not _is_open(server, config, own):
-        statements += _ispmail_postgresql.copy_settings(own.name, other) if other else []
+        if other:
+            # Those that only this one has are of an earlier time: an old search_path would have it ask old tables.
+            statements += _ispmail_postgresql.forget_settings(own, config.dbname) if other.can_login else []
+            statements += _ispmail_postgresql.copy_settings(own.name, other)
         statements += _ispmail_postgresql.set_password(own.name, _verifier(server, config))
         change = {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}, **change}
     return config.user, change, statements

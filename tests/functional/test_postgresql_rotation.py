@@ -345,3 +345,16 @@ def test_the_admin_runs_no_operator_of_others(minion, server):
     minion.pillar = two(server, B, NEW)
     call(minion, "credential_accepted")
     assert server.sql("SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE 'mailserver%'") == []
+
+
+def test_an_idle_role_keeps_no_limit_of_its_own(minion, server):
+    """A limit that the account in use has no more would stop mail under load, and an old search_path ask old tables."""
+    server.sql(f"ALTER ROLE {A} CONNECTION LIMIT 3; ALTER ROLE {A} SET search_path TO old")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    server.sql(f"ALTER ROLE {B} CONNECTION LIMIT -1; ALTER ROLE {B} RESET search_path")
+    minion.pillar = two(server, A, OTHER)
+    call(minion, "credential_accepted")
+    assert server.sql("SELECT rolconnlimit FROM pg_roles WHERE rolname LIKE 'mailserver%'") == [("-1",), ("-1",)]
+    assert server.sql("SELECT setconfig FROM pg_db_role_setting WHERE setrole <> 0") == []

@@ -20,6 +20,7 @@ from _ispmail_postgresql import (
     create_database,
     describe,
     explain,
+    forget_settings,
     give,
     grant,
     held,
@@ -93,6 +94,16 @@ def test_settings_are_written_as_they_were_read():
     assert copy_settings("m_b", dataclasses.replace(other, settings=(), most=0)) == [
         'ALTER ROLE "m_b" CONNECTION LIMIT 0'
     ]
+
+
+def test_settings_that_only_one_has_are_forgotten():
+    found = Role("m_b", False, False, None, None, (), ("search_path=old",), 0, 3)
+    assert forget_settings(found, "mail") == [
+        'ALTER ROLE "m_b" RESET ALL',
+        'ALTER ROLE "m_b" IN DATABASE "mail" RESET ALL',
+        'ALTER ROLE "m_b" CONNECTION LIMIT -1',
+    ]
+    assert forget_settings(dataclasses.replace(found, settings=(), most=-1), "mail") == []
 
 
 @pytest.mark.parametrize("value", ["a b", "a,", ",a", '"a', '"a"b', '"a" "b"', " "])
