@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("da10436278c1")
+_ispmail_stamp.require("6bed62b1a740")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("da10436278c1")
+_ispmail_stamp.require("6bed62b1a740")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("da10436278c1")
+_ispmail_stamp.require("6bed62b1a740")
 
 import _ispmail_apply
 import _ispmail_compare

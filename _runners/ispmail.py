@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("da10436278c1")
+_ispmail_stamp.require("6bed62b1a740")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("da10436278c1")
+_ispmail_stamp.require("6bed62b1a740")
 
 from _ispmail_salt import state
 

@@ -105,23 +105,25 @@ SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'f', 'v', 'm') ORDER BY c.relname
 """
-# Each as the beginning and the end of the statement that gives it. Types and large objects are left out.
+# Each as the beginning and the end of the statement that gives it. Types and large objects are left out. An owner's
+# rights are in no list as long as nobody has changed them, see acldefault().
 _READ_RIGHTS = """
 SELECT 'GRANT ' || a.privilege_type || ' ON ' || CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
     || c.oid::regclass AS statement, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS ending
-  FROM pg_class c, aclexplode(c.relacl) a WHERE a.grantee = {who}
+  FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char",
+    c.relowner))) a WHERE a.grantee = {who} AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
 UNION ALL SELECT format('GRANT %s (%I) ON TABLE %s', a.privilege_type, t.attname, t.attrelid::regclass),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
   FROM pg_attribute t, aclexplode(t.attacl) a WHERE a.grantee = {who} AND NOT t.attisdropped
 UNION ALL SELECT format('GRANT %s ON SCHEMA %I', a.privilege_type, n.nspname),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-  FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.grantee = {who}
+  FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a WHERE a.grantee = {who}
 UNION ALL SELECT format('GRANT %s ON DATABASE %I', a.privilege_type, d.datname),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-  FROM pg_database d, aclexplode(d.datacl) a WHERE a.grantee = {who}
+  FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE a.grantee = {who}
 UNION ALL SELECT format('GRANT %s ON ROUTINE %s', a.privilege_type, p.oid::regprocedure),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-  FROM pg_proc p, aclexplode(p.proacl) a WHERE a.grantee = {who}
+  FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = {who}
 UNION ALL SELECT format('GRANT %I', g.rolname), CASE WHEN m.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END
   FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = {who}
 UNION ALL SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s GRANT %s ON %s', o.rolname,

@@ -358,3 +358,21 @@ def test_an_idle_role_keeps_no_limit_of_its_own(minion, server):
     call(minion, "credential_accepted")
     assert server.sql("SELECT rolconnlimit FROM pg_roles WHERE rolname LIKE 'mailserver%'") == [("-1",), ("-1",)]
     assert server.sql("SELECT setconfig FROM pg_db_role_setting WHERE setrole <> 0") == []
+
+
+def test_an_owner_s_rights_are_given_too(minion, server):
+    """An owner's rights are in no list of PostgreSQL until somebody changes them: the other account could not read."""
+    server.sql(f"CREATE SCHEMA mail AUTHORIZATION {A}", "mailserver")
+    server.sql_as(
+        A, OLD, "CREATE TABLE mail.own (id serial, a text); INSERT INTO mail.own (a) VALUES ('x')", "mailserver"
+    )
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    rows = "SELECT a FROM mail.own"
+    assert server.sql_as(B, NEW, rows, "mailserver") == server.sql_as(A, OLD, rows, "mailserver") == [("x",)]
+    server.sql_as(B, NEW, "INSERT INTO mail.own (a) VALUES ('y')", "mailserver")
+    assert call(minion, "credential_accepted")["changes"] == {}
+    # The owner has them by itself.
+    call(minion, "credential_sole")
+    minion.pillar = two(server, A, OTHER)
+    assert "grants" not in call(minion, "credential_accepted")["changes"][A]
