@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6bed62b1a740")
+_ispmail_stamp.require("65b5e2d1406a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

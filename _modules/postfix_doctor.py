@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6bed62b1a740")
+_ispmail_stamp.require("65b5e2d1406a")
 
 
 import _ispmail_apply

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6bed62b1a740")
+_ispmail_stamp.require("65b5e2d1406a")
 
 import _ispmail_answers
 import _ispmail_classes

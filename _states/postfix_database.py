@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6bed62b1a740")
+_ispmail_stamp.require("65b5e2d1406a")
 
 from _ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6bed62b1a740")
+_ispmail_stamp.require("65b5e2d1406a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
