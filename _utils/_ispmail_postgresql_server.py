@@ -410,12 +410,12 @@ def _accept(
         texts = [_ispmail_database.shown(right.describe()) for right in more]
         change = {"grants": {"old": [], "new": texts}}
     if not _is_open(server, config, own):
-        if other:
+        if other and not own.can_login:
             # Those that only this one has are of an earlier time: an old search_path would have it ask old tables.
             statements += _ispmail_postgresql.forget_settings(own, config.dbname) if other.can_login else []
             statements += _ispmail_postgresql.copy_settings(own.name, other)
         statements += _ispmail_postgresql.set_password(own.name, _verifier(server, config))
-        change = {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}, **change}
+        change = {**_opened(own), **change}
     return config.user, change, statements
 
 
@@ -423,7 +423,7 @@ def _accept_fault(server: Server, config: DatabaseConfig, own: Role | None, othe
     """Why pillar's user cannot be opened, as a sentence without its subject; None where it can be."""
     if own is None and other is None:
         return f"does not exist, and neither does {config.other}: run postfix_database.account first"
-    if own is None or not own.can_login or _is_open(server, config, own):
+    if own is None or not own.can_login or _accepts_password(server, config, own):
         return None
     if other is None or not other.can_login:
         return (
@@ -456,10 +456,21 @@ def _sole(
     return other.name, {"locked": {"old": False, "new": True}}, _ispmail_postgresql.lock(other.name)
 
 
+def _opened(own: Role) -> dict[str, Any]:
+    """What changes where a role gets a password; one that is not locked has it already, but for some time only."""
+    if not own.can_login:
+        return {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}}
+    date = time.strftime("%Y-%m-%d", time.gmtime(own.expires or 0))
+    return {"expires": {"old": date, "new": "never"}}
+
+
 def _is_open(server: Server, config: DatabaseConfig, role: Role) -> bool:
-    """Whether a role accepts pillar's password."""
-    if not role.can_login or role.expires is not None:
-        return False
+    """Whether a role accepts pillar's password, for ever: mail would stop on the day on which it expires."""
+    return role.can_login and role.expires is None and _accepts_password(server, config, role)
+
+
+def _accepts_password(server: Server, config: DatabaseConfig, role: Role) -> bool:
+    """Whether a role that may log in has pillar's password."""
     password = (config.password or "").encode("utf-8", "surrogateescape")
     if server.is_superuser:
         return role.verifier is not None and _ispmail_scram.belongs(role.verifier, password, role.name)

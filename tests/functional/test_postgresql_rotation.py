@@ -376,3 +376,15 @@ def test_an_owner_s_rights_are_given_too(minion, server):
     call(minion, "credential_sole")
     minion.pillar = two(server, A, OTHER)
     assert "grants" not in call(minion, "credential_accepted")["changes"][A]
+
+
+def test_a_password_that_expires_is_no_other_password(minion, server):
+    """The advice was to change the user, with pillar's own password in place."""
+    server.sql(f"ALTER ROLE {A} VALID UNTIL '2099-01-01' CONNECTION LIMIT 90; CREATE ROLE {B} LOGIN")
+    would = call(minion, "credential_accepted", test=True)
+    assert would == call(minion, "credential_accepted")
+    assert would == {"changes": {A: {"expires": {"old": "2099-01-01", "new": "never"}}}, "warnings": []}
+    assert server.sql(f"SELECT rolconnlimit FROM pg_roles WHERE rolname = '{A}'") == [("90",)]
+    assert call(minion, "credential_accepted")["changes"] == {}
+    assert server.sql(f"SELECT rolvaliduntil FROM pg_roles WHERE rolname = '{A}'") == [("infinity",)]
+    assert logs_in(server, A, OLD)
