@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("65b5e2d1406a")
+_ispmail_stamp.require("91ec81039272")
 
 
 import _ispmail_apply

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("65b5e2d1406a")
+_ispmail_stamp.require("91ec81039272")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -458,7 +458,7 @@ def self_of(row: Row) -> Self:
         name=_text(row["name"]),
         is_superuser=row["is_superuser"] == "t",
         expires=None if row["expires"] is None else int(row["expires"]),
-        date=row["date"],
+        date=None if row["date"] is None else _date(row["date"]),
         connections={
             "max_connections": int(_text(row["of_server"])),
             "CONNECTION LIMIT of the database": int(_text(row["of_database"])),
@@ -546,6 +546,13 @@ def _text(value: str | None) -> str:
     if value is None:
         raise ValueError("there is no text where a server always sends one")
     return value
+
+
+def _date(text: str) -> str:
+    """A day, for people; no other text of a server's."""
+    if not re.fullmatch("[0-9]{4,6}-[0-9]{2}-[0-9]{2}", text):
+        raise ValueError("this is no date")
+    return text
 
 
 def _list(value: str | None) -> tuple[str, ...]:

@@ -25,12 +25,12 @@ import _ispmail_sockets
 import _ispmail_sql
 from _ispmail_accounts import Action
 from _ispmail_client import Login
-from _ispmail_config_database import DatabaseConfig
+from _ispmail_config_database import PGSQL, DatabaseConfig
 from _ispmail_connections import Listed
 from _ispmail_database import Step
 from _ispmail_errors import CannotAsk, DatabaseError, PillarFault
 from _ispmail_postgresql import METHOD, SCHEMA, Held, Right, Role
-from _ispmail_postgresql_client import Client
+from _ispmail_postgresql_client import WITHOUT_PASSWORD, Client
 from _ispmail_sql import Missing, Table
 from _ispmail_sqlstates import LOCK_NOT_AVAILABLE, WRONG_PASSWORD
 
@@ -75,7 +75,7 @@ def admin(config: DatabaseConfig, lock: bool = False) -> Iterator[Server]:
                 raise
             client = _connected(config, _MAINTENANCE)
         stack.enter_context(contextlib.closing(client))
-        stack.enter_context(_ispmail_database.understood(client.where))
+        stack.enter_context(_ispmail_database.understood(client.where, PGSQL))
         # Postfix's lookups would queue behind an ALTER that waits for a lock. Whoever may create in a schema of
         # search_path could have an operator of his own run by the admin, who may be a superuser: see CVE-2018-1058.
         client.ask(
@@ -460,8 +460,7 @@ def _opened(own: Role) -> dict[str, Any]:
     """What changes where a role gets a password; one that is not locked has it already, but for some time only."""
     if not own.can_login:
         return {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}}
-    date = time.strftime("%Y-%m-%d", time.gmtime(own.expires or 0))
-    return {"expires": {"old": date, "new": "never"}}
+    return {"expires": {"old": _ispmail_database.date(own.expires or 0), "new": "never"}}
 
 
 def _is_open(server: Server, config: DatabaseConfig, role: Role) -> bool:
@@ -482,6 +481,11 @@ def _accepts_password(server: Server, config: DatabaseConfig, role: Role) -> boo
         if err.number != WRONG_PASSWORD:
             raise
         return False
+    if client.plugin == WITHOUT_PASSWORD:
+        raise DatabaseError(
+            f"{client.where}: it lets {role.name} in without asking for a password, so whether that is pillar's cannot "
+            "be tried: have pg_hba.conf ask for it by scram-sha-256, or give server:user a superuser"
+        )
     return True
 
 
@@ -508,8 +512,8 @@ def _verifier(server: Server, config: DatabaseConfig) -> str:
     """What the server will keep of pillar's password, with a new salt."""
     password = (config.password or "").encode("utf-8", "surrogateescape")
     rounds = server.ask("SELECT current_setting('scram_iterations', true) AS rounds")[0]["rounds"]
-    # Our own client takes no fewer. Servers before 16 have no such setting.
-    iterations = max(int(rounds or 0), _ispmail_scram.ITERATIONS)
+    # Our own client takes no fewer, and no more. Servers before 16 have no such setting.
+    iterations = min(max(int(rounds or 0), _ispmail_scram.ITERATIONS), _ispmail_scram.MOST_ITERATIONS)
     return _ispmail_scram.verifier(password, secrets.token_bytes(_ispmail_scram.SALT_BYTES), iterations)
 
 
@@ -578,8 +582,7 @@ def _expiry(role: Role, now: int) -> dict[str, Any] | None:
     """When the password of a role expires: how many seconds from now, and its date."""
     if role.expires is None:
         return None
-    date = time.strftime("%Y-%m-%d", time.gmtime(role.expires)) if role.expires else "now"
-    return {"seconds": role.expires - now, "date": date}
+    return {"seconds": role.expires - now, "date": _ispmail_database.date(role.expires) if role.expires else "now"}
 
 
 def listed(config: DatabaseConfig, users: Sequence[Collection[str]]) -> list[Listed]:

@@ -292,6 +292,9 @@ def test_what_a_role_sees_of_itself():
     assert found == Self("m", False, -3, "2001-01-01", limits, 30, ("a",))
     found = self_of({**row, "is_superuser": "t", "expires": None, "of_server": "1", "idle": "0", "writable": None})
     assert (found.is_superuser, found.expires, found.writable) == (True, None, ())
+    for date in ("\x1b[2J", "2001-01-01\n", "x" * 10):
+        with pytest.raises(ValueError, match="this is no date"):
+            self_of({**row, "of_server": "1", "idle": "0", "writable": None, "date": date})
 
 
 def test_rights_are_given_as_they_were():
