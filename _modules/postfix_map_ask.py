@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d64f525ce6b2")
+_ispmail_stamp.require("91ec81039272")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d64f525ce6b2")
+_ispmail_stamp.require("91ec81039272")
 
 from _ispmail_salt import state
 

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d64f525ce6b2")
+_ispmail_stamp.require("91ec81039272")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

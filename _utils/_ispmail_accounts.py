@@ -215,7 +215,7 @@ def _expiry(account: Account, default_lifetime: int, now: int) -> dict[str, Any]
     expires = account.expires(default_lifetime)
     if expires is None:
         return None
-    return {"seconds": expires - now, "date": time.strftime("%Y-%m-%d", time.gmtime(expires)) if expires else "now"}
+    return {"seconds": expires - now, "date": _ispmail_database.date(expires) if expires else "now"}
 
 
 def _check(server: Server, work: Mapping[str, CredentialChange], again: str) -> None:

@@ -88,7 +88,7 @@ def listed_by_account(keys: Mapping[str, str], host: str, table_type: str = MYSQ
     """
     user = keys.get("user", "")
     statements = _ispmail_postgresql.activity_statements([user]) if table_type == PGSQL else STATEMENTS
-    with _ispmail_database.understood(host):
+    with _ispmail_database.understood(host, table_type):
         listed, facts = _ispmail_database.ask(keys, host, statements, table_type).answers
         for answer in (listed, facts):
             if answer.reason:

@@ -6,6 +6,7 @@ Whoever answers at the database's address may answer anything: what is no answer
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -158,18 +159,21 @@ def _log_in_as_admin(client: Client) -> str:
 
 
 @contextlib.contextmanager
-def understood(where: str) -> Iterator[None]:
-    """Read a server's answers: one that no MariaDB or MySQL gives is the server's fault, in our words.
+def understood(where: str, table_type: str = MYSQL) -> Iterator[None]:
+    """Read a server's answers: one that no such server gives is the server's fault, in our words.
+
+    Args:
+        where: The server, in messages.
+        table_type: ``mysql`` or ``pgsql``.
 
     Raises:
         DatabaseError: There was such an answer.
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, StopIteration, RecursionError):
-        raise DatabaseError(
-            f"{where}: it answers what a MariaDB or MySQL does not: check that it is the right server"
-        ) from None
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, StopIteration, RecursionError):
+        kind = "PostgreSQL" if table_type == PGSQL else "MariaDB or MySQL"
+        raise DatabaseError(f"{where}: it answers what a {kind} does not: check that it is the right server") from None
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,18 @@ def grants(rows: Sequence[Mapping[str, Any]]) -> list[Grant]:
     ):
         raise ValueError("SHOW GRANTS gave what takes too long to read")
     return _ispmail_sql.parse_grants(lines)
+
+
+def date(seconds: int) -> str:
+    """The day of a number of seconds since 1970, for people.
+
+    Raises:
+        ValueError: It is nothing that a server gives, see `understood`.
+    """
+    try:
+        return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+    except (OSError, OverflowError):
+        raise ValueError("there is no such day") from None
 
 
 def shown(name: object) -> str:

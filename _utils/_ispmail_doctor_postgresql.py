@@ -40,7 +40,7 @@ def check(maps: Sequence[LiveMap]) -> Iterator[Finding]:
             continue
         where = f"{login.host} for {', '.join(live.name for live in login.maps)}"
         try:
-            with _ispmail_database.understood(login.host):
+            with _ispmail_database.understood(login.host, PGSQL):
                 account, found = _ask(login)
                 findings = [*_check_account(login, account), *(each for one in found for each in _check_query(one))]
         except DatabaseError as err:

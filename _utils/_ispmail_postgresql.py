@@ -6,13 +6,14 @@ PostgreSQL keeps one password for a role. Statements have no placeholders, becau
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import _ispmail_scram
 import _ispmail_sql
-from _ispmail_errors import InvalidInput
+from _ispmail_errors import DatabaseError, InvalidInput
 from _ispmail_sql import Index, Missing, Table
 
 # A row as the server sends it: column to text, None for NULL.
@@ -48,6 +49,11 @@ _ADDABLE_COLUMNS = ("quota",)
 
 # Parameters whose value is a list of names, see GUC_LIST_QUOTE in PostgreSQL's guc_tables.c.
 _LISTS = ("local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces")
+# Those of them in whose names capital letters count only in quotes.
+_FOLDED = ("search_path", "temp_tablespaces")
+_NAME = re.compile(
+    r'[ \t\n\r\f\v]*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^ \t\n\r\f\v",][^ \t\n\r\f\v,]*))[ \t\n\r\f\v]*'
+)
 
 _OID = "(SELECT oid FROM pg_roles WHERE rolname = {})"
 _READ_ROLES = """
@@ -99,23 +105,25 @@ SELECT c.relname AS name, c.relkind IN ('v', 'm') AS is_view,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'f', 'v', 'm') ORDER BY c.relname
 """
-# Each as the beginning and the end of the statement that gives it. Types and large objects are left out.
+# Each as the beginning and the end of the statement that gives it. Types and large objects are left out. An owner's
+# rights are in no list as long as nobody has changed them, see acldefault().
 _READ_RIGHTS = """
 SELECT 'GRANT ' || a.privilege_type || ' ON ' || CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
     || c.oid::regclass AS statement, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS ending
-  FROM pg_class c, aclexplode(c.relacl) a WHERE a.grantee = {who}
+  FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char",
+    c.relowner))) a WHERE a.grantee = {who} AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
 UNION ALL SELECT format('GRANT %s (%I) ON TABLE %s', a.privilege_type, t.attname, t.attrelid::regclass),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
   FROM pg_attribute t, aclexplode(t.attacl) a WHERE a.grantee = {who} AND NOT t.attisdropped
 UNION ALL SELECT format('GRANT %s ON SCHEMA %I', a.privilege_type, n.nspname),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-  FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.grantee = {who}
+  FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a WHERE a.grantee = {who}
 UNION ALL SELECT format('GRANT %s ON DATABASE %I', a.privilege_type, d.datname),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-  FROM pg_database d, aclexplode(d.datacl) a WHERE a.grantee = {who}
+  FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE a.grantee = {who}
 UNION ALL SELECT format('GRANT %s ON ROUTINE %s', a.privilege_type, p.oid::regprocedure),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-  FROM pg_proc p, aclexplode(p.proacl) a WHERE a.grantee = {who}
+  FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = {who}
 UNION ALL SELECT format('GRANT %I', g.rolname), CASE WHEN m.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END
   FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = {who}
 UNION ALL SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s GRANT %s ON %s', o.rolname,
@@ -218,12 +226,45 @@ def copy_settings(name: str, other: Role) -> list[str]:
     statements = []
     for setting in other.settings:
         parameter, _, value = setting.partition("=")
-        # A list such as search_path comes as it has to be written, each name in quotes that needs them.
-        text = value if parameter in _LISTS else literal(value)
-        statements.append(f"ALTER ROLE {quote(name)} SET {quote(parameter)} TO {text or literal('')}")
+        values = _names_in(parameter, value) if parameter in _LISTS and value else [value]
+        statements.append(f"ALTER ROLE {quote(name)} SET {quote(parameter)} TO {', '.join(map(literal, values))}")
     if other.most >= 0:
         statements.append(f"ALTER ROLE {quote(name)} CONNECTION LIMIT {other.most}")
     return statements
+
+
+def forget_settings(found: Role, dbname: str) -> list[str]:
+    """Write the statements after which a role has no parameters and no limit of connections of its own.
+
+    Returns:
+        None of them where it has none.
+    """
+    role = f"ALTER ROLE {quote(found.name)}"
+    statements = [f"{role} RESET ALL", f"{role} IN DATABASE {quote(dbname)} RESET ALL"] if found.settings else []
+    return statements + ([f"{role} CONNECTION LIMIT -1"] if found.most >= 0 else [])
+
+
+def _names_in(parameter: str, value: str) -> list[str]:
+    """Take a list of names apart, as pg_dump does: a role chooses its own, and can have it kept as it has written it.
+
+    Raises:
+        DatabaseError: It is none.
+    """
+    names: list[str] = []
+    at = -1
+    while at < len(value):
+        found = _NAME.match(value, at + 1)
+        at = found.end() if found else -1
+        if found is None or value[at : at + 1] not in ("", ","):
+            raise DatabaseError(f"Nothing was changed: {parameter} of the other role is no list of names: set it again")
+        plain = found["plain"] and (_lower(found["plain"]) if parameter in _FOLDED else found["plain"])
+        names.append(plain or (found["quoted"] or "").replace('""', '"'))
+    return names
+
+
+def _lower(text: str) -> str:
+    """As the server does it with names: only ASCII's letters, whatever its locale."""
+    return re.sub("[A-Z]+", lambda found: found[0].lower(), text)
 
 
 def read_roles(names: Sequence[str], superuser: bool) -> str:
@@ -417,7 +458,7 @@ def self_of(row: Row) -> Self:
         name=_text(row["name"]),
         is_superuser=row["is_superuser"] == "t",
         expires=None if row["expires"] is None else int(row["expires"]),
-        date=row["date"],
+        date=None if row["date"] is None else _date(row["date"]),
         connections={
             "max_connections": int(_text(row["of_server"])),
             "CONNECTION LIMIT of the database": int(_text(row["of_database"])),
@@ -505,6 +546,13 @@ def _text(value: str | None) -> str:
     if value is None:
         raise ValueError("there is no text where a server always sends one")
     return value
+
+
+def _date(text: str) -> str:
+    """A day, for people; no other text of a server's."""
+    if not re.fullmatch("[0-9]{4,6}-[0-9]{2}-[0-9]{2}", text):
+        raise ValueError("this is no date")
+    return text
 
 
 def _list(value: str | None) -> tuple[str, ...]:

@@ -36,10 +36,11 @@ _PROTOCOL, _TLS_REQUEST = 196608, 80877103
 _OK, _CLEAR, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
 _SCRAM = "SCRAM-SHA-256"
 # The ways to log in, as pg_hba.conf names them. A login by peer looks like one by trust.
-_NAMES = {_OK: "trust or peer", _CLEAR: "password", _MD5: "md5", _SASL: "scram-sha-256"}
+WITHOUT_PASSWORD = "trust or peer"  # noqa: S105
+_NAMES = {_OK: WITHOUT_PASSWORD, _CLEAR: "password", _MD5: "md5", _SASL: "scram-sha-256"}
 # A server that is not known to be the right one could have a password hashed less, to try passwords faster; any could
 # have it hashed for hours.
-_LEAST_ITERATIONS, _MOST_ITERATIONS = _ispmail_scram.ITERATIONS, 10**6
+_LEAST_ITERATIONS, _MOST_ITERATIONS = _ispmail_scram.ITERATIONS, _ispmail_scram.MOST_ITERATIONS
 _CHALLENGE = re.compile(r"r=(?P<nonce>[!-+\--~]+),s=(?P<salt>[A-Za-z0-9+/]+={0,2}),i=(?P<iterations>[1-9][0-9]{0,8})")
 
 

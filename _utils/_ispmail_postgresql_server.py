@@ -25,12 +25,12 @@ import _ispmail_sockets
 import _ispmail_sql
 from _ispmail_accounts import Action
 from _ispmail_client import Login
-from _ispmail_config_database import DatabaseConfig
+from _ispmail_config_database import PGSQL, DatabaseConfig
 from _ispmail_connections import Listed
 from _ispmail_database import Step
 from _ispmail_errors import CannotAsk, DatabaseError, PillarFault
 from _ispmail_postgresql import METHOD, SCHEMA, Held, Right, Role
-from _ispmail_postgresql_client import Client
+from _ispmail_postgresql_client import WITHOUT_PASSWORD, Client
 from _ispmail_sql import Missing, Table
 from _ispmail_sqlstates import LOCK_NOT_AVAILABLE, WRONG_PASSWORD
 
@@ -75,9 +75,12 @@ def admin(config: DatabaseConfig, lock: bool = False) -> Iterator[Server]:
                 raise
             client = _connected(config, _MAINTENANCE)
         stack.enter_context(contextlib.closing(client))
-        stack.enter_context(_ispmail_database.understood(client.where))
-        # Postfix's lookups would queue behind an ALTER that waits for a lock.
-        client.ask(f"SET lock_timeout = '{_LOCK_SECONDS}s'; SET client_min_messages = warning")
+        stack.enter_context(_ispmail_database.understood(client.where, PGSQL))
+        # Postfix's lookups would queue behind an ALTER that waits for a lock. Whoever may create in a schema of
+        # search_path could have an operator of his own run by the admin, who may be a superuser: see CVE-2018-1058.
+        client.ask(
+            f"SET search_path = pg_catalog; SET lock_timeout = '{_LOCK_SECONDS}s'; SET client_min_messages = warning"
+        )
         facts = client.ask(
             "SELECT current_setting('server_version') AS version, current_setting('is_superuser') AS super,"
             " current_database() AS name"
@@ -407,9 +410,12 @@ def _accept(
         texts = [_ispmail_database.shown(right.describe()) for right in more]
         change = {"grants": {"old": [], "new": texts}}
     if not _is_open(server, config, own):
-        statements += _ispmail_postgresql.copy_settings(own.name, other) if other else []
+        if other and not own.can_login:
+            # Those that only this one has are of an earlier time: an old search_path would have it ask old tables.
+            statements += _ispmail_postgresql.forget_settings(own, config.dbname) if other.can_login else []
+            statements += _ispmail_postgresql.copy_settings(own.name, other)
         statements += _ispmail_postgresql.set_password(own.name, _verifier(server, config))
-        change = {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}, **change}
+        change = {**_opened(own), **change}
     return config.user, change, statements
 
 
@@ -417,7 +423,7 @@ def _accept_fault(server: Server, config: DatabaseConfig, own: Role | None, othe
     """Why pillar's user cannot be opened, as a sentence without its subject; None where it can be."""
     if own is None and other is None:
         return f"does not exist, and neither does {config.other}: run postfix_database.account first"
-    if own is None or not own.can_login or _is_open(server, config, own):
+    if own is None or not own.can_login or _accepts_password(server, config, own):
         return None
     if other is None or not other.can_login:
         return (
@@ -450,10 +456,20 @@ def _sole(
     return other.name, {"locked": {"old": False, "new": True}}, _ispmail_postgresql.lock(other.name)
 
 
+def _opened(own: Role) -> dict[str, Any]:
+    """What changes where a role gets a password; one that is not locked has it already, but for some time only."""
+    if not own.can_login:
+        return {"password": {"old": "***", "new": "***"}, "locked": {"old": True, "new": False}}
+    return {"expires": {"old": _ispmail_database.date(own.expires or 0), "new": "never"}}
+
+
 def _is_open(server: Server, config: DatabaseConfig, role: Role) -> bool:
-    """Whether a role accepts pillar's password."""
-    if not role.can_login or role.expires is not None:
-        return False
+    """Whether a role accepts pillar's password, for ever: mail would stop on the day on which it expires."""
+    return role.can_login and role.expires is None and _accepts_password(server, config, role)
+
+
+def _accepts_password(server: Server, config: DatabaseConfig, role: Role) -> bool:
+    """Whether a role that may log in has pillar's password."""
     password = (config.password or "").encode("utf-8", "surrogateescape")
     if server.is_superuser:
         return role.verifier is not None and _ispmail_scram.belongs(role.verifier, password, role.name)
@@ -465,6 +481,11 @@ def _is_open(server: Server, config: DatabaseConfig, role: Role) -> bool:
         if err.number != WRONG_PASSWORD:
             raise
         return False
+    if client.plugin == WITHOUT_PASSWORD:
+        raise DatabaseError(
+            f"{client.where}: it lets {role.name} in without asking for a password, so whether that is pillar's cannot "
+            "be tried: have pg_hba.conf ask for it by scram-sha-256, or give server:user a superuser"
+        )
     return True
 
 
@@ -491,8 +512,8 @@ def _verifier(server: Server, config: DatabaseConfig) -> str:
     """What the server will keep of pillar's password, with a new salt."""
     password = (config.password or "").encode("utf-8", "surrogateescape")
     rounds = server.ask("SELECT current_setting('scram_iterations', true) AS rounds")[0]["rounds"]
-    # Our own client takes no fewer. Servers before 16 have no such setting.
-    iterations = max(int(rounds or 0), _ispmail_scram.ITERATIONS)
+    # Our own client takes no fewer, and no more. Servers before 16 have no such setting.
+    iterations = min(max(int(rounds or 0), _ispmail_scram.ITERATIONS), _ispmail_scram.MOST_ITERATIONS)
     return _ispmail_scram.verifier(password, secrets.token_bytes(_ispmail_scram.SALT_BYTES), iterations)
 
 
@@ -561,8 +582,7 @@ def _expiry(role: Role, now: int) -> dict[str, Any] | None:
     """When the password of a role expires: how many seconds from now, and its date."""
     if role.expires is None:
         return None
-    date = time.strftime("%Y-%m-%d", time.gmtime(role.expires)) if role.expires else "now"
-    return {"seconds": role.expires - now, "date": date}
+    return {"seconds": role.expires - now, "date": _ispmail_database.date(role.expires) if role.expires else "now"}
 
 
 def listed(config: DatabaseConfig, users: Sequence[Collection[str]]) -> list[Listed]:

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from _ispmail_errors import repr_without
 
 ITERATIONS = 4096  # the server's default of scram_iterations
+MOST_ITERATIONS = 10**6  # half a second; each role chooses its own number, and could have an admin wait for hours
 SALT_BYTES = 16  # as many as the server takes for its own
 
 Method = Literal["scram-sha-256", "md5"]
@@ -101,7 +102,7 @@ def method(text: str) -> Method | None:
 
 
 def belongs(text: str, password: bytes, user: str) -> bool:
-    """Tell whether a server's verifier is that of a password.
+    """Tell whether a server's verifier is that of a password; with more iterations than we compute it is not.
 
     Args:
         text: The verifier.
@@ -109,6 +110,8 @@ def belongs(text: str, password: bytes, user: str) -> bool:
         user: The name of the role: a verifier by md5 is salted with it.
     """
     found = _read(text)
+    if found and found.iterations > MOST_ITERATIONS:
+        return False
     if found:
         return hmac.compare_digest(keys(password, found.salt, found.iterations).stored, found.stored)
     once = hashlib.md5(password + user.encode("utf-8", "surrogateescape"), usedforsecurity=False)

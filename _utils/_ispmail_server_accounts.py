@@ -99,7 +99,7 @@ def rights(server: Server, config: DatabaseConfig, host: str, own: Account | Non
     """Tell what pillar's user may do, and what makes it SELECT on the database.
 
     With ``revoke_other_grants`` that is all that it may do then; else also what the other account of a pair may do.
-    What that one demands of a connection, it demands too.
+    What that one demands of a connection, it demands too; but the idle one does not tell the one in use.
 
     Args:
         own: The account of the user for this host, if there is one.
@@ -116,10 +116,19 @@ def rights(server: Server, config: DatabaseConfig, host: str, own: Account | Non
         statements = [*map(_ispmail_sql.grant_statement, more), *select]
         then = [*held, *more, *([ours] if select else [])]
     old = own.demands if own else ""
-    new = other.demands if other and other.demands else old
+    new = _demands(own, other)
     if new != old:
-        statements = [_ispmail_sql.demand_statement(new), *statements]
+        statements = [_ispmail_sql.demand_statement(new, old), *statements]
     return Rights(held, statements, then, (old, new))
+
+
+def _demands(own: Account | None, other: Account | None) -> str:
+    """What an account is to demand of a connection."""
+    old = own.demands if own else ""
+    if other is None or (other.locked and own is not None and not own.locked):
+        return old
+    # What only a locked one demands is of an earlier time: a limit would stop mail under load.
+    return other.demands if other.demands or (own is not None and own.locked and not other.locked) else old
 
 
 def creation(

@@ -291,13 +291,28 @@ def demands(row: Mapping[str, object], tls: str) -> str:
     return " ".join([*parts, *(["WITH", *limits] if limits else [])])
 
 
-def demand_statement(text: str) -> str:
+def demand_statement(text: str, old: str = "") -> str:
     """Write the statement that gives an account what `demands` found of another one.
+
+    Args:
+        text: What is to be.
+        old: What `demands` found of the account itself: a part that is not named would stay.
 
     Returns:
         A text with the placeholders ``%(user)s`` and ``%(host)s``.
     """
-    return f"ALTER USER %(user)s@%(host)s {_literal(text)}"
+    (tls, limits), (old_tls, old_limits) = _taken_apart(text), _taken_apart(old)
+    tls = tls or ("REQUIRE NONE" if old_tls else "")
+    limits = {**limits, **dict.fromkeys(old_limits.keys() - limits.keys(), "0")}
+    words = [f"{word} {limits[word]}" for word in _LIMITS.values() if word in limits]
+    parts = [*filter(None, [_literal(tls)]), *(["WITH", *words] if words else [])]
+    return f"ALTER USER %(user)s@%(host)s {' '.join(parts)}"
+
+
+def _taken_apart(text: str) -> tuple[str, dict[str, str]]:
+    """What `demands` wrote of TLS, and its limits."""
+    found = re.search(r"(?:^| )WITH((?: MAX_[A-Z_]+ [0-9]+)+)\Z", text)
+    return (text[: found.start()], dict(re.findall("([A-Z_]+) ([0-9]+)", found[1]))) if found else (text, {})
 
 
 def more_than_select(grants: Iterable[Grant], dbname: str) -> list[Grant]:

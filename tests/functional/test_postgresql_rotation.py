@@ -312,3 +312,79 @@ def test_the_doctor(minion, server, postfix, trees):
     assert "a rotation is under way, or was interrupted and has to be started again" in row["fix"]
     call(minion, "credential_sole")
     assert rows() == {}
+
+
+def test_a_role_s_own_settings_run_no_statement_of_its_own(minion, server):
+    """A role chooses its own search_path, and FROM CURRENT keeps that as it was written: it became a superuser."""
+    server.sql_as(
+        A,
+        OLD,
+        "SELECT set_config('search_path', 'public;alter/**/role/**/mailserver_a/**/superuser', false);"
+        "ALTER ROLE mailserver_a SET search_path FROM CURRENT",
+        "mailserver",
+    )
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    assert server.sql("SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE 'mailserver%'") == []
+    found = server.sql(f"SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = '{B}'::regrole")
+    assert found == [('search_path="public;alter/**/role/**/mailserver_a/**/superuser"',)]
+
+
+def test_the_admin_runs_no_operator_of_others(minion, server):
+    """Whoever may make an operator in public had it run by the superuser that Salt is there (CVE-2018-1058)."""
+    server.sql(f"GRANT CREATE ON SCHEMA public TO {A}; GRANT INSERT ON public.virtual_users TO {A}", "mailserver")
+    server.sql_as(
+        A,
+        OLD,
+        "CREATE FUNCTION public.evil(text, regclass) RETURNS text LANGUAGE plpgsql AS $$BEGIN"
+        " EXECUTE 'ALTER ROLE mailserver_a SUPERUSER'; RETURN $1 || $2::text; END$$;"
+        "CREATE OPERATOR public.|| (FUNCTION = public.evil, LEFTARG = text, RIGHTARG = regclass)",
+        "mailserver",
+    )
+    call(minion, "account")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    assert server.sql("SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE 'mailserver%'") == []
+
+
+def test_an_idle_role_keeps_no_limit_of_its_own(minion, server):
+    """A limit that the account in use has no more would stop mail under load, and an old search_path ask old tables."""
+    server.sql(f"ALTER ROLE {A} CONNECTION LIMIT 3; ALTER ROLE {A} SET search_path TO old")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    server.sql(f"ALTER ROLE {B} CONNECTION LIMIT -1; ALTER ROLE {B} RESET search_path")
+    minion.pillar = two(server, A, OTHER)
+    call(minion, "credential_accepted")
+    assert server.sql("SELECT rolconnlimit FROM pg_roles WHERE rolname LIKE 'mailserver%'") == [("-1",), ("-1",)]
+    assert server.sql("SELECT setconfig FROM pg_db_role_setting WHERE setrole <> 0") == []
+
+
+def test_an_owner_s_rights_are_given_too(minion, server):
+    """An owner's rights are in no list of PostgreSQL until somebody changes them: the other account could not read."""
+    server.sql(f"CREATE SCHEMA mail AUTHORIZATION {A}", "mailserver")
+    server.sql_as(
+        A, OLD, "CREATE TABLE mail.own (id serial, a text); INSERT INTO mail.own (a) VALUES ('x')", "mailserver"
+    )
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    rows = "SELECT a FROM mail.own"
+    assert server.sql_as(B, NEW, rows, "mailserver") == server.sql_as(A, OLD, rows, "mailserver") == [("x",)]
+    server.sql_as(B, NEW, "INSERT INTO mail.own (a) VALUES ('y')", "mailserver")
+    assert call(minion, "credential_accepted")["changes"] == {}
+    # The owner has them by itself.
+    call(minion, "credential_sole")
+    minion.pillar = two(server, A, OTHER)
+    assert "grants" not in call(minion, "credential_accepted")["changes"][A]
+
+
+def test_a_password_that_expires_is_no_other_password(minion, server):
+    """The advice was to change the user, with pillar's own password in place."""
+    server.sql(f"ALTER ROLE {A} VALID UNTIL '2099-01-01' CONNECTION LIMIT 90; CREATE ROLE {B} LOGIN")
+    would = call(minion, "credential_accepted", test=True)
+    assert would == call(minion, "credential_accepted")
+    assert would == {"changes": {A: {"expires": {"old": "2099-01-01", "new": "never"}}}, "warnings": []}
+    assert server.sql(f"SELECT rolconnlimit FROM pg_roles WHERE rolname = '{A}'") == [("90",)]
+    assert call(minion, "credential_accepted")["changes"] == {}
+    assert server.sql(f"SELECT rolvaliduntil FROM pg_roles WHERE rolname = '{A}'") == [("infinity",)]
+    assert logs_in(server, A, OLD)

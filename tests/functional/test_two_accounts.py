@@ -211,6 +211,26 @@ def test_grants_are_equal(minion, server):
     assert change["grants"]["new"][-2] == "DELETE ON `mailserver`.`more`"
 
 
+def test_the_idle_account_s_demands_are_of_an_earlier_time(minion, server):
+    """The account in use got a limit back that it had been freed of; and an old one stayed with the account opened."""
+    limit = "WITH MAX_USER_CONNECTIONS 3 MAX_QUERIES_PER_HOUR 7"
+    server.sql(f"ALTER USER {A}@'{HOST}' REQUIRE SSL {limit}")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    server.sql(f"ALTER USER {A}@'{HOST}' ACCOUNT LOCK")
+    freed = "REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 MAX_QUERIES_PER_HOUR 0"
+    server.sql(f"ALTER USER {B}@'{HOST}' {freed}")
+    assert call(minion, "account")["changes"] == {} == call(minion, "credential_accepted")["changes"]
+    # A part that the other one does not demand goes too, and then nothing is left to do.
+    server.sql(f"ALTER USER {B}@'{HOST}' REQUIRE NONE WITH MAX_QUERIES_PER_HOUR 9")
+    minion.pillar = two(server, A, OTHER)
+    call(minion, "credential_accepted")
+    columns = "ssl_type, max_questions, max_user_connections"
+    (first,), (second,) = (server.sql(f"SELECT {columns} FROM mysql.user WHERE User = '{user}'") for user in (A, B))
+    assert first == second
+    assert call(minion, "credential_accepted")["changes"] == {} == call(minion, "account")["changes"]
+
+
 def test_open_connections_of_a_locked_account_go_on(minion, server):
     """Those of a consumer, which reads its option file at the next login. A dropped account would end some."""
     with contextlib.closing(

@@ -41,7 +41,17 @@ def test_logins_of_table_files(keys, expected):
     assert not found.password or repr(found.password) not in repr(found)
 
 
-ODD = [LookupError, KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration, RecursionError]
+ODD = [
+    OverflowError,
+    LookupError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    StopIteration,
+    RecursionError,
+]
 
 
 @pytest.mark.parametrize("error", ODD)
@@ -50,6 +60,20 @@ def test_an_answer_that_no_server_gives_is_the_server_s_fault(error):
         raise error("EVIL")
     assert str(caught.value) == ("x: it answers what a MariaDB or MySQL does not: check that it is the right server")
     assert caught.value.__suppress_context__
+
+
+def test_what_no_postgresql_answers():
+    with pytest.raises(DatabaseError) as caught, _ispmail_database.understood("x", "pgsql"):
+        raise ValueError("EVIL")
+    assert str(caught.value) == "x: it answers what a PostgreSQL does not: check that it is the right server"
+
+
+@pytest.mark.parametrize("seconds", [10**17, 10**20, -(10**20)])
+def test_a_day_that_there_is_not(seconds):
+    """The first was an OSError, the others an OverflowError: a traceback."""
+    assert _ispmail_database.date(4070908800) == "2099-01-01"
+    with pytest.raises(ValueError, match="there is no such day"):
+        _ispmail_database.date(seconds)
 
 
 def test_our_own_errors_stay_what_they_are():

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import _ispmail_sql
-from _ispmail_errors import InvalidInput
+from _ispmail_errors import DatabaseError, InvalidInput
 from _ispmail_postgresql import (
     GRANTED,
     Held,
@@ -20,6 +20,7 @@ from _ispmail_postgresql import (
     create_database,
     describe,
     explain,
+    forget_settings,
     give,
     grant,
     held,
@@ -73,17 +74,43 @@ def test_a_password_that_is_set_does_not_expire():
 
 
 def test_settings_are_written_as_they_were_read():
-    settings = ('search_path=mail, "a B"', "statement_timeout=5s", "application_name=it's", "search_path=")
+    settings = (
+        'search_path=mail, "a ""B"',
+        "statement_timeout=5s",
+        "application_name=it's",
+        "search_path=",
+        'search_path=Mail;drop/**/role/**/x , "$user"',
+        "local_preload_libraries=A",
+    )
     other = Role("m_a", True, False, None, None, (), settings, 0, -1)
     assert copy_settings("m_b", other) == [
-        'ALTER ROLE "m_b" SET "search_path" TO mail, "a B"',
+        'ALTER ROLE "m_b" SET "search_path" TO \'mail\', \'a "B\'',
         'ALTER ROLE "m_b" SET "statement_timeout" TO \'5s\'',
         "ALTER ROLE \"m_b\" SET \"application_name\" TO 'it''s'",
         'ALTER ROLE "m_b" SET "search_path" TO \'\'',
+        "ALTER ROLE \"m_b\" SET \"search_path\" TO 'mail;drop/**/role/**/x', '$user'",
+        'ALTER ROLE "m_b" SET "local_preload_libraries" TO \'A\'',
     ]
     assert copy_settings("m_b", dataclasses.replace(other, settings=(), most=0)) == [
         'ALTER ROLE "m_b" CONNECTION LIMIT 0'
     ]
+
+
+def test_settings_that_only_one_has_are_forgotten():
+    found = Role("m_b", False, False, None, None, (), ("search_path=old",), 0, 3)
+    assert forget_settings(found, "mail") == [
+        'ALTER ROLE "m_b" RESET ALL',
+        'ALTER ROLE "m_b" IN DATABASE "mail" RESET ALL',
+        'ALTER ROLE "m_b" CONNECTION LIMIT -1',
+    ]
+    assert forget_settings(dataclasses.replace(found, settings=(), most=-1), "mail") == []
+
+
+@pytest.mark.parametrize("value", ["a b", "a,", ",a", '"a', '"a"b', '"a" "b"', " "])
+def test_a_setting_that_is_no_list_of_names(value):
+    other = Role("m_a", True, False, None, None, (), (f"search_path={value}",), 0, -1)
+    with pytest.raises(DatabaseError, match="search_path of the other role is no list of names: set it again"):
+        copy_settings("m_b", other)
 
 
 def test_a_role_is_read_without_showing_its_verifier():
@@ -265,6 +292,9 @@ def test_what_a_role_sees_of_itself():
     assert found == Self("m", False, -3, "2001-01-01", limits, 30, ("a",))
     found = self_of({**row, "is_superuser": "t", "expires": None, "of_server": "1", "idle": "0", "writable": None})
     assert (found.is_superuser, found.expires, found.writable) == (True, None, ())
+    for date in ("\x1b[2J", "2001-01-01\n", "x" * 10):
+        with pytest.raises(ValueError, match="this is no date"):
+            self_of({**row, "of_server": "1", "idle": "0", "writable": None, "date": date})
 
 
 def test_rights_are_given_as_they_were():

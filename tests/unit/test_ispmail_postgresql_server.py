@@ -1,6 +1,7 @@
 """What is made of a PostgreSQL's answers, and of a server that does not do what it was told."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +99,25 @@ def test_the_rounds_are_the_servers(served):
     with contextlib.suppress(DatabaseError):
         _ispmail_postgresql_server.credential(config(), "accept", test=False)
     assert "'SCRAM-SHA-256$5000:" in server.told[0]
+
+
+@pytest.mark.parametrize(("rounds", "taken"), [("1", 4096), ("-5", 4096), ("2147483647", 10**6), ("9" * 30, 10**6)])
+def test_the_rounds_are_bounded(served, monkeypatch, rounds, taken):
+    """The last ones were a traceback, and half an hour of hashing."""
+    server = served(role(can_login=False))
+    monkeypatch.setattr(server, "ask", lambda statement, arguments=None: [{"rounds": rounds}])
+    assert f"SCRAM-SHA-256${taken}:" in _ispmail_postgresql_server._verifier(server, config())
+
+
+def test_a_login_without_a_password_proves_none(monkeypatch):
+    """With trust any password was taken for pillar's, and the account in use could be locked."""
+    client = SimpleNamespace(plugin="trust or peer", where="db", connect=lambda: None, close=lambda: None)
+    monkeypatch.setattr(_ispmail_postgresql_server, "_client", lambda *_: client)
+    server = Server(client, "17", False, True)
+    with pytest.raises(DatabaseError, match=r"^db: it lets m_a in without asking for a password, so whether"):
+        _ispmail_postgresql_server._is_open(server, config(), role(verifier=None))
+    client.plugin = "scram-sha-256"
+    assert _ispmail_postgresql_server._is_open(server, config(), role(verifier=None))
 
 
 def test_without_the_maps_database_nothing_is_changed(served):

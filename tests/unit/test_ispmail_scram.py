@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import time
 
 import pytest
 
@@ -84,6 +85,14 @@ def test_a_verifier_is_the_one_that_a_server_makes(password):
     assert belongs(text, password.encode(), "mailserver_a")
     assert not belongs(text, password.encode() + b"x", "mailserver_a")
     assert method(text) == "scram-sha-256"
+
+
+def test_a_role_has_nobody_wait_for_its_verifier():
+    """It chooses the number of iterations itself: a billion took ten minutes, in each apply."""
+    text = verifier(b"x", bytes(16)).replace("$4096:", "$999999999:")
+    began = time.monotonic()
+    assert not belongs(text, b"x", "m")
+    assert time.monotonic() - began < 5
 
 
 def test_an_md5_verifier_has_the_name_of_the_role_in_it():

@@ -303,3 +303,21 @@ def test_which_tables_are_the_guides():
 
 def test_the_grant_that_the_maps_need_in_words():
     assert _ispmail_sql.describe_grants([_ispmail_sql.select_grant("mail")]) == ["SELECT ON `mail`.*"]
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "statement"),
+    [
+        ("REQUIRE SSL", "", "REQUIRE SSL"),
+        ("WITH MAX_USER_CONNECTIONS 3", "", "WITH MAX_USER_CONNECTIONS 3"),
+        ("", "REQUIRE X509 WITH MAX_USER_CONNECTIONS 3", "REQUIRE NONE WITH MAX_USER_CONNECTIONS 0"),
+        ("REQUIRE SSL", "WITH MAX_USER_CONNECTIONS 3", "REQUIRE SSL WITH MAX_USER_CONNECTIONS 0"),
+        ("WITH MAX_USER_CONNECTIONS 3", "REQUIRE SSL", "REQUIRE NONE WITH MAX_USER_CONNECTIONS 3"),
+        (
+            *("REQUIRE SUBJECT '/CN=a WITH MAX_USER_CONNECTIONS 5%'", "REQUIRE SSL"),
+            "REQUIRE SUBJECT '/CN=a WITH MAX_USER_CONNECTIONS 5%%'",
+        ),
+    ],
+)
+def test_what_an_account_does_not_demand_any_more(text, old, statement):
+    assert _ispmail_sql.demand_statement(text, old) == f"ALTER USER %(user)s@%(host)s {statement}"
