@@ -81,7 +81,7 @@ def test_an_admin_who_cannot_see_connections_does_not_say_nobody(minion, server)
     config["ispmail"]["server"] = {"host": HOST, "port": server.port, "user": "boss", "password": NEW}
     minion.pillar = config
     (warning,) = call(minion, "account", test=True)["warnings"]
-    assert "(who is connected cannot be seen without the privilege PROCESS)" in warning
+    assert "(who is connected cannot be seen without the privilege PROCESS" in warning
 
 
 # The accounts that exist.

@@ -434,7 +434,8 @@ def test_a_host_that_lists_no_connections_is_a_note(refused):
     found = Holders()
     with OddServer(knows(answer)) as server:
         live = [_LiveLogin("/x.cf", keys(server))]
-        _ask_hosts(SimpleNamespace(account="mailserver"), live, lambda process: False, found, 60)
+        scope = SimpleNamespace(accounts=("mailserver",), database=SimpleNamespace(type="mysql"))
+        _ask_hosts(scope, live, [], lambda process: False, found, 60)
     (note,) = found.notes
     assert note.startswith(f"who is connected to {server.host} is not known: {server.host}: error 1235")
     assert found.unnamed == []
