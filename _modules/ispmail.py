@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("91ec81039272")
+_ispmail_stamp.require("80d2caca24c2")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

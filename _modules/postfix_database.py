@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("91ec81039272")
+_ispmail_stamp.require("80d2caca24c2")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("91ec81039272")
+_ispmail_stamp.require("80d2caca24c2")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("91ec81039272")
+_ispmail_stamp.require("80d2caca24c2")
 
 from _ispmail_salt import state
 

@@ -403,7 +403,12 @@ def _accept(
     if own is None:
         return config.user, _made(config), _creation(server, config, other)
     held = _rights(server, own.name)
-    more = [right for right in _rights(server, other.name) if right not in held] if other else []
+    more = []
+    # Nothing of the idle one gets to the one in use: an admin may have taken it away there.
+    if other and (other.can_login or not own.can_login):
+        # One that it may pass on it has as well.
+        known = {each for right in held for each in (right, right._replace(ending=""))}
+        more = [right for right in _rights(server, other.name) if right not in known]
     change: dict[str, Any] = {}
     statements = _ispmail_postgresql.give(more, own.name)
     if more:

@@ -388,3 +388,15 @@ def test_a_password_that_expires_is_no_other_password(minion, server):
     assert call(minion, "credential_accepted")["changes"] == {}
     assert server.sql(f"SELECT rolvaliduntil FROM pg_roles WHERE rolname = '{A}'") == [("infinity",)]
     assert logs_in(server, A, OLD)
+
+
+def test_a_right_that_was_taken_away_does_not_come_back(minion, server):
+    """The idle account still has it. And a right that one may pass on is no other one than the same without that."""
+    minion.pillar = two(server, B, NEW)
+    server.sql(f"GRANT INSERT ON virtual_users TO {A}", "mailserver")
+    call(minion, "credential_accepted")
+    server.sql(f"GRANT INSERT ON virtual_users TO {B} WITH GRANT OPTION", "mailserver")
+    assert call(minion, "credential_accepted")["changes"] == {}
+    call(minion, "credential_sole")
+    server.sql(f"REVOKE INSERT ON virtual_users FROM {B}", "mailserver")
+    assert call(minion, "credential_accepted")["changes"] == {} == call(minion, "account")["changes"]
