@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("80d2caca24c2")
+_ispmail_stamp.require("6d0dfc3c7ba0")
 
 from _ispmail_salt import state
 
