@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("91ec81039272")
+_ispmail_stamp.require("6d0dfc3c7ba0")
 
 import contextlib
 import json

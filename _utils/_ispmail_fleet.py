@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from _ispmail_errors import printable
 from _ispmail_rotation import (
     LONGEST_LINE,
-    MOST_LINES,
     checked,
     few,
     is_holders,
@@ -30,6 +29,8 @@ _PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
 _PER_SECOND = 100
 # How long to wait at most for a server that says again and again that it is still at work, in seconds.
 _LONGEST_SECONDS = 300
+# How many connections of the other account of a pair the mail servers are asked about.
+_MOST_CONNECTIONS = 5000
 # How often to look for returns, in seconds.
 _POLL_SECONDS = 0.02
 
@@ -92,7 +93,13 @@ def holders(
         for server, answer in answers.items():
             told = answer if isinstance(answer, Mapping) else {}
             notes.setdefault(server, []).extend(told.get("notes", []))
-            connections += told.get("connections", [])[:MOST_LINES]
+            found = told.get("connections", [])
+            connections += found[:_MOST_CONNECTIONS]
+            if search == "none" and len(found) > _MOST_CONNECTIONS:
+                faults.append(
+                    f"{server}: {len(found)} connections of the other account of the pair: whose they are is not "
+                    f"known, as only {_MOST_CONNECTIONS} are looked at"
+                )
     return _lines(faults), {server: _lines(told) for server, told in notes.items()}
 
 

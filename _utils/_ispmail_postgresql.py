@@ -341,6 +341,11 @@ def revoke(found: Held, name: str) -> list[str]:
     return [f"REVOKE {privilege} FROM {quote(name)}" for privilege in found.more]
 
 
+def is_revoked(right: Right) -> bool:
+    """Whether a right of `rights` is one of those that `revoke` takes."""
+    return re.match(r"GRANT (?!SELECT )[A-Z]+ ON (TABLE|SEQUENCE) ", right.statement) is not None
+
+
 def describe(found: Held, dbname: str, schema: str) -> list[str]:
     """Write what a role may do, for people."""
     texts = []

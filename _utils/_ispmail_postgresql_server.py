@@ -302,7 +302,10 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
                 _grant(server, config)
             return {"changes": {config.user: _made(config)}, "warnings": []}
         change, warnings = {}, [*_login_warnings(server, role, config)]
-        if server.has_database:
+        if not server.has_database:
+            # A dry run: the database comes before that.
+            change = {"grants": {"old": [], "new": _shown_grants(_ispmail_postgresql.GRANTED, config)}}
+        else:
             held = _held(server, config, role.name)
             warnings += _grant_warnings(server, config, held)
             if _grant_statements(held, config):
@@ -321,7 +324,16 @@ def _creation(server: Server, config: DatabaseConfig, other: Role | None) -> lis
     return [
         *statements,
         *_ispmail_postgresql.copy_settings(config.user, other),
-        *_ispmail_postgresql.give(_rights(server, other.name), config.user),
+        *_ispmail_postgresql.give(_rights_of_other(server, config, other), config.user),
+    ]
+
+
+def _rights_of_other(server: Server, config: DatabaseConfig, other: Role) -> list[Right]:
+    """What the other role of the pair has, without what `account` takes away again where pillar says so."""
+    return [
+        right
+        for right in _rights(server, other.name)
+        if not (config.revoke_other_grants and _ispmail_postgresql.is_revoked(right))
     ]
 
 
@@ -403,7 +415,12 @@ def _accept(
     if own is None:
         return config.user, _made(config), _creation(server, config, other)
     held = _rights(server, own.name)
-    more = [right for right in _rights(server, other.name) if right not in held] if other else []
+    more = []
+    # Nothing of the idle one gets to the one in use: an admin may have taken it away there.
+    if other and (other.can_login or not own.can_login):
+        # One that it may pass on it has as well.
+        known = {each for right in held for each in (right, right._replace(ending=""))}
+        more = [right for right in _rights_of_other(server, config, other) if right not in known]
     change: dict[str, Any] = {}
     statements = _ispmail_postgresql.give(more, own.name)
     if more:

@@ -99,7 +99,8 @@ def rights(server: Server, config: DatabaseConfig, host: str, own: Account | Non
     """Tell what pillar's user may do, and what makes it SELECT on the database.
 
     With ``revoke_other_grants`` that is all that it may do then; else also what the other account of a pair may do.
-    What that one demands of a connection, it demands too; but the idle one does not tell the one in use.
+    What that one demands of a connection, it demands too. Nothing of the idle one gets to the one in use: an admin may
+    have taken it away there.
 
     Args:
         own: The account of the user for this host, if there is one.
@@ -111,7 +112,9 @@ def rights(server: Server, config: DatabaseConfig, host: str, own: Account | Non
         privileges = _schema_privileges(server, config.user, host) if own else []
         statements, then = _ispmail_sql.regrant(held, config.dbname, privileges), [ours]
     else:
-        more = _ispmail_sql.grants_missing(held, grants(server, config.pair[1], host)) if other else []
+        more = []
+        if other and not _is_idle(own, other):
+            more = _ispmail_sql.grants_missing(held, grants(server, config.pair[1], host))
         select = _ispmail_sql.grant_select([*held, *more], config.dbname)
         statements = [*map(_ispmail_sql.grant_statement, more), *select]
         then = [*held, *more, *([ours] if select else [])]
@@ -125,10 +128,15 @@ def rights(server: Server, config: DatabaseConfig, host: str, own: Account | Non
 def _demands(own: Account | None, other: Account | None) -> str:
     """What an account is to demand of a connection."""
     old = own.demands if own else ""
-    if other is None or (other.locked and own is not None and not own.locked):
+    if other is None or _is_idle(own, other):
         return old
     # What only a locked one demands is of an earlier time: a limit would stop mail under load.
     return other.demands if other.demands or (own is not None and own.locked and not other.locked) else old
+
+
+def _is_idle(own: Account | None, other: Account) -> bool:
+    """Whether the other account of a pair is the one that is not in use."""
+    return other.locked and own is not None and not own.locked
 
 
 def creation(

@@ -152,6 +152,9 @@ def test_no_database_no_account(minion, server):
     read = call(minion, "read")
     assert (read["database"], read["accounts"], read["others"]) == (None, {}, {})
     assert read["tables"] == {table: ["table"] for table in TABLES}
+    # A role may be there already: it gets its grants once there is a database.
+    server.sql("CREATE ROLE mailserver LOGIN")
+    assert call(minion, "account", test=True)["changes"]["mailserver"] == {"grants": {"old": [], "new": GRANTS}}
 
 
 def test_an_account_that_exists_keeps_its_password(minion, server):

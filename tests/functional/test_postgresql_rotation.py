@@ -388,3 +388,27 @@ def test_a_password_that_expires_is_no_other_password(minion, server):
     assert call(minion, "credential_accepted")["changes"] == {}
     assert server.sql(f"SELECT rolvaliduntil FROM pg_roles WHERE rolname = '{A}'") == [("infinity",)]
     assert logs_in(server, A, OLD)
+
+
+def test_a_right_that_was_taken_away_does_not_come_back(minion, server):
+    """The idle account still has it. And a right that one may pass on is no other one than the same without that."""
+    minion.pillar = two(server, B, NEW)
+    server.sql(f"GRANT INSERT ON virtual_users TO {A}", "mailserver")
+    call(minion, "credential_accepted")
+    server.sql(f"GRANT INSERT ON virtual_users TO {B} WITH GRANT OPTION", "mailserver")
+    assert call(minion, "credential_accepted")["changes"] == {}
+    call(minion, "credential_sole")
+    server.sql(f"REVOKE INSERT ON virtual_users FROM {B}", "mailserver")
+    assert call(minion, "credential_accepted")["changes"] == {} == call(minion, "account")["changes"]
+
+
+def test_what_is_revoked_is_not_given_first(minion, server):
+    """With revoke_other_grants each rotation gave it, and each apply took it."""
+    server.sql(f"GRANT INSERT, UPDATE (email) ON virtual_users TO {A}", "mailserver")
+    minion.pillar = two(server, B, NEW, server={"unix_socket": server.socket, "revoke_other_grants": True})
+    call(minion, "credential_accepted")
+    assert call(minion, "account")["changes"] == {}
+    asked = (
+        "SELECT has_table_privilege('virtual_users', 'INSERT'), has_column_privilege('virtual_users','email','UPDATE')"
+    )
+    assert server.sql_as(B, NEW, asked, "mailserver") == [("f", "t")]

@@ -220,6 +220,7 @@ def test_the_idle_account_s_demands_are_of_an_earlier_time(minion, server):
     server.sql(f"ALTER USER {A}@'{HOST}' ACCOUNT LOCK")
     freed = "REQUIRE NONE WITH MAX_USER_CONNECTIONS 0 MAX_QUERIES_PER_HOUR 0"
     server.sql(f"ALTER USER {B}@'{HOST}' {freed}")
+    server.sql(f"GRANT INSERT ON mailserver.virtual_users TO {A}@'{HOST}'")
     assert call(minion, "account")["changes"] == {} == call(minion, "credential_accepted")["changes"]
     # A part that the other one does not demand goes too, and then nothing is left to do.
     server.sql(f"ALTER USER {B}@'{HOST}' REQUIRE NONE WITH MAX_QUERIES_PER_HOUR 9")

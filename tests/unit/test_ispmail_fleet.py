@@ -93,13 +93,17 @@ def test_who_is_asked_for_holders():
 
 def test_the_proof_has_mail_servers_look_for_the_other_account_of_a_pair():
     """The database server lists its connections; only the servers where they come from know the programs."""
-    listed = [f"192.0.2.1:{port}" for port in range(600)]
+    listed = [f"192.0.2.1:{port}" for port in range(5001)]
     site = Site({("db", "postfix_database.holders"): {**NOBODY, "connections": listed}})
-    _ispmail_fleet.proof(site, SERVERS, UP, timeout=9)
+    # Those behind it were left out without a word.
+    assert (
+        "db: 5001 connections of the other account of the pair: whose they are is not known, as only 5000 are looked at"
+        in _ispmail_fleet.proof(site, SERVERS, UP, timeout=9)[0]
+    )
     asked = [(servers, options["kwarg"]) for servers, _, options in site.of("postfix_database.holders")]
     assert asked == [
         (["db"], {"site_hosts": ["192.0.2.1"], "search": "none"}),
-        (["mx1"], {"connections": listed[:500], "search": "none"}),
+        (["mx1"], {"connections": listed[:5000], "search": "none"}),
     ]
     # Before a rotation that account is the one in use.
     site.asked.clear()
