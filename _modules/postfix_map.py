@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d7d1c45679b1")
+_ispmail_stamp.require("49186f498cb0")
 
 import _ispmail_compare
 import _ispmail_consumers

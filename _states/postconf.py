@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d7d1c45679b1")
+_ispmail_stamp.require("49186f498cb0")
 
 from _ispmail_salt import state
 
