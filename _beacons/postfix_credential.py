@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6d0dfc3c7ba0")
+_ispmail_stamp.require("49186f498cb0")
 
 import contextlib
 import json

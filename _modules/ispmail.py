@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6d0dfc3c7ba0")
+_ispmail_stamp.require("49186f498cb0")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

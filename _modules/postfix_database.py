@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6d0dfc3c7ba0")
+_ispmail_stamp.require("49186f498cb0")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6d0dfc3c7ba0")
+_ispmail_stamp.require("49186f498cb0")
 
 import _ispmail_answers
 import _ispmail_classes

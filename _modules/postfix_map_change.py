@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6d0dfc3c7ba0")
+_ispmail_stamp.require("49186f498cb0")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6d0dfc3c7ba0")
+_ispmail_stamp.require("49186f498cb0")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -134,6 +134,16 @@ UNION ALL SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s GRANT %s ON %s',
     aclexplode(d.defaclacl) a WHERE a.grantee = {who}
 ORDER BY 1, 2
 """
+# By which a role sees other rows, or none, where it may read the table: of tables that the other role may read.
+_READ_HIDDEN = """
+SELECT c.oid::regclass AS name FROM pg_class c, pg_roles o LEFT JOIN pg_roles r ON r.rolname = {name}
+WHERE o.rolname = {other} AND c.relrowsecurity AND has_any_column_privilege(o.oid, c.oid, 'SELECT')
+AND NOT (coalesce(r.rolbypassrls, false) OR (c.relowner = coalesce(r.oid, 0) AND NOT c.relforcerowsecurity))
+AND (o.rolbypassrls OR (c.relowner = o.oid AND NOT c.relforcerowsecurity)
+  OR EXISTS (SELECT 1 FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd IN ('r', '*')
+    AND (o.oid = ANY (p.polroles)) <> (coalesce(r.oid, 0) = ANY (p.polroles)) AND NOT 0 = ANY (p.polroles)))
+ORDER BY 1
+"""
 _READ_OTHERS = """
 SELECT r.rolname AS name FROM pg_roles r WHERE r.rolcanlogin AND NOT r.rolsuper
 AND has_database_privilege(r.oid, current_database(), 'CONNECT') AND has_schema_privilege(r.oid, {schema}, 'USAGE')
@@ -374,6 +384,16 @@ def read_rights(name: str) -> str:
 def rights(rows: Iterable[Row]) -> list[Right]:
     """Read the rows of `read_rights`."""
     return [Right(_text(row["statement"]), _text(row["ending"])) for row in rows]
+
+
+def read_hidden(name: str, other: str) -> str:
+    """Write the statement that finds the tables whose row security is not the same for two roles of a pair.
+
+    Args:
+        name: The role that is to be opened; it may not exist yet.
+        other: The one that is in use.
+    """
+    return _READ_HIDDEN.format(name=literal(name), other=literal(other))
 
 
 def give(found: Iterable[Right], name: str) -> list[str]:

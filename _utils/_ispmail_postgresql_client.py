@@ -27,9 +27,9 @@ from _ispmail_sqlstates import LOST, NO_TLS, UNPROVEN, UNREACHABLE, UNREADABLE, 
 
 # In seconds: for each address, of the login, of a statement, and of one that builds an index.
 _CONNECT, _LOGIN, _ANSWER, _BUILD = 5.0, 10.0, 10.0, 300.0
-# How much a server may send until the login has ended, and then for one statement; and what each message counts beside
-# its bytes, as a short row takes far more memory than it has bytes.
-_LOGIN_BYTES, _STATEMENT_BYTES, _MESSAGE_BYTES = 2**16, 2**24, 64
+# How much a server may send until the login has ended, and then for one statement; and what each message and each value
+# of a row count beside their bytes, as they take far more memory than that.
+_LOGIN_BYTES, _STATEMENT_BYTES, _MESSAGE_BYTES, _VALUE_BYTES = 2**16, 2**24, 64, 64
 # What libpq does without any settings: TLS where the server offers it, whoever it is.
 _PREFERRED = TLS(None, None, None, None, verify_name=False)
 _PROTOCOL, _TLS_REQUEST = 196608, 80877103
@@ -122,6 +122,7 @@ class Client:
                 if kind == b"T":
                     names, rows = _names(body), []
                 elif kind == b"D":
+                    self._take(_VALUE_BYTES * len(names))
                     rows.append(dict(zip(names, _values(body))))
                 elif kind == b"E":
                     error = _error(body)
@@ -316,10 +317,14 @@ class Client:
             if kind not in b"NSAK":
                 yield kind, body
 
-    def _read(self, count: int) -> bytes:
-        self._bytes -= count + _MESSAGE_BYTES
+    def _take(self, count: int) -> None:
+        """Count what the server has sent, or is to send."""
+        self._bytes -= count
         if self._bytes < 0:
             raise DatabaseError("it sends more than any answer needs: check that it is the right server")
+
+    def _read(self, count: int) -> bytes:
+        self._take(count + _MESSAGE_BYTES)
         parts = []
         while count:
             sock = self._open_socket()

@@ -410,7 +410,7 @@ def _accept(
     Raises:
         DatabaseError: It must not be changed, as somebody may use it.
     """
-    if fault := _accept_fault(server, config, own, other):
+    if fault := _accept_fault(server, config, own, other) or _hidden_fault(server, config, other):
         raise DatabaseError(f"Nothing was changed: {config.user} {fault}")
     if own is None:
         return config.user, _made(config), _creation(server, config, other)
@@ -452,6 +452,23 @@ def _accept_fault(server: Server, config: DatabaseConfig, own: Role | None, othe
         f"accepts another password than pillar's, and is not locked, so somebody may use it ({seen}): if a rotation to "
         "that password has begun, put it back into pillar and rotate; if nobody uses it, run ALTER ROLE … NOLOGIN and "
         "rotate again"
+    )
+
+
+def _hidden_fault(server: Server, config: DatabaseConfig, other: Role | None) -> str | None:
+    """Why pillar's user would see other rows than the one in use; None where it would not.
+
+    A lookup without rows is no error: Postfix would refuse the mail of all addresses for good.
+    """
+    if other is None or not other.can_login:
+        return None
+    names = [str(row["name"]) for row in server.ask(_ispmail_postgresql.read_hidden(config.user, other.name))]
+    if not names:
+        return None
+    return (
+        f"would not see the rows that {config.other} sees, because of the row security of "
+        f"{', '.join(map(_ispmail_database.shown, names))}: name both in its policies (ALTER POLICY … TO), or give "
+        "both BYPASSRLS"
     )
 
 

@@ -301,6 +301,31 @@ def test_a_server_that_is_not_the_right_one(serve, reason):
     assert hashlib.md5(PASSWORD.encode() + USER.encode()).hexdigest().encode() not in odd.got
 
 
+def test_rows_of_very_many_nulls_are_left():
+    """16 MiB of them took 120 MiB of memory, and 64 logins are tried at the same time."""
+    columns = 32000
+    names = b"".join(b"%x\0" % number + bytes(18) for number in range(columns))
+    head = message(b"T", struct.pack("!h", columns) + names)
+    row = message(b"D", struct.pack("!h", columns) + b"\xff" * 4 * columns)
+
+    def serve(peer):
+        peer.sendall(SASL)
+        first = peer.recv(4096).partition(b"n,,")[2].decode()
+        challenge = f"r={first.partition('r=')[2]}x,s={SALT},i=4096"
+        peer.sendall(question(11, challenge.encode()))
+        last = peer.recv(4096)[5:].decode().partition(",p=")[0]
+        keys = _ispmail_scram.keys(PASSWORD.encode(), bytes(16), 4096)
+        signature = hmac.digest(keys.server, f"{first},{challenge},{last}".encode(), "sha256")
+        peer.sendall(question(12, b"v=" + base64.b64encode(signature)) + question(0) + READY)
+        peer.recv(4096)
+        peer.sendall(head + row * 20 + READY)
+
+    with Odd(serve) as odd, contextlib.closing(Client("x", login(odd.port))) as client:
+        client.connect()
+        with pytest.raises(DatabaseError, match="it sends more than any answer needs"):
+            client.ask("SELECT 1")
+
+
 def test_a_server_that_drips_is_left():
     """With a time limit for each read only it would be waited for without end."""
 

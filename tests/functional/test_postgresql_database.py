@@ -166,15 +166,15 @@ def test_an_account_that_exists_keeps_its_password(minion, server):
     assert done["changes"] == {
         "mailserver": {
             "grants": {
-                "old": [*GRANTS[:2], "INSERT ON virtual_users"],
-                "new": [*GRANTS, "INSERT ON virtual_users"],
+                "old": [*GRANTS[:2], "INSERT ON public.virtual_users"],
+                "new": [*GRANTS, "INSERT ON public.virtual_users"],
             }
         }
     }
     expires, password, more = done["warnings"]
     assert expires.startswith("the password of mailserver expires")
     assert password == "mailserver does not accept pillar's password: see credential_accepted"
-    assert more.startswith("mailserver also has INSERT ON virtual_users, which was left alone")
+    assert more.startswith("mailserver also has INSERT ON public.virtual_users, which was left alone")
     assert "(nobody is connected now)" in more
     assert server.logs_in("mailserver", "ownSecret1")
     read = call(minion, "read")

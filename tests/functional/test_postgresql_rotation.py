@@ -412,3 +412,34 @@ def test_what_is_revoked_is_not_given_first(minion, server):
         "SELECT has_table_privilege('virtual_users', 'INSERT'), has_column_privilege('virtual_users','email','UPDATE')"
     )
     assert server.sql_as(B, NEW, asked, "mailserver") == [("f", "t")]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"CREATE POLICY mail ON virtual_aliases FOR SELECT TO {A} USING (true)",
+        f"ALTER ROLE {A} BYPASSRLS",
+        f"ALTER TABLE virtual_aliases OWNER TO {A}",
+    ],
+)
+def test_an_account_that_would_see_no_rows_is_not_opened(minion, server, statement):
+    """No probe sees it: a lookup without rows is an answer, and Postfix refuses the mail of all addresses for good."""
+    server.sql(f"ALTER TABLE virtual_aliases ENABLE ROW LEVEL SECURITY; {statement}", "mailserver")
+    rows = "SELECT destination FROM virtual_aliases"
+    assert server.sql_as(A, OLD, rows, "mailserver") == [(JOHN,)]
+    minion.pillar = two(server, B, NEW)
+    with pytest.raises(CommandExecutionError) as caught:
+        call(minion, "credential_accepted")
+    assert str(caught.value) == (
+        "Nothing was changed: mailserver_b would not see the rows that mailserver_a sees, because of the row security "
+        "of public.virtual_aliases: name both in its policies (ALTER POLICY … TO), or give both BYPASSRLS"
+    )
+    assert may_log_in(server) == {A: "t"}
+    # So is one that an apply of ispmail.database has made.
+    call(minion, "account")
+    with pytest.raises(CommandExecutionError, match="row security"):
+        call(minion, "credential_accepted")
+    cure = f"ALTER POLICY mail ON virtual_aliases TO {A}, {B}" if "POLICY" in statement else f"ALTER ROLE {B} BYPASSRLS"
+    server.sql(cure, "mailserver")
+    call(minion, "credential_accepted")
+    assert server.sql_as(B, NEW, rows, "mailserver") == [(JOHN,)]

@@ -30,6 +30,7 @@ from _ispmail_postgresql import (
     read_capitals,
     read_doubles,
     read_held,
+    read_hidden,
     read_orphans,
     read_others,
     read_rights,
@@ -153,6 +154,7 @@ def test_only_a_superuser_s_statement_asks_for_verifiers():
         read_roles(["it's"], True),
         activity_statements(["it's"])[0],
         read_rights("it's"),
+        read_hidden("it's", "it's"),
         read_others("it's"),
     ],
 )
