@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49186f498cb0")
+_ispmail_stamp.require("940aa6eb91ef")
 
 import contextlib
 import json

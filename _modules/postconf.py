@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49186f498cb0")
+_ispmail_stamp.require("940aa6eb91ef")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

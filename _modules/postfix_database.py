@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49186f498cb0")
+_ispmail_stamp.require("940aa6eb91ef")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49186f498cb0")
+_ispmail_stamp.require("940aa6eb91ef")
 
 from _ispmail_salt import state
 

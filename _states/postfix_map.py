@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49186f498cb0")
+_ispmail_stamp.require("940aa6eb91ef")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

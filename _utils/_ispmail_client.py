@@ -6,10 +6,12 @@ PyMySQL carries the packets, but never has the password: the login is done here,
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,9 +21,9 @@ from _ispmail_meanings import LOST, NO_TLS, UNREACHABLE, numbered
 
 # All in seconds. Building an index takes longer than any question.
 _CONNECT, _LOGIN, _READ, _BUILD = 5, 10, 10, 300
-# How much a server may send until the login has ended, and then for one statement; and what each read counts beside its
-# bytes, as a short row takes far more memory than it has bytes.
-_LOGIN_BYTES, _STATEMENT_BYTES, _READ_BYTES = 2**16, 2**24, 64
+# How much a server may send until the login has ended, and then for one statement; and what each read and each value of
+# a row count beside their bytes, as they take far more memory than that.
+_LOGIN_BYTES, _STATEMENT_BYTES, _READ_BYTES, _VALUE_BYTES = 2**16, 2**24, 64, 64
 _CHUNK = 2**16
 # How often a server may ask for more during one login: once for each alternative of the account, and a few times more.
 _MOST_QUESTIONS = 32
@@ -69,12 +71,12 @@ class _Reader:
     def __init__(self) -> None:
         self._aborted = False
         self._until = 0.0
-        self._bytes = 0
+        self._bytes = self._columns = 0
 
     def begin(self, within: float, most: int) -> None:
         """Give the next reads together so many seconds and bytes."""
         self._until = time.monotonic() + within
-        self._bytes = most
+        self._bytes, self._columns = most, 0
 
     def abort(self) -> None:
         """End all that another thread reads."""
@@ -106,10 +108,28 @@ class _Reader:
             connection._force_close()
             raise
 
-    def _read(self, connection: Any, count: int) -> bytes:
-        self._bytes -= count + _READ_BYTES
+    def count(self, connection: Any, *, is_column: bool) -> None:
+        """Count a packet that was read, and the values that it has if it is a row.
+
+        Raises:
+            DatabaseError: The server sends too much.
+        """
+        if is_column:
+            self._columns += 1
+            return
+        try:
+            self._take(self._columns * _VALUE_BYTES)
+        except DatabaseError:
+            connection._force_close()
+            raise
+
+    def _take(self, count: int) -> None:
+        self._bytes -= count
         if self._bytes < 0:
             raise DatabaseError("it sends more than any answer needs: check that it is the right server")
+
+    def _read(self, connection: Any, count: int) -> bytes:
+        self._take(count + _READ_BYTES)
         parts = []
         # One read of a buffered file would begin its time anew with each byte.
         while count:
@@ -166,6 +186,7 @@ class Client:
                 write_timeout=self._login_within,
             )
             connection._read_bytes = lambda count: self._reader.read(connection, count)
+            connection._read_packet = functools.partial(self._read_packet, connection, connection._read_packet)
             connection._request_authentication = lambda: answered.append(_log_in(connection, login, self._reader))
             connection.connect(self._open())
         except Exception as err:
@@ -217,6 +238,12 @@ class Client:
             with contextlib.suppress(OSError, ValueError, OverflowError):
                 return _connected(family, address, within)
         raise numbered(UNREACHABLE)
+
+    def _read_packet(self, connection: Any, read: Callable[..., Any], *kind: Any) -> Any:
+        """In place of PyMySQL's own, which gets a kind for the description of a column only."""
+        packet = read(*kind)
+        self._reader.count(connection, is_column=bool(kind))
+        return packet
 
     def _failure(self, err: Exception) -> DatabaseError:
         from pymysql.err import MySQLError  # noqa: PLC0415

@@ -269,6 +269,26 @@ def test_a_server_without_tls_is_refused_by_who_wants_it():
     assert raised.value.number == 2026 and heard == []
 
 
+@pytest.mark.parametrize(("rows", "is_too_much"), [(1200, False), (1400, True)])
+def test_values_count_that_have_no_bytes(rows, is_too_much):
+    """A NULL has one byte, and takes a hundred in a row by names."""
+
+    def answer(talk, _):
+        with contextlib.suppress(OSError):
+            say_rows(talk, [b"c%d" % number for number in range(200)], *[[None] * 200] * rows)
+
+    with OddServer(knows(answer)) as server, connected(server) as client:
+        if is_too_much:
+            with pytest.raises(DatabaseError, match="it sends more than any answer needs"):
+                client.ask("SELECT 1")
+            # What is left of it is no answer to the next statement.
+            with pytest.raises(DatabaseError, match="did not answer in time, or closed the connection"):
+                client.ask("SELECT 1")
+        else:
+            assert len(client.ask("SELECT 1")) == rows
+            assert len(client.ask("SELECT 1")) == rows
+
+
 @pytest.mark.parametrize(("verify", "checked"), [(True, True), (False, False)])
 def test_a_host_name_is_checked_where_the_table_file_says_so(tmp_path, verify, checked):
     file = str(certificate(tmp_path))
