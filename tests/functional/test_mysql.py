@@ -3,7 +3,6 @@
 The first run builds a root of Debian sid, see lab/mysql.py.
 """
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -16,14 +15,13 @@ import _ispmail_lookup
 from _ispmail_errors import DatabaseError
 from _ispmail_mysql import MySQL as Dialect
 from lab import HOST, scratch
-from lab.images import missing_requirements
 from lab.minion import Minion
 from lab.mysql import MySQL
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
 from ..conftest import release
-from .database import ACCOUNT, NAME, NEW, OLD, OTHER, ROWS, SELECT, call, guide, pillar, run
+from .database import ACCOUNT, NAME, NEW, OLD, OTHER, ROWS, SELECT, call, guide, needs_mysql, pillar, run
 
 SHA2 = "caching_sha2_password"
 JACK, NOBODY = "jack@example.org", "nobody@example.org"
@@ -31,9 +29,7 @@ JACK, NOBODY = "jack@example.org", "nobody@example.org"
 
 @pytest.fixture(scope="module")
 def started(directory):
-    # As for the tests of tests/fleet: in CI it has to run.
-    if (reason := missing_requirements()) and os.environ.get("CI") != "true":
-        pytest.skip(reason)
+    needs_mysql()
     # The log has each statement as it came, without what the server itself hides in it.
     options = ["--log-raw=ON", "--log-error-verbosity=3"]
     with MySQL(directory / "db", general_log=directory / "general.log", options=options) as server:

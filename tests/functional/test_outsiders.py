@@ -1,20 +1,16 @@
 """What `python -m tests.functional.outsiders` prints: somebody else changes the credentials, on two kinds of server."""
 
-import os
-
 import pytest
 
-from lab.images import missing_requirements
-
+from .database import needs_mysql
 from .outsiders import WATCHED, WAYS, row
 from .servers import DATABASES
 
 
 @pytest.fixture(scope="module", params=WATCHED)
 def database(request, directory):
-    # The root that MySQL comes from needs what machines need; in CI it has to run.
-    if "mysql" in request.param and (reason := missing_requirements()) and os.environ.get("CI") != "true":
-        pytest.skip(reason)
+    if "mysql" in request.param:
+        needs_mysql()
     with DATABASES[request.param](directory / request.param) as found:
         yield found
 

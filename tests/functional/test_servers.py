@@ -2,12 +2,10 @@
 
 import contextlib
 import functools
-import os
 
 import pytest
 
-from lab.images import missing_requirements
-
+from .database import needs_mysql
 from .servers import DATABASES, METHODS, READERS, ROTATIONS, row
 
 TWO_PASSWORDS, TWO_ACCOUNTS = METHODS
@@ -39,9 +37,8 @@ def databases(directory):
 
         @functools.cache
         def started(name):
-            # The root that MySQL comes from needs what machines need; in CI it has to run.
-            if "mysql" in name and (reason := missing_requirements()) and os.environ.get("CI") != "true":
-                pytest.skip(reason)
+            if "mysql" in name:
+                needs_mysql()
             return stack.enter_context(DATABASES[name](directory / name))
 
         yield started

@@ -13,14 +13,13 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.dovecot import Dovecot, MailLoad
-from lab.images import missing_requirements
 from lab.minion import Minion
 from lab.mysql import MySQL
 from lab.postfix import Postfix, write_cold
 from lab.smtp import Load
 
 from ..conftest import release
-from .database import NEW, OLD, OTHER, SELECT, call, guide, pillar
+from .database import NEW, OLD, OTHER, SELECT, call, guide, needs_mysql, pillar
 from .test_accounts import CutProxy
 
 A, B = "mailserver_a", "mailserver_b"
@@ -29,9 +28,7 @@ ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.o
 
 @pytest.fixture(scope="module")
 def mysql(directory):
-    # As for the tests of tests/fleet: in CI it has to run.
-    if (reason := missing_requirements()) and os.environ.get("CI") != "true":
-        pytest.skip(reason)
+    needs_mysql()
     options = ["--log-raw=ON", "--log-error-verbosity=3"]
     with MySQL(directory / "mysql", general_log=directory / "mysql.log", options=options) as server:
         yield server
