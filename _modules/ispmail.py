@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("940aa6eb91ef")
+_ispmail_stamp.require("073a99d095e3")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

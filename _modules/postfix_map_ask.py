@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("940aa6eb91ef")
+_ispmail_stamp.require("073a99d095e3")
 
 import _ispmail_answers
 import _ispmail_classes

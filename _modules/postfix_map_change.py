@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("940aa6eb91ef")
+_ispmail_stamp.require("073a99d095e3")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("940aa6eb91ef")
+_ispmail_stamp.require("073a99d095e3")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("940aa6eb91ef")
+_ispmail_stamp.require("073a99d095e3")
 
 from _ispmail_salt import state
 

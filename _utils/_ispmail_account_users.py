@@ -38,6 +38,37 @@ def describe_connections(found: Mapping[str, int] | None) -> str:
     return f"connected now: {', '.join(f'{number} from {host}' for host, number in sorted(found.items()))}"
 
 
+def still_connected(user: str, found: Mapping[str, int] | None) -> list[str]:
+    """Warn of those who are connected as a user that was locked. It accepts no new login; its connections go on.
+
+    Args:
+        found: What `connections` found.
+    """
+    if not found:
+        return []
+    return [
+        f"{user} keeps the connections that it has until they end ({describe_connections(found)}): no new login is "
+        "accepted"
+    ]
+
+
+def other_rights(config: DatabaseConfig, name: str, what: str, found: Mapping[str, int] | None) -> str:
+    """Warn of rights that another program may need: it fails without them, and nobody knows of it here.
+
+    Args:
+        name: Of the account.
+        what: Its rights besides those of the maps.
+        found: What `connections` found.
+    """
+    seen = describe_connections(found)
+    if config.revoke_other_grants:
+        return f"{name} loses {what}: a program that needs that fails from then on ({seen})"
+    return (
+        f"{name} also has {what}, which was left alone, as another program may need it ({seen}): give that "
+        f"program an account of its own, then set {config.pillar_key}:server:revoke_other_grants to true"
+    )
+
+
 def other_readers(server: Server, config: DatabaseConfig) -> dict[str, Any]:
     """Find other users' accounts that may read all that the maps' account reads, such as one that was replaced.
 

@@ -79,7 +79,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                     "plugins": [_ispmail_database.shown(plugin) for plugin in account.plugins],
                     "passwords": len(account.hashes),
                     "locked": account.locked,
-                    "expires": _expiry(account, int(clock["days"]), int(clock["now"])),
+                    "expires": _ispmail_database.expiry(account.expires(int(clock["days"])), int(clock["now"])),
                 }
                 for host, account in found.items()
             },
@@ -171,14 +171,8 @@ def _grant_warnings(server: Server, config: DatabaseConfig, title: str, more: Se
     if not more:
         return
     what = "; ".join(_ispmail_database.shown_grants(more))
-    seen = _ispmail_account_users.describe_connections(_ispmail_account_users.connections(server, config.user))
-    if config.revoke_other_grants:
-        yield f"{title} loses {what}: a program that needs that fails from then on ({seen})"
-    else:
-        yield (
-            f"{title} also has {what}, which was left alone, as another program may need it ({seen}): give that "
-            f"program an account of its own, then set {config.pillar_key}:server:revoke_other_grants to true"
-        )
+    seen = _ispmail_account_users.connections(server, config.user)
+    yield _ispmail_account_users.other_rights(config, title, what, seen)
 
 
 def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, Any]:
@@ -208,14 +202,6 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
             for title, change in work.items():
                 log.info("%s %s, after %.1f s", title, change.said, time.monotonic() - began)
     return {"changes": {title: dict(change.changes) for title, change in work.items()}, "warnings": warnings}
-
-
-def _expiry(account: Account, default_lifetime: int, now: int) -> dict[str, Any] | None:
-    """When the password of an account expires: how many seconds from now, and its date."""
-    expires = account.expires(default_lifetime)
-    if expires is None:
-        return None
-    return {"seconds": expires - now, "date": _ispmail_database.date(expires) if expires else "now"}
 
 
 def _check(server: Server, work: Mapping[str, CredentialChange], again: str) -> None:

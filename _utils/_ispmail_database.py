@@ -230,6 +230,13 @@ def grants(rows: Sequence[Mapping[str, Any]]) -> list[Grant]:
     return _ispmail_sql.parse_grants(lines)
 
 
+def expiry(expires: int | None, now: int) -> dict[str, Any] | None:
+    """When a password expires: how many seconds from now, and its date. None for never."""
+    if expires is None:
+        return None
+    return {"seconds": expires - now, "date": date(expires) if expires else "now"}
+
+
 def date(seconds: int) -> str:
     """The day of a number of seconds since 1970, for people.
 

@@ -160,7 +160,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                     "plugins": _methods(role),
                     "passwords": len(_methods(role)) if server.is_superuser else None,
                     "locked": not role.can_login,
-                    "expires": _expiry(role, now),
+                    "expires": _ispmail_database.expiry(role.expires, now),
                 }
                 for role in roles.values()
                 if role.name == config.user
@@ -398,7 +398,9 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
             log.info(
                 "%s %s, after %.1f s", name, "is open" if action == "accept" else "is locked", time.monotonic() - began
             )
-        warnings = [*_still_connected(server, config.other)] if action == "sole" else []
+        warnings = []
+        if action == "sole":
+            warnings = _ispmail_account_users.still_connected(config.other, connections(server, config.other))
     return {"changes": {name: change} if statements else {}, "warnings": warnings}
 
 
@@ -534,14 +536,6 @@ def _check(server: Server, config: DatabaseConfig, action: Action, again: str) -
         raise DatabaseError(f"{config.user} is not as it was set: {again}")
 
 
-def _still_connected(server: Server, user: str) -> Iterator[str]:
-    """A locked account accepts no new login. Its connections go on."""
-    seen = connections(server, user)
-    if seen:
-        text = _ispmail_account_users.describe_connections(seen)
-        yield f"{user} keeps the connections that it has until they end ({text}): no new login is accepted"
-
-
 def _verifier(server: Server, config: DatabaseConfig) -> str:
     """What the server will keep of pillar's password, with a new salt."""
     password = (config.password or "").encode("utf-8", "surrogateescape")
@@ -602,21 +596,7 @@ def _grant_warnings(server: Server, config: DatabaseConfig, held: Held) -> Itera
     if not held.more:
         return
     what = "; ".join(map(_ispmail_database.shown, held.more))
-    seen = _ispmail_account_users.describe_connections(connections(server, config.user))
-    if config.revoke_other_grants:
-        yield f"{name} loses {what}: a program that needs that fails from then on ({seen})"
-    else:
-        yield (
-            f"{name} also has {what}, which was left alone, as another program may need it ({seen}): give that "
-            f"program an account of its own, then set {config.pillar_key}:server:revoke_other_grants to true"
-        )
-
-
-def _expiry(role: Role, now: int) -> dict[str, Any] | None:
-    """When the password of a role expires: how many seconds from now, and its date."""
-    if role.expires is None:
-        return None
-    return {"seconds": role.expires - now, "date": _ispmail_database.date(role.expires) if role.expires else "now"}
+    yield _ispmail_account_users.other_rights(config, name, what, connections(server, config.user))
 
 
 def listed(config: DatabaseConfig, users: Sequence[Collection[str]]) -> list[Listed]:

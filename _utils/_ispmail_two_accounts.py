@@ -75,7 +75,8 @@ def sole(server: Server, config: DatabaseConfig) -> Plan:
     work = {
         name(other, host): _locked(server, other, host) for host in hosts if host in others and not others[host].locked
     }
-    return Plan(work, [*_unmanaged(config, found, others, hosts), *_still_connected(server, other)])
+    warnings = _ispmail_account_users.still_connected(other, _ispmail_account_users.connections(server, other))
+    return Plan(work, [*_unmanaged(config, found, others, hosts), *warnings])
 
 
 def _accept_fault(server: Server, config: DatabaseConfig, own: Account | None, other: Account | None) -> str | None:
@@ -172,11 +173,3 @@ def _roles_left_out(
                 f"{name(config.pair[1], host)} has the role {_ispmail_database.shown(role)}, which {config.user} was "
                 "not given: if a program needs it, grant it by hand"
             )
-
-
-def _still_connected(server: Server, user: str) -> Iterator[str]:
-    """A locked account accepts no new login. Its connections go on."""
-    seen = _ispmail_account_users.connections(server, user)
-    if seen:
-        text = _ispmail_account_users.describe_connections(seen)
-        yield f"{user} keeps the connections that it has until they end ({text}): no new login is accepted"
