@@ -14,7 +14,7 @@
 
 With --beside another checkout (of an older commit, say) is measured in turn with this one, kind by kind, each with a
 Postfix of its own: the ratio is ours to theirs, and 2 and 3 are left out. Run it from an export, beside an export (git
-archive): an apply lists all files below file_roots, those of .git and of caches too.
+archive): an apply lists all files below file_roots, compiled ones too, and those of .git in an older checkout.
 """
 
 import argparse
@@ -278,7 +278,9 @@ def main() -> None:
         (directory / "sls" / "empty.sls").write_text("nothing: test.nop\n")
         served = [FILE_ROOTS]
         if options.beside:
-            served.append([str(options.beside.resolve() / "salt"), str(options.beside.resolve())])
+            theirs = options.beside.resolve()
+            formula = theirs / "salt"  # with links to the modules, or an older checkout's without
+            served.append([str(formula)] if (formula / "_modules").exists() else [str(formula), str(theirs)])
         sides = [
             Side(
                 Minion(directory / f"minion{number}", file_roots={"base": [str(directory / "sls"), *roots]}),

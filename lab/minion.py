@@ -13,10 +13,9 @@ import salt.config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # As docs/setup.md has it.
-FILE_ROOTS = [str(REPOSITORY / "salt"), str(REPOSITORY)]
+FILE_ROOTS = [str(REPOSITORY / "salt")]
 # And what else a master has to have that serves a checkout.
 SERVING = {
-    "file_ignore_regex": [r"(^|/)\.git(/|$)"],
     "runner_dirs": [str(REPOSITORY / "_runners")],
     "utils_dirs": [str(REPOSITORY / "_utils")],
 }

@@ -50,7 +50,7 @@ def prepare(machine, release):
     python(machine, script)
     set_password = f"UPDATE mailserver.virtual_users SET password = '{{PLAIN}}{LOGIN[1]}'"
     machine.run(["mariadb", "-e", set_password])
-    machine.write("/etc/salt/minion", f"file_client: local\nfile_roots: {{base: [{CHECKOUT}/salt, {CHECKOUT}]}}\n")
+    machine.write("/etc/salt/minion", f"file_client: local\nfile_roots: {{base: [{CHECKOUT}/salt]}}\n")
     machine.write("/srv/pillar/top.sls", "base: {'*': [ispmail]}\n")
     machine.run(["install", "-d", "-o", "mail", "-g", "mail", f"{DIRECTORY}/mail"])
     machine.run(["install", "-d", f"{DIRECTORY}/run", f"{DIRECTORY}/state"])

@@ -19,7 +19,7 @@ def server(machine):
     """The machine with the guide's database, and a masterless minion as README has it."""
     script = f"from lab.mariadb import Server, schema; schema(Server('/run/mysqld/mysqld.sock'), {PASSWORD!r})"
     machine.run(["env", f"PYTHONPATH={CHECKOUT}", "/opt/salt/bin/python", "-c", script])
-    machine.write("/etc/salt/minion", f"file_client: local\nfile_roots: {{base: [{CHECKOUT}/salt, {CHECKOUT}]}}\n")
+    machine.write("/etc/salt/minion", f"file_client: local\nfile_roots: {{base: [{CHECKOUT}/salt]}}\n")
     machine.write("/srv/pillar/top.sls", "base: {'*': [ispmail]}\n")
     machine.write("/srv/pillar/ispmail.sls", f"ispmail: {{database: {{password: {PASSWORD}}}}}\n", 0o600)
     return machine

@@ -204,17 +204,12 @@ def untouched(request, salt_root, salt_factories):
     pillar_root = salt_root / "pillar"
     pillar_root.mkdir()
     (pillar_root / "top.sls").write_text(json.dumps({"base": {"m1": ["m1"], "m2": ["m2"]}}))
-    # A checkout's .git beside what is served, also where the tests run from a release tarball.
-    for path in (".git/config", "deeper/.git/config", "deeper/served"):
-        (salt_root / "extra" / path).parent.mkdir(parents=True, exist_ok=True)
-        (salt_root / "extra" / path).write_text("[remote]\n")
-    roots = [*FILE_ROOTS, str(salt_root / "extra")]
     master = salt_factories.salt_master_daemon(
         "master",
         overrides={
             **MASTER,
             "auto_accept": True,
-            "file_roots": {"base": roots},
+            "file_roots": {"base": FILE_ROOTS},
             "pillar_roots": {"base": [str(pillar_root)]},
             "log_level_logfile": "debug",
         },

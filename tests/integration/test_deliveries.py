@@ -101,7 +101,7 @@ def checkout(directory):
     """A git repository with the checkout's files as they are now. No test changes it."""
     path = directory / "checkout"
     for room in ROOMS:
-        shutil.copytree(REPOSITORY / room, path / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / room, path / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     git(path, "init", "--quiet", "--initial-branch=main")
     commit(path)
     before = files_of(path)
@@ -138,7 +138,7 @@ def version(path):
 @pytest.fixture
 def sandbox(directory, checkout):
     with Sandbox(directory / "sandbox") as found:
-        shutil.copytree(checkout, found.root / HERE[1:])
+        shutil.copytree(checkout, found.root / HERE[1:], symlinks=True)
         yield found
 
 
@@ -232,6 +232,21 @@ def test_masterless(series, sandbox, mail):
     assert PASSWORD not in str(done)
 
 
+def test_a_formula_without_its_modules(sandbox, mail):
+    """As a copy of the checkout without its links: the error says what is missing and what to do."""
+    shutil.rmtree(sandbox.root / "etc/salt/minion.d", ignore_errors=True)
+    (sandbox.root / "etc/salt/minion.d").mkdir(parents=True)
+    for link in (sandbox.root / HERE[1:] / "salt").glob("_*"):
+        link.unlink()
+    mail.write_pillar(sandbox.root / "srv/pillar")
+    commands = block("README.md", "**One server without a master.**").strip()
+    done = sandbox.run(f"export PATH={programs('3008')}:$PATH\n{commands} --out=json", check=False)
+    ((name, state),) = json.loads(done.stdout)["local"].items()
+    assert "test_|-The modules for Postfix maps are served" in name and not state["result"], done
+    assert "no salt://_modules/ispmail.py" in state["comment"], done
+    assert mail.replies() == NO_REPLIES
+
+
 def test_an_environment_of_its_own(directory, sandbox, checkout, mail):
     """The formula is served by another environment than base only. It was synced from base: there was nothing."""
     conf = yaml.safe_load((REPOSITORY / "docs/master.conf").read_text())
@@ -290,7 +305,7 @@ def over_ssh(directory, checkout, running):
         for each in (master, server):
             each.own_tmp(directory)
         sshd = stack.enter_context(Sshd(server, directory / "sshd"))
-        shutil.copytree(checkout, master.root / HERE[1:])
+        shutil.copytree(checkout, master.root / HERE[1:], symlinks=True)
         running.wipe()
         found = OverSsh(master, server, sshd, running)
         found.first = found.apply()

@@ -46,7 +46,7 @@ def test_the_demo_shows_what_it_says_and_leaves_nothing(options):
     environment = {name: os.environ[name] for name in ("HOME", "PATH", "XDG_CACHE_HOME") if name in os.environ}
     with scratch("d-") as directory, Sandbox(directory / "sandbox") as sandbox:
         sandbox.own_tmp(directory)
-        shutil.copytree(REPOSITORY, sandbox.root / HERE[1:], ignore=LEFT_OUT)
+        shutil.copytree(REPOSITORY, sandbox.root / HERE[1:], symlinks=True, ignore=LEFT_OUT)
         done = subprocess.run(
             [sys.executable, "-c", LAUNCHER, *sandbox.enter, f"{HERE}/bin/demo", *options],
             check=False,

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from lab.minion import REPOSITORY
+
 from .conftest import CODES, NO_MAPS, OTHER_SECRET, SECRET, WRONG_SECRET
 
 MAPS_OF_THE_GUIDE = {"virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps"}
@@ -178,11 +180,14 @@ def test_modules_of_another_version_are_replaced_and_used_at_once(fleet, outdate
     assert not fleet.run("ispmail.version", target=outdated)[outdated].startswith("0.0.1")
 
 
-def test_a_minion_cannot_fetch_the_git_directory(fleet):
-    """A checkout as file root: .git/config may hold a token, and every minion may fetch what the master serves."""
-    for path in (".git/config", "deeper/.git/config"):
-        assert (fleet.root / "extra" / path).is_file()
-        assert not fleet.run("cp.get_file_str", f"salt://{path}", target="m1")["m1"]
-        assert not fleet.run("cp.cache_file", f"salt://{path}", target="m1")["m1"]
-    assert fleet.run("cp.get_file_str", "salt://deeper/served", target="m1")["m1"] == "[remote]\n"
-    assert not [path for path in fleet.run("cp.list_master", target="m1")["m1"] if ".git/" in path]
+def test_a_minion_can_fetch_the_formula_and_its_modules_only(fleet):
+    """Nothing else of a checkout: .git/config may hold a token. No path leads out of a linked folder."""
+    for path in ("pyproject.toml", "bin/stamp"):
+        assert (REPOSITORY / path).is_file()
+        for way in (path, f"../{path}", f"_modules/../{path}", f"_modules/../../{path}", f"ispmail/../../{path}"):
+            assert not fleet.run("cp.get_file_str", f"salt://{way}", target="m1")["m1"], way
+            assert not fleet.run("cp.cache_file", f"salt://{way}", target="m1")["m1"], way
+    assert "def version" in fleet.run("cp.get_file_str", "salt://_modules/ispmail.py", target="m1")["m1"]
+    served = fleet.run("cp.list_master", target="m1")["m1"]
+    rooms = {"_modules", "_states", "_beacons", "_utils", "ispmail", "orch", "reactor", "top.sls"}
+    assert {path.partition("/")[0] for path in served} == rooms
