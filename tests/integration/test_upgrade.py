@@ -68,7 +68,9 @@ def salt(request):
     with scratch("u-") as directory:
         checkout = directory / "checkout"
         for room in ("_utils", "_modules", "_states", "_beacons", "_runners", "salt", "bin"):
-            shutil.copytree(REPOSITORY / room, checkout / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                REPOSITORY / room, checkout / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
         (checkout / "_modules" / "probe.py").write_text(MODULE)
         (checkout / "_states" / "probe.py").write_text(STATE)
         # All that a beacon of ours does before its other imports: here the path to the library, too.
