@@ -25,6 +25,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("fleet")
     group.addoption("--release", help="Debian's release on each machine, such as forky")
     group.addoption("--series", default="3008", help="Salt's series on each machine (default: 3008)")
+    group.addoption("--rotations", type=int, default=2, help="how many under one load (default: 2)")
     taken = "a folder where this process takes what it runs, file by file: what it has not, another one has"
     parser.getgroup("general").addoption("--taken", type=Path, help=taken)
 

@@ -44,6 +44,12 @@ def root_of(pytestconfig):
 
 
 @pytest.fixture(scope="session")
+def times(pytestconfig):
+    """How many rotations are done under one load."""
+    return pytestconfig.getoption("rotations")
+
+
+@pytest.fixture(scope="session")
 def root(root_of, pytestconfig):
     """The root of the machines of Debian 13, or of the release that is asked for."""
     return root_of(pytestconfig.getoption("release") or "trixie")
@@ -189,9 +195,9 @@ class Fleet(Lab):
         found = self.master.run(["sh", "-c", "cat /tmp/events-* | grep ^ispmail/rotation/ | tail -n 12"], check=False)
         return found.stdout
 
-    def load(self, names=MAIL):
-        """A steady load on some of the mail servers."""
-        return Load(self, {(name, 25): ANSWERED for name in names})
+    def load(self, names=MAIL, rate=20):
+        """A steady load on some of the mail servers: so many RCPTs a second on each."""
+        return Load(self, {(name, 25): ANSWERED for name in names}, rate)
 
     def holds(self, machine, password):
         """Whether the table files of a mail server have this password, all three."""

@@ -116,7 +116,7 @@ def python(machine, code):
 class Load:
     """A steady load on mail servers, each by a process of its own."""
 
-    def __init__(self, lab, replies, rate=40):
+    def __init__(self, lab, replies, rate):
         """`replies`: a machine's name and a port, to what is asked there and the code of the reply."""
         self.lab, self.replies, self.rate = lab, replies, rate
         self.reports = {}

@@ -132,7 +132,7 @@ def test_a_dovecot_with_a_password_of_its_own_stops_the_apply(server, release):
     assert not server.run(["postconf", "-n", "virtual_alias_maps"]).stdout
 
 
-def test_five_rotations_and_a_restart_of_the_database(server, release, capsys):
+def test_rotations_and_a_restart_of_the_database(server, release, times, capsys):
     configure(server, release, option_file="/etc/dovecot/ispmail.cnf")
     states = apply(server)
     assert {result for result, _ in states.values()} == {True}, states
@@ -140,13 +140,13 @@ def test_five_rotations_and_a_restart_of_the_database(server, release, capsys):
     server.run(["systemctl", "restart", "dovecot"])
     assert wait_until(lambda: can_log_in(server), 30)
     with load(server) as found:
-        for number in range(5):
+        for number in range(times):
             write_pillar(server, f'{FIRST}#"\\ {number}', consumers={"dovecot": {}})
             for step in ("credential_accepted", "drained", "credential_sole"):
                 states = apply(server, f"ispmail.{step}")
                 assert {result for result, _ in states.values()} == {True}, states
     with capsys.disabled():
-        print(f"\n{release}, 5 rotations: {found}")
+        print(f"\n{release}, {times} rotations: {found}")
     check(found)
     server.run(["systemctl", "restart", "mariadb"])
     assert wait_until(lambda: can_log_in(server), 60), "Dovecot cannot log in with the new password"

@@ -209,7 +209,7 @@ def test_berlin_trusts_its_own_authority_only(sites):
 def test_one_event_rotates_both_sites(sites, capsys):
     old, new = sites.passwords, sites.store("second")
     began = time.monotonic()
-    with events(sites, "ispmail/rotation/failed") as failed, Load(sites, REPLIES, rate=30) as load:
+    with events(sites, "ispmail/rotation/failed") as failed, Load(sites, REPLIES, rate=15) as load:
         sites.send()
         for site in USERS:
             sites.wait_for_rotation(site, old, new)
@@ -228,7 +228,7 @@ def test_a_site_whose_database_server_is_away_keeps_its_password(sites, capsys):
     old, new = sites.passwords, sites.store("third")
     database = sites.machines["db.oslo"]
     database.run(["systemctl", "stop", "salt-minion"])
-    with events(sites, "ispmail/rotation/failed") as failed, Load(sites, REPLIES, rate=30) as load:
+    with events(sites, "ispmail/rotation/failed") as failed, Load(sites, REPLIES, rate=15) as load:
         sites.send()
         sites.wait_for_rotation("berlin", old, new)
         reported = ["sh", "-c", "grep -h ^ispmail/rotation/failed /tmp/events-*"]
@@ -242,7 +242,7 @@ def test_a_site_whose_database_server_is_away_keeps_its_password(sites, capsys):
     assert sites.replies() == REPLIES
     database.run(["systemctl", "start", "salt-minion"])
     sites.wait_for_minions()
-    with Load(sites, REPLIES, rate=30) as again:
+    with Load(sites, REPLIES, rate=15) as again:
         good, said = sites.orchestrate()
     with capsys.disabled():
         print(f"\n1 of 2 away: {load}; when it was back: {again}")
