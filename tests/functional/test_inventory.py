@@ -511,13 +511,13 @@ def test_a_broken_table_of_somebody_else_is_named(minion, postfix, pillar, broke
     postfix.write_main_cf(**{**postfix.postconf(), "virtual_alias_maps": f"{broken}, {ours}"})
     said = f"virtual_alias_maps also asks {broken}, which is not pillar's and cannot be asked: "
     minion.pillar = pillar(maps={"virtual_mailbox_maps": {"expansion_limit": 7}})
-    before, reloads = everything(postfix), postfix.log().count(": reload -- ")
+    before, reloads = everything(postfix), postfix.log.count(": reload -- ")
     for test in (True, False):
         result = managed(minion, test=test)
         assert result["result"] is False
         assert "until its next reload, which this needs" in result["comment"] and said in result["comment"]
     # Its replies may have changed: on a busy machine a client gets a new smtpd at any time.
-    assert everything(postfix) == before and postfix.log().count(": reload -- ") == reloads > 0
+    assert everything(postfix) == before and postfix.log.count(": reload -- ") == reloads > 0
     faults = [row["fix"] for row in minion.call("postfix_doctor.check") if row["result"] == "fault"]
     assert any(fix.startswith(said) for fix in faults), faults
     # Once Postfix knows, an apply is no reason for it any more.
