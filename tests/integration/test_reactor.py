@@ -1,0 +1,79 @@
+"""Somebody else changes the password, and nobody tells: the beacon and the reactor of a real master, on each server.
+
+`python -m tests.functional.outsiders` has all orders, without a master.
+"""
+
+import contextlib
+import json
+import time
+
+import pytest
+
+from lab import scratch, wait_until
+from lab.minion import FILE_ROOTS, SERVING
+from lab.postfix import Postfix
+from lab.series import Salt
+from lab.smtp import Load
+
+from ..functional.database import needs_mysql
+from ..functional.outsiders import WATCHED
+from ..functional.servers import ADDRESSES, DATABASES, RATE, READERS, pillar
+from .conftest import CORE
+
+REACTOR = {"salt/beacon/*/postfix_credential/refused": ["salt://reactor/reapply.sls"]}
+OLD, NEW = f"{CORE}-old", f"{CORE}-new"
+
+
+@pytest.fixture(scope="module")
+def salt():
+    """A master with the reactor, and a minion with the beacon."""
+    beacon = [{"interval": 1}, {"disable_during_state_run": True}]
+    with scratch("r-") as directory:
+        sites = {"main": {"database": "lab", "mail": "lab"}}
+        master = {**SERVING, "ispmail": {"sites": sites}, "reactor": [REACTOR]}
+        options = {"beacons": {"postfix_credential": beacon}, "loop_interval": 1}
+        with Salt("3008", directory, FILE_ROOTS, master, **options) as running:
+            (running.pillar / "top.sls").write_text("base: {'*': [ispmail]}\n")
+            yield running
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_the_beacon_heals_what_somebody_else_has_changed(salt, name, capsys):
+    """Lookups fail until it has, and none after: docs/rotation.md says so of this order."""
+    if "mysql" in name:
+        needs_mysql()
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(scratch())
+        database = stack.enter_context(DATABASES[name](path / "db"))
+        postfix = stack.enter_context(Postfix(path / "mail", chroot=False, max_use="5"))
+        database.begin()
+
+        def write(password):
+            content = pillar(database, postfix, READERS[1], "mailserver", password)
+            (salt.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
+
+        def tables_have(password):
+            tables = [table.read_text() for table in postfix.config_directory.glob("*-virtual-*.cf")]
+            return len(tables) == 3 and all(password in text for text in tables)
+
+        write(OLD)
+        database.give("mailserver", OLD)
+        # The beacon asks by the pillar that the minion has had when it started, or since.
+        assert salt.call("saltutil.refresh_pillar", "wait=True") is True
+        states = salt.call("state.apply", "ispmail")
+        assert states and all(state["result"] for state in states.values()), states
+        with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
+            time.sleep(1)
+            write(NEW)
+            database.give("mailserver", NEW)
+            assert wait_until(lambda: tables_have(NEW), 60), "the reactor has not applied the new password"
+            # The files are there before Postfix is told.
+            time.sleep(3)
+            began = time.monotonic()
+            time.sleep(3)
+            report = load.stop()
+    with capsys.disabled():
+        print(
+            f"\n{name}: {report.count:,} RCPTs, {report.failed} failed until the beacon and the reactor had healed it"
+        )
+    assert report.failed > 0 and [each for each in report.failures if each.at > began] == [], report.examples
