@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("f5fc5b4ecaca")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("f5fc5b4ecaca")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

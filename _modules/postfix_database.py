@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("f5fc5b4ecaca")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("f5fc5b4ecaca")
 
 import _ispmail_apply
 import _ispmail_compare

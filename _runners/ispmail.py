@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("f5fc5b4ecaca")
 
 import salt.client
 import salt.utils.event
