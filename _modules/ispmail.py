@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("5032f7a0e10e")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("5032f7a0e10e")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

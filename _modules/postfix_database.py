@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("5032f7a0e10e")
 
 import _ispmail_holders
 import _ispmail_logins
@@ -80,7 +80,7 @@ def account(pillar="ispmail", test=False):
     Create the maps' account with pillar's password that never expires, and have it SELECT on the database. An account
     that exists keeps its password; its other rights are revoked only with ``server:revoke_other_grants``, and are in
     ``warnings`` either way, with the hosts that are connected as that user now. One of two accounts also gets the
-    rights, the demands and the limits of the other one.
+    rights, the demands and the limits of the other one, which is dropped once ``rotation:keep`` is over.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -94,7 +94,7 @@ def account(pillar="ispmail", test=False):
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where the server refuses; the text says which
     accounts are done.
 
-    Source: CREATE USER, CREATE ROLE, GRANT, REVOKE
+    Source: CREATE USER, CREATE ROLE, GRANT, REVOKE, DROP USER, DROP ROLE
 
     CLI Example:
 
@@ -148,7 +148,8 @@ def credential_sole(pillar="ispmail", test=False):
     """
     Have the account accept pillar's password only. It has to accept that already, as the first one.
 
-    With ``rotation:method: two_accounts``: lock the other account. Connections that it has open go on.
+    With ``rotation:method: two_accounts``: lock the other account. Connections that it has open go on. Once it has been
+    locked for as long as ``rotation:keep`` says, drop it; what keeps it from that is in ``warnings``.
 
     pillar : ispmail
         The pillar key that holds the configuration.
@@ -162,7 +163,7 @@ def credential_sole(pillar="ispmail", test=False):
     accept pillar's password: clients that use another one would be locked out.
 
     Source: ALTER USER … IDENTIFIED VIA (MariaDB), … DISCARD OLD PASSWORD (MySQL), … ACCOUNT LOCK,
-    ALTER ROLE … NOLOGIN (PostgreSQL)
+    ALTER ROLE … NOLOGIN (PostgreSQL), DROP USER, DROP ROLE
 
     CLI Example:
 

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("5032f7a0e10e")
 
 import _ispmail_apply
 import _ispmail_compare

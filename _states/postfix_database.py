@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("073a99d095e3")
+_ispmail_stamp.require("5032f7a0e10e")
 
 from _ispmail_salt import state
 
@@ -89,7 +89,8 @@ def credential_accepted(name, pillar="ispmail"):
 
 def credential_sole(name, pillar="ispmail"):
     """
-    The account accepts pillar's password only; or, of two accounts, the other one is locked.
+    The account accepts pillar's password only; or, of two accounts, the other one is locked, and dropped once
+    ``rotation:keep`` is over.
 
     name
         A sentence, for people.

@@ -52,6 +52,33 @@ def still_connected(user: str, found: Mapping[str, int] | None) -> list[str]:
     ]
 
 
+def stays(config: DatabaseConfig, name: str, why: str, cure: str) -> str:
+    """Tell why the other account of a pair is not dropped, although `keep` is over.
+
+    Args:
+        name: Of the account.
+        why: The reason.
+        cure: What to do about that.
+    """
+    return f"{name} was to be dropped ({config.pillar_key}:rotation:keep), and stays, locked: {why}: {cure}"
+
+
+def keeps_from_dropping(found: Mapping[str, int] | None) -> tuple[str, str] | None:
+    """Tell who would lose rights if an account were dropped: what is not seen is not taken for nobody.
+
+    Args:
+        found: What `connections` found.
+
+    Returns:
+        The reason and the fix, for `stays`. None where nobody is connected.
+    """
+    if found == {}:
+        return None
+    if found is None:
+        return describe_connections(found), "give the admin that privilege, or look by hand and drop it by hand"
+    return describe_connections(found), "have these programs log in as pillar has it, or end them"
+
+
 def other_rights(config: DatabaseConfig, name: str, what: str, found: Mapping[str, int] | None) -> str:
     """Warn of rights that another program may need: it fails without them, and nobody knows of it here.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import _ispmail_account_users
 import _ispmail_database
+import _ispmail_idle_account
 import _ispmail_schema
 import _ispmail_sql
 import _ispmail_two_accounts
@@ -120,11 +121,16 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
         if steps and not test:
             _ispmail_database.run(server, steps, "apply ispmail.database again")
             log.info("Done in %.1f s: %s", time.monotonic() - began, "; ".join(step.name for step in steps))
+        retired = _ispmail_idle_account.retire(server, config, test)
     return {
-        "changes": {title: dict(change.change) for title, change in work.items() if change.steps},
+        "changes": {
+            **{title: dict(change.change) for title, change in work.items() if change.steps},
+            **retired.changes,
+        },
         "warnings": [
             *(text for change in work.values() for text in change.warnings),
             *unmanaged_accounts(config.user, found, hosts),
+            *retired.warnings,
         ],
     }
 
@@ -162,7 +168,7 @@ def _login_warnings(dialect: Dialect, config: DatabaseConfig, title: str, found:
         yield f"{title} is locked, as the idle account of the pair is: see credential_accepted"
     elif not any(accepted(dialect, found, config.password or "")):
         yield f"{title} does not accept pillar's password: see credential_accepted"
-    if found.expires(0) is not None:
+    if found.expires(0) is not None and not (config.pair and found.locked):
         yield f"the password of {title} expires: ALTER USER … PASSWORD EXPIRE NEVER, see postfix_doctor.report"
 
 
@@ -201,7 +207,13 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
             _check(server, work, again)
             for title, change in work.items():
                 log.info("%s %s, after %.1f s", title, change.said, time.monotonic() - began)
-    return {"changes": {title: dict(change.changes) for title, change in work.items()}, "warnings": warnings}
+        changes = {title: dict(change.changes) for title, change in work.items()}
+        if action == "sole":
+            retired = _ispmail_idle_account.retire(server, config, test, locking=[*work])
+            for title, more in retired.changes.items():
+                changes.setdefault(title, {}).update(more)
+            warnings += retired.warnings
+    return {"changes": changes, "warnings": warnings}
 
 
 def _check(server: Server, work: Mapping[str, CredentialChange], again: str) -> None:

@@ -51,6 +51,7 @@ class DatabaseConfig(NamedTuple):
     known_accounts: tuple[str, ...] = ()  # users who may read the maps' tables too
     type: str = MYSQL  # the table type of the server: that of the maps which log in with the account
     pair: tuple[str, ...] = ()  # with rotation by two accounts: `user`, and the one that is in use before or after it
+    keep: int | None = None  # for how many seconds the other one stays, locked; None for until the next rotation
 
     def __repr__(self) -> str:
         return repr_without(self, "password")
@@ -140,6 +141,7 @@ def database(
         known,
         table_type,
         pair,
+        _ispmail_config_rotation.keep(sections["rotation"]),
     )
 
 

@@ -13,12 +13,15 @@ from typing import TypeGuard
 import _ispmail_tablefile
 from _ispmail_errors import Fault
 
-KEYS = ("batch", "drain", "method", "accounts")
+KEYS = ("batch", "drain", "method", "accounts", "keep")
 
 _TWO_PASSWORDS, _TWO_ACCOUNTS = "two_passwords", "two_accounts"
 # Table type of the server to its methods; the first one is the default. A role of PostgreSQL has one password.
 _METHODS = {"mysql": (_TWO_PASSWORDS, _TWO_ACCOUNTS), "pgsql": (_TWO_ACCOUNTS,)}
 _EXAMPLE = "such as [mailserver_a, mailserver_b]"
+_SECONDS = {"": 0, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+# No more digits than a date can have.
+_KEEP = re.compile(r"(?P<number>0|[1-9][0-9]{0,4}(?=[smhdw]))(?P<unit>[smhdw]?)")
 
 
 def server_type(maps: object) -> tuple[str, list[Fault]]:
@@ -67,7 +70,31 @@ def faults(rotation: Mapping[str, object], table_type: str) -> list[Fault]:
         found.append(Fault("rotation:accounts", f"must be a list of two different users, {_EXAMPLE}"))
     if accounts is not None and rotation.get("method", methods[0]) != _TWO_ACCOUNTS:
         found.append(Fault("rotation:accounts", "is only for the method two_accounts", f"add method: {_TWO_ACCOUNTS}"))
-    return found
+    return found + _keep_faults(rotation, methods[0])
+
+
+def _keep_faults(rotation: Mapping[str, object], default_method: str) -> list[Fault]:
+    if rotation.get("keep") is None:
+        return []
+    if rotation.get("method", default_method) != _TWO_ACCOUNTS:
+        return [Fault("rotation:keep", "is only for the method two_accounts", f"add method: {_TWO_ACCOUNTS}")]
+    if keep(rotation) is None:
+        return [Fault("rotation:keep", "must be 0, or a number with s, m, h, d or w", "write for example keep: 7d")]
+    return []
+
+
+def keep(rotation: Mapping[str, object]) -> int | None:
+    """Read how long the other account of a pair stays, locked, before it is dropped.
+
+    Args:
+        rotation: The section ``rotation``.
+
+    Returns:
+        Seconds. None for until the next rotation, and where it is no such time, see `faults`.
+    """
+    given = rotation.get("keep")
+    found = None if given is None or isinstance(given, bool) else _KEEP.fullmatch(str(given))
+    return int(found["number"]) * _SECONDS[found["unit"]] if found else None
 
 
 def pair(rotation: Mapping[str, object], user: str, table_type: str) -> tuple[tuple[str, ...], list[Fault]]:

@@ -294,9 +294,20 @@ def _rows(client: AnyClient, statement: str) -> Rows:
 
 def sees_all(server: Server) -> bool:
     """Tell whether the admin sees the connections of all accounts: else he sees his own only."""
+    return not missing_privileges(server, ["PROCESS"])
+
+
+def missing_privileges(server: Server, wanted: Sequence[str]) -> list[str]:
+    """Tell which privileges on everything the admin does not have himself.
+
+    Args:
+        server: Where.
+        wanted: The names of privileges.
+    """
     statement = (
-        "SELECT 1 AS a FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS' AND"
+        "SELECT PRIVILEGE_TYPE AS p FROM information_schema.USER_PRIVILEGES WHERE"
         " GRANTEE = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''',"
         " SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')"
     )
-    return bool(server.ask(statement))
+    held = {row["p"] for row in server.ask(statement)}
+    return [name for name in wanted if name not in held]

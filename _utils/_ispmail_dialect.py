@@ -40,6 +40,13 @@ class Dialect(Protocol):
         """The statement that reads the accounts of a user, ``%s``: rows for `read_account`, each with a ``host``."""
 
     @property
+    def members(self) -> str | None:
+        """The statement that finds who has an account, by ``%s`` and ``%s`` for user and host, as a role.
+
+        Rows of ``name``. None where an account cannot be a role.
+        """
+
+    @property
     def settings(self) -> str | None:
         """The statement that reads what `hash_password` needs to know (names and values); None for nothing."""
 
@@ -80,6 +87,14 @@ class Dialect(Protocol):
 
     def lock(self) -> list[str]:
         """Write the statement after which an account accepts no new login. Its open connections go on."""
+
+    def lock_anew(self, plugin: str, kept: int) -> list[str]:
+        """Write the same, for a server that is to remember when: it sets the passwords that the account has anyhow.
+
+        Args:
+            plugin: The login plugin of the account.
+            kept: How many passwords it has besides its first.
+        """
 
 
 def of_version(version: str) -> Dialect:

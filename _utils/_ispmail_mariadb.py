@@ -25,6 +25,7 @@ class MariaDB:
     # SHOW GRANTS then has names in backticks, and GRANT creates no account.
     sql_mode = "NO_AUTO_CREATE_USER"
     accounts = "SELECT Host AS host, Priv AS priv FROM mysql.global_priv WHERE User = %s"
+    members: str | None = None
     settings: str | None = None
     plugin_advice = (
         f"which smtpd's chroot and PyMySQL do not have: give it a password by {NATIVE} alone "
@@ -77,11 +78,15 @@ class MariaDB:
 
     def reopen(self, plugin: str) -> list[str]:
         """Write the statement after which a locked account accepts one password, and is locked no more."""
-        return [f"ALTER USER %(user)s@%(host)s {_identified(0)} ACCOUNT UNLOCK"]
+        return [f"ALTER USER %(user)s@%(host)s {_identified(0)} ACCOUNT UNLOCK PASSWORD EXPIRE NEVER"]
 
     def lock(self) -> list[str]:
         """Write the statement after which an account accepts no new login."""
         return ["ALTER USER %(user)s@%(host)s ACCOUNT LOCK"]
+
+    def lock_anew(self, plugin: str, kept: int) -> list[str]:
+        """Write the statement that locks an account, and sets the passwords that it has."""
+        return [f"ALTER USER %(user)s@%(host)s {_identified(kept)} ACCOUNT LOCK {_ispmail_sql.LOCKED_EXPIRY}"]
 
 
 def _identified(kept: int) -> str:

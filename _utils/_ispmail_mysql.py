@@ -44,6 +44,9 @@ class MySQL:
         " max_questions, max_updates, max_connections, max_user_connections"
         " FROM mysql.user WHERE User = %s"
     )
+    members: str | None = (
+        "SELECT CONCAT(TO_USER, '@', TO_HOST) AS name FROM mysql.role_edges WHERE FROM_USER = %s AND FROM_HOST = %s"
+    )
     settings: str | None = "SHOW GLOBAL VARIABLES LIKE 'caching_sha2_password_%'"
 
     def __init__(self, version: str) -> None:
@@ -120,11 +123,18 @@ class MySQL:
     def reopen(self, plugin: str) -> list[str]:
         """Write the statements after which a locked account accepts one password, and is locked no more."""
         # A new password alone leaves the retained one as it is.
-        return [*self.sole(plugin), f"ALTER USER %(user)s@%(host)s {_identified(plugin)} ACCOUNT UNLOCK"]
+        return [
+            *self.sole(plugin),
+            f"ALTER USER %(user)s@%(host)s {_identified(plugin)} ACCOUNT UNLOCK PASSWORD EXPIRE NEVER",
+        ]
 
     def lock(self) -> list[str]:
         """Write the statement after which an account accepts no new login."""
         return ["ALTER USER %(user)s@%(host)s ACCOUNT LOCK"]
+
+    def lock_anew(self, plugin: str, kept: int) -> list[str]:
+        """Write the statement that locks an account, and sets the password that it has; a retained one stays."""
+        return [f"ALTER USER %(user)s@%(host)s {_identified(plugin)} ACCOUNT LOCK {_ispmail_sql.LOCKED_EXPIRY}"]
 
 
 def _identified(plugin: str) -> str:

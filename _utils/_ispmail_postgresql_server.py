@@ -20,6 +20,7 @@ import _ispmail_config_rotation
 import _ispmail_connections
 import _ispmail_database
 import _ispmail_postgresql
+import _ispmail_postgresql_idle
 import _ispmail_scram
 import _ispmail_sockets
 import _ispmail_sql
@@ -41,6 +42,8 @@ _LOCK_SECONDS, _OUR_LOCK = 5, int.from_bytes(b"ispmail", "big")
 # Each server has it, for programs that look for others.
 _MAINTENANCE = "postgres"
 _AGAIN = "apply ispmail.database again"
+# In seconds.
+_UNTIL_LISTED = 1
 
 
 class Server(NamedTuple):
@@ -313,7 +316,11 @@ def account(config: DatabaseConfig, test: bool) -> dict[str, Any]:
                 change = {"grants": {"old": _shown_grants(held, config), "new": _shown_grants(then, config)}}
                 if not test:
                     _grant(server, config)
-    return {"changes": {config.user: change} if change else {}, "warnings": warnings}
+        retired, reasons = _retire(server, config, test)
+    return {
+        "changes": {**({config.user: change} if change else {}), **retired},
+        "warnings": [*warnings, *reasons],
+    }
 
 
 def _creation(server: Server, config: DatabaseConfig, other: Role | None) -> list[str]:
@@ -398,10 +405,70 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
             log.info(
                 "%s %s, after %.1f s", name, "is open" if action == "accept" else "is locked", time.monotonic() - began
             )
-        warnings = []
+        changes, warnings = {name: change} if statements else {}, []
         if action == "sole":
             warnings = _ispmail_account_users.still_connected(config.other, connections(server, config.other))
-    return {"changes": {name: change} if statements else {}, "warnings": warnings}
+            retired, reasons = _retire(server, config, test, locking=bool(statements))
+            for title, more in retired.items():
+                changes.setdefault(title, {}).update(more)
+            warnings += reasons
+    return {"changes": changes, "warnings": warnings}
+
+
+def _retire(
+    server: Server, config: DatabaseConfig, test: bool, locking: bool = False
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Drop the other role of the pair once it has been locked for as long as ``rotation:keep`` says.
+
+    As _ispmail_idle_account.retire, by names of roles.
+    """
+    roles = _roles(server, config.accounts) if config.keep is not None and server.has_database else {}
+    own, other = roles.get(config.user), roles.get(config.other or "")
+    if config.keep is None or own is None or other is None or (other.can_login and not locking):
+        return {}, []
+    now = int(server.ask("SELECT floor(extract(epoch FROM now()))::bigint AS now")[0]["now"] or 0)
+    since = now if locking else _ispmail_postgresql_idle.locked_since(other, now)
+    if since is not None and now - since < config.keep:
+        return {}, []
+    if not _is_open(server, config, own):
+        return {}, []
+    if since is None and config.keep:
+        if not test:
+            _run(server, [Step(f"lock {other.name}", (*_ispmail_postgresql_idle.lock(other.name),))])
+        return {other.name: {"locked since": {"old": None, "new": "now"}}}, []
+    if locking and not test:
+        # Who has logged in just before the lock is not listed yet.
+        time.sleep(_UNTIL_LISTED)
+    why = _ispmail_account_users.keeps_from_dropping(connections(server, other.name)) or _needed(server, config, other)
+    if why is None and not test:
+        why = _dropped(server, other)
+    if why:
+        return {}, [_ispmail_account_users.stays(config, _ispmail_database.shown(other.name), *why)]
+    return {other.name: {"account": {"old": "locked", "new": "dropped"}}}, []
+
+
+def _needed(server: Server, config: DatabaseConfig, other: Role) -> tuple[str, str] | None:
+    """What would fail without a role, or keeps it from being dropped: the reason and the fix."""
+    rows = server.ask(_ispmail_postgresql_idle.read_obstacles(other.name))
+    return _ispmail_postgresql_idle.obstacle(rows, other.name, config.dbname)
+
+
+def _dropped(server: Server, other: Role) -> tuple[str, str] | None:
+    """Drop a role with what it was given. What the server refuses fails no rotation, as the role is locked.
+
+    Returns:
+        The reason and the fix where the server refuses.
+    """
+    statements = _ispmail_postgresql_idle.drop(other.name, _rights(server, other.name))
+    try:
+        # All statements are one transaction: it is dropped, or as it was.
+        _ispmail_database.run(server, [Step(f"drop {other.name}", ("; ".join(statements),))], _AGAIN)
+    except DatabaseError as err:
+        if not err.number:
+            raise
+        return _ispmail_postgresql_idle.refused(str(err.number), other.name)
+    log.info("%s was dropped: it had been locked for longer than rotation:keep", other.name)
+    return None
 
 
 def _accept(
@@ -489,7 +556,8 @@ def _sole(
         )
     if other is None or not other.can_login:
         return config.user, {}, []
-    return other.name, {"locked": {"old": False, "new": True}}, _ispmail_postgresql.lock(other.name)
+    lock = _ispmail_postgresql_idle.lock if config.keep else _ispmail_postgresql.lock
+    return other.name, {"locked": {"old": False, "new": True}}, lock(other.name)
 
 
 def _opened(own: Role) -> dict[str, Any]:
@@ -574,7 +642,7 @@ def _login_warnings(server: Server, role: Role, config: DatabaseConfig) -> Itera
         yield f"{name} is locked, as the idle account of the pair is: see credential_accepted"
     elif not role.can_login:
         yield f"{name} may not log in: run ALTER ROLE … LOGIN"
-    if role.expires is not None:
+    if role.expires is not None and (role.can_login or not config.pair):
         yield f"the password of {name} expires: ALTER ROLE … VALID UNTIL 'infinity', see postfix_doctor.report"
     password = (config.password or "").encode("utf-8", "surrogateescape")
     if not server.is_superuser:

@@ -69,6 +69,13 @@ def accepted(dialect: Dialect, account: Account, password: str) -> tuple[bool, .
     return tuple(dialect.is_hash_of(text, password) for text in account.hashes)
 
 
+def is_open(server: Server, config: DatabaseConfig, account: Account | None) -> bool:
+    """Whether an account accepts pillar's password, and no other one."""
+    if account is None or account.locked:
+        return False
+    return accepted(server.dialect, account, config.password or "") == (True,)
+
+
 def other_plugins(dialect: Dialect, found: Account) -> str:
     """What to do where an account logs in by a plugin that Postfix may not have; empty where it does not."""
     others = [_ispmail_database.shown(plugin) for plugin in found.plugins if plugin not in dialect.plugins]

@@ -23,6 +23,9 @@ _GRANT = re.compile(
 )
 _ROLE = re.compile(rf"GRANT (?P<role>{_NAME}(?:@{_NAME})?) TO (?P<to>{_ACCOUNT})")
 _DAY = 86400
+# Of the password of an account that we have locked, in days: the longest that there is. It tells our locks from others.
+LOCKED_LIFETIME = 65535
+LOCKED_EXPIRY = f"PASSWORD EXPIRE INTERVAL {LOCKED_LIFETIME} DAY"
 # Columns of mysql.user to the words of CREATE USER.
 _OF_CERTIFICATE = {"x509_issuer": "ISSUER", "x509_subject": "SUBJECT", "ssl_cipher": "CIPHER"}
 _LIMITS = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import _ispmail_account_users
 import _ispmail_database
+import _ispmail_idle_account
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_database import Server, Step
 from _ispmail_errors import DatabaseError, listed
@@ -18,9 +19,9 @@ from _ispmail_server_accounts import (
     CredentialChange,
     Plan,
     Rights,
-    accepted,
     creation,
     grants,
+    is_open,
     name,
     new_hash,
     other_plugins,
@@ -67,13 +68,15 @@ def sole(server: Server, config: DatabaseConfig) -> Plan:
         f"{name(config.user, host)} does not accept pillar's password yet, or no other one, clients would be locked "
         "out: run credential_accepted first"
         for host in hosts
-        if not _is_open(server, config, found.get(host))
+        if not is_open(server, config, found.get(host))
     ]
     if faults:
         raise DatabaseError(listed("Nothing was changed", faults))
     other = config.pair[1]
     work = {
-        name(other, host): _locked(server, other, host) for host in hosts if host in others and not others[host].locked
+        name(other, host): _locked(server, config, host, others[host])
+        for host in hosts
+        if host in others and not others[host].locked
     }
     warnings = _ispmail_account_users.still_connected(other, _ispmail_account_users.connections(server, other))
     return Plan(work, [*_unmanaged(config, found, others, hosts), *warnings])
@@ -85,7 +88,7 @@ def _accept_fault(server: Server, config: DatabaseConfig, own: Account | None, o
         return f"does not exist, and neither does {config.other}: run postfix_database.account first"
     if other and (plugins := other_plugins(server.dialect, other)):
         return f"cannot be made like {config.other}, which {plugins}"
-    if own is None or own.locked or _is_open(server, config, own):
+    if own is None or own.locked or is_open(server, config, own):
         return None
     if other is None or other.locked:
         return (
@@ -100,40 +103,33 @@ def _accept_fault(server: Server, config: DatabaseConfig, own: Account | None, o
     )
 
 
-def _is_open(server: Server, config: DatabaseConfig, account: Account | None) -> bool:
-    """Whether an account accepts pillar's password, and no other one."""
-    if account is None or account.locked:
-        return False
-    return accepted(server.dialect, account, config.password or "") == (True,)
-
-
 def _opened(
     server: Server, config: DatabaseConfig, host: str, own: Account | None, other: Account | None
 ) -> CredentialChange | None:
     """What has pillar's user log in from a host; None where it may do so already."""
     what = rights(server, config, host, own, other)
-    is_open = _is_open(server, config, own)
-    if is_open and not what.statements:
+    ready = is_open(server, config, own)
+    if ready and not what.statements:
         return None
     if own is None:
         step, changes = creation(server, config, host, other, what)
     else:
-        step, changes = _reopened(server, config, host, other or own, what, is_open)
+        step, changes = _reopened(server, config, host, other or own, what, ready)
 
     def is_done(after: Account) -> bool:
-        return _is_open(server, config, after)
+        return is_open(server, config, after)
 
     return CredentialChange(step, changes, is_done, "now accepts pillar's password", config.user, host)
 
 
 def _reopened(
-    server: Server, config: DatabaseConfig, host: str, model: Account, what: Rights, is_open: bool
+    server: Server, config: DatabaseConfig, host: str, model: Account, what: Rights, ready: bool
 ) -> tuple[Step, dict[str, Any]]:
     """What has an account that exists log in by pillar's password, with a plugin that Postfix has."""
     changes: dict[str, Any] = {"grants": what.describe()} if what.statements else {}
     # Whoever logs in has the rights by then.
     statements, arguments = what.statements, {"user": config.user, "host": host}
-    if not is_open:
+    if not ready:
         plugin = model.plugins[0]
         statements = [*statements, *server.dialect.reopen(plugin)]
         arguments["new"] = new_hash(server, plugin, config.password or "")
@@ -141,8 +137,9 @@ def _reopened(
     return Step(name(config.user, host), tuple(statements), arguments), changes
 
 
-def _locked(server: Server, user: str, host: str) -> CredentialChange:
-    step = Step(name(user, host), tuple(server.dialect.lock()), {"user": user, "host": host})
+def _locked(server: Server, config: DatabaseConfig, host: str, other: Account) -> CredentialChange:
+    user = config.pair[1]
+    step = _ispmail_idle_account.lock(server, config, host, other)
 
     def is_done(after: Account) -> bool:
         return after.locked

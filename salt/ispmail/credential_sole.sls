@@ -1,4 +1,5 @@
-# Last step of a rotation: the database accepts the password in pillar and no other one.
+# Last step of a rotation: the database accepts the password in pillar and no other one. Of two accounts, the other one
+# is locked, and dropped once ispmail:rotation:keep is over.
 include:
   - ispmail.modules
 

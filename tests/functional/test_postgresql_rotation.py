@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import time
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -200,6 +201,196 @@ def test_open_connections_of_a_locked_account_go_on(minion, server):
     with foreign_client(server, A, OLD) as client:
         assert "connected now: 1 from 127.0.0.1" in str(call(minion, "credential_sole")["warnings"])
         assert client.poll() is None
+
+
+DROPPED = {A: {"account": {"old": "locked", "new": "dropped"}}}
+BEGINS = {A: {"locked since": {"old": None, "new": "now"}}}
+LOCKED = {"locked": {"old": False, "new": True}}
+NOTHING = {"changes": {}, "warnings": []}
+
+
+def keeping(server, keep, user=B, password=NEW, /, **sections):
+    return two(server, user, password, rotation={"keep": keep}, **sections)
+
+
+def test_the_locked_role_is_dropped_after_its_time(minion, server):
+    """Not before; by the step that locks it and by ispmail.database; the next rotation makes it again."""
+    minion.pillar = keeping(server, "1h")
+    call(minion, "credential_accepted")
+    would = call(minion, "credential_sole", test=True)
+    assert call(minion, "credential_sole") == would == {"changes": {A: LOCKED}, "warnings": []}
+    time.sleep(2.1)
+    assert call(minion, "credential_sole") == call(minion, "account") == NOTHING
+    minion.pillar = keeping(server, "2s")
+    for function in ("account", "credential_sole"):
+        assert call(minion, function, test=True) == {"changes": DROPPED, "warnings": []}
+    assert may_log_in(server) == {A: "f", B: "t"}
+    assert call(minion, "credential_sole") == {"changes": DROPPED, "warnings": []}
+    assert may_log_in(server) == {B: "t"}
+    assert call(minion, "credential_sole") == call(minion, "account") == NOTHING
+    read = call(minion, "read")
+    assert (list(read["accounts"]), read["pair"], read["others"]) == ([B], {}, {})
+    server.sql(f"GRANT INSERT ON virtual_users TO {B}; ALTER ROLE {B} CONNECTION LIMIT 50", "mailserver")
+    minion.pillar = keeping(server, "2s", A, OTHER)
+    call(minion, "credential_accepted")
+    asked = "SELECT rolconnlimit, has_table_privilege('virtual_users', 'INSERT') FROM pg_roles WHERE rolname = user"
+    assert server.sql_as(A, OTHER, asked, "mailserver") == [("50", "t")]
+    call(minion, "credential_sole")
+    assert may_log_in(server) == {A: "t", B: "f"} and logs_in(server, A, OTHER)
+    time.sleep(2.1)
+    done = minion.apply("ispmail.database")["postfix_database.account"]
+    assert done["result"] is True and list(done["changes"]) == [B] and may_log_in(server) == {A: "t"}
+
+
+def test_keep_nothing_drops_in_the_same_step(minion, server):
+    """With all that a role of a pair may have."""
+    server.sql(
+        f"""
+        CREATE SCHEMA mail; CREATE TABLE mail.here (a int, b int); CREATE ROLE readers; CREATE SEQUENCE mail.numbers;
+        GRANT USAGE ON SCHEMA mail TO {A}; GRANT SELECT (a) ON mail.here TO {A}; GRANT readers TO {A};
+        CREATE FUNCTION mail.one(int) RETURNS int LANGUAGE sql AS 'SELECT 1'; GRANT EXECUTE ON FUNCTION mail.one TO {A};
+        GRANT INSERT ON virtual_users TO {A} WITH GRANT OPTION; ALTER ROLE {A} SET search_path = mail, public;
+        GRANT USAGE ON SEQUENCE mail.numbers TO {A}; GRANT CONNECT ON DATABASE postgres TO {A};
+        ALTER DEFAULT PRIVILEGES IN SCHEMA mail GRANT SELECT ON TABLES TO {A}
+        """,
+        "mailserver",
+    )
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    assert call(minion, "account")["changes"] == {} and logs_in(server, A, OLD)
+    would = call(minion, "credential_sole", test=True)
+    assert logs_in(server, A, OLD)
+    changes = {A: {**LOCKED, **DROPPED[A]}}
+    assert call(minion, "credential_sole") == would == {"changes": changes, "warnings": []}
+    assert may_log_in(server) == {B: "t"}
+    assert server.sql_as(B, NEW, "SELECT a FROM here; SELECT count(*) FROM virtual_users", "mailserver")[-1] == ("1",)
+
+
+def test_the_time_begins_with_a_lock_of_ours(minion, server):
+    """A role that was locked without keep, or by hand, had been dropped at once: no server knows when that was."""
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    server.sql(f"ALTER ROLE {A} VALID UNTIL 'tomorrow'")
+    time.sleep(1.1)
+    assert call(minion, "credential_sole") == call(minion, "account") == NOTHING
+    minion.pillar = keeping(server, "1s")
+    assert call(minion, "account", test=True)["changes"] == call(minion, "account")["changes"] == BEGINS
+    assert may_log_in(server)[A] == "f" and call(minion, "read")["pair"][A]["locked"] is True
+    time.sleep(1.1)
+    assert call(minion, "account")["changes"] == DROPPED
+    # The way back by hand, and the one by pillar.
+    minion.pillar = keeping(server, "1h", A, OTHER)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    minion.pillar = keeping(server, "1h")
+    (warning,) = call(minion, "account")["warnings"]
+    assert warning == f"{B} is locked, as the idle account of the pair is: see credential_accepted"
+    server.sql(f"ALTER ROLE {B} LOGIN VALID UNTIL 'infinity'")
+    assert logs_in(server, B, NEW)
+
+
+def test_a_role_that_is_connected_is_not_dropped(minion, server):
+    """Its queries would fail."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    with foreign_client(server, A, OLD) as client:
+        assert call(minion, "credential_sole")["changes"] == {A: LOCKED}
+        for function in ("credential_sole", "account"):
+            found = call(minion, function)
+            assert found["changes"] == {} and found["warnings"][-1] == (
+                f"{A} was to be dropped (ispmail:rotation:keep), and stays, locked: connected now: 1 from {HOST}: have "
+                "these programs log in as pillar has it, or end them"
+            )
+        assert client.poll() is None and may_log_in(server) == {A: "f", B: "t"}
+    assert call(minion, "credential_sole")["changes"] == DROPPED
+
+
+@pytest.mark.parametrize(
+    ("before", "said", "after"),
+    [
+        (
+            f"CREATE TABLE own (a int); ALTER TABLE own OWNER TO {A}",
+            'it owns something in the database "mailserver": give that to another role',
+            f"REASSIGN OWNED BY {A} TO postgres",
+        ),
+        (
+            f"CREATE ROLE webmail; GRANT {A} TO webmail",
+            'it is the group of "webmail": give them another group, and REVOKE "mailserver_a" from them',
+            f"REVOKE {A} FROM webmail",
+        ),
+        (
+            f"CREATE POLICY seen ON virtual_users TO {A}, {B} USING (true)",
+            'policies of row security name it in the database "mailserver": take it out of them (ALTER POLICY … TO)',
+            f"ALTER POLICY seen ON virtual_users TO {B}",
+        ),
+        # What nobody has looked for: the server refuses.
+        (
+            f"CREATE TYPE kind AS ENUM ('a'); REVOKE ALL ON TYPE kind FROM PUBLIC; GRANT USAGE ON TYPE kind TO {A}",
+            'the server refused to drop it (error 2BP01): run DROP ROLE "mailserver_a" by hand to see the reason',
+            f"REVOKE ALL ON TYPE kind FROM {A}",
+        ),
+    ],
+)
+def test_what_is_needed_is_not_dropped(minion, server, before, said, after):
+    """A rotation does not fail by it, and the role keeps all that it has."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    server.sql(before, "mailserver")
+    found = call(minion, "credential_sole")
+    assert found["changes"] == {A: LOCKED}
+    (warning,) = found["warnings"]
+    assert warning.startswith(f"{A} was to be dropped (ispmail:rotation:keep), and stays, locked: {said}")
+    assert server.sql(f"SELECT has_table_privilege('{A}', 'virtual_users', 'SELECT')", "mailserver") == [("t",)]
+    server.sql(after, "mailserver")
+    assert call(minion, "credential_sole") == {"changes": DROPPED, "warnings": []}
+
+
+def test_rights_in_another_database_are_named(minion, server):
+    server.sql("CREATE TABLE here (a int)")
+    server.sql(f"GRANT SELECT ON here TO {A}")
+    try:
+        minion.pillar = keeping(server, 0)
+        call(minion, "credential_accepted")
+        (warning,) = call(minion, "credential_sole")["warnings"]
+        assert (
+            'it has rights in the database "postgres": take them back (in each of these databases, DROP OWNED BY '
+            '"mailserver_a")'
+        ) in warning
+    finally:
+        server.sql("DROP TABLE here")
+    assert call(minion, "credential_sole") == {"changes": DROPPED, "warnings": []}
+
+
+def test_an_admin_who_does_not_see_drops_nothing(minion, server):
+    """Who is connected. One who is no superuser can drop it, by what he has granted himself."""
+    server.sql("CREATE ROLE dba LOGIN CREATEROLE PASSWORD 'dbaSecret5'")
+    for table in ("virtual_domains", "virtual_users", "virtual_aliases"):
+        server.sql(f"ALTER TABLE {table} OWNER TO dba", "mailserver")
+    server.sql("ALTER DATABASE mailserver OWNER TO dba; ALTER SCHEMA public OWNER TO dba", "mailserver")
+    server.sql(f"DROP OWNED BY {A}; DROP ROLE {A}", "mailserver")
+    login = {"host": HOST, "port": server.port, "user": "dba", "password": "dbaSecret5"}
+    minion.pillar = two(server, A, OLD, server=login)
+    call(minion, "account")
+    minion.pillar = keeping(server, 0, server=login)
+    call(minion, "credential_accepted")
+    found = call(minion, "credential_sole")
+    assert found["changes"] == {A: LOCKED} and "who is connected cannot be seen" in found["warnings"][-1]
+    server.sql("GRANT pg_read_all_stats TO dba")
+    assert call(minion, "credential_sole") == {"changes": DROPPED, "warnings": []}
+    assert may_log_in(server) == {B: "t"}
+
+
+def test_the_role_in_use_is_never_dropped(minion, server):
+    """While pillar's user is not open, the other one is in use, locked or not."""
+    minion.pillar = two(server, B, NEW)
+    call(minion, "account")
+    server.sql(f"ALTER ROLE {A} NOLOGIN; ALTER ROLE {B} NOLOGIN")
+    minion.pillar = keeping(server, 0)
+    assert call(minion, "account")["changes"] == {}
+    server.sql(f"ALTER ROLE {B} LOGIN PASSWORD '{OTHER}'")
+    assert call(minion, "account")["changes"] == {}
+    assert may_log_in(server) == {A: "f", B: "t"}
 
 
 def test_no_log_holds_a_password(minion, server):

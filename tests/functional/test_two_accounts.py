@@ -13,6 +13,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.dovecot import Dovecot, MailLoad
+from lab.mariadb import native_hash
 from lab.minion import Minion
 from lab.mysql import MySQL
 from lab.postfix import Postfix, write_cold
@@ -304,6 +305,230 @@ def test_a_connection_that_is_lost_is_gone_on_from(server, directory, function, 
         found = call(minion, "read")
         assert [account["grants"] for account in found["accounts"].values()] == [SELECT] * 2
         assert [account["locked"] for account in found["pair"].values()] == [function == "credential_sole"] * 2
+
+
+# The end of the other account, `rotation:keep`.
+
+DROPPED = {f"{A}@{HOST}": {"account": {"old": "locked", "new": "dropped"}}}
+BEGINS = {f"{A}@{HOST}": {"locked since": {"old": None, "new": "now"}}}
+LOCKED = {"locked": {"old": False, "new": True}}
+
+
+def keeping(server, keep, user=B, password=NEW):
+    return two(server, user, password, rotation={"method": "two_accounts", "keep": keep})
+
+
+def hosts_of(server, user):
+    table = "global_priv" if server.kind == "mariadb" else "user"
+    return sorted(host for (host,) in server.sql(f"SELECT Host FROM mysql.{table} WHERE User = %s", user))
+
+
+def test_the_locked_account_is_dropped_after_its_time(minion, server):
+    """Not before; by the step that locks it; the next rotation makes it again, equal to the one in use."""
+    minion.pillar = keeping(server, "1h")
+    call(minion, "credential_accepted")
+    would = call(minion, "credential_sole", test=True)
+    assert call(minion, "credential_sole") == would == {"changes": {f"{A}@{HOST}": LOCKED}, "warnings": []}
+    time.sleep(2.1)
+    nothing = {"changes": {}, "warnings": []}
+    assert call(minion, "credential_sole") == call(minion, "account") == nothing
+    assert not logs_in(server, A, OLD)
+    minion.pillar = keeping(server, "2s")
+    would = call(minion, "credential_sole", test=True)
+    assert accounts(minion) == {f"{B}@{HOST}": False, f"{A}@{HOST}": True}
+    assert call(minion, "credential_sole") == would == {"changes": DROPPED, "warnings": []}
+    assert hosts_of(server, A) == [] and logs_in(server, B, NEW)
+    assert call(minion, "credential_sole") == call(minion, "account") == nothing
+    read = call(minion, "read")
+    assert (list(read["accounts"]), read["pair"], read["others"]) == ([f"{B}@{HOST}"], {}, {})
+    server.sql(f"GRANT INSERT ON mailserver.virtual_users TO {B}@'{HOST}'")
+    server.sql(f"ALTER USER {B}@'{HOST}' REQUIRE SSL WITH MAX_USER_CONNECTIONS 7")
+    minion.pillar = keeping(server, "2s", A, OTHER)
+    call(minion, "credential_accepted")
+    columns = "ssl_type, max_user_connections, plugin"
+    first, second = (server.sql(f"SELECT {columns} FROM mysql.user WHERE User = '{user}'") for user in (A, B))
+    assert first == second
+    assert call(minion, "read")["accounts"][f"{A}@{HOST}"]["grants"][1] == "INSERT ON `mailserver`.`virtual_users`"
+    server.sql(f"ALTER USER {A}@'{HOST}' REQUIRE NONE")
+    call(minion, "credential_sole")
+    assert logs_in(server, A, OTHER) and accounts(minion) == {f"{A}@{HOST}": False, f"{B}@{HOST}": True}
+
+
+def test_ispmail_database_drops_it_too(minion, server):
+    minion.pillar = keeping(server, "1s")
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    time.sleep(1.1)
+    (would,) = (state for name, state in minion.apply("ispmail.database", test=True).items() if "account" in name)
+    assert would["result"] is None and would["changes"] == DROPPED and hosts_of(server, A) == [HOST]
+    (done,) = (state for name, state in minion.apply("ispmail.database").items() if "account" in name)
+    assert done["result"] is True and done["changes"] == DROPPED and hosts_of(server, A) == []
+
+
+def test_the_time_begins_with_a_lock_of_ours(minion, server):
+    """An account that was locked before keep was in pillar, or by hand, had been dropped at once: no server knows when
+    that was. So has one whose rotation was cut off between its two steps, and resumed a long time later."""
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    time.sleep(1.1)
+    call(minion, "credential_sole")
+    time.sleep(1.1)
+    minion.pillar = keeping(server, "1s")
+    for function in ("account", "credential_sole"):
+        assert call(minion, function, test=True)["changes"] == BEGINS
+    assert call(minion, "account") == {"changes": BEGINS, "warnings": []}
+    assert accounts(minion)[f"{A}@{HOST}"] is True
+    time.sleep(1.1)
+    assert call(minion, "account")["changes"] == DROPPED
+
+
+def test_the_way_back_by_hand_keeps_the_password(minion, server):
+    """The lock that is remembered sets the password that the account has; on a MySQL, a retained one stays too."""
+    minion.pillar = keeping(server, "1w")
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    server.sql(f"ALTER USER {A}@'{HOST}' ACCOUNT UNLOCK")
+    assert logs_in(server, A, OLD) and logs_in(server, B, NEW)
+
+
+def test_all_passwords_of_a_locked_account_stay(minion, server):
+    second = f"IDENTIFIED BY '{OTHER}' RETAIN CURRENT PASSWORD"
+    if server.kind == "mariadb":
+        second = " OR ".join(f"mysql_native_password USING '{native_hash(text)}'" for text in (OTHER, OLD))
+        second = f"IDENTIFIED VIA {second}"
+    server.sql(f"ALTER USER {A}@'{HOST}' {second}")
+    minion.pillar = keeping(server, "1w")
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    server.sql(f"ALTER USER {A}@'{HOST}' ACCOUNT UNLOCK")
+    assert logs_in(server, A, OLD) and logs_in(server, A, OTHER)
+
+
+def test_without_keep_the_locked_account_stays(minion, server):
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    time.sleep(1.1)
+    assert call(minion, "credential_sole") == call(minion, "account") == {"changes": {}, "warnings": []}
+    assert hosts_of(server, A) == [HOST]
+
+
+def test_keep_nothing_drops_in_the_same_step(minion, server):
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    assert call(minion, "account")["changes"] == {} and logs_in(server, A, OLD)
+    would = call(minion, "credential_sole", test=True)
+    assert logs_in(server, A, OLD)
+    changes = {f"{A}@{HOST}": {**LOCKED, **DROPPED[f"{A}@{HOST}"]}}
+    assert call(minion, "credential_sole") == would == {"changes": changes, "warnings": []}
+    assert hosts_of(server, A) == []
+
+
+def test_an_account_that_is_connected_is_not_dropped(minion, server):
+    """Its queries would fail, see test_open_connections_of_a_locked_account_go_on."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    with contextlib.closing(pymysql.connect(host=HOST, port=server.port, user=A, password=OLD, db="mailserver")):
+        for changes in ({f"{A}@{HOST}": LOCKED}, {}):
+            found = call(minion, "credential_sole")
+            assert found["changes"] == changes
+            assert found["warnings"][-1] == (
+                f"{A}@{HOST} was to be dropped (ispmail:rotation:keep), and stays, locked: connected now: 1 from "
+                f"{HOST}: have these programs log in as pillar has it, or end them"
+            )
+        (warning,) = call(minion, "account")["warnings"]
+        assert "connected now: 1 from" in warning and hosts_of(server, A) == [HOST]
+        assert len(call(minion, "credential_sole", test=True)["warnings"]) == 2
+    assert wait_until(lambda: call(minion, "account", test=True)["changes"] == DROPPED, 10)
+    assert call(minion, "account") == {"changes": DROPPED, "warnings": []}
+
+
+def test_what_is_needed_is_not_dropped(minion, server):
+    """A view or trigger fails without its DEFINER (error 1449), whether or not that is locked."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    server.sql(f"CREATE DEFINER={A}@'{HOST}' VIEW mailserver.users AS SELECT email FROM mailserver.virtual_users")
+    server.sql(
+        f"CREATE DEFINER={A}@'{HOST}' TRIGGER mailserver.low BEFORE INSERT ON mailserver.virtual_users FOR EACH ROW "
+        "SET NEW.email = LOWER(NEW.email)"
+    )
+    found = call(minion, "credential_sole")
+    assert found["changes"] == {f"{A}@{HOST}": LOCKED}
+    (warning,) = found["warnings"]
+    for part in ("it is the DEFINER of ", "view mailserver.users", "trigger mailserver.low", ": give them another one"):
+        assert part in warning
+    server.sql("DROP VIEW mailserver.users")
+    server.sql("DROP TRIGGER mailserver.low")
+    if server.kind == "mysql":
+        server.sql(f"CREATE USER mailserver_c@'{HOST}'")
+        server.sql(f"GRANT {A}@'{HOST}' TO mailserver_c@'{HOST}'")
+        (warning,) = call(minion, "credential_sole")["warnings"]
+        assert f"mailserver_c@{HOST} has it as a role: give what is needed of it" in warning
+        server.sql(f"REVOKE {A}@'{HOST}' FROM mailserver_c@'{HOST}'")
+    assert call(minion, "credential_sole")["changes"] == DROPPED
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_an_admin_who_does_not_see_drops_nothing(minion, server):
+    """Who is connected, or what has the account as its DEFINER. A refusal fails no rotation: the account is locked."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    server.sql(f"CREATE USER boss@'{HOST}' IDENTIFIED BY %s", OTHER)
+    server.sql(f"GRANT SELECT, RELOAD ON *.* TO boss@'{HOST}'")
+    server.sql(f"GRANT UPDATE ON mysql.* TO boss@'{HOST}'")
+    poor = {"host": HOST, "port": server.port, "user": "boss", "password": OTHER}
+    server.sql(f"ALTER USER {A}@'{HOST}' ACCOUNT LOCK")
+    minion.pillar = {"ispmail": {**keeping(server, 0)["ispmail"], "server": poor}}
+    (warning,) = call(minion, "credential_sole")["warnings"]
+    assert "who is connected cannot be seen without the privilege PROCESS" in warning
+    assert "give the admin that privilege" in warning
+    server.sql(f"GRANT PROCESS ON *.* TO boss@'{HOST}'")
+    (warning,) = call(minion, "credential_sole")["warnings"]
+    assert "what has it as its DEFINER cannot be seen: give the admin TRIGGER, EVENT on *.*, or look by hand" in warning
+    server.sql(f"GRANT TRIGGER, EVENT ON *.* TO boss@'{HOST}'")
+    (warning,) = call(minion, "credential_sole")["warnings"]
+    assert "the server refused to drop it (error 1227): run DROP USER by hand to see the reason" in warning
+    assert hosts_of(server, A) == [HOST]
+    server.sql(f"GRANT CREATE USER ON *.* TO boss@'{HOST}'")
+    assert call(minion, "credential_sole") == {"changes": DROPPED, "warnings": []}
+
+
+@pytest.mark.parametrize("server", ["mariadb"], indirect=True)
+def test_a_drop_that_is_cut_off_is_gone_on_from(server, directory):
+    """Each host is an account of its own; one that pillar does not mean is left alone."""
+
+    def at(user, password, socket=server.socket):
+        found = keeping(server, 0, user, password)
+        found["ispmail"]["server"] = {"unix_socket": str(socket), "accounts_host": HOSTS}
+        return found
+
+    path = directory / "drop.sock"
+    with scratch() as folder:
+        minion = Minion(folder, at(A, OLD))
+        call(minion, "account")
+        server.sql(f"CREATE USER {A}@'127.0.0.3' ACCOUNT LOCK")
+        minion.pillar = at(B, NEW)
+        call(minion, "credential_accepted")
+        minion.pillar = at(B, NEW, path)
+        with CutProxy(path, server.socket, b"DROP USER", 2), pytest.raises(CommandExecutionError) as caught:
+            call(minion, "credential_sole")
+        assert "run credential_sole again, it goes on from there" in str(caught.value)
+        minion.pillar = at(B, NEW)
+        assert list(call(minion, "credential_sole")["changes"]) == [f"{A}@127.0.0.2"]
+        assert hosts_of(server, A) == ["127.0.0.3"]
+
+
+def test_the_account_in_use_is_never_dropped(minion, server):
+    """While pillar's user is not open, the other one is in use, locked or not."""
+    minion.pillar = two(server, B, NEW)
+    call(minion, "account")
+    for user in (A, B):
+        server.sql(f"ALTER USER {user}@'{HOST}' ACCOUNT LOCK")
+    minion.pillar = keeping(server, 0)
+    assert call(minion, "account")["changes"] == {}
+    with pytest.raises(CommandExecutionError, match="clients would be locked out"):
+        call(minion, "credential_sole")
+    assert hosts_of(server, A) == [HOST]
 
 
 # What mail sees.

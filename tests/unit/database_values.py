@@ -6,7 +6,7 @@ import _ispmail_dialect
 from _ispmail_config_database import database
 
 # What changes something.
-_CHANGES = ("ALTER USER ", "CREATE USER ", "GRANT ", "REVOKE ")
+_CHANGES = ("ALTER USER ", "CREATE USER ", "DROP USER ", "GRANT ", "REVOKE ")
 MARIADB, MYSQL, MYSQL_9 = "11.8.3-MariaDB", "8.4.6", "9.7.4"
 NATIVE, SHA2 = "mysql_native_password", "caching_sha2_password"
 SELECT = "GRANT SELECT ON `mailserver`.* TO `mailserver`@`127.0.0.1`"

@@ -6,7 +6,7 @@ from _ispmail_account_users import connections, describe_connections, other_read
 
 from .database_values import FakeServer, config
 
-SEES_ALL = "SELECT 1 AS a FROM information_schema.USER_PRIVILEGES"
+SEES_ALL = "SELECT PRIVILEGE_TYPE AS p FROM information_schema.USER_PRIVILEGES"
 DATABASE = (
     "SELECT DISTINCT GRANTEE AS grantee FROM information_schema.SCHEMA_PRIVILEGES"
     " WHERE PRIVILEGE_TYPE = 'SELECT' AND %s LIKE TABLE_SCHEMA"
@@ -22,7 +22,7 @@ def server(*clients, sees_all=True, on_database=(), tables=(), on_tables=None):
     """One that lists these clients, each a user and a host, tables, and who may SELECT on them."""
     rows = [{"Id": number, "User": user, "Host": host} for number, (user, host) in enumerate(clients, 10)]
     answers = {
-        SEES_ALL: [{"a": 1}] if sees_all else [],
+        SEES_ALL: [{"p": "SELECT"}, *([{"p": "PROCESS"}] if sees_all else [])],
         "SHOW PROCESSLIST": [*rows, {"Id": 9, "User": "mailserver", "Host": "localhost"}],
         "SELECT CONNECTION_ID() AS id": [{"id": 9, "port": 3306, "socket": "/run/mysqld/mysqld.sock"}],
         DATABASE: [{"grantee": f"'{user}'@'%'"} for user in on_database],

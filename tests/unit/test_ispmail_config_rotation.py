@@ -43,6 +43,8 @@ def test_without_an_ending_of_a_pair_there_is_no_default(user):
 
 
 ACCOUNTS = "rotation:accounts"
+KEEP = "must be 0, or a number with s, m, h, d or w: write for example keep: 7d"
+NO_TIMES = ("", "7", 7, "d", "-1d", "1.5h", "7 d", "7D", "07d", "7d\n", "7y", "123456d", "٧d", True, False, ["7d"], 0.0)
 SHAPE = "must be a list of two different users, such as [mailserver_a, mailserver_b]"
 
 
@@ -59,6 +61,9 @@ SHAPE = "must be a list of two different users, such as [mailserver_a, mailserve
         ({"accounts": ["mail_a", "b"]}, ACCOUNTS, "is only for the method two_accounts: add method: two_accounts"),
         ({**TWO, "accounts": ["b", "c"]}, "database:user", "is none of rotation:accounts: write b or c, or the user"),
         ({"acounts": ["mail_a", "b"]}, "rotation:acounts", "is accounts meant?"),
+        *(({**TWO, "keep": value}, "rotation:keep", KEEP) for value in NO_TIMES),
+        ({"keep": "7d"}, "rotation:keep", "is only for the method two_accounts: add method: two_accounts"),
+        ({"keep": "x"}, "rotation:keep", "is only for the method two_accounts: add method: two_accounts"),
     ],
 )
 def test_faults(rotation, key, said):
@@ -71,6 +76,28 @@ def test_faults(rotation, key, said):
             read("ispmail", section(**rotation))
         (fault,) = caught.value.faults
         assert fault.key == key and said in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ({}, None),
+        ({"keep": None}, None),
+        ({"keep": 0}, 0),
+        ({"keep": "0"}, 0),
+        ({"keep": "0d"}, 0),
+        ({"keep": "1s"}, 1),
+        ({"keep": "90s"}, 90),
+        ({"keep": "2m"}, 120),
+        ({"keep": "12h"}, 43200),
+        ({"keep": "7d"}, 604800),
+        ({"keep": "2w"}, 1209600),
+        ({"keep": "99999w"}, 99999 * 604800),
+    ],
+)
+def test_how_long_the_other_account_stays(given, seconds):
+    assert database("ispmail", section(**TWO, **given)).keep == seconds
+    _ispmail_config.complete("ispmail", section(**TWO, **given))
 
 
 @pytest.mark.parametrize("accounts", ["mail_a", ["mail_a"], ["mail_b", "x", "y"], 5])

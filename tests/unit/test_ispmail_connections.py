@@ -32,7 +32,7 @@ def test_the_connections_of_the_account_without_the_own():
 ROWS = [row(1, "127.0.0.1:40000"), row(2, "127.0.0.1:40001", "webmail"), row(9, "127.0.0.1:40002")]
 ANSWERS = {"SHOW PROCESSLIST": ROWS, "SELECT CONNECTION_ID() AS id, @@port AS port, @@socket AS socket": FACTS}
 FOUND = Listed((Client("127.0.0.1", 40000),), 3306, "/run/mysqld/mysqld.sock", ("127.0.0.1",))
-PRIVILEGE = "SELECT 1 AS a FROM information_schema.USER_PRIVILEGES"
+PRIVILEGE = "SELECT PRIVILEGE_TYPE AS p FROM information_schema.USER_PRIVILEGES"
 
 
 class OneClient(FakeServer):
@@ -81,13 +81,13 @@ def test_what_the_account_cannot_ask_is_not_an_empty_list(monkeypatch, statement
 
 
 def test_who_is_connected_as_the_admin_sees_it():
-    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"a": 1}]})
+    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"p": "PROCESS"}]})
     assert _ispmail_connections.listed_by_admin(server, ["mailserver"], "127.0.0.1") == FOUND
     assert _ispmail_connections.listed_by_admin(server, ["webmail"], None).clients == (Client("127.0.0.1", 40001),)
 
 
 def test_the_connections_of_two_accounts():
-    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"a": 1}]})
+    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"p": "PROCESS"}]})
     clients = _ispmail_connections.listed_by_admin(server, ["webmail", "mailserver"], None).clients
     assert [client.port for client in clients] == [40000, 40001]
 

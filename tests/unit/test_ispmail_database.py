@@ -283,5 +283,6 @@ def test_an_admin_sees_the_connections_of_others_by_the_privilege_process(client
     used = client(answers={"SELECT VERSION()": [{"version": "8.4.6"}]})
     with _ispmail_database.admin(ADMIN) as server:
         assert _ispmail_database.sees_all(server) is False
-        used._answers["SELECT 1 AS a FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS'"] = [{}]
+        used._answers["SELECT PRIVILEGE_TYPE AS p FROM information_schema.USER_PRIVILEGES"] = [{"p": "PROCESS"}]
         assert _ispmail_database.sees_all(server) is True
+        assert _ispmail_database.missing_privileges(server, ["EVENT", "PROCESS", "SELECT"]) == ["EVENT", "SELECT"]

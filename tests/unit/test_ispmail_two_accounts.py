@@ -50,7 +50,7 @@ def admin(monkeypatch):
 
 
 CREATE = f"CREATE USER {A} IDENTIFIED VIA {NATIVE} USING {NEW} PASSWORD EXPIRE NEVER"
-REOPEN = f"ALTER USER {A} IDENTIFIED VIA {NATIVE} USING {NEW} ACCOUNT UNLOCK"
+REOPEN = f"ALTER USER {A} IDENTIFIED VIA {NATIVE} USING {NEW} ACCOUNT UNLOCK PASSWORD EXPIRE NEVER"
 LIMITED = "REQUIRE SSL WITH MAX_QUERIES_PER_HOUR 7"
 GRANT = f"GRANT SELECT ON `mailserver`.* TO {A}"
 
@@ -117,7 +117,7 @@ def test_on_a_mysql_the_retained_password_goes_too(admin):
     _ispmail_accounts.credential(pair(), "accept", False)
     assert server.done == [
         f"ALTER USER {A} DISCARD OLD PASSWORD",
-        f"ALTER USER {A} IDENTIFIED WITH {SHA2} AS {SALTED} ACCOUNT UNLOCK",
+        f"ALTER USER {A} IDENTIFIED WITH {SHA2} AS {SALTED} ACCOUNT UNLOCK PASSWORD EXPIRE NEVER",
     ]
 
 
@@ -128,7 +128,7 @@ def test_it_gets_the_login_plugin_of_the_other_one(admin):
     server = FakeServer(own, version="8.4.6", other=[mysql_row(OLD)], others=[SELECT], grants=[SELECT], after=after)
     admin(server)
     _ispmail_accounts.credential(pair(), "accept", False)
-    assert server.done[-1] == f"ALTER USER {A} IDENTIFIED WITH {NATIVE} AS {NEW} ACCOUNT UNLOCK"
+    assert server.done[-1] == f"ALTER USER {A} IDENTIFIED WITH {NATIVE} AS {NEW} ACCOUNT UNLOCK PASSWORD EXPIRE NEVER"
     server = FakeServer(own, version="8.4.6", grants=[SELECT], after=[mysql_row(SALTED, plugin=SHA2)])
     admin(server)
     _ispmail_accounts.credential(pair(), "accept", False)

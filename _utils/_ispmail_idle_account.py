@@ -1,0 +1,178 @@
+"""The other account of a pair on a MariaDB or MySQL: since when it is locked, and its end after ``rotation:keep``.
+
+No server keeps when an account was locked, but all keep when its password was set. So where its end is due one day, the
+statement that locks it also sets the passwords that it has, with a lifetime that nobody else gives them. An account
+that was locked in another way does not have that, and is locked again so: its time begins then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import _ispmail_account_users
+import _ispmail_database
+from _ispmail_config_database import DatabaseConfig
+from _ispmail_database import Server, Step
+from _ispmail_errors import DatabaseError
+from _ispmail_meanings import LOST_NUMBERS
+from _ispmail_server_accounts import is_open, name, other_plugins, read_accounts
+from _ispmail_sql import LOCKED_LIFETIME, Account
+
+log = logging.getLogger(__name__)
+
+# Without one of these the admin does not see all that has an account as its DEFINER.
+_TO_SEE_DEFINERS = ("SELECT", "TRIGGER", "EVENT")
+_DEFINED = """
+SELECT 'view' AS kind, TABLE_SCHEMA AS place, TABLE_NAME AS name FROM information_schema.VIEWS WHERE DEFINER = %s
+UNION ALL SELECT 'routine', ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES WHERE DEFINER = %s
+UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME FROM information_schema.TRIGGERS WHERE DEFINER = %s
+UNION ALL SELECT 'event', EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS WHERE DEFINER = %s
+"""
+
+
+class Retired(NamedTuple):
+    """What became of the other account of a pair."""
+
+    changes: dict[str, dict[str, Any]]  # by the names of accounts, for people
+    warnings: list[str]  # sentences
+
+
+def lock(server: Server, config: DatabaseConfig, host: str, other: Account) -> Step:
+    """Write what locks the other account of the pair and, if it is to be dropped one day, sets its password again.
+
+    Args:
+        host: The host of the account.
+        other: The account.
+    """
+    user = config.pair[1]
+    title, arguments = name(user, host), {"user": user, "host": host}
+    if not config.keep or not _can_be_set_again(server, other):
+        return Step(title, tuple(server.dialect.lock()), arguments)
+    first, *more = other.hashes
+    arguments |= {"new": first, **{f"old{number}": text for number, text in enumerate(more)}}
+    return Step(title, tuple(server.dialect.lock_anew(other.plugins[0], len(more))), arguments)
+
+
+def retire(server: Server, config: DatabaseConfig, test: bool, locking: Collection[str] = ()) -> Retired:
+    """Drop the other account of the pair once it has been locked for as long as ``rotation:keep`` says.
+
+    It stays where pillar's user is not open, where somebody is connected by it or would miss it, where nobody can tell,
+    and where the server refuses: a warning has the reason.
+
+    Args:
+        server: Where.
+        config: What pillar says.
+        test: Only tell what would be done.
+        locking: The names of accounts that this run locks.
+
+    Raises:
+        DatabaseError: The connection was lost, or an account is not as it was set.
+    """
+    if config.keep is None or not config.other:
+        return Retired({}, [])
+    found, others = (read_accounts(server, user) for user in config.pair)
+    idle = {
+        host: account
+        for host, account in others.items()
+        if host in config.managed_hosts([*others, *found])
+        and (account.locked or name(config.other, host) in locking)
+        and is_open(server, config, found.get(host))
+    }
+    due, unmarked, warnings = _sort(server, config, config.keep, idle, locking)
+    kept = list(_kept_from_dropping(server, config, due))
+    warnings += [text for _, text in kept]
+    due = [host for host in due if host not in [each for each, _ in kept]]
+    if not test:
+        steps = [lock(server, config, host, idle[host]) for host in unmarked]
+        _ispmail_database.run(server, steps, "run credential_sole again")
+        refused = _drop(server, config, due)
+        warnings += refused.values()
+        due = [host for host in due if host not in refused]
+    changes: dict[str, dict[str, Any]] = {
+        name(config.other, host): {"locked since": {"old": None, "new": "now"}} for host in unmarked
+    }
+    for host in due:
+        changes[name(config.other, host)] = {"account": {"old": "locked", "new": "dropped"}}
+    return Retired(changes, warnings)
+
+
+def _can_be_set_again(server: Server, account: Account) -> bool:
+    return bool(account.hashes) and not other_plugins(server.dialect, account)
+
+
+def _sort(
+    server: Server, config: DatabaseConfig, keep: int, idle: Mapping[str, Account], locking: Collection[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """Hosts of locked accounts: those whose time is over, and those whose time begins now; and warnings of the rest."""
+    if keep == 0 or not idle:
+        return [*idle], [], []
+    due, unmarked, warnings = [], [], []
+    now = int(server.ask("SELECT UNIX_TIMESTAMP() AS now")[0]["now"])
+    for host, account in idle.items():
+        title = name(config.pair[1], host)
+        if title in locking:
+            continue
+        if account.changed and account.lifetime == LOCKED_LIFETIME:
+            if now - account.changed >= keep:
+                due.append(host)
+        elif _can_be_set_again(server, account):
+            unmarked.append(host)
+        else:
+            why = "since when it is locked cannot be kept, as its passwords cannot be set again here"
+            cure = "run DROP USER by hand, once nobody needs it"
+            warnings.append(_ispmail_account_users.stays(config, title, why, cure))
+    return due, unmarked, warnings
+
+
+def _kept_from_dropping(server: Server, config: DatabaseConfig, due: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Hosts of accounts that must not be dropped, each with its warning."""
+    if not due:
+        return
+    user = config.pair[1]
+    seen = _ispmail_account_users.connections(server, user)
+    for host in due:
+        found = _ispmail_account_users.keeps_from_dropping(seen) or _needed(server, user, host)
+        if found:
+            yield host, _ispmail_account_users.stays(config, name(user, host), *found)
+
+
+def _needed(server: Server, user: str, host: str) -> tuple[str, str] | None:
+    """What would fail without an account, although nobody is connected by it: the reason and the fix."""
+    if lacking := _ispmail_database.missing_privileges(server, _TO_SEE_DEFINERS):
+        return (
+            "what has it as its DEFINER cannot be seen",
+            f"give the admin {', '.join(lacking)} on *.*, or look by hand and run DROP USER by hand",
+        )
+    rows = server.ask(_DEFINED, [f"{user}@{host}"] * 4)
+    if rows:
+        names = ", ".join(_ispmail_database.shown(f"{row['kind']} {row['place']}.{row['name']}") for row in rows)
+        return f"it is the DEFINER of {names}", "give them another one, as they would fail without it"
+    members = server.ask(server.dialect.members, [user, host]) if server.dialect.members else []
+    if members:
+        names = ", ".join(_ispmail_database.shown(row["name"]) for row in members)
+        return f"{names} has it as a role", "give what is needed of it to a role of its own, and revoke this one"
+    return None
+
+
+def _drop(server: Server, config: DatabaseConfig, hosts: Sequence[str]) -> dict[str, str]:
+    """Drop accounts. What a server refuses fails no rotation, as the account is locked: hosts to warnings of those."""
+    user = config.pair[1]
+    refused = {}
+    for host in hosts:
+        title = name(user, host)
+        step = Step(f"drop {title}", ("DROP USER %(user)s@%(host)s",), {"user": user, "host": host})
+        try:
+            _ispmail_database.run(server, [step], "run credential_sole again")
+        except DatabaseError as err:
+            if not err.number or err.number in LOST_NUMBERS:
+                raise
+            why = f"the server refused to drop it (error {err.number})"
+            refused[host] = _ispmail_account_users.stays(config, title, why, "run DROP USER by hand to see the reason")
+        else:
+            log.info("%s was dropped: it had been locked for longer than rotation:keep", title)
+    if left := [host for host in hosts if host not in refused and host in read_accounts(server, user)]:
+        names = ", ".join(name(user, host) for host in left)
+        raise DatabaseError(f"{names} is not as it was set: run credential_sole again")
+    return refused
