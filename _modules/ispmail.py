@@ -5,12 +5,13 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5032f7a0e10e")
+_ispmail_stamp.require("70dd93506330")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_queue
 from _ispmail_errors import Failed, kind_of
+from _ispmail_events import APPLY_FAILED
 from _ispmail_salt import cache_folder
 
 # The module itself, imported above, is the older one where require() has dropped the library.
@@ -124,7 +125,7 @@ def _report(comment):
     if comment == last:
         return
     if comment:
-        __salt__["event.send"]("ispmail/apply/failed", {"sls": _SLS, "comment": comment})
+        __salt__["event.send"](APPLY_FAILED.tag, {"sls": _SLS, "comment": comment})
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(comment)

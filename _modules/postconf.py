@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5032f7a0e10e")
+_ispmail_stamp.require("70dd93506330")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

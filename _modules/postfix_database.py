@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5032f7a0e10e")
+_ispmail_stamp.require("70dd93506330")
 
 import _ispmail_holders
 import _ispmail_logins

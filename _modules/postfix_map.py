@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5032f7a0e10e")
+_ispmail_stamp.require("70dd93506330")
 
 import _ispmail_compare
 import _ispmail_consumers

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5032f7a0e10e")
+_ispmail_stamp.require("70dd93506330")
 
 import salt.client
 import salt.utils.event
@@ -20,6 +20,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_fleet
 import _ispmail_sites
 from _ispmail_errors import Failed, kind_of, plural, printable
+from _ispmail_events import ROTATION_FAILED, ROTATION_REFUSED, ROTATION_STEP
 from _ispmail_fleet import Servers
 from _ispmail_queue import bounded, merged
 from _ispmail_rotation import Progress, dropped, reasons, table
@@ -28,7 +29,6 @@ from _ispmail_salt import cache_folder, salt_errors
 log = logging.getLogger(__name__)
 
 _NEEDED = ("database", "mail")
-_FAILED, _STEP, _REFUSED = "ispmail/rotation/failed", "ispmail/rotation/step", "ispmail/rotation/refused"
 _NOTHING = "the orchestration has returned nothing, so what it did is not known: see the master's log, and rotate again"
 # How often the master's bus is looked at, and how long to wait for its listener. In seconds.
 _POLL_SECONDS, _READY_SECONDS = 0.1, 5
@@ -76,7 +76,7 @@ def rotate(test=False, watch=30, timeout=3600):
         _sites()
     except SaltInvocationError as err:
         if not test:
-            __salt__["event.send"](_FAILED, {"comment": str(err)})
+            __salt__["event.send"](ROTATION_FAILED.tag, {"comment": str(err)})
         raise
     if test:
         return _preview()
@@ -85,7 +85,7 @@ def rotate(test=False, watch=30, timeout=3600):
     except Exception as err:  # pylint: disable=broad-except
         # Salt's own work (its caches, its event bus) may raise anything, with any text.
         comment = str(err) if isinstance(err, Failed) else f"the rotation ended with {kind_of(err)}"
-        __salt__["event.send"](_FAILED, {"comment": comment})
+        __salt__["event.send"](ROTATION_FAILED.tag, {"comment": comment})
         raise CommandExecutionError(comment) from None
     if done is None:
         return "another rotation is about to start"
@@ -280,7 +280,7 @@ def _orchestrate(timeout):
     if failures:
         # An exception would come with Salt's traceback around it.
         __context__["retcode"] = 1
-        __salt__["event.send"](_FAILED, {"comment": "\n".join(failures)})
+        __salt__["event.send"](ROTATION_FAILED.tag, {"comment": "\n".join(failures)})
     return {
         "rotation": table(mail, returned),
         "reasons": failures,
@@ -321,7 +321,7 @@ def _listening(progress):
                 over = event is None and last
                 for step in progress.finish(now) if over else _heard(progress, event, now):
                     _print(step.describe())
-                    sender.fire_event(step.event(), _STEP)
+                    sender.fire_event(step.event(), ROTATION_STEP.tag)
                 if over:
                     break
 
@@ -392,7 +392,8 @@ def _report_refused(dropped, before):
             if count > 0:
                 refused = plural(count, "login")
                 comment = f"{server} has refused {refused} since the rotation began: see the log of the database"
-                __salt__["event.send"](_REFUSED, {"site": site, "server": server, "refused": count, "comment": comment})
+                data = {"site": site, "server": server, "refused": count, "comment": comment}
+                __salt__["event.send"](ROTATION_REFUSED.tag, data)
                 _print(f"{site}: {comment}")
     return found
 

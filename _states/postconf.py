@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5032f7a0e10e")
+_ispmail_stamp.require("70dd93506330")
 
 from _ispmail_salt import state
 
@@ -15,7 +15,7 @@ def managed(name, parameters, config_directory="/etc/postfix"):
         A sentence, for people.
 
     parameters
-        A mapping: name to value. A list is joined by ``, ``.
+        A mapping: name to value. A list is joined by a comma and a blank.
 
     config_directory : /etc/postfix
         The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
