@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("70dd93506330")
+_ispmail_stamp.require("6a400b2199c9")
 
 import contextlib
 import json

@@ -8,8 +8,9 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("70dd93506330")
+_ispmail_stamp.require("6a400b2199c9")
 
+import _ispmail_applied
 import _ispmail_compare
 import _ispmail_consumers
 import _ispmail_files
@@ -17,7 +18,7 @@ import _ispmail_inventory
 import _ispmail_plan
 import _ispmail_postfix
 import _ispmail_tablefile
-from _ispmail_salt import instance, instances, salt_errors, wanted
+from _ispmail_salt import cache_folder, instance, instances, salt_errors, wanted
 
 
 def read(pillar="ispmail"):
@@ -57,6 +58,7 @@ def compare(pillar="ispmail"):
     Returns a dict as ``apply`` does, with ``faults``, a list of sentences on what it would refuse (as far as that can
     be seen without asking), and ``due``, whether it would do or refuse anything. ``reloaded`` is False, because a
     comparison reloads nothing; where a change was cut off, it is whether Postfix would be reloaded to finish that.
+    ``applied`` is how many seconds ago the state ``postfix_map.managed`` has succeeded last, None where nobody knows.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where a file or main.cf cannot be read, or a
     consumer would not use its option file.
@@ -74,7 +76,8 @@ def compare(pillar="ispmail"):
         reloads = False
         if found.maps is not None and found.interrupted:
             reloads = _ispmail_postfix.running(found.maps.settings.queue_directory)
-        return {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
+        said = {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
+    return {**said, "applied": _ispmail_applied.ago(cache_folder(__opts__), pillar)}
 
 
 def consumers(pillar="ispmail"):

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("70dd93506330")
+_ispmail_stamp.require("6a400b2199c9")
 
 import salt.client
 import salt.utils.event
@@ -19,6 +19,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_fleet
 import _ispmail_sites
+import _ispmail_status
 from _ispmail_errors import Failed, kind_of, plural, printable
 from _ispmail_events import ROTATION_FAILED, ROTATION_REFUSED, ROTATION_STEP
 from _ispmail_fleet import Servers
@@ -242,6 +243,40 @@ def prove(site, timeout=60):
         return [head, *dict.fromkeys(faults)]
     log.info("site %s: %s use the new password", site, ", ".join(maps))
     return maps
+
+
+def status(timeout=60):
+    """
+    Tell how all servers of all sites are, in one table: version of the modules, number of maps, whether they use the
+    user and password that the database server's pillar has, whether an apply would change anything, when the last good
+    one was, and how many faults and warnings the doctor finds.
+
+    timeout : 60
+        How many seconds to wait for a server's answer.
+
+    ``ispmail:sites`` in the master's configuration says which servers there are.
+
+    Returns a dict: ``status`` (the table), ``reasons`` (what is wrong, a list of sentences) and ``retcode``, 1 where
+    anything is.
+
+    Raises SaltInvocationError where the configuration is wrong.
+
+    Source: postfix_doctor.check, postfix_map.compare, postfix_map.fingerprints
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run ispmail.status
+    """
+    found = {}
+    with salt.client.get_local_client(__opts__["conf_file"]) as client:
+        for name, targets in _sites().items():
+            servers = _servers(targets)
+            found[name] = _ispmail_fleet.status(client, servers, _ispmail_fleet.present(client, servers.all), timeout)
+    faults = _ispmail_status.reasons(found)
+    __context__["retcode"] = int(bool(faults))
+    return {"status": _ispmail_status.table(found), "reasons": faults, "retcode": int(bool(faults))}
 
 
 def _wait_since_the_last(path):

@@ -3,18 +3,22 @@
 No secret is an argument here: each state reads pillar itself, or the module does.
 """
 
+import logging
 import math
 import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("70dd93506330")
+_ispmail_stamp.require("6a400b2199c9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_applied
 import _ispmail_compare
-from _ispmail_errors import listed, plural
-from _ispmail_salt import check_state, salt_errors, state, wanted
+from _ispmail_errors import Failed, listed, plural
+from _ispmail_salt import cache_folder, check_state, salt_errors, state, wanted
+
+log = logging.getLogger(__name__)
 
 
 def managed(name, pillar="ispmail"):
@@ -50,7 +54,10 @@ def managed(name, pillar="ispmail"):
             raise CommandExecutionError("postfix_map.apply cannot be loaded, perhaps a sync is under way: apply again")
         return __salt__["postfix_map.apply"](pillar=pillar, test=test, compared=found)
 
-    return state(name, test, act, lambda outcome: _described(outcome, "applied", test))
+    done = state(name, test, act, lambda outcome: _described(outcome, "applied", test))
+    if done["result"] and not test:
+        _note(pillar)
+    return done
 
 
 def absent(name, maps=None, pillar="ispmail"):
@@ -193,6 +200,14 @@ def drained(name, timeout=60, pillar="ispmail"):
         return None
 
     return check_state(name, "No process uses an older table file", check)
+
+
+def _note(pillar):
+    """Write down that all is well now: `salt-run ispmail.status` tells when that was last so."""
+    try:
+        _ispmail_applied.note(cache_folder(__opts__), pillar)
+    except Failed as err:
+        log.warning("when this apply has succeeded will not be known: %s", err)
 
 
 def _compare(pillar):

@@ -22,6 +22,7 @@ from _ispmail_rotation import (
     unanswered,
     unnamed,
 )
+from _ispmail_status import Answers, is_compared, is_found
 
 # How long a server may take to say that it is there, to read its pillar anew, and to search its files. In seconds.
 _PING_SECONDS, _PILLAR_SECONDS, _SEARCH_SECONDS = 5, 30, 60
@@ -34,7 +35,7 @@ _MOST_CONNECTIONS = 5000
 # How often to look for returns, in seconds.
 _POLL_SECONDS = 0.02
 
-_Answers = dict[str, Any]
+_Said = dict[str, Any]
 
 
 class Servers(NamedTuple):
@@ -111,7 +112,7 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
     """
     nonce = secrets.token_hex(16)
 
-    def ask(asked: Sequence[str], function: str, arguments: list[Any], is_right: Callable[[object], bool]) -> _Answers:
+    def ask(asked: Sequence[str], function: str, arguments: list[Any], is_right: Callable[[object], bool]) -> _Said:
         """Server to what it returned: what has the right shape, or a text."""
         # A job each: while one of several functions runs, Salt 3008 fails a state.apply of anybody's on that server.
         returned = _ask(client, [server for server in asked if server in up], function, arguments, timeout=timeout)
@@ -145,6 +146,28 @@ def would_stop(client: Any, servers: Servers, up: Sequence[str]) -> list[str]:
     accepted = checked({server: accept.get(server) for server in database}, lambda said: isinstance(said, Mapping))
     faults = [*unanswered(accepted, dict), *unanswered(used, dict)]
     return _lines([*faults, *mismatches(wanted, used, live=False), *holders(client, servers, up)[0]])
+
+
+def status(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> Answers:
+    """Ask all servers of a site how they are.
+
+    Args:
+        timeout: How many seconds to wait for a server's answer.
+    """
+    nonce = secrets.token_hex(16)
+
+    def ask(asked: Sequence[str], function: str, arguments: list[Any], is_right: Callable[[object], bool]) -> _Said:
+        there = [server for server in asked if server in up]
+        return checked(dict.fromkeys(there) | _ask(client, there, function, arguments, timeout=timeout), is_right)
+
+    return Answers(
+        version=dict.fromkeys(servers.all)
+        | ask(servers.all, "ispmail.version", [], lambda said: isinstance(said, str)),
+        wanted=ask(servers.database, "postfix_map.fingerprints", [nonce, False], is_prints),
+        used=ask(servers.mail, "postfix_map.fingerprints", [nonce], is_live_prints),
+        compared=ask(servers.mail, "postfix_map.compare", [], is_compared),
+        found=ask(servers.all, "postfix_doctor.check", [], is_found),
+    )
 
 
 def refused_logins(client: Any, servers: Sequence[str]) -> dict[str, int]:

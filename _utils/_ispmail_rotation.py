@@ -175,9 +175,14 @@ def table(sites: Mapping[str, Sequence[str]], returned: object) -> str:
                 rows.append((site, server, result, f"{_seconds(states):.1f}", _told(states or [_SILENT])))
             else:
                 rows.append((site, server, "not reached", "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-    rows.insert(1, tuple("-" * width for width in widths))
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows)
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows as a text, the first one as their head."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in lines)
 
 
 def dropped(sites: Iterable[str], returned: object) -> list[str]:

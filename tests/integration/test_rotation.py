@@ -82,6 +82,28 @@ def accepted(databases):
     return priv.count("mysql_native_password"), native_hash(NEW) in priv
 
 
+def test_the_status_of_all_servers(applied, databases):
+    """Before and after a new password in pillar that nobody has applied."""
+    applied["m1"].write_pillar(server={"unix_socket": databases.socket})
+    applied.apply(target="m1")
+
+    def status():
+        done = applied.master.salt_run_cli(timeout=120).run("ispmail.status")
+        assert CORE not in done.stdout + done.stderr and done.data["retcode"] == done.returncode
+        (row,) = [line.split() for line in done.data["status"].splitlines() if line.startswith("main ")]
+        return row, done.data["reasons"]
+
+    row, _ = status()
+    maps = str(len(applied["m1"].replies()) and 3)
+    assert row[:2] == ["main", "m1"] and row[3:7] == [maps, "as", "pillar", "correct"], row
+    assert row[8:10] == ["s", "ago"] and int(row[7]) < 60, row
+    applied["m1"].write_pillar(database={"password": NEW}, server={"unix_socket": databases.socket})
+    row, reasons = status()
+    assert row[4:6] == ["another", "differs"], row
+    assert "m1: is not as pillar says: apply ispmail there" in reasons
+    assert any(reason.startswith("m1: the table file has another user or password for ") for reason in reasons), reasons
+
+
 def test_what_nobody_has_named_stops_it_before_anything_is_changed(site, databases):
     """Dovecot of the guide: five servers succeeded, and at its next new connection nobody could log in."""
     before = site["m1"].files()

@@ -114,6 +114,24 @@ def test_whatever_servers_return_it_is_no_proof(answers, is_there):
         assert size(said) < LARGEST
 
 
+COMPARED = st.fixed_dictionaries(
+    {"due": SCALARS}, optional={"faults": st.lists(SCALARS, max_size=3), "applied": SCALARS}
+)
+FOUND = st.lists(st.fixed_dictionaries({"check": SCALARS, "where": SCALARS, "result": SCALARS, "fix": SCALARS}))
+
+
+@SETTINGS
+@given(st.lists(RETURNS | COMPARED | FOUND, min_size=1, max_size=5))
+def test_whatever_servers_return_the_status_is_small(answers):
+    turn = iter(answers * 1000)
+    client = Liars(lambda function: True if function in PRESENT else next(turn))
+    with master(client):
+        found = ispmail.status()
+        assert ispmail.__context__ == {"retcode": found["retcode"]} and isinstance(found["reasons"], list)
+    assert client.asked <= {"db", "mx1", "mx2"} and size(found) < LARGEST
+    assert len(found["status"].splitlines()) == 5 or "\n" in str(answers)
+
+
 @SETTINGS
 @given(RETURNS)
 @example({"refused_logins": True})
