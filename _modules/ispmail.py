@@ -1,15 +1,15 @@
 """Apply the formula once for many events, and tell which version of these modules is here."""
 
 import logging
-import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6a400b2199c9")
+_ispmail_stamp.require("12a2c8b7cc73")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_queue
+import _ispmail_told
 from _ispmail_errors import Failed, kind_of
 from _ispmail_events import APPLY_FAILED
 from _ispmail_salt import cache_folder
@@ -112,22 +112,6 @@ def _unaskable():
 
 def _report(comment):
     """Report by event what failed, unless that was reported last; an empty text is remembered only."""
-    path = os.path.join(cache_folder(__opts__), "failed")
-    last: str | None = ""
-    try:
-        with open(path, encoding="utf-8") as file:
-            last = file.read()
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as err:
-        log.warning("%s cannot be read, a failure may be reported twice: %s", path, kind_of(err))
-        last = None
-    if comment == last:
-        return
-    if comment:
-        __salt__["event.send"](APPLY_FAILED.tag, {"sls": _SLS, "comment": comment})
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(comment)
-    except OSError as err:
-        log.warning("%s cannot be written, a failure may be reported twice: %s", path, kind_of(err))
+    data = {"sls": _SLS, "comment": comment}
+    send = __salt__["event.send"]
+    _ispmail_told.once(cache_folder(__opts__), "failed", comment, lambda: comment and send(APPLY_FAILED.tag, data))

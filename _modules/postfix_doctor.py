@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6a400b2199c9")
+_ispmail_stamp.require("12a2c8b7cc73")
 
 
 import _ispmail_apply
@@ -12,16 +12,24 @@ import _ispmail_doctor
 import _ispmail_report
 import _ispmail_salt
 import _ispmail_servers
+import _ispmail_told
 from _ispmail_config_consumers import NONE
 from _ispmail_doctor_postfix import Target
+from _ispmail_errors import IspmailError
+from _ispmail_events import DOCTOR_FAULT
+from _ispmail_report import FAULT, Finding
 
 
-def check(pillar="ispmail"):
+def check(pillar="ispmail", notify=False):
     """
     Look for all that is wrong, or will be, between Postfix on this server and its database. Nothing is changed.
 
     pillar : ispmail
         The pillar key that holds the configuration. The ``instances`` that it names are checked too.
+
+    notify : False
+        Whether to send the event ``ispmail/doctor/fault`` where other checks have a fault than at the last such call,
+        or none any more: for the minion's schedule.
 
     Returns a list of dicts: ``check`` (what should hold), ``where`` (for another instance with its pillar key in
     front), ``result`` (``ok``, ``warning`` or ``fault``) and ``fix`` (what was found instead, and what to do). The
@@ -38,7 +46,15 @@ def check(pillar="ispmail"):
         salt '*' postfix_doctor.check
     """
     with _ispmail_salt.salt_errors():
-        return [finding._asdict() for finding in _findings(pillar)]
+        try:
+            found = _findings(pillar)
+        except IspmailError as err:
+            if notify and pillar in __pillar__:
+                _notify(pillar, [Finding("the doctor can look", pillar, FAULT, str(err))])
+            raise
+        if notify:
+            _notify(pillar, found)
+    return [finding._asdict() for finding in found]
 
 
 def report(pillar="ispmail", width=100):
@@ -67,6 +83,19 @@ def report(pillar="ispmail", width=100):
     with _ispmail_salt.salt_errors():
         _ispmail_report.check_width(width)
         return _ispmail_report.table(_findings(pillar), width)
+
+
+def _notify(pillar, findings):
+    """Send an event where other checks have a fault than the last time. A fix may have a number that always changes."""
+    faults = [each for each in findings if each.result == FAULT]
+    checks = [f"{each.check} ({each.where})" for each in faults]
+    data = {
+        "faults": [{"check": each.check, "where": each.where, "fix": each.fix} for each in faults],
+        "comment": "\n".join(f"{check}: {each.fix}" for check, each in zip(checks, faults)),
+    }
+    folder, text = _ispmail_salt.cache_folder(__opts__), "\n".join(sorted(set(checks)))
+    send = __salt__["event.send"]
+    _ispmail_told.once(folder, f"faults-{pillar}", text, lambda: send(DOCTOR_FAULT.tag, data))
 
 
 def _findings(pillar):

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6a400b2199c9")
+_ispmail_stamp.require("12a2c8b7cc73")
 
 from _ispmail_salt import state
 

@@ -70,4 +70,22 @@ CREDENTIAL_REFUSED = Event(
     {"maps": "who logs in so, a list: maps, consumer:dovecot", "host": "the server", "user": "the user"},
 )
 
-ALL = (CREDENTIALS_CHANGED, ROTATION_STEP, ROTATION_FAILED, ROTATION_REFUSED, APPLY_FAILED, CREDENTIAL_REFUSED)
+DOCTOR_FAULT = Event(
+    "ispmail/doctor/fault",
+    "postfix_doctor.check with notify=True on a minion, by its schedule",
+    "The doctor has found other faults than the last time, or none any more.",
+    {
+        "faults": "all faults that there are now, a list: check, where and fix of each",
+        "comment": "the same, each a line",
+    },
+)
+
+ALL = (
+    CREDENTIALS_CHANGED,
+    ROTATION_STEP,
+    ROTATION_FAILED,
+    ROTATION_REFUSED,
+    APPLY_FAILED,
+    CREDENTIAL_REFUSED,
+    DOCTOR_FAULT,
+)

@@ -106,7 +106,7 @@ def returned(call, function, **arguments):
 
 
 # These arguments open no file: what they are is a truth value or a number.
-HARMLESS = ("test", "width", "live", "defaults", "refresh")
+HARMLESS = ("test", "width", "live", "defaults", "refresh", "notify")
 
 
 def test_no_hostile_argument_opens_a_door(minion, postfix, doors, functions):

@@ -1,4 +1,6 @@
-"""Somebody else changes the password, and nobody tells: the beacon and the reactor of a real master, on each server.
+"""What a minion and a master do by themselves: the beacon and the reactor, on each server, and the doctor's schedule.
+
+Somebody else changes the password, and nobody tells.
 
 `python -m tests.functional.outsiders` has all orders, without a master.
 """
@@ -8,9 +10,11 @@ import json
 import time
 
 import pytest
+import salt.config
+import yaml
 
 from lab import scratch, wait_until
-from lab.minion import FILE_ROOTS, SERVING
+from lab.minion import FILE_ROOTS, REPOSITORY, SERVING
 from lab.postfix import Postfix
 from lab.series import Salt
 from lab.smtp import Load
@@ -19,26 +23,30 @@ from ..functional.database import needs_mysql
 from ..functional.outsiders import WATCHED
 from ..functional.servers import ADDRESSES, DATABASES, RATE, READERS, pillar
 from .conftest import CORE
+from .test_secrets import Bus
 
 REACTOR = {"salt/beacon/*/postfix_credential/refused": ["salt://reactor/reapply.sls"]}
 OLD, NEW = f"{CORE}-old", f"{CORE}-new"
 
 
 @pytest.fixture(scope="module")
-def salt():
+def running():
     """A master with the reactor, and a minion with the beacon."""
     beacon = [{"interval": 1}, {"disable_during_state_run": True}]
     with scratch("r-") as directory:
         sites = {"main": {"database": "lab", "mail": "lab"}}
         master = {**SERVING, "ispmail": {"sites": sites}, "reactor": [REACTOR]}
-        options = {"beacons": {"postfix_credential": beacon}, "loop_interval": 1}
+        schedule = yaml.safe_load((REPOSITORY / "docs/pillar/watch.sls").read_text())["schedule"]["postfix_doctor"]
+        del schedule["minutes"], schedule["splay"]
+        options = {"schedule": {"postfix_doctor": {**schedule, "seconds": 4}}}
+        options |= {"beacons": {"postfix_credential": beacon}, "loop_interval": 1}
         with Salt("3008", directory, FILE_ROOTS, master, **options) as running:
             (running.pillar / "top.sls").write_text("base: {'*': [ispmail]}\n")
             yield running
 
 
 @pytest.mark.parametrize("name", WATCHED)
-def test_the_beacon_heals_what_somebody_else_has_changed(salt, name, capsys):
+def test_the_beacon_heals_what_somebody_else_has_changed(running, name, capsys):
     """Lookups fail until it has, and none after: docs/rotation.md says so of this order."""
     if "mysql" in name:
         needs_mysql()
@@ -50,7 +58,7 @@ def test_the_beacon_heals_what_somebody_else_has_changed(salt, name, capsys):
 
         def write(password):
             content = pillar(database, postfix, READERS[1], "mailserver", password)
-            (salt.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
+            (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
 
         def tables_have(password):
             tables = [table.read_text() for table in postfix.config_directory.glob("*-virtual-*.cf")]
@@ -59,8 +67,8 @@ def test_the_beacon_heals_what_somebody_else_has_changed(salt, name, capsys):
         write(OLD)
         database.give("mailserver", OLD)
         # The beacon asks by the pillar that the minion has had when it started, or since.
-        assert salt.call("saltutil.refresh_pillar", "wait=True") is True
-        states = salt.call("state.apply", "ispmail")
+        assert running.call("saltutil.refresh_pillar", "wait=True") is True
+        states = running.call("state.apply", "ispmail")
         assert states and all(state["result"] for state in states.values()), states
         with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
             time.sleep(1)
@@ -77,3 +85,34 @@ def test_the_beacon_heals_what_somebody_else_has_changed(salt, name, capsys):
             f"\n{name}: {report.count:,} RCPTs, {report.failed} failed until the beacon and the reactor had healed it"
         )
     assert report.failed > 0 and [each for each in report.failures if each.at > began] == [], report.examples
+
+
+def test_the_doctor_tells_of_a_fault_once_and_when_it_is_gone(running):
+    """By the schedule that docs/pillar/watch.sls has."""
+    check = "the table file is private"
+    with scratch() as path, DATABASES["mariadb"](path / "db") as database, Postfix(path / "mail") as postfix:
+        database.begin()
+        database.give("mailserver", OLD)
+        content = pillar(database, postfix, READERS[1], "mailserver", OLD)
+        (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
+        assert running.call("saltutil.refresh_pillar", "wait=True") is True
+        running.call("state.apply", "ispmail")
+        bus = Bus(salt.config.master_config(str(running.directory / "master" / "master")))
+        bus.start()
+
+        def told():
+            return [data["data"] for tag, data in bus.events if tag == "ispmail/doctor/fault"]
+
+        (table,) = postfix.config_directory.glob("*-virtual-alias-maps.cf")
+        time.sleep(12)
+        before = len(told())
+        table.chmod(0o644)
+        assert wait_until(lambda: len(told()) > before, 60), "the doctor's schedule has told of nothing"
+        (found,) = [each for each in told()[-1]["faults"] if each["check"] == check]
+        assert found["where"] == "virtual_alias_maps", found
+        time.sleep(12)
+        assert len(told()) == before + 1, "it was told of twice"
+        table.chmod(0o640)
+        assert wait_until(lambda: len(told()) == before + 2, 60)
+        assert check not in str(told()[-1])
+        assert CORE not in str(bus.stop())

@@ -109,3 +109,49 @@ def test_secrets_are_read_only_when_a_check_asks_for_them(checked, monkeypatch, 
     assert second.changes() == {"virtual_alias_maps": {}} and calls == [("second", str(tmp_path / "cache"), True)]
     assert second.admin_view() == {"of": "second"}
     assert list(scope().instances) == ["ispmail", "second", "third"]
+
+
+@pytest.fixture
+def sent(checked, monkeypatch):
+    """The events that were sent."""
+    events = []
+    salt = {"event.send": lambda tag, data: events.append((tag, data))}
+    monkeypatch.setattr(postfix_doctor, "__salt__", salt, raising=False)
+    return events
+
+
+def test_faults_are_told_of_once_and_when_they_are_gone(sent, monkeypatch):
+    assert postfix_doctor.check() and sent == [], "nobody has asked for it"
+    for _ in range(2):
+        assert postfix_doctor.check(notify=True) == [finding._asdict() for finding in FINDINGS]
+    fault = {"check": "a query", "where": "x", "fix": "write it anew"}
+    assert sent == [("ispmail/doctor/fault", {"faults": [fault], "comment": "a query (x): write it anew"})]
+    # A number in it, such as that of days, is no other fault.
+    monkeypatch.setattr("_ispmail_doctor.check", lambda *_: iter([FINDINGS[1]._replace(fix="write it anew in 3 days")]))
+    postfix_doctor.check(notify=True)
+    assert len(sent) == 1
+    for findings, faults in (([FINDINGS[1]._replace(where="y")], ["y"]), ([FINDINGS[0]], []), (FINDINGS, ["x"])):
+        monkeypatch.setattr("_ispmail_doctor.check", lambda *_, found=findings: iter(found))
+        postfix_doctor.check(notify=True)
+        assert [each["where"] for each in sent[-1][1]["faults"]] == faults
+    assert len(sent) == 4
+
+
+def test_each_pillar_key_is_told_of_by_itself(sent):
+    for key in ("ispmail", "second", "ispmail", "second"):
+        postfix_doctor.check(key, notify=True)
+    assert len(sent) == 2
+
+
+def test_that_nothing_could_be_looked_at_is_a_fault(sent, monkeypatch):
+    def check(*_):
+        raise CannotAsk("there is no main.cf")
+
+    monkeypatch.setattr("_ispmail_doctor.check", check)
+    for _ in range(2):
+        with pytest.raises(CommandExecutionError, match=r"there is no main\.cf"):
+            postfix_doctor.check(notify=True)
+    assert [data["comment"] for _, data in sent] == ["the doctor can look (ispmail): there is no main.cf"]
+    with pytest.raises(SaltInvocationError):
+        postfix_doctor.check("nowhere", notify=True)
+    assert len(sent) == 1, "a key that is not there would be a file of any name"
