@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("12a2c8b7cc73")
+_ispmail_stamp.require("a54130e23876")
 
 import contextlib
 import json

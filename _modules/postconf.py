@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("12a2c8b7cc73")
+_ispmail_stamp.require("a54130e23876")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("12a2c8b7cc73")
+_ispmail_stamp.require("a54130e23876")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("12a2c8b7cc73")
+_ispmail_stamp.require("a54130e23876")
 
 import _ispmail_applied
 import _ispmail_compare

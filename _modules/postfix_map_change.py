@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("12a2c8b7cc73")
+_ispmail_stamp.require("a54130e23876")
 
 import _ispmail_apply
 import _ispmail_compare

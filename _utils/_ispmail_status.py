@@ -114,5 +114,4 @@ def _faults(answers: Answers) -> Iterator[str]:
         for each in found if isinstance(found, list) else []:
             if each["result"] == "fault":
                 yield f"{server}: {each['check']} ({each['where']}): {each['fix']}"
-    up = [server for server, version in answers.version.items() if isinstance(version, str)]
-    yield from mismatches(answers.wanted, {server: said for server, said in answers.used.items() if server in up})
+    yield from mismatches(answers.wanted, answers.used)

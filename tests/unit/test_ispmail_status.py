@@ -46,7 +46,8 @@ def test_all_is_well():
         (119, "119 s ago"),
         (120, "2 min ago"),
         (7200, "2 h ago"),
-        (200_000, "2 d ago"),
+        (172_799, "48 h ago"),
+        (172_800, "2 d ago"),
     ],
 )
 def test_when_the_last_apply_was(seconds, shown):
@@ -57,6 +58,22 @@ def test_a_server_that_does_not_answer():
     site = answers(version=None)
     assert cells(site) == ["does not answer", "", "", "", "", "", ""]
     assert reasons({"main": site}) == ["mx1: does not answer"]
+
+
+def test_a_server_that_answers_no_more_is_told_of_once():
+    site = answers(version=None, used=None, compared=None)._replace(found={"db": [], "mx1": None})
+    assert reasons({"main": site}) == ["mx1: does not answer"]
+
+
+def test_the_head():
+    assert table({"main": answers()}).splitlines()[0].split() == [
+        *["site", "server", "version", "maps", "password", "state", "last", "apply", "faults", "warnings"]
+    ]
+
+
+def test_what_a_server_says_is_cut():
+    site = answers(version="v" * 5000, found=[{**FAULT, "fix": "x" * 5000}])
+    assert len(table({"main": site})) < 5000 and [len(text) for text in reasons({"main": site})] < [2000]
 
 
 def test_another_password_is_told_of_and_none_is_shown():
@@ -86,10 +103,11 @@ def test_what_an_apply_would_do():
 
 
 def test_what_the_doctor_finds_is_counted_and_its_faults_are_told():
-    site = answers(found=[FAULT, {**FAULT, "result": "warning"}, {**FAULT, "result": "ok"}])
+    site = answers(found=[FAULT, {**FAULT, "result": "warning", "fix": "soon"}, {**FAULT, "result": "ok", "fix": ""}])
     assert cells(site)[5:] == ["1", "1"]
     assert reasons({"main": site}) == ["mx1: the login works (virtual_alias_maps): Access denied"]
-    assert cells(site._replace(found={"db": [], "mx1": "no"}))[5:] == ["not known", "not known"]
+    site = site._replace(found={"db": [], "mx1": "no"})
+    assert cells(site)[5:] == ["not known", "not known"] and reasons({"main": site}) == ["mx1: no"]
 
 
 @pytest.mark.parametrize("said", [None, [], {}, {**GOOD, "due": 1}, {**GOOD, "faults": "x"}, {**GOOD, "applied": "x"}])

@@ -25,6 +25,14 @@ def test_each_name_has_a_text_of_its_own(tell):
     assert tell("one") == 1 and tell("one", name="other") == 2 and tell("one") == 2
 
 
+def test_it_is_kept_for_root_and_in_utf_8(tell, tmp_path):
+    tell("\N{LATIN SMALL LETTER U WITH DIAERESIS}")
+    folder = tmp_path / "folder"
+    assert folder.stat().st_mode & 0o777 == 0o700 and (folder / "name").read_bytes() == b"\xc3\xbc"
+    (folder / "name").write_bytes(b"\xc3")  # as a full disk cuts it off
+    assert tell("one") == 2
+
+
 def test_no_name_leads_out_of_the_folder(tell, tmp_path):
     assert tell("one", name="faults-../../x") == 1
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["faults-..%2F..%2Fx"]
