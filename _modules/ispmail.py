@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("70dd93506330")
+_ispmail_stamp.require("57405ca30112")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

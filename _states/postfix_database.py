@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("70dd93506330")
+_ispmail_stamp.require("57405ca30112")
 
 from _ispmail_salt import state
 
