@@ -5,7 +5,7 @@ import os
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("57405ca30112")
+_ispmail_stamp.require("c331c1c55812")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

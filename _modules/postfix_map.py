@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("57405ca30112")
+_ispmail_stamp.require("c331c1c55812")
 
 import _ispmail_compare
 import _ispmail_consumers

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("57405ca30112")
+_ispmail_stamp.require("c331c1c55812")
 
 import _ispmail_apply
 import _ispmail_compare

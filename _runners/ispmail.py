@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("57405ca30112")
+_ispmail_stamp.require("c331c1c55812")
 
 import salt.client
 import salt.utils.event

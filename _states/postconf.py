@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("57405ca30112")
+_ispmail_stamp.require("c331c1c55812")
 
 from _ispmail_salt import state
 

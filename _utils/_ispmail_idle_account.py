@@ -88,7 +88,8 @@ def retire(server: Server, config: DatabaseConfig, test: bool, locking: Collecti
         and is_open(server, config, found.get(host))
     }
     due, unmarked, warnings = _sort(server, config, config.keep, idle, locking)
-    kept = list(_kept_from_dropping(server, config, due, others))
+    still_open = [host for host, each in others.items() if not (each.locked or name(config.other, host) in locking)]
+    kept = list(_kept_from_dropping(server, config, due, others, still_open))
     warnings += [text for _, text in kept]
     due = [host for host in due if host not in [each for each, _ in kept]]
     if not test:
@@ -132,17 +133,35 @@ def _sort(
 
 
 def _kept_from_dropping(
-    server: Server, config: DatabaseConfig, due: Sequence[str], hosts: Collection[str]
+    server: Server, config: DatabaseConfig, due: Sequence[str], hosts: Collection[str], still_open: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """Hosts of accounts that must not be dropped, each with its warning."""
+    """Hosts of accounts that must not be dropped, each with its warning.
+
+    Args:
+        server: Where.
+        config: What pillar says.
+        due: The hosts of those whose time is over.
+        hosts: Those of all accounts of the user.
+        still_open: Those of them that are not locked.
+    """
     if not due:
         return
     user = config.pair[1]
     seen = _ispmail_account_users.connections(server, user)
     for host in due:
-        found = _ispmail_account_users.keeps_from_dropping(seen) or _needed(server, user, host, hosts)
+        found = _ispmail_account_users.keeps_from_dropping(seen) or _hides(user, still_open)
+        found = found or _needed(server, user, host, hosts)
         if found:
             yield host, _ispmail_account_users.stays(config, name(user, host), *found)
+
+
+def _hides(user: str, still_open: Sequence[str]) -> tuple[str, str] | None:
+    """Whom a server would let in without a locked account: a client gets the first account of its user that matches."""
+    if not still_open:
+        return None
+    names = ", ".join(name(user, host) for host in still_open)
+    why = f"{names} is not locked, and may stand for the same clients"
+    return why, "drop or lock that one, or add its host to server:accounts_host"
 
 
 def _needed(server: Server, user: str, host: str, hosts: Collection[str]) -> tuple[str, str] | None:

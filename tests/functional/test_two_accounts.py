@@ -493,6 +493,23 @@ def test_an_account_that_another_one_may_act_as_is_needed(minion, server):
     assert call(minion, "credential_sole")["changes"] == DROPPED
 
 
+def test_an_account_that_hides_an_open_one_is_not_dropped(minion, server):
+    """Whoever had the old password could log in again: a server asks the next account of the user that matches."""
+    server.sql(f"CREATE USER {A}@'127.0.0.%' IDENTIFIED BY '{OLD}'")
+    found = keeping(server, 0)
+    found["ispmail"]["server"]["accounts_host"] = HOST
+    minion.pillar = found
+    call(minion, "credential_accepted")
+    warning = call(minion, "credential_sole")["warnings"][-1]
+    assert warning == (
+        f"{A}@{HOST} was to be dropped (ispmail:rotation:keep), and stays, locked: {A}@127.0.0.% is not locked, and "
+        "may stand for the same clients: drop or lock that one, or add its host to server:accounts_host"
+    )
+    assert hosts_of(server, A) == ["127.0.0.%", HOST] and not logs_in(server, A, OLD)
+    server.sql(f"DROP USER {A}@'127.0.0.%'")
+    assert call(minion, "credential_sole")["changes"] == DROPPED
+
+
 def as_boss(server, keep):
     """Pillar with an admin who may do less."""
     found = keeping(server, keep)

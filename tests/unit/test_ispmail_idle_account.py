@@ -130,7 +130,7 @@ def test_it_stays_while_pillars_user_is_not_open(server, own):
 
 
 def test_each_host_is_an_account(server):
-    hosts = [locked(1000, host="a"), locked(0, host="b"), mariadb_row(OLD, host="c"), locked(1000, host="d")]
+    hosts = [locked(1000, host="a"), locked(0, host="b"), locked(10, host="c"), locked(1000, host="d")]
     found = server(*hosts, owns=[mariadb_row(NEW, host=host) for host in "abc"])
     changes, warnings = retire(found, pair(accounts_host=["a", "b", "c"]), False)
     assert (list(changes), warnings, found.done) == (["mailserver_b@a"], [], ["DROP USER mailserver_b@a"])
@@ -172,6 +172,22 @@ def test_what_keeps_it(server, server_is, said, test):
     assert retire(found, pair(), test) == ({}, [STAYS + said]) and found.done == []
     looked = (_ispmail_idle_account._DEFINED, ["mailserver_b@"] * 2) in found.asked
     assert looked is bool(server_is.keys() & {"defined", "proxies"})
+
+
+def test_an_open_account_of_the_user(server):
+    """By which the old password would be accepted again; one that this run locks is none."""
+    hosts = [locked(1000), *[mariadb_row(OLD, host=host) for host in "xy"]]
+    said = (
+        "mailserver_b@x, mailserver_b@y is not locked, and may stand for the same clients: drop or lock that one, or "
+    )
+    found = server(*hosts)
+    assert retire(found, pair(accounts_host=["127.0.0.1"]), False) == (
+        {},
+        [f"{STAYS}{said}add its host to server:accounts_host"],
+    )
+    assert found.done == []
+    names = ["mailserver_b@x", "mailserver_b@y"]
+    assert retire(found, pair(accounts_host=["127.0.0.1"]), True, locking=names) == (DROPPED, [])
 
 
 def test_what_another_account_of_the_user_defines_does_not_keep_it(server):
