@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a54130e23876")
+_ispmail_stamp.require("2d2ac880f667")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

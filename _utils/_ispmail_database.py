@@ -311,3 +311,15 @@ def missing_privileges(server: Server, wanted: Sequence[str]) -> list[str]:
     )
     held = {row["p"] for row in server.ask(statement)}
     return [name for name in wanted if name not in held]
+
+
+def partly_revoked(server: Server, wanted: Sequence[str]) -> list[str]:
+    """Tell which privileges on everything the admin does not have in some database, see partial_revokes of MySQL.
+
+    Args:
+        server: Where.
+        wanted: The names of privileges.
+    """
+    lines = [str(next(iter(row.values()))) for row in server.ask("SHOW GRANTS")]
+    revoked = {name for line in lines for name in _ispmail_sql.revoked(line)}
+    return [name for name in wanted if name in revoked]

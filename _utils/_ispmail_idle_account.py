@@ -24,12 +24,19 @@ log = logging.getLogger(__name__)
 
 # Without one of these the admin does not see all that has an account as its DEFINER.
 _TO_SEE_DEFINERS = ("SELECT", "TRIGGER", "EVENT")
+# A server looks for the account of a DEFINER as for that of a client: u@10.0.0.% stands for one of u@10.0.0.7 too.
 _DEFINED = """
-SELECT 'view' AS kind, TABLE_SCHEMA AS place, TABLE_NAME AS name FROM information_schema.VIEWS WHERE DEFINER = %s
-UNION ALL SELECT 'routine', ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES WHERE DEFINER = %s
-UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME FROM information_schema.TRIGGERS WHERE DEFINER = %s
-UNION ALL SELECT 'event', EVENT_SCHEMA, EVENT_NAME FROM information_schema.EVENTS WHERE DEFINER = %s
+SELECT kind, place, name, definer FROM (
+  SELECT 'view' AS kind, TABLE_SCHEMA AS place, TABLE_NAME AS name, DEFINER AS definer FROM information_schema.VIEWS
+  UNION ALL SELECT 'routine', ROUTINE_SCHEMA, ROUTINE_NAME, DEFINER FROM information_schema.ROUTINES
+  UNION ALL SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME, DEFINER FROM information_schema.TRIGGERS
+  UNION ALL SELECT 'event', EVENT_SCHEMA, EVENT_NAME, DEFINER FROM information_schema.EVENTS
+) AS defined WHERE LEFT(definer, CHAR_LENGTH(%s)) = %s
 """
+# The lock of an account does not keep them from it, and the list of connections has them by their own names.
+_PROXIES = (
+    "SELECT CONCAT(User, '@', Host) AS name FROM mysql.proxies_priv WHERE Proxied_user = %s AND Proxied_host = %s"
+)
 
 
 class Retired(NamedTuple):
@@ -81,15 +88,14 @@ def retire(server: Server, config: DatabaseConfig, test: bool, locking: Collecti
         and is_open(server, config, found.get(host))
     }
     due, unmarked, warnings = _sort(server, config, config.keep, idle, locking)
-    kept = list(_kept_from_dropping(server, config, due))
+    still_open = [host for host, each in others.items() if not (each.locked or name(config.other, host) in locking)]
+    kept = list(_kept_from_dropping(server, config, due, others, still_open))
     warnings += [text for _, text in kept]
     due = [host for host in due if host not in [each for each, _ in kept]]
     if not test:
-        steps = [lock(server, config, host, idle[host]) for host in unmarked]
-        _ispmail_database.run(server, steps, "run credential_sole again")
-        refused = _drop(server, config, due)
+        refused = {**_mark(server, config, {host: idle[host] for host in unmarked}), **_drop(server, config, due)}
         warnings += refused.values()
-        due = [host for host in due if host not in refused]
+        due, unmarked = ([host for host in hosts if host not in refused] for hosts in (due, unmarked))
     changes: dict[str, dict[str, Any]] = {
         name(config.other, host): {"locked since": {"old": None, "new": "now"}} for host in unmarked
     }
@@ -126,29 +132,67 @@ def _sort(
     return due, unmarked, warnings
 
 
-def _kept_from_dropping(server: Server, config: DatabaseConfig, due: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Hosts of accounts that must not be dropped, each with its warning."""
+def _kept_from_dropping(
+    server: Server, config: DatabaseConfig, due: Sequence[str], hosts: Collection[str], still_open: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Hosts of accounts that must not be dropped, each with its warning.
+
+    Args:
+        server: Where.
+        config: What pillar says.
+        due: The hosts of those whose time is over.
+        hosts: Those of all accounts of the user.
+        still_open: Those of them that are not locked.
+    """
     if not due:
         return
     user = config.pair[1]
     seen = _ispmail_account_users.connections(server, user)
     for host in due:
-        found = _ispmail_account_users.keeps_from_dropping(seen) or _needed(server, user, host)
+        found = _ispmail_account_users.keeps_from_dropping(seen) or _hides(user, still_open)
+        found = found or _needed(server, user, host, hosts)
         if found:
             yield host, _ispmail_account_users.stays(config, name(user, host), *found)
 
 
-def _needed(server: Server, user: str, host: str) -> tuple[str, str] | None:
-    """What would fail without an account, although nobody is connected by it: the reason and the fix."""
+def _hides(user: str, still_open: Sequence[str]) -> tuple[str, str] | None:
+    """Whom a server would let in without a locked account: a client gets the first account of its user that matches."""
+    if not still_open:
+        return None
+    names = ", ".join(name(user, host) for host in still_open)
+    why = f"{names} is not locked, and may stand for the same clients"
+    return why, "drop or lock that one, or add its host to server:accounts_host"
+
+
+def _needed(server: Server, user: str, host: str, hosts: Collection[str]) -> tuple[str, str] | None:
+    """What would fail without an account, although nobody is connected by it: the reason and the fix.
+
+    Args:
+        server: Where.
+        user: Of the account.
+        host: Of the account.
+        hosts: Of all accounts of the user.
+    """
     if lacking := _ispmail_database.missing_privileges(server, _TO_SEE_DEFINERS):
         return (
             "what has it as its DEFINER cannot be seen",
             f"give the admin {', '.join(lacking)} on *.*, or look by hand and run DROP USER by hand",
         )
-    rows = server.ask(_DEFINED, [f"{user}@{host}"] * 4)
+    if revoked := _ispmail_database.partly_revoked(server, _TO_SEE_DEFINERS):
+        return (
+            "what has it as its DEFINER cannot be seen in all databases",
+            f"{', '.join(revoked)} was revoked from the admin in some (SHOW GRANTS): give it back, or look by hand and "
+            "run DROP USER by hand",
+        )
+    elsewhere = [f"{user}@{each}" for each in hosts if each != host]
+    rows = [row for row in server.ask(_DEFINED, [f"{user}@"] * 2) if row["definer"] not in elsewhere]
     if rows:
         names = ", ".join(_ispmail_database.shown(f"{row['kind']} {row['place']}.{row['name']}") for row in rows)
         return f"it is the DEFINER of {names}", "give them another one, as they would fail without it"
+    proxies = server.ask(_PROXIES, [user, host])
+    if proxies:
+        names = ", ".join(_ispmail_database.shown(row["name"]) for row in proxies)
+        return f"{names} may act as it", "run REVOKE PROXY ON … FROM … once that is not needed, as it fails without it"
     members = server.ask(server.dialect.members, [user, host]) if server.dialect.members else []
     if members:
         names = ", ".join(_ispmail_database.shown(row["name"]) for row in members)
@@ -156,23 +200,40 @@ def _needed(server: Server, user: str, host: str) -> tuple[str, str] | None:
     return None
 
 
+def _mark(server: Server, config: DatabaseConfig, accounts: Mapping[str, Account]) -> dict[str, str]:
+    """Lock accounts again, by their hosts, so that the server keeps when that was: hosts to warnings of the rest."""
+    steps = {host: lock(server, config, host, account) for host, account in accounts.items()}
+    why = "the server refused to keep since when it is locked"
+    return _run_each(server, config, steps, why, "use an admin who may run ALTER USER for it, or drop it by hand")
+
+
 def _drop(server: Server, config: DatabaseConfig, hosts: Sequence[str]) -> dict[str, str]:
-    """Drop accounts. What a server refuses fails no rotation, as the account is locked: hosts to warnings of those."""
+    """Drop accounts: hosts to warnings of those that the server refuses to drop."""
     user = config.pair[1]
+    steps = {
+        host: Step(f"drop {name(user, host)}", ("DROP USER %(user)s@%(host)s",), {"user": user, "host": host})
+        for host in hosts
+    }
+    refused = _run_each(
+        server, config, steps, "the server refused to drop it", "run DROP USER by hand to see the reason"
+    )
+    for host in steps.keys() - refused.keys():
+        log.info("%s was dropped: it had been locked for longer than rotation:keep", name(user, host))
+    if left := [host for host in hosts if host not in refused and host in read_accounts(server, user)]:
+        names = ", ".join(name(user, host) for host in left)
+        raise DatabaseError(f"{names} is not as it was set: run credential_sole again")
+    return refused
+
+
+def _run_each(server: Server, config: DatabaseConfig, steps: Mapping[str, Step], why: str, cure: str) -> dict[str, str]:
+    """Run steps, by hosts. What a server refuses fails no rotation, as the account is locked: hosts to warnings."""
     refused = {}
-    for host in hosts:
-        title = name(user, host)
-        step = Step(f"drop {title}", ("DROP USER %(user)s@%(host)s",), {"user": user, "host": host})
+    for host, step in steps.items():
         try:
             _ispmail_database.run(server, [step], "run credential_sole again")
         except DatabaseError as err:
             if not err.number or err.number in LOST_NUMBERS:
                 raise
-            why = f"the server refused to drop it (error {err.number})"
-            refused[host] = _ispmail_account_users.stays(config, title, why, "run DROP USER by hand to see the reason")
-        else:
-            log.info("%s was dropped: it had been locked for longer than rotation:keep", title)
-    if left := [host for host in hosts if host not in refused and host in read_accounts(server, user)]:
-        names = ", ".join(name(user, host) for host in left)
-        raise DatabaseError(f"{names} is not as it was set: run credential_sole again")
+            reason = f"{why} (error {err.number})"
+            refused[host] = _ispmail_account_users.stays(config, name(config.pair[1], host), reason, cure)
     return refused

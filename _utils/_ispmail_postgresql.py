@@ -61,6 +61,7 @@ SELECT r.rolname AS name, r.rolcanlogin AS can_login, r.rolsuper AS is_superuser
   {verifier} AS verifier,
   CASE WHEN r.rolvaliduntil = '-infinity' THEN 0
     WHEN isfinite(r.rolvaliduntil) THEN floor(extract(epoch FROM r.rolvaliduntil))::bigint END AS expires,
+  coalesce(r.rolvaliduntil <> date_trunc('second', r.rolvaliduntil), false) AS at_moment,
   (SELECT json_agg(g.rolname ORDER BY g.rolname) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
     WHERE m.member = r.oid) AS groups,
   (SELECT json_agg(v ORDER BY s.setdatabase) FROM pg_db_role_setting s, unnest(s.setconfig) v
@@ -169,6 +170,7 @@ class Role:
     settings: tuple[str, ...]  # its own parameters, such as ``search_path=mail``
     connections: int  # how many it has now
     most: int  # how many it may have; -1: no limit of its own
+    at_moment: bool = False  # whether `expires` has a part of a second, which no date has that people write
 
 
 class Right(NamedTuple):
@@ -300,6 +302,7 @@ def role(row: Row) -> Role:
         settings=_list(row["settings"]),
         connections=int(_text(row["connections"])),
         most=int(_text(row["most"])),
+        at_moment=row["at_moment"] == "t",
     )
 
 

@@ -1,7 +1,8 @@
 """The other role of a pair on a PostgreSQL: since when it is locked, and what drops it after its time. Pure.
 
 A server does not keep when a role was locked. So where its end is due one day, the statement that locks it also has its
-password expire: nobody can log in by it from then on, whatever else is changed by hand.
+password expire at that moment: nobody can log in by it from then on, whatever else is changed by hand. A date on which
+an admin had it expire has no part of a second: whoever logs in without a password may have done so until the lock.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def lock(name: str) -> list[str]:
 
 
 def locked_since(role: Role, now: int) -> int | None:
-    """Tell since when nobody can log in by a role's password, in seconds since 1970; None where it is not known.
+    """Tell when a role was locked by `lock`, in seconds since 1970; None where it was not, or that is not known.
 
     Args:
         role: The role, which is locked.
         now: The server's time.
     """
-    return role.expires if role.expires and role.expires <= now else None
+    return role.expires if role.expires and role.at_moment and role.expires <= now else None
 
 
 def read_obstacles(name: str) -> str:
@@ -102,3 +103,14 @@ def refused(number: str, name: str) -> tuple[str, str]:
     """
     why = f"the server refused to drop it (error {number})"
     return why, f"run DROP ROLE {quote(name)} by hand to see the reason"
+
+
+def unmarked(number: str, name: str) -> tuple[str, str]:
+    """Tell what to do where a server refuses to keep since when a role is locked: the reason and the fix.
+
+    Args:
+        number: The SQLSTATE.
+        name: Of the role.
+    """
+    why = f"the server refused to keep since when it is locked (error {number})"
+    return why, f"use an admin who may run ALTER ROLE {quote(name)}, or drop it by hand"

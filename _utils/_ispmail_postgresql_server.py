@@ -430,20 +430,33 @@ def _retire(
     since = now if locking else _ispmail_postgresql_idle.locked_since(other, now)
     if since is not None and now - since < config.keep:
         return {}, []
-    if not _is_open(server, config, own):
-        return {}, []
+    title = _ispmail_database.shown(other.name)
+    try:
+        if not _is_open(server, config, own):
+            return {}, []
+    except DatabaseError as err:
+        # That was a login of its own.
+        why = (
+            f"whether {config.user} accepts pillar's password cannot be told: {err}",
+            "see to that, or drop it by hand",
+        )
+        return {}, [_ispmail_account_users.stays(config, title, *why)]
     if since is None and config.keep:
-        if not test:
-            _run(server, [Step(f"lock {other.name}", (*_ispmail_postgresql_idle.lock(other.name),))])
+        step = Step(f"lock {other.name}", ("; ".join(_ispmail_postgresql_idle.lock(other.name)),))
+        refused = None if test else _refused(server, step)
+        if refused:
+            why = _ispmail_postgresql_idle.unmarked(refused, other.name)
+            return {}, [_ispmail_account_users.stays(config, title, *why)]
         return {other.name: {"locked since": {"old": None, "new": "now"}}}, []
     if locking and not test:
         # Who has logged in just before the lock is not listed yet.
         time.sleep(_UNTIL_LISTED)
-    why = _ispmail_account_users.keeps_from_dropping(connections(server, other.name)) or _needed(server, config, other)
-    if why is None and not test:
-        why = _dropped(server, other)
-    if why:
-        return {}, [_ispmail_account_users.stays(config, _ispmail_database.shown(other.name), *why)]
+    reason = _ispmail_account_users.keeps_from_dropping(connections(server, other.name))
+    reason = reason or _needed(server, config, other)
+    if reason is None and not test:
+        reason = _dropped(server, other)
+    if reason:
+        return {}, [_ispmail_account_users.stays(config, title, *reason)]
     return {other.name: {"account": {"old": "locked", "new": "dropped"}}}, []
 
 
@@ -454,20 +467,28 @@ def _needed(server: Server, config: DatabaseConfig, other: Role) -> tuple[str, s
 
 
 def _dropped(server: Server, other: Role) -> tuple[str, str] | None:
-    """Drop a role with what it was given. What the server refuses fails no rotation, as the role is locked.
+    """Drop a role with what it was given.
 
     Returns:
         The reason and the fix where the server refuses.
     """
     statements = _ispmail_postgresql_idle.drop(other.name, _rights(server, other.name))
+    refused = _refused(server, Step(f"drop {other.name}", ("; ".join(statements),)))
+    if refused:
+        return _ispmail_postgresql_idle.refused(refused, other.name)
+    log.info("%s was dropped: it had been locked for longer than rotation:keep", other.name)
+    return None
+
+
+def _refused(server: Server, step: Step) -> str | None:
+    """Change the other role. What a server refuses fails no rotation, as the role is locked: the SQLSTATE of that."""
     try:
-        # All statements are one transaction: it is dropped, or as it was.
-        _ispmail_database.run(server, [Step(f"drop {other.name}", ("; ".join(statements),))], _AGAIN)
+        # All statements are one transaction: all is done, or nothing.
+        _ispmail_database.run(server, [step], _AGAIN)
     except DatabaseError as err:
         if not err.number:
             raise
-        return _ispmail_postgresql_idle.refused(str(err.number), other.name)
-    log.info("%s was dropped: it had been locked for longer than rotation:keep", other.name)
+        return str(err.number)
     return None
 
 

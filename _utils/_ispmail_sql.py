@@ -230,6 +230,12 @@ def parse_grants(lines: Iterable[str]) -> list[Grant]:
     return grants
 
 
+def revoked(line: str) -> tuple[str, ...]:
+    """Read what a line of SHOW GRANTS takes from an account in one database; nothing for a line that grants."""
+    found = re.match("REVOKE (?P<privileges>[A-Z, ]+) ON ", line)
+    return tuple(found["privileges"].split(", ")) if found else ()
+
+
 def describe_grants(grants: Iterable[Grant]) -> list[str]:
     """Write grants for people, such as ``SELECT ON `mailserver`.*``."""
     texts = []

@@ -381,6 +381,43 @@ def test_an_admin_who_does_not_see_drops_nothing(minion, server):
     assert may_log_in(server) == {B: "t"}
 
 
+def test_a_date_of_an_admins_is_no_lock_of_ours(minion, server):
+    """A role whose password had expired long ago was dropped at once. Some log in without one, until the lock."""
+    server.sql(f"ALTER ROLE {A} VALID UNTIL '2020-01-01'")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    minion.pillar = keeping(server, "7d")
+    assert (
+        call(minion, "account")["changes"] == call(minion, "credential_sole", test=True)["changes"] | BEGINS == BEGINS
+    )
+    assert call(minion, "credential_sole") == NOTHING and may_log_in(server)[A] == "f"
+
+
+def test_what_cannot_be_told_or_marked_fails_nothing(minion, server):
+    """The role is locked. An admin who is no superuser has to try pillar's login, and may not change all roles."""
+    server.sql("CREATE ROLE dba LOGIN PASSWORD 'dbaSecret5'; GRANT pg_read_all_stats TO dba")
+    for table in ("virtual_domains", "virtual_users", "virtual_aliases"):
+        server.sql(f"ALTER TABLE {table} OWNER TO dba", "mailserver")
+    server.sql("ALTER DATABASE mailserver OWNER TO dba; ALTER SCHEMA public OWNER TO dba", "mailserver")
+    minion.pillar = two(server, B, NEW)
+    call(minion, "credential_accepted")
+    call(minion, "credential_sole")
+    login = {"host": HOST, "port": server.port, "user": "dba", "password": "dbaSecret5"}
+    minion.pillar = keeping(server, "7d", server=login)
+    call(minion, "account")
+    for function in ("account", "credential_sole"):
+        found = call(minion, function)
+        assert found["changes"] == {} and found["warnings"][-1] == (
+            f"{A} was to be dropped (ispmail:rotation:keep), and stays, locked: the server refused to keep since when "
+            f'it is locked (error 42501): use an admin who may run ALTER ROLE "{A}", or drop it by hand'
+        )
+    server.sql(f"ALTER ROLE {B} CONNECTION LIMIT 0")
+    found = call(minion, "account")
+    assert found["changes"] == {} and "accepts pillar's password cannot be told: the database" in found["warnings"][-1]
+    assert "error 53300" in found["warnings"][-1] and NEW not in str(found)
+
+
 def test_the_role_in_use_is_never_dropped(minion, server):
     """While pillar's user is not open, the other one is in use, locked or not."""
     minion.pillar = two(server, B, NEW)

@@ -468,6 +468,96 @@ def test_what_is_needed_is_not_dropped(minion, server):
     assert call(minion, "credential_sole")["changes"] == DROPPED
 
 
+def test_a_definer_that_only_matches_the_account_is_needed(minion, server):
+    """A view failed (error 1449) whose DEFINER had another host than the account that stands for it."""
+    server.sql(f"RENAME USER {A}@'{HOST}' TO {A}@'127.0.0.%'")
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    server.sql(f"CREATE DEFINER={A}@'127.0.0.7' VIEW mailserver.users AS SELECT email FROM mailserver.virtual_users")
+    (warning,) = call(minion, "credential_sole")["warnings"]
+    assert "it is the DEFINER of view mailserver.users: give them another one" in warning
+    assert server.sql("SELECT email FROM mailserver.users") == (("john@example.org",),)
+    server.sql("DROP VIEW mailserver.users")
+    assert list(call(minion, "credential_sole")["changes"]) == [f"{A}@127.0.0.%"]
+
+
+def test_an_account_that_another_one_may_act_as_is_needed(minion, server):
+    """A lock does not keep proxies from it, and the server lists their connections by their own names."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    server.sql(f"CREATE USER mailserver_c@'{HOST}'")
+    server.sql(f"GRANT PROXY ON {A}@'{HOST}' TO mailserver_c@'{HOST}'")
+    (warning,) = call(minion, "credential_sole")["warnings"]
+    assert f"mailserver_c@{HOST} may act as it: run REVOKE PROXY" in warning
+    server.sql(f"REVOKE PROXY ON {A}@'{HOST}' FROM mailserver_c@'{HOST}'")
+    assert call(minion, "credential_sole")["changes"] == DROPPED
+
+
+def test_an_account_that_hides_an_open_one_is_not_dropped(minion, server):
+    """Whoever had the old password could log in again: a server asks the next account of the user that matches."""
+    server.sql(f"CREATE USER {A}@'127.0.0.%' IDENTIFIED BY '{OLD}'")
+    found = keeping(server, 0)
+    found["ispmail"]["server"]["accounts_host"] = HOST
+    minion.pillar = found
+    call(minion, "credential_accepted")
+    warning = call(minion, "credential_sole")["warnings"][-1]
+    assert warning == (
+        f"{A}@{HOST} was to be dropped (ispmail:rotation:keep), and stays, locked: {A}@127.0.0.% is not locked, and "
+        "may stand for the same clients: drop or lock that one, or add its host to server:accounts_host"
+    )
+    assert hosts_of(server, A) == ["127.0.0.%", HOST] and not logs_in(server, A, OLD)
+    server.sql(f"DROP USER {A}@'127.0.0.%'")
+    assert call(minion, "credential_sole")["changes"] == DROPPED
+
+
+def as_boss(server, keep):
+    """Pillar with an admin who may do less."""
+    found = keeping(server, keep)
+    found["ispmail"]["server"] = {"unix_socket": str(server.socket), "user": "boss", "password": OTHER}
+    return found
+
+
+@pytest.mark.parametrize("server", ["mysql"], indirect=True)
+def test_a_database_that_the_admin_does_not_see_may_need_it(minion, server):
+    """partial_revokes: he has SELECT on *.*, but not there."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    server.sql(f"ALTER USER {A}@'{HOST}' ACCOUNT LOCK")
+    server.sql("CREATE USER boss@localhost IDENTIFIED BY %s", OTHER)
+    server.sql("SET GLOBAL partial_revokes = ON")
+    try:
+        server.sql(
+            "GRANT SELECT, RELOAD, PROCESS, TRIGGER, EVENT, CREATE USER, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER "
+            "ON *.* TO boss@localhost"
+        )
+        server.sql("REVOKE SELECT, TRIGGER, EVENT ON mailserver.* FROM boss@localhost")
+        server.sql(f"CREATE DEFINER={A}@'{HOST}' VIEW mailserver.users AS SELECT email FROM mailserver.virtual_users")
+        minion.pillar = as_boss(server, 0)
+        (warning,) = call(minion, "credential_sole")["warnings"]
+        assert "cannot be seen in all databases: SELECT, TRIGGER, EVENT was revoked from the admin in some" in warning
+    finally:
+        server.sql("DROP USER boss@localhost")
+        server.sql("SET GLOBAL partial_revokes = OFF")
+    assert hosts_of(server, A) == [HOST]
+
+
+def test_an_account_that_cannot_be_marked_fails_nothing(minion, server):
+    """It is locked. With keep, each rotation and each ispmail.database had failed."""
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    server.sql(f"ALTER USER {A}@'{HOST}' ACCOUNT LOCK")
+    server.sql("CREATE USER boss@localhost IDENTIFIED BY %s", OTHER)
+    server.sql("GRANT SELECT, RELOAD, PROCESS ON *.* TO boss@localhost")
+    minion.pillar = as_boss(server, "7d")
+    for function in ("credential_sole", "account"):
+        found = call(minion, function)
+        assert found["changes"] == {}
+        assert found["warnings"][-1] == (
+            f"{A}@{HOST} was to be dropped (ispmail:rotation:keep), and stays, locked: the server refused to keep "
+            "since when it is locked (error 1227): use an admin who may run ALTER USER for it, or drop it by hand"
+        )
+
+
 @pytest.mark.parametrize("server", ["mariadb"], indirect=True)
 def test_an_admin_who_does_not_see_drops_nothing(minion, server):
     """Who is connected, or what has the account as its DEFINER. A refusal fails no rotation: the account is locked."""

@@ -243,7 +243,8 @@ def test_a_formula_without_its_modules(sandbox, mail):
     done = sandbox.run(f"export PATH={programs('3008')}:$PATH\n{commands} --out=json", check=False)
     ((name, state),) = json.loads(done.stdout)["local"].items()
     assert "test_|-The modules for Postfix maps are served" in name and not state["result"], done
-    assert "no salt://_modules/ispmail.py" in state["comment"], done
+    for part in ("no salt://_modules/ispmail.py", "hide its .git (file_ignore_regex): see docs/setup.md"):
+        assert part in state["comment"], done
     assert mail.replies() == NO_REPLIES
 
 
@@ -261,6 +262,17 @@ def test_an_environment_of_its_own(directory, sandbox, checkout, mail):
         assert salt.call("theirs.ping") == "theirs", "what base has is deleted"
         check_synced(salt.directory, checkout)
         check_next(salt.call("state.apply", "saltenv=next"))
+
+
+def test_modules_of_base(directory, sandbox, checkout, mail):
+    """Another environment has the formula alone. A minion that had never had the modules was refused."""
+    for link in (sandbox.root / HERE[1:] / "salt").glob("_*"):
+        link.unlink()
+    conf = yaml.safe_load((REPOSITORY / "docs/master.conf").read_text())
+    conf["file_roots"] = {"base": [HERE], "next": [f"{HERE}/salt"]}
+    with served("3008", directory, sandbox, mail, yaml.safe_dump(conf)) as salt:
+        check_first(mail, salt.call("state.apply", "ispmail", "saltenv=next"))
+        check_synced(salt.directory, checkout)
 
 
 class OverSsh:

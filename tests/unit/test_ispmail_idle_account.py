@@ -37,9 +37,23 @@ def locked(ago, *hashes, **more):
 def server(monkeypatch):
     """A function that makes a server with these rows of mailserver_b, which DROP USER takes away."""
 
-    def made(*other, own=(NEW,), connected=None, privileges=EVERYTHING, defined=(), drops=True, refuses=None, **more):
+    def made(
+        *other,
+        own=(NEW,),
+        connected=None,
+        privileges=EVERYTHING,
+        defined=(),
+        proxies=(),
+        grants_of_admin=(),
+        drops=True,
+        refuses=None,
+        **more,
+    ):
         class Server(FakeServer):
             def ask(self, statement, arguments=None):
+                if statement == _ispmail_idle_account._PROXIES:
+                    assert arguments[0] == "mailserver_b"
+                    return [{"name": each} for each in proxies]
                 found = super().ask(statement, arguments)
                 if statement.startswith("DROP USER") and drops:
                     self._other = [row for row in self._other if row["host"] != arguments["host"]]
@@ -48,7 +62,11 @@ def server(monkeypatch):
         answers = {
             "SELECT UNIX_TIMESTAMP()": [{"now": NOW}],
             "SELECT PRIVILEGE_TYPE": [{"p": each} for each in privileges],
-            _ispmail_idle_account._DEFINED: list(defined),
+            "SHOW GRANTS": [{"Grants": each} for each in grants_of_admin],
+            _ispmail_idle_account._DEFINED: [
+                {"kind": kind, "place": place, "name": name, "definer": definer}
+                for kind, place, name, definer in defined
+            ],
             "SELECT CONCAT(TO_USER": [],
         }
         owns = [mariadb_row(*own)] if own else []
@@ -112,7 +130,7 @@ def test_it_stays_while_pillars_user_is_not_open(server, own):
 
 
 def test_each_host_is_an_account(server):
-    hosts = [locked(1000, host="a"), locked(0, host="b"), mariadb_row(OLD, host="c"), locked(1000, host="d")]
+    hosts = [locked(1000, host="a"), locked(0, host="b"), locked(10, host="c"), locked(1000, host="d")]
     found = server(*hosts, owns=[mariadb_row(NEW, host=host) for host in "abc"])
     changes, warnings = retire(found, pair(accounts_host=["a", "b", "c"]), False)
     assert (list(changes), warnings, found.done) == (["mailserver_b@a"], [], ["DROP USER mailserver_b@a"])
@@ -135,15 +153,47 @@ STAYS = f"{B} was to be dropped (second:rotation:keep), and stays, locked: "
             "DROP USER by hand",
         ),
         (
-            {"defined": [{"kind": "view", "place": "x", "name": "v"}, {"kind": "event", "place": "y", "name": "e"}]},
+            {"grants_of_admin": ["GRANT x ON *.* TO y", "REVOKE INSERT, EVENT ON `mail`.* FROM `boss`@`localhost`"]},
+            "what has it as its DEFINER cannot be seen in all databases: EVENT was revoked from the admin in some "
+            "(SHOW GRANTS): give it back, or look by hand and run DROP USER by hand",
+        ),
+        (
+            {"defined": [("view", "x", "v", B), ("event", "y", "e", "mailserver_b@127.0.0.7")]},
             "it is the DEFINER of view x.v, event y.e: give them another one, as they would fail without it",
+        ),
+        (
+            {"proxies": ["x@%", "y@%"]},
+            "x@%, y@% may act as it: run REVOKE PROXY ON … FROM … once that is not needed, as it fails without it",
         ),
     ],
 )
 def test_what_keeps_it(server, server_is, said, test):
     found = server(locked(1000), **server_is)
     assert retire(found, pair(), test) == ({}, [STAYS + said]) and found.done == []
-    assert ((_ispmail_idle_account._DEFINED, [B] * 4) in found.asked) is ("defined" in server_is)
+    looked = (_ispmail_idle_account._DEFINED, ["mailserver_b@"] * 2) in found.asked
+    assert looked is bool(server_is.keys() & {"defined", "proxies"})
+
+
+def test_an_open_account_of_the_user(server):
+    """By which the old password would be accepted again; one that this run locks is none."""
+    hosts = [locked(1000), *[mariadb_row(OLD, host=host) for host in "xy"]]
+    said = (
+        "mailserver_b@x, mailserver_b@y is not locked, and may stand for the same clients: drop or lock that one, or "
+    )
+    found = server(*hosts)
+    assert retire(found, pair(accounts_host=["127.0.0.1"]), False) == (
+        {},
+        [f"{STAYS}{said}add its host to server:accounts_host"],
+    )
+    assert found.done == []
+    names = ["mailserver_b@x", "mailserver_b@y"]
+    assert retire(found, pair(accounts_host=["127.0.0.1"]), True, locking=names) == (DROPPED, [])
+
+
+def test_what_another_account_of_the_user_defines_does_not_keep_it(server):
+    """A server finds that one first."""
+    found = server(locked(1000), locked(0, host="x"), defined=[("view", "x", "v", "mailserver_b@x")])
+    assert retire(found, pair(accounts_host=["127.0.0.1"]), False) == (DROPPED, [])
 
 
 def test_who_is_connected_may_not_be_seen(server, monkeypatch):
@@ -162,6 +212,14 @@ def test_a_server_that_refuses_fails_no_rotation(server):
     found = server(locked(1000), refuses=DatabaseError("db: error 1227: no", 1227))
     said = "the server refused to drop it (error 1227): run DROP USER by hand to see the reason"
     assert retire(found, pair(), False) == ({}, [STAYS + said])
+
+
+def test_a_mark_that_is_refused_fails_no_rotation(server):
+    hosts = [mariadb_row(OLD, host=host, **LOCKED) for host in "ab"]
+    found = server(*hosts, owns=[mariadb_row(NEW, host=host) for host in "ab"], refuses=DatabaseError("db: no", 1227))
+    said = "the server refused to keep since when it is locked (error 1227): use an admin who may run ALTER USER for it"
+    changes, warnings = retire(found, pair(accounts_host=["a", "b"]), False)
+    assert changes == {} and [said in text for text in warnings] == [True, True]
 
 
 @pytest.mark.parametrize("number", [0, 2013])

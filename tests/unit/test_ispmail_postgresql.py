@@ -121,6 +121,7 @@ def test_a_role_is_read_without_showing_its_verifier():
         "is_superuser": "f",
         "verifier": VERIFIER,
         "expires": "1700000000",
+        "at_moment": "f",
         "groups": '["m"]',
         "settings": '["search_path=mail, public"]',
         "connections": "3",
@@ -131,11 +132,12 @@ def test_a_role_is_read_without_showing_its_verifier():
     assert VERIFIER not in repr(found)
     empty = role({**row, "can_login": "f", "verifier": None, "expires": None, "groups": None, "settings": None})
     assert empty == Role("m_a", False, False, None, None, (), (), 3, -1)
+    assert role({**row, "at_moment": "t"}) == dataclasses.replace(found, at_moment=True)
 
 
 @pytest.mark.parametrize("column", ["name", "connections", "most"])
 def test_a_row_that_no_server_sends(column):
-    row = dict.fromkeys(("name", "can_login", "is_superuser", "verifier", "expires", "groups", "settings"), None)
+    row = dict.fromkeys(("name", "can_login", "is_superuser", "verifier", "expires", "at_moment", "groups", "settings"))
     with pytest.raises(ValueError):
         role({**row, "name": "m_a", "connections": "0", "most": "-1", column: None})
 

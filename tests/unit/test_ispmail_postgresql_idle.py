@@ -1,16 +1,19 @@
 """The other role of a pair on a PostgreSQL: since when it is locked, and what keeps it from being dropped."""
 
+import dataclasses
+
 import pytest
 
 from _ispmail_postgresql import Right, Role
-from _ispmail_postgresql_idle import drop, lock, locked_since, obstacle, read_obstacles, refused
+from _ispmail_postgresql_idle import drop, lock, locked_since, obstacle, read_obstacles, refused, unmarked
 
 
 @pytest.mark.parametrize(("expires", "since"), [(None, None), (0, None), (99, 99), (100, 100), (101, None)])
 def test_since_when_it_is_locked(expires, since):
-    """A password that expires later, or was never valid, tells of no lock."""
-    role = Role("m_b", False, False, None, expires, (), (), 0, -1)
+    """A password that expires later, or was never valid, tells of no lock. Neither does a date of an admin's."""
+    role = Role("m_b", False, False, None, expires, (), (), 0, -1, at_moment=True)
     assert locked_since(role, 100) == since
+    assert locked_since(dataclasses.replace(role, at_moment=False), 100) is None
 
 
 def test_the_lock_keeps_its_time():
@@ -73,4 +76,8 @@ def test_what_drops_it():
     assert refused("2BP01", "m_b") == (
         "the server refused to drop it (error 2BP01)",
         'run DROP ROLE "m_b" by hand to see the reason',
+    )
+    assert unmarked("42501", "m_b") == (
+        "the server refused to keep since when it is locked (error 42501)",
+        'use an admin who may run ALTER ROLE "m_b", or drop it by hand',
     )
