@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d2ac880f667")
+_ispmail_stamp.require("ffa2ddeffc89")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

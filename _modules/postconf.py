@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d2ac880f667")
+_ispmail_stamp.require("ffa2ddeffc89")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d2ac880f667")
+_ispmail_stamp.require("ffa2ddeffc89")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d2ac880f667")
+_ispmail_stamp.require("ffa2ddeffc89")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d2ac880f667")
+_ispmail_stamp.require("ffa2ddeffc89")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from _ispmail_errors import printable
@@ -111,13 +111,7 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
         Sentences, none where it is proved; and mail server to the number of its maps.
     """
     nonce = secrets.token_hex(16)
-
-    def ask(asked: Sequence[str], function: str, arguments: list[Any], is_right: Callable[[object], bool]) -> _Said:
-        """Server to what it returned: what has the right shape, or a text."""
-        # A job each: while one of several functions runs, Salt 3008 fails a state.apply of anybody's on that server.
-        returned = _ask(client, [server for server in asked if server in up], function, arguments, timeout=timeout)
-        return checked({server: returned.get(server) for server in asked}, is_right)
-
+    ask = _asker(client, up, timeout)
     wanted = ask(servers.database, "postfix_map.fingerprints", [nonce, False], is_prints)
     used = ask(servers.mail, "postfix_map.fingerprints", [nonce], is_live_prints)
     refused = ask(servers.mail, "postfix_database.refused", [], is_logins)
@@ -155,14 +149,9 @@ def status(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> An
         timeout: How many seconds to wait for a server's answer.
     """
     nonce = secrets.token_hex(16)
-
-    def ask(asked: Sequence[str], function: str, arguments: list[Any], is_right: Callable[[object], bool]) -> _Said:
-        there = [server for server in asked if server in up]
-        return checked(dict.fromkeys(there) | _ask(client, there, function, arguments, timeout=timeout), is_right)
-
+    ask = _asker(client, up, timeout)
     return Answers(
-        version=dict.fromkeys(servers.all)
-        | ask(servers.all, "ispmail.version", [], lambda said: isinstance(said, str)),
+        version=ask(servers.all, "ispmail.version", [], lambda said: isinstance(said, str)),
         wanted=ask(servers.database, "postfix_map.fingerprints", [nonce, False], is_prints),
         used=ask(servers.mail, "postfix_map.fingerprints", [nonce], is_live_prints),
         compared=ask(servers.mail, "postfix_map.compare", [], is_compared),
@@ -192,6 +181,18 @@ def _ask_holders(client: Any, servers: Sequence[str], options: Mapping[str, Any]
 def _is_missing(said: object) -> bool:
     """Whether a server says that it has no such function."""
     return isinstance(said, str) and "is not available" in said
+
+
+def _asker(client: Any, up: Collection[str], timeout: int) -> Callable[..., _Said]:
+    """Make a function that has servers run one of theirs: server to what it returned, None for those that are down."""
+
+    def ask(asked: Sequence[str], function: str, arguments: list[Any], is_right: Callable[[object], bool]) -> _Said:
+        """Server to what it returned: what has the right shape, or a text."""
+        # A job each: while one of several functions runs, Salt 3008 fails a state.apply of anybody's on that server.
+        returned = _ask(client, [server for server in asked if server in up], function, arguments, timeout=timeout)
+        return checked({server: returned.get(server) for server in asked}, is_right)
+
+    return ask
 
 
 def _ask(client: Any, servers: Sequence[str], *job: Any, **options: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "2d2ac880f667"
+STAMP = "ffa2ddeffc89"
 
 
 def require(stamp: str) -> None:
