@@ -6,12 +6,13 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ffa2ddeffc89")
+_ispmail_stamp.require("359899dc4594")
 
 import _ispmail_holders
 import _ispmail_logins
 import _ispmail_salt
 import _ispmail_servers
+from _ispmail_holders import Site
 from _ispmail_salt import salt_errors
 
 
@@ -245,4 +246,5 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
     """
     with salt_errors():
         scope = _ispmail_salt.scope(__pillar__, __opts__, pillar)
-        return _ispmail_holders.find(scope, site_hosts, search, connections).describe()
+        site = None if site_hosts is None else Site(site_hosts, _ispmail_servers.listed)
+        return _ispmail_holders.find(scope, site, search, connections).describe()

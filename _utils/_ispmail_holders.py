@@ -23,13 +23,12 @@ import _ispmail_hosts
 import _ispmail_inventory
 import _ispmail_remembered
 import _ispmail_search
-import _ispmail_servers
 import _ispmail_sockets
 import _ispmail_table_users
 import _ispmail_tablefile
 from _ispmail_config import CompleteInstance
 from _ispmail_config_consumers import Consumers
-from _ispmail_config_database import MYSQL, PGSQL
+from _ispmail_config_database import MYSQL, PGSQL, DatabaseConfig
 from _ispmail_connections import Client, Listed, Unknown
 from _ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
 from _ispmail_inventory import Inventory, Table
@@ -55,6 +54,14 @@ class Holder(NamedTuple):
     kind: str  # file, program, table or server
     where: str  # the path (what cannot be printed with backslashes), the program's name, or the address
     text: str  # a sentence: what was found, and how to name it
+
+
+class Site(NamedTuple):
+    """What the database server is asked for, as its admin."""
+
+    hosts: Sequence[str]  # the names and addresses of the site's servers
+    # Tells who is connected as users, once for each group of them.
+    listed: Callable[[DatabaseConfig, Sequence[Collection[str]]], list[Listed]]
 
 
 @dataclass
@@ -92,7 +99,7 @@ class _LiveLogin:
 
 def find(
     scope: Scope,
-    site_hosts: Sequence[str] | None = None,
+    site: Site | None = None,
     search: str = ALL,
     connections: Sequence[str] = (),
     within: float = math.inf,
@@ -100,20 +107,18 @@ def find(
     """Find who else holds the password, or is connected by the account.
 
     Args:
-        site_hosts: On the database server: the names and addresses of the site's servers. Its admin is asked then.
+        site: On the database server: its admin is asked then.
         search: ``all`` passwords in use, the ``old`` ones that pillar does not have any more, or ``none``.
         connections: Those of the pair's other account, as `Holders.connections` has them: a server without its password
             cannot ask for them.
         within: After so many seconds no further host is asked.
 
     Raises:
-        InvalidInput: `site_hosts` or `connections` is no such list, or `search` is none of these.
+        InvalidInput: The hosts of the site or `connections` are no such list, or `search` is none of these.
         CannotAsk: This server, or the database as its admin, cannot be asked. A host of a table file that cannot be
             asked is a note.
     """
-    if site_hosts is not None and not (
-        isinstance(site_hosts, list) and all(isinstance(one, str) for one in site_hosts)
-    ):
+    if site and not (isinstance(site.hosts, list) and all(isinstance(one, str) for one in site.hosts)):
         raise InvalidInput("site_hosts must be a list of names and addresses")
     if search not in (ALL, OLD, NONE):
         raise InvalidInput(f"search must be one of {ALL}, {OLD}, {NONE}")
@@ -136,8 +141,8 @@ def find(
     is_known = _known_programs(scope, inventories)
     others = [_ispmail_connections.read_client(one) for one in connections]
     _ask_hosts(scope, live, others, is_known, found, within)
-    if site_hosts is not None:
-        _ask_as_admin(scope, site_hosts, is_known, found)
+    if site:
+        _ask_as_admin(scope, site, is_known, found)
     found.unnamed = list(dict.fromkeys(found.unnamed))
     return found
 
@@ -385,17 +390,17 @@ def _ask_hosts(
             _report_programs(scope.database.other, listed._replace(clients=tuple(others)), here, is_known, found)
 
 
-def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], is_known: Callable[[Process], bool], found: Holders) -> None:
+def _ask_as_admin(scope: Scope, site: Site, is_known: Callable[[Process], bool], found: Holders) -> None:
     """Ask the database server as its admin: for its own programs, and for hosts that are none of the site's."""
     login = scope.database.login
     users = [scope.accounts, *([[scope.database.other]] if scope.database.other else [])]
-    listed, *others = _ispmail_servers.listed(scope.database, users)
+    listed, *others = site.listed(scope.database, users)
     for of_other in others:
         found.connections = [client.describe() for client in of_other.clients if client.port is not None]
     account = " or ".join(scope.accounts)
     here = login.unix_socket is not None or _ispmail_sockets.is_here(login.host or "")
     _report_programs(account, listed, here, is_known, found)
-    for host in _ispmail_connections.strangers(listed, site_hosts):
+    for host in _ispmail_connections.strangers(listed, site.hosts):
         text = (
             f"{host} is connected as {account} and is none of the site's servers: give what runs there an account"
             " of its own, or name the server in mail or addresses of the site (docs/master.conf)"

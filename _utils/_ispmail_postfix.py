@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from _ispmail_command import output
 from _ispmail_errors import CannotAsk, Failed, listed
@@ -83,7 +83,7 @@ def reload(config_directory: str, queue_directory: str, drain: float = 2, once_m
     """
     began = time.clock_gettime(time.CLOCK_BOOTTIME)
     started = time.monotonic()
-    before = _started_before(began, queue_directory)
+    before = old = _started_before(began, queue_directory)
     if once_more:
         _signal_master(queue_directory)
     else:
@@ -91,11 +91,11 @@ def reload(config_directory: str, queue_directory: str, drain: float = 2, once_m
     again = time.monotonic() + _SIGNALLED_SECONDS
     until = time.monotonic() + drain
     while True:
-        old = _started_before(began, queue_directory)
+        old = _started_before(began, queue_directory, old)
         if not old or time.monotonic() > until:
             log.info("reloaded Postfix in %s in %.2f s", config_directory, time.monotonic() - started)
-            return old
-        if time.monotonic() > again and set(before) <= set(old):
+            return _named(old)
+        if time.monotonic() > again and old == before:
             _signal_master(queue_directory)
             again = until
         time.sleep(0.02)
@@ -131,23 +131,31 @@ def old_processes(files: Sequence[str], queue_directory: str) -> list[str]:
     if not changed:
         return []
     began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - max(changed))
-    return _started_before(began, queue_directory)
+    return _named(_started_before(began, queue_directory))
 
 
-def _started_before(began: float, queue_directory: str) -> list[str]:
-    """The processes of an instance that open table files and started before that second since boot."""
+def _named(processes: Mapping[int, str]) -> list[str]:
+    return [f"{name} {pid}" for pid, name in processes.items()]
+
+
+def _started_before(began: float, queue_directory: str, among: Iterable[int] | None = None) -> dict[int, str]:
+    """The processes of an instance that open table files and started before that second since boot, with their names.
+
+    Args:
+        among: Only these are looked at: those of an earlier answer, to which nothing can be added.
+    """
     parent = master(queue_directory)
     if parent is None:
-        return []
+        return {}
     ticks = os.sysconf("SC_CLK_TCK")
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    found = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if among is None else among:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            name, fields = _process(int(pid))
+            name, fields = _process(pid)
             # proc(5): ppid is field 4, starttime field 22; these begin with field 3.
             is_child = int(fields[1]) == parent
             if is_child and name in _READERS and int(fields[19]) / ticks < began:
-                found.append(f"{name} {pid}")
+                found[pid] = name
     return found
 
 

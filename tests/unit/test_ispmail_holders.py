@@ -11,6 +11,7 @@ import pytest
 import _ispmail_holders
 import _ispmail_inventory
 import _ispmail_remembered
+import _ispmail_servers
 from _ispmail_config import Instance, Map, complete
 from _ispmail_config_consumers import Consumers
 from _ispmail_config_database import AdminLogin
@@ -83,10 +84,10 @@ def paths(found):
 # What is asked
 
 
-@pytest.mark.parametrize("site_hosts", ["mx1", ("mx1",), ["mx1", 1], {}])
-def test_site_hosts_are_a_list_of_texts(site_hosts):
+@pytest.mark.parametrize("hosts", ["mx1", ("mx1",), ["mx1", 1], {}])
+def test_the_hosts_of_a_site_are_a_list_of_texts(hosts):
     with pytest.raises(InvalidInput, match=r"^site_hosts must be a list of names and addresses$"):
-        find(None, site_hosts)
+        find(None, _ispmail_holders.Site(hosts, None))
 
 
 def test_which_passwords_are_searched_for(site):
@@ -439,7 +440,7 @@ def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monk
     )
     scope = site.scope()
     scope = scope._replace(database=scope.database._replace(login=login))
-    found = find(scope, ["192.0.2.7"])
+    found = find(scope, _ispmail_holders.Site(["192.0.2.7"], _ispmail_servers.listed))
     assert seen == [(login, "mailserver", login.host)]
     program, server = found.unnamed
     assert program == (PROGRAM, "php", f"php, 3306, {here} is connected as mailserver: {NAME_PROGRAM}")
@@ -477,7 +478,7 @@ def test_a_pair_is_asked_for_as_one(site, monkeypatch):
     monkeypatch.setattr("_ispmail_connections.unknown_programs", unknown)
     scope = site.scope()
     scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
-    found = find(scope, [], search="none")
+    found = find(scope, _ispmail_holders.Site([], _ispmail_servers.listed), search="none")
     assert seen == [(*clients["mailserver"], *clients["second"])]
     assert [holder.text.partition(" as ")[2][:21] for holder in found.unnamed] == ["mailserver or second:"] + [
         "mailserver or second "

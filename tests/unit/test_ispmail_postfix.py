@@ -271,7 +271,7 @@ def test_how_long_a_reload_waits(instance, monkeypatch):
     fake = {"monotonic": lambda: clock[0], "sleep": sleep}
     kept = {name: getattr(time, name) for name in ("time", "clock_gettime", "CLOCK_BOOTTIME")}
     monkeypatch.setattr(_ispmail_postfix, "time", SimpleNamespace(**fake, **kept))
-    monkeypatch.setattr(_ispmail_postfix, "_started_before", lambda began, queue: ["smtpd 4711"])
+    monkeypatch.setattr(_ispmail_postfix, "_started_before", lambda began, queue, among=None: {4711: "smtpd"})
     monkeypatch.setattr(_ispmail_postfix, "_signal_master", lambda queue: signalled.append((queue, clock[0])))
     instance.command("exit 0", monkeypatch)
     assert _ispmail_postfix.reload(instance.directory, instance.queue) == ["smtpd 4711"]
