@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("359899dc4594")
+_ispmail_stamp.require("c51ba557a6ff")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

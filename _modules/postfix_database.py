@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("359899dc4594")
+_ispmail_stamp.require("c51ba557a6ff")
 
 import _ispmail_holders
 import _ispmail_logins

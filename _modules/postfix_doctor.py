@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("359899dc4594")
+_ispmail_stamp.require("c51ba557a6ff")
 
 
 import _ispmail_apply

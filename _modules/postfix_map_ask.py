@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("359899dc4594")
+_ispmail_stamp.require("c51ba557a6ff")
 
 import _ispmail_answers
 import _ispmail_classes

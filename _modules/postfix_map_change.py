@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("359899dc4594")
+_ispmail_stamp.require("c51ba557a6ff")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("359899dc4594")
+_ispmail_stamp.require("c51ba557a6ff")
 
 import salt.client
 import salt.utils.event

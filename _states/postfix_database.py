@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("359899dc4594")
+_ispmail_stamp.require("c51ba557a6ff")
 
 from _ispmail_salt import state
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import _ispmail_config_rotation
 import _ispmail_original
+import _ispmail_presets
 import _ispmail_tablefile
 from _ispmail_errors import Fault, PillarFault, below, repr_without
 from _ispmail_programs import table_fault
@@ -28,6 +29,7 @@ MAPS = {
 }
 
 _SECTIONS: dict[str, type] = {
+    "preset": str,
     "database": dict,
     "server": dict,
     "maps": dict,
@@ -38,7 +40,7 @@ _SECTIONS: dict[str, type] = {
     "rotation": dict,
     "consumers": dict,
 }
-_KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false"}
+_KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false", str: "a text"}
 _MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
 _FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
 # Files in a configuration directory that are Postfix's own.
@@ -246,6 +248,8 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
     faults = unknown_keys(section, _SECTIONS, "")
     sections, wrong_kinds = _sections(section)
     faults += wrong_kinds
+    if sections["preset"] and sections["preset"] not in _ispmail_presets.NAMES:
+        faults.append(Fault("preset", f"must be one of {', '.join(_ispmail_presets.NAMES)}"))
     faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
     faults += unknown_keys(sections["rotation"], _ispmail_config_rotation.KEYS, "rotation:")
     faults += _ispmail_config_rotation.faults(sections["rotation"], server_type(sections["maps"])[0])

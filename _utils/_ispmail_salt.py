@@ -18,6 +18,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_config
 import _ispmail_config_consumers
 import _ispmail_config_database
+import _ispmail_presets
 from _ispmail_config import CompleteInstance, Instance
 from _ispmail_config_consumers import Consumers
 from _ispmail_config_database import DatabaseConfig
@@ -41,7 +42,7 @@ def salt_errors() -> Iterator[None]:
 
 
 def section(pillar: Mapping[str, Any], key: str) -> Any:
-    """Read what pillar holds under a key.
+    """Read what pillar holds under a key, with its preset written out.
 
     Raises:
         InvalidInput: Pillar has no such key.
@@ -53,7 +54,7 @@ def section(pillar: Mapping[str, Any], key: str) -> Any:
         broken = " (it could not be rendered: see the log of the master)" if "_errors" in pillar else ""
         what = f"pillar has no {key}{broken}" if pillar else "pillar is empty (salt-ssh gives it to states only)"
         raise InvalidInput(f"{what}: at least {key}:database:password is needed, see pillar.example")
-    return found
+    return _ispmail_presets.expanded(found)
 
 
 def instance(pillar: Mapping[str, Any], key: str) -> Instance:

@@ -512,6 +512,26 @@ def test_pymysql_is_installed_where_a_mysql_map_needs_it(maps, types, needs_pymy
     assert ("Salt can ask the database server" in database) == needs_pymysql
 
 
+@pytest.mark.parametrize(
+    ("section", "types"),
+    [
+        ({"preset": "postfixadmin"}, ["mysql"]),
+        ({"preset": "postfixadmin-pgsql"}, ["pgsql"]),
+        ({"preset": "postfixadmin-pgsql", "maps": {"virtual_alias_maps": {"proxy": True}, "own": {}}}, ["pgsql"]),
+        ({"preset": "postfixadmin-pgsql", "maps": dict.fromkeys(MAPS)}, ["pgsql"]),
+        ({"preset": "postfixadmin-pgsql", "maps": {"own": {"type": "sqlite"}}}, ["pgsql", "sqlite"]),
+        ({"preset": "ispmail", "maps": PGSQL}, ["pgsql"]),
+        ({"preset": ["odd"]}, ["mysql"]),
+    ],
+)
+def test_the_maps_of_a_preset_count(section, types):
+    with scratch() as path:
+        minion = Minion(path, {"ispmail": section}, grains={"pythonexecutable": "/opt/salt/bin/python3"})
+        shown = minion.call("state.show_sls", "ispmail.packages")[PACKAGES]["pkg"]
+    (pkgs,) = [part["pkgs"] for part in shown if "pkgs" in part]
+    assert pkgs == ["postfix", *(f"postfix-{name}" for name in types)]
+
+
 def test_the_maps_of_other_instances_count_too():
     with scratch() as path:
         found = {"ispmail": {"maps": PGSQL, "instances": ["second", 5]}, "second": {"maps": {}}}

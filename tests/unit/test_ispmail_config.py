@@ -164,7 +164,7 @@ def test_a_maps_own_key_is_kept_although_its_type_does_not_know_it():
 # Pillar beside a password; the one fault: its key, words of its sentence.
 FAULTS = [
     ({"databse": {}}, "databse", "is database meant?"),
-    ({"zzz": 1}, "zzz", "known are database, server, maps"),
+    ({"zzz": 1}, "zzz", "known are preset, database, server, maps"),
     ({5: 1}, "5", "not a key of ispmail"),
     ({"database": "x"}, "database", "must be a mapping: see pillar.example"),
     ({"database": ["password"]}, "database", "must be a mapping: see pillar.example"),

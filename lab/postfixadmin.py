@@ -1,0 +1,44 @@
+"""The tables of PostfixAdmin, made in a private database server by its own program, as Debian 12 has it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from lab import HOST
+from lab.images import base, image
+
+_BUILD = r"""
+apt-get update -q
+apt-get install -y -q --no-install-recommends php-cli php-mysql php-pgsql php-mbstring
+cd /tmp
+apt-get download -q postfixadmin  # not installed: its dependencies want a web server
+dpkg --extract postfixadmin_*.deb /
+rm postfixadmin_*.deb
+echo '<?php' >/etc/postfixadmin/dbconfig.inc.php  # Debian's dbconfig would write the login there
+cat >/etc/postfixadmin/config.local.php <<'END'
+<?php
+$CONF['configured'] = true;
+$CONF['database_type'] = getenv('LAB_TYPE');
+$CONF['database_host'] = getenv('LAB_HOST');
+$CONF['database_port'] = getenv('LAB_PORT');
+$CONF['database_user'] = getenv('LAB_USER');
+$CONF['database_password'] = getenv('LAB_PASSWORD');
+$CONF['database_name'] = getenv('LAB_DBNAME');
+END
+"""
+
+
+def create_tables(kind: str, port: int, user: str, password: str, dbname: str) -> None:
+    """Create all tables of PostfixAdmin. The first call builds a root with PHP, in one or two minutes. Needs root.
+
+    `kind`: ``mysqli`` or ``pgsql``, as PostfixAdmin has it. The user may create tables in the database, which exists.
+    """
+    root: Path = image("postfixadmin", base("bookworm"), _BUILD)
+    login = {"TYPE": kind, "HOST": HOST, "PORT": str(port), "USER": user, "PASSWORD": password, "DBNAME": dbname}
+    done = subprocess.run(
+        ["/usr/sbin/chroot", str(root), "/usr/bin/php", "-f", "/usr/share/postfixadmin/public/upgrade.php"],
+        env={"PATH": os.defpath, **{f"LAB_{name}": value for name, value in login.items()}},
+        check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if done.returncode or "Fatal error" in done.stdout + done.stderr:
+        raise RuntimeError(f"PostfixAdmin made no tables:\n{(done.stdout + done.stderr)[-2000:]}")
