@@ -11,10 +11,11 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.minion import Minion
+from lab.postgresql import PostgreSQL
 
 from ..conftest import release
-from .database import NEW, OLD, OTHER, call
-from .pgsql import JOHN, MAPS, ROWS, pillar
+from .database import NEW, OLD, OTHER, call, needs_machines
+from .pgsql import JOHN, MAPS, ROWS, pillar, untouched
 
 A, B = "mailserver_a", "mailserver_b"
 
@@ -29,9 +30,19 @@ def two(server, user, password, postfix=None, /, **sections):
     return found
 
 
-@pytest.fixture
-def server(postgresql):
-    return postgresql
+@pytest.fixture(scope="module")
+def newest():
+    needs_machines()
+    with scratch() as path, PostgreSQL(path / "db", release="forky", max_connections="900") as server:
+        yield server
+
+
+@pytest.fixture(params=["installed", "newest"])
+def server(request):
+    """This machine's and Debian 14's: from 16 on who makes a role is its member, and CREATEROLE alone is not enough."""
+    found = request.getfixturevalue("started_postgresql" if request.param == "installed" else "newest")
+    untouched(found)
+    return found
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from .database import needs_mysql
+from .database import needs_machines
 from .servers import DATABASES, METHODS, READERS, ROTATIONS, row
 
 TWO_PASSWORDS, TWO_ACCOUNTS = METHODS
@@ -38,7 +38,7 @@ def databases(directory):
         @functools.cache
         def started(name):
             if "mysql" in name:
-                needs_mysql()
+                needs_machines()
             return stack.enter_context(DATABASES[name](directory / name))
 
         yield started

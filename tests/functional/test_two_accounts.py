@@ -13,6 +13,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.dovecot import Dovecot, MailLoad
+from lab.galera import galera
 from lab.mariadb import native_hash
 from lab.minion import Minion
 from lab.mysql import MySQL
@@ -20,7 +21,7 @@ from lab.postfix import Postfix, write_cold
 from lab.smtp import Load
 
 from ..conftest import release
-from .database import NEW, OLD, OTHER, SELECT, call, guide, needs_mysql, pillar
+from .database import NEW, OLD, OTHER, SELECT, call, guide, needs_machines, pillar
 from .test_accounts import CutProxy
 
 A, B = "mailserver_a", "mailserver_b"
@@ -29,19 +30,30 @@ ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.o
 
 @pytest.fixture(scope="module")
 def mysql(directory):
-    needs_mysql()
+    needs_machines()
     options = ["--log-raw=ON", "--log-error-verbosity=3"]
     with MySQL(directory / "mysql", general_log=directory / "mysql.log", options=options) as server:
         yield server
 
 
-@pytest.fixture(params=["mariadb", "mysql"])
+@pytest.fixture(scope="module")
+def nodes(directory):
+    with galera(directory / "galera") as found:
+        yield found
+
+
+@pytest.fixture
+def cluster(nodes):
+    return nodes[0]
+
+
+@pytest.fixture(params=["mariadb", "mysql", "galera"])
 def server(request):
     """One of the two, as it is before anything of ours, with the guide's tables."""
-    found = request.getfixturevalue("started" if request.param == "mariadb" else "mysql")
+    found = request.getfixturevalue({"mariadb": "started", "mysql": "mysql", "galera": "cluster"}[request.param])
     found.kind = request.param
     found.sql("DROP DATABASE IF EXISTS mailserver")
-    table = "global_priv" if found.kind == "mariadb" else "user"
+    table = "user" if found.kind == "mysql" else "global_priv"
     for user, host in found.sql(
         f"SELECT User, Host FROM mysql.{table} WHERE User LIKE 'mailserver%%' OR User = 'boss'"
     ):
@@ -53,7 +65,7 @@ def server(request):
 @pytest.fixture
 def mail(server):
     """A running Postfix: in a chroot where it has the server's login plugin there."""
-    with scratch() as path, Postfix(path / "mail", chroot=server.kind == "mariadb") as instance:
+    with scratch() as path, Postfix(path / "mail", chroot=server.kind != "mysql") as instance:
         yield instance
 
 
