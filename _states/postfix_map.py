@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ffa2ddeffc89")
+_ispmail_stamp.require("127a4cd10dc6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -500,7 +500,8 @@ def _accept(
     Raises:
         DatabaseError: It must not be changed, as somebody may use it.
     """
-    if fault := _accept_fault(server, config, own, other) or _hidden_fault(server, config, other):
+    fault = _accept_fault(server, config, own, other)
+    if fault := fault or _lock_fault(server, config, other) or _hidden_fault(server, config, other):
         raise DatabaseError(f"Nothing was changed: {config.user} {fault}")
     if own is None:
         return config.user, _made(config), _creation(server, config, other)
@@ -508,9 +509,7 @@ def _accept(
     more = []
     # Nothing of the idle one gets to the one in use: an admin may have taken it away there.
     if other and (other.can_login or not own.can_login):
-        # One that it may pass on it has as well.
-        known = {each for right in held for each in (right, right._replace(ending=""))}
-        more = [right for right in _rights_of_other(server, config, other) if right not in known]
+        more = _ispmail_postgresql.missing(held, _rights_of_other(server, config, other))
     change: dict[str, Any] = {}
     statements = _ispmail_postgresql.give(more, own.name)
     if more:
@@ -542,6 +541,18 @@ def _accept_fault(server: Server, config: DatabaseConfig, own: Role | None, othe
         f"accepts another password than pillar's, and is not locked, so somebody may use it ({seen}): if a rotation to "
         "that password has begun, put it back into pillar and rotate; if nobody uses it, run ALTER ROLE … NOLOGIN and "
         "rotate again"
+    )
+
+
+def _lock_fault(server: Server, config: DatabaseConfig, other: Role | None) -> str | None:
+    """Why the rotation could not be ended, although it can be begun; None where it could be."""
+    if server.is_superuser or other is None or not other.can_login:
+        return None
+    if server.ask(_ispmail_postgresql.read_may_lock(other.name))[0]["may"] == "t":
+        return None
+    return (
+        f"cannot take the place of {config.other}, which the admin may not lock: have a superuser run GRANT "
+        f"{_ispmail_postgresql.quote(other.name)} TO {_ispmail_postgresql.quote(config.login.user)} WITH ADMIN OPTION"
     )
 
 
