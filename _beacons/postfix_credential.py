@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("127a4cd10dc6")
+_ispmail_stamp.require("30eacc75e1f4")
 
 import contextlib
 import json

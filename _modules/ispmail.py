@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("127a4cd10dc6")
+_ispmail_stamp.require("30eacc75e1f4")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("127a4cd10dc6")
+_ispmail_stamp.require("30eacc75e1f4")
 
 import _ispmail_holders
 import _ispmail_logins

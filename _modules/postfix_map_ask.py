@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("127a4cd10dc6")
+_ispmail_stamp.require("30eacc75e1f4")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -33,6 +33,8 @@ SELECT kind, place, name, definer FROM (
   UNION ALL SELECT 'event', EVENT_SCHEMA, EVENT_NAME, DEFINER FROM information_schema.EVENTS
 ) AS defined WHERE LEFT(definer, CHAR_LENGTH(%s)) = %s
 """
+# How many nodes the server's Galera cluster has; 0 or no row where it is in none.
+_NODES = "SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'"
 # The lock of an account does not keep them from it, and the list of connections has them by their own names.
 _PROXIES = (
     "SELECT CONCAT(User, '@', Host) AS name FROM mysql.proxies_priv WHERE Proxied_user = %s AND Proxied_host = %s"
@@ -147,12 +149,23 @@ def _kept_from_dropping(
     if not due:
         return
     user = config.pair[1]
-    seen = _ispmail_account_users.connections(server, user)
+    for_all = _unseen(server, config) or _ispmail_account_users.keeps_from_dropping(
+        _ispmail_account_users.connections(server, user)
+    )
+    for_all = for_all or _hides(user, still_open)
     for host in due:
-        found = _ispmail_account_users.keeps_from_dropping(seen) or _hides(user, still_open)
-        found = found or _needed(server, user, host, hosts)
+        found = for_all or _needed(server, user, host, hosts)
         if found:
             yield host, _ispmail_account_users.stays(config, name(user, host), *found)
+
+
+def _unseen(server: Server, config: DatabaseConfig) -> tuple[str, str] | None:
+    """Who may be connected elsewhere: a node lists its own connections only. Time that was given is enough for them."""
+    nodes = sum(int(row["Value"]) for row in server.ask(_NODES)) if config.keep == 0 else 0
+    if nodes < 2:
+        return None
+    why = f"the server is one of {nodes} nodes of a Galera cluster, and connections to the others are not seen"
+    return why, f"give these time to end ({config.pillar_key}:rotation:keep: 1d)"
 
 
 def _hides(user: str, still_open: Sequence[str]) -> tuple[str, str] | None:

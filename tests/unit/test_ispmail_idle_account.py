@@ -45,6 +45,7 @@ def server(monkeypatch):
         defined=(),
         proxies=(),
         grants_of_admin=(),
+        nodes=None,
         drops=True,
         refuses=None,
         **more,
@@ -68,6 +69,7 @@ def server(monkeypatch):
                 for kind, place, name, definer in defined
             ],
             "SELECT CONCAT(TO_USER": [],
+            "SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'": [] if nodes is None else [{"Value": nodes}],
         }
         owns = [mariadb_row(*own)] if own else []
         found = Server(*more.pop("owns", owns), other=other, answers=answers, refuses=refuses, **more)
@@ -113,6 +115,19 @@ def test_no_time_at_all(server, row):
     assert retire(found, pair(0), False) == (DROPPED, []) and found.done == [DROP]
     found = server(row)
     assert retire(found, pair(None), False) == ({}, []) and found.done == []
+
+
+def test_in_a_cluster_at_once_is_not_yet(server):
+    """A node sees its own connections only. Time that was given is enough for the others."""
+    for nodes in (None, "0", "1"):
+        assert retire(server(locked(0), nodes=nodes), pair(0), False) == (DROPPED, [])
+    for nodes in ("2", "5"):
+        found = server(locked(0), nodes=nodes)
+        changes, (warning,) = retire(found, pair(0), False)
+        assert changes == {} and found.done == []
+        why = f"the server is one of {nodes} nodes of a Galera cluster, and connections to the others are not seen"
+        assert warning.endswith(f"stays, locked: {why}: give these time to end (ispmail:rotation:keep: 1d)")
+    assert retire(server(locked(2), nodes="2"), pair("1s"), False) == (DROPPED, [])
 
 
 def test_what_a_run_locks_is_locked_from_now_on(server):
