@@ -126,7 +126,7 @@ def test_in_a_cluster_at_once_is_not_yet(server):
         changes, (warning,) = retire(found, pair(0), False)
         assert changes == {} and found.done == []
         why = f"the server is one of {nodes} nodes of a Galera cluster, and connections to the others are not seen"
-        assert warning.endswith(f"stays, locked: {why}: give these time to end (ispmail:rotation:keep: 1d)")
+        assert warning.endswith(f"stays, locked: {why}: give these time to end (second:rotation:keep: 1d)")
     assert retire(server(locked(2), nodes="2"), pair("1s"), False) == (DROPPED, [])
 
 
