@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30eacc75e1f4")
+_ispmail_stamp.require("4d4c4d53027d")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30eacc75e1f4")
+_ispmail_stamp.require("4d4c4d53027d")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

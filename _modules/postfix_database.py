@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30eacc75e1f4")
+_ispmail_stamp.require("4d4c4d53027d")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30eacc75e1f4")
+_ispmail_stamp.require("4d4c4d53027d")
 
 import _ispmail_apply
 import _ispmail_compare

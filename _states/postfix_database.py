@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30eacc75e1f4")
+_ispmail_stamp.require("4d4c4d53027d")
 
 from _ispmail_salt import state
 

@@ -198,6 +198,8 @@ def _needed(server: Server, user: str, host: str, hosts: Collection[str]) -> tup
             "run DROP USER by hand",
         )
     elsewhere = [f"{user}@{each}" for each in hosts if each != host]
+    # It opens the files of all tables of the server.
+    server.client.wait_longer()
     rows = [row for row in server.ask(_DEFINED, [f"{user}@"] * 2) if row["definer"] not in elsewhere]
     if rows:
         names = ", ".join(_ispmail_database.shown(f"{row['kind']} {row['place']}.{row['name']}") for row in rows)

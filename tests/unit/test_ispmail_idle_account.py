@@ -1,12 +1,14 @@
 """The end of the other account of a pair on a MariaDB or MySQL: when, and what keeps it from its end."""
 
 import json
+from unittest.mock import create_autospec
 
 import pytest
 
 import _ispmail_account_users
 import _ispmail_database
 import _ispmail_idle_account
+from _ispmail_client import Client
 from _ispmail_errors import DatabaseError
 from _ispmail_idle_account import lock, retire
 from _ispmail_sql import LOCKED_LIFETIME, native_hash
@@ -56,6 +58,8 @@ def server(monkeypatch):
                     assert arguments[0] == "mailserver_b"
                     return [{"name": each} for each in proxies]
                 found = super().ask(statement, arguments)
+                if statement == _ispmail_idle_account._DEFINED:
+                    assert self.client.wait_longer.called, "with many tables that takes long"
                 if statement.startswith("DROP USER") and drops:
                     self._other = [row for row in self._other if row["host"] != arguments["host"]]
                 return found
@@ -73,7 +77,7 @@ def server(monkeypatch):
         }
         owns = [mariadb_row(*own)] if own else []
         found = Server(*more.pop("owns", owns), other=other, answers=answers, refuses=refuses, **more)
-        found.looked = []
+        found.client, found.looked = create_autospec(Client, instance=True), []
 
         def connections(server, user):
             found.looked.append(user)
