@@ -15,6 +15,7 @@ CELLS = [
     *(("mariadb", TWO_ACCOUNTS, reader) for reader in READERS),
     *(("mysql", TWO_PASSWORDS, reader) for reader in READERS),
     ("mysql", TWO_ACCOUNTS, WITHOUT),
+    *(("mysql-plugin", method, IN_CHROOT) for method in METHODS),
     *(("mysql-socket", TWO_PASSWORDS, reader) for reader in (IN_CHROOT, WITHOUT)),
     *(("proxy", TWO_PASSWORDS, reader) for reader in READERS),
     *(("galera", TWO_PASSWORDS, reader) for reader in READERS),
