@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d4c4d53027d")
+_ispmail_stamp.require("a0e6f8e0b4ff")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

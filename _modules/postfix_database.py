@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d4c4d53027d")
+_ispmail_stamp.require("a0e6f8e0b4ff")
 
 import _ispmail_holders
 import _ispmail_logins
@@ -44,7 +44,8 @@ def read(pillar="ispmail"):
         salt '*' postfix_database.read
     """
     with salt_errors():
-        return _ispmail_servers.read(_ispmail_salt.database(__pillar__, __opts__, pillar))
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar)
+        return _ispmail_servers.of(config).read(config)
 
 
 def tables(pillar="ispmail", test=False):
@@ -72,7 +73,8 @@ def tables(pillar="ispmail", test=False):
         salt '*' postfix_database.tables test=True
     """
     with salt_errors():
-        return _ispmail_servers.tables(_ispmail_salt.database(__pillar__, __opts__, pillar), test)
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar)
+        return _ispmail_servers.of(config).tables(config, test)
 
 
 def account(pillar="ispmail", test=False):
@@ -103,9 +105,8 @@ def account(pillar="ispmail", test=False):
         salt '*' postfix_database.account test=True
     """
     with salt_errors():
-        return _ispmail_servers.account(
-            _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True), test
-        )
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
+        return _ispmail_servers.of(config).account(config, test)
 
 
 def credential_accepted(pillar="ispmail", test=False):
@@ -141,7 +142,7 @@ def credential_accepted(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_servers.credential(config, "accept", test)
+        return _ispmail_servers.of(config).credential(config, "accept", test)
 
 
 def credential_sole(pillar="ispmail", test=False):
@@ -173,7 +174,7 @@ def credential_sole(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_servers.credential(config, "sole", test)
+        return _ispmail_servers.of(config).credential(config, "sole", test)
 
 
 def refused(pillar="ispmail"):

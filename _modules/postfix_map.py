@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d4c4d53027d")
+_ispmail_stamp.require("a0e6f8e0b4ff")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d4c4d53027d")
+_ispmail_stamp.require("a0e6f8e0b4ff")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d4c4d53027d")
+_ispmail_stamp.require("a0e6f8e0b4ff")
 
 import _ispmail_apply
 import _ispmail_compare

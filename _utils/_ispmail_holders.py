@@ -389,7 +389,7 @@ def _ask_as_admin(scope: Scope, site_hosts: Sequence[str], is_known: Callable[[P
     """Ask the database server as its admin: for its own programs, and for hosts that are none of the site's."""
     login = scope.database.login
     users = [scope.accounts, *([[scope.database.other]] if scope.database.other else [])]
-    listed, *others = _ispmail_servers.listed(scope.database, users)
+    listed, *others = _ispmail_servers.of(scope.database).listed(scope.database, users)
     for of_other in others:
         found.connections = [client.describe() for client in of_other.clients if client.port is not None]
     account = " or ".join(scope.accounts)

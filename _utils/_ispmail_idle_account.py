@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import _ispmail_account_users
 import _ispmail_database
 from _ispmail_config_database import DatabaseConfig
+from _ispmail_credential import Retired, try_to_retire
 from _ispmail_database import Server, Step
 from _ispmail_errors import DatabaseError
-from _ispmail_meanings import LOST_NUMBERS
 from _ispmail_server_accounts import is_open, name, other_plugins, read_accounts
 from _ispmail_sql import LOCKED_LIFETIME, Account
 
@@ -39,13 +39,6 @@ _NODES = "SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'"
 _PROXIES = (
     "SELECT CONCAT(User, '@', Host) AS name FROM mysql.proxies_priv WHERE Proxied_user = %s AND Proxied_host = %s"
 )
-
-
-class Retired(NamedTuple):
-    """What became of the other account of a pair."""
-
-    changes: dict[str, dict[str, Any]]  # by the names of accounts, for people
-    warnings: list[str]  # sentences
 
 
 def lock(server: Server, config: DatabaseConfig, host: str, other: Account) -> Step:
@@ -229,9 +222,8 @@ def _drop(server: Server, config: DatabaseConfig, hosts: Sequence[str]) -> dict[
         host: Step(f"drop {name(user, host)}", ("DROP USER %(user)s@%(host)s",), {"user": user, "host": host})
         for host in hosts
     }
-    refused = _run_each(
-        server, config, steps, "the server refused to drop it", "run DROP USER by hand to see the reason"
-    )
+    why = "the server refused to drop it"
+    refused = _run_each(server, config, steps, why, "run DROP USER by hand to see the reason")
     for host in steps.keys() - refused.keys():
         log.info("%s was dropped: it had been locked for longer than rotation:keep", name(user, host))
     if left := [host for host in hosts if host not in refused and host in read_accounts(server, user)]:
@@ -241,14 +233,7 @@ def _drop(server: Server, config: DatabaseConfig, hosts: Sequence[str]) -> dict[
 
 
 def _run_each(server: Server, config: DatabaseConfig, steps: Mapping[str, Step], why: str, cure: str) -> dict[str, str]:
-    """Run steps, by hosts. What a server refuses fails no rotation, as the account is locked: hosts to warnings."""
-    refused = {}
-    for host, step in steps.items():
-        try:
-            _ispmail_database.run(server, [step], "run credential_sole again")
-        except DatabaseError as err:
-            if not err.number or err.number in LOST_NUMBERS:
-                raise
-            reason = f"{why} (error {err.number})"
-            refused[host] = _ispmail_account_users.stays(config, name(config.pair[1], host), reason, cure)
-    return refused
+    """Run steps, by hosts: hosts to warnings of those that the server refuses."""
+    user = config.pair[1]
+    tried = {host: try_to_retire(server, config, name(user, host), step, why, cure) for host, step in steps.items()}
+    return {host: warning for host, warning in tried.items() if warning}

@@ -43,7 +43,7 @@ TALKATIVE = {
     "debug_print_rewritten": "on",
     "debug_print_plan": "on",
 }
-# As which directory a server of another release sees its own; the users are this machine's. Nobody else sees the mounts.
+# As which directory a server of another release sees its own; the users are this machine's. Others see no mounts.
 _INSIDE = Path("/mnt")
 _ENTER = """
 root=$1 directory=$2; shift 2

@@ -65,7 +65,7 @@ def run(server, text, dbname="mailserver"):
 
 
 def needs_machines():
-    """Leave a test out where the root that a server comes from cannot be built, with the reason; in CI it has to run."""
+    """Leave a test out where the root of a server cannot be built, with the reason; in CI it has to run."""
     if (reason := missing_requirements()) and os.environ.get("CI") != "true":
         pytest.skip(reason)
 

@@ -310,7 +310,12 @@ def test_who_may_lock_a_role():
 
 def test_a_right_covers_what_is_less():
     """What a role has beyond that is no reason to give it again: it would be given anew in each rotation."""
-    endings = ["", " WITH ADMIN OPTION", " WITH INHERIT FALSE, SET TRUE", " WITH ADMIN OPTION, INHERIT FALSE, SET FALSE"]
+    endings = [
+        "",
+        " WITH ADMIN OPTION",
+        " WITH INHERIT FALSE, SET TRUE",
+        " WITH ADMIN OPTION, INHERIT FALSE, SET FALSE",
+    ]
     plain, admin, quiet, least = (Right("GRANT readers", ending) for ending in endings)
     every = [plain, admin, quiet, least]
     assert missing([plain], every) == [admin, least]

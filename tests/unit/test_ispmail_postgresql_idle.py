@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from _ispmail_postgresql import Right, Role
-from _ispmail_postgresql_idle import drop, lock, locked_since, obstacle, read_obstacles, refused, unmarked
+from _ispmail_postgresql_idle import drop, lock, locked_since, obstacle, read_obstacles
 
 
 @pytest.mark.parametrize(("expires", "since"), [(None, None), (0, None), (99, 99), (100, 100), (101, None)])
@@ -73,11 +73,3 @@ def test_what_drops_it():
         'ALTER DEFAULT PRIVILEGES FOR ROLE x REVOKE SELECT ON TABLES FROM "m_b"',
         'DROP ROLE "m_b"',
     ]
-    assert refused("2BP01", "m_b") == (
-        "the server refused to drop it (error 2BP01)",
-        'run DROP ROLE "m_b" by hand to see the reason',
-    )
-    assert unmarked("42501", "m_b") == (
-        "the server refused to keep since when it is locked (error 42501)",
-        'use an admin who may run ALTER ROLE "m_b", or drop it by hand',
-    )
