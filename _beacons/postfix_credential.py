@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a0e6f8e0b4ff")
+_ispmail_stamp.require("20aaaf92348e")
 
 import contextlib
 import json

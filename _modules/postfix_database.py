@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a0e6f8e0b4ff")
+_ispmail_stamp.require("20aaaf92348e")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a0e6f8e0b4ff")
+_ispmail_stamp.require("20aaaf92348e")
 
 
 import _ispmail_apply

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a0e6f8e0b4ff")
+_ispmail_stamp.require("20aaaf92348e")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a0e6f8e0b4ff")
+_ispmail_stamp.require("20aaaf92348e")
 
 import _ispmail_answers
 import _ispmail_classes

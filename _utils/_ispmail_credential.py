@@ -45,9 +45,7 @@ class Retired(NamedTuple):
     warnings: list[str]  # sentences
 
 
-def carry_out(
-    server: Asker, plan: Plan, action: Action, test: bool, retire: Callable[[], Retired]
-) -> dict[str, dict[str, Any] | list[str]]:
+def carry_out(server: Asker, plan: Plan, action: Action, test: bool, retire: Callable[[], Retired]) -> dict[str, Any]:
     """Do what is planned, see that it is done, and then see to the other account of a pair.
 
     Args:

@@ -48,9 +48,11 @@ def retire(server: Server, config: DatabaseConfig, test: bool, locking: bool = F
         locking: Whether this run locks it.
     """
     nothing = Retired({}, [])
-    roles = _ispmail_postgresql_roles.read_roles(server, config.accounts) if server.has_database else {}
-    own, other = roles.get(config.user), roles.get(config.other or "")
-    if config.keep is None or own is None or other is None or (other.can_login and not locking):
+    if config.keep is None or not config.other or not server.has_database:
+        return nothing
+    roles = _ispmail_postgresql_roles.read_roles(server, config.accounts)
+    own, other = roles.get(config.user), roles.get(config.other)
+    if own is None or other is None or (other.can_login and not locking):
         return nothing
     now = int(server.ask("SELECT floor(extract(epoch FROM now()))::bigint AS now")[0]["now"] or 0)
     since = now if locking else locked_since(other, now)
