@@ -8,11 +8,14 @@ PGSQL = {name: {"type": "pgsql"} for name in ("virtual_mailbox_domains", "virtua
 VERIFIER = verifier(b"new", bytes(16))
 
 
-def config(password="new", user="m_a"):
-    return database("ispmail", {"database": {"user": user, "password": password}, "maps": PGSQL})
+def config(password="new", user="m_a", keep=None):
+    """What pillar says."""
+    rotation = {} if keep is None else {"rotation": {"keep": keep}}
+    return database("ispmail", {"database": {"user": user, "password": password}, "maps": PGSQL, **rotation})
 
 
 def role(name="m_a", **more):
+    """One that accepts pillar's password, unless told otherwise."""
     known = {"can_login": True, "is_superuser": False, "verifier": VERIFIER, "expires": None, "groups": ()}
     return Role(name, **{**known, "settings": (), "connections": 0, "most": -1, **more})
 
