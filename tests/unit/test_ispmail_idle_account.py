@@ -172,9 +172,9 @@ STAYS = f"{B} was to be dropped (second:rotation:keep), and stays, locked: "
             "DROP USER by hand",
         ),
         (
-            {"grants_of_admin": ["GRANT x ON *.* TO y", "REVOKE INSERT, EVENT ON `mail`.* FROM `boss`@`localhost`"]},
-            "what has it as its DEFINER cannot be seen in all databases: EVENT was revoked from the admin in some "
-            "(SHOW GRANTS): give it back, or look by hand and run DROP USER by hand",
+            {"grants_of_admin": ["GRANT x ON *.* TO y", "REVOKE SELECT, EVENT ON `mail`.* FROM `boss`@`localhost`"]},
+            "what has it as its DEFINER cannot be seen in all databases: SELECT, EVENT was revoked from the admin in "
+            "some (SHOW GRANTS): give it back, or look by hand and run DROP USER by hand",
         ),
         (
             {"defined": [("view", "x", "v", B), ("event", "y", "e", "mailserver_b@127.0.0.7")]},

@@ -8,7 +8,7 @@ import _ispmail_postgresql_admin
 import _ispmail_postgresql_roles
 from _ispmail_errors import DatabaseError
 from _ispmail_postgresql_admin import Server
-from _ispmail_scram import verifier
+from _ispmail_scram import belongs, verifier
 
 from .postgresql_values import FakeServer, config, role
 
@@ -46,3 +46,68 @@ def test_a_login_without_a_password_proves_none(monkeypatch):
         _ispmail_postgresql_roles.is_open(server, config(), role(verifier=None))
     client.plugin = "scram-sha-256"
     assert _ispmail_postgresql_roles.is_open(server, config(), role(verifier=None))
+
+
+# As pillar would have it if it let such a password pass.
+BYTES = config()._replace(password="\udcff")
+
+
+def asked(is_superuser, *answers):
+    """A server that gives these rows, one set for each statement; and the statements."""
+    told, left = [], list(answers)
+
+    def ask(statement, arguments=None):
+        told.append(statement)
+        return left.pop(0)
+
+    return SimpleNamespace(ask=ask, is_superuser=is_superuser), told
+
+
+def test_a_login_is_tried_where_verifiers_cannot_be_seen(monkeypatch):
+    """Only a refused password is another password: what else goes wrong is told."""
+    calls = []
+
+    def connect():
+        calls.append("connect")
+        if errors:
+            raise errors.pop()
+
+    client = SimpleNamespace(plugin="scram-sha-256", where="db", connect=connect, close=lambda: calls.append("close"))
+
+    def client_for(config, user, password, dbname):
+        calls.append((user, password, dbname))
+        return client
+
+    monkeypatch.setattr(_ispmail_postgresql_admin, "client_for", client_for)
+    server, errors = Server(client, "17", False, True), []
+    known = role(verifier=None)
+    assert _ispmail_postgresql_roles.accepts_password(server, BYTES, known) is True
+    assert calls == [("m_a", b"\xff", "mailserver"), "connect", "close"]
+    errors[:] = [DatabaseError("no", "28P01")]
+    assert _ispmail_postgresql_roles.accepts_password(server, config(), known) is False
+    errors[:] = [DatabaseError("full", "53300")]
+    with pytest.raises(DatabaseError, match=r"^full$"):
+        _ispmail_postgresql_roles.accepts_password(server, config(), known)
+
+
+def test_a_password_that_is_no_text_has_a_verifier():
+    server, told = asked(True, [{"rounds": None}])
+    made = _ispmail_postgresql_roles.verifier(server, BYTES)
+    assert belongs(made, b"\xff", "m_a") and made.startswith("SCRAM-SHA-256$4096:")
+    assert told == ["SELECT current_setting('scram_iterations', true) AS rounds"]
+
+
+def test_what_there_is_of_a_role():
+    row = {"name": "m_a", "can_login": "t", "is_superuser": "f", "verifier": None, "expires": None, "groups": None}
+    row |= {"settings": None, "connections": "0", "most": "-1", "at_moment": "f"}
+    for is_superuser, table in ((True, "pg_authid"), (False, "pg_roles")):
+        server, told = asked(is_superuser, [row])
+        found = _ispmail_postgresql_roles.read_roles(server, ["m_a", "m_b"])
+        assert found == {"m_a": role(verifier=None)} and f"FROM {table} r WHERE" in told[0]
+        assert "IN ('m_a', 'm_b')" in told[0]
+    server, told = asked(True, [{"statement": "GRANT x", "ending": ""}])
+    assert _ispmail_postgresql_roles.rights(server, "m_a") == [("GRANT x", "")] and "'m_a'" in told[0]
+    names = ("unreadable", "readable", "undefaulted", "more", "owned")
+    server, told = asked(True, [{"connect": "t", "usage": "f", **dict.fromkeys(names)}])
+    held = _ispmail_postgresql_roles.held(server, config(), "m_a")
+    assert (held.connect, held.usage, held.owned) == (True, False, ()) and "'mailserver'" in told[0]
