@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c51ba557a6ff")
+_ispmail_stamp.require("49d203a2deaf")
 
 import contextlib
 import json

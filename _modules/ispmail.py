@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c51ba557a6ff")
+_ispmail_stamp.require("49d203a2deaf")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

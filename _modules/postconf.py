@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c51ba557a6ff")
+_ispmail_stamp.require("49d203a2deaf")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

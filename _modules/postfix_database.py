@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c51ba557a6ff")
+_ispmail_stamp.require("49d203a2deaf")
 
 import _ispmail_holders
 import _ispmail_logins
@@ -45,7 +45,8 @@ def read(pillar="ispmail"):
         salt '*' postfix_database.read
     """
     with salt_errors():
-        return _ispmail_servers.read(_ispmail_salt.database(__pillar__, __opts__, pillar))
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar)
+        return _ispmail_servers.of(config).read(config)
 
 
 def tables(pillar="ispmail", test=False):
@@ -73,7 +74,8 @@ def tables(pillar="ispmail", test=False):
         salt '*' postfix_database.tables test=True
     """
     with salt_errors():
-        return _ispmail_servers.tables(_ispmail_salt.database(__pillar__, __opts__, pillar), test)
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar)
+        return _ispmail_servers.of(config).tables(config, test)
 
 
 def account(pillar="ispmail", test=False):
@@ -104,9 +106,8 @@ def account(pillar="ispmail", test=False):
         salt '*' postfix_database.account test=True
     """
     with salt_errors():
-        return _ispmail_servers.account(
-            _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True), test
-        )
+        config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
+        return _ispmail_servers.of(config).account(config, test)
 
 
 def credential_accepted(pillar="ispmail", test=False):
@@ -142,7 +143,7 @@ def credential_accepted(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_servers.credential(config, "accept", test)
+        return _ispmail_servers.of(config).credential(config, "accept", test)
 
 
 def credential_sole(pillar="ispmail", test=False):
@@ -174,7 +175,7 @@ def credential_sole(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_servers.credential(config, "sole", test)
+        return _ispmail_servers.of(config).credential(config, "sole", test)
 
 
 def refused(pillar="ispmail"):
@@ -246,5 +247,5 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
     """
     with salt_errors():
         scope = _ispmail_salt.scope(__pillar__, __opts__, pillar)
-        site = None if site_hosts is None else Site(site_hosts, _ispmail_servers.listed)
+        site = None if site_hosts is None else Site(site_hosts, _ispmail_servers.of(scope.database).listed)
         return _ispmail_holders.find(scope, site, search, connections).describe()

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c51ba557a6ff")
+_ispmail_stamp.require("49d203a2deaf")
 
 
 import _ispmail_apply
@@ -119,7 +119,8 @@ def _target(pillar, instance):
         return _ispmail_apply.apply(_ispmail_compare.compare(maps, NONE, cache), cache, test=True).changes
 
     def admin_view():
-        return _ispmail_servers.read(_ispmail_salt.database(__pillar__, __opts__, key))
+        config = _ispmail_salt.database(__pillar__, __opts__, key)
+        return _ispmail_servers.of(config).read(config)
 
     is_main, has_server = key == pillar, "server" in section
     # An instance without a server of its own shares the main one's.

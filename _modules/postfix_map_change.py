@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c51ba557a6ff")
+_ispmail_stamp.require("49d203a2deaf")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c51ba557a6ff")
+_ispmail_stamp.require("49d203a2deaf")
 
 import salt.client
 import salt.utils.event

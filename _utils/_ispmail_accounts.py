@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import _ispmail_account_users
 import _ispmail_database
@@ -16,11 +16,10 @@ import _ispmail_sql
 import _ispmail_two_accounts
 import _ispmail_two_passwords
 from _ispmail_config_database import DatabaseConfig
+from _ispmail_credential import Action, Retired, carry_out
 from _ispmail_database import Server, Step
 from _ispmail_dialect import Dialect
-from _ispmail_errors import DatabaseError
 from _ispmail_server_accounts import (
-    CredentialChange,
     accepted,
     creation,
     grants,
@@ -33,9 +32,6 @@ from _ispmail_server_accounts import (
 from _ispmail_sql import Account, Grant
 
 log = logging.getLogger(__name__)
-
-# Have pillar's login accepted beside the one in use, or no other than that.
-Action = Literal["accept", "sole"]
 
 
 @dataclass(frozen=True)
@@ -199,34 +195,12 @@ def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, 
     """
     method = _ispmail_two_accounts if config.pair else _ispmail_two_passwords
     with _ispmail_database.admin(config.login, lock=not test) as server:
-        work, warnings = method.accept(server, config) if action == "accept" else method.sole(server, config)
-        if work and not test:
-            began = time.monotonic()
-            again = f"run credential_{'accepted' if action == 'accept' else 'sole'} again"
-            _ispmail_database.run(server, [change.step for change in work.values()], again)
-            _check(server, work, again)
-            for title, change in work.items():
-                log.info("%s %s, after %.1f s", title, change.said, time.monotonic() - began)
-        changes = {title: dict(change.changes) for title, change in work.items()}
-        if action == "sole":
-            retired = _ispmail_idle_account.retire(server, config, test, locking=[*work])
-            for title, more in retired.changes.items():
-                changes.setdefault(title, {}).update(more)
-            warnings += retired.warnings
-    return {"changes": changes, "warnings": warnings}
+        plan = method.accept(server, config) if action == "accept" else method.sole(server, config)
 
+        def retire() -> Retired:
+            return _ispmail_idle_account.retire(server, config, test, locking=[*plan.work])
 
-def _check(server: Server, work: Mapping[str, CredentialChange], again: str) -> None:
-    """See that the server has done what it was asked for."""
-    try:
-        found = {user: read_accounts(server, user) for user in dict.fromkeys(change.user for change in work.values())}
-    except DatabaseError as err:
-        text = f"{err}. {', '.join(work)} were changed, but could not be read back: {again}"
-        raise DatabaseError(text, err.number) from None
-    for title, change in work.items():
-        after = found[change.user].get(change.host)
-        if after is None or not change.is_done(after):
-            raise DatabaseError(f"{title} is not as it was set: {again}")
+        return carry_out(server, plan, action, test, retire)
 
 
 def _refused_logins(server: Server) -> int | None:

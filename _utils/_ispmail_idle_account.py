@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import _ispmail_account_users
 import _ispmail_database
 from _ispmail_config_database import DatabaseConfig
+from _ispmail_credential import Retired, try_to_retire
 from _ispmail_database import Server, Step
 from _ispmail_errors import DatabaseError
-from _ispmail_meanings import LOST_NUMBERS
 from _ispmail_server_accounts import is_open, name, other_plugins, read_accounts
 from _ispmail_sql import LOCKED_LIFETIME, Account
 
@@ -33,17 +33,12 @@ SELECT kind, place, name, definer FROM (
   UNION ALL SELECT 'event', EVENT_SCHEMA, EVENT_NAME, DEFINER FROM information_schema.EVENTS
 ) AS defined WHERE LEFT(definer, CHAR_LENGTH(%s)) = %s
 """
+# How many nodes the server's Galera cluster has; 0 or no row where it is in none.
+_NODES = "SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'"
 # The lock of an account does not keep them from it, and the list of connections has them by their own names.
 _PROXIES = (
     "SELECT CONCAT(User, '@', Host) AS name FROM mysql.proxies_priv WHERE Proxied_user = %s AND Proxied_host = %s"
 )
-
-
-class Retired(NamedTuple):
-    """What became of the other account of a pair."""
-
-    changes: dict[str, dict[str, Any]]  # by the names of accounts, for people
-    warnings: list[str]  # sentences
 
 
 def lock(server: Server, config: DatabaseConfig, host: str, other: Account) -> Step:
@@ -147,12 +142,23 @@ def _kept_from_dropping(
     if not due:
         return
     user = config.pair[1]
-    seen = _ispmail_account_users.connections(server, user)
+    for_all = _unseen(server, config) or _ispmail_account_users.keeps_from_dropping(
+        _ispmail_account_users.connections(server, user)
+    )
+    for_all = for_all or _hides(user, still_open)
     for host in due:
-        found = _ispmail_account_users.keeps_from_dropping(seen) or _hides(user, still_open)
-        found = found or _needed(server, user, host, hosts)
+        found = for_all or _needed(server, user, host, hosts)
         if found:
             yield host, _ispmail_account_users.stays(config, name(user, host), *found)
+
+
+def _unseen(server: Server, config: DatabaseConfig) -> tuple[str, str] | None:
+    """Who may be connected elsewhere: a node lists its own connections only. Time that was given is enough for them."""
+    nodes = sum(int(row["Value"]) for row in server.ask(_NODES)) if config.keep == 0 else 0
+    if nodes < 2:
+        return None
+    why = f"the server is one of {nodes} nodes of a Galera cluster, and connections to the others are not seen"
+    return why, f"give these time to end ({config.pillar_key}:rotation:keep: 1d)"
 
 
 def _hides(user: str, still_open: Sequence[str]) -> tuple[str, str] | None:
@@ -185,6 +191,8 @@ def _needed(server: Server, user: str, host: str, hosts: Collection[str]) -> tup
             "run DROP USER by hand",
         )
     elsewhere = [f"{user}@{each}" for each in hosts if each != host]
+    # It opens the files of all tables of the server.
+    server.client.wait_longer()
     rows = [row for row in server.ask(_DEFINED, [f"{user}@"] * 2) if row["definer"] not in elsewhere]
     if rows:
         names = ", ".join(_ispmail_database.shown(f"{row['kind']} {row['place']}.{row['name']}") for row in rows)
@@ -214,9 +222,8 @@ def _drop(server: Server, config: DatabaseConfig, hosts: Sequence[str]) -> dict[
         host: Step(f"drop {name(user, host)}", ("DROP USER %(user)s@%(host)s",), {"user": user, "host": host})
         for host in hosts
     }
-    refused = _run_each(
-        server, config, steps, "the server refused to drop it", "run DROP USER by hand to see the reason"
-    )
+    why = "the server refused to drop it"
+    refused = _run_each(server, config, steps, why, "run DROP USER by hand to see the reason")
     for host in steps.keys() - refused.keys():
         log.info("%s was dropped: it had been locked for longer than rotation:keep", name(user, host))
     if left := [host for host in hosts if host not in refused and host in read_accounts(server, user)]:
@@ -226,14 +233,7 @@ def _drop(server: Server, config: DatabaseConfig, hosts: Sequence[str]) -> dict[
 
 
 def _run_each(server: Server, config: DatabaseConfig, steps: Mapping[str, Step], why: str, cure: str) -> dict[str, str]:
-    """Run steps, by hosts. What a server refuses fails no rotation, as the account is locked: hosts to warnings."""
-    refused = {}
-    for host, step in steps.items():
-        try:
-            _ispmail_database.run(server, [step], "run credential_sole again")
-        except DatabaseError as err:
-            if not err.number or err.number in LOST_NUMBERS:
-                raise
-            reason = f"{why} (error {err.number})"
-            refused[host] = _ispmail_account_users.stays(config, name(config.pair[1], host), reason, cure)
-    return refused
+    """Run steps, by hosts: hosts to warnings of those that the server refuses."""
+    user = config.pair[1]
+    tried = {host: try_to_retire(server, config, name(user, host), step, why, cure) for host, step in steps.items()}
+    return {host: warning for host, warning in tried.items() if warning}

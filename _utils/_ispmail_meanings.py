@@ -24,6 +24,8 @@ _MEANINGS = {
     1040: "too many connections: raise its max_connections, or set proxy: true for the maps",
     1044: "access to that database is denied: check dbname, and the account's grants",
     1045: "access is denied: check user and password, and that the account is allowed from this host",
+    1047: "it does not take that command, as a node of a Galera cluster that has lost most of the others: see SHOW "
+    "STATUS LIKE 'wsrep_cluster_status' there",
     1049: "there is no such database: check dbname, or apply ispmail.database on the database server",
     1054: "a column of the query does not exist: check the query",
     1064: "it does not understand the statement: check the query, and the server's version",

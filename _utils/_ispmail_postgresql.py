@@ -55,6 +55,9 @@ _NAME = re.compile(
     r'[ \t\n\r\f\v]*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^ \t\n\r\f\v",][^ \t\n\r\f\v,]*))[ \t\n\r\f\v]*'
 )
 
+# What the ending of a right may say: it may be passed on; a membership does not do all that memberships do.
+_MORE, _LESS = ("GRANT OPTION", "ADMIN OPTION"), ("INHERIT FALSE", "SET FALSE")
+
 _OID = "(SELECT oid FROM pg_roles WHERE rolname = {})"
 _READ_ROLES = """
 SELECT r.rolname AS name, r.rolcanlogin AS can_login, r.rolsuper AS is_superuser, r.rolconnlimit AS most,
@@ -107,7 +110,8 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'f', 'v', 'm') ORDER BY c.relname
 """
 # Each as the beginning and the end of the statement that gives it. Types and large objects are left out. An owner's
-# rights are in no list as long as nobody has changed them, see acldefault().
+# rights are in no list as long as nobody has changed them, see acldefault(). From PostgreSQL 16 on a membership may be
+# one by which a role does not have the group's rights (INHERIT), or may not become it (SET), and it may have several.
 _READ_RIGHTS = """
 SELECT 'GRANT ' || a.privilege_type || ' ON ' || CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
     || c.oid::regclass AS statement, CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS ending
@@ -125,8 +129,11 @@ UNION ALL SELECT format('GRANT %s ON DATABASE %I', a.privilege_type, d.datname),
 UNION ALL SELECT format('GRANT %s ON ROUTINE %s', a.privilege_type, p.oid::regprocedure),
     CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
   FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee = {who}
-UNION ALL SELECT format('GRANT %I', g.rolname), CASE WHEN m.admin_option THEN ' WITH ADMIN OPTION' ELSE '' END
-  FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = {who}
+UNION ALL SELECT format('GRANT %I', g.rolname), coalesce(' WITH ' || nullif(concat_ws(', ',
+    CASE WHEN bool_or(m.admin_option) THEN 'ADMIN OPTION' END,
+    'INHERIT ' || upper(bool_or((to_jsonb(m) ->> 'inherit_option')::boolean)::text),
+    'SET ' || upper(bool_or((to_jsonb(m) ->> 'set_option')::boolean)::text)), ''), '')
+  FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = {who} GROUP BY g.rolname
 UNION ALL SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s GRANT %s ON %s', o.rolname,
     CASE WHEN n.nspname IS NULL THEN '' ELSE format(' IN SCHEMA %I', n.nspname) END, a.privilege_type,
     CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'ROUTINES' WHEN 'T' THEN 'TYPES'
@@ -144,6 +151,11 @@ AND (o.rolbypassrls OR (c.relowner = o.oid AND NOT c.relforcerowsecurity)
   OR EXISTS (SELECT 1 FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd IN ('r', '*')
     AND (o.oid = ANY (p.polroles)) <> (coalesce(r.oid, 0) = ANY (p.polroles)) AND NOT 0 = ANY (p.polroles)))
 ORDER BY 1
+"""
+# From PostgreSQL 16 on CREATEROLE alone is not enough.
+_READ_MAY_LOCK = """
+SELECT current_setting('server_version_num')::int < 160000
+  OR pg_has_role(current_user, {who}, 'USAGE WITH ADMIN OPTION') AS may
 """
 _READ_OTHERS = """
 SELECT r.rolname AS name FROM pg_roles r WHERE r.rolcanlogin AND NOT r.rolsuper
@@ -182,6 +194,11 @@ class Right(NamedTuple):
     def describe(self) -> str:
         """For people."""
         return f"{self.statement}{self.ending}".replace("GRANT ", "", 1)
+
+    def covers(self, other: Right) -> bool:
+        """Whether who has this one need not be given the other one, which only its ending may tell from it."""
+        more = all(text in self.ending for text in _MORE if text in other.ending)
+        return more and all(text in other.ending for text in _LESS if text in self.ending)
 
 
 class Held(NamedTuple):
@@ -389,6 +406,14 @@ def rights(rows: Iterable[Row]) -> list[Right]:
     return [Right(_text(row["statement"]), _text(row["ending"])) for row in rows]
 
 
+def missing(held: Iterable[Right], wanted: Iterable[Right]) -> list[Right]:
+    """Tell which rights somebody has to be given who has some, to have these as well."""
+    known: dict[str, list[Right]] = {}
+    for right in held:
+        known.setdefault(right.statement, []).append(right)
+    return [right for right in wanted if not any(each.covers(right) for each in known.get(right.statement, []))]
+
+
 def read_hidden(name: str, other: str) -> str:
     """Write the statement that finds the tables whose row security is not the same for two roles of a pair.
 
@@ -397,6 +422,11 @@ def read_hidden(name: str, other: str) -> str:
         other: The one that is in use.
     """
     return _READ_HIDDEN.format(name=literal(name), other=literal(other))
+
+
+def read_may_lock(name: str) -> str:
+    """Write the statement that tells whether an admin, who may change roles at all, may change this one."""
+    return _READ_MAY_LOCK.format(who=_OID.format(literal(name)))
 
 
 def give(found: Iterable[Right], name: str) -> list[str]:

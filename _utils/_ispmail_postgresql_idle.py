@@ -1,4 +1,4 @@
-"""The other role of a pair on a PostgreSQL: since when it is locked, and what drops it after its time. Pure.
+"""The other role of a pair on a PostgreSQL: since when it is locked, and its end after ``rotation:keep``.
 
 A server does not keep when a role was locked. So where its end is due one day, the statement that locks it also has its
 password expire at that moment: nobody can log in by it from then on, whatever else is changed by hand. A date on which
@@ -7,9 +7,24 @@ an admin had it expire has no part of a second: whoever logs in without a passwo
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Sequence
 
+import _ispmail_account_users
+import _ispmail_database
+import _ispmail_postgresql_roles
+from _ispmail_config_database import DatabaseConfig
+from _ispmail_credential import Retired, try_to_retire
+from _ispmail_database import Step
+from _ispmail_errors import DatabaseError
 from _ispmail_postgresql import Right, Role, Row, literal, quote
+from _ispmail_postgresql_admin import Server, connections
+
+log = logging.getLogger(__name__)
+
+# In seconds.
+_UNTIL_LISTED = 1
 
 # pg_shdepend is of the whole server: what a role owns, was given and is named in, in each database. Whoever makes a
 # role gets to administer it, from PostgreSQL 16 on, and has no rights by that.
@@ -22,6 +37,77 @@ UNION SELECT 'member', g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid
   AND 'true' IN (coalesce(to_jsonb(m) ->> 'inherit_option', 'true'), coalesce(to_jsonb(m) ->> 'set_option', 'true'))
 ORDER BY 1, 2
 """
+
+
+def retire(server: Server, config: DatabaseConfig, test: bool, locking: bool = False) -> Retired:
+    """Drop the other role of the pair once it has been locked for as long as ``rotation:keep`` says.
+
+    As _ispmail_idle_account.retire, by names of roles.
+
+    Args:
+        locking: Whether this run locks it.
+    """
+    nothing = Retired({}, [])
+    if config.keep is None or not config.other or not server.has_database:
+        return nothing
+    roles = _ispmail_postgresql_roles.read_roles(server, config.accounts)
+    own, other = roles.get(config.user), roles.get(config.other)
+    if own is None or other is None or (other.can_login and not locking):
+        return nothing
+    now = int(server.ask("SELECT floor(extract(epoch FROM now()))::bigint AS now")[0]["now"] or 0)
+    since = now if locking else locked_since(other, now)
+    if since is not None and now - since < config.keep:
+        return nothing
+    try:
+        if not _ispmail_postgresql_roles.is_open(server, config, own):
+            return nothing
+    except DatabaseError as err:
+        # That was a login of its own.
+        why = f"whether {config.user} accepts pillar's password cannot be told: {err}"
+        return _stays(config, other, why, "see to that, or drop it by hand")
+    if since is None and config.keep:
+        return _marked(server, config, other, test)
+    return _dropped(server, config, other, test, locking)
+
+
+def _marked(server: Server, config: DatabaseConfig, other: Role, test: bool) -> Retired:
+    """Lock it again, so that the server keeps when that was."""
+    why = "the server refused to keep since when it is locked"
+    cure = f"use an admin who may run ALTER ROLE {quote(other.name)}, or drop it by hand"
+    warning = None if test else _tried(server, config, other, lock(other.name), why, cure)
+    if warning:
+        return Retired({}, [warning])
+    return Retired({other.name: {"locked since": {"old": None, "new": "now"}}}, [])
+
+
+def _dropped(server: Server, config: DatabaseConfig, other: Role, test: bool, locking: bool) -> Retired:
+    """Drop it with what it was given, unless somebody would miss it."""
+    if locking and not test:
+        # Who has logged in just before the lock is not listed yet.
+        time.sleep(_UNTIL_LISTED)
+    reason = _ispmail_account_users.keeps_from_dropping(connections(server, other.name))
+    reason = reason or obstacle(server.ask(read_obstacles(other.name)), other.name, config.dbname)
+    if reason:
+        return _stays(config, other, *reason)
+    if not test:
+        statements = drop(other.name, _ispmail_postgresql_roles.rights(server, other.name))
+        cure = f"run DROP ROLE {quote(other.name)} by hand to see the reason"
+        if warning := _tried(server, config, other, statements, "the server refused to drop it", cure):
+            return Retired({}, [warning])
+        log.info("%s was dropped: it had been locked for longer than rotation:keep", other.name)
+    return Retired({other.name: {"account": {"old": "locked", "new": "dropped"}}}, [])
+
+
+def _tried(
+    server: Server, config: DatabaseConfig, other: Role, statements: Sequence[str], why: str, cure: str
+) -> str | None:
+    # All statements are one transaction: all is done, or nothing.
+    step = Step(f"the end of {other.name}", ("; ".join(statements),))
+    return try_to_retire(server, config, _ispmail_database.shown(other.name), step, why, cure)
+
+
+def _stays(config: DatabaseConfig, other: Role, why: str, cure: str) -> Retired:
+    return Retired({}, [_ispmail_account_users.stays(config, _ispmail_database.shown(other.name), why, cure)])
 
 
 def lock(name: str) -> list[str]:
@@ -92,25 +178,3 @@ def drop(name: str, rights: Iterable[Right]) -> list[str]:
         if " ON " in right.statement
     ]
     return [*revokes, f"DROP ROLE {quote(name)}"]
-
-
-def refused(number: str, name: str) -> tuple[str, str]:
-    """Tell what to do where a server refuses to drop a role, which is as it was then: the reason and the fix.
-
-    Args:
-        number: The SQLSTATE.
-        name: Of the role.
-    """
-    why = f"the server refused to drop it (error {number})"
-    return why, f"run DROP ROLE {quote(name)} by hand to see the reason"
-
-
-def unmarked(number: str, name: str) -> tuple[str, str]:
-    """Tell what to do where a server refuses to keep since when a role is locked: the reason and the fix.
-
-    Args:
-        number: The SQLSTATE.
-        name: Of the role.
-    """
-    why = f"the server refused to keep since when it is locked (error {number})"
-    return why, f"use an admin who may run ALTER ROLE {quote(name)}, or drop it by hand"

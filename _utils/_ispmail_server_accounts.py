@@ -1,4 +1,4 @@
-"""The accounts of a user as a database server has them: how they log in, what they may do, a change of one.
+"""The accounts of a user as a database server has them: how they log in, and what they may do.
 
 Passwords reach the server as hashes that are computed here: its logs never hold a password.
 """
@@ -6,7 +6,7 @@ Passwords reach the server as hashes that are computed here: its logs never hold
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import _ispmail_database
@@ -32,24 +32,6 @@ class Rights(NamedTuple):
             "old": _ispmail_database.shown_grants(self.held) + old,
             "new": _ispmail_database.shown_grants(self.then) + new,
         }
-
-
-class CredentialChange(NamedTuple):
-    """What a rotation does to one account."""
-
-    step: Step
-    changes: Mapping[str, Any]  # for people, secrets as ***
-    is_done: Callable[[Account], bool]  # whether the account is as it should be afterwards
-    said: str  # what it does then, for the log
-    user: str
-    host: str
-
-
-class Plan(NamedTuple):
-    """What a rotation does at the database server."""
-
-    work: dict[str, CredentialChange]  # by the names of the accounts
-    warnings: list[str]  # sentences
 
 
 def read_accounts(server: Server, user: str) -> dict[str, Account]:

@@ -26,7 +26,8 @@ _MEANINGS = {
     "database and this address",
     "3D000": "there is no such database: check dbname, or apply ispmail.database on the database server",
     "3F000": "there is no such schema: check the query, and search_path of the role",
-    "42501": "access is denied: check the grants of the role",
+    "42501": "access is denied: check the grants of the role; an admin who is to change another role needs CREATEROLE, "
+    "and from PostgreSQL 16 on ADMIN OPTION on that one too",
     "42P01": "a table does not exist: check the query, search_path of the role, or apply ispmail.database on the "
     "database server",
     "42703": "a column of the query does not exist: check the query",

@@ -13,11 +13,10 @@ import _ispmail_account_users
 import _ispmail_database
 import _ispmail_idle_account
 from _ispmail_config_database import DatabaseConfig
+from _ispmail_credential import CredentialChange, Plan, Standing, accept_fault
 from _ispmail_database import Server, Step
 from _ispmail_errors import DatabaseError, listed
 from _ispmail_server_accounts import (
-    CredentialChange,
-    Plan,
     Rights,
     creation,
     grants,
@@ -84,23 +83,22 @@ def sole(server: Server, config: DatabaseConfig) -> Plan:
 
 def _accept_fault(server: Server, config: DatabaseConfig, own: Account | None, other: Account | None) -> str | None:
     """Why pillar's user cannot be opened for a host, as a sentence without its subject; None where it can be."""
-    if own is None and other is None:
-        return f"does not exist, and neither does {config.other}: run postfix_database.account first"
     if other and (plugins := other_plugins(server.dialect, other)):
         return f"cannot be made like {config.other}, which {plugins}"
-    if own is None or own.locked or is_open(server, config, own):
-        return None
-    if other is None or other.locked:
-        return (
-            "is the account in use, and accepts another password than pillar's: with two_accounts, user and password "
-            f"change together. Write user: {config.other} into pillar, beside the new password"
-        )
-    seen = _ispmail_account_users.describe_connections(_ispmail_account_users.connections(server, config.user))
-    return (
-        f"accepts another password than pillar's, and is not locked, so somebody may use it ({seen}): if a rotation to "
-        "that password has begun, put it back into pillar and rotate; if nobody uses it, run ALTER USER … ACCOUNT LOCK "
-        "and rotate again"
-    )
+
+    def connections() -> dict[str, int] | None:
+        return _ispmail_account_users.connections(server, config.user)
+
+    ours, others = map(_standing, (own, other))
+    if ours == "open" and not is_open(server, config, own):
+        ours = "open otherwise"
+    return accept_fault(config, ours, others, connections, "ALTER USER … ACCOUNT LOCK")
+
+
+def _standing(found: Account | None) -> Standing:
+    if found is None:
+        return "missing"
+    return "locked" if found.locked else "open"
 
 
 def _opened(
@@ -116,10 +114,10 @@ def _opened(
     else:
         step, changes = _reopened(server, config, host, other or own, what, ready)
 
-    def is_done(after: Account) -> bool:
-        return is_open(server, config, after)
+    def is_done() -> bool:
+        return is_open(server, config, read_accounts(server, config.user).get(host))
 
-    return CredentialChange(step, changes, is_done, "now accepts pillar's password", config.user, host)
+    return CredentialChange(step, changes, is_done, "now accepts pillar's password")
 
 
 def _reopened(
@@ -141,10 +139,11 @@ def _locked(server: Server, config: DatabaseConfig, host: str, other: Account) -
     user = config.pair[1]
     step = _ispmail_idle_account.lock(server, config, host, other)
 
-    def is_done(after: Account) -> bool:
-        return after.locked
+    def is_done() -> bool:
+        after = read_accounts(server, user).get(host)
+        return after is not None and after.locked
 
-    return CredentialChange(step, {"locked": {"old": False, "new": True}}, is_done, "is locked", user, host)
+    return CredentialChange(step, {"locked": {"old": False, "new": True}}, is_done, "is locked")
 
 
 def _unmanaged(

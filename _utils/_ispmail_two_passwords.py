@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from _ispmail_config_database import DatabaseConfig
+from _ispmail_credential import CredentialChange, Plan
 from _ispmail_database import Server, Step
 from _ispmail_dialect import Dialect
 from _ispmail_errors import DatabaseError, listed, plural
 from _ispmail_server_accounts import (
-    CredentialChange,
-    Plan,
     accepted,
     name,
     new_hash,
@@ -123,11 +122,12 @@ def _change(
     arguments.update({f"old{number}": text for number, text in enumerate(kept)})
     count = len(kept) + 1
 
-    def is_done(after: Account) -> bool:
-        known = accepted(server.dialect, after, config.password or "")
+    def is_done() -> bool:
+        after = read_accounts(server, config.user).get(host)
+        known = accepted(server.dialect, after, config.password or "") if after else ()
         return any(known) and len(known) == count
 
     changes = {"password": {"old": "***", "new": "***"}, "passwords": {"old": len(found.hashes), "new": count}}
     step = Step(name(config.user, host), tuple(statements), arguments)
     said = f"now accepts {plural(count, 'password')}, pillar's first"
-    return CredentialChange(step, changes, is_done, said, config.user, host)
+    return CredentialChange(step, changes, is_done, said)

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import HOST, START_SECONDS, free_port, program, tail, wait_until
+from lab.images import with_packages
 
 SUPERUSER = "postgres"
 _NULL = "(null)"  # as psql prints it
-BIN = Path("/usr/lib/postgresql")  # Debian has a folder in it for each major version, none is in PATH
+BIN = "usr/lib/postgresql"  # Debian has a folder in it for each major version, none is in PATH
 SMALL_AND_FAST = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -42,6 +43,14 @@ TALKATIVE = {
     "debug_print_rewritten": "on",
     "debug_print_plan": "on",
 }
+# As which directory a server of another release sees its own; the users are this machine's. Others see no mounts.
+_INSIDE = Path("/mnt")
+_ENTER = """
+root=$1 directory=$2; shift 2
+mount --bind "$directory" "$root/mnt"
+mount --bind /etc/passwd "$root/etc/passwd"
+exec /usr/sbin/chroot "$root" "$@"
+"""
 # Our own user is the superuser on the socket, without a password; everybody else needs a password, over TCP.
 HBA = "local all postgres peer map=lab\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
 
@@ -59,9 +68,18 @@ class PostgreSQL:
 
     host = HOST
 
-    def __init__(self, directory: Path, port: int | None = None, **options: str):
-        """Nothing is started yet. `options`: parameters on top of ours, see postgresql.conf."""
+    def __init__(self, directory: Path, port: int | None = None, release: str | None = None, **options: str):
+        """Nothing is started yet.
+
+        Args:
+            directory: See above.
+            port: A free one by default.
+            release: Of Debian, whose server it is to be; this machine's by default. The first call builds a root, in
+                one or two minutes. Needs root.
+            options: Parameters on top of ours, see postgresql.conf.
+        """
         self.directory = Path(directory).absolute()
+        self.root = with_packages("postgresql", release, "postgresql") if release else None
         self.port = port or free_port()
         self.data = self.directory / "data"
         self.hba = self.data / "pg_hba.conf"
@@ -99,7 +117,7 @@ class PostgreSQL:
         atexit.register(self.stop)
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                _as_server_user(self._command(), "--pdeathsig", "QUIT"),
+                self._as_server_user(self._command(), "--pdeathsig", "QUIT"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -183,20 +201,41 @@ class PostgreSQL:
             **self.options,
             "listen_addresses": HOST,
             "port": str(self.port),
-            "unix_socket_directories": str(self.directory),
+            "unix_socket_directories": str(self._seen(self.directory)),
         }
-        command = [_program("postgres"), "-D", str(self.data)]
+        command = [self._program("postgres"), "-D", str(self._seen(self.data))]
         return command + [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+
+    def _seen(self, path: Path) -> Path:
+        """What a path in its directory is for the server."""
+        return _INSIDE / path.relative_to(self.directory) if self.root else path
+
+    def _program(self, name: str) -> str:
+        """Where a program of the newest installed server is, for the server."""
+        root = self.root or Path("/")
+        found = sorted(root.glob(f"{BIN}/*/bin/{name}"), key=lambda path: float(path.parts[-3]))
+        return f"/{found[-1].relative_to(root)}" if found else program(name, "postgresql")
+
+    def _as_server_user(self, command: Sequence[str], *options: str) -> list[str]:
+        """The command as the server's user, with more options of setpriv(1)."""
+        if os.geteuid() == 0:
+            user = _server_user()
+            options = (f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups", *options)
+        command = [program("setpriv", "util-linux"), *options, "--", *command]
+        if self.root:
+            enter = ["unshare", "--mount", "sh", "-euc", _ENTER, "sh", str(self.root), str(self.directory)]
+            command = [*enter, *command]
+        return command
 
     def _initialise(self) -> None:
         """Create the data directory."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             shutil.chown(self.directory, _server_user())
-        command = [_program("initdb"), "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8"]
-        command += ["--auth=reject", f"--username={SUPERUSER}", "-D", str(self.data)]
+        command = [self._program("initdb"), "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8"]
+        command += ["--auth=reject", f"--username={SUPERUSER}", "-D", str(self._seen(self.data))]
         done = subprocess.run(
-            _as_server_user(command), check=False, capture_output=True, text=True, timeout=300, cwd=self.directory
+            self._as_server_user(command), check=False, capture_output=True, text=True, timeout=300, cwd=self.directory
         )
         if done.returncode:
             raise RuntimeError(f"initdb failed:\n{(done.stdout + done.stderr)[-3000:]}")
@@ -226,14 +265,6 @@ def _psql(where: Sequence[str], statement: str, **environment: str) -> list[tupl
     return [tuple(None if text == _NULL else text for text in row) for row in csv.reader(io.StringIO(done.stdout))]
 
 
-def _as_server_user(command: Sequence[str], *options: str) -> list[str]:
-    """The command as the server's user, with more options of setpriv(1)."""
-    if os.geteuid() == 0:
-        user = _server_user()
-        options = (f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups", *options)
-    return [program("setpriv", "util-linux"), *options, "--", *command]
-
-
 def _server_user() -> str:
     """As whom the server runs: it refuses root."""
     if os.geteuid():
@@ -241,9 +272,3 @@ def _server_user() -> str:
     with contextlib.suppress(KeyError):
         return pwd.getpwnam("postgres").pw_name
     return "nobody"
-
-
-def _program(name: str) -> str:
-    """Where a program of the newest installed server is."""
-    found = sorted(BIN.glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3]))
-    return str(found[-1]) if found else program(name, "postgresql")

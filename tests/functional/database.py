@@ -64,8 +64,8 @@ def run(server, text, dbname="mailserver"):
             cursor.execute(statement)
 
 
-def needs_mysql():
-    """Leave a test out where the root that MySQL comes from cannot be built, with the reason; in CI it has to run."""
+def needs_machines():
+    """Leave a test out where the root of a server cannot be built, with the reason; in CI it has to run."""
     if (reason := missing_requirements()) and os.environ.get("CI") != "true":
         pytest.skip(reason)
 

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import re
 import select
+import shutil
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import _ispmail_lookup
 from lab import HOST, scratch
 from lab.galera import galera
 from lab.mariadb import MariaDB, PrivateServer
@@ -68,6 +70,18 @@ class Database:
     hosts: tuple[str, ...]  # what the maps ask
     account_host: str = HOST  # from where the account may log in
     type: str = "mysql"  # of the maps
+    readers: tuple[str, ...] = READERS
+    plugin: str = ""  # a login plugin that the chroot is given, as the doctor advises
+
+    def equip(self, postfix: Postfix) -> None:
+        """Copy the plugin to the same path below the queue directory."""
+        if self.plugin:
+            source, target = (
+                Path(_ispmail_lookup.plugin_directory(root)) / f"{self.plugin}.so"
+                for root in ("", str(postfix.queue_directory))
+            )
+            target.parent.mkdir(parents=True)
+            shutil.copy(source, target)
 
     def begin(self) -> None:
         """Make the guide's tables, and no account, whatever was there."""
@@ -169,6 +183,13 @@ def _mysql_socket(directory: Path) -> Iterator[Database]:
 
 
 @contextlib.contextmanager
+def _mysql_plugin(directory: Path) -> Iterator[Database]:
+    with _mysql(directory) as found:
+        name = f"{found.name}, its plugin copied into the chroot"
+        yield dataclasses.replace(found, name=name, readers=READERS[:1], plugin="caching_sha2_password")
+
+
+@contextlib.contextmanager
 def _postgresql(directory: Path) -> Iterator[Database]:
     with PostgreSQL(directory / "db", max_connections="900") as server:
         (version,) = server.sql("SHOW server_version")[0]
@@ -179,6 +200,7 @@ def _postgresql(directory: Path) -> Iterator[Database]:
 DATABASES = {
     "mariadb": _mariadb,
     "mysql": _mysql,
+    "mysql-plugin": _mysql_plugin,
     "mysql-socket": _mysql_socket,
     "proxy": _behind_a_proxy,
     "galera": _galera,
@@ -192,6 +214,7 @@ def row(database: Database, method: str, reader: str, rcpts: int) -> Row:
         path = stack.enter_context(scratch())
         in_chroot = reader != "smtpd without a chroot"
         postfix = stack.enter_context(Postfix(path / "mail", chroot=in_chroot, max_use="5"))
+        database.equip(postfix)
 
         def wanted(number: int) -> dict:
             user = f"mailserver_{'ab'[number % 2]}" if method == "two_accounts" else "mailserver"
@@ -264,10 +287,10 @@ def _version(server: PrivateServer) -> str:
 
 
 def rows(names: list[str], rcpts: int) -> Iterator[Row]:
-    """A row for each of these databases, each method and each reader."""
+    """A row for each of these databases, each method and each of its readers."""
     for name in names:
         with scratch() as directory, DATABASES[name](directory) as database:
-            for method, reader in itertools.product(METHODS, READERS):
+            for method, reader in itertools.product(METHODS, database.readers):
                 yield row(database, method, reader, rcpts)
 
 

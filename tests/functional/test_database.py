@@ -332,7 +332,11 @@ def test_each_change_leaves_a_line_in_the_log(minion, server, caplog):
     def logged(function, test=False):
         caplog.clear()
         call(minion, function, test=test)
-        lines = [record for record in caplog.records if record.name in ("_ispmail_accounts", "_ispmail_schema")]
+        lines = [
+            record
+            for record in caplog.records
+            if record.name in ("_ispmail_accounts", "_ispmail_credential", "_ispmail_schema")
+        ]
         assert not [line for line in lines if line.levelname != "INFO" or "*" in line.getMessage()]
         return [re.sub(r"[0-9]+\.[0-9] s\b", "N s", line.getMessage()) for line in lines]
 

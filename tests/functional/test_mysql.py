@@ -21,7 +21,7 @@ from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
 from ..conftest import release
-from .database import ACCOUNT, NAME, NEW, OLD, OTHER, ROWS, SELECT, call, guide, needs_mysql, pillar, run
+from .database import ACCOUNT, NAME, NEW, OLD, OTHER, ROWS, SELECT, call, guide, needs_machines, pillar, run
 
 SHA2 = "caching_sha2_password"
 JACK, NOBODY = "jack@example.org", "nobody@example.org"
@@ -29,7 +29,7 @@ JACK, NOBODY = "jack@example.org", "nobody@example.org"
 
 @pytest.fixture(scope="module")
 def started(directory):
-    needs_mysql()
+    needs_machines()
     # The log has each statement as it came, without what the server itself hides in it.
     options = ["--log-raw=ON", "--log-error-verbosity=3"]
     with MySQL(directory / "db", general_log=directory / "general.log", options=options) as server:

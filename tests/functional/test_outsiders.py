@@ -2,7 +2,7 @@
 
 import pytest
 
-from .database import needs_mysql
+from .database import needs_machines
 from .outsiders import WATCHED, WAYS, row
 from .servers import DATABASES
 
@@ -10,7 +10,7 @@ from .servers import DATABASES
 @pytest.fixture(scope="module", params=WATCHED)
 def database(request, directory):
     if "mysql" in request.param:
-        needs_mysql()
+        needs_machines()
     with DATABASES[request.param](directory / request.param) as found:
         yield found
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import _ispmail_postgresql_server
+import _ispmail_postgresql_admin
 from lab import HOST, scratch, wait_until
 from lab.minion import Minion
 from lab.postgresql import HBA
@@ -228,7 +228,7 @@ def test_two_runs_do_not_change_it_at_the_same_time(minion, server):
     """Nor does one wait for long. A question needs no lock."""
     call(minion, "tables")
     command = ["psql", "--no-psqlrc", f"--host={server.directory}", f"--port={server.port}", "--username=postgres"]
-    statement = f"SELECT pg_advisory_lock({_ispmail_postgresql_server._OUR_LOCK}); SELECT pg_sleep(60)"
+    statement = f"SELECT pg_advisory_lock({_ispmail_postgresql_admin._OUR_LOCK}); SELECT pg_sleep(60)"
     other = subprocess.Popen([*command, f"--command={statement}", "mailserver"], stdout=subprocess.DEVNULL)
     try:
         held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"

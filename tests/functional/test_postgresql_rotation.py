@@ -11,10 +11,11 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.minion import Minion
+from lab.postgresql import PostgreSQL
 
 from ..conftest import release
-from .database import NEW, OLD, OTHER, call
-from .pgsql import JOHN, MAPS, ROWS, pillar
+from .database import NEW, OLD, OTHER, call, needs_machines
+from .pgsql import JOHN, MAPS, ROWS, pillar, untouched
 
 A, B = "mailserver_a", "mailserver_b"
 
@@ -29,9 +30,19 @@ def two(server, user, password, postfix=None, /, **sections):
     return found
 
 
-@pytest.fixture
-def server(postgresql):
-    return postgresql
+@pytest.fixture(scope="module")
+def newest():
+    needs_machines()
+    with scratch() as path, PostgreSQL(path / "db", release="forky", max_connections="900") as server:
+        yield server
+
+
+@pytest.fixture(params=["installed", "newest"])
+def server(request):
+    """This machine's and Debian 14's: from 16 on who makes a role is its member, and CREATEROLE alone is not enough."""
+    found = request.getfixturevalue("started_postgresql" if request.param == "installed" else "newest")
+    untouched(found)
+    return found
 
 
 @pytest.fixture
@@ -177,22 +188,68 @@ def test_both_may_do_the_same(minion, server):
     assert server.sql_as(A, OTHER, "SELECT c FROM more", "mailserver") == []
 
 
-def test_an_admin_who_is_no_superuser(minion, server):
-    """He sees no verifiers: whether pillar's password is accepted is tried."""
+@pytest.fixture
+def dba(minion, server):
+    """Pillar's login of an admin who is no superuser. The tables are his own, as with servers that others run."""
     server.sql("CREATE ROLE dba LOGIN CREATEROLE PASSWORD 'dbaSecret5'; GRANT pg_read_all_stats TO dba")
-    # As with servers that others run, the tables are his own.
+    server.sql(f"DROP OWNED BY {A}; DROP ROLE {A}", "mailserver")
     for table in ("virtual_domains", "virtual_users", "virtual_aliases"):
         server.sql(f"ALTER TABLE {table} OWNER TO dba", "mailserver")
     server.sql("ALTER DATABASE mailserver OWNER TO dba; ALTER SCHEMA public OWNER TO dba", "mailserver")
-    login = {"host": HOST, "port": server.port, "user": "dba", "password": "dbaSecret5"}
-    server.sql(f"DROP OWNED BY {A}; DROP ROLE {A}", "mailserver")
-    minion.pillar = two(server, A, OLD, server=login)
+    return {"host": HOST, "port": server.port, "user": "dba", "password": "dbaSecret5"}
+
+
+def test_an_admin_who_is_no_superuser(minion, server, dba):
+    """He sees no verifiers: whether pillar's password is accepted is tried."""
+    minion.pillar = two(server, A, OLD, server=dba)
     call(minion, "account")
-    minion.pillar = two(server, B, NEW, server=login)
+    minion.pillar = two(server, B, NEW, server=dba)
     call(minion, "credential_accepted")
     assert logs_in(server, B, NEW) and call(minion, "credential_accepted")["changes"] == {}
     call(minion, "credential_sole")
     assert may_log_in(server) == {A: "f", B: "t"}
+
+
+@pytest.mark.parametrize("server", ["newest"], indirect=True)
+def test_a_rotation_that_could_not_be_ended_is_not_begun(minion, server, dba):
+    """All servers had the new account when the server refused to lock the old one, which a superuser had made."""
+    server.sql(f"CREATE ROLE {A} LOGIN PASSWORD '{OLD}'")
+    minion.pillar = two(server, A, OLD, server=dba)
+    call(minion, "account")
+    minion.pillar = keeping(server, 0, server=dba)
+    with pytest.raises(CommandExecutionError) as caught:
+        call(minion, "credential_accepted")
+    assert str(caught.value) == (
+        f"Nothing was changed: {B} cannot take the place of {A}, which the admin may not lock: have a superuser run "
+        f'GRANT "{A}" TO "dba" WITH ADMIN OPTION'
+    )
+    assert may_log_in(server) == {A: "t"}
+    server.sql(f"GRANT {A} TO dba WITH ADMIN OPTION")
+    call(minion, "credential_accepted")
+    assert call(minion, "credential_sole") == {"changes": {A: {**LOCKED, **DROPPED[A]}}, "warnings": []}
+    assert may_log_in(server) == {B: "t"}
+
+
+@pytest.mark.parametrize("server", ["newest"], indirect=True)
+def test_a_membership_is_given_as_it_is(minion, server):
+    """One by which a role has not the group's rights was given as one by which it has them."""
+    server.sql(
+        f"""
+        CREATE ROLE quiet; CREATE ROLE fixed; CREATE ROLE boss; GRANT quiet TO {A} WITH INHERIT FALSE;
+        GRANT fixed TO {A} WITH SET FALSE; GRANT boss TO {A} WITH ADMIN OPTION, INHERIT FALSE, SET FALSE
+        """
+    )
+    minion.pillar = keeping(server, "1h")
+    call(minion, "credential_accepted")
+    options = "SELECT roleid::regrole, admin_option, inherit_option, set_option FROM pg_auth_members"
+    of_a, of_b = (sorted(server.sql(f"{options} WHERE member = '{name}'::regrole")) for name in (A, B))
+    assert of_a == of_b == [("boss", "t", "f", "f"), ("fixed", "f", "t", "f"), ("quiet", "f", "f", "t")]
+    assert call(minion, "credential_accepted") == NOTHING
+    server.sql(f"GRANT fixed TO {A} WITH SET TRUE; GRANT boss TO {A} WITH SET TRUE")
+    more = ["boss WITH ADMIN OPTION, INHERIT FALSE, SET TRUE", "fixed WITH INHERIT TRUE, SET TRUE"]
+    server.sql(f"ALTER ROLE {B} NOLOGIN")
+    assert call(minion, "credential_accepted")["changes"][B]["grants"]["new"] == more
+    assert call(minion, "credential_accepted") == NOTHING
 
 
 def test_open_connections_of_a_locked_account_go_on(minion, server):
@@ -362,17 +419,12 @@ def test_rights_in_another_database_are_named(minion, server):
     assert call(minion, "credential_sole") == {"changes": DROPPED, "warnings": []}
 
 
-def test_an_admin_who_does_not_see_drops_nothing(minion, server):
+def test_an_admin_who_does_not_see_drops_nothing(minion, server, dba):
     """Who is connected. One who is no superuser can drop it, by what he has granted himself."""
-    server.sql("CREATE ROLE dba LOGIN CREATEROLE PASSWORD 'dbaSecret5'")
-    for table in ("virtual_domains", "virtual_users", "virtual_aliases"):
-        server.sql(f"ALTER TABLE {table} OWNER TO dba", "mailserver")
-    server.sql("ALTER DATABASE mailserver OWNER TO dba; ALTER SCHEMA public OWNER TO dba", "mailserver")
-    server.sql(f"DROP OWNED BY {A}; DROP ROLE {A}", "mailserver")
-    login = {"host": HOST, "port": server.port, "user": "dba", "password": "dbaSecret5"}
-    minion.pillar = two(server, A, OLD, server=login)
+    server.sql("REVOKE pg_read_all_stats FROM dba")
+    minion.pillar = two(server, A, OLD, server=dba)
     call(minion, "account")
-    minion.pillar = keeping(server, 0, server=login)
+    minion.pillar = keeping(server, 0, server=dba)
     call(minion, "credential_accepted")
     found = call(minion, "credential_sole")
     assert found["changes"] == {A: LOCKED} and "who is connected cannot be seen" in found["warnings"][-1]

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from .database import needs_mysql
+from .database import needs_machines
 from .servers import DATABASES, METHODS, READERS, ROTATIONS, row
 
 TWO_PASSWORDS, TWO_ACCOUNTS = METHODS
@@ -15,6 +15,7 @@ CELLS = [
     *(("mariadb", TWO_ACCOUNTS, reader) for reader in READERS),
     *(("mysql", TWO_PASSWORDS, reader) for reader in READERS),
     ("mysql", TWO_ACCOUNTS, WITHOUT),
+    *(("mysql-plugin", method, IN_CHROOT) for method in METHODS),
     *(("mysql-socket", TWO_PASSWORDS, reader) for reader in (IN_CHROOT, WITHOUT)),
     *(("proxy", TWO_PASSWORDS, reader) for reader in READERS),
     *(("galera", TWO_PASSWORDS, reader) for reader in READERS),
@@ -38,7 +39,7 @@ def databases(directory):
         @functools.cache
         def started(name):
             if "mysql" in name:
-                needs_mysql()
+                needs_machines()
             return stack.enter_context(DATABASES[name](directory / name))
 
         yield started

@@ -13,6 +13,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_search
 from lab import HOST, scratch, wait_until
 from lab.dovecot import Dovecot, MailLoad
+from lab.galera import galera
 from lab.mariadb import native_hash
 from lab.minion import Minion
 from lab.mysql import MySQL
@@ -20,7 +21,7 @@ from lab.postfix import Postfix, write_cold
 from lab.smtp import Load
 
 from ..conftest import release
-from .database import NEW, OLD, OTHER, SELECT, call, guide, needs_mysql, pillar
+from .database import NEW, OLD, OTHER, SELECT, call, guide, needs_machines, pillar
 from .test_accounts import CutProxy
 
 A, B = "mailserver_a", "mailserver_b"
@@ -29,19 +30,33 @@ ADDRESSES = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.o
 
 @pytest.fixture(scope="module")
 def mysql(directory):
-    needs_mysql()
+    needs_machines()
     options = ["--log-raw=ON", "--log-error-verbosity=3"]
     with MySQL(directory / "mysql", general_log=directory / "mysql.log", options=options) as server:
         yield server
 
 
+@pytest.fixture(scope="module")
+def nodes(directory):
+    with galera(directory / "galera") as found:
+        yield found
+
+
+@pytest.fixture
+def node(nodes):
+    return nodes[0]
+
+
+in_a_cluster_too = pytest.mark.parametrize("server", ["mariadb", "mysql", "galera"], indirect=True)
+
+
 @pytest.fixture(params=["mariadb", "mysql"])
 def server(request):
-    """One of the two, as it is before anything of ours, with the guide's tables."""
-    found = request.getfixturevalue("started" if request.param == "mariadb" else "mysql")
+    """One of the two, or a node of Galera, as it is before anything of ours, with the guide's tables."""
+    found = request.getfixturevalue({"mariadb": "started", "mysql": "mysql", "galera": "node"}[request.param])
     found.kind = request.param
     found.sql("DROP DATABASE IF EXISTS mailserver")
-    table = "global_priv" if found.kind == "mariadb" else "user"
+    table = "user" if found.kind == "mysql" else "global_priv"
     for user, host in found.sql(
         f"SELECT User, Host FROM mysql.{table} WHERE User LIKE 'mailserver%%' OR User = 'boss'"
     ):
@@ -53,7 +68,7 @@ def server(request):
 @pytest.fixture
 def mail(server):
     """A running Postfix: in a chroot where it has the server's login plugin there."""
-    with scratch() as path, Postfix(path / "mail", chroot=server.kind == "mariadb") as instance:
+    with scratch() as path, Postfix(path / "mail", chroot=server.kind != "mysql") as instance:
         yield instance
 
 
@@ -319,10 +334,11 @@ def keeping(server, keep, user=B, password=NEW):
 
 
 def hosts_of(server, user):
-    table = "global_priv" if server.kind == "mariadb" else "user"
+    table = "user" if server.kind == "mysql" else "global_priv"
     return sorted(host for (host,) in server.sql(f"SELECT Host FROM mysql.{table} WHERE User = %s", user))
 
 
+@in_a_cluster_too
 def test_the_locked_account_is_dropped_after_its_time(minion, server):
     """Not before; by the step that locks it; the next rotation makes it again, equal to the one in use."""
     minion.pillar = keeping(server, "1h")
@@ -365,6 +381,7 @@ def test_ispmail_database_drops_it_too(minion, server):
     assert done["result"] is True and done["changes"] == DROPPED and hosts_of(server, A) == []
 
 
+@in_a_cluster_too
 def test_the_time_begins_with_a_lock_of_ours(minion, server):
     """An account that was locked before keep was in pillar, or by hand, had been dropped at once: no server knows when
     that was. So has one whose rotation was cut off between its two steps, and resumed a long time later."""
@@ -382,6 +399,7 @@ def test_the_time_begins_with_a_lock_of_ours(minion, server):
     assert call(minion, "account")["changes"] == DROPPED
 
 
+@in_a_cluster_too
 def test_the_way_back_by_hand_keeps_the_password(minion, server):
     """The lock that is remembered sets the password that the account has; on a MySQL, a retained one stays too."""
     minion.pillar = keeping(server, "1w")
@@ -391,9 +409,10 @@ def test_the_way_back_by_hand_keeps_the_password(minion, server):
     assert logs_in(server, A, OLD) and logs_in(server, B, NEW)
 
 
+@in_a_cluster_too
 def test_all_passwords_of_a_locked_account_stay(minion, server):
     second = f"IDENTIFIED BY '{OTHER}' RETAIN CURRENT PASSWORD"
-    if server.kind == "mariadb":
+    if server.kind != "mysql":
         second = " OR ".join(f"mysql_native_password USING '{native_hash(text)}'" for text in (OTHER, OLD))
         second = f"IDENTIFIED VIA {second}"
     server.sql(f"ALTER USER {A}@'{HOST}' {second}")
@@ -422,6 +441,38 @@ def test_keep_nothing_drops_in_the_same_step(minion, server):
     changes = {f"{A}@{HOST}": {**LOCKED, **DROPPED[f"{A}@{HOST}"]}}
     assert call(minion, "credential_sole") == would == {"changes": changes, "warnings": []}
     assert hosts_of(server, A) == []
+
+
+@pytest.mark.parametrize("server", ["galera"], indirect=True)
+def test_in_a_cluster_nothing_is_dropped_at_once(minion, server, nodes):
+    """A node does not see who is connected to another one, whose queries failed (error 1142). They are given time."""
+    other = nodes[1]
+    for statement in ("REVOKE SELECT ON mailserver.* FROM", "GRANT SELECT ON mailserver.virtual_users TO"):
+        server.sql(f"{statement} {A}@'{HOST}'")
+    minion.pillar = keeping(server, 0)
+    call(minion, "credential_accepted")
+    asked = "SELECT email FROM virtual_users"
+    with (
+        contextlib.closing(pymysql.connect(host=HOST, port=other.port, user=A, password=OLD, db="mailserver")) as there,
+        there.cursor() as cursor,
+    ):
+        for changes in ({f"{A}@{HOST}": LOCKED}, {}):
+            assert call(minion, "credential_sole") == {
+                "changes": changes,
+                "warnings": [
+                    f"{A}@{HOST} was to be dropped (ispmail:rotation:keep), and stays, locked: the server is one of 2 "
+                    "nodes of a Galera cluster, and connections to the others are not seen: give these time to end "
+                    "(ispmail:rotation:keep: 1d)"
+                ],
+            }
+        assert cursor.execute(asked) == 1 and not logs_in(other, A, OLD)
+    # Each node knows since when it is locked, and can end it.
+    minion.pillar = keeping(server, "1s")
+    assert call(minion, "credential_sole")["changes"] == BEGINS
+    time.sleep(1.1)
+    minion.pillar = keeping(other, "1s")
+    assert call(minion, "credential_sole") == {"changes": DROPPED, "warnings": []}
+    assert hosts_of(server, A) == [] and logs_in(server, B, NEW) and logs_in(other, B, NEW)
 
 
 def test_an_account_that_is_connected_is_not_dropped(minion, server):

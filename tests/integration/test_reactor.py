@@ -19,7 +19,7 @@ from lab.postfix import Postfix
 from lab.series import Salt
 from lab.smtp import Load
 
-from ..functional.database import needs_mysql
+from ..functional.database import needs_machines
 from ..functional.outsiders import WATCHED
 from ..functional.servers import ADDRESSES, DATABASES, RATE, READERS, pillar
 from .conftest import CORE
@@ -49,7 +49,7 @@ def running():
 def test_the_beacon_heals_what_somebody_else_has_changed(running, name, capsys):
     """Lookups fail until it has, and none after: docs/rotation.md says so of this order."""
     if "mysql" in name:
-        needs_mysql()
+        needs_machines()
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(scratch())
         database = stack.enter_context(DATABASES[name](path / "db"))

@@ -222,7 +222,7 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
     later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
     # What one kind of server needs, no apply of the other's maps pays for.
     later |= {"servers", "dialect", "mariadb", "mysql", "sql", "plugins", "meanings", "accounts"}
-    later |= {"postgresql", "postgresql_client", "postgresql_server", "scram", "sqlstates", "peer"}
+    later |= {"postgresql", "postgresql_client", "postgresql_accounts", "scram", "sqlstates", "peer"}
     assert {f"_ispmail_{name}" for name in later} <= set(LIBRARY)
     assert loaded & {f"_ispmail_{name}" for name in later} == set()
     assert {"_ispmail_apply", "_ispmail_remove", "_ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])

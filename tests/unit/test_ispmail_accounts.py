@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import _ispmail_accounts
+import _ispmail_credential
 import _ispmail_server_accounts
 from _ispmail_dialect import of_version
 from _ispmail_errors import DatabaseError
@@ -65,7 +66,8 @@ def admin(monkeypatch):
     )
     clock = itertools.count(100.0)
     mocked = {"monotonic": lambda: next(clock), "strftime": time.strftime, "gmtime": time.gmtime}
-    monkeypatch.setattr(_ispmail_accounts, "time", SimpleNamespace(**mocked))
+    for module in (_ispmail_accounts, _ispmail_credential):
+        monkeypatch.setattr(module, "time", SimpleNamespace(**mocked))
 
     def lets_in(server):
         locks = []

@@ -440,7 +440,7 @@ def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monk
     )
     scope = site.scope()
     scope = scope._replace(database=scope.database._replace(login=login))
-    found = find(scope, _ispmail_holders.Site(["192.0.2.7"], _ispmail_servers.listed))
+    found = find(scope, _ispmail_holders.Site(["192.0.2.7"], _ispmail_servers.of(scope.database).listed))
     assert seen == [(login, "mailserver", login.host)]
     program, server = found.unnamed
     assert program == (PROGRAM, "php", f"php, 3306, {here} is connected as mailserver: {NAME_PROGRAM}")
@@ -478,7 +478,7 @@ def test_a_pair_is_asked_for_as_one(site, monkeypatch):
     monkeypatch.setattr("_ispmail_connections.unknown_programs", unknown)
     scope = site.scope()
     scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
-    found = find(scope, _ispmail_holders.Site([], _ispmail_servers.listed), search="none")
+    found = find(scope, _ispmail_holders.Site([], _ispmail_servers.of(scope.database).listed), search="none")
     assert seen == [(*clients["mailserver"], *clients["second"])]
     assert [holder.text.partition(" as ")[2][:21] for holder in found.unnamed] == ["mailserver or second:"] + [
         "mailserver or second "

@@ -1,12 +1,14 @@
 """The end of the other account of a pair on a MariaDB or MySQL: when, and what keeps it from its end."""
 
 import json
+from unittest.mock import create_autospec
 
 import pytest
 
 import _ispmail_account_users
 import _ispmail_database
 import _ispmail_idle_account
+from _ispmail_client import Client
 from _ispmail_errors import DatabaseError
 from _ispmail_idle_account import lock, retire
 from _ispmail_sql import LOCKED_LIFETIME, native_hash
@@ -45,16 +47,19 @@ def server(monkeypatch):
         defined=(),
         proxies=(),
         grants_of_admin=(),
+        nodes=None,
         drops=True,
         refuses=None,
         **more,
     ):
         class Server(FakeServer):
             def ask(self, statement, arguments=None):
-                if statement == _ispmail_idle_account._PROXIES:
+                if statement.startswith("SELECT CONCAT(User, '@', Host) AS name FROM mysql.proxies_priv WHERE"):
                     assert arguments[0] == "mailserver_b"
                     return [{"name": each} for each in proxies]
                 found = super().ask(statement, arguments)
+                if statement == _ispmail_idle_account._DEFINED:
+                    assert self.client.wait_longer.called, "with many tables that takes long"
                 if statement.startswith("DROP USER") and drops:
                     self._other = [row for row in self._other if row["host"] != arguments["host"]]
                 return found
@@ -68,10 +73,11 @@ def server(monkeypatch):
                 for kind, place, name, definer in defined
             ],
             "SELECT CONCAT(TO_USER": [],
+            "SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'": [] if nodes is None else [{"Value": nodes}],
         }
         owns = [mariadb_row(*own)] if own else []
         found = Server(*more.pop("owns", owns), other=other, answers=answers, refuses=refuses, **more)
-        found.looked = []
+        found.client, found.looked = create_autospec(Client, instance=True), []
 
         def connections(server, user):
             found.looked.append(user)
@@ -115,6 +121,19 @@ def test_no_time_at_all(server, row):
     assert retire(found, pair(None), False) == ({}, []) and found.done == []
 
 
+def test_in_a_cluster_at_once_is_not_yet(server):
+    """A node sees its own connections only. Time that was given is enough for the others."""
+    for nodes in (None, "0", "1"):
+        assert retire(server(locked(0), nodes=nodes), pair(0), False) == (DROPPED, [])
+    for nodes in ("2", "5"):
+        found = server(locked(0), nodes=nodes)
+        changes, (warning,) = retire(found, pair(0), False)
+        assert changes == {} and found.done == []
+        why = f"the server is one of {nodes} nodes of a Galera cluster, and connections to the others are not seen"
+        assert warning.endswith(f"stays, locked: {why}: give these time to end (second:rotation:keep: 1d)")
+    assert retire(server(locked(1), nodes="2"), pair("1s"), False) == (DROPPED, [])
+
+
 def test_what_a_run_locks_is_locked_from_now_on(server):
     """In a dry run it is still open."""
     for row in (mariadb_row(OLD), locked(1000)):
@@ -153,9 +172,9 @@ STAYS = f"{B} was to be dropped (second:rotation:keep), and stays, locked: "
             "DROP USER by hand",
         ),
         (
-            {"grants_of_admin": ["GRANT x ON *.* TO y", "REVOKE INSERT, EVENT ON `mail`.* FROM `boss`@`localhost`"]},
-            "what has it as its DEFINER cannot be seen in all databases: EVENT was revoked from the admin in some "
-            "(SHOW GRANTS): give it back, or look by hand and run DROP USER by hand",
+            {"grants_of_admin": ["GRANT x ON *.* TO y", "REVOKE SELECT, EVENT ON `mail`.* FROM `boss`@`localhost`"]},
+            "what has it as its DEFINER cannot be seen in all databases: SELECT, EVENT was revoked from the admin in "
+            "some (SHOW GRANTS): give it back, or look by hand and run DROP USER by hand",
         ),
         (
             {"defined": [("view", "x", "v", B), ("event", "y", "e", "mailserver_b@127.0.0.7")]},

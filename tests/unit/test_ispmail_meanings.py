@@ -29,6 +29,7 @@ MEANINGS = {
     "ER_CON_COUNT_ERROR": "too many connections",
     "ER_DBACCESS_DENIED_ERROR": "access to that database is denied",
     "ER_ACCESS_DENIED_ERROR": "access is denied: check user and password",
+    "ER_UNKNOWN_COM_ERROR": "it does not take that command, as a node of a Galera cluster",
     "ER_BAD_DB_ERROR": "there is no such database",
     "ER_BAD_FIELD_ERROR": "a column of the query does not exist",
     "ER_PARSE_ERROR": "it does not understand the statement",

@@ -10,6 +10,7 @@ from _ispmail_errors import DatabaseError, InvalidInput
 from _ispmail_postgresql import (
     GRANTED,
     Held,
+    Right,
     Role,
     Self,
     activity,
@@ -26,11 +27,13 @@ from _ispmail_postgresql import (
     held,
     literal,
     lock,
+    missing,
     quote,
     read_capitals,
     read_doubles,
     read_held,
     read_hidden,
+    read_may_lock,
     read_orphans,
     read_others,
     read_rights,
@@ -299,6 +302,30 @@ def test_what_a_role_sees_of_itself():
     for date in ("\x1b[2J", "2001-01-01\n", "x" * 10):
         with pytest.raises(ValueError, match="this is no date"):
             self_of({**row, "of_server": "1", "idle": "0", "writable": None, "date": date})
+
+
+def test_who_may_lock_a_role():
+    assert "(SELECT oid FROM pg_roles WHERE rolname = 'm''a')" in read_may_lock("m'a")
+
+
+def test_a_right_covers_what_is_less():
+    """What a role has beyond that is no reason to give it again: it would be given anew in each rotation."""
+    endings = [
+        "",
+        " WITH ADMIN OPTION",
+        " WITH INHERIT FALSE, SET TRUE",
+        " WITH ADMIN OPTION, INHERIT FALSE, SET FALSE",
+    ]
+    plain, admin, quiet, least = (Right("GRANT readers", ending) for ending in endings)
+    every = [plain, admin, quiet, least]
+    assert missing([plain], every) == [admin, least]
+    assert missing([admin], every) == []
+    assert missing([quiet], every) == [plain, admin, least]
+    assert missing([least], every) == [plain, admin, quiet]
+    assert missing([quiet, least], every) == [plain, admin]
+    select = Right("GRANT SELECT ON TABLE t", " WITH GRANT OPTION")
+    assert missing([select], [select._replace(ending=""), select, plain]) == [plain]
+    assert missing([select._replace(ending="")], [select]) == [select]
 
 
 def test_rights_are_given_as_they_were():

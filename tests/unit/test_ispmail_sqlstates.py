@@ -10,7 +10,7 @@ KNOWN = {
     "28000": "pg_hba.conf",
     "3D000": "dbname",
     "3F000": "search_path",
-    "42501": "grants",
+    "42501": "ADMIN OPTION",
     "42P01": "table does not exist",
     "42703": "column of the query does not exist",
     "42601": "does not understand the statement",

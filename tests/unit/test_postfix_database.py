@@ -82,5 +82,5 @@ def test_holders_are_looked_for_in_the_scope_of_pillar(on_minion, monkeypatch):
     postfix_database.holders(["192.0.2.1"], "old", "second", ["192.0.2.2:40000"])
     assert calls == [
         (["ispmail", "second"], None, "all", ()),
-        (["second"], Site(["192.0.2.1"], _ispmail_servers.listed), "old", ["192.0.2.2:40000"]),
+        (["second"], Site(["192.0.2.1"], _ispmail_servers._listed), "old", ["192.0.2.2:40000"]),
     ]
