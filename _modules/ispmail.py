@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ffa2ddeffc89")
+_ispmail_stamp.require("32f5c7515769")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

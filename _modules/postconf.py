@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ffa2ddeffc89")
+_ispmail_stamp.require("32f5c7515769")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ffa2ddeffc89")
+_ispmail_stamp.require("32f5c7515769")
 
 from _ispmail_salt import state
 

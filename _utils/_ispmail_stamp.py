@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "ffa2ddeffc89"
+STAMP = "32f5c7515769"
 
 
 def require(stamp: str) -> None:
