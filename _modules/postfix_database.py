@@ -6,7 +6,7 @@ computed here: its logs never hold a password.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("32f5c7515769")
+_ispmail_stamp.require("d0fdae5fd803")
 
 import _ispmail_holders
 import _ispmail_logins

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("32f5c7515769")
+_ispmail_stamp.require("d0fdae5fd803")
 
 import salt.client
 import salt.utils.minions

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("32f5c7515769")
+_ispmail_stamp.require("d0fdae5fd803")
 
 from _ispmail_salt import state
 
