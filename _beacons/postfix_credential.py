@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0fdae5fd803")
+_ispmail_stamp.require("48042d760452")
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0fdae5fd803")
+_ispmail_stamp.require("48042d760452")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0fdae5fd803")
+_ispmail_stamp.require("48042d760452")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0fdae5fd803")
+_ispmail_stamp.require("48042d760452")
 
 import salt.client
 import salt.utils.minions
