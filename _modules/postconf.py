@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48042d760452")
+_ispmail_stamp.require("a6ffbd47a0e0")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48042d760452")
+_ispmail_stamp.require("a6ffbd47a0e0")
 
 import _ispmail_applied
 import _ispmail_holders

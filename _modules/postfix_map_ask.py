@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48042d760452")
+_ispmail_stamp.require("a6ffbd47a0e0")
 
 import _ispmail_answers
 import _ispmail_classes

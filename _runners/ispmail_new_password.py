@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48042d760452")
+_ispmail_stamp.require("a6ffbd47a0e0")
 
 import salt.client
 import salt.utils.minions

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48042d760452")
+_ispmail_stamp.require("a6ffbd47a0e0")
 
 from _ispmail_salt import state
 
