@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6ffbd47a0e0")
+_ispmail_stamp.require("c8143379ca84")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6ffbd47a0e0")
+_ispmail_stamp.require("c8143379ca84")
 
 
 import _ispmail_applied

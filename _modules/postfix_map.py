@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6ffbd47a0e0")
+_ispmail_stamp.require("c8143379ca84")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6ffbd47a0e0")
+_ispmail_stamp.require("c8143379ca84")
 
 import _ispmail_apply
 import _ispmail_compare

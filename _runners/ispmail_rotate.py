@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6ffbd47a0e0")
+_ispmail_stamp.require("c8143379ca84")
 
 import salt.client
 import salt.utils.event
