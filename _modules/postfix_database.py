@@ -4,16 +4,22 @@ It is a MariaDB, a MySQL or, if the maps are of type pgsql, a PostgreSQL. Passwo
 computed here: its logs never hold a password.
 """
 
+import logging
+
 import _ispmail_stamp
 
 _ispmail_stamp.require("49d203a2deaf")
 
+import _ispmail_applied
 import _ispmail_holders
 import _ispmail_logins
 import _ispmail_salt
 import _ispmail_servers
+from _ispmail_errors import Failed
 from _ispmail_holders import Site
-from _ispmail_salt import salt_errors
+from _ispmail_salt import cache_folder, salt_errors
+
+log = logging.getLogger(__name__)
 
 
 def read(pillar="ispmail"):
@@ -25,8 +31,9 @@ def read(pillar="ispmail"):
 
     Returns a dict: ``server`` (its version), ``database`` (its name, None where there is none), ``tables`` (table to a
     list of what it is missing, ``table`` for all of it), ``accounts`` (``user@host``, all hosts of the maps' user,
-    to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``, and
-    ``expires``, None or a dict of ``seconds`` from now and ``date``), ``pair`` (``user@host`` of the other account of a
+    to a dict of ``managed``, ``grants``, ``plugins``, ``passwords``, how many are accepted, ``locked``,
+    ``age``, of the password in seconds, None where the server does not know it, as a PostgreSQL, and ``expires``, None
+    or a dict of ``seconds`` from now and ``date``), ``pair`` (``user@host`` of the other account of a
     pair to a dict of ``locked`` and ``connections``), ``others`` (``user@host`` of other accounts
     that may read all of the maps' tables, to a dict of ``drop``, a statement, and ``connections``, how many there are
     now from each host, None where the admin may not see that), and ``refused_logins`` (of all accounts, since the
@@ -107,7 +114,7 @@ def account(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_servers.of(config).account(config, test)
+        return _noted(_ispmail_servers.of(config).account(config, test), pillar, test)
 
 
 def credential_accepted(pillar="ispmail", test=False):
@@ -143,7 +150,7 @@ def credential_accepted(pillar="ispmail", test=False):
     """
     with salt_errors():
         config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_servers.of(config).credential(config, "accept", test)
+        return _noted(_ispmail_servers.of(config).credential(config, "accept", test), pillar, test)
 
 
 def credential_sole(pillar="ispmail", test=False):
@@ -249,3 +256,13 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
         scope = _ispmail_salt.scope(__pillar__, __opts__, pillar)
         site = None if site_hosts is None else Site(site_hosts, _ispmail_servers.of(scope.database).listed)
         return _ispmail_holders.find(scope, site, search, connections).describe()
+
+
+def _noted(done, pillar, test):
+    """Write down when the account got its password: not every server keeps that."""
+    if not test and any("password" in change for change in done["changes"].values()):
+        try:
+            _ispmail_applied.note(cache_folder(__opts__), pillar, _ispmail_applied.PASSWORD)
+        except Failed as err:
+            log.warning("how old the password is may not be known: %s", err)
+    return done

@@ -50,8 +50,9 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
         ``server`` (its version), ``login_plugins`` (those that a rotation can handle; a new account gets the first),
         ``database`` (its name, None where there is none), ``tables`` (table to a list of what is missing, ``table`` for
         all of it), ``accounts`` (``user@host``, all hosts of the maps' user, to ``managed``, ``grants``, ``plugins``,
-        ``passwords``, how many are accepted, ``locked``, and ``expires``: None for never, or when its password does,
-        ``seconds`` from now and ``date``), ``pair`` (``user@host`` of the pair's other account to ``locked`` and
+        ``passwords``, how many are accepted, ``locked``, ``age``, of its password in seconds, None where the server
+        does not know it, and ``expires``: None for never, or when its password does, ``seconds`` from now and
+        ``date``), ``pair`` (``user@host`` of the pair's other account to ``locked`` and
         ``connections``, see `_ispmail_account_users.connections`), ``others``, see
         `_ispmail_account_users.other_readers`, and ``refused_logins``, how many the server has refused since its
         start, None where it does not count them.
@@ -76,6 +77,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                     "plugins": [_ispmail_database.shown(plugin) for plugin in account.plugins],
                     "passwords": len(account.hashes),
                     "locked": account.locked,
+                    "age": max(0, int(clock["now"]) - account.changed) if account.changed else None,
                     "expires": _ispmail_database.expiry(account.expires(int(clock["days"])), int(clock["now"])),
                 }
                 for host, account in found.items()

@@ -1,4 +1,4 @@
-"""When the state of the maps was good last: a file whose modification time says it, for each pillar key."""
+"""When something succeeded last: a file whose modification time says it, for each pillar key."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import urllib.parse
 
 from _ispmail_errors import Failed
 
+# What is written down: an apply has succeeded, and the account on the database server got a password from here.
+APPLIED, PASSWORD = "applied", "password"
 
-def note(folder: str, key: str) -> None:
-    """Write down that an apply has succeeded now.
+
+def note(folder: str, key: str, what: str = APPLIED) -> None:
+    """Write down that something has succeeded now.
 
     Args:
         folder: Where it is written; made if it is not there.
-        key: The pillar key of the configuration that was applied.
+        key: The pillar key of the configuration.
+        what: What has succeeded.
 
     Raises:
         Failed: It cannot be written.
     """
-    path = _path(folder, key)
+    path = _path(folder, key, what)
     try:
         try:
             os.utime(path)
@@ -30,18 +34,25 @@ def note(folder: str, key: str) -> None:
         raise Failed(f"{path} cannot be written: {err.strerror}") from err
 
 
-def ago(folder: str, key: str) -> float | None:
-    """How many seconds ago an apply has succeeded last; None where that is not known.
+def when(folder: str, key: str, what: str = APPLIED) -> float | None:
+    """When it has succeeded last, in seconds since 1970; None where that is not known.
 
     Args:
         folder: Where it is written.
         key: The pillar key of the configuration.
+        what: What has succeeded.
     """
     try:
-        return max(0.0, time.time() - os.stat(_path(folder, key)).st_mtime)
+        return os.stat(_path(folder, key, what)).st_mtime
     except OSError:
         return None
 
 
-def _path(folder: str, key: str) -> str:
-    return os.path.join(folder, f"applied-{urllib.parse.quote(key, safe='')}")
+def ago(folder: str, key: str, what: str = APPLIED) -> float | None:
+    """How many seconds ago that was, as `when`."""
+    found = when(folder, key, what)
+    return None if found is None else max(0.0, time.time() - found)
+
+
+def _path(folder: str, key: str, what: str) -> str:
+    return os.path.join(folder, f"{what}-{urllib.parse.quote(key, safe='')}")

@@ -39,6 +39,7 @@ _SECTIONS: dict[str, type] = {
     "instances": list,
     "rotation": dict,
     "consumers": dict,
+    "watch": dict,
 }
 _KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false", str: "a text"}
 _MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
@@ -214,6 +215,19 @@ def server_type(maps: object) -> tuple[str, list[Fault]]:
     return _ispmail_config_rotation.server_type({**MAPS, **(maps if isinstance(maps, Mapping) else {})})
 
 
+def textfile(section: object) -> str | None:
+    """Read which file gets the metrics for Prometheus, whatever else is wrong; None where there is none.
+
+    Args:
+        section: What pillar holds under the key.
+    """
+    watch = section.get("watch") if isinstance(section, Mapping) else None
+    path = watch.get("textfile") if isinstance(watch, Mapping) else None
+    if not isinstance(path, str) or not path.isprintable() or not re.fullmatch(r"/(?!/)\S*[^/\s]\.prom", path):
+        return None
+    return path if os.path.normpath(path) == path and len(os.path.basename(path).encode()) <= _LONGEST_NAME else None
+
+
 def release_faults(instance: CompleteInstance, version: str) -> list[Fault]:
     """Faults of table keys that this release of Postfix does not read."""
     found = (
@@ -252,6 +266,11 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
         faults.append(Fault("preset", f"must be one of {', '.join(_ispmail_presets.NAMES)}"))
     faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
     faults += unknown_keys(sections["rotation"], _ispmail_config_rotation.KEYS, "rotation:")
+    faults += unknown_keys(sections["watch"], ("textfile",), "watch:")
+    path = sections["watch"].get("textfile")
+    if path is not None and textfile(section) is None:
+        fix = "such as /var/lib/prometheus/node-exporter/ispmail.prom"
+        faults.append(Fault("watch:textfile", "must be the absolute path of a file that ends in .prom", fix))
     faults += _ispmail_config_rotation.faults(sections["rotation"], server_type(sections["maps"])[0])
     others = [key for key in sections["instances"] if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", key)]
     if others != sections["instances"]:

@@ -52,6 +52,7 @@ class DatabaseConfig(NamedTuple):
     type: str = MYSQL  # the table type of the server: that of the maps which log in with the account
     pair: tuple[str, ...] = ()  # with rotation by two accounts: `user`, and the one that is in use before or after it
     keep: int | None = None  # for how many seconds the other one stays, locked; None for until the next rotation
+    max_age: int | None = None  # how many seconds old the password may become; None for as old as it likes
 
     def __repr__(self) -> str:
         return repr_without(self, "password")
@@ -142,6 +143,7 @@ def database(
         table_type,
         pair,
         _ispmail_config_rotation.keep(sections["rotation"]),
+        _ispmail_config_rotation.max_age(sections["rotation"]),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TypeGuard
 import _ispmail_tablefile
 from _ispmail_errors import Fault
 
-KEYS = ("batch", "drain", "method", "accounts", "keep")
+KEYS = ("batch", "drain", "method", "accounts", "keep", "max_age")
 
 _TWO_PASSWORDS, _TWO_ACCOUNTS = "two_passwords", "two_accounts"
 # Table type of the server to its methods; the first one is the default. A role of PostgreSQL has one password.
@@ -21,7 +21,7 @@ _METHODS = {"mysql": (_TWO_PASSWORDS, _TWO_ACCOUNTS), "pgsql": (_TWO_ACCOUNTS,)}
 _EXAMPLE = "such as [mailserver_a, mailserver_b]"
 _SECONDS = {"": 0, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 # No more digits than a date can have.
-_KEEP = re.compile(r"(?P<number>0|[1-9][0-9]{0,4}(?=[smhdw]))(?P<unit>[smhdw]?)")
+_TIME = re.compile(r"(?P<number>0|[1-9][0-9]{0,4}(?=[smhdw]))(?P<unit>[smhdw]?)")
 
 
 def server_type(maps: object) -> tuple[str, list[Fault]]:
@@ -70,6 +70,9 @@ def faults(rotation: Mapping[str, object], table_type: str) -> list[Fault]:
         found.append(Fault("rotation:accounts", f"must be a list of two different users, {_EXAMPLE}"))
     if accounts is not None and rotation.get("method", methods[0]) != _TWO_ACCOUNTS:
         found.append(Fault("rotation:accounts", "is only for the method two_accounts", f"add method: {_TWO_ACCOUNTS}"))
+    if rotation.get("max_age") is not None and not max_age(rotation):
+        fix = "write for example max_age: 90d"
+        found.append(Fault("rotation:max_age", "must be a number with s, m, h, d or w", fix))
     return found + _keep_faults(rotation, methods[0])
 
 
@@ -92,8 +95,24 @@ def keep(rotation: Mapping[str, object]) -> int | None:
     Returns:
         Seconds. None for until the next rotation, and where it is no such time, see `faults`.
     """
-    given = rotation.get("keep")
-    found = None if given is None or isinstance(given, bool) else _KEEP.fullmatch(str(given))
+    return _seconds(rotation.get("keep"))
+
+
+def max_age(rotation: Mapping[str, object]) -> int | None:
+    """Read how old the password may become.
+
+    Args:
+        rotation: The section ``rotation``.
+
+    Returns:
+        Seconds. None for as old as it likes, and where it is no such time, see `faults`.
+    """
+    return _seconds(rotation.get("max_age"))
+
+
+def _seconds(given: object) -> int | None:
+    """A number of seconds, of what pillar has for a time. None where it is none."""
+    found = None if given is None or isinstance(given, bool) else _TIME.fullmatch(str(given))
     return int(found["number"]) * _SECONDS[found["unit"]] if found else None
 
 

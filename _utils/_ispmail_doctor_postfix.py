@@ -42,6 +42,7 @@ class Target(NamedTuple):
     answers: Sequence[object]  # as pillar has them
     changes: Callable[[], Mapping[str, object]]  # what an apply would change
     admin_view: Callable[[], Mapping[str, Any]]  # what _ispmail_accounts.read tells of the database server
+    password_set: float | None = None  # how many seconds ago this minion gave the account its password, if it did
 
 
 class Postfix(NamedTuple):

@@ -14,8 +14,9 @@ from _ispmail_errors import IspmailError
 from _ispmail_report import Finding, fault_if, warning_if
 from _ispmail_table_users import Users
 
+_DAY = 86400
 # Two weeks, in seconds.
-_SOON = 14 * 86400
+_SOON = 14 * _DAY
 _PLUGIN_CHECK = "a rotation can change the account's passwords"
 _SET_UP = "the database is as ispmail.database sets it up"
 
@@ -100,6 +101,8 @@ def _check_server(target: Target, users: Users) -> Iterator[Finding]:
         if account["managed"]:
             title = f"{target.prefix}{name}"
             yield from check_account(title, account, found["login_plugins"], target.database.type)
+            if target.database.max_age is not None:
+                yield age(title, password_age(account, target.password_set), target.database.max_age)
     yield from _no_unmanaged_accounts(found["accounts"], where)
     yield from _accounts_exist(target, found["accounts"])
     yield from _idle_account_locked(target.prefix, found["pair"])
@@ -142,6 +145,31 @@ def expiry(name: str, expires: Mapping[str, Any] | None, table_type: str = MYSQL
         return fault_if(f"it has expired, every lookup fails: {cure}", check, name)
     fix = f"it expires on {expires['date']}, and every lookup fails from then on: {cure}"
     return fault_if(fix, check, name) if expires["seconds"] < _SOON else warning_if(fix, check, name)
+
+
+def password_age(account: Mapping[str, Any], password_set: float | None) -> float | None:
+    """How many seconds old the password of an account is; None where nobody knows.
+
+    Args:
+        account: As the admin sees it.
+        password_set: How many seconds ago this minion gave the account its password, for a server that does not know.
+            Where somebody else has changed it since, it is younger.
+    """
+    found: float | None = account["age"]
+    return password_set if found is None else found
+
+
+def age(name: str, seconds: float | None, limit: int) -> Finding:
+    """Tell whether a password is older than pillar allows. Where nobody knows, that is a warning."""
+    check = "the account's password is not too old"
+    if seconds is None:
+        unknown = "how old it is cannot be told: the server does not keep that, and this minion has not set it yet"
+        return warning_if(f"{unknown}: known from the next rotation on", check, name)
+    fix = (
+        f"it is {seconds / _DAY:.0f} days old, and rotation:max_age is {limit / _DAY:.0f} days: run salt-run "
+        "ispmail.new_password on the master, or put a new one into pillar and rotate"
+    )
+    return fault_if(fix if seconds > limit else "", check, name)
 
 
 def _other_passwords(number: int, plugin: str) -> str:

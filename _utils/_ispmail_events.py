@@ -41,8 +41,9 @@ ROTATION_STEP = Event(
 )
 ROTATION_FAILED = Event(
     "ispmail/rotation/failed",
-    "the runner ispmail.rotate",
-    "A rotation has failed. The password in use before is still accepted, unless its last step had begun.",
+    "the runner ispmail.rotate, or ispmail.new_password",
+    "A rotation has failed, or could not begin. The password in use before is still accepted, unless its last step had "
+    "begun.",
     {"comment": "the reasons, each a line"},
 )
 ROTATION_REFUSED = Event(

@@ -13,10 +13,12 @@ from _ispmail_rotation import (
     LONGEST_LINE,
     checked,
     few,
+    is_change,
     is_holders,
     is_live_prints,
     is_logins,
     is_prints,
+    is_server,
     is_texts,
     mismatches,
     unanswered,
@@ -129,14 +131,46 @@ def proof(client: Any, servers: Servers, up: Sequence[str], timeout: int) -> tup
     return _lines(faults), maps
 
 
+def prints(client: Any, servers: Sequence[str], nonce: str, live: bool = False) -> _Said:
+    """Ask servers for the fingerprints of the logins in their pillar: server to what it returned, `checked`.
+
+    Args:
+        live: Whether to ask for those of the table files too.
+    """
+    said = _ask(client, servers, "postfix_map.fingerprints", [nonce, live], timeout=_SEARCH_SECONDS)
+    return checked({server: said.get(server) for server in servers}, is_live_prints if live else is_prints)
+
+
+def under_way(client: Any, database: Sequence[str]) -> tuple[bool, list[str]]:
+    """Find out whether the database has still to take pillar's login, or to drop another one.
+
+    Returns:
+        That, and why it is not known.
+    """
+    wait = {"timeout": _SEARCH_SECONDS}
+    dry = _ask(client, database, "postfix_database.credential_accepted", kwarg={"test": True}, **wait)
+    read = _ask(client, database, "postfix_database.read", **wait)
+    accepts: _Said = checked({server: dry.get(server) for server in database}, is_change)
+    seen: _Said = checked({server: read.get(server) for server in database}, is_server)
+    faults = [*unanswered(accepts, dict), *unanswered(seen, dict)]
+    if faults:
+        return False, _lines(faults)
+    accounts = [account for said in seen.values() for account in said["accounts"].values() if account["managed"]]
+    others = [account for said in seen.values() for account in said["pair"].values()]
+    return (
+        any(said["changes"] for said in accepts.values())
+        or any(account["passwords"] not in (1, None) for account in accounts)
+        or not all(account["locked"] for account in others)
+    ), []
+
+
 def would_stop(client: Any, servers: Servers, up: Sequence[str]) -> list[str]:
     """Find out why a rotation would stop, as far as that can be known before it."""
     database, mail = ([server for server in role if server in up] for role in (servers.database, servers.mail))
     wait = {"timeout": _SEARCH_SECONDS}
     accept = _ask(client, database, "postfix_database.credential_accepted", kwarg={"test": True}, **wait)
-    nonce = secrets.token_hex(16)
-    prints = _ask(client, sorted({*database, *mail}), "postfix_map.fingerprints", [nonce, False], **wait)
-    wanted, used = (checked({server: prints.get(server) for server in role}, is_prints) for role in (database, mail))
+    said = prints(client, sorted({*database, *mail}), secrets.token_hex(16))
+    wanted, used = ({server: said[server] for server in role} for role in (database, mail))
     accepted = checked({server: accept.get(server) for server in database}, lambda said: isinstance(said, Mapping))
     faults = [*unanswered(accepted, dict), *unanswered(used, dict)]
     return _lines([*faults, *mismatches(wanted, used, live=False), *holders(client, servers, up)[0]])

@@ -50,6 +50,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                     "plugins": _methods(role),
                     "passwords": len(_methods(role)) if server.is_superuser else None,
                     "locked": not role.can_login,
+                    "age": None,  # a PostgreSQL keeps no such time
                     "expires": _ispmail_database.expiry(role.expires, now),
                 }
                 for role in roles.values()

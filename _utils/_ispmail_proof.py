@@ -48,11 +48,8 @@ def fingerprints(
         raise InvalidInput(f"nonce must be a text of {_NONCE_LENGTH} ASCII characters or more, in quotes")
 
     @functools.cache
-    def fingerprint(user: object, password: object) -> str | None:
-        if password is None:
-            return None
-        text = f"{user}\0{password}".encode("utf-8", "surrogateescape")
-        return hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()
+    def of_login(user: object, password: object) -> str | None:
+        return None if password is None else fingerprint(user, password, nonce)
 
     found: dict[str, dict[str, str | None]] = {"pillar": {}}
     if live:
@@ -62,10 +59,10 @@ def fingerprints(
             if each.type != table_type or each.keys.get("user") not in accounts:
                 continue
             name = qualified(each.name, instance.pillar_key, instances[0].pillar_key)
-            found["pillar"][name] = fingerprint(each.keys["user"], each.keys.get("password"))
+            found["pillar"][name] = of_login(each.keys["user"], each.keys.get("password"))
             if live:
                 keys = _ispmail_tablefile.parse(_ispmail_files.read(each.path).content)
-                found["live"][name] = fingerprint(keys.get("user"), keys.get("password"))
+                found["live"][name] = of_login(keys.get("user"), keys.get("password"))
     for some in consumers:
         if some.keys.get("user") not in accounts:
             continue
@@ -74,7 +71,13 @@ def fingerprints(
             if not consumer.ignore:
                 short = f"consumer:{consumer.name}"
                 name = qualified(short, some.pillar_key, instances[0].pillar_key)
-                found["pillar"][name] = fingerprint(some.keys["user"], some.keys["password"])
+                found["pillar"][name] = of_login(some.keys["user"], some.keys["password"])
                 if live:
-                    found["live"][name] = fingerprint(*logins[short])
+                    found["live"][name] = of_login(*logins[short])
     return found
+
+
+def fingerprint(user: object, password: object, nonce: str) -> str:
+    """Return scrypt(user and password, nonce) of one login."""
+    text = f"{user}\0{password}".encode("utf-8", "surrogateescape")
+    return hashlib.scrypt(text, salt=nonce.encode(), **_SCRYPT).hex()

@@ -272,6 +272,20 @@ def is_holders(said: object) -> bool:
     )
 
 
+def is_change(said: object) -> bool:
+    """Whether an answer has the shape of that of `postfix_database.credential_accepted`."""
+    return isinstance(said, Mapping) and isinstance(said.get("changes"), Mapping)
+
+
+def is_server(said: object) -> bool:
+    """Whether an answer has what is read here of that of `postfix_database.read`: passwords and locks of accounts."""
+    return isinstance(said, Mapping) and all(
+        isinstance(said.get(key), Mapping)
+        and all(isinstance(each, Mapping) and needed <= set(each) for each in said[key].values())
+        for key, needed in (("accounts", {"managed", "passwords", "locked"}), ("pair", {"locked"}))
+    )
+
+
 def mismatches(wanted: Mapping[str, Any], used: Mapping[str, Any], live: bool = True) -> list[str]:
     """Tell whose passwords differ from the one in the database servers' pillar.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from _ispmail_errors import InvalidInput, listed, printable
 
-_KEYS = ("database", "mail", "canary", "tgt_type", "without", "addresses")
+_KEYS = ("database", "mail", "canary", "tgt_type", "without", "addresses", "sdb_password", "sdb_user", "accounts")
 _NEEDED = ("database", "mail")
 _TARGETS = ("glob", "list", "compound", "grain", "grain_pcre", "pcre", "pillar", "pillar_pcre", "nodegroup", "ipcidr")
 # The grains by which a database may list a server's connections.
@@ -51,10 +51,28 @@ def sites(configuration: object) -> dict[str, dict[str, Any]]:
         for key, what in (("without", "servers"), ("addresses", "addresses or names of hosts")):
             if not _are_texts(targets[key]):
                 faults.append(f"ispmail:sites:{site}:{key} must be a list of {what}")
+        faults += [f"ispmail:sites:{site}:{fault}" for fault in _login_faults(targets)]
         found[str(site)] = targets
     if faults:
         raise InvalidInput(listed("the master's configuration has errors, see docs/master.conf", faults))
     return found
+
+
+def _login_faults(targets: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys that say where sdb has the login. Their values are never shown: one may be it."""
+    faults = [
+        f"{key} must be profile and key, such as vault/mail/main, without sdb://: Salt replaces a URI by its value"
+        for key in ("sdb_password", "sdb_user")
+        if key in targets and not (isinstance(targets[key], str) and re.fullmatch(r"(?!sdb:)[^/\s]+/\S+", targets[key]))
+    ]
+    if "sdb_user" in targets and "sdb_password" not in targets:
+        faults.append("sdb_user is of no use without sdb_password")
+    accounts = targets.get("accounts", ["a", "b"])
+    if not _are_texts(accounts) or len(accounts) != 2 or accounts[0] == accounts[1]:
+        faults.append("accounts must be a list of two different users, as rotation:accounts in pillar")
+    if "accounts" in targets and "sdb_user" not in targets:
+        faults.append("accounts is of no use without sdb_user")
+    return faults
 
 
 def _shown(key: object) -> str:

@@ -3,7 +3,8 @@ beacons:
   postfix_credential:
     - interval: 10
     - disable_during_state_run: true
-# Every ten minutes it looks for all that is wrong, and sends the event ispmail/doctor/fault where that has changed.
+# Every ten minutes it looks for all that is wrong, and sends the event ispmail/doctor/fault where that has changed. If
+# pillar has ispmail:watch:textfile, it writes metrics for Prometheus too.
 schedule:
   postfix_doctor:
     function: postfix_doctor.check

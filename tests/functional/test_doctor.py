@@ -2,9 +2,11 @@
 
 import re
 import smtplib
+import time
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from _ispmail_tablefile import parse, text_of
 from lab import HOST, free_port, scratch
@@ -203,6 +205,25 @@ def password_that_has_expired(mail, server, postfix):
     return Expected("the login works", where, "fault", fix, follows=4)
 
 
+def make_older(server, days):
+    """As if the account had got its password so long ago."""
+    changed = "JSON_SET(Priv, '$.password_last_changed', UNIX_TIMESTAMP() - %s)"
+    server.sql(f"UPDATE mysql.global_priv SET Priv = {changed} WHERE User = 'mailserver'", days * 86400)
+
+
+def password_that_is_too_old(mail, server, postfix):
+    make_older(server, 31)
+    mail.pillar = mail_pillar(server, postfix, rotation={"max_age": "30d"})
+    fix = "it is 31 days old, and rotation:max_age is 30 days: run salt-run ispmail.new_password on the master, or put"
+    return Expected("the account's password is not too old", NAME, "fault", fix)
+
+
+def no_directory_for_metrics(mail, server, postfix):
+    path = str(postfix.directory / "nowhere" / "ispmail.prom")
+    mail.pillar = mail_pillar(server, postfix, watch={"textfile": path})
+    return Expected("the metrics for Prometheus can be written", path, "fault", "install prometheus-node-exporter, or")
+
+
 def table_in_utf8mb3(mail, server, postfix):
     """One RCPT by anybody stopped the mail of all for a minute, and doctor said ok."""
     change = "CONVERT TO CHARACTER SET utf8mb3 COLLATE utf8mb3_general_ci"
@@ -263,6 +284,8 @@ FAULTS = (
     file_closed_to_proxymap,
     password_that_expires,
     password_that_has_expired,
+    password_that_is_too_old,
+    no_directory_for_metrics,
     table_in_utf8mb3,
     account_left_behind,
     empty_table_file,
@@ -307,6 +330,34 @@ def test_doctor_tells_what_a_later_postfix_will_not_have(mail, postfix):
     assert found == {} and result == ("warning" if release() >= (3, 9) else "")
     assert ('"smtpd_use_tls" will be removed; instead, specify "smtpd_tls_security_level"' in fix) == bool(result)
     assert (f"{aliases}: hash/btree support is deprecated" in fix) == (release() >= (3, 11))
+
+
+def test_the_metrics_of_a_server(mail, server, postfix):
+    """Of one that is well, and of one whose login is refused; they go to where the schedule is told to put them."""
+    call(mail, "tables")
+    with scratch() as folder:
+        path = folder / "node-exporter" / "ispmail.prom"
+        path.parent.mkdir()
+        mail.pillar = mail_pillar(server, postfix, watch={"textfile": str(path)})
+        apply(mail)
+        applied = time.time()
+        make_older(server, 31)
+
+        def measured():
+            mail.call("postfix_doctor.check", notify=True)
+            found = text_string_to_metric_families(path.read_text())
+            return {each.name: each.value for family in found for each in family.samples}
+
+        found = measured()
+        assert found["ispmail_password_age_seconds"] == pytest.approx(31 * 86400, abs=60)
+        assert found["ispmail_last_apply_timestamp_seconds"] == pytest.approx(applied, abs=10)
+        assert found["ispmail_doctor_timestamp_seconds"] == pytest.approx(time.time(), abs=60)
+        counts = ("ispmail_doctor_faults", "ispmail_doctor_warnings", "ispmail_refused_logins")
+        assert [found[name] for name in counts] == [0, 0, 0], findings(mail)
+        server.sql(f"ALTER USER {ACCOUNT} {NATIVE} %s", native_hash(OTHER))
+        found = measured()
+        assert found["ispmail_refused_logins"] == 1 and found["ispmail_doctor_faults"] >= 1
+        assert OLD not in path.read_text() and path.stat().st_mode & 0o777 == 0o644
 
 
 def rcpt_utf8(port, address):

@@ -594,6 +594,32 @@ def test_the_doctor(minion, server, postfix, trees):
     assert rows() == {}
 
 
+def test_how_old_the_password_is(minion, server, postfix, trees):
+    """The server does not know it. This minion does, from the time at which it made the account or opened it."""
+    given = two(server, A, OLD, postfix)
+    given["ispmail"].setdefault("rotation", {})["max_age"] = "30d"
+    minion.pillar = given
+    assert applied(minion)["result"] is True
+    noted = minion.cache / "ispmail" / "password-ispmail"
+
+    def row():
+        (found,) = (row for row in minion.call("postfix_doctor.check") if "too old" in row["check"])
+        return found["where"], found["result"], found["fix"]
+
+    assert row() == (A, "ok", "") and call(minion, "read")["accounts"][A]["age"] is None
+    os.utime(noted, (1, time.time() - 31 * 86400))
+    where, result, fix = row()
+    assert (where, result) == (A, "fault") and fix.startswith("it is 31 days old, and rotation:max_age is 30 days")
+    noted.unlink()
+    assert row()[1] == "warning" and row()[2].startswith("how old it is cannot be told")
+    given["ispmail"]["database"].update(user=B, password=NEW)
+    minion.pillar = given
+    call(minion, "credential_accepted", test=True)
+    assert not noted.exists(), "a dry run sets no password"
+    rotated(minion)
+    assert row() == (B, "ok", "")
+
+
 def test_a_role_s_own_settings_run_no_statement_of_its_own(minion, server):
     """A role chooses its own search_path, and FROM CURRENT keeps that as it was written: it became a superuser."""
     server.sql_as(

@@ -38,6 +38,8 @@ MASTER = {
     # Its database is on the mail server itself, which has the socket in pillar for the tests of rotations.
     "ispmail": {"sites": {"main": {"database": "m1", "mail": "m1"}}},
 }
+# A driver of sdb that can write: the master's pillar may look up sdb://mail/…, and so may a minion, in the same store.
+SDB = Path(__file__).with_name("sdb")
 
 EVERYONE = ["jack@example.org", "john@example.org", "nobody@example.org", "jack@example.net", "john@example.net"]
 NO_MAPS = dict.fromkeys(EVERYONE, 554)
@@ -204,10 +206,12 @@ def untouched(request, salt_root, salt_factories):
     pillar_root = salt_root / "pillar"
     pillar_root.mkdir()
     (pillar_root / "top.sls").write_text(json.dumps({"base": {"m1": ["m1"], "m2": ["m2"]}}))
+    stored = {"sdb_dirs": [str(SDB)], "mail": {"driver": "lab_sqlite", "database": str(salt_root / "sdb.sqlite")}}
     master = salt_factories.salt_master_daemon(
         "master",
         overrides={
             **MASTER,
+            **stored,
             "auto_accept": True,
             "file_roots": {"base": FILE_ROOTS},
             "pillar_roots": {"base": [str(pillar_root)]},
@@ -222,7 +226,7 @@ def untouched(request, salt_root, salt_factories):
             for name, pillar in _pillars(request.getfixturevalue("databases").port).items():
                 minion = master.salt_minion_daemon(
                     name,
-                    overrides={"log_level_logfile": "debug", "multiprocessing": name != "m2"},
+                    overrides={**stored, "log_level_logfile": "debug", "multiprocessing": name != "m2"},
                     start_timeout=START_SECONDS,
                 )
                 postfix = Postfix(salt_root / f"postfix-{name}")

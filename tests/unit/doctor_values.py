@@ -6,10 +6,17 @@ from _ispmail_doctor_postfix import LiveMap, Postfix, Target
 from _ispmail_inventory import Inventory, Settings
 
 
-def database(host=None, create_tables=True, hosts=(), user="mailserver"):
+def database(host=None, create_tables=True, hosts=(), user="mailserver", max_age=None):
     socket = None if host else "/"
     return DatabaseConfig(
-        "ispmail", user, None, "mailserver", hosts, create_tables, AdminLogin("root", None, socket, host)
+        "ispmail",
+        user,
+        None,
+        "mailserver",
+        hosts,
+        create_tables,
+        AdminLogin("root", None, socket, host),
+        max_age=max_age,
     )
 
 

@@ -174,7 +174,7 @@ def test_the_edge_calls_by_string_only_salt_and_the_edge(name):
     public = {
         f"{constant(tree, '__virtualname__', path.partition('/')[2])}.{node.name.rstrip('_')}"
         for path, tree in EDGE.items()
-        if path.startswith("_modules")
+        if path.startswith(("_modules", "_runners"))
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     }

@@ -99,7 +99,7 @@ def test_what_there_is_on_the_server(admin, monkeypatch):
         answers=answers,
     )
     assert admin(server) == []
-    account = {"managed": True, "grants": SELECTS, "plugins": [NATIVE], "passwords": 1, "locked": False}
+    account = {"managed": True, "grants": SELECTS, "plugins": [NATIVE], "passwords": 1, "locked": False, "age": None}
     assert _ispmail_accounts.read(config(accounts_host=["127.0.0.1", "%"])) == {
         "server": MARIADB,
         "login_plugins": [NATIVE],
@@ -107,7 +107,7 @@ def test_what_there_is_on_the_server(admin, monkeypatch):
         "tables": {f"virtual_{name}": ["table"] for name in ("domains", "users", "aliases")},
         "accounts": {
             NAME: {**account, "passwords": 2, "expires": {"seconds": -86500, "date": "now"}},
-            "mailserver@%": {**account, "expires": {"seconds": 5 * 86400 - 100, "date": "1970-01-07"}},
+            "mailserver@%": {**account, "age": 100, "expires": {"seconds": 5 * 86400 - 100, "date": "1970-01-07"}},
             "mailserver@10.%": {
                 **{**account, "managed": False, "plugins": ["ed25519"], "passwords": 0, "locked": True},
                 "expires": None,

@@ -44,3 +44,11 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(Failed, match="applied-ispmail cannot be written: Not a directory"):
         _ispmail_applied.note(str(tmp_path / "file"), "ispmail")
     assert _ispmail_applied.ago(str(tmp_path / "file"), "ispmail") is None
+
+
+def test_a_password_is_no_apply(tmp_path):
+    _ispmail_applied.note(str(tmp_path), "ispmail", _ispmail_applied.PASSWORD)
+    assert [path.name for path in tmp_path.iterdir()] == ["password-ispmail"]
+    assert _ispmail_applied.ago(str(tmp_path), "ispmail") is None
+    os.utime(tmp_path / "password-ispmail", (1000, 1000.5))
+    assert _ispmail_applied.when(str(tmp_path), "ispmail", _ispmail_applied.PASSWORD) == 1000.5

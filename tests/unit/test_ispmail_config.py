@@ -13,7 +13,7 @@ import _ispmail_config_database
 import _ispmail_errors
 import _ispmail_tablefile
 from _ispmail_config import Answer
-from _ispmail_errors import InvalidInput
+from _ispmail_errors import InvalidInput, PillarFault
 from tests.unit.table_files import yaml
 
 PASSWORD = {"database": {"password": "pw"}}
@@ -662,3 +662,40 @@ def test_the_name_of_a_map_in_a_report():
 def test_a_table_that_pillar_does_not_name_is_no_secret():
     found = _ispmail_config.Map("x", "x", "mysql", False, "/x.cf")
     assert found.wanted and not found.secret
+
+
+@pytest.mark.parametrize("path", ["/var/lib/prometheus/node-exporter/ispmail.prom", "/x.prom", "/a.b/c-d_1.prom"])
+def test_where_the_metrics_go(path):
+    section = {"database": {"password": "x"}, "watch": {"textfile": path}}
+    assert _ispmail_config.textfile(section) == path and _ispmail_config.instance("ispmail", section)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        7,
+        "x.prom",
+        "/x.txt",
+        "/.prom",
+        "/a/../x.prom",
+        "//x.prom",
+        "/a b.prom",
+        "/a/.prom",
+        "/x\n.prom",
+        "/" + "x" * 250 + ".prom",
+        True,
+    ],
+)
+def test_where_the_metrics_cannot_go(path):
+    section = {"database": {"password": "x"}, "watch": {"textfile": path}}
+    assert _ispmail_config.textfile(section) is None
+    with pytest.raises(PillarFault, match="ispmail:watch:textfile must be the absolute path of a file that ends in"):
+        _ispmail_config.instance("ispmail", section)
+
+
+def test_without_a_file_there_are_no_metrics():
+    for section in ({}, {"watch": None}, {"watch": {}}, {"watch": {"textfile": None}}, {"watch": 7}, None, 7):
+        assert _ispmail_config.textfile(section) is None
+    with pytest.raises(PillarFault, match="ispmail:watch:file is not a key of ispmail: is textfile meant"):
+        _ispmail_config.instance("ispmail", {"watch": {"file": "/x.prom"}})

@@ -43,6 +43,7 @@ def test_without_an_ending_of_a_pair_there_is_no_default(user):
 
 
 ACCOUNTS = "rotation:accounts"
+MAX_AGE = "must be a number with s, m, h, d or w: write for example max_age: 90d"
 KEEP = "must be 0, or a number with s, m, h, d or w: write for example keep: 7d"
 NO_TIMES = ("", "7", 7, "d", "-1d", "1.5h", "7 d", "7D", "07d", "7d\n", "7y", "123456d", "٧d", True, False, ["7d"], 0.0)
 SHAPE = "must be a list of two different users, such as [mailserver_a, mailserver_b]"
@@ -62,6 +63,7 @@ SHAPE = "must be a list of two different users, such as [mailserver_a, mailserve
         ({**TWO, "accounts": ["b", "c"]}, "database:user", "is none of rotation:accounts: write b or c, or the user"),
         ({"acounts": ["mail_a", "b"]}, "rotation:acounts", "is accounts meant?"),
         *(({**TWO, "keep": value}, "rotation:keep", KEEP) for value in NO_TIMES),
+        *(({"max_age": value}, "rotation:max_age", MAX_AGE) for value in (*NO_TIMES, 0, "0", "0d")),
         ({"keep": "7d"}, "rotation:keep", "is only for the method two_accounts: add method: two_accounts"),
         ({"keep": "x"}, "rotation:keep", "is only for the method two_accounts: add method: two_accounts"),
     ],
@@ -97,6 +99,14 @@ def test_faults(rotation, key, said):
 )
 def test_how_long_the_other_account_stays(given, seconds):
     assert database("ispmail", section(**TWO, **given)).keep == seconds
+
+
+@pytest.mark.parametrize(("given", "seconds"), [({}, None), ({"max_age": None}, None), ({"max_age": "90d"}, 7776000)])
+def test_how_old_the_password_may_become(given, seconds):
+    """Whatever the method is."""
+    assert (
+        database("ispmail", section(**given)).max_age == database("ispmail", section(**TWO, **given)).max_age == seconds
+    )
     _ispmail_config.complete("ispmail", section(**TWO, **given))
 
 

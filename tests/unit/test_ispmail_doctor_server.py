@@ -73,9 +73,9 @@ def test_an_admin_that_cannot_log_in_is_a_warning():
     assert finding.fix == "its admin could not ask it: the database server at db:3306: error 2003: it cannot be reached"
 
 
-def account(managed=True, plugins=("mysql_native_password",), passwords=1, locked=False, expires=None):
+def account(managed=True, plugins=("mysql_native_password",), passwords=1, locked=False, expires=None, age=None):
     known = {"managed": managed, "plugins": list(plugins), "passwords": passwords}
-    return {**known, "locked": locked, "expires": expires}
+    return {**known, "locked": locked, "expires": expires, "age": age}
 
 
 def test_accounts_are_found_by_host():
@@ -232,3 +232,29 @@ def test_what_holds_needs_no_fix():
 def test_which_login_plugin_is_right_is_the_servers(plugins, passwords, login_plugins, fixes):
     found = check_account("a", account(plugins=plugins, passwords=passwords), login_plugins)
     assert [finding.fix for finding in found if finding.result != "ok"] == fixes
+
+
+AGES = {
+    # The age that the server knows and the one that this minion knows, and what is found for a limit of 90 days.
+    "young": (89 * DAY, None, "ok", ""),
+    "at the limit": (90 * DAY, None, "ok", ""),
+    "too old": (90 * DAY + 1, 1, "fault", "it is 90 days old, and rotation:max_age is 90 days: run salt-run"),
+    "the server knows it better": (0, 91 * DAY, "ok", ""),
+    "only this minion knows it": (None, 91.5 * DAY, "fault", "it is 92 days old, and rotation:max_age is 90 days: run"),
+    "nobody knows it": (None, None, "warning", "how old it is cannot be told: the server does not keep that, and this"),
+}
+
+
+@pytest.mark.parametrize("case", AGES)
+def test_how_old_the_password_is(case):
+    server, minion, result, fix = AGES[case]
+    accounts = {"mailserver@127.0.0.1": account(age=server), "mailserver@x": account(managed=False, age=server)}
+    one = target(host="db", accounts=accounts, max_age=90 * DAY)._replace(password_set=minion)
+    (found,) = (each for each in check([one], [], NOBODY, []) if each.check == "the account's password is not too old")
+    assert (found.result, found.where) == (result, "mailserver@127.0.0.1") and found.fix.startswith(fix)
+
+
+def test_without_a_limit_no_age_is_looked_at():
+    """Nobody has asked for it, and where it is not known the warning would be there for ever."""
+    one = target(host="db", accounts={"mailserver@127.0.0.1": account()})
+    assert not [each for each in check([one], [], NOBODY, []) if "too old" in each.check]

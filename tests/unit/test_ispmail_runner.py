@@ -19,8 +19,10 @@ import salt.utils.event
 import tornado.ioloop
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_fleet
+from _ispmail_master import Master
 from _ispmail_rotation import Progress
-from _runners import ispmail
+from _runners import ispmail, ispmail_rotate
 from lab import START_SECONDS, is_free, wait_until
 
 from .test_ispmail_rotation import used
@@ -29,16 +31,27 @@ MAIN = {"database": "db*", "mail": "mx*"}
 
 
 @pytest.fixture
-def configured(monkeypatch):
+def given(monkeypatch):
+    """A function that gives all files of the runner one of the names that Salt gives them."""
+
+    def give(name, value):
+        for module in (ispmail, ispmail_rotate):
+            monkeypatch.setattr(module, name, value, raising=False)
+
+    return give
+
+
+@pytest.fixture
+def configured(given):
     """A function that sets what the master's configuration has as ispmail:sites."""
 
     def configure(sites):
-        monkeypatch.setattr(ispmail, "__opts__", {"ispmail": {"sites": sites}, "conf_file": "/nowhere"}, raising=False)
-        monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
+        given("__opts__", {"ispmail": {"sites": sites}, "conf_file": "/nowhere"})
+        given("__context__", {})
         known = {"mx1": {"ipv4": ["192.0.2.1"]}, "mx2": {}}
         # By Salt's default, glob, a list of names matches nobody.
         salt = {"cache.grains": lambda servers, tgt_type: known if tgt_type == "list" else {}}
-        monkeypatch.setattr(ispmail, "__salt__", salt, raising=False)
+        given("__salt__", salt)
 
     return configure
 
@@ -46,7 +59,7 @@ def configured(monkeypatch):
 def test_a_wrong_configuration_is_one_of_salts_errors(configured):
     configured({})
     with pytest.raises(SaltInvocationError, match=r"has no ispmail:sites: see docs/master\.conf"):
-        ispmail._sites()
+        ispmail.sites()
 
 
 @pytest.mark.parametrize("function", [ispmail.prove, ispmail.holders])
@@ -95,12 +108,12 @@ WHO = {
 def test_to_whom_a_rotation_goes(monkeypatch, case):
     changed, there, (database, canary, batches, down, faults) = WHO[case]
     roles = {"database": ["db"], "mail": ["mx1", "mx2", "mx3", "mx4"], "canary": ["mx1"], **changed}
-    monkeypatch.setattr(ispmail, "_matching", lambda who, role: roles[role])
+    monkeypatch.setattr(Master, "matching", lambda self, who, role: roles[role])
     monkeypatch.setattr(
-        ispmail._ispmail_fleet, "present", lambda client, servers: [each for each in servers if each in there.split()]
+        _ispmail_fleet, "present", lambda client, servers: [each for each in servers if each in there.split()]
     )
     configured = {role: "x" for role in roles if roles[role] or role != "canary"}
-    found = ispmail._resolve_targets(None, "main", configured, 2)
+    found = Master({"sites": {"main": configured}}, dict, dict).targets(None, "main", 2)
     reasons = [fault.removeprefix("ispmail:sites:main: ") for fault in found.pop("faults")]
     assert found == {"database": database, "canary": canary, "batches": batches, "down": down}
     assert len(reasons) == len(faults) and all(map(str.startswith, reasons, faults)), reasons
@@ -181,7 +194,7 @@ PROOFS = {
 def test_what_is_proved(configured, monkeypatch, case):
     answers, fault = PROOFS[case]
     configured({"main": {"database": "mx1", "mail": "mx*"}})
-    monkeypatch.setattr(ispmail, "_matching", lambda who, role: {"database": ["mx1"], "mail": ["mx1", "mx2"]}[role])
+    monkeypatch.setattr(Master, "matching", lambda self, who, role: {"database": ["mx1"], "mail": ["mx1", "mx2"]}[role])
     monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: FakeClient(answers))
     said = ispmail.prove("main")
     if fault is None:
@@ -192,7 +205,7 @@ def test_what_is_proved(configured, monkeypatch, case):
 
 def test_nobody_is_no_proof(configured, monkeypatch):
     configured({"main": MAIN})
-    monkeypatch.setattr(ispmail, "_matching", lambda who, role: [])
+    monkeypatch.setattr(Master, "matching", lambda self, who, role: [])
     monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: FakeClient({}))
     assert "ispmail:sites:main:mail matches no server" in ispmail.prove("main")
 
@@ -205,7 +218,7 @@ def servers(configured, monkeypatch):
         configured({"main": MAIN})
         client = FakeClient(answers)
         roles = {"database": ["db"], "mail": ["mx1", "mx2"], "canary": [], **changed}
-        monkeypatch.setattr(ispmail, "_matching", lambda who, role: roles[role])
+        monkeypatch.setattr(Master, "matching", lambda self, who, role: roles[role])
         monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: client)
         return client
 
@@ -254,7 +267,7 @@ def test_older_modules_are_synced_before_they_are_asked(servers):
 
 def test_a_dry_run_tells_what_would_be_done(servers):
     client = servers({})
-    assert ispmail.rotate(test=True) == {
+    assert ispmail_rotate.rotate(test=True) == {
         "main": {
             "would": [
                 "accept the new password next to the one in use: db",
@@ -274,7 +287,7 @@ def test_a_dry_run_tells_what_would_be_done(servers):
 
 def test_a_dry_run_names_all_servers_of_a_step(servers):
     servers({}, database=["db1", "db2"], mail=["mx1", "mx2", "mx3"])
-    assert ispmail.rotate(test=True)["main"]["would"] == [
+    assert ispmail_rotate.rotate(test=True)["main"]["would"] == [
         "accept the new password next to the one in use: db1, db2",
         "apply it, and wait for old processes: mx1",
         "apply it, and wait for old processes: mx2, mx3",
@@ -284,14 +297,14 @@ def test_a_dry_run_names_all_servers_of_a_step(servers):
 
 def test_a_dry_run_has_no_step_for_no_server(servers):
     servers({}, mail=["mx1"])
-    would = ispmail.rotate(test=True)["main"]["would"]
+    would = ispmail_rotate.rotate(test=True)["main"]["would"]
     assert [line for line in would if line.startswith("apply it")] == ["apply it, and wait for old processes: mx1"]
 
 
 def test_a_dry_run_searches_no_server_where_a_rotation_cannot_start(servers):
     """A search takes minutes on a large server."""
     client = servers({("db", "test.ping"): False})
-    assert ispmail.rotate(test=True)["retcode"] == 1
+    assert ispmail_rotate.rotate(test=True)["retcode"] == 1
     assert {name for _, name, _ in client.asked} == {"test.ping", "saltutil.refresh_pillar"}
 
 
@@ -311,7 +324,7 @@ STOPS = {
 def test_a_dry_run_tells_what_would_stop_it(servers, case):
     answers, line = STOPS[case]
     servers(answers)
-    found = ispmail.rotate(test=True)
+    found = ispmail_rotate.rotate(test=True)
     assert any(each.startswith(line) for each in found["main"]["stops"]), found
     assert found["retcode"] == 1 and ispmail.__context__ == {"retcode": 1}
 
@@ -322,7 +335,7 @@ def sent(servers, monkeypatch):
     servers({})
     events = []
     ispmail.__salt__["event.send"] = lambda tag, data: events.append((tag, data))
-    monkeypatch.setattr(ispmail, "_print", lambda line: None)
+    monkeypatch.setattr(ispmail_rotate, "_print", lambda line: None)
     return events
 
 
@@ -330,8 +343,8 @@ def sent(servers, monkeypatch):
 def test_refused_logins_after_the_drop(sent, monkeypatch, before, refused):
     """A count that has fallen is that of a server that was restarted."""
     printed = []
-    monkeypatch.setattr(ispmail, "_print", printed.append)
-    assert ispmail._report_refused(["main"], {"main": {"db": before}}) == {"main": max(refused, 0)}
+    monkeypatch.setattr(ispmail_rotate, "_print", printed.append)
+    assert ispmail_rotate._report_refused(["main"], {"main": {"db": before}}) == {"main": max(refused, 0)}
     if refused > 0:
         ((tag, data),) = sent
         assert tag == "ispmail/rotation/refused"
@@ -345,18 +358,18 @@ def test_refused_logins_after_the_drop(sent, monkeypatch, before, refused):
 
 def test_a_count_that_was_not_known_before_is_not_reported(sent):
     """The server was down when the rotation began: its old refusals would be reported as new ones."""
-    assert ispmail._report_refused(["main"], {"main": {}}) == {"main": 0}
+    assert ispmail_rotate._report_refused(["main"], {"main": {}}) == {"main": 0}
     assert sent == []
 
 
 def test_nothing_is_counted_without_a_drop(servers):
     client = servers({})
-    assert ispmail._report_refused([], {}) == {}
+    assert ispmail_rotate._report_refused([], {}) == {}
     assert client.asked == []
 
 
 @pytest.mark.parametrize("broken", ["the cache", "Salt"])
-def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, tmp_path, broken):
+def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, given, tmp_path, broken):
     """A full /var/cache was a traceback, and no event."""
     configured({"main": MAIN})
     events = []
@@ -364,14 +377,14 @@ def test_a_rotation_that_cannot_start_is_reported(configured, monkeypatch, tmp_p
     def orchestrate(timeout):
         raise OSError(28, "No space left on device", "/var/cache/a secret")
 
-    salt = {"event.send": lambda tag, data: events.append((tag, data))}
-    monkeypatch.setattr(ispmail, "_orchestrate", orchestrate)
-    monkeypatch.setattr(ispmail, "__salt__", salt, raising=False)
+    salt = {**ispmail.__salt__, "event.send": lambda tag, data: events.append((tag, data))}
+    monkeypatch.setattr(ispmail_rotate, "_orchestrate", orchestrate)
+    given("__salt__", salt)
     monkeypatch.setitem(ispmail.__opts__, "cachedir", str(tmp_path))
     if broken == "the cache":
         (tmp_path / "ispmail").write_text("")
     with pytest.raises(CommandExecutionError) as caught:
-        ispmail.rotate()
+        ispmail_rotate.rotate()
     assert events == [("ispmail/rotation/failed", {"comment": str(caught.value)})]
     wanted = "cannot be written: " if broken == "the cache" else "the rotation ended with OSError (No space left"
     assert wanted in str(caught.value) and "secret" not in str(caught.value)
@@ -382,28 +395,28 @@ def test_an_event_that_cannot_be_read_does_not_end_the_rest(configured, caplog):
         def hear(self, tag, data, now):
             raise KeyError("x")
 
-    assert ispmail._heard(Progress(), {"tag": "a", "data": {}}, 1.0) == []
+    assert ispmail_rotate._heard(Progress(), {"tag": "a", "data": {}}, 1.0) == []
     assert len(caplog.messages) == 1
-    assert ispmail._heard(Progress(), None, 1.0) == []
+    assert ispmail_rotate._heard(Progress(), None, 1.0) == []
     assert len(caplog.messages) == 1
 
 
 def test_what_is_printed_is_one_line(configured, capsys):
     configured({"main": MAIN})
-    ispmail._print("a\n\x1b[2Jb")
+    ispmail_rotate._print("a\n\x1b[2Jb")
     assert capsys.readouterr().err == "a ?[2Jb\n"
 
 
 def test_nothing_is_printed_where_salt_is_told_to_be_quiet(configured, capsys):
     configured({"main": MAIN})
     ispmail.__opts__["quiet"] = True
-    ispmail._print("a")
+    ispmail_rotate._print("a")
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["rotate", "reapply", "sites", "holders", "prove"])
 def test_the_documented_defaults_are_those_that_are_used(name):
-    function = getattr(ispmail, name)
+    function = getattr(ispmail_rotate if name == "rotate" else ispmail, name)
     documented = dict(re.findall(r"^(\w+) : (.+)$", inspect.getdoc(function), re.MULTILINE))
     parameters = inspect.signature(function).parameters.values()
     assert documented == {each.name: str(each.default) for each in parameters if each.default is not each.empty}
@@ -460,13 +473,13 @@ def bus(master_directory):
 
 
 @pytest.fixture
-def master(master_directory, monkeypatch, tmp_path):
+def master(master_directory, monkeypatch, given, tmp_path):
     """The runner as it is on a master whose servers are all well; the client, which keeps what they were asked."""
     client = FakeClient({})
     opts = salt.config.master_config(str(master_directory / "master"))
-    monkeypatch.setattr(ispmail, "__opts__", {**opts, "cachedir": str(tmp_path)}, raising=False)
-    monkeypatch.setattr(ispmail, "__context__", {}, raising=False)
-    monkeypatch.setattr(ispmail, "__salt__", {}, raising=False)
+    given("__opts__", {**opts, "cachedir": str(tmp_path)})
+    given("__context__", {})
+    given("__salt__", {"cache.grains": lambda *_, **__: {}})
     monkeypatch.setattr(ispmail.salt.client, "get_local_client", {opts["conf_file"]: client}.__getitem__)
     return client
 
@@ -474,10 +487,10 @@ def master(master_directory, monkeypatch, tmp_path):
 def test_who_is_a_server_of_a_site(master):
     """One in a list counts although its key is not there: it is down, not forgotten."""
     site = {"mail": "mx*", "database": ["db", "gone"], "tgt_type": "glob", "without": []}
-    assert ispmail._matching(site, "mail") == ["mx1", "mx2"]
-    assert ispmail._matching(site, "canary") == []
-    assert ispmail._matching({**site, "without": ["mx1"]}, "mail") == ["mx2"]
-    assert ispmail._matching({**site, "tgt_type": "list", "without": ["db"]}, "database") == ["gone"]
+    assert ispmail._master().matching(site, "mail") == ["mx1", "mx2"]
+    assert ispmail._master().matching(site, "canary") == []
+    assert ispmail._master().matching({**site, "without": ["mx1"]}, "mail") == ["mx2"]
+    assert ispmail._master().matching({**site, "tgt_type": "list", "without": ["db"]}, "database") == ["gone"]
 
 
 def test_the_servers_of_a_rotation(master):
@@ -492,7 +505,7 @@ def test_a_rotation_with_a_wrong_configuration(master, test):
     ispmail.__salt__["event.send"] = lambda tag, data: events.append((tag, data))
     ispmail.__opts__["ispmail"] = {}
     with pytest.raises(SaltInvocationError, match="has no ispmail:sites") as caught:
-        ispmail.rotate(test=test)
+        ispmail_rotate.rotate(test=test)
     assert events == ([] if test else [("ispmail/rotation/failed", {"comment": str(caught.value)})])
     with pytest.raises(SaltInvocationError, match="has no ispmail:sites"):
         ispmail.reapply()
@@ -507,7 +520,7 @@ def test_a_call_that_another_one_does(master, tmp_path, function, said):
     (tmp_path / "ispmail").mkdir()
     with (tmp_path / "ispmail" / f"{function}.waiting").open("w") as waiting:
         fcntl.flock(waiting, fcntl.LOCK_EX)
-        assert getattr(ispmail, function)() == said
+        assert getattr(ispmail_rotate if function == "rotate" else ispmail, function)() == said
     assert master.asked == []
 
 
@@ -526,15 +539,15 @@ def test_calls_are_five_seconds_apart(monkeypatch, tmp_path, now, waited):
 def test_each_step_is_printed_and_sent_as_it_ends(master, bus, monkeypatch, capsys):
     """On a bus of Salt's own; what is sent at once is heard, and what has not ended at the end does not answer."""
     idle = threading.Event()
-    heard = ispmail._heard
+    heard = ispmail_rotate._heard
 
     def hear(progress, event, now):
         if event is None:
             idle.set()
         return heard(progress, event, now)
 
-    monkeypatch.setattr(ispmail, "_heard", hear)
-    monkeypatch.setattr(ispmail, "_READY_SECONDS", 60)
+    monkeypatch.setattr(ispmail_rotate, "_heard", hear)
+    monkeypatch.setattr(ispmail_rotate, "_READY_SECONDS", 60)
     opts = ispmail.__opts__
     with (
         salt.utils.event.get_event("master", sock_dir=opts["sock_dir"], opts=opts, listen=True) as ear,
@@ -545,7 +558,7 @@ def test_each_step_is_printed_and_sent_as_it_ends(master, bus, monkeypatch, caps
         connect, sent = salt.utils.event.get_event, threading.Event()
         slow = lambda *arguments, **options: (sent.wait(0.2), connect(*arguments, **options))[1]  # noqa: E731
         monkeypatch.setattr(salt.utils.event, "get_event", slow)
-        with ispmail._listening(Progress("1", {"main": ["mx1", "mx2"]})):
+        with ispmail_rotate._listening(Progress("1", {"main": ["mx1", "mx2"]})):
             begun = {"type": "runner", "name": "ispmail.holders", "kwargs": {"site": "main"}}
             mouth.fire_event(begun, "salt/run/1/args")
             ended = {"fun": "runner.ispmail.holders", "fun_args": [{"site": "main"}], "success": True, "return": {}}
@@ -607,10 +620,10 @@ def test_how_a_rotation_ends(master, monkeypatch, caplog, capsys, case):
     """Without the listener, which the test above has."""
     orchestrate, has_dropped, reasons = ROTATIONS[case]
     events, slept = [], []
-    monkeypatch.setattr(ispmail, "_listening", contextlib.nullcontext)
-    monkeypatch.setattr(ispmail, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
+    monkeypatch.setattr(ispmail_rotate, "_listening", contextlib.nullcontext)
+    monkeypatch.setattr(ispmail_rotate, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
     ispmail.__salt__.update({"state.orchestrate": orchestrate, "event.send": lambda *event: events.append(event)})
-    done = ispmail.rotate(timeout=0.1 if case == "does not end" else 60)
+    done = ispmail_rotate.rotate(timeout=0.1 if case == "does not end" else 60)
     assert len(done["reasons"]) == len(reasons) and all(map(str.startswith, done["reasons"], reasons))
     assert done["retcode"] == ispmail.__context__.get("retcode", 0) == (1 if reasons else 0)
     assert events == ([("ispmail/rotation/failed", {"comment": "\n".join(done["reasons"])})] if reasons else [])
@@ -626,7 +639,7 @@ def test_why_a_rotation_was_stopped_names_ten_servers():
     progress = Progress("1", {})
     servers = [f"mx{number}" for number in range(11)]
     progress.hear("salt/run/1/args", {"name": "a in main", "tgt": servers}, 0.0)
-    reason = ispmail._unended(progress, 60)
+    reason = ispmail_rotate._unended(progress, 60)
     assert reason.startswith(
         "the rotation has not ended within 60 s and was stopped; still at work: "
         "mx0, mx1, mx2, mx3, mx4, mx5, mx6, mx7, mx8, mx9. The old password is still accepted, unless"

@@ -111,3 +111,28 @@ def test_each_kind_of_target_that_salt_knows(kind):
 def test_an_unknown_key_is_told_with_those_that_are_known():
     with pytest.raises(InvalidInput, match="known are database, mail, canary, tgt_type, without, addresses"):
         sites({"sites": {"x": {**MAIN, "tgt": "a"}}})
+
+
+LOGINS = {
+    # What is wrong with where the login is, and the fault of it.
+    "a URI": ({"sdb_password": "sdb://mail/Zx9"}, "sdb_password must be profile and key, such as vault/mail/main"),
+    "what Salt puts there": ({"sdb_password": "Zx9"}, "sdb_password must be profile and key"),
+    "no text": ({"sdb_password": None}, "sdb_password must be profile and key"),
+    "a blank": ({"sdb_password": "mail/Zx9 y"}, "sdb_password must be profile and key"),
+    "a user's": ({"sdb_password": "a/b", "sdb_user": "Zx9"}, "sdb_user must be profile and key"),
+    "a user alone": ({"sdb_user": "a/b"}, "sdb_user is of no use without sdb_password"),
+    "accounts alone": ({"accounts": ["a", "b"]}, "accounts is of no use without sdb_user"),
+    "one account": ({"accounts": ["a"]}, "accounts must be a list of two different users"),
+    "the same account": ({"accounts": ["a", "a"]}, "accounts must be a list of two different users"),
+    "accounts as a text": ({"accounts": "ab"}, "accounts must be a list of two different users"),
+}
+
+
+@pytest.mark.parametrize("case", LOGINS)
+def test_where_the_login_is(case):
+    given, fault = LOGINS[case]
+    with pytest.raises(InvalidInput) as caught:
+        sites({"sites": {"x": {**MAIN, **given}}})
+    assert f"ispmail:sites:x:{fault}" in str(caught.value) and "Zx9" not in str(caught.value)
+    whole = {"sdb_password": "vault/mail/main", "sdb_user": "vault/mail/user", "accounts": ["a", "b"]}
+    assert whole.items() <= sites({"sites": {"x": {**MAIN, **whole}}})["x"].items()

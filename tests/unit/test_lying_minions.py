@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -19,7 +20,8 @@ import _ispmail_queue
 import _ispmail_rotation
 import _ispmail_sites
 from _ispmail_errors import Failed, InvalidInput
-from _runners import ispmail
+from _ispmail_master import Master
+from _runners import ispmail, ispmail_rotate
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.binary(max_size=5), st.just("***")
@@ -83,10 +85,11 @@ def master(client):
     """The runner, with such servers."""
     patch = pytest.MonkeyPatch()
     with patch.context() as patched:
-        patched.setattr(ispmail, "__opts__", {"ispmail": {"sites": {"main": SITE}}, "conf_file": "/x"}, raising=False)
-        patched.setattr(ispmail, "__context__", {}, raising=False)
-        patched.setattr(ispmail, "__salt__", {"cache.grains": lambda *_, **__: {}}, raising=False)
-        patched.setattr(ispmail, "_matching", lambda site, role: SERVERS[role])
+        opts = {"ispmail": {"sites": {"main": SITE}}, "conf_file": "/x"}
+        names = {"__opts__": opts, "__context__": {}, "__salt__": {"cache.grains": lambda *_, **__: {}}}
+        for module, name in itertools.product((ispmail, ispmail_rotate), names):
+            patched.setattr(module, name, names[name], raising=False)
+        patched.setattr(Master, "matching", lambda self, site, role: SERVERS[role])
         patched.setattr(ispmail.salt.client, "get_local_client", lambda path: client)
         patched.setattr(_ispmail_fleet, "_POLL_SECONDS", 0)
         yield
@@ -107,7 +110,7 @@ def test_whatever_servers_return_it_is_no_proof(answers, is_there):
         proved = ispmail.prove("main")
         assert isinstance(proved, list) and ispmail.__context__ == {"retcode": 1}
         held = ispmail.holders("main")
-        would = ispmail.rotate(test=True)
+        would = ispmail_rotate.rotate(test=True)
         assert would["retcode"] == 1 and would["main"]["stops"]
     assert client.asked <= {"db", "mx1", "mx2"}
     for said in (proved, held, would):
@@ -142,7 +145,7 @@ def test_whatever_servers_count(answer):
     with master(Liars(lambda function: answer)):
         ispmail.__salt__["event.send"] = lambda tag, data: events.append(data)
         ispmail.__opts__["quiet"] = True
-        found = ispmail._report_refused(["main"], {"main": {"db": 1}})
+        found = ispmail_rotate._report_refused(["main"], {"main": {"db": 1}})
     assert isinstance(found["main"], int) and size(events) < 1000
 
 
@@ -172,7 +175,7 @@ def test_whatever_is_on_the_bus(events):
     progress = _ispmail_rotation.Progress("1", {"main": ["mx1"]})
     told = []
     for number, (tag, data) in enumerate(events):
-        told += ispmail._heard(progress, {"tag": tag, "data": data}, float(number))
+        told += ispmail_rotate._heard(progress, {"tag": tag, "data": data}, float(number))
     told += progress.finish(99.0)
     for step in told:
         assert len(step.said) <= 160 and step.said.isprintable()
@@ -293,9 +296,9 @@ def test_a_rotation_that_does_not_end_is_stopped(monkeypatch, tmp_path):
         salt = {"event.send": lambda tag, data: events.append((tag, data))}
         salt["state.orchestrate"] = lambda *_, **__: time.sleep(60)
         ispmail.__salt__.update(salt)
-        monkeypatch.setattr(ispmail, "_listening", lambda progress: contextlib.nullcontext())
-        monkeypatch.setattr(ispmail.salt.utils.jid, "gen_jid", lambda opts: "1")
-        done = ispmail.rotate(timeout=0.3)
+        monkeypatch.setattr(ispmail_rotate, "_listening", lambda progress: contextlib.nullcontext())
+        monkeypatch.setattr(ispmail_rotate.salt.utils.jid, "gen_jid", lambda opts: "1")
+        done = ispmail_rotate.rotate(timeout=0.3)
         assert ispmail.__context__ == {"retcode": 1}
     assert done["retcode"] == 1 and done["refused"] == {} and "not reached" in done["rotation"]
     (reason,) = done["reasons"]

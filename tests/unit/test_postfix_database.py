@@ -25,21 +25,27 @@ PILLAR = {"ispmail": {"database": {"password": "first"}}, "second": {"database":
 def test_a_function_asks_the_server_that_pillar_names(on_minion, monkeypatch, name, callee, arguments, has_test):
     """That of ispmail by default, and really; a dry run has to be asked for."""
     on_minion(postfix_database, **PILLAR)
-    monkeypatch.setattr(callee, lambda config, *given: (config.pillar_key, config.password, *given))
+    made = {"changes": {}}
+    monkeypatch.setattr(callee, lambda config, *given: {**made, "given": (config.pillar_key, config.password, *given)})
     function = getattr(postfix_database, name)
     dry, real = ([True], [False]) if has_test else ([], [])
-    assert function() == ("ispmail", "first", *arguments, *real)
-    assert function(pillar="second", **({"test": True} if has_test else {})) == ("second", "other", *arguments, *dry)
+    assert function()["given"] == ("ispmail", "first", *arguments, *real)
+    assert function(pillar="second", **({"test": True} if has_test else {}))["given"] == (
+        "second",
+        "other",
+        *arguments,
+        *dry,
+    )
 
 
 @pytest.mark.parametrize(("name", "callee", "arguments", "has_test"), CALLS)
 def test_only_what_sets_a_password_needs_one(on_minion, monkeypatch, name, callee, arguments, has_test):
     """Else the account would get an empty one."""
     on_minion(postfix_database, ispmail={"server": {"host": "db"}})
-    monkeypatch.setattr(callee, lambda *_: "done")
+    monkeypatch.setattr(callee, lambda *_: {"changes": {}})
     function = getattr(postfix_database, name)
     if name in ("read", "tables"):
-        assert function() == "done"
+        assert function() == {"changes": {}}
     else:
         with pytest.raises(SaltInvocationError, match="ispmail:database:password is missing or empty"):
             function()
@@ -84,3 +90,21 @@ def test_holders_are_looked_for_in_the_scope_of_pillar(on_minion, monkeypatch):
         (["ispmail", "second"], None, "all", ()),
         (["second"], Site(["192.0.2.1"], _ispmail_servers._listed), "old", ["192.0.2.2:40000"]),
     ]
+
+
+@pytest.mark.parametrize(("name", "callee"), [("account", "account"), ("credential_accepted", "credential")])
+def test_when_the_account_got_a_password_is_written_down(on_minion, monkeypatch, tmp_path, name, callee, caplog):
+    """A PostgreSQL does not keep it. Other changes, and dry runs, are no new password."""
+    on_minion(postfix_database, **PILLAR)
+    change = {"grants": {"old": [], "new": []}}
+    monkeypatch.setattr(f"_ispmail_accounts.{callee}", lambda *_: {"changes": {"u": change}, "warnings": []})
+    function, noted = getattr(postfix_database, name), tmp_path / "cache" / "ispmail" / "password-second"
+    function("second")
+    change["password"] = {"old": "***", "new": "***"}
+    function("second", test=True)
+    assert not noted.exists()
+    assert function("second")["warnings"] == [] and noted.exists()
+    noted.unlink()
+    noted.parent.rmdir()
+    noted.parent.write_text("")
+    assert function("second")["changes"] and "how old the password is may not be known" in caplog.text

@@ -1,18 +1,26 @@
 """The execution module `postfix_doctor`: which instances are checked, and what pillar says of each."""
 
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_applied
 from _ispmail_config_consumers import NONE
-from _ispmail_errors import CannotAsk, PillarFault
+from _ispmail_errors import CannotAsk, Failed, PillarFault
 from _ispmail_plan import Outcome
 from _ispmail_report import FAULT, OK, Finding, table
 from _modules import postfix_doctor
 
 from .test_ispmail_module import fails
 
+METRICS = "the metrics for Prometheus can be written"
 FINDINGS = [Finding("a login", "this server", OK, ""), Finding("a query", "x", FAULT, "write it anew")]
 ANSWERS = [{"map": "virtual_alias_maps", "question": "jack@example.org", "answer": "john@example.org"}]
 PILLAR = {
@@ -155,3 +163,113 @@ def test_that_nothing_could_be_looked_at_is_a_fault(sent, monkeypatch):
     with pytest.raises(SaltInvocationError):
         postfix_doctor.check("nowhere", notify=True)
     assert len(sent) == 1, "a key that is not there would be a file of any name"
+
+
+# The metrics.
+
+
+@pytest.fixture
+def textfile(on_minion, sent):
+    """The file that pillar names."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    path = folder / "ispmail.prom"
+    on_minion(postfix_doctor, **{**PILLAR, "ispmail": {**PILLAR["ispmail"], "watch": {"textfile": str(path)}}})
+    yield path
+    shutil.rmtree(folder)
+
+
+def metrics(path):
+    """Name and pillar key to the number."""
+    found = text_string_to_metric_families(path.read_text())
+    return {(each.name, each.labels["pillar"]): each.value for family in found for each in family.samples}
+
+
+def test_the_metrics_are_written_where_the_schedule_asks_for_it(textfile, tmp_path, monkeypatch):
+    folder = str(tmp_path / "cache" / "ispmail")
+    _ispmail_applied.note(folder, "second")
+    _ispmail_applied.note(folder, "third", _ispmail_applied.PASSWORD)
+    os.utime(f"{folder}/applied-second", (1000, 1000))
+    os.utime(f"{folder}/password-third", (time.time() - 500,) * 2)
+    refused = []
+    monkeypatch.setattr("_ispmail_logins.refused", lambda *given: refused.append(given) or [{}, {}])
+    managed = {"managed": True, "age": 100}
+    accounts = {"a": managed, "b": {**managed, "age": 70}, "c": {"managed": False, "age": 900}}
+    views = {"ispmail": {"accounts": accounts}, "third": {"accounts": {"a": {**managed, "age": None}}}}
+    monkeypatch.setattr("_ispmail_accounts.read", lambda config: views[config.pillar_key])
+
+    def check(targets, *_):
+        for target in targets:
+            if target.own_server and target.instance.pillar_key == "ispmail":
+                target.admin_view()
+        return iter([*FINDINGS, *FINDINGS, FINDINGS[0]._replace(result="warning")])
+
+    monkeypatch.setattr("_ispmail_doctor.check", check)
+    postfix_doctor.check()
+    assert not textfile.exists() and refused == [], "nobody has asked for it"
+    found = postfix_doctor.check(notify=True)
+    assert (found[-1]["check"], found[-1]["where"], found[-1]["result"]) == (METRICS, str(textfile), "ok")
+    seen = metrics(textfile)
+    assert time.time() - 60 < seen.pop(("ispmail_doctor_timestamp_seconds", "ispmail")) <= time.time()
+    assert seen == {
+        ("ispmail_doctor_faults", "ispmail"): 2,
+        ("ispmail_doctor_warnings", "ispmail"): 1,
+        ("ispmail_last_apply_timestamp_seconds", "second"): 1000,
+        ("ispmail_password_age_seconds", "ispmail"): 100,
+        ("ispmail_refused_logins", "ispmail"): 2,
+    }
+    ((instances, main, consumers),) = refused
+    assert (list(instances), main, len(consumers)) == (["ispmail", "second", "third"], "ispmail", 3)
+
+
+def test_a_password_whose_age_this_minion_alone_knows(textfile, on_minion, tmp_path, monkeypatch):
+    main = {**PILLAR["ispmail"], "watch": {"textfile": str(textfile)}}
+    on_minion(postfix_doctor, **{**PILLAR, "ispmail": main, "third": {**PILLAR["third"], "database": {}}})
+    folder = str(tmp_path / "cache" / "ispmail")
+    _ispmail_applied.note(folder, "third", _ispmail_applied.PASSWORD)
+    os.utime(f"{folder}/password-third", (time.time() - 500,) * 2)
+    view = {"accounts": {"a": {"managed": True, "age": None}}}
+    monkeypatch.setattr("_ispmail_accounts.read", lambda config: view)
+
+    def check(targets, *_):
+        for target in targets:
+            target.admin_view()
+        return iter(())
+
+    monkeypatch.setattr("_ispmail_doctor.check", check)
+    postfix_doctor.check(notify=True)
+    ages = {key: age for (name, key), age in metrics(textfile).items() if name == "ispmail_password_age_seconds"}
+    assert list(ages) == ["third"] and 499 < ages["third"] < 600
+
+
+def test_what_cannot_be_looked_at_is_a_fault_in_the_metrics(textfile, monkeypatch):
+    def fail(*_):
+        raise CannotAsk("there is no main.cf")
+
+    monkeypatch.setattr("_ispmail_doctor.check", fail)
+    monkeypatch.setattr("_ispmail_logins.refused", fail)
+    with pytest.raises(CommandExecutionError, match=r"there is no main\.cf"):
+        postfix_doctor.check(notify=True)
+    names = {name for name, _ in metrics(textfile)}
+    assert metrics(textfile)["ispmail_doctor_faults", "ispmail"] == 1 and "ispmail_refused_logins" not in names
+
+
+def test_faults_of_pillar_are_in_the_metrics_too(textfile, on_minion):
+    on_minion(postfix_doctor, ispmail={"maps": 7, "watch": {"textfile": str(textfile)}})
+    with pytest.raises(SaltInvocationError):
+        postfix_doctor.check(notify=True)
+    assert metrics(textfile)["ispmail_doctor_faults", "ispmail"] == 1
+
+
+def test_a_file_that_cannot_be_written_is_a_fault_and_an_event(textfile, sent, monkeypatch):
+    """A directory that is not there is seen by everybody, a full disk by the schedule."""
+    monkeypatch.setattr("_ispmail_doctor.check", lambda *_: iter(()))
+    monkeypatch.setattr("_ispmail_textfile.write", fails(Failed("No space left on device")))
+    (found,) = postfix_doctor.check(notify=True)
+    assert (found["result"], found["fix"]) == ("fault", "No space left on device")
+    assert [each["check"] for each in sent[-1][1]["faults"]] == [METRICS]
+    textfile.parent.chmod(0o777)
+    (found,) = postfix_doctor.check()
+    assert found["result"] == "fault" and "writable for nobody else" in found["fix"]
+    assert [each["check"] for each in sent[-1][1]["faults"]] == [METRICS] and len(sent) == 1
+    assert METRICS in postfix_doctor.report(width=300)
