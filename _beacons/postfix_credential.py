@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49d203a2deaf")
+_ispmail_stamp.require("b8b3222473c9")
 
 import contextlib
 import json

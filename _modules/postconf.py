@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49d203a2deaf")
+_ispmail_stamp.require("b8b3222473c9")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

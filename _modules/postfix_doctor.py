@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49d203a2deaf")
+_ispmail_stamp.require("b8b3222473c9")
 
 
 import _ispmail_applied

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49d203a2deaf")
+_ispmail_stamp.require("b8b3222473c9")
 
 import _ispmail_answers
 import _ispmail_classes

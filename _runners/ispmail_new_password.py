@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c8143379ca84")
+_ispmail_stamp.require("b8b3222473c9")
 
 import salt.client
 import salt.utils.minions

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("49d203a2deaf")
+_ispmail_stamp.require("b8b3222473c9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "49d203a2deaf"
+STAMP = "b8b3222473c9"
 
 
 def require(stamp: str) -> None:

@@ -17,7 +17,6 @@ from lab.network import Network
 
 from .salted import CHECKOUT, Lab, Load, wait_until
 
-GENERAL_LOG = "/var/lib/mysql/general.log"
 MAIL = ("mx1", "mx2", "mx3", "mx4")
 INTERVAL = 5
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250}
@@ -89,11 +88,16 @@ class Fleet(Lab):
         for name in ("db", *MAIL):
             self.enrol(name)
         self.db.copy_in(REPOSITORY, CHECKOUT)
-        shared = ("bind-address=0.0.0.0", "skip-name-resolve", "general_log=1", f"general_log_file={GENERAL_LOG}")
+        shared = ("bind-address=0.0.0.0", "skip-name-resolve", "general_log=1", "general_log_file=general.log")
         for machine, own in ((self.db, ("server_id=1", "log_bin")), (self.replica, ("server_id=2", "read_only"))):
             machine.write("/etc/mysql/mariadb.conf.d/99-lab.cnf", "\n".join(["[mysqld]", *shared, *own, ""]))
         self.start()
         self._replicate()
+
+    def logged(self, words):
+        """How many statements with these words the database's general log has: it is in the data directory."""
+        script = """grep -cF "$1" "$(mariadb -Ne 'SELECT @@datadir')general.log" || test $? = 1"""
+        return int(self.db.run(["sh", "-c", script, "sh", words]).stdout)
 
     def _replicate(self):
         """Have the replica follow, from its first statement on."""
