@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b8b3222473c9")
+_ispmail_stamp.require("f5eb919bbe87")
 
 import contextlib
 import json

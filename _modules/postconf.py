@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b8b3222473c9")
+_ispmail_stamp.require("f5eb919bbe87")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b8b3222473c9")
+_ispmail_stamp.require("f5eb919bbe87")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b8b3222473c9")
+_ispmail_stamp.require("f5eb919bbe87")
 
 from _ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b8b3222473c9")
+_ispmail_stamp.require("f5eb919bbe87")
 
 from _ispmail_salt import state
 

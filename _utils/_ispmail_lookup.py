@@ -40,8 +40,12 @@ _FIXES = (
         "Access denied .* to database",
         "that database is not there, or not for this account: check dbname and the grants",
     ),
-    ("Access denied", "check user and password, and that the account is allowed from this host"),
-    ("Unknown database", "check dbname"),
+    (
+        "Access denied",
+        "check user and password, and that the account is allowed from this host; where there is none yet, run "
+        "state.apply ispmail.database on the database server",
+    ),
+    ("Unknown database", "check dbname, or run state.apply ispmail.database on the database server"),
     (r"Table '.*' doesn't exist|no such table|relation .* does not exist", "check the query, or create the table"),
     ("Unknown column|no such column|column .* does not exist", "check the query"),
     ("command denied", "grant SELECT on that table"),

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "b8b3222473c9"
+STAMP = "f5eb919bbe87"
 
 
 def require(stamp: str) -> None:
