@@ -87,6 +87,7 @@ def test_tables_and_account_from_nothing(minion, server):
         "plugins": ["scram-sha-256"],
         "passwords": 1,
         "locked": False,
+        "age": None,
         "expires": None,
     }
     server.sql("DELETE FROM virtual_domains", "mailserver")
