@@ -265,7 +265,7 @@ def test_open_connections_of_a_locked_account_go_on(minion, server):
             cursor.execute("USE mailserver")
             cursor.execute("SELECT COUNT(*) FROM virtual_users")
             server.sql(f"DROP USER {A}@'{HOST}'")
-            with pytest.raises(pymysql.err.OperationalError, match="1142"):
+            with pytest.raises(open_.OperationalError, match="1142"):
                 cursor.execute("SELECT COUNT(*) FROM virtual_users")
 
 
