@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f5eb919bbe87")
+_ispmail_stamp.require("88da02feedfa")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

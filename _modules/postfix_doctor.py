@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f5eb919bbe87")
+_ispmail_stamp.require("88da02feedfa")
 
 
 import _ispmail_applied
