@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("88da02feedfa")
+_ispmail_stamp.require("69ed67a16f5c")
 
 import contextlib
 import json

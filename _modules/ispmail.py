@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("88da02feedfa")
+_ispmail_stamp.require("69ed67a16f5c")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("88da02feedfa")
+_ispmail_stamp.require("69ed67a16f5c")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("88da02feedfa")
+_ispmail_stamp.require("69ed67a16f5c")
 
 import _ispmail_apply
 import _ispmail_compare

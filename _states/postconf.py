@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("88da02feedfa")
+_ispmail_stamp.require("69ed67a16f5c")
 
 from _ispmail_salt import state
 
