@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("69ed67a16f5c")
+_ispmail_stamp.require("f25202a865e9")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

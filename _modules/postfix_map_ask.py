@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("69ed67a16f5c")
+_ispmail_stamp.require("f25202a865e9")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("69ed67a16f5c")
+_ispmail_stamp.require("f25202a865e9")
 
 import salt.client
 import salt.utils.minions

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("69ed67a16f5c")
+_ispmail_stamp.require("f25202a865e9")
 
 from _ispmail_salt import state
 
