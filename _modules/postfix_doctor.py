@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f25202a865e9")
+_ispmail_stamp.require("87844cf47501")
 
 
 import _ispmail_applied
