@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f5eb919bbe87")
+_ispmail_stamp.require("87844cf47501")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f5eb919bbe87")
+_ispmail_stamp.require("87844cf47501")
 
 
 import _ispmail_applied
@@ -203,14 +203,15 @@ def _target(pillar, instance, servers):
         servers[key] = _ispmail_servers.of(config).read(config)
         return servers[key]
 
-    is_main, has_server = key == pillar, "server" in section
-    # An instance without a server of its own shares the main one's.
+    is_main = key == pillar
+    # An instance without a server of its own shares the main one's. What its preset says is none.
+    has_server = is_main or "server" in __pillar__[key]
     source = key if has_server else pillar
     return Target(
         instance=instance,
         prefix="" if is_main else f"{key}: ",
         database=_database(source),
-        own_server=is_main or has_server,
+        own_server=has_server,
         names_socket="unix_socket" in (section.get("server") or {}),
         answers=section.get("answers") or (),
         changes=changes,

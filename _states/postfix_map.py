@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f5eb919bbe87")
+_ispmail_stamp.require("87844cf47501")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -112,7 +112,9 @@ def max_age(rotation: Mapping[str, object]) -> int | None:
 
 def _seconds(given: object) -> int | None:
     """A number of seconds, of what pillar has for a time. None where it is none."""
-    found = None if given is None or isinstance(given, bool) else _TIME.fullmatch(str(given))
+    # The only number without a unit is 0; others may be too long to be written out.
+    text = "0" if type(given) is int and not given else given
+    found = _TIME.fullmatch(text) if isinstance(text, str) else None
     return int(found["number"]) * _SECONDS[found["unit"]] if found else None
 
 

@@ -165,9 +165,10 @@ def age(name: str, seconds: float | None, limit: int) -> Finding:
     if seconds is None:
         unknown = "how old it is cannot be told: the server does not keep that, and this minion has not set it yet"
         return warning_if(f"{unknown}: known from the next rotation on", check, name)
+    old, allowed = (f"{round(each / _DAY, 2):g} days" for each in (seconds, limit))
     fix = (
-        f"it is {seconds / _DAY:.0f} days old, and rotation:max_age is {limit / _DAY:.0f} days: run salt-run "
-        "ispmail.new_password on the master, or put a new one into pillar and rotate"
+        f"it is {old} old, and rotation:max_age is {allowed}: run salt-run ispmail.new_password on the master, or put "
+        "a new one into pillar and rotate"
     )
     return fault_if(fix if seconds > limit else "", check, name)
 

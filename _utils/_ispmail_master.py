@@ -35,9 +35,11 @@ class Master(NamedTuple):
             InvalidInput: There is no such site, or the configuration is wrong.
         """
         known = self.sites()
-        if name not in known:
+        # The command line makes a number of a name that looks like one.
+        found = known.get(str(name))
+        if found is None:
             raise InvalidInput(f"the master's configuration has no site {name}: it has {', '.join(known)}")
-        return known[name]
+        return found
 
     def matching(self, site: Mapping[str, Any], role: str) -> list[str]:
         """List the servers of a site in a role, whether they answer or not, but not those that are gone for good."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import _ispmail_fleet
 import _ispmail_proof
 import _ispmail_stored
-from _ispmail_errors import Failed
+from _ispmail_errors import IspmailError, kind_of
 from _ispmail_fleet import Servers
 from _ispmail_master import Master
 from _ispmail_rotation import mismatches, unanswered
@@ -100,21 +100,32 @@ def prepare(site: Site, test: bool) -> Outcome:
 
 def _change(site: Site, before: Login, after: Login, asked: _Asked) -> Outcome:
     """Write a login, and leave it there if a rotation to it can begin."""
-    stops = ["it was cut off"]
+    stops: list[str] = ["it was cut off"]
+    would: list[str] = []
     try:
-        try:
-            site.store.write(after)
-        except Failed as err:
-            stops = [str(err)]
-            return Outcome(STAYS, stops, [])
+        site.store.write(after)
         preview = site.master.preview(site.client, site.name)
+        would = preview["would"]
         stops = list(dict.fromkeys([*_wrong_pillars(site, asked), *preview["stops"]]))
-        return Outcome(STAYS if stops else MADE, stops, preview["would"])
+    except IspmailError as err:
+        stops = [str(err)]
+    except Exception as err:  # pylint: disable=broad-except
+        # Salt's own work may raise anything, with any text.
+        stops = [f"Salt has failed: {kind_of(err)}"]
     finally:
         if stops:
-            stops += site.store.put_back(before)
-            # Nobody should go on with the pillar in which the new one was.
-            _ispmail_fleet.present(site.client, [*site.servers.all, *site.strangers])
+            stops += [*site.store.put_back(before), *_refresh(site)]
+    return Outcome(STAYS if stops else MADE, stops, would)
+
+
+def _refresh(site: Site) -> list[str]:
+    """Nobody should go on with the pillar in which the new one was. Returns why somebody may."""
+    try:
+        _ispmail_fleet.present(site.client, [*site.servers.all, *site.strangers])
+    except Exception as err:  # pylint: disable=broad-except
+        text = "the servers may still have the new password in pillar: run saltutil.refresh_pillar on them"
+        return [f"Salt has failed: {kind_of(err)}: {text}"]
+    return []
 
 
 def _ask(site: Site) -> _Asked:

@@ -61,7 +61,8 @@ def sites(configuration: object) -> dict[str, dict[str, Any]]:
 def _login_faults(targets: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys that say where sdb has the login. Their values are never shown: one may be it."""
     faults = [
-        f"{key} must be profile and key, such as vault/mail/main, without sdb://: Salt replaces a URI by its value"
+        f"{key} must be profile and key, such as myvault/secret/mail/main, without sdb://: Salt replaces a URI by its "
+        "value"
         for key in ("sdb_password", "sdb_user")
         if key in targets and not (isinstance(targets[key], str) and re.fullmatch(r"(?!sdb:)[^/\s]+/\S+", targets[key]))
     ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import _ispmail_config_rotation
-from _ispmail_errors import Failed, InvalidInput, kind_of, repr_without
+from _ispmail_errors import Failed, InvalidInput, kind_of, printable, repr_without
 
 # Letters and digits only, and a letter first: 142 bits.
 _LETTERS, _LENGTH = string.ascii_letters, 24
@@ -56,18 +56,31 @@ class Store(NamedTuple):
         """
         for uri, value in ((self.user_uri, login.user), (self.password_uri, login.password)):
             self._write(uri, value)
+        if not self._holds(self.user_uri, login.user):
+            raise Failed(
+                f"{self.user_uri} was dropped by the write of the other value: let each have a secret of its own"
+            )
 
     def put_back(self, login: Login) -> list[str]:
-        """Write the login of before, in the other order. Returns what an admin has to know: nothing if it is there."""
-        try:
-            for uri, value in ((self.password_uri, login.password), (self.user_uri, login.user)):
+        """Write the login of before, in the other order. Returns what an admin has to know: nothing if it is there.
+
+        The password goes last once more: where each write drops the other value, the user is the one that can be told.
+        """
+        password = (self.password_uri, login.password)
+        faults = []
+        for uri, value in (password, (self.user_uri, login.user), password):
+            try:
                 self._write(uri, value)
-        except Failed as err:
-            return [
-                f"The login of before could not be put back: {err}. If pillar has the new one, it is not lost: start "
-                "this again, which goes on from there"
-            ]
-        return []
+            except Failed as err:
+                faults.append(str(err))
+        if not self._holds(self.user_uri, login.user):
+            faults.append(f"{self.user_uri} has to be {printable(str(login.user))}: write that there")
+        if not faults:
+            return []
+        return [
+            f"The login of before could not be put back: {'; '.join(dict.fromkeys(faults))}. If pillar has the new "
+            "password, that is not lost: start this again, which goes on from there"
+        ]
 
     def other_user(self, user: str) -> str:
         """Find the other one of the two users.
@@ -83,7 +96,7 @@ class Store(NamedTuple):
         return pair[1]
 
     def _write(self, uri: str | None, value: str | None) -> None:
-        if uri is None or value is None or self._text(uri) == value:
+        if uri is None or value is None or self._holds(uri, value):
             return
         try:
             self.put(uri, value)
@@ -92,6 +105,13 @@ class Store(NamedTuple):
             raise Failed(f"{uri} cannot be written ({kind_of(err)}): {_CANNOT}") from None
         if self._text(uri) != value:
             raise Failed(f"{uri} was not changed by a write: {_CANNOT}")
+
+    def _holds(self, uri: str | None, value: str | None) -> bool:
+        """Whether a value is there. What cannot be read is not; nothing is everywhere."""
+        try:
+            return uri is None or self._text(uri) == value
+        except Failed:
+            return False
 
     def _text(self, uri: str) -> str:
         try:
@@ -122,14 +142,23 @@ def store(
         InvalidInput: The master's configuration does not say it.
     """
     if "sdb_password" not in site:
-        text = "is missing: name what pillar looks up after sdb://, such as vault/mail/main, see docs/rotation.md"
+        text = (
+            "is missing: name what pillar looks up after sdb://, such as myvault/secret/mail/main, see docs/rotation.md"
+        )
         raise InvalidInput(f"ispmail:sites:{name}:sdb_password {text}")
     for key in ("sdb_password", "sdb_user"):
         profile = opts.get(str(site.get(key)).partition("/")[0])
-        if key in site and not (isinstance(profile, Mapping) and "driver" in profile):
+        if key not in site:
+            continue
+        if not isinstance(profile, Mapping) or "driver" not in profile:
             # Where the key has a URI, Salt puts the password itself in its place: it is not shown.
             text = "begins with no sdb profile that the master's configuration has: write profile and key, no sdb://"
             raise InvalidInput(f"ispmail:sites:{name}:{key} {text}")
+        if profile["driver"] == "vault" and profile.get("patch") is not True:
+            text = "a write would drop all else that its secret in Vault holds: add patch: true to that profile"
+            raise InvalidInput(
+                f"ispmail:sites:{name}:{key} names the profile {site[key].partition('/')[0]}, and {text}"
+            )
     user = f"sdb://{site['sdb_user']}" if "sdb_user" in site else None
     return Store(f"sdb://{site['sdb_password']}", user, site.get("accounts"), get, put)
 

@@ -60,7 +60,7 @@ def _directory(path: str) -> Iterator[int]:
     folder = os.path.dirname(path)
     descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for part in folder.split("/")[1:]:
+        for part in filter(None, folder.split("/")):
             try:
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 below = os.open(part, flags, dir_fd=descriptor)

@@ -45,7 +45,26 @@ def test_without_an_ending_of_a_pair_there_is_no_default(user):
 ACCOUNTS = "rotation:accounts"
 MAX_AGE = "must be a number with s, m, h, d or w: write for example max_age: 90d"
 KEEP = "must be 0, or a number with s, m, h, d or w: write for example keep: 7d"
-NO_TIMES = ("", "7", 7, "d", "-1d", "1.5h", "7 d", "7D", "07d", "7d\n", "7y", "123456d", "٧d", True, False, ["7d"], 0.0)
+NO_TIMES = (
+    "",
+    "7",
+    7,
+    "d",
+    "-1d",
+    "1.5h",
+    "7 d",
+    "7D",
+    "07d",
+    "7d\n",
+    "7y",
+    "123456d",
+    "٧d",
+    True,
+    False,
+    ["7d"],
+    0.0,
+    1 << 20000,
+)
 SHAPE = "must be a list of two different users, such as [mailserver_a, mailserver_b]"
 
 

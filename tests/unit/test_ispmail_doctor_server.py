@@ -240,7 +240,7 @@ AGES = {
     "at the limit": (90 * DAY, None, "ok", ""),
     "too old": (90 * DAY + 1, 1, "fault", "it is 90 days old, and rotation:max_age is 90 days: run salt-run"),
     "the server knows it better": (0, 91 * DAY, "ok", ""),
-    "only this minion knows it": (None, 91.5 * DAY, "fault", "it is 92 days old, and rotation:max_age is 90 days: run"),
+    "only this minion knows it": (None, 91.5 * DAY, "fault", "it is 91.5 days old, and rotation:max_age is 90 days"),
     "nobody knows it": (None, None, "warning", "how old it is cannot be told: the server does not keep that, and this"),
 }
 
@@ -252,6 +252,11 @@ def test_how_old_the_password_is(case):
     one = target(host="db", accounts=accounts, max_age=90 * DAY)._replace(password_set=minion)
     (found,) = (each for each in check([one], [], NOBODY, []) if each.check == "the account's password is not too old")
     assert (found.result, found.where) == (result, "mailserver@127.0.0.1") and found.fix.startswith(fix)
+
+
+def test_a_limit_of_hours_is_not_told_as_no_days():
+    found = _ispmail_doctor_server.age("a", DAY / 2 + 7, DAY // 2)
+    assert found.fix.startswith("it is 0.5 days old, and rotation:max_age is 0.5 days: ")
 
 
 def test_without_a_limit_no_age_is_looked_at():

@@ -195,6 +195,42 @@ def test_what_is_cut_off_is_put_back(servers, sdb, monkeypatch):
     assert sdb.written == [PASSWORD] * 2 and sdb[PASSWORD] == "old"
 
 
+@pytest.mark.parametrize("can_be_put_back", [True, False])
+def test_an_error_of_salts_hides_no_reason(servers, sdb, monkeypatch, can_be_put_back):
+    """Whether the old password is back in sdb is told, whatever came between."""
+    before = sdb[PASSWORD]
+
+    def preview(*_):
+        if sdb[PASSWORD] == before:
+            return {"would": [], "stops": []}
+        sdb.fails_at = None if can_be_put_back else PASSWORD
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Master, "preview", preview)
+    done = prepare(servers, sdb)
+    assert done.what == STAYS and done.stops[0] == "Salt has failed: OSError (No space left on device)"
+    assert (sdb[PASSWORD] == before) == can_be_put_back
+    assert [each[:41] for each in done.stops[1:]] == ["The login of before could not be put back"] * (
+        not can_be_put_back
+    )
+
+
+def test_servers_that_cannot_be_asked_any_more_hide_no_reason(servers, sdb, monkeypatch):
+    servers.pillars["mx2"] = "old"
+    real = _ispmail_fleet.present
+
+    def present(client, asked, refresh=True):
+        if sdb.written == [PASSWORD] * 2:
+            raise OSError
+        return real(client, asked, refresh)
+
+    monkeypatch.setattr(_ispmail_fleet, "present", present)
+    done = prepare(servers, sdb)
+    assert done.what == STAYS and sdb[PASSWORD] == "old"
+    assert any(each.startswith("mx2: its pillar has not changed") for each in done.stops)
+    assert done.stops[-1].startswith("Salt has failed: OSError: the servers may still have the new password in pillar")
+
+
 def test_by_two_accounts():
     sdb = Sdb(main="old", main_user="u_a")
     done = prepare(Servers(sdb), sdb, user=USER)

@@ -20,6 +20,7 @@ import tornado.ioloop
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_fleet
+from _ispmail_errors import InvalidInput
 from _ispmail_master import Master
 from _ispmail_rotation import Progress
 from _runners import ispmail, ispmail_rotate
@@ -102,6 +103,17 @@ WHO = {
         (["db"], ["mx8", "mx9"], [["mx1"]], ["mx2", "mx3", "mx4"], ["the canary mx8, mx9 is not one"]),
     ),
 }
+
+
+@pytest.mark.parametrize("name", [1, "1"])
+def test_a_site_whose_name_is_a_number(name):
+    """YAML takes it for one, in the configuration as on the command line."""
+    assert Master({"sites": {1: {"database": "db", "mail": "mx"}}}, dict, dict).site(name)["mail"] == "mx"
+
+
+def test_a_name_that_is_none():
+    with pytest.raises(InvalidInput, match=r"has no site \['main'\]: it has main"):
+        Master({"sites": {"main": {"database": "db", "mail": "mx"}}}, dict, dict).site(["main"])
 
 
 @pytest.mark.parametrize("case", WHO)

@@ -115,7 +115,10 @@ def test_an_unknown_key_is_told_with_those_that_are_known():
 
 LOGINS = {
     # What is wrong with where the login is, and the fault of it.
-    "a URI": ({"sdb_password": "sdb://mail/Zx9"}, "sdb_password must be profile and key, such as vault/mail/main"),
+    "a URI": (
+        {"sdb_password": "sdb://mail/Zx9"},
+        "sdb_password must be profile and key, such as myvault/secret/mail/main",
+    ),
     "what Salt puts there": ({"sdb_password": "Zx9"}, "sdb_password must be profile and key"),
     "no text": ({"sdb_password": None}, "sdb_password must be profile and key"),
     "a blank": ({"sdb_password": "mail/Zx9 y"}, "sdb_password must be profile and key"),
@@ -134,5 +137,5 @@ def test_where_the_login_is(case):
     with pytest.raises(InvalidInput) as caught:
         sites({"sites": {"x": {**MAIN, **given}}})
     assert f"ispmail:sites:x:{fault}" in str(caught.value) and "Zx9" not in str(caught.value)
-    whole = {"sdb_password": "vault/mail/main", "sdb_user": "vault/mail/user", "accounts": ["a", "b"]}
+    whole = {"sdb_password": "myvault/secret/mail/main", "sdb_user": "myvault/secret/mail/user", "accounts": ["a", "b"]}
     assert whole.items() <= sites({"sites": {"x": {**MAIN, **whole}}})["x"].items()

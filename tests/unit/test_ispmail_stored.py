@@ -51,6 +51,33 @@ def test_the_user_is_written_before_the_password_and_put_back_after_it():
     assert len(sdb.written) == 4, "what is there already is not written"
 
 
+class Secret(Sdb):
+    """A store that keeps only the value that was written last, as the driver of Vault without `patch: true`."""
+
+    def put(self, uri, value):
+        self.clear()
+        super().put(uri, value)
+
+
+def test_a_store_that_drops_the_one_value_for_the_other():
+    """The password has to stay there: the user is no secret, and is told."""
+    sdb = Secret(main=SECRET, main_user="u_a")
+    store = sdb.store()
+    before = store.read()
+    with pytest.raises(Failed, match=rf"^{USER} was dropped by the write of the other value: "):
+        store.write(Login("u_b", "q"))
+    (left,) = store.put_back(before)
+    assert dict(sdb) == {PASSWORD: SECRET}
+    assert f"{USER} has to be u_a" in left and SECRET not in left
+
+
+def test_what_can_be_put_back_is_put_back():
+    sdb = Sdb(main="q", main_user="u_b")
+    sdb.fails_at = PASSWORD
+    (left,) = sdb.store().put_back(Login("u_a", "p"))
+    assert sdb[USER] == "u_a" and left.count("cannot be written") == 1
+
+
 def test_only_the_password_is_stored():
     sdb = Sdb(main="p")
     store = sdb.store(user=None)
@@ -115,6 +142,15 @@ def test_where_a_site_has_its_login():
     assert (found.password_uri, found.user_uri, found.accounts) == ("sdb://mail/a/b", None, None)
     found = find({"sdb_password": "mail/a", "sdb_user": "mail/u", "accounts": ["x", "y"]})
     assert (found.user_uri, found.accounts) == ("sdb://mail/u", ["x", "y"])
+
+
+@pytest.mark.parametrize("patch", [{}, {"patch": False}, {"patch": "yes"}])
+def test_a_vault_that_would_drop_what_else_its_secret_holds(patch):
+    """Each other value of that secret is lost by the first write, be it of this site or of somebody else."""
+    profile = {"driver": "vault", **patch}
+    with pytest.raises(InvalidInput, match=r"^ispmail:sites:main:sdb_password names the profile mail, .*patch: true"):
+        find({"sdb_password": "mail/secret/mail/main"}, {"mail": profile})
+    assert find({"sdb_password": "mail/secret/mail/main"}, {"mail": {**profile, "patch": True}})
 
 
 def test_a_site_that_does_not_say_where():

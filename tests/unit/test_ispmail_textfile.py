@@ -40,6 +40,10 @@ def test_it_is_readable_for_all_and_nothing_is_left(path):
         assert [each.name for each in path.parent.iterdir()] == ["ispmail.prom"]
 
 
+def test_the_root_directory_is_one_too():
+    assert _ispmail_textfile.obstacle("/ispmail.prom") == ""
+
+
 def test_who_reads_it_sees_one_whole_text(path):
     texts = [letter * 100_000 for letter in "ab"]
     _ispmail_textfile.write(str(path), texts[0])

@@ -242,6 +242,14 @@ def test_a_password_whose_age_this_minion_alone_knows(textfile, on_minion, tmp_p
     assert list(ages) == ["third"] and 499 < ages["third"] < 600
 
 
+def test_a_preset_gives_no_instance_a_server_of_its_own(checked, on_minion):
+    """What it says of the database's tables is no login to another server."""
+    preset = {name: {**section, "preset": "postfixadmin"} for name, section in PILLAR.items()}
+    on_minion(postfix_doctor, **preset)
+    postfix_doctor.check()
+    assert [target.own_server for target in checked[0][0]] == [True, False, True]
+
+
 def test_what_cannot_be_looked_at_is_a_fault_in_the_metrics(textfile, monkeypatch):
     def fail(*_):
         raise CannotAsk("there is no main.cf")
