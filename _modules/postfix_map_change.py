@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87844cf47501")
+_ispmail_stamp.require("b9c7c08eb543")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -7,15 +7,16 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87844cf47501")
+_ispmail_stamp.require("b9c7c08eb543")
 
 import salt.client
 import salt.utils.minions
 
 import _ispmail_fleet
+import _ispmail_master
 import _ispmail_status
 from _ispmail_errors import Failed
-from _ispmail_master import NEEDED, Master
+from _ispmail_master import NEEDED
 from _ispmail_queue import merged
 from _ispmail_salt import cache_folder, salt_errors
 
@@ -223,9 +224,4 @@ def _wait_since_the_last(path):
 
 
 def _master():
-    """The sites and their servers, as this master knows them."""
-
-    def match(target, tgt_type):
-        return salt.utils.minions.CkMinions(__opts__).check_minions(target, tgt_type)
-
-    return Master(__opts__.get("ispmail"), match, __salt__["cache.grains"])
+    return _ispmail_master.of(__opts__, __salt__, salt.utils.minions.CkMinions)

@@ -4,18 +4,18 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87844cf47501")
+_ispmail_stamp.require("b9c7c08eb543")
 
 import salt.client
 import salt.utils.minions
 import salt.utils.sdb
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_master
 import _ispmail_new_password
 import _ispmail_stored
 from _ispmail_errors import Failed, IspmailError, kind_of
 from _ispmail_events import ROTATION_FAILED
-from _ispmail_master import Master
 from _ispmail_new_password import GOES_ON, STAYS, Site
 from _ispmail_queue import merged
 from _ispmail_salt import cache_folder, salt_errors
@@ -114,12 +114,7 @@ def _prepare(site, test):
 
 
 def _master():
-    """The sites and their servers, as this master knows them."""
-
-    def match(target, tgt_type):
-        return salt.utils.minions.CkMinions(__opts__).check_minions(target, tgt_type)
-
-    return Master(__opts__.get("ispmail"), match, __salt__["cache.grains"])
+    return _ispmail_master.of(__opts__, __salt__, salt.utils.minions.CkMinions)
 
 
 def _get(uri):

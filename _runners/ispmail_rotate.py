@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87844cf47501")
+_ispmail_stamp.require("b9c7c08eb543")
 
 import salt.client
 import salt.utils.event
@@ -17,9 +17,9 @@ import salt.utils.minions
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_fleet
+import _ispmail_master
 from _ispmail_errors import Failed, kind_of, plural, printable
 from _ispmail_events import ROTATION_FAILED, ROTATION_REFUSED, ROTATION_STEP
-from _ispmail_master import Master
 from _ispmail_queue import bounded, merged
 from _ispmail_rotation import Progress, dropped, reasons, table
 from _ispmail_salt import cache_folder, salt_errors
@@ -240,9 +240,4 @@ def _refused_logins():
 
 
 def _master():
-    """The sites and their servers, as this master knows them."""
-
-    def match(target, tgt_type):
-        return salt.utils.minions.CkMinions(__opts__).check_minions(target, tgt_type)
-
-    return Master(__opts__.get("ispmail"), match, __salt__["cache.grains"])
+    return _ispmail_master.of(__opts__, __salt__, salt.utils.minions.CkMinions)

@@ -94,13 +94,38 @@ class Master(NamedTuple):
         who = self.targets(client, name, 1)
         rest = [server for batch in who["batches"] for server in batch]
         up = [*who["database"], *who["canary"], *rest]
-        stops = [*who["faults"], *(f"{server}: does not answer" for server in who["down"])]
+        stops = absent(who)
         if not who["faults"]:
             stops += _ispmail_fleet.would_stop(client, self.servers(self.site(name)), up)
         would = [f"accept the new password next to the one in use: {', '.join(who['database'])}"]
         would += [f"apply it, and wait for old processes: {', '.join(each)}" for each in (who["canary"], rest) if each]
         would.append(f"prove that all use it, then drop the old one: {', '.join(who['database'])}")
         return {"would": would, "stops": list(dict.fromkeys(stops))}
+
+
+def of(opts: Mapping[str, Any], functions: Mapping[str, Any], minions: Callable[[Any], Any]) -> Master:
+    """Tell what this master knows.
+
+    Args:
+        opts: Its configuration.
+        functions: Salt's functions in a runner.
+        minions: salt.utils.minions.CkMinions.
+    """
+
+    def match(target: Any, tgt_type: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = minions(opts).check_minions(target, tgt_type)
+        return found
+
+    return Master(opts.get("ispmail"), match, functions["cache.grains"])
+
+
+def absent(who: Mapping[str, Any]) -> list[str]:
+    """Tell why a rotation to these servers would be stopped before any of them is asked more than whether it is there.
+
+    Args:
+        who: What `Master.targets` returned.
+    """
+    return [*who["faults"], *(f"{server}: does not answer" for server in who["down"])]
 
 
 def _canary_faults(site: Mapping[str, Any], roles: Mapping[str, Sequence[str]], canary: Sequence[str]) -> list[str]:

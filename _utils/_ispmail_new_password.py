@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import _ispmail_fleet
+import _ispmail_master
 import _ispmail_proof
 import _ispmail_stored
 from _ispmail_errors import IspmailError, kind_of
@@ -78,8 +79,7 @@ def prepare(site: Site, test: bool) -> Outcome:
         Failed: sdb cannot be read.
     """
     before = site.store.read()
-    who = site.master.targets(site.client, site.name, 1)
-    stops = [*who["faults"], *(f"{server}: does not answer" for server in who["down"])]
+    stops = _ispmail_master.absent(site.master.targets(site.client, site.name, 1))
     if stops:
         return Outcome(STAYS, stops, [])
     asked = _ask(site)

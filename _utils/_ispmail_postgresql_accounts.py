@@ -158,14 +158,7 @@ def _made(config: DatabaseConfig) -> dict[str, Any]:
 def credential(config: DatabaseConfig, action: Action, test: bool) -> dict[str, Any]:
     """Change which logins the server accepts, by two accounts: a role of PostgreSQL has one password.
 
-    Args:
-        config: What pillar says; its user and password are the new ones.
-        action: ``accept`` them beside those in use, so that nobody who uses an old one notices; or have them as the
-            ``sole`` ones, which the server has to accept already.
-        test: Only tell what would be done.
-
-    Returns:
-        As _ispmail_accounts.credential does.
+    Arguments and what it returns are as of _ispmail_accounts.credential.
 
     Raises:
         PillarFault: Pillar's user is none of two.

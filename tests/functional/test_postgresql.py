@@ -9,7 +9,7 @@ import pytest
 import _ispmail_postgresql
 import _ispmail_sql
 from _ispmail_scram import SALT_BYTES, belongs, method, verifier
-from lab import HOST, scratch, wait_until
+from lab import HOST, wait_until
 from lab.postfix import Postfix, write_cold
 from lab.postgresql import PostgreSQL, Refused
 
@@ -32,12 +32,6 @@ PASSWORDS = (
     "zero\u200bwidth\u200dsecret",
     "\u00adsecret\ue000",
 )
-
-
-@pytest.fixture(scope="module")
-def directory():
-    with scratch() as path:
-        yield path
 
 
 @pytest.fixture(scope="module")

@@ -18,19 +18,13 @@ import _ispmail_scram
 from _ispmail_client import TLS, Login
 from _ispmail_errors import DatabaseError
 from _ispmail_postgresql_client import Client
-from lab import HOST, scratch
+from lab import HOST
 from lab.postgresql import HBA, PostgreSQL
 
 from .database import Listener, certificate, in_background
 from .test_postgresql import PASSWORDS, made
 
 USER, PASSWORD = "mailserver_a", "plainSecret7"
-
-
-@pytest.fixture(scope="module")
-def directory():
-    with scratch() as path:
-        yield path
 
 
 @pytest.fixture(scope="module")

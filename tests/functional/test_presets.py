@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab import HOST, scratch
+from lab import HOST
 from lab.mariadb import MariaDB
 from lab.minion import Minion
 from lab.postfix import Postfix
@@ -49,12 +49,6 @@ GOES_TO = {
     "own@also-all.example.org": "own@all.example.org",
     "anybody@also-all.example.org": "john@example.org",
 }
-
-
-@pytest.fixture(scope="module")
-def directory():
-    with scratch() as path:
-        yield path
 
 
 @pytest.fixture(scope="module")
