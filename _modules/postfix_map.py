@@ -3,12 +3,13 @@
 A *map* is what a main.cf parameter points at; its *table file* says how to ask the database. All functions read pillar
 themselves: no secret is ever an argument.
 
-Salt loads postfix_map_ask and postfix_map_change, the other parts of the module, when one of their functions is called.
+Salt loads postfix_map_ask, postfix_map_change and postfix_map_found, the other parts of the module, when one of their
+functions is called.
 """
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b9c7c08eb543")
+_ispmail_stamp.require("20545c8caf19")
 
 import _ispmail_applied
 import _ispmail_compare

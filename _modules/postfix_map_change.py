@@ -1,4 +1,4 @@
-"""Change the SQL lookup maps of one Postfix instance, and print the pillar that describes those that it has.
+"""Change the SQL lookup maps of one Postfix instance.
 
 The part of `postfix_map` that most applies do not need: they begin with a comparison, and end there.
 """
@@ -7,49 +7,21 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b9c7c08eb543")
+_ispmail_stamp.require("20545c8caf19")
 
 import _ispmail_apply
 import _ispmail_compare
 import _ispmail_consumers
-import _ispmail_found
 import _ispmail_holders
-import _ispmail_postconf
 import _ispmail_remove
 from _ispmail_errors import InvalidInput
-from _ispmail_salt import consumer_logins, instance, named_directories, salt_errors, scope, wanted
+from _ispmail_salt import consumer_logins, instance, salt_errors, scope, wanted
 
 __virtualname__ = "postfix_map"
 
 
 def __virtual__():
     return __virtualname__
-
-
-def found(config_directory="/etc/postfix"):
-    """
-    Describe the SQL tables that main.cf names now, whoever made them, as the pillar that would make them.
-
-    config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
-
-    Returns a text in YAML: ``ispmail``, the pillar, with a placeholder for each password; and ``left_out``, a list of
-    sentences on what pillar cannot hold, with the reasons. Pillar is not read, but for the directories that it names.
-
-    Raises SaltInvocationError for a directory that is not a Postfix instance, CommandExecutionError where there is no
-    Postfix or no main.cf.
-
-    Source: mysql_table(5), pgsql_table(5), sqlite_table(5), postconf(1)
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' postfix_map.found
-    """
-    with salt_errors():
-        directory = _ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
-        return _ispmail_found.text(_ispmail_found.found(directory), directory)
 
 
 def apply(pillar="ispmail", test=False, compared=None):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import _ispmail_connections
 import _ispmail_database
+import _ispmail_session
+import _ispmail_sockets
 import _ispmail_sql
 from _ispmail_config_database import DatabaseConfig
+from _ispmail_connections import STATEMENTS, Listed, read_listed
 from _ispmail_database import Server
+from _ispmail_errors import CannotAsk
 
 
 def connections(server: Server, user: str) -> dict[str, int] | None:
@@ -22,11 +25,27 @@ def connections(server: Server, user: str) -> dict[str, int] | None:
     if not _ispmail_database.sees_all(server):
         return None
     return dict(
-        Counter(
-            _ispmail_database.shown(client.host)
-            for client in _ispmail_connections.listed_by_admin(server, [user], None).clients
-        )
+        Counter(_ispmail_session.shown(client.host) for client in listed_by_admin(server, [user], None).clients)
     )
+
+
+def listed_by_admin(server: Server, users: Collection[str], host: str | None) -> Listed:
+    """Ask a server as its admin.
+
+    Args:
+        users: Whose connections count.
+        host: Where it was asked; None for its unix socket.
+
+    Raises:
+        CannotAsk: The admin does not see the connections of others.
+        DatabaseError: It cannot be asked.
+    """
+    if not _ispmail_database.sees_all(server):
+        raise CannotAsk(
+            "the admin of the database does not see who is connected: run GRANT PROCESS ON *.* TO its account"
+        )
+    processes, facts = (server.ask(statement) for statement in STATEMENTS)
+    return read_listed(processes, facts, users, _ispmail_sockets.addresses(host))
 
 
 def describe_connections(found: Mapping[str, int] | None) -> str:
@@ -110,9 +129,9 @@ def other_readers(server: Server, config: DatabaseConfig) -> dict[str, Any]:
         # As the server quotes it: 'user'@'host'.
         user, _, host = grantee[1:-1].partition("'@'")
         if host and user not in (*config.accounts, *config.known_accounts):
-            name = _ispmail_database.shown(f"{user}@{host}")
+            name = _ispmail_session.shown(f"{user}@{host}")
             found[name] = {
-                "drop": f"DROP USER {_ispmail_database.shown(grantee)}",
+                "drop": f"DROP USER {_ispmail_session.shown(grantee)}",
                 "connections": connections(server, user),
             }
     return found

@@ -12,6 +12,7 @@ import _ispmail_account_users
 import _ispmail_database
 import _ispmail_idle_account
 import _ispmail_schema
+import _ispmail_session
 import _ispmail_sql
 import _ispmail_two_accounts
 import _ispmail_two_passwords
@@ -66,7 +67,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
         managed = config.managed_hosts([*other, *found])
         clock = server.ask("SELECT @@global.default_password_lifetime AS days, UNIX_TIMESTAMP() AS now")[0]
         return {
-            "server": _ispmail_database.shown(server.version),
+            "server": _ispmail_session.shown(server.version),
             "login_plugins": list(server.dialect.plugins),
             "database": config.dbname if _ispmail_schema.has_database(server, config.dbname) else None,
             "tables": {table: missing.describe() for table, missing in needs.items()},
@@ -74,7 +75,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                 name(config.user, host): {
                     "managed": host in managed,
                     "grants": _ispmail_database.shown_grants(grants(server, config.user, host)),
-                    "plugins": [_ispmail_database.shown(plugin) for plugin in account.plugins],
+                    "plugins": [_ispmail_session.shown(plugin) for plugin in account.plugins],
                     "passwords": len(account.hashes),
                     "locked": account.locked,
                     "age": max(0, int(clock["now"]) - account.changed) if account.changed else None,

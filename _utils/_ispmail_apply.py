@@ -105,15 +105,20 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
     """Refuse what this server cannot do, ask each new table file, and return the warnings."""
     unknown, warnings = _unknown_in_chroot(instance, inventory)
     faults = [*difference.faults, *_faults_here(instance, difference, inventory), *(unknown if running else [])]
+    changed = [each for each in instance.maps if each.name in difference.changed]
+    # A table that answers is of a type that Postfix has.
+    if faults or {each.type for each in instance.maps} != {each.type for each in changed}:
+        faults = [*_unopenable(instance), *faults]
     if faults:
         raise PillarFault(instance.pillar_key, faults)
     # Where Postfix does not run: a start of Debian's copies the files anew.
     warnings += below(instance.pillar_key, unknown)
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
-    changed = [each for each in instance.maps if each.name in difference.changed]
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
     failures = failures or wrong_answers(instance, staged(answering(instance, changed), inventory))
     if failures:
+        if faults := _unopenable(instance):
+            raise PillarFault(instance.pillar_key, faults)
         raise Failed(listed("Nothing was changed, Postfix answers as before", failures))
     of_classes = [each for each in changed if each.parameter in _ispmail_classes.ORDER]
     for group in staged(of_classes, inventory):
@@ -122,17 +127,11 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
 
 
 def _faults_here(instance: CompleteInstance, difference: Difference, inventory: Inventory) -> list[Fault]:
-    """What pillar asks for, and this server does not have."""
-    types = _ispmail_postconf.table_types(instance.config_directory)
-    faults = [
-        Fault(f"maps:{each.name}:type", "cannot be opened by this Postfix", f"install postfix-{each.type}")
-        for each in instance.maps
-        if each.type not in types
-    ]
+    """What pillar asks for, and this server does not have; see `_unopenable` for types of tables."""
     unsafe = functools.cache(_ispmail_files.unsafe_directory)
     owner = inventory.settings.expanded("mail_owner")
     may_enter = functools.cache(lambda directory: _ispmail_files.permits(owner, "x", directory))
-    faults += [
+    faults = [
         Fault(f"maps:{each.name}:file", "is in a directory that does not exist", "create it first")
         for each in instance.maps
         if not os.path.isdir(os.path.dirname(each.path))
@@ -156,6 +155,16 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         for reader in inventory.readers(each.parameter, each.proxy) if each.type == "sqlite" else ():
             faults += _log_outside_chroot(each, reader.chroot) if reader.chroot else []
     return [*dict.fromkeys(faults), *_ispmail_config.release_faults(instance, inventory.settings.version)]
+
+
+def _unopenable(instance: CompleteInstance) -> list[Fault]:
+    """The types of tables that this Postfix does not have."""
+    types = _ispmail_postconf.table_types(instance.config_directory)
+    return [
+        Fault(f"maps:{each.name}:type", "cannot be opened by this Postfix", f"install postfix-{each.type}")
+        for each in instance.maps
+        if each.type not in types
+    ]
 
 
 def _unknown_services(each: CompleteMap) -> list[Fault]:

@@ -12,11 +12,10 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import _ispmail_plugins
-from _ispmail_errors import DatabaseError
+from _ispmail_errors import DatabaseError, repr_without
 from _ispmail_meanings import LOST, NO_TLS, UNREACHABLE, numbered
 
 # All in seconds. Building an index takes longer than any question.
@@ -51,18 +50,20 @@ class TLS(NamedTuple):
     verify_name: bool  # the certificate must have been issued for the host
 
 
-@dataclass(frozen=True)
-class Login:
+class Login(NamedTuple):
     """Where and how a client logs in."""
 
     user: str
-    password: bytes = field(repr=False)
+    password: bytes
     unix_socket: str | None = None
     host: str | None = None
     port: int | str = 3306  # or the name of a service
     database: str | None = None
     tls: TLS | None = None
     type: str = "mysql"  # of the tables that log in so: pgsql for a PostgreSQL
+
+    def __repr__(self) -> str:
+        return repr_without(self, "password")
 
 
 class _Reader:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import _ispmail_database
 import _ispmail_hosts
-import _ispmail_postgresql
+import _ispmail_session
 import _ispmail_sockets
 from _ispmail_config_database import MYSQL, PGSQL
-from _ispmail_database import Server
-from _ispmail_errors import CannotAsk, DatabaseError
+from _ispmail_errors import DatabaseError
+from _ispmail_postgresql_text import literal
 from _ispmail_sockets import Connection, Process
 
 # An account needs no privilege to see its own connections.
@@ -63,7 +62,7 @@ def read_listed(
         addresses: Of that server; none where it was asked through its unix socket.
 
     Raises:
-        LookupError, TypeError, ValueError: No MariaDB or MySQL answers that, see `_ispmail_database.understood`.
+        LookupError, TypeError, ValueError: No MariaDB or MySQL answers that, see `_ispmail_session.understood`.
     """
     own = int(facts[0]["id"])
     listed = [row for row in rows if str(row["User"]) in users and int(row["Id"]) != own]
@@ -87,17 +86,39 @@ def listed_by_account(keys: Mapping[str, str], host: str, table_type: str = MYSQ
         DatabaseError: It cannot be asked.
     """
     user = keys.get("user", "")
-    statements = _ispmail_postgresql.activity_statements([user]) if table_type == PGSQL else STATEMENTS
-    with _ispmail_database.understood(host, table_type):
-        listed, facts = _ispmail_database.ask(keys, host, statements, table_type).answers
+    statements = activity_statements([user]) if table_type == PGSQL else STATEMENTS
+    with _ispmail_session.understood(host, table_type):
+        listed, facts = _ispmail_session.ask(keys, host, statements, table_type).answers
         for answer in (listed, facts):
             if answer.reason:
                 raise DatabaseError(answer.reason)
-        login = _ispmail_database.login(host, keys, table_type)
+        login = _ispmail_session.login(host, keys, table_type)
         addresses = _ispmail_sockets.addresses(login.host)
         if table_type == PGSQL:
             return read_activity(listed.rows, facts.rows, login.unix_socket, addresses)
         return read_listed(listed.rows, facts.rows, [user], addresses)
+
+
+def activity_statements(users: Sequence[str]) -> tuple[str, str]:
+    """Write the statements that list the connections of users, but for the one that asks, and the server's port.
+
+    A role sees those of its own; all others only where it has pg_read_all_stats.
+    """
+    names = ", ".join(map(literal, users))
+    return (
+        "SELECT host(client_addr) AS host, client_port AS port FROM pg_stat_activity"  # noqa: S608
+        f" WHERE usename IN ({names}) AND pid <> pg_backend_pid()",
+        "SELECT current_setting('port') AS port",
+    )
+
+
+def activity(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int | None]]:
+    """Read the rows of the first of `activity_statements`: address and port of each; no port for the unix socket."""
+    found: list[tuple[str, int | None]] = []
+    for row in rows:
+        port = int(row["port"] or -1)
+        found.append((row["host"] or "localhost", port if port > 0 else None))
+    return found
 
 
 def read_activity(
@@ -106,37 +127,18 @@ def read_activity(
     socket: str | None,
     addresses: tuple[str, ...] = (),
 ) -> Listed:
-    """Read what a PostgreSQL answered to `_ispmail_postgresql.activity_statements`.
+    """Read what a PostgreSQL answered to `activity_statements`.
 
     Args:
         socket: Where it was asked; None for a host: then its socket is where Debian's is.
         addresses: Of that server; none where it was asked through its unix socket.
 
     Raises:
-        LookupError, TypeError, ValueError: No PostgreSQL answers that, see `_ispmail_database.understood`.
+        LookupError, TypeError, ValueError: No PostgreSQL answers that, see `_ispmail_session.understood`.
     """
     port = int(facts[0]["port"])
     path = socket or _ispmail_hosts.postgresql_socket(_ispmail_hosts.POSTGRESQL_SOCKETS, port)
-    return Listed(tuple(Client(*each) for each in _ispmail_postgresql.activity(rows)), port, path, addresses)
-
-
-def listed_by_admin(server: Server, users: Collection[str], host: str | None) -> Listed:
-    """Ask a server as its admin.
-
-    Args:
-        users: Whose connections count.
-        host: Where it was asked; None for its unix socket.
-
-    Raises:
-        CannotAsk: The admin does not see the connections of others.
-        DatabaseError: It cannot be asked.
-    """
-    if not _ispmail_database.sees_all(server):
-        raise CannotAsk(
-            "the admin of the database does not see who is connected: run GRANT PROCESS ON *.* TO its account"
-        )
-    processes, facts = (server.ask(statement) for statement in STATEMENTS)
-    return read_listed(processes, facts, users, _ispmail_sockets.addresses(host))
+    return Listed(tuple(Client(*each) for each in activity(rows)), port, path, addresses)
 
 
 def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], bool]) -> list[Unknown]:
@@ -212,7 +214,7 @@ def strangers(listed: Listed, site_hosts: Collection[str]) -> list[str]:
         # A database that resolves names lists the full one.
         if not _ispmail_sockets.is_address(host) and host.partition(".")[0] in names:
             continue
-        found.append(_ispmail_database.shown(client.host))
+        found.append(_ispmail_session.shown(client.host))
     return list(dict.fromkeys(found))
 
 

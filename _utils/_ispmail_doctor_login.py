@@ -10,13 +10,14 @@ import _ispmail_collations
 import _ispmail_database
 import _ispmail_lookup
 import _ispmail_query
+import _ispmail_session
 import _ispmail_tablefile
 from _ispmail_config_database import MYSQL
-from _ispmail_database import Rows
 from _ispmail_doctor_postfix import LiveMap
 from _ispmail_errors import IspmailError, plural
 from _ispmail_plugins import CACHING_SHA2, NATIVE
 from _ispmail_report import Finding, fault_if, warning_if
+from _ispmail_session import Rows
 from _ispmail_sql import Grant
 
 # The keys of a table file that decide how Postfix logs in. Maps that agree in all of them share one login.
@@ -182,7 +183,7 @@ def ask(login: Login) -> LoginAnswers:
     texts = [_ACCOUNT, _GRANTS, _LIMITS]
     for each in wanted:
         texts += [each.query, each.plan, *each.compared.values(), *each.probes.values(), each.collations]
-    asked = _ispmail_database.ask(login.maps[0].keys, login.host, texts)
+    asked = _ispmail_session.ask(login.maps[0].keys, login.host, texts)
     account, grants, limits, *rest = asked.answers
     answers = iter(rest)
     # Taken in the order in which they were asked.
@@ -210,7 +211,7 @@ def ask(login: Login) -> LoginAnswers:
 
 def _account(account: Rows, grants: Rows, limits: Rows) -> LoginAccount:
     numbers = {name: int(value) for name, value in limits.rows[0].items()}
-    name = _ispmail_database.shown(account.rows[0]["account"])
+    name = _ispmail_session.shown(account.rows[0]["account"])
     return LoginAccount(name=name, grants=tuple(_ispmail_database.grants(grants.rows)), **numbers)
 
 
@@ -220,7 +221,7 @@ def check(maps: Sequence[LiveMap]) -> Iterator[Finding]:
     for login in logins(maps):
         where = f"{login.host} for {', '.join(live.name for live in login.maps)}"
         try:
-            with _ispmail_database.understood(login.host):
+            with _ispmail_session.understood(login.host):
                 found = ask(login)
                 findings = list(check_login(found))
         except IspmailError as err:
@@ -351,7 +352,7 @@ def check_query(answers: MapAnswers) -> Iterator[Finding]:
         yield warning_if(f"EXPLAIN does not work: {answers.plan.reason}", INDEX_CHECK, where)
         return
     # The table is None where the plan has none.
-    plan = [{**row, "table": row["table"] and _ispmail_database.shown(row["table"])} for row in answers.plan.rows]
+    plan = [{**row, "table": row["table"] and _ispmail_session.shown(row["table"])} for row in answers.plan.rows]
     scans = _ispmail_query.full_scans(answers.map.keys.get("query", ""), plan)
     yield fault_if("; ".join(scans), INDEX_CHECK, where)
 
@@ -370,8 +371,8 @@ def _failing_probes(answers: MapAnswers) -> str:
         return ""
     collations: dict[str, dict[str, str]] = {}
     for row in answers.collations.rows:
-        columns = collations.setdefault(_ispmail_database.shown(row["t"]), {})
-        columns[_ispmail_database.shown(row["c"])] = _ispmail_database.shown(row["o"])
+        columns = collations.setdefault(_ispmail_session.shown(row["t"]), {})
+        columns[_ispmail_session.shown(row["c"])] = _ispmail_session.shown(row["o"])
     cures = [_cure(table, columns) for table, columns in collations.items() if _ispmail_collations.narrow(columns)]
     return f"{failing}. {'; '.join(cures) or 'Check the query and the character sets'}"
 

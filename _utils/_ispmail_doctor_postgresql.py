@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import _ispmail_database
 import _ispmail_doctor_login
 import _ispmail_hosts
 import _ispmail_postgresql
 import _ispmail_query
+import _ispmail_session
 from _ispmail_config_database import PGSQL
-from _ispmail_database import Rows
 from _ispmail_doctor_login import Login, MapAnswers
 from _ispmail_doctor_postfix import LiveMap
 from _ispmail_doctor_server import expiry
 from _ispmail_errors import DatabaseError, IspmailError, plural
 from _ispmail_postgresql import Self
 from _ispmail_report import Finding, fault_if, warning_if
+from _ispmail_session import Rows
 from _ispmail_sqlstates import UNPROVEN
 
 _CAPITALS_CHECK = "the map's rows are in lower case"
@@ -40,7 +40,7 @@ def check(maps: Sequence[LiveMap]) -> Iterator[Finding]:
             continue
         where = f"{login.host} for {', '.join(live.name for live in login.maps)}"
         try:
-            with _ispmail_database.understood(login.host, PGSQL):
+            with _ispmail_session.understood(login.host, PGSQL):
                 account, found = _ask(login)
                 findings = [*_check_account(login, account), *(each for one in found for each in _check_query(one))]
         except DatabaseError as err:
@@ -106,7 +106,7 @@ def _ask(login: Login) -> tuple[Rows, list[_Answers]]:
         }
         plans.append((live, asked))
         texts += [text for part in asked.values() for text in part.values()]
-    account, *rest = _ispmail_database.ask(login.maps[0].keys, login.host, texts, PGSQL).answers
+    account, *rest = _ispmail_session.ask(login.maps[0].keys, login.host, texts, PGSQL).answers
     answers = iter(rest)
     found = []
     for live, asked in plans:
@@ -122,7 +122,7 @@ def _check_account(login: Login, answer: Rows) -> Iterator[Finding]:
         yield fault_if(answer.reason, "the server answers", login.where)
         return
     account = _ispmail_postgresql.self_of(answer.rows[0])
-    name = _ispmail_database.shown(account.name)
+    name = _ispmail_session.shown(account.name)
     where = f"{name} on {login.where}"
     yield warning_if(_more_than_reading(account, name), _ispmail_doctor_login.READS_CHECK, where)
     expires = None if account.expires is None else {"seconds": account.expires, "date": account.date}
@@ -142,7 +142,7 @@ def _more_than_reading(account: Self, name: str) -> str:
         return f"{name} is a superuser: give the maps a role of their own"
     if not account.writable:
         return ""
-    tables = ", ".join(map(_ispmail_database.shown, account.writable))
+    tables = ", ".join(map(_ispmail_session.shown, account.writable))
     return (
         f"{name} may change {tables}: give the program that needs it a role of its own, then revoke it, or set "
         "server:revoke_other_grants and apply ispmail.database"
@@ -164,7 +164,7 @@ def _check_query(found: _Answers) -> Iterator[Finding]:
     else:
         plan = json.loads(next(iter(asked.plan.rows[0].values())))
         scans = _ispmail_query.sequential_scans(asked.map.keys.get("query", ""), plan)
-        scans = [_ispmail_database.shown(text) for text in scans]
+        scans = [_ispmail_session.shown(text) for text in scans]
         yield fault_if("; ".join(scans), _ispmail_doctor_login.INDEX_CHECK, where)
     yield from _capitals(found, where)
 

@@ -12,17 +12,16 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import _ispmail_connections
 import _ispmail_consumers
-import _ispmail_database
 import _ispmail_files
 import _ispmail_hosts
 import _ispmail_inventory
 import _ispmail_remembered
 import _ispmail_search
+import _ispmail_session
 import _ispmail_sockets
 import _ispmail_table_users
 import _ispmail_tablefile
@@ -30,7 +29,16 @@ from _ispmail_config import CompleteInstance
 from _ispmail_config_consumers import Consumers
 from _ispmail_config_database import MYSQL, PGSQL, DatabaseConfig
 from _ispmail_connections import Client, Listed, Unknown
-from _ispmail_errors import CannotAsk, DatabaseError, InvalidInput, PillarFault, escaped, plural, printable
+from _ispmail_errors import (
+    CannotAsk,
+    DatabaseError,
+    InvalidInput,
+    PillarFault,
+    escaped,
+    plural,
+    printable,
+    repr_without,
+)
 from _ispmail_inventory import Inventory, Table
 from _ispmail_scope import Scope
 from _ispmail_sockets import Process, Programs
@@ -64,15 +72,18 @@ class Site(NamedTuple):
     listed: Callable[[DatabaseConfig, Sequence[Collection[str]]], list[Listed]]
 
 
-@dataclass
 class Holders:
     """What a search has found."""
 
-    unnamed: list[Holder] = field(default_factory=list)
-    unsearchable: list[str] = field(default_factory=list)  # sentences: why no file can be searched for the password
-    notes: list[str] = field(default_factory=list)  # sentences: what else was left out, and why that is no fault
-    files: dict[str, str] = field(default_factory=dict)  # path to a sentence: all that hold the password, or may
-    connections: list[str] = field(default_factory=list)  # of the pair's other account, as the database lists them
+    def __init__(
+        self, unnamed: Sequence[Holder] = (), unsearchable: Sequence[str] = (), notes: Sequence[str] = ()
+    ) -> None:
+        """All that was found until now; `find` adds to it."""
+        self.unnamed = list(unnamed)
+        self.unsearchable = list(unsearchable)  # sentences: why no file can be searched for the password
+        self.notes = list(notes)  # sentences: what else was left out, and why that is no fault
+        self.files: dict[str, str] = {}  # path to a sentence: all that hold the password, or may
+        self.connections: list[str] = []  # of the pair's other account, as the database lists them
 
     def describe(self) -> dict[str, Any]:
         """For people and programs."""
@@ -81,10 +92,12 @@ class Holders:
         return {**found, "connections": self.connections} if self.connections else found
 
 
-@dataclass(frozen=True)
-class _LiveLogin:
+class _LiveLogin(NamedTuple):
     path: str  # of the table file or option file, symbolic links resolved
-    keys: Mapping[str, str] = field(repr=False)  # as a table file has them
+    keys: Mapping[str, str]  # as a table file has them
+
+    def __repr__(self) -> str:
+        return repr_without(self, "keys")
 
     @property
     def user(self) -> str:
@@ -222,7 +235,7 @@ def _all_logins(scope: Scope) -> list[_LiveLogin]:
 
 def _with_other_users(scope: Scope, logins: Sequence[_LiveLogin]) -> Holder:
     """A rotation would leave the account behind that all files log in with."""
-    users = " and ".join(sorted({_ispmail_database.shown(login.user) for login in logins}))
+    users = " and ".join(sorted({_ispmail_session.shown(login.user) for login in logins}))
     what = f"{printable(logins[0].path)} logs in as {users}, and pillar has {' or '.join(scope.accounts)}"
     how = (
         "a rotation changes the user only from one of two accounts to the other: set rotation:method to two_accounts, "
@@ -372,7 +385,7 @@ def _ask_hosts(
         if _ispmail_hosts.is_read_by_libpq(host, scope.database.type):
             found.notes.append("who is connected to a host that is a URI is not known: only libpq reads it")
             continue
-        target = _ispmail_database.login(host, login.keys, scope.database.type)
+        target = _ispmail_session.login(host, login.keys, scope.database.type)
         if target in asked:
             continue
         asked.add(target)

@@ -13,6 +13,7 @@ from typing import Any
 
 import _ispmail_account_users
 import _ispmail_database
+import _ispmail_session
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_credential import Retired, try_to_retire
 from _ispmail_database import Server, Step
@@ -195,15 +196,15 @@ def _needed(server: Server, user: str, host: str, hosts: Collection[str]) -> tup
     server.client.wait_longer()
     rows = [row for row in server.ask(_DEFINED, [f"{user}@"] * 2) if row["definer"] not in elsewhere]
     if rows:
-        names = ", ".join(_ispmail_database.shown(f"{row['kind']} {row['place']}.{row['name']}") for row in rows)
+        names = ", ".join(_ispmail_session.shown(f"{row['kind']} {row['place']}.{row['name']}") for row in rows)
         return f"it is the DEFINER of {names}", "give them another one, as they would fail without it"
     proxies = server.ask(_PROXIES, [user, host])
     if proxies:
-        names = ", ".join(_ispmail_database.shown(row["name"]) for row in proxies)
+        names = ", ".join(_ispmail_session.shown(row["name"]) for row in proxies)
         return f"{names} may act as it", "run REVOKE PROXY ON … FROM … once that is not needed, as it fails without it"
     members = server.ask(server.dialect.members, [user, host]) if server.dialect.members else []
     if members:
-        names = ", ".join(_ispmail_database.shown(row["name"]) for row in members)
+        names = ", ".join(_ispmail_session.shown(row["name"]) for row in members)
         return f"{names} has it as a role", "give what is needed of it to a role of its own, and revoke this one"
     return None
 

@@ -11,23 +11,22 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import _ispmail_client
 import _ispmail_consumers
-import _ispmail_database
 import _ispmail_files
 import _ispmail_hosts
 import _ispmail_meanings
+import _ispmail_session
 import _ispmail_sqlstates
 import _ispmail_tablefile
 from _ispmail_client import Login
 from _ispmail_config import Instance, qualified
 from _ispmail_config_consumers import Consumer, Consumers
 from _ispmail_config_database import MYSQL, PGSQL
-from _ispmail_database import AnyClient
 from _ispmail_errors import DatabaseError, Failed, listed
+from _ispmail_session import AnyClient
 
 # The server refuses a login for its account, whatever is asked.
 _REFUSALS = (*_ispmail_meanings.REFUSALS, *_ispmail_sqlstates.REFUSALS)
@@ -131,7 +130,7 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
     clients: list[AnyClient] = []
     threads: list[threading.Thread] = []
     for login in logins[:_MOST]:
-        client = _ispmail_database.connection(login.host, login.login, _CONNECT, _ALL)
+        client = _ispmail_session.connection(login.host, login.login, _CONNECT, _ALL)
         # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
         thread = threading.Thread(target=attempt, args=(login, client), daemon=True)
         if time.monotonic() > until or not _started(thread):
@@ -163,8 +162,8 @@ def probe(consumers: Consumers) -> list[str]:
     worked = False
     for host in _ispmail_hosts.hosts(consumers.keys):
         try:
-            login = _ispmail_database.login(host, consumers.keys)
-            with contextlib.closing(_ispmail_database.connection(host, login)) as client:
+            login = _ispmail_session.login(host, consumers.keys)
+            with contextlib.closing(_ispmail_session.connection(host, login)) as client:
                 client.connect()
             worked = True
         except DatabaseError as err:
@@ -256,7 +255,7 @@ def _at_each_host(keys: Mapping[str, str], changed: int, table_type: str) -> lis
     if table_type == PGSQL and not keys.get("password"):
         return []
     logins = [
-        (host, _ispmail_database.login(host, keys, table_type))
+        (host, _ispmail_session.login(host, keys, table_type))
         for host in _ispmail_hosts.hosts(keys)
         # Only libpq itself can read a URI.
         if not _ispmail_hosts.is_read_by_libpq(host, table_type)
@@ -265,4 +264,4 @@ def _at_each_host(keys: Mapping[str, str], changed: int, table_type: str) -> lis
         # There which database is asked decides which line of pg_hba.conf counts.
         return [(host, login, changed) for host, login in logins]
     # Which database is asked makes no difference to whether the login is refused.
-    return [(host, replace(login, database=None), changed) for host, login in logins]
+    return [(host, login._replace(database=None), changed) for host, login in logins]

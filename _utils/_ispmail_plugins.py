@@ -17,9 +17,9 @@ Pure, see "Connection Phase" in MySQL's internals manual.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from _ispmail_errors import DatabaseError
+from _ispmail_errors import DatabaseError, repr_without
 
 NATIVE = "mysql_native_password"
 CACHING_SHA2 = "caching_sha2_password"
@@ -34,12 +34,14 @@ _SWITCH, _MORE = b"\xfe", b"\1"
 _LOGGED_IN, _WANTS_PASSWORD = b"\3", b"\4"
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What a server gets: data by a plugin. No data: nothing is sent, and the server speaks next."""
 
     plugin: str
-    data: bytes | None = field(repr=False)
+    data: bytes | None
+
+    def __repr__(self) -> str:
+        return repr_without(self, "data")
 
 
 def first_reply(offered: str, password: bytes, nonce: bytes) -> Reply:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import _ispmail_scram
 import _ispmail_sql
 from _ispmail_errors import DatabaseError, InvalidInput
+from _ispmail_postgresql_text import literal, quote
 from _ispmail_sql import Index, Missing, Table
 
 # A row as the server sends it: column to text, None for NULL.
@@ -211,23 +212,6 @@ class Held(NamedTuple):
     undefaulted: tuple[str, ...]  # owners of tables in it, or the admin, whose next tables will be unreadable
     more: tuple[str, ...]  # what it may do besides, as REVOKE has it
     owned: tuple[str, ...] = ()  # tables of the schema that are its own
-
-
-def quote(name: str) -> str:
-    """Write a name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Write a text as SQL has it, whatever standard_conforming_strings is.
-
-    Raises:
-        InvalidInput: It has a NUL, which no text of PostgreSQL can have.
-    """
-    if "\0" in text:
-        raise InvalidInput("a text in PostgreSQL cannot have a NUL")
-    quoted = "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-    return f"E{quoted}" if "\\" in text else quoted
 
 
 def create_account(name: str, verifier: str) -> list[str]:
@@ -525,28 +509,6 @@ def self_of(row: Row) -> Self:
         idle=int(_text(row["idle"])),
         writable=_list(row["writable"]),
     )
-
-
-def activity_statements(users: Sequence[str]) -> tuple[str, str]:
-    """Write the statements that list the connections of users, but for the one that asks, and the server's port.
-
-    A role sees those of its own; all others only where it has pg_read_all_stats.
-    """
-    names = ", ".join(map(literal, users))
-    return (
-        "SELECT host(client_addr) AS host, client_port AS port FROM pg_stat_activity"  # noqa: S608
-        f" WHERE usename IN ({names}) AND pid <> pg_backend_pid()",
-        "SELECT current_setting('port') AS port",
-    )
-
-
-def activity(rows: Iterable[Row]) -> list[tuple[str, int | None]]:
-    """Read the rows of the first of `activity_statements`: address and port of each; no port for the unix socket."""
-    found: list[tuple[str, int | None]] = []
-    for row in rows:
-        port = int(row["port"] or -1)
-        found.append((row["host"] or "localhost", port if port > 0 else None))
-    return found
 
 
 def read_others(schema: str) -> str:

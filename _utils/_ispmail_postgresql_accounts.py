@@ -13,6 +13,7 @@ import _ispmail_postgresql_idle
 import _ispmail_postgresql_roles
 import _ispmail_postgresql_schema
 import _ispmail_scram
+import _ispmail_session
 import _ispmail_sql
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_credential import Action, CredentialChange, Plan, Retired, Standing, accept_fault, carry_out
@@ -20,6 +21,7 @@ from _ispmail_database import Step
 from _ispmail_errors import DatabaseError, PillarFault
 from _ispmail_postgresql import METHOD, SCHEMA, Held, Right, Role
 from _ispmail_postgresql_admin import Server, admin, connections
+from _ispmail_postgresql_text import quote
 
 
 def read(config: DatabaseConfig) -> dict[str, Any]:
@@ -37,12 +39,12 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
         roles = _ispmail_postgresql_roles.read_roles(server, config.accounts)
         now = int(server.ask("SELECT floor(extract(epoch FROM now()))::bigint AS now")[0]["now"] or 0)
         return {
-            "server": f"PostgreSQL {_ispmail_database.shown(server.version)}",
+            "server": f"PostgreSQL {_ispmail_session.shown(server.version)}",
             "login_plugins": [METHOD],
             "database": config.dbname if has_database else None,
             "tables": {table: missing.describe() for table, missing in needs.items()},
             "accounts": {
-                _ispmail_database.shown(role.name): {
+                _ispmail_session.shown(role.name): {
                     "managed": True,
                     "grants": _shown_grants(_ispmail_postgresql_roles.held(server, config, role.name), config)
                     if has_database
@@ -57,7 +59,7 @@ def read(config: DatabaseConfig) -> dict[str, Any]:
                 if role.name == config.user
             },
             "pair": {
-                _ispmail_database.shown(role.name): {
+                _ispmail_session.shown(role.name): {
                     "locked": not role.can_login,
                     "connections": connections(server, role.name),
                 }
@@ -239,7 +241,7 @@ def _reopened(
     change: dict[str, Any] = {}
     statements = _ispmail_postgresql.give(more, own.name)
     if more:
-        texts = [_ispmail_database.shown(right.describe()) for right in more]
+        texts = [_ispmail_session.shown(right.describe()) for right in more]
         change = {"grants": {"old": [], "new": texts}}
     if not _ispmail_postgresql_roles.is_open(server, config, own):
         if other and not own.can_login:
@@ -259,7 +261,7 @@ def _lock_fault(server: Server, config: DatabaseConfig, other: Role | None) -> s
         return None
     return (
         f"cannot take the place of {config.other}, which the admin may not lock: have a superuser run GRANT "
-        f"{_ispmail_postgresql.quote(other.name)} TO {_ispmail_postgresql.quote(config.login.user)} WITH ADMIN OPTION"
+        f"{quote(other.name)} TO {quote(config.login.user)} WITH ADMIN OPTION"
     )
 
 
@@ -275,7 +277,7 @@ def _hidden_fault(server: Server, config: DatabaseConfig, other: Role | None) ->
         return None
     return (
         f"would not see the rows that {config.other} sees, because of the row security of "
-        f"{', '.join(map(_ispmail_database.shown, names))}: name both in its policies (ALTER POLICY … TO), or give "
+        f"{', '.join(map(_ispmail_session.shown, names))}: name both in its policies (ALTER POLICY … TO), or give "
         "both BYPASSRLS"
     )
 
@@ -313,7 +315,7 @@ def _opened(own: Role) -> dict[str, Any]:
 
 
 def _shown_grants(held: Held, config: DatabaseConfig) -> list[str]:
-    return [_ispmail_database.shown(text) for text in _ispmail_postgresql.describe(held, config.dbname, SCHEMA)]
+    return [_ispmail_session.shown(text) for text in _ispmail_postgresql.describe(held, config.dbname, SCHEMA)]
 
 
 def _methods(role: Role) -> list[str]:
@@ -325,7 +327,7 @@ def _methods(role: Role) -> list[str]:
 
 def _login_warnings(server: Server, role: Role, config: DatabaseConfig) -> Iterator[str]:
     """What may keep the maps from logging in, or lets them do too much, and is not changed here."""
-    name = _ispmail_database.shown(role.name)
+    name = _ispmail_session.shown(role.name)
     if role.is_superuser:
         yield f"{name} is a superuser, who may do anything: give the maps a role of their own"
     if not role.can_login and config.pair:
@@ -347,13 +349,13 @@ def _login_warnings(server: Server, role: Role, config: DatabaseConfig) -> Itera
 
 def _grant_warnings(server: Server, config: DatabaseConfig, held: Held) -> Iterator[str]:
     """Rights that another program may need: it fails without them, and nobody knows of it here."""
-    name = _ispmail_database.shown(config.user)
+    name = _ispmail_session.shown(config.user)
     if held.owned:
-        owned = ", ".join(map(_ispmail_database.shown, held.owned))
+        owned = ", ".join(map(_ispmail_session.shown, held.owned))
         yield f"{name} owns {owned}, and may do anything with that: give it to another role (ALTER TABLE … OWNER TO)"
     if not held.more:
         return
-    what = "; ".join(map(_ispmail_database.shown, held.more))
+    what = "; ".join(map(_ispmail_session.shown, held.more))
     yield _ispmail_account_users.other_rights(config, name, what, connections(server, config.user))
 
 
@@ -362,10 +364,8 @@ def _others(server: Server, config: DatabaseConfig) -> dict[str, Any]:
     names = [str(row["name"]) for row in server.ask(_ispmail_postgresql.read_others(SCHEMA))]
     known = (*config.accounts, config.login.user, *config.known_accounts)
     return {
-        _ispmail_database.shown(name): {
-            "drop": _ispmail_database.shown(
-                f"DROP OWNED BY {_ispmail_postgresql.quote(name)}; DROP ROLE {_ispmail_postgresql.quote(name)}"
-            ),
+        _ispmail_session.shown(name): {
+            "drop": _ispmail_session.shown(f"DROP OWNED BY {quote(name)}; DROP ROLE {quote(name)}"),
             "connections": connections(server, name),
         }
         for name in names

@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import _ispmail_connections
-import _ispmail_database
-import _ispmail_postgresql
+import _ispmail_session
 import _ispmail_sockets
 from _ispmail_client import Login
 from _ispmail_config_database import PGSQL, DatabaseConfig
@@ -58,7 +57,7 @@ def admin(config: DatabaseConfig, lock: bool = False) -> Iterator[Server]:
                 raise
             client = _connected(config, _MAINTENANCE)
         stack.enter_context(contextlib.closing(client))
-        stack.enter_context(_ispmail_database.understood(client.where, PGSQL))
+        stack.enter_context(_ispmail_session.understood(client.where, PGSQL))
         # Postfix's lookups would queue behind an ALTER that waits for a lock. Whoever may create in a schema of
         # search_path could have an operator of his own run by the admin, who may be a superuser: see CVE-2018-1058.
         client.ask(
@@ -127,7 +126,7 @@ def listed(config: DatabaseConfig, users: Sequence[Collection[str]]) -> list[Lis
             )
         found = []
         for some in users:
-            rows, facts = map(server.ask, _ispmail_postgresql.activity_statements([*some]))
+            rows, facts = map(server.ask, _ispmail_connections.activity_statements([*some]))
             addresses = _ispmail_sockets.addresses(login.host)
             found.append(_ispmail_connections.read_activity(rows, facts, login.unix_socket, addresses))
     return found
@@ -141,8 +140,8 @@ def connections(server: Server, user: str) -> dict[str, int] | None:
     """
     if not sees_all(server):
         return None
-    rows = server.ask(_ispmail_postgresql.activity_statements([user])[0])
-    return dict(Counter(_ispmail_database.shown(host) for host, _ in _ispmail_postgresql.activity(rows)))
+    rows = server.ask(_ispmail_connections.activity_statements([user])[0])
+    return dict(Counter(_ispmail_session.shown(host) for host, _ in _ispmail_connections.activity(rows)))
 
 
 def sees_all(server: Server) -> bool:

@@ -12,14 +12,15 @@ import time
 from collections.abc import Iterable, Sequence
 
 import _ispmail_account_users
-import _ispmail_database
 import _ispmail_postgresql_roles
+import _ispmail_session
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_credential import Retired, try_to_retire
 from _ispmail_database import Step
 from _ispmail_errors import DatabaseError
-from _ispmail_postgresql import Right, Role, Row, literal, quote
+from _ispmail_postgresql import Right, Role, Row
 from _ispmail_postgresql_admin import Server, connections
+from _ispmail_postgresql_text import literal, quote
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +104,11 @@ def _tried(
 ) -> str | None:
     # All statements are one transaction: all is done, or nothing.
     step = Step(f"the end of {other.name}", ("; ".join(statements),))
-    return try_to_retire(server, config, _ispmail_database.shown(other.name), step, why, cure)
+    return try_to_retire(server, config, _ispmail_session.shown(other.name), step, why, cure)
 
 
 def _stays(config: DatabaseConfig, other: Role, why: str, cure: str) -> Retired:
-    return Retired({}, [_ispmail_account_users.stays(config, _ispmail_database.shown(other.name), why, cure)])
+    return Retired({}, [_ispmail_account_users.stays(config, _ispmail_session.shown(other.name), why, cure)])
 
 
 def lock(name: str) -> list[str]:

@@ -7,11 +7,10 @@ import re
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import _ispmail_spellings
-from _ispmail_errors import plural, printable
+from _ispmail_errors import plural, printable, repr_without
 
 # Where configuration and local scripts live. Home directories and web roots may be huge, and are not ours to read.
 TREES = ("/etc", "/usr/local/bin", "/usr/local/sbin", "/usr/local/etc", "/var/spool/cron")
@@ -38,31 +37,31 @@ class Searched(NamedTuple):
     notes: tuple[str, ...]  # sentences: what was left out on purpose
 
 
-@dataclass
 class _Read:
     """How much was read."""
 
-    files: int = 0
-    bytes: int = 0
+    def __init__(self) -> None:
+        self.files = self.bytes = 0
 
 
-@dataclass
 class _State:
-    until: float
-    read: _Read = field(default_factory=_Read)
-    jobs: _Read = field(default_factory=_Read)  # of users
-    found: list[tuple[bool, str]] = field(default_factory=list)  # whether it is not root's, and its path
-    unsearched: dict[str, str] = field(default_factory=dict)
-    compressed: list[str] = field(default_factory=list)
-    programs: list[str] = field(default_factory=list)
-    left_jobs: list[str] = field(default_factory=list)
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.read, self.jobs = _Read(), _Read()  # jobs: of users
+        self.found: list[tuple[bool, str]] = []  # whether it is not root's, and its path
+        self.unsearched: dict[str, str] = {}
+        self.compressed: list[str] = []
+        self.programs: list[str] = []
+        self.left_jobs: list[str] = []
 
 
-@dataclass(frozen=True)
-class _File:
-    content: bytes | None = field(repr=False)  # None where it is too large, or one job of a user too many
+class _File(NamedTuple):
+    content: bytes | None  # None where it is too large, or one job of a user too many
     uid: int
     is_users_job: bool
+
+    def __repr__(self) -> str:
+        return repr_without(self, "content")
 
 
 class _Cut(Exception):

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import _ispmail_database
+import _ispmail_session
 import _ispmail_sql
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_database import Server, Step
@@ -27,7 +28,7 @@ class Rights(NamedTuple):
 
     def describe(self) -> dict[str, list[str]]:
         """For people."""
-        old, new = ([_ispmail_database.shown(text)] if text else [] for text in self.demands)
+        old, new = ([_ispmail_session.shown(text)] if text else [] for text in self.demands)
         return {
             "old": _ispmail_database.shown_grants(self.held) + old,
             "new": _ispmail_database.shown_grants(self.then) + new,
@@ -43,7 +44,7 @@ def read_accounts(server: Server, user: str) -> dict[str, Account]:
 
 def name(user: str, host: str) -> str:
     """An account, for people."""
-    return f"{user}@{_ispmail_database.shown(host)}"
+    return f"{user}@{_ispmail_session.shown(host)}"
 
 
 def accepted(dialect: Dialect, account: Account, password: str) -> tuple[bool, ...]:
@@ -60,7 +61,7 @@ def is_open(server: Server, config: DatabaseConfig, account: Account | None) -> 
 
 def other_plugins(dialect: Dialect, found: Account) -> str:
     """What to do where an account logs in by a plugin that Postfix may not have; empty where it does not."""
-    others = [_ispmail_database.shown(plugin) for plugin in found.plugins if plugin not in dialect.plugins]
+    others = [_ispmail_session.shown(plugin) for plugin in found.plugins if plugin not in dialect.plugins]
     if not others:
         return ""
     return (

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+import _ispmail_account_users
 import _ispmail_accounts
-import _ispmail_connections
 import _ispmail_database
 import _ispmail_postgresql_accounts
 import _ispmail_postgresql_admin
@@ -53,4 +53,4 @@ def of(config: DatabaseConfig) -> Kind:
 
 def _listed(config: DatabaseConfig, users: Sequence[Collection[str]]) -> list[Listed]:
     with _ispmail_database.admin(config.login) as server:
-        return [_ispmail_connections.listed_by_admin(server, some, config.login.host) for some in users]
+        return [_ispmail_account_users.listed_by_admin(server, some, config.login.host) for some in users]

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import _ispmail_account_users
-import _ispmail_database
 import _ispmail_idle_account
+import _ispmail_session
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_credential import CredentialChange, Plan, Standing, accept_fault
 from _ispmail_database import Server, Step
@@ -166,6 +166,6 @@ def _roles_left_out(
         wanted = grants(server, config.pair[1], host) if host in others else []
         for role in (each.privileges[0] for each in wanted if each.object is None and each not in held):
             yield (
-                f"{name(config.pair[1], host)} has the role {_ispmail_database.shown(role)}, which {config.user} was "
+                f"{name(config.pair[1], host)} has the role {_ispmail_session.shown(role)}, which {config.user} was "
                 "not given: if a program needs it, grant it by hand"
             )

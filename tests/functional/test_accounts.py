@@ -8,7 +8,7 @@ import pymysql
 import pytest
 from salt.exceptions import CommandExecutionError
 
-import _ispmail_database
+import _ispmail_session
 from _ispmail_errors import DatabaseError
 from lab import HOST, free_port, scratch
 from lab.mariadb import MariaDB, native_hash
@@ -125,7 +125,7 @@ def test_with_name_resolving_the_account_of_the_guide_is_rotated(directory):
             minion = Minion(path, pillar(server, NEW))
             call(minion, "credential_accepted")
             keys = {"user": "mailserver", "password": NEW, "hosts": f"{HOST}:{server.port}"}
-            asked = _ispmail_database.ask(keys, keys["hosts"], ["SELECT CURRENT_USER() AS a"])
+            asked = _ispmail_session.ask(keys, keys["hosts"], ["SELECT CURRENT_USER() AS a"])
             assert asked.answers[0].rows == [{"a": "mailserver@localhost"}]
             assert server.logs_in(OLD)
             call(minion, "credential_sole")
@@ -343,11 +343,11 @@ def test_an_expired_password_is_the_accounts_and_a_rotation_cures_it(minion, ser
         keys = {"user": "mailserver", "password": OLD, "hosts": f"{HOST}:{server.port}"}
         number = 1862 if disconnect == "ON" else 1820
         with pytest.raises(DatabaseError, match=f"error {number}: the account's password has expired"):
-            _ispmail_database.ask(keys, keys["hosts"], ["SELECT 1"])
+            _ispmail_session.ask(keys, keys["hosts"], ["SELECT 1"])
         assert call(minion, "account")["warnings"][0].startswith(f"the password of {NAME} expires")
         minion.pillar = pillar(server, NEW)
         call(minion, "credential_accepted")
-        assert _ispmail_database.ask(keys, keys["hosts"], ["SELECT 1 AS a"]).answers[0].rows == [{"a": 1}]
+        assert _ispmail_session.ask(keys, keys["hosts"], ["SELECT 1 AS a"]).answers[0].rows == [{"a": 1}]
     finally:
         server.sql("SET GLOBAL disconnect_on_expired_password = OFF")
 

@@ -12,7 +12,7 @@ import pymysql
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-import _ispmail_database
+import _ispmail_session
 import _ispmail_tablefile
 from _ispmail_errors import DatabaseError, InvalidInput
 from lab import HOST, scratch, wait_until
@@ -534,7 +534,7 @@ def test_a_server_that_asks_for_the_password_itself_gets_nothing(minion, server,
 
 
 def ask(keys, host):
-    return _ispmail_database.ask({**keys, "hosts": host}, host, ["SELECT 1 AS a"])
+    return _ispmail_session.ask({**keys, "hosts": host}, host, ["SELECT 1 AS a"])
 
 
 @pytest.mark.parametrize("verify", [None, "no"])
@@ -548,7 +548,7 @@ def test_ask_gives_it_to_no_server_whose_name_was_not_verified(asking_server, di
         keys["tls_verify_cert"] = verify
     for _ in asking_server.plugins:
         with pytest.raises(DatabaseError, match=NOT_GIVEN):
-            _ispmail_database.ask(keys, host, ["SELECT 1"])
+            _ispmail_session.ask(keys, host, ["SELECT 1"])
     asking_server.check("mailserver", OTHER)
 
 
@@ -602,7 +602,7 @@ def test_ask_reads_and_does_nothing_else(minion, server, table_file):
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
     insert = "INSERT INTO virtual_domains (name) VALUES ('x')"
     keys = _ispmail_tablefile.parse(table_file.read_bytes())
-    asked = _ispmail_database.ask(keys, host, ["SELECT CURRENT_USER() AS a", "SELECT x", insert, "SELECT 1 AS b"])
+    asked = _ispmail_session.ask(keys, host, ["SELECT CURRENT_USER() AS a", "SELECT x", insert, "SELECT 1 AS b"])
     assert asked.plugin == "mysql_native_password"
     assert [answer.rows for answer in asked.answers] == [[{"a": NAME}], [], [], [{"b": 1}]]
     reasons = [answer.reason for answer in asked.answers]
@@ -614,11 +614,11 @@ def test_ask_takes_the_password_to_no_other_host(table_file):
     keys = _ispmail_tablefile.parse(table_file.read_bytes())
     with AskingServer("dialog") as other:
         with pytest.raises(InvalidInput, match="does not name that host"):
-            _ispmail_database.ask(keys, f"{HOST}:{other.port}", ["SELECT 1"])
+            _ispmail_session.ask(keys, f"{HOST}:{other.port}", ["SELECT 1"])
         assert other.got == []
 
 
-@pytest.mark.parametrize("function", ["postfix_database.ask", "_ispmail_database.ask"])
+@pytest.mark.parametrize("function", ["postfix_database.ask", "_ispmail_session.ask"])
 def test_ask_is_no_job(minion, server, table_file, function):
     """SHOW GRANTS shows hashes, and what a job returns is kept."""
     minion.command("saltutil.sync_all")

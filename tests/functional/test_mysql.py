@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from salt.exceptions import CommandExecutionError
 
-import _ispmail_database
 import _ispmail_lookup
+import _ispmail_session
 from _ispmail_errors import DatabaseError
 from _ispmail_mysql import MySQL as Dialect
 from lab import HOST, scratch
@@ -287,7 +287,7 @@ def test_a_refused_login_is_told_only_over_a_verified_connection(minion, server)
     keys = {"user": "mailserver", "password": NEW, "dbname": "mailserver"}
     for host, number in ((f"{HOST}:{server.port}", 0), (f"unix:{server.socket}", 1045)):
         with pytest.raises(DatabaseError) as caught:
-            _ispmail_database.ask({**keys, "hosts": host}, host, [])
+            _ispmail_session.ask({**keys, "hosts": host}, host, [])
         assert caught.value.number == number
 
 

@@ -12,7 +12,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_accounts
 import _ispmail_client
-import _ispmail_database
+import _ispmail_session
 from _ispmail_client import TLS, Client, Login
 from _ispmail_config_database import AdminLogin, DatabaseConfig
 from _ispmail_doctor_login import ask, check, logins
@@ -49,7 +49,7 @@ def keys(server):
 
 def statement(server):
     """The reason why a statement fails."""
-    (rows,) = _ispmail_database.ask(keys(server), server.host, ["SELECT 1"]).answers
+    (rows,) = _ispmail_session.ask(keys(server), server.host, ["SELECT 1"]).answers
     return rows.reason
 
 
@@ -161,7 +161,7 @@ def test_after_an_answer_that_took_too_long_nothing_is_asked(monkeypatch):
         say_rows(talk, [b"a"], [b"1"])
 
     with OddServer(knows(once)) as server:
-        answers = _ispmail_database.ask(keys(server), server.host, ["SELECT 1", "SELECT 2"]).answers
+        answers = _ispmail_session.ask(keys(server), server.host, ["SELECT 1", "SELECT 2"]).answers
         assert [rows.reason for rows in answers] == [f"{server.host}: {LOST}"] * 2
     assert heard == [b"SELECT 1"]
 

@@ -4,6 +4,7 @@ import json
 
 import _ispmail_dialect
 from _ispmail_config_database import database
+from _ispmail_errors import DatabaseError
 
 # What changes something.
 _CHANGES = ("ALTER USER ", "CREATE USER ", "DROP USER ", "GRANT ", "REVOKE ")
@@ -72,3 +73,32 @@ class FakeServer:
         found = [rows for beginning, rows in self._answers.items() if statement.startswith(beginning)]
         assert found, f"nobody expects {statement}"
         return found[0]
+
+
+class FakeClient:
+    """The client of one login: it answers by the beginning of a statement, and notes all that it is told."""
+
+    plugin = "mysql_native_password"
+
+    def __init__(self, answers=None, expired=False):
+        self._answers, self._expired = answers or {}, expired
+        self.said, self.where, self.login, self.closed = [], None, None, False
+
+    def __call__(self, where, login, *within):
+        self.where, self.login = where, login
+        return self
+
+    def connect(self):
+        self.said.append("connect")
+        if self._expired:
+            raise DatabaseError("x", 1862)
+
+    def ask(self, statement, arguments=None):
+        self.said.append((statement, arguments) if arguments else statement)
+        found = [answer for text, answer in self._answers.items() if statement.startswith(text)]
+        if found and isinstance(found[0], Exception):
+            raise found[0]
+        return found[0] if found else []
+
+    def close(self):
+        self.closed = True

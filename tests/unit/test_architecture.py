@@ -55,6 +55,7 @@ SECRET_IN = {
     "_ispmail_config.Answer": {"answer"},
     "_ispmail_files.Replacement": {"still", "between"},
     "_ispmail_plan.Difference": {"parameters"},
+    "_ispmail_plugins.Reply": {"data"},
     "_ispmail_transaction.Change": {"parameters", "expected"},
     "_ispmail_database.Step": {"arguments"},
     "_ispmail_scram.Keys": {"client", "server"},
@@ -211,13 +212,28 @@ def test_files_of_one_virtual_name_have_different_functions():
                 assert seen.setdefault((name.partition("/")[0], called, node.name), name) == name
 
 
-def test_a_converged_apply_loads_no_more_than_it_needs():
-    """What a change or a question alone needs is imported by files of their own, and by nothing that compares."""
-    loaded, left = set(), ours(EDGE["_modules/postfix_map"])
+def loaded_by(*modules):
+    """The files of the library that Salt has loaded with some modules."""
+    loaded, left = set(), set().union(*(ours(EDGE[f"_modules/{name}"]) for name in modules))
     while left:
         name = left.pop()
         loaded.add(name)
         left |= ours(LIBRARY[name]) - loaded
+    return loaded
+
+
+def test_a_change_loads_nothing_of_the_database_s_admin():
+    """It may log in, to see who holds a password that it replaces. What the server has, it neither asks nor writes."""
+    admins = {"database", "sql", "dialect", "mariadb", "mysql", "collations", "postgresql", "account_users", "servers"}
+    others = {"found", "adopt"}
+    assert {f"_ispmail_{name}" for name in admins | others} <= set(LIBRARY)
+    changing = loaded_by("postfix_map", "postfix_map_ask", "postfix_map_change")
+    assert changing & {f"_ispmail_{name}" for name in admins | others} == set()
+
+
+def test_a_converged_apply_loads_no_more_than_it_needs():
+    """What a change or a question alone needs is imported by files of their own, and by nothing that compares."""
+    loaded = loaded_by("postfix_map")
     later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
     later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
     # What one kind of server needs, no apply of the other's maps pays for.

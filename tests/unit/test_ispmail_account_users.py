@@ -2,7 +2,8 @@
 
 import pytest
 
-from _ispmail_account_users import connections, describe_connections, other_readers
+from _ispmail_account_users import connections, describe_connections, listed_by_admin, other_readers
+from _ispmail_errors import CannotAsk
 
 from .database_values import FakeServer, config
 
@@ -95,3 +96,15 @@ def test_the_other_account_of_a_pair_is_no_other_one():
 def test_how_such_an_account_is_dropped_and_who_uses_it():
     found = server(("former", "web:1"), ("mailserver", "mx1:1"), on_database=["former"])
     assert other_readers(found, config()) == {"former@%": {"drop": "DROP USER 'former'@'%'", "connections": {"web": 1}}}
+
+
+def test_whose_connections_an_admin_asks_for():
+    """Each with its port; none where the admin sees only his own: nobody else would seem to be connected."""
+    there = [("mailserver", "127.0.0.1:40000"), ("webmail", "127.0.0.1:40001"), ("other", "127.0.0.1:40002")]
+    for users, ports in ((["mailserver"], [40000]), (["webmail", "mailserver"], [40000, 40001])):
+        found = listed_by_admin(server(*there), users, "127.0.0.1")
+        assert [client.port for client in found.clients] == ports
+        assert (found.port, found.socket, found.addresses) == (3306, "/run/mysqld/mysqld.sock", ("127.0.0.1",))
+    assert listed_by_admin(server(*there), ["webmail"], None).addresses == ()
+    with pytest.raises(CannotAsk, match=r"does not see who is connected: run GRANT PROCESS ON \*\.\* TO its account$"):
+        listed_by_admin(server(*there, sees_all=False), ["mailserver"], "127.0.0.1")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -298,6 +299,24 @@ def faults(server, maps):
     with pytest.raises(PillarFault) as caught:
         apply(server, maps, test=True)
     return {each.key: each.reason for each in caught.value.faults}
+
+
+def test_a_type_that_is_not_installed(server, lite, database, tmp_path):
+    """It is found where a new table cannot be asked, and where a table of it is not asked."""
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "dynamicmaps.cf").write_text("")
+    server.main_cf(f"relocated_maps = sqlite:DIR/b.cf\nmeta_directory = {tmp_path}/meta")
+    maps = {"a": lite("virtual_alias_maps"), "b": lite("relocated_maps")}
+    wanted = dict.fromkeys(["maps:a:type", "maps:b:type"], "cannot be opened by this Postfix")
+    assert faults(server, maps) == wanted
+    server.table("b", lite_text(database))
+    assert faults(server, maps) == wanted
+    lines = Path("/etc/postfix/dynamicmaps.cf").read_text(encoding="ascii").splitlines(keepends=True)
+    (tmp_path / "meta" / "dynamicmaps.cf").write_text("".join(line for line in lines if line.startswith("sqlite")))
+    server.main_cf(f"relocated_maps = mysql:DIR/c.cf\nmeta_directory = {tmp_path}/meta").table("c", TEXT)
+    maps = {"a": lite("virtual_alias_maps"), "c": {"parameter": "relocated_maps"}}
+    assert faults(server, maps) == {"maps:c:type": "cannot be opened by this Postfix"}
+    assert not os.path.exists(server.path("a"))
 
 
 def test_all_faults_of_this_server_at_once(server, lite, monkeypatch, tmp_path):

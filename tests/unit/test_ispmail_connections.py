@@ -3,7 +3,7 @@
 import pytest
 
 import _ispmail_connections
-import _ispmail_database
+import _ispmail_session
 from _ispmail_connections import Client, Listed
 from _ispmail_errors import CannotAsk, DatabaseError
 from _ispmail_sockets import Connection, Process
@@ -67,7 +67,7 @@ KEYS = {"user": "mailserver", "password": "p", "hosts": "localhost 127.0.0.1:330
 def test_who_is_connected_as_the_account_itself_sees_it(monkeypatch):
     """By the login of a table file; the list is that of the host that was asked."""
     client = OneClient()
-    monkeypatch.setattr(_ispmail_database, "Client", client)
+    monkeypatch.setattr(_ispmail_session, "Client", client)
     assert _ispmail_connections.listed_by_account(KEYS, "127.0.0.1:3307") == FOUND
     assert (client.login.user, client.login.port) == ("mailserver", 3307)
     assert _ispmail_connections.listed_by_account(KEYS, "localhost") == FOUND._replace(addresses=())
@@ -75,33 +75,31 @@ def test_who_is_connected_as_the_account_itself_sees_it(monkeypatch):
 
 @pytest.mark.parametrize("statement", ANSWERS)
 def test_what_the_account_cannot_ask_is_not_an_empty_list(monkeypatch, statement):
-    monkeypatch.setattr(_ispmail_database, "Client", OneClient(**{statement: DatabaseError("db: lost", 2013)}))
+    monkeypatch.setattr(_ispmail_session, "Client", OneClient(**{statement: DatabaseError("db: lost", 2013)}))
     with pytest.raises(DatabaseError, match=r"^db: lost$"):
         _ispmail_connections.listed_by_account(KEYS, "localhost")
 
 
-def test_who_is_connected_as_the_admin_sees_it():
-    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"p": "PROCESS"}]})
-    assert _ispmail_connections.listed_by_admin(server, ["mailserver"], "127.0.0.1") == FOUND
-    assert _ispmail_connections.listed_by_admin(server, ["webmail"], None).clients == (Client("127.0.0.1", 40001),)
+def test_who_is_connected_as_a_postgresql_lists_it():
+    listed, port = _ispmail_connections.activity_statements(["a", "it's"])
+    assert listed.endswith(" FROM pg_stat_activity WHERE usename IN ('a', 'it''s') AND pid <> pg_backend_pid()")
+    assert port == "SELECT current_setting('port') AS port"
 
 
-def test_the_connections_of_two_accounts():
-    server = FakeServer(answers={**ANSWERS, PRIVILEGE: [{"p": "PROCESS"}]})
-    clients = _ispmail_connections.listed_by_admin(server, ["webmail", "mailserver"], None).clients
-    assert [client.port for client in clients] == [40000, 40001]
+def test_connections_are_read():
+    rows = [
+        {"host": "10.0.0.5", "port": "40000"},
+        {"host": None, "port": "-1"},
+        {"host": None, "port": None},
+        {"host": "::1", "port": "1"},
+    ]
+    local = ("localhost", None)
+    assert _ispmail_connections.activity(rows) == [("10.0.0.5", 40000), local, local, ("::1", 1)]
 
 
 @pytest.mark.parametrize("text", ["192.0.2.1:40000", "::1:40000", "mx1.example.org:1", "localhost"])
 def test_a_connection_is_described_as_it_is_read(text):
     assert _ispmail_connections.read_client(text).describe() == text
-
-
-def test_an_admin_who_sees_only_his_own_connections_cannot_tell():
-    """Without that, nobody else would seem to be connected."""
-    server = FakeServer(answers={**ANSWERS, PRIVILEGE: []})
-    with pytest.raises(CannotAsk, match=r"does not see who is connected: run GRANT PROCESS ON \*\.\* TO its account$"):
-        _ispmail_connections.listed_by_admin(server, ["mailserver"], "127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["::1:40000", "::ffff:127.0.0.1:40000", "mx1.example.org:40000"])

@@ -1,71 +1,17 @@
-"""What table files say of a login, and what is made of the answers of a database server."""
+"""The session of an admin, and what is made of the answers of a database server."""
 
 import time
 
 import pytest
 
 import _ispmail_database
-from _ispmail_client import TLS, Login
+import _ispmail_session
+from _ispmail_client import Login
 from _ispmail_config_database import AdminLogin
-from _ispmail_errors import DatabaseError, InvalidInput
+from _ispmail_errors import DatabaseError
 from _ispmail_sql import Grant
 
-FILES = [
-    ({}, Login("", b"", unix_socket="/run/mysqld/mysqld.sock")),
-    ({"hosts": "localhost:13306", "user": "u"}, Login("u", b"", unix_socket="/run/mysqld/mysqld.sock")),
-    ({"hosts": "unix:/a/b", "dbname": "d"}, Login("", b"", unix_socket="/a/b", database="d")),
-    ({"hosts": "inet:db:3307", "password": "\udce9"}, Login("", b"\xe9", host="db", port=3307)),
-    ({"hosts": "db:mysql"}, Login("", b"", host="db", port="mysql")),
-    (
-        {"hosts": "db", "tls_CAfile": "/ca", "tls_verify_cert": "yes"},
-        Login("", b"", host="db", tls=TLS("/ca", None, None, None, True)),
-    ),
-    ({"hosts": "db", "tls_cert_file": "/c"}, Login("", b"", host="db", tls=TLS(None, None, "/c", None, False))),
-    ({"hosts": "db", "tls_CApath": "/certs"}, Login("", b"", host="db", tls=TLS(None, "/certs", None, None, False))),
-    (
-        {"hosts": "db", "tls_CAfile": "", "tls_CApath": "", "tls_cert_file": "/c", "tls_key_file": "/k"},
-        Login("", b"", host="db", tls=TLS(None, None, "/c", "/k", False)),
-    ),
-    (
-        {"hosts": "db", "tls_CAfile": "", "tls_CApath": "", "tls_cert_file": "", "tls_key_file": ""},
-        Login("", b"", host="db"),
-    ),
-    ({"hosts": "db", "tls_verify_cert": "yes"}, Login("", b"", host="db")),
-]
-
-
-@pytest.mark.parametrize(("keys", "expected"), FILES)
-def test_logins_of_table_files(keys, expected):
-    found = _ispmail_database.login(keys.get("hosts", "localhost"), keys)
-    assert found == expected
-    assert not found.password or repr(found.password) not in repr(found)
-
-
-ODD = [
-    OverflowError,
-    LookupError,
-    KeyError,
-    IndexError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    StopIteration,
-    RecursionError,
-]
-
-
-@pytest.mark.parametrize("error", ODD)
-def test_an_answer_that_no_server_gives_is_the_server_s_fault(error):
-    with pytest.raises(DatabaseError) as caught, _ispmail_database.understood("x"):
-        raise error("EVIL")
-    assert str(caught.value) == ("x: it answers what a MariaDB or MySQL does not: check that it is the right server")
-    assert caught.value.__suppress_context__
-
-
-def test_what_no_postgresql_answers():
-    with pytest.raises(DatabaseError) as caught, _ispmail_database.understood("x", "pgsql"):
-        raise ValueError("EVIL")
-    assert str(caught.value) == "x: it answers what a PostgreSQL does not: check that it is the right server"
+from .database_values import FakeClient
 
 
 @pytest.mark.parametrize("seconds", [10**17, 10**20, -(10**20)])
@@ -76,19 +22,12 @@ def test_a_day_that_there_is_not(seconds):
         _ispmail_database.date(seconds)
 
 
-def test_our_own_errors_stay_what_they_are():
-    with pytest.raises(DatabaseError, match=r"^ours$") as caught, _ispmail_database.understood("x"):
-        raise DatabaseError("ours", 1045)
-    assert caught.value.number == 1045
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("mailserver@%", "mailserver@%"), ("é", "é"), ("x" * 128, "x" * 128)]
     + [(text, "(an unreadable name)") for text in ("x" * 129, "a\nb", "\x1b[2J", "\u202e")],
 )
-def test_a_server_s_names_are_shown_where_people_can_read_them(name, expected):
-    assert _ispmail_database.shown(name) == expected
+def test_grants_are_shown_where_people_can_read_them(name, expected):
     grant = Grant((name,), name, False)
     assert _ispmail_database.shown_grants([grant]) == [f"{expected} ON {expected}"]
 
@@ -105,7 +44,7 @@ def test_a_server_s_names_are_shown_where_people_can_read_them(name, expected):
 def test_grants_that_take_too_long_are_not_read(lines):
     began = time.monotonic()
     rows = [{"Grants": line} for line in lines] if lines[0] else [{}]
-    with pytest.raises(DatabaseError, match="answers what"), _ispmail_database.understood("x"):
+    with pytest.raises(DatabaseError, match="answers what"), _ispmail_session.understood("x"):
         _ispmail_database.grants(rows)
     assert time.monotonic() - began < 0.5
     assert _ispmail_database.grants([{"x": "GRANT SELECT ON `a`.* TO `b`@`c`"}]) == [Grant(("SELECT",), "`a`.*", False)]
@@ -158,35 +97,6 @@ def test_a_failure_in_the_middle_names_what_is_done(number, state):
     assert "x" not in repr(steps[0])
 
 
-class FakeClient:
-    """The client of one login: it answers by the beginning of a statement, and notes all that it is told."""
-
-    plugin = "mysql_native_password"
-
-    def __init__(self, answers=None, expired=False):
-        self._answers, self._expired = answers or {}, expired
-        self.said, self.where, self.login, self.closed = [], None, None, False
-
-    def __call__(self, where, login, *within):
-        self.where, self.login = where, login
-        return self
-
-    def connect(self):
-        self.said.append("connect")
-        if self._expired:
-            raise DatabaseError("x", 1862)
-
-    def ask(self, statement, arguments=None):
-        self.said.append((statement, arguments) if arguments else statement)
-        found = [answer for text, answer in self._answers.items() if statement.startswith(text)]
-        if found and isinstance(found[0], Exception):
-            raise found[0]
-        return found[0] if found else []
-
-    def close(self):
-        self.closed = True
-
-
 @pytest.fixture
 def client(monkeypatch):
     """Has another client than the real one be used."""
@@ -197,37 +107,6 @@ def client(monkeypatch):
         return made
 
     return use
-
-
-KEYS = {"hosts": "db1 db2:3307", "user": "u", "password": "p"}
-READ_ONLY = "SET SESSION TRANSACTION READ ONLY"
-
-
-def test_statements_with_a_table_file_s_login_may_only_read(client):
-    """One that fails is told in its place; the character set is that of the file."""
-    used = client(answers={"one": [{"a": 1}], "two": DatabaseError("db2: no", 1146)})
-    asked = _ispmail_database.ask(KEYS, "db2:3307", ["one", "two", "three"])
-    assert asked == ("mysql_native_password", (([{"a": 1}], None), ([], "db2: no"), ([], None)))
-    assert used.said == ["connect", READ_ONLY, "one", "two", "three"] and used.closed
-    assert used.where == "db2:3307" and used.login == _ispmail_database.login("db2:3307", KEYS)
-    used = client()
-    _ispmail_database.ask({**KEYS, "charset": "latin1"}, "db1", ["one"])
-    charset = ("SET character_set_client = %s, character_set_connection = %s", ["latin1", "latin1"])
-    assert used.said == ["connect", READ_ONLY, charset, "one"]
-
-
-def test_a_host_that_the_file_does_not_name_gets_no_password(client):
-    used = client()
-    with pytest.raises(InvalidInput, match=r"does not name that host: use one of db1, db2:3307$"):
-        _ispmail_database.ask(KEYS, "evil.example", ["one"])
-    assert used.said == [] and used.where is None
-
-
-def test_an_account_that_may_only_change_its_password_answers_nothing(client):
-    used = client(answers={"one": DatabaseError("expired", 1820)})
-    with pytest.raises(DatabaseError, match=r"^expired$"):
-        _ispmail_database.ask(KEYS, "db1", ["one", "two"])
-    assert used.said[-1] == "one" and used.closed
 
 
 ADMIN = AdminLogin(user="root", password="päss", unix_socket=None, host="db1", port=3307)

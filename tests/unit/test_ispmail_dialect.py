@@ -29,7 +29,7 @@ def test_each_server_has_its_dialect(version, name, plugins):
 
 @pytest.mark.parametrize("version", ["", "9", "x.y"])
 def test_a_version_that_no_server_has(version):
-    """Whoever asks takes a ValueError for a server that is none, see _ispmail_database.understood."""
+    """Whoever asks takes a ValueError for a server that is none, see _ispmail_session.understood."""
     with pytest.raises(ValueError, match=r"invalid literal|not enough values"):
         _ispmail_dialect.of_version(version)
 

@@ -7,7 +7,6 @@ import pytest
 import sqlglot
 
 import _ispmail_lookup
-from _ispmail_database import Asked, Rows
 from _ispmail_doctor_login import (
     Login,
     LoginAccount,
@@ -24,6 +23,7 @@ from _ispmail_doctor_login import (
     statements,
 )
 from _ispmail_errors import DatabaseError
+from _ispmail_session import Asked, Rows
 from _ispmail_sql import parse_grants
 
 from .doctor_values import live_map, target
@@ -196,7 +196,7 @@ def test_each_map_gets_its_own_answers(monkeypatch):
         found = [next((row for start, row in rows.items() if text.startswith(start)), {"x": text}) for text in texts]
         return Asked("ed25519", tuple(Rows([row], None) for row in found))
 
-    monkeypatch.setattr("_ispmail_database.ask", answer)
+    monkeypatch.setattr("_ispmail_session.ask", answer)
     first = live_map("a", query="SELECT 'a'", hosts="db x")
     second = live_map("b", query="SELECT 'b' FROM t", hosts="db x")
     found = ask(Login("db", (first, second), (first, second)))
@@ -216,7 +216,7 @@ def test_each_map_gets_its_own_answers(monkeypatch):
 def test_what_the_server_does_not_tell_is_one_fault(monkeypatch):
     """Neither the account nor its limits can be judged then; the queries can."""
     no = "db: error 1064: it does not understand the statement"
-    monkeypatch.setattr("_ispmail_database.ask", lambda keys, host, texts: Asked("x", (Rows([], no),) * len(texts)))
+    monkeypatch.setattr("_ispmail_session.ask", lambda keys, host, texts: Asked("x", (Rows([], no),) * len(texts)))
     found = not_ok(check_login(ask(Login("db", (live_map(),), ()))))
     assert found == {"the server answers": ("fault", no), "the query works": ("fault", no)}
 
@@ -271,7 +271,7 @@ def test_a_login_that_fails_is_one_fault(monkeypatch):
     def answer(keys, host, texts):
         raise DatabaseError(f"{host}: error 1045: access is denied", 1045)
 
-    monkeypatch.setattr("_ispmail_database.ask", answer)
+    monkeypatch.setattr("_ispmail_session.ask", answer)
     found = list(check([live_map("a", user="u", hosts="db1 db2"), live_map("b", user="u", hosts="db1")]))
     assert [(finding.result, finding.where, finding.fix) for finding in found] == [
         ("fault", "db1 for a, b", "db1: error 1045: access is denied"),
@@ -286,7 +286,7 @@ def test_hosts_that_have_different_rows(monkeypatch):
         count = Rows([{"n": 1 if host == "db1" else 2}])
         return Asked("x", tuple(count if "COUNT(*)" in text else Rows([], "no") for text in texts))
 
-    monkeypatch.setattr("_ispmail_database.ask", answer)
+    monkeypatch.setattr("_ispmail_session.ask", answer)
     found = list(check([live_map("a", user="u", hosts="db1 db2", query="SELECT x FROM t JOIN u WHERE y='%s'")]))
     assert [(each.result, each.where, each.fix) for each in found if each.check == "the login works"] == [
         ("ok", "db1 for a", ""),

@@ -431,7 +431,7 @@ def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monk
 
     monkeypatch.setattr("_ispmail_database.admin", admin)
     monkeypatch.setattr(
-        "_ispmail_connections.listed_by_admin",
+        "_ispmail_account_users.listed_by_admin",
         lambda server, users, host: seen.append((server, *users, host)) or listed,
     )
     monkeypatch.setattr(
@@ -474,7 +474,7 @@ def test_a_pair_is_asked_for_as_one(site, monkeypatch):
         return [Unknown("php", "php")]
 
     monkeypatch.setattr("_ispmail_database.admin", contextlib.nullcontext)
-    monkeypatch.setattr("_ispmail_connections.listed_by_admin", by_admin)
+    monkeypatch.setattr("_ispmail_account_users.listed_by_admin", by_admin)
     monkeypatch.setattr("_ispmail_connections.unknown_programs", unknown)
     scope = site.scope()
     scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-import _ispmail_database
 import _ispmail_logins
+import _ispmail_session
 from _ispmail_client import Login
 from _ispmail_config import Instance, Map
 from _ispmail_config_consumers import Consumers, logins
@@ -64,7 +64,7 @@ def tried(monkeypatch, release):
         def abort(self):
             self.aborted.set()
 
-    monkeypatch.setattr(_ispmail_database, "Client", FakeClient)
+    monkeypatch.setattr(_ispmail_session, "Client", FakeClient)
     return hosts
 
 
@@ -88,8 +88,8 @@ def test_an_expired_password_and_a_locked_account_are_refusals(tried, number):
 
 def test_what_a_login_is_asked_and_how_long_it_may_take(tried, monkeypatch):
     """Of all time, half a second is left for what comes after a connection."""
-    fake, seen = _ispmail_database.Client, []
-    monkeypatch.setattr(_ispmail_database, "Client", lambda *arguments: seen.append(arguments[2:]) or fake(*arguments))
+    fake, seen = _ispmail_session.Client, []
+    monkeypatch.setattr(_ispmail_session, "Client", lambda *arguments: seen.append(arguments[2:]) or fake(*arguments))
     monkeypatch.setattr(fake, "ask", lambda self, statement: seen.append(statement))
     try_all([live("0")])
     assert seen == [(2, 2.5), "SELECT 1"]

@@ -3,7 +3,6 @@
 import contextlib
 
 import pytest
-import yaml
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from _ispmail_compare import Comparison
@@ -11,9 +10,7 @@ from _ispmail_consumers import Difference
 from _ispmail_errors import Failed
 from _ispmail_plan import Outcome
 from _modules import postfix_map_change
-from lab.postfix import write_cold
 
-from .postfix_files import postfix
 from .test_ispmail_module import fails
 
 CHANGES = {"virtual_alias_maps": {"file": {"old": None, "new": "/x.cf"}}}
@@ -33,28 +30,6 @@ def files(tmp_path):
 
 def test_it_is_a_part_of_postfix_map():
     assert postfix_map_change.__virtual__() == "postfix_map"
-
-
-def test_the_tables_that_a_server_has_as_pillar(on_minion, tmp_path):
-    """With the real postconf. Only a directory that pillar names, or Postfix, may be looked at."""
-    keys = "user = former\npassword = secret\nhosts = db\ndbname = mail\n"
-    write_cold(tmp_path / "own.cf", f"{keys}query = {QUERY}\n")
-    directory = postfix(tmp_path, f"virtual_alias_maps = mysql:{tmp_path}/own.cf\n")
-    on_minion(postfix_map_change, ispmail={"postfix": {"config_directory": directory}})
-    text = postfix_map_change.found(directory)
-    found = yaml.safe_load(text)["ispmail"]
-    assert found["postfix"] == {"config_directory": directory} and "secret" not in text
-    assert found["maps"]["virtual_alias_maps"]["query"] == QUERY
-    with pytest.raises(SaltInvocationError, match="config_directory must be /etc/postfix, one that pillar names"):
-        postfix_map_change.found("/srv")
-
-
-def test_by_default_it_is_the_default_postfix(on_minion, monkeypatch):
-    on_minion(postfix_map_change)
-    monkeypatch.setattr("_ispmail_postconf.known_directory", lambda directory, named: directory)
-    monkeypatch.setattr("_ispmail_found.found", lambda directory: [directory])
-    monkeypatch.setattr("_ispmail_found.text", lambda *found: found)
-    assert postfix_map_change.found() == (["/etc/postfix"], "/etc/postfix")
 
 
 def test_an_apply(on_minion, monkeypatch, tmp_path, files):
@@ -139,8 +114,8 @@ def test_errors_are_salts(on_minion, monkeypatch, files):
         with pytest.raises(SaltInvocationError, match="pillar is empty"):
             function()
     on_minion(postfix_map_change, **files)
-    for callee in ("_ispmail_compare.compare", "_ispmail_remove.remove", "_ispmail_postconf.known_directory"):
+    for callee in ("_ispmail_compare.compare", "_ispmail_remove.remove"):
         monkeypatch.setattr(callee, fails(Failed("Nothing was changed")))
-    for function in (postfix_map_change.apply, postfix_map_change.remove, postfix_map_change.found):
+    for function in (postfix_map_change.apply, postfix_map_change.remove):
         with pytest.raises(CommandExecutionError, match="Nothing was changed"):
             function()

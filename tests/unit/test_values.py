@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What may hold a password, in which class soever.
 SECRET = {"password", "passwords", "content", "still", "between", "text", "keys", "verifier"}
 # Not values: what is found while a search or a rotation goes on.
-COLLECTED = {"Holders", "_Begun", "_Read", "_State"}
+COLLECTED = {"_Begun"}
 PUBLIC = {("Word", "text"), ("Reply", "text"), ("_Token", "text"), ("Holder", "text"), ("_PasswordChange", "passwords")}
 
 
