@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 import contextlib
 import json

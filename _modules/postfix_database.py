@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -9,7 +9,7 @@ functions is called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 import salt.client
 import salt.utils.minions
@@ -160,6 +160,7 @@ def prove(site, timeout=60):
     """
     master = _master()
     with salt_errors(), salt.client.get_local_client(__opts__["conf_file"]) as client:
+        _ispmail_master.require_seconds(timeout=timeout)
         servers = master.servers(master.site(site))
         up = _ispmail_fleet.present(client, servers.all)
         faults, maps = _ispmail_fleet.proof(client, servers, up, timeout)
@@ -202,6 +203,7 @@ def status(timeout=60):
     found = {}
     master = _master()
     with salt_errors(), salt.client.get_local_client(__opts__["conf_file"]) as client:
+        _ispmail_master.require_seconds(timeout=timeout)
         for name, targets in master.sites().items():
             servers = master.servers(targets)
             found[name] = _ispmail_fleet.status(client, servers, _ispmail_fleet.present(client, servers.all), timeout)

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 import salt.client
 import salt.utils.minions
@@ -17,7 +17,7 @@ import _ispmail_stored
 from _ispmail_errors import Failed, IspmailError, kind_of
 from _ispmail_events import ROTATION_FAILED
 from _ispmail_new_password import GOES_ON, STAYS, Site
-from _ispmail_queue import merged
+from _ispmail_queue import bounded, merged
 from _ispmail_salt import cache_folder, salt_errors
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ _SAID = {
     GOES_ON: "no new one: the rotation to the one that is in pillar has not ended, and goes on; then call this again",
     STAYS: "no new one: the login in use stays in sdb and in pillar, and nothing was changed at the database",
 }
+# How long an answer of sdb may take.
+_SDB_SECONDS = 30
 _WAITS = "a rotation waits for another one to end: call this again after it"
 
 
@@ -78,6 +80,7 @@ def new_password(site, test=False, watch=30, timeout=3600):
     """
     try:
         with salt_errors():
+            _ispmail_master.require_seconds(watch=watch, timeout=timeout)
             # No rotation may begin between the two values that are written, or before it is known that one can.
             found = merged(cache_folder(__opts__), "rotate", lambda: _prepare(site, test))
     except (CommandExecutionError, SaltInvocationError) as err:
@@ -118,11 +121,19 @@ def _master():
 
 
 def _get(uri):
-    return salt.utils.sdb.sdb_get(uri, __opts__, None, True)
+    return _in_time(lambda: salt.utils.sdb.sdb_get(uri, __opts__, None, True))
 
 
 def _put(uri, value):
-    return salt.utils.sdb.sdb_set(uri, value, __opts__)
+    return _in_time(lambda: salt.utils.sdb.sdb_set(uri, value, __opts__))
+
+
+def _in_time(ask):
+    """Nobody else can rotate meanwhile, and a driver may wait for its server without end."""
+    found = bounded(lambda: (ask(),), _SDB_SECONDS)
+    if found is None:
+        raise TimeoutError
+    return found[0]
 
 
 def _first_step(what):

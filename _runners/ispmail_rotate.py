@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 import salt.client
 import salt.utils.event
@@ -75,6 +75,7 @@ def rotate(test=False, watch=30, timeout=3600):
     """
     try:
         with salt_errors():
+            _ispmail_master.require_seconds(watch=watch, timeout=timeout)
             _master().sites()
     except SaltInvocationError as err:
         if not test:

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 from _ispmail_salt import state
 

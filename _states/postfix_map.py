@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("20545c8caf19")
+_ispmail_stamp.require("356de59a3bbb")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -11,6 +11,23 @@ from _ispmail_errors import InvalidInput
 from _ispmail_fleet import Servers
 
 NEEDED = ("database", "mail")
+# What poll(2) can still wait.
+_MOST_SECONDS = 1_000_000
+
+
+def require_seconds(**given: object) -> None:
+    """See that arguments are numbers of seconds, before anything is done.
+
+    Raises:
+        InvalidInput: Names each that is none.
+    """
+    wrong = [
+        name
+        for name, value in given.items()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST_SECONDS
+    ]
+    if wrong:
+        raise InvalidInput(f"{' and '.join(wrong)} must be a number of seconds, at most {_MOST_SECONDS:,}")
 
 
 class Master(NamedTuple):

@@ -21,7 +21,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_fleet
 from _ispmail_errors import InvalidInput
-from _ispmail_master import Master
+from _ispmail_master import Master, require_seconds
 from _ispmail_rotation import Progress
 from _runners import ispmail, ispmail_rotate
 from lab import START_SECONDS, is_free, wait_until
@@ -411,6 +411,16 @@ def test_an_event_that_cannot_be_read_does_not_end_the_rest(configured, caplog):
     assert len(caplog.messages) == 1
     assert ispmail_rotate._heard(Progress(), None, 1.0) == []
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("seconds", ["x", True, None, -1, float("nan"), 10**6 + 1])
+@pytest.mark.parametrize("call", [lambda value: ispmail.prove("main", value), ispmail.status])
+def test_what_is_no_number_of_seconds(configured, monkeypatch, call, seconds):
+    configured({"main": MAIN})
+    monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda _: contextlib.nullcontext())
+    with pytest.raises(SaltInvocationError, match=r"^timeout must be a number of seconds, at most 1,000,000$"):
+        call(seconds)
+    require_seconds(timeout=0, watch=10**6)
 
 
 def test_what_is_printed_is_one_line(configured, capsys):

@@ -3,10 +3,12 @@
 import fcntl
 
 import pytest
+import salt.config
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_new_password
 from _ispmail_errors import Failed
+from _ispmail_events import ROTATION_FAILED
 from _ispmail_new_password import GOES_ON, MADE, STAYS, Outcome
 from _runners import ispmail_new_password as runner
 
@@ -120,3 +122,27 @@ def test_a_site_that_is_none(master):
     master(Outcome(MADE, [], []))
     with pytest.raises(SaltInvocationError, match="has no site nowhere: it has main"):
         runner.new_password("nowhere")
+
+
+def test_what_is_no_number_of_seconds_is_refused_before_anything_is_written(master):
+    seen = master(Outcome(MADE, [], []))
+    text = r"^watch and timeout must be a number of seconds, at most 1,000,000$"
+    with pytest.raises(SaltInvocationError, match=text):
+        runner.new_password("main", watch="x", timeout=-1)
+    assert [tag for tag, _ in seen] == [ROTATION_FAILED.tag]
+
+
+def test_sdb_that_does_not_answer_does_not_hold_up_other_rotations(monkeypatch, tmp_path):
+    """A value of it is waited for in a process of its own, which is stopped."""
+    (tmp_path / "waits.py").write_text(
+        "import time\ndef get(key, profile=None):\n    return time.sleep(60) if key == 'silent' else f'of {key}'\n"
+        "def set_(key, value, profile=None):\n    time.sleep(60)\n__func_alias__ = {'set_': 'set'}\n"
+    )
+    opts = {**salt.config.DEFAULT_MASTER_OPTS, "sdb_dirs": [str(tmp_path)], "store": {"driver": "waits"}}
+    monkeypatch.setattr(runner, "__opts__", {**opts, "extension_modules": str(tmp_path)}, raising=False)
+    monkeypatch.setattr(runner, "_SDB_SECONDS", 20)
+    assert runner._get("sdb://store/x") == "of x"
+    monkeypatch.setattr(runner, "_SDB_SECONDS", 1)
+    for ask in (lambda: runner._get("sdb://store/silent"), lambda: runner._put("sdb://store/x", "y")):
+        with pytest.raises(TimeoutError):
+            ask()
