@@ -21,7 +21,7 @@ def apply(text: str) -> svg.Picture:
     says += f"; {back['if']} {' '.join(back['then'])}; {end['name'].lower()}: {' '.join(end['does'])}."
     says = says[0].upper() + says[1:]
     tops = [56 + STEP * number for number in range(len(steps) + 1)]
-    root = svg.sheet(source["title"], says, tops[-1] + STEP)
+    root = svg.sheet(source["title"], says, tops[-1] + 82)
     middle = LEFT[0] + LEFT[1] / 2
     for top, step in zip(tops, [*steps, end]):
         _box(root, LEFT, top, step["name"], step["does"], "good" if step is end else "box")
