@@ -18,7 +18,7 @@ pygal.etree.etree.to_etree()
 
 Point = tuple[float, float]
 TOP, HEIGHT = 32, 420  # pixels: where the chart begins, below the title
-PARTS = 4  # of a vertical axis
+PARTS = 5  # of a vertical axis, at most
 KEPT = ("transform", "d", "x", "y", "cx", "cy", "r")  # attributes of pygal's elements
 # How far a text that belongs to a point is moved down from where pygal has it, right of the point.
 SIDES = {"above": -34, "below": 16}
@@ -128,7 +128,7 @@ def _numbers(largest: float) -> list[float]:
     """Round numbers from 0 to no less than this one."""
     steps = (base * 10.0**power for power in range(-2, 6) for base in (1, 2, 5))
     step = next(step for step in steps if step * PARTS >= largest)
-    return [round(step * number, 2) for number in range(PARTS + 1)]
+    return [round(step * number, 2) for number in range(math.ceil(round(largest / step, 6)) + 1)]
 
 
 def _chart(title: str, says: str, across: Axis, up: Axis, lines: list[Line]) -> svg.Picture:
