@@ -30,7 +30,9 @@ def draw(name: str) -> Picture:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "bench.pictures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(PICTURES)}; without one, all")
     options = parser.parse_args()
     if unknown := set(options.names) - set(PICTURES):
