@@ -26,7 +26,7 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,6 +159,44 @@ def measure_round(database: MariaDB, sides: list[Side], sizes: list[int]) -> Non
             side.floor(f"converged, {many + 3} maps", 0, changes=False)
 
 
+@contextlib.contextmanager
+def servers(beside: Path | None = None) -> Iterator[tuple[Path, MariaDB, list[Side]]]:
+    """A folder, a database with the guide's tables, and a side for this checkout and for each other one."""
+    # As on a mail server, where Salt's Python keeps what it has compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(scratch())
+        database = stack.enter_context(MariaDB(directory / "db"))
+        schema(database, PASSWORD)
+        (directory / "sls").mkdir()
+        (directory / "sls" / "empty.sls").write_text("nothing: test.nop\n")
+        served = [FILE_ROOTS]
+        if beside:
+            theirs = beside.resolve()
+            formula = theirs / "salt"  # with links to the modules, or an older checkout's without
+            served.append([str(formula)] if (formula / "_modules").exists() else [str(formula), str(theirs)])
+        yield (
+            directory,
+            database,
+            [
+                Side(
+                    Minion(directory / f"minion{number}", file_roots={"base": [str(directory / "sls"), *roots]}),
+                    stack.enter_context(Postfix(directory / f"mail{number}", max_use="10")),
+                )
+                for number, roots in enumerate(served)
+            ],
+        )
+
+
+def measure(database: MariaDB, sides: list[Side], sizes: list[int], rounds: int) -> None:
+    """Measure so many rounds."""
+    for side in sides:
+        side.minion.command("saltutil.sync_all")
+    for number in range(rounds):
+        # Each is first every second time.
+        measure_round(database, sides[:: -1 if number % 2 else 1], sizes)
+
+
 def medians(lines: Lines) -> dict[str, Cost]:
     """Name to the medians of CPU and wall seconds."""
     return {
@@ -194,11 +232,7 @@ def show_beside(ours: Lines, theirs: Lines) -> None:
 
 def costs(database: MariaDB, sides: list[Side], sizes: list[int], rounds: int) -> None:
     """Print the tables of costs."""
-    for side in sides:
-        side.minion.command("saltutil.sync_all")
-    for number in range(rounds):
-        # Each is first every second time.
-        measure_round(database, sides[:: -1 if number % 2 else 1], sizes)
+    measure(database, sides, sizes, rounds)
     show(sides[0], f"median of {rounds}")
     for other in sides[1:]:
         show_beside(sides[0].lines, other.lines)
@@ -268,26 +302,7 @@ def main() -> None:
     parser.add_argument("--ansible", action="store_true")
     parser.add_argument("--beside", metavar="CHECKOUT", type=Path)
     options = parser.parse_args()
-    # As on a mail server, where Salt's Python keeps what it has compiled.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(scratch())
-        database = stack.enter_context(MariaDB(directory / "db"))
-        schema(database, PASSWORD)
-        (directory / "sls").mkdir()
-        (directory / "sls" / "empty.sls").write_text("nothing: test.nop\n")
-        served = [FILE_ROOTS]
-        if options.beside:
-            theirs = options.beside.resolve()
-            formula = theirs / "salt"  # with links to the modules, or an older checkout's without
-            served.append([str(formula)] if (formula / "_modules").exists() else [str(formula), str(theirs)])
-        sides = [
-            Side(
-                Minion(directory / f"minion{number}", file_roots={"base": [str(directory / "sls"), *roots]}),
-                stack.enter_context(Postfix(directory / f"mail{number}", max_use="10")),
-            )
-            for number, roots in enumerate(served)
-        ]
+    with servers(options.beside) as (directory, database, sides):
         costs(database, sides, options.maps, options.rounds)
         if options.beside:
             return

@@ -14,6 +14,8 @@ extensions = ["myst_parser", "salt_reference"]
 myst_heading_anchors = 4
 add_module_names = False
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 html_title = f"{project} {version}"
 # Shown as they are written, and not as what they would mean to Sphinx.
 smartquotes = False
