@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b9c7c08eb543")
+_ispmail_stamp.require("34783829a6bc")
 
 
 import _ispmail_applied
