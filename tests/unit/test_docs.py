@@ -7,24 +7,16 @@ import pytest
 
 from lab.minion import REPOSITORY
 
+from .. import pages
 from .test_documentation import called, public_functions
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     built = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "--fail-on-warning",
-        "--keep-going",
-        "-q",
-        "-d",
-        f"{built}/trees",
-        "docs",
-    ]
-    done = subprocess.run([*command, f"{built}/html"], check=False, cwd=REPOSITORY, capture_output=True, text=True)
+    _, *arguments, _ = pages.command("CONTRIBUTING.md", "$(bin/setup) -m sphinx").words
+    command = [sys.executable, *arguments, f"{built}/html", "--keep-going", "-q", "-d", f"{built}/trees"]
+    done = subprocess.run(command, check=False, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return built / "html"
 
