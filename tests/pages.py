@@ -206,6 +206,7 @@ ANSWERS: dict[str, str] = {
     "postfix status": "",
     "postfix reload": "",
     "saltutil.sync_all": r"mx1:\n +-+\n +beacons:",
+    "saltutil.refresh_pillar": r"\Amx1:\n +True$",
     "sys.doc postfix_map": r"^postfix_map\.lookup:$",
     "config_directory=/etc/postfix-submission": "in /etc/postfix-submission, as pillar",
     "postfix_map.found": r"virtual_alias_maps: \{\}",
@@ -265,7 +266,7 @@ OF_DEVELOPERS = r"(\w+=\S+ )*(\$\(bin/setup\) -m |bin/test\b|python -m tests\.)"
 SHOWN = {
     ("README.md", "this project, 5 rotations:"): "figures",
     ("docs/rotation.md", "main: Nobody holds"): "what a rotation prints, see tests/unit/test_ispmail_rotation.py",
-    ("docs/operations.md", "Pillar has errors"): "a fault, see tests/unit/test_ispmail_tablefile.py",
+    ("docs/messages.md", "Pillar has errors"): "a fault, see tests/unit/test_ispmail_tablefile.py",
     ("docs/operations.md", "site  server"): "a table, see tests/unit/test_ispmail_status.py",
     ("docs/ARCHITECTURE.md", "import _ispmail_stamp"): "the head of each synced file, which bin/stamp writes",
 }
