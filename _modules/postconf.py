@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("356de59a3bbb")
+_ispmail_stamp.require("abc0d84ed3da")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

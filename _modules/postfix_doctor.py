@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("356de59a3bbb")
+_ispmail_stamp.require("abc0d84ed3da")
 
 
 import _ispmail_applied

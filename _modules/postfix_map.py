@@ -9,7 +9,7 @@ functions is called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("356de59a3bbb")
+_ispmail_stamp.require("abc0d84ed3da")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("356de59a3bbb")
+_ispmail_stamp.require("abc0d84ed3da")
 
 import _ispmail_apply
 import _ispmail_compare

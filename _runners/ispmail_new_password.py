@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("356de59a3bbb")
+_ispmail_stamp.require("abc0d84ed3da")
 
 import salt.client
 import salt.utils.minions

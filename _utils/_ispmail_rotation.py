@@ -23,6 +23,8 @@ _STEPS = {
     "ispmail.prove": "Every server is seen to use the new password",
 }
 _WAITED = "One or more requisite failed"
+# What Salt says of the servers of a step whose states have changed nothing: it returns none of them.
+_UNCHANGED = re.compile(r"(?s) No changes made to (.+)\.\Z")
 _HEADER = ("site", "server", "result", "seconds", "what was done")
 # How many characters of what a server said are shown.
 _LONGEST = 160
@@ -165,16 +167,21 @@ def table(sites: Mapping[str, Sequence[str]], returned: object) -> str:
     rows: list[tuple[str, ...]] = [_HEADER]
     for site, servers in sites.items():
         taken: dict[str, object] = {}
+        correct: set[str] = set()
         for step, state in _steps(site, returned):
             if step.endswith(f" {_TAKES}"):
                 taken.update(_mapping(_mapping(state.get("changes")).get("ret")))
+                found = _UNCHANGED.search(str(state.get("comment")))
+                correct.update(found[1].split(", ") if found else ())
         for server in servers:
             if server in taken:
                 states = taken[server]
                 result = "ok" if _is_good(states) else "failed"
                 rows.append((site, server, result, f"{_seconds(states):.1f}", _told(states or [_SILENT])))
+            elif server in correct:
+                rows.append((site, server, "ok", "", "nothing had to be changed"))
             else:
-                rows.append((site, server, "not reached", "", ""))
+                rows.append((site, server, "not changed", "", ""))
     return columns(rows)
 
 

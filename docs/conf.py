@@ -10,7 +10,7 @@ sys.path += [str(HERE), str(HERE.parent / "_utils")]
 
 project = "salt-ispmail"
 version = release = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["version"]
-extensions = ["myst_parser", "salt_reference"]
+extensions = ["myst_parser", "salt_reference", "message_reference"]
 myst_heading_anchors = 4
 add_module_names = False
 html_theme = "furo"

@@ -49,7 +49,7 @@ def programs(series: str) -> Path:
 
 
 class Salt:
-    """One master, a minion named `lab`, and others if wanted, with all that is theirs in `directory`."""
+    """One master, a minion, and others if wanted, with all that is theirs in `directory`."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Salt:
         launcher: tuple[list[str], int] = ([], -1),
         patience: float = 20,
         others: Sequence[str] = (),
+        name: str = "lab",
         **minion: Any,
     ) -> None:
         """Write all configurations.
@@ -69,6 +70,7 @@ class Salt:
             launcher: A command that runs each of them, and a descriptor that it inherits, -1 for none.
             patience: How many seconds all have to end by themselves; a minion often takes eight.
             others: The ids of more minions.
+            name: The id of the minion.
             minion: More keys of the minions'.
         """
         self.programs = programs(series)
@@ -95,7 +97,7 @@ class Salt:
         self._patience = patience
         own = {"master": HOST, "master_port": self._port, "acceptance_wait_time": 1}
         # The folder of each minion, to its id.
-        self.minions = {"minion": "lab", **{each: each for each in others}}
+        self.minions = {"minion": name, **{each: each for each in others}}
         configs = {"master": master}
         for name, id_ in self.minions.items():
             configs[name] = {**self._paths(name), **shared, **own, **minion, "id": id_}
@@ -174,8 +176,9 @@ class Salt:
         return self._processes[0].pid
 
     def call(self, function: str, *arguments: str, timeout: int = 60) -> Any:
-        """What `salt lab FUNCTION …` returned; None where nothing did."""
-        return self.ask("lab", function, *arguments, timeout=timeout).get("lab")
+        """What `salt MINION FUNCTION …` returned; None where nothing did."""
+        minion = self.minions["minion"]
+        return self.ask(minion, function, *arguments, timeout=timeout).get(minion)
 
     def ask(
         self, target: str, function: str, *arguments: str, timeout: int = 60, static: bool = True

@@ -7,19 +7,13 @@ import pytest
 from lab.machine import Machine
 from lab.minion import REPOSITORY
 
+from .. import pages
 from .salted import CHECKOUT
-
-
-def blocks():
-    """The commands of the page, block by block."""
-    page = (REPOSITORY / "docs" / "quickstart.md").read_text().partition("```{include}")[0]
-    found = re.findall(r"(?m)(?:^    .*\n)+", page)
-    return [re.sub(r"(?m)^    ", "", block) for block in found]
 
 
 @pytest.mark.parametrize("release", ["bookworm", "trixie"])
 def test_what_the_quick_start_says_is_enough(root_of, network, release):
-    prepare, database, maps, ask, look = blocks()
+    prepare, database, maps, ask, look = [block.text for block in pages.blocks("docs/quickstart.md")]
     with Machine("first", root_of(release), network) as server:
         server.copy_in(REPOSITORY, CHECKOUT)
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from .. import pages
 from .salted import CHECKOUT
 
 PASSWORD = "seed-Pw1"
@@ -89,8 +90,8 @@ def test_an_account_that_only_the_chroot_cannot_use_is_refused(server, plugin):
 def test_a_plugin_that_is_copied_into_the_chroot_is_used(server):
     """It worked in smtpd, and the apply refused: it looked for plugins where there never are any."""
     server.write("/srv/pillar/ispmail.sls", "ispmail: {database: {user: ed25519, password: other}}\n", 0o600)
-    copy = "for f in /usr/lib/*/libmariadb3/plugin; do d=/var/spool/postfix$f; mkdir -p $d; cp $f/* $d; done"
-    server.run(["sh", "-c", copy])
+    copy = pages.block("docs/setup.md", "### MySQL").text
+    server.run(["sh", "-c", copy.replace("caching_sha2_password", "client_ed25519")])
     states = apply(server)
     assert states["postfix_map.managed"]["result"] is True, states["postfix_map.managed"]["comment"]
     assert {name: rcpt(server, f"{name}@example.org") for name in ("jack", "nobody")} == {"jack": 250, "nobody": 550}

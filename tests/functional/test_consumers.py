@@ -1,6 +1,8 @@
 """Other programs that log in with the maps' account: a real Dovecot, option files, and files that an SLS writes."""
 
 import re
+import subprocess
+import textwrap
 import time
 
 import pytest
@@ -13,6 +15,8 @@ from lab.mariadb import MariaDB, schema, set_password
 from lab.minion import FILE_ROOTS, Minion
 from lab.postfix import write_cold
 from lab.smtp import Load
+
+from .. import pages
 
 OLD, NEW = "oldSecretJ4x8K2", "newSecretW7q3Z9"
 JOHN, MAIL_PASSWORD = "john@example.org", "mailSecret"
@@ -198,6 +202,36 @@ def test_a_dovecot_that_would_not_use_the_option_file(alone, db, dovecot, login)
     text = dovecot.sql_file.read_text()
     dovecot.sql_file.write_text(re.sub(now, lambda _: right, text, flags=re.MULTILINE | re.DOTALL))
     assert managed(alone)["result"] is True
+
+
+def test_the_first_time_is_as_the_page_says(alone, db, dovecot):
+    """docs/consumers.md, step by step, with this Dovecot's paths and the database's port."""
+    password = "the password"
+    schema(db, password)
+    dovecot.configure(user="mailserver", password=password)
+    take(alone, password)
+    path = option_file(dovecot)
+    path.unlink()
+    install = pages.command("docs/consumers.md", "install -m 640")
+    _, *lines = pages.command("docs/consumers.md", "editor /etc/dovecot").text.splitlines()
+    subprocess.run(["sh", "-euc", install.text.replace("/etc/dovecot/ispmail.cnf", str(path))], check=True)
+    path.write_text(textwrap.dedent("\n".join(lines)) + "\n")
+    assert (path.group(), path.stat().st_mode & 0o777) == ("dovecot", 0o640)
+    older = pages.block("docs/consumers.md", "**Dovecot 2.3**")
+    newer = pages.block("docs/consumers.md", "**Dovecot 2.4**")
+    block = newer if dovecot.new else older
+    now = r"^mysql \S+ \{.*?^\}" if dovecot.new else r"^connect = [^\n]*"
+    right = re.search(now, block.text, re.MULTILINE | re.DOTALL)[0].replace("/etc/dovecot/ispmail.cnf", str(path))
+    host = f"{HOST} {{\n  port = {db.port}" if dovecot.new else f"{HOST} port={db.port}"
+    right = right.replace(f"{HOST} {{" if dovecot.new else HOST, host)
+    text = dovecot.sql_file.read_text()
+    dovecot.sql_file.write_text(re.sub(now, lambda _: right, text, flags=re.MULTILINE | re.DOTALL))
+    program, *arguments = pages.command("docs/consumers.md", "doveadm reload").words
+    subprocess.run([program, "-c", dovecot.config_file, *arguments], check=True)
+    assert wait_until(lambda: dovecot.login(JOHN, MAIL_PASSWORD) == "ok", 20), dovecot.log
+    would = managed(alone, test=True)
+    assert (would["result"], would["changes"]) == (True, {}), would
+    assert dovecot.login(JOHN, MAIL_PASSWORD) == "ok"
 
 
 def test_could_not_tell_is_an_error(alone, dovecot, mail):

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import yaml
@@ -26,6 +25,7 @@ from lab.series import Salt, programs
 from lab.smtp import rcpt
 from lab.sshd import Sshd, layers
 
+from .. import pages
 from ..conftest import PASSWORD, pillar_for
 from .conftest import EACH_SERIES
 
@@ -38,13 +38,6 @@ NO_REPLIES = dict.fromkeys(REPLIES, 554)
 SERVED = "The modules for Postfix maps are synced"
 
 each_series = pytest.mark.parametrize("series", EACH_SERIES)
-
-
-def block(document, after):
-    """The first indented block behind a text in a document."""
-    text = (REPOSITORY / document).read_text().partition(after)[2]
-    assert text, f"{document} has no {after!r}"
-    return textwrap.dedent(re.search(r"(?m)(?:^    .*\n|^\n(?=    ))+", text)[0])
 
 
 class Mail:
@@ -196,7 +189,7 @@ def test_file_roots(series, directory, sandbox, checkout, mail):
 @each_series
 def test_gitfs(series, directory, sandbox, checkout, mail):
     """docs/setup.md, but for the URL; a commit that is no release is served."""
-    conf = block("docs/setup.md", "## From gitfs")
+    conf = pages.block("docs/setup.md", "## From gitfs").text
     url = "https://git.example.org/salt-ispmail.git"
     assert conf.count(url) == len(yaml.safe_load(conf)["gitfs_remotes"]) == 5
     clone = directory / f"clone-{series}"
@@ -214,21 +207,21 @@ def test_gitfs(series, directory, sandbox, checkout, mail):
 @each_series
 def test_masterless(series, sandbox, mail):
     """README's commands, as they are; docs/setup.md has the same configuration."""
-    commands = block("README.md", "**One server without a master.**")
+    commands = pages.block("README.md", "**One server without a master.**").text
     assert "salt-call --local state.apply ispmail" in commands
     mail.write_pillar(sandbox.root / "srv/pillar")
     (sandbox.root / "etc/salt/minion.d").mkdir(parents=True)  # Salt's packages have it
     done = {}
 
     def apply():
-        script = f"export PATH={programs(series)}:$PATH\n{commands.strip()} --out=json"
+        script = f"export PATH={programs(series)}:$PATH\n{commands} --out=json"
         done["local"] = json.loads(sandbox.run(script).stdout)["local"]
         return done["local"]
 
     check_first(mail, apply())
     check_next(apply())
     written = (sandbox.root / "etc/salt/minion.d/ispmail.conf").read_text()
-    assert yaml.safe_load(written) == yaml.safe_load(block("docs/setup.md", "## Without a master"))
+    assert yaml.safe_load(written) == yaml.safe_load(pages.block("docs/setup.md", "## Without a master").text)
     assert PASSWORD not in str(done)
 
 
@@ -239,7 +232,7 @@ def test_a_formula_without_its_modules(sandbox, mail):
     for link in (sandbox.root / HERE[1:] / "salt").glob("_*"):
         link.unlink()
     mail.write_pillar(sandbox.root / "srv/pillar")
-    commands = block("README.md", "**One server without a master.**").strip()
+    commands = pages.block("README.md", "**One server without a master.**").text
     done = sandbox.run(f"export PATH={programs('3008')}:$PATH\n{commands} --out=json", check=False)
     ((name, state),) = json.loads(done.stdout)["local"].items()
     assert "test_|-The modules for Postfix maps are served" in name and not state["result"], done
@@ -258,7 +251,9 @@ def test_an_environment_of_its_own(directory, sandbox, checkout, mail):
     with served("3008", directory, sandbox, mail, yaml.safe_dump(conf)) as salt:
         salt.call("saltutil.sync_all")
         assert salt.call("theirs.ping") == "theirs"
-        check_first(mail, salt.call("state.apply", "ispmail", "saltenv=next"))
+        _, target, *apply = pages.command("docs/setup.md", "salt 'mx*' state.apply ispmail saltenv").words
+        assert target == "'mx*'"
+        check_first(mail, salt.call(*apply))
         assert salt.call("theirs.ping") == "theirs", "what base has is deleted"
         check_synced(salt.directory, checkout)
         check_next(salt.call("state.apply", "saltenv=next"))
@@ -280,7 +275,7 @@ class OverSsh:
 
     def __init__(self, master, server, sshd, mail):
         self.master, self.server, self.mail = master, server, mail
-        roster = yaml.safe_load(block("docs/setup.md", "## With salt-ssh"))
+        roster = yaml.safe_load(pages.block("docs/setup.md", "## With salt-ssh").text)
         roster["mx1"] |= {"host": HOST, "port": sshd.port, "priv": str(sshd.client)}
         conf = {"known_hosts_file": str(sshd.known_hosts), "pillar_roots": {"base": [f"{HERE}-pillar"]}}
         conf |= yaml.safe_load((REPOSITORY / "docs/master.conf").read_text())
@@ -290,22 +285,16 @@ class OverSsh:
         mail.write_pillar(master.root / f"{HERE}-pillar"[1:])
         self.said = []
 
-    def run(self, command, *options):
+    def run(self, words, *options):
         """A command that the document has, or that it says does not work."""
-        _, *arguments = command.split()
+        _, *arguments = words
         done = self.master.run([programs("3008") / "salt-ssh", *options, *arguments], check=False)
         self.said.append(done.stdout + done.stderr)
         return done.stdout
 
     def apply(self, *options):
-        command = line("docs/setup.md", "salt-ssh mx1 state.apply")
-        return json.loads(self.run(command, "--out=json", *options))["mx1"]
-
-
-def line(document, start):
-    """The one line of a document's code that starts so."""
-    (found,) = re.findall(rf"(?m)^    ({re.escape(start)}.*)$", (REPOSITORY / document).read_text())
-    return found
+        command = pages.command("docs/setup.md", "salt-ssh mx1 state.apply")
+        return json.loads(self.run(command.words, "--out=json", *options))["mx1"]
 
 
 @pytest.fixture(scope="module")
@@ -331,10 +320,10 @@ def test_salt_ssh(over_ssh):
 
 def test_salt_ssh_gives_pillar_to_states_only(over_ssh):
     """The function says so, and the document has what works."""
-    works = line("docs/setup.md", "salt-ssh mx1 state.single")
-    assert "john@example.org" in over_ssh.run(works)
+    works = pages.command("docs/setup.md", "salt-ssh mx1 state.single")
+    assert "john@example.org" in over_ssh.run(works.words)
     by_hand = "salt-ssh mx1 postfix_map.lookup virtual_alias_maps jack@example.org"
-    assert "pillar is empty (salt-ssh gives it to states only)" in over_ssh.run(by_hand)
+    assert "pillar is empty (salt-ssh gives it to states only)" in over_ssh.run(by_hand.split())
 
 
 def where(sandbox, text):
@@ -377,7 +366,7 @@ def test_what_salt_ssh_keeps(over_ssh):
     assert (folder.st_uid, folder.st_mode & 0o777) == (0, int(kept[3], 8))
     assert where(over_ssh.master, core) == {f"{HERE}-pillar/ispmail.sls": 0o600}
     assert [text for text in over_ssh.said if core in text] == []
-    check_next(over_ssh.apply("--wipe"))
+    check_next(over_ssh.apply(*pages.command("docs/security.md", "salt-ssh --wipe").words[1:]))
     assert where(over_ssh.server, core) == {}
 
 
@@ -387,7 +376,7 @@ def test_a_minion_that_is_not_root(sandbox, mail):
     sandbox.add_user("lab", home, may_enter=programs("3008") / "python")
     (sandbox.root / f"{home}/pillar"[1:]).mkdir()
     mail.write_pillar(sandbox.root / f"{home}/pillar"[1:])
-    conf = yaml.safe_load(block("docs/setup.md", "## Without a master"))
+    conf = yaml.safe_load(pages.block("docs/setup.md", "## Without a master").text)
     conf |= {"root_dir": home, "pillar_roots": {"base": [f"{home}/pillar"]}, "log_file": "log"}
     (sandbox.root / f"{home}/minion"[1:]).write_text(yaml.safe_dump(conf))
     sandbox.run(["chown", "-R", "lab", home])

@@ -14,6 +14,8 @@ from lab import scratch
 from lab.minion import REPOSITORY
 from lab.sandbox import Sandbox, missing_requirements
 
+from .. import pages
+
 LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".hypothesis")
 HERE = "/srv/salt-ispmail"
 # What bin/setup keeps, and what Python does.
@@ -44,11 +46,12 @@ def test_the_demo_shows_what_it_says_and_leaves_nothing(options):
     if reason and os.environ.get("CI") != "true":
         pytest.skip(reason)
     environment = {name: os.environ[name] for name in ("HOME", "PATH", "XDG_CACHE_HOME") if name in os.environ}
+    (demo,) = pages.command("README.md", "bin/demo").words
     with scratch("d-") as directory, Sandbox(directory / "sandbox") as sandbox:
         sandbox.own_tmp(directory)
         shutil.copytree(REPOSITORY, sandbox.root / HERE[1:], symlinks=True, ignore=LEFT_OUT)
         done = subprocess.run(
-            [sys.executable, "-c", LAUNCHER, *sandbox.enter, f"{HERE}/bin/demo", *options],
+            [sys.executable, "-c", LAUNCHER, *sandbox.enter, f"{HERE}/{demo}", *options],
             check=False,
             capture_output=True,
             text=True,

@@ -15,6 +15,7 @@ from lab.minion import REPOSITORY, Minion
 from lab.series import programs
 from lab.smtp import rcpt
 
+from .. import pages
 from ..conftest import pillar_for
 from .conftest import EACH_SERIES, by_function
 from .test_upgrade import write_generation
@@ -68,9 +69,12 @@ def package(request, wheel):
         find = "import sysconfig; print(sysconfig.get_path('purelib'))"
         (Path(run(str(python), "-c", find).strip()) / "salt.pth").write_text(run(str(salt / "python"), "-c", find))
         # No index: what the wheel depends on has to be there, Salt of this series too.
-        run(sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", str(wheel))
-        checkout = directory / "salt-ispmail"  # as docs/setup.md has it
-        checkout.symlink_to(run(str(python), "-m", "salt_ispmail").strip())
+        _, install, url = pages.command("docs/setup.md", "pip install").words
+        assert url.startswith("git+https://")  # in place of which the wheel is given
+        run(sys.executable, "-m", "pip", "--python", str(python), install, "--no-index", str(wheel))
+        link = pages.command("docs/setup.md", "ln -sfn").text.replace("/srv/", f"{directory}/")
+        run("sh", "-euc", f"PATH={python.parent}:$PATH\n{link}")
+        checkout = directory / "salt-ispmail"
         assert checkout.resolve().is_relative_to(directory / "venv")
         yield SimpleNamespace(python=str(python), programs=salt, formula=str(checkout / "salt"))
 

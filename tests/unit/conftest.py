@@ -2,9 +2,15 @@
 
 import locale
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from lab.minion import REPOSITORY
+
+from .. import pages
 
 settings.register_profile(
     "unit", deadline=None, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
@@ -46,3 +52,14 @@ def ascii_locale():
     locale.setlocale(locale.LC_CTYPE, "C")
     yield
     locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The pages that Sphinx builds, without a warning: the folder of their HTML."""
+    built = tmp_path_factory.mktemp("site")
+    _, *arguments, _ = pages.command("CONTRIBUTING.md", "$(bin/setup) -m sphinx").words
+    command = [sys.executable, *arguments, f"{built}/html", "--keep-going", "-q", "-d", f"{built}/trees"]
+    done = subprocess.run(command, check=False, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return built / "html"

@@ -1,32 +1,8 @@
 """The pages that Sphinx builds from docs/: without a warning, and with all that can be called."""
 
-import subprocess
-import sys
-
-import pytest
-
 from lab.minion import REPOSITORY
 
 from .test_documentation import called, public_functions
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    built = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "--fail-on-warning",
-        "--keep-going",
-        "-q",
-        "-d",
-        f"{built}/trees",
-        "docs",
-    ]
-    done = subprocess.run([*command, f"{built}/html"], check=False, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return built / "html"
 
 
 def test_the_reference_has_all_that_can_be_called(site):

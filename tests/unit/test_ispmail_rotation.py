@@ -255,8 +255,23 @@ def test_the_table_is_of_what_the_orchestration_has_returned():
         "----  ------  -----------  -------  ---------------------------------------------------",
         "main  mx1     failed       0.0      Access denied",
         "main  mx2     ok           250.0    3 maps have been applied; Postfix has been reloaded",
-        "main  mx3     not reached",
+        "main  mx3     not changed",
         "main  mx4     failed       0.0      does not answer",
+    ]
+
+
+def test_a_server_that_had_nothing_to_change_was_reached():
+    """Salt returns nothing of it. It was "not reached", also in a rotation that went on after a failure."""
+    returned = step_returned(BATCH, {"mx1": STATES})
+    ((name, step),) = returned.items()
+    returned[name] = {**step, "comment": "States ran successfully. Updating mx1. No changes made to mx3, mx2."}
+    other = step_returned("The old password is dropped", {})
+    ((name, step),) = other.items()
+    returned[name] = {**step, "comment": "States ran successfully. No changes made to mx4."}
+    assert table({"main": ["mx2", "mx3", "mx4"]}, returned).splitlines()[2:] == [
+        "main  mx2     ok                    nothing had to be changed",
+        "main  mx3     ok                    nothing had to be changed",
+        "main  mx4     not changed",
     ]
 
 

@@ -300,7 +300,7 @@ def test_a_rotation_that_does_not_end_is_stopped(monkeypatch, tmp_path):
         monkeypatch.setattr(ispmail_rotate.salt.utils.jid, "gen_jid", lambda opts: "1")
         done = ispmail_rotate.rotate(timeout=0.3)
         assert ispmail.__context__ == {"retcode": 1}
-    assert done["retcode"] == 1 and done["refused"] == {} and "not reached" in done["rotation"]
+    assert done["retcode"] == 1 and done["refused"] == {} and "not changed" in done["rotation"]
     (reason,) = done["reasons"]
     assert reason.startswith("the rotation has not ended within 0.3 s and was stopped")
     assert events == [("ispmail/rotation/failed", {"comment": reason})]
