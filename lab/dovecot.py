@@ -7,7 +7,6 @@ IMAP and LMTP as in the ISPmail guide, but on TCP ports, and mails in Maildirs o
 logs in and delivers until SIGTERM, then prints one line of JSON: how often, how often in vain, and why.
 """
 
-import atexit
 import contextlib
 import imaplib
 import json
@@ -25,7 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from lab import HOST, START_SECONDS, free_port, program, tail, wait_until
+from lab import HOST, free_port, program
+from lab.private import Private
 
 _COMMON = """
 base_dir = {directory}/run
@@ -122,7 +122,7 @@ def configuration(new: bool, directory: Path, login: dict[str, str], **values: o
     return {"dovecot.conf": f"{_COMMON}{_OLD}".format(**values), "dovecot-sql.conf.ext": _OLD_SQL.format(**values)}
 
 
-class Dovecot:
+class Dovecot(Private):
     """One instance with its configuration, mails and log in `directory`, which every user may enter."""
 
     host = HOST
@@ -132,18 +132,11 @@ class Dovecot:
         self.directory = Path(directory).absolute()
         self.imap_port, self.lmtp_port, self.database_port = free_port(), free_port(), database_port
         self.config_file = self.directory / "etc" / "dovecot.conf"
-        self.log_file = self.directory / "log"
-        self._process: subprocess.Popen | None = None
+        super().__init__(self.directory / "log")
         for name in ("etc", "mail", "run", "state"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         shutil.chown(self.directory / "mail", "mail", "mail")
         self.configure(**login)
-
-    def __enter__(self) -> "Dovecot":
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def new(self) -> bool:
@@ -158,11 +151,6 @@ class Dovecot:
         """Where its login to the database is."""
         return self.config_file if self.new else self.config_file.with_name("dovecot-sql.conf.ext")
 
-    @property
-    def log(self) -> str:
-        """The text of its log so far."""
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
-
     def configure(self, **login: str) -> None:
         """Write the configuration, with another login to the database. Reloads nothing."""
         values = {"imap_port": self.imap_port, "lmtp_port": self.lmtp_port, "port": self.database_port}
@@ -172,39 +160,13 @@ class Dovecot:
             shutil.chown(path, "root", "dovecot")
             path.chmod(0o640)
 
-    def start(self) -> "Dovecot":
-        """Start it: its ports are open when this returns. RuntimeError with the end of its log if it does not start."""
-        atexit.register(self.stop)
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [program("dovecot", "dovecot-core"), "-F", "-c", str(self.config_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        if not wait_until(self._is_up, START_SECONDS):
-            self.stop()
-            raise RuntimeError(f"Dovecot in {self.directory} does not start:\n{tail(self.log_file)}")
-        return self
-
     def stop(self, patience: float = 10) -> None:
-        """Terminate it and its children; after `patience` seconds, kill them."""
-        atexit.unregister(self.stop)
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    def restart(self) -> "Dovecot":
-        """Stop it and start it again."""
-        self.stop()
-        return self.start()
+        """End it; its children that are still there then, or after `patience` seconds, are killed."""
+        group = self._process.pid if self._process else None
+        super().stop(patience)
+        if group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
 
     def login(self, user: str, password: str, timeout: float = 30) -> str:
         """Log in by IMAP; "ok", or why not."""
@@ -214,7 +176,10 @@ class Dovecot:
         """Deliver a mail by LMTP; "ok", or why not."""
         return lmtp_delivery(self.host, self.lmtp_port, recipient, timeout)
 
-    def _is_up(self) -> bool:
+    def _command(self) -> list[str]:
+        return [program("dovecot", "dovecot-core"), "-F", "-c", str(self.config_file)]
+
+    def _answers(self) -> bool:
         for port in (self.imap_port, self.lmtp_port):
             try:
                 socket.create_connection((self.host, port), timeout=2).close()

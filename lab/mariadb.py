@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import os
@@ -14,13 +13,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pymysql
 
-from lab import HOST, START_SECONDS, free_port, program, tail, wait_until
+from lab import HOST, free_port, program
+from lab.private import Private
 
-Kind = TypeVar("Kind", bound="PrivateServer")
 FILES = ("--innodb-log-file-size=8M", "--innodb-data-file-path=ibdata1:12M:autoextend")
 SMALL_AND_FAST = (
     "--skip-name-resolve",  # a login from 127.0.0.1 is 'u'@'127.0.0.1', not 'u'@'localhost'
@@ -54,7 +53,7 @@ class Server:
         return pymysql.connect(unix_socket=self.socket, user=whoami(), autocommit=True, charset="utf8mb4")
 
 
-class PrivateServer(Server):
+class PrivateServer(Private, Server):
     """A server of one kind, with its data, socket and log in `directory`, on 127.0.0.1:`port` and on `socket`."""
 
     host = HOST
@@ -69,65 +68,12 @@ class PrivateServer(Server):
         """Nothing is started yet. `general_log`: where to log statements. `options`: more for the server, they win."""
         self.directory = Path(directory).absolute()
         self.port = port or free_port()
-        super().__init__(str(self.directory / "sock"))
+        Server.__init__(self, str(self.directory / "sock"))
+        Private.__init__(self, self.directory / "error.log")
         self.general_log = general_log
         self.options = list(options)
-        self.error_log = self.directory / "error.log"
-        self._process: subprocess.Popen | None = None
         if len(os.fsencode(self.socket)) >= 100:
             raise RuntimeError(f"the path of the socket is too long, use lab.scratch(): {self.socket}")
-
-    def __enter__(self: Kind) -> Kind:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def running(self) -> bool:
-        """Whether the server's process is alive."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id, None when stopped."""
-        return self._process.pid if self._process and self.running else None
-
-    def start(self: Kind) -> Kind:
-        """Start it and wait until it answers. RuntimeError with the end of its log if it does not in START_SECONDS."""
-        if self.running:
-            return self
-        data = self.directory / "data"
-        if not data.exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-a", self.template(), data], check=True)
-        atexit.register(self.stop)
-        with self.error_log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(data), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        if not wait_until(lambda: self._answers() or not self.running, START_SECONDS) or not self.running:
-            self.stop()
-            raise RuntimeError(f"{type(self).__name__} on port {self.port} does not answer:\n{tail(self.error_log, 8)}")
-        return self
-
-    def stop(self, patience: float = 15) -> None:
-        """Terminate it; after `patience` seconds, kill it. Its data stay."""
-        atexit.unregister(self.stop)
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def restart(self: Kind) -> Kind:
-        """Stop it and start it again, with the same data on the same port."""
-        self.stop()
-        return self.start()
 
     def logs_in(self, password: str | bytes, user: str = "mailserver", **options: Any) -> bool:
         """Whether it lets a user in over TCP; an error is raised, unless access is denied or the account is locked.
@@ -143,6 +89,10 @@ class PrivateServer(Server):
             return False
         return True
 
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
     def _answers(self) -> bool:
         """Whether it takes log-ins on the socket, and connections on the port."""
         with contextlib.suppress(Exception):  # of whatever class, see logs_in
@@ -151,10 +101,14 @@ class PrivateServer(Server):
             return True
         return False
 
-    def _command(self, data: Path) -> list[str]:
-        """The command line of the server."""
+    def _prepare(self) -> None:
+        if not self._data.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-a", self.template(), self._data], check=True)
+
+    def _command(self) -> list[str]:
         command = [*self._program(), f"--user={whoami()}"]
-        command += [f"--datadir={data}", f"--socket={self.socket}", f"--pid-file={self.directory / 'pid'}"]
+        command += [f"--datadir={self._data}", f"--socket={self.socket}", f"--pid-file={self.directory / 'pid'}"]
         command += [f"--bind-address={self.host}", f"--port={self.port}"]
         if self.general_log:
             command += ["--general-log=ON", f"--general-log-file={Path(self.general_log).absolute()}"]

@@ -1,6 +1,5 @@
 """A private PostgreSQL on loopback that ends with the process that started it, see postgres(1)."""
 
-import atexit
 import contextlib
 import csv
 import io
@@ -12,9 +11,11 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from lab import HOST, START_SECONDS, free_port, program, tail, wait_until
+from lab import HOST, free_port, program
 from lab.images import with_packages
+from lab.private import Private
 
 SUPERUSER = "postgres"
 _NULL = "(null)"  # as psql prints it
@@ -59,7 +60,7 @@ class Refused(Exception):
     """The server refuses a statement or a login; the text is psql's."""
 
 
-class PostgreSQL:
+class PostgreSQL(Private):
     """One server with its data, socket and log in `directory`, listening on 127.0.0.1:`port` and on a socket.
 
     `directory` must be one that every user may enter: the server does not run as root. lab.scratch() makes such ones.
@@ -67,6 +68,8 @@ class PostgreSQL:
     """
 
     host = HOST
+    # It ends all connections; the other also where one of its processes hangs.
+    ends, kills = signal.SIGINT, signal.SIGQUIT
 
     def __init__(self, directory: Path, port: int | None = None, release: str | None = None, **options: str):
         """Nothing is started yet.
@@ -83,70 +86,13 @@ class PostgreSQL:
         self.port = port or free_port()
         self.data = self.directory / "data"
         self.hba = self.data / "pg_hba.conf"
-        self.log_file = self.directory / "server.log"
         self.options = {**SMALL_AND_FAST, **TALKATIVE, **options}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "PostgreSQL":
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        super().__init__(self.directory / "server.log")
 
     @property
     def socket(self) -> str:
         """The path of its socket; clients want the directory that it is in, and the port."""
         return str(self.directory / f".s.PGSQL.{self.port}")
-
-    @property
-    def log(self) -> str:
-        """The text of its log so far."""
-        return self.log_file.read_text(errors="replace")
-
-    @property
-    def running(self) -> bool:
-        """Whether the server's process is alive."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> "PostgreSQL":
-        """Start it and wait until it answers. RuntimeError with the end of its log if it does not in START_SECONDS."""
-        if self.running:
-            return self
-        if not self.data.exists():
-            self._initialise()
-        atexit.register(self.stop)
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._as_server_user(self._command(), "--pdeathsig", "QUIT"),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=self.directory,
-                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},  # it logs all of it
-            )
-        if not wait_until(lambda: self._answers() or not self.running, START_SECONDS) or not self.running:
-            self.stop()
-            raise RuntimeError(f"PostgreSQL on port {self.port} does not answer:\n{tail(self.log_file, 8)}")
-        return self
-
-    def stop(self, patience: float = 15) -> None:
-        """End it and its connections; after `patience` seconds, kill it. Its data stay."""
-        atexit.unregister(self.stop)
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGQUIT)
-            process.wait()
-
-    def restart(self) -> "PostgreSQL":
-        """Stop it and start it again, with the same data on the same port."""
-        self.stop()
-        return self.start()
 
     def set_hba(self, text: str, own: bool = True) -> None:
         """Write pg_hba.conf, and have the server read it.
@@ -195,8 +141,11 @@ class PostgreSQL:
             return True
         return False
 
+    def _prepare(self) -> None:
+        if not self.data.exists():
+            self._initialise()
+
     def _command(self) -> list[str]:
-        """The command line of the server."""
         options = {
             **self.options,
             "listen_addresses": HOST,
@@ -204,7 +153,12 @@ class PostgreSQL:
             "unix_socket_directories": str(self._seen(self.directory)),
         }
         command = [self._program("postgres"), "-D", str(self._seen(self.data))]
-        return command + [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        return self._as_server_user(command, "--pdeathsig", "QUIT")
+
+    def _options(self) -> dict[str, Any]:
+        # It logs all of its environment.
+        return {"cwd": self.directory, "env": {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}}
 
     def _seen(self, path: Path) -> Path:
         """What a path in its directory is for the server."""

@@ -672,7 +672,7 @@ def test_no_password_is_in_any_log_or_return(minion, server, directory):
     hashes = [native_hash(password) for password in (OLD, NEW, OTHER)]
     for text in [*said, *[path.read_text(errors="replace") for path in files(minion)]]:
         assert not [secret for secret in (OLD, NEW, OTHER, *hashes) if secret in text]
-    for path in (directory / "general.log", server.error_log):
+    for path in (directory / "general.log", server.log_file):
         assert not [secret for secret in (OLD, NEW, OTHER) if secret in path.read_text(errors="replace")], path
 
 

@@ -293,7 +293,7 @@ def test_a_refused_login_is_told_only_over_a_verified_connection(minion, server)
 
 def test_no_log_of_the_server_holds_a_password(minion, server, directory):
     """At its most talkative it has hashes only."""
-    logs = [directory / "general.log", server.error_log]
+    logs = [directory / "general.log", server.log_file]
     # Other tests set passwords by hand.
     begin = [log.stat().st_size for log in logs]
     call(minion, "account")

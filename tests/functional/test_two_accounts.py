@@ -271,7 +271,7 @@ def test_open_connections_of_a_locked_account_go_on(minion, server):
 
 def test_no_log_of_the_server_holds_a_password(minion, server, directory):
     """At its most talkative it has hashes only."""
-    logs = [directory / ("general.log" if server.kind == "mariadb" else "mysql.log"), server.error_log]
+    logs = [directory / ("general.log" if server.kind == "mariadb" else "mysql.log"), server.log_file]
     begin = [log.stat().st_size for log in logs]
     for user, password in ((B, NEW), (A, OTHER)):
         minion.pillar = two(server, user, password)
