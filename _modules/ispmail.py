@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("34783829a6bc")
+_ispmail_stamp.require("337c7dde834d")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("34783829a6bc")
+_ispmail_stamp.require("337c7dde834d")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("34783829a6bc")
+_ispmail_stamp.require("337c7dde834d")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("34783829a6bc")
+_ispmail_stamp.require("337c7dde834d")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("34783829a6bc")
+_ispmail_stamp.require("337c7dde834d")
 
 from _ispmail_salt import state
 
