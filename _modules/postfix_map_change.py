@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("abc0d84ed3da")
+_ispmail_stamp.require("0d41df9ee22f")
 
 import _ispmail_apply
 import _ispmail_compare

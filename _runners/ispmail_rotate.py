@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("abc0d84ed3da")
+_ispmail_stamp.require("0d41df9ee22f")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("abc0d84ed3da")
+_ispmail_stamp.require("0d41df9ee22f")
 
 from _ispmail_salt import state
 

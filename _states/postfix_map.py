@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("abc0d84ed3da")
+_ispmail_stamp.require("0d41df9ee22f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -143,7 +143,7 @@ def store(
     """
     if "sdb_password" not in site:
         text = (
-            "is missing: name what pillar looks up after sdb://, such as myvault/secret/mail/main, see docs/rotation.md"
+            "is missing: name what pillar looks up after sdb://, such as myvault/secret/mail/main, see docs/vault.md"
         )
         raise InvalidInput(f"ispmail:sites:{name}:sdb_password {text}")
     for key in ("sdb_password", "sdb_user"):

@@ -5,11 +5,15 @@ tests/unit/test_pages.py knows that it does.
 """
 
 import ast
+import collections
+import json
 import logging
 import re
 import textwrap
+import types
 from typing import Any, NamedTuple
 
+import jinja2
 import yaml
 from markdown_it import MarkdownIt
 
@@ -205,6 +209,8 @@ ANSWERS: dict[str, str] = {
     "postfix start": "",
     "postfix status": "",
     "postfix reload": "",
+    "postqueue -p": r"Mail queue is empty|^\S+ +\d+ ",
+    "postconf -M": r"^smtp +inet|^\S+:\d+ +inet",
     "saltutil.sync_all": r"mx1:\n +-+\n +beacons:",
     "saltutil.refresh_pillar": r"\Amx1:\n +True$",
     "sys.doc postfix_map": r"^postfix_map\.lookup:$",
@@ -220,6 +226,7 @@ ANSWERS: dict[str, str] = {
     "postfix_map.apply": r"maps:\n +4",
     "postfix_map.remove": r"new:\n +None\n +old:\n +mysql:/etc/postfix/mariadb-smtpd-sender-login-maps\.cf",
     "postfix_map.fingerprints": r"virtual_alias_maps:\n +[0-9a-f]{32}",
+    "postconf.get '[message_size_limit, smtpd_banner]'": r"smtpd_banner:\n +",
     "postconf.get": "mysql:/etc/postfix/mariadb-virtual-alias-maps.cf",
     "postconf.set": r"new:\n +20480000",
     "postconf.unset": r"mx1:\n +-+\s*\Z",
@@ -275,16 +282,24 @@ _DRAWING = re.compile(r"[─│┌└►▼▲]")
 # The first key of each piece of Salt's own configuration.
 _OF_SALT = (
     *("file_client", "fileserver_backend", "file_roots", "publisher_acl", "myvault", "beacons", "schedule", "reactor"),
-    *("ext_pillar", "mx1", "Mails may have 20 MB", "base"),
+    *("ext_pillar", "mx1", "Mails may have 20 MB", "The limits of Postfix", "vault", "base"),
 )
+
+
+def rendered(text: str) -> str:
+    """A text of pillar without its Jinja: each function of Salt gives a login, or a text where one is written."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.filters["json"] = lambda value: json.dumps(str(value))
+    looked_up = types.SimpleNamespace(username="mailserver_a", password="x")
+    return environment.from_string(text).render(salt=collections.defaultdict(lambda: lambda *_, **__: looked_up))
 
 
 def settings(block: Block) -> dict[str, Any] | None:
     """What a block of YAML says, None if it is none. YAML that cannot be read is an error."""
-    first = re.search(r"(?m)^[^#\s{].*$", re.sub(r"(?m)^\{%.*$", "", block.text))
+    first = re.search(r"(?m)^[^#\s{].*$", block.text)
     key = first[0].partition(":")[0] if first and ":" in first[0] else ""
     if key.startswith("ispmail") or key in OUR_SECTIONS or key in _OF_SALT:
-        found = yaml.safe_load(block.text)
+        found = yaml.safe_load(rendered(block.text))
         assert isinstance(found, dict), block.where
         return found
     return None

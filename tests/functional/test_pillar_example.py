@@ -11,6 +11,7 @@ from lab import scratch
 from lab.minion import REPOSITORY, Minion
 from lab.postfix import Postfix, write_cold
 
+from .. import pages
 from ..conftest import PASSWORD
 from .test_apply import managed
 
@@ -85,7 +86,8 @@ def test_the_server_with_two_instances_is_applied(postfix, mariadb):
         assert "Postfix asks the maps that pillar names in ispmail_submission" in results
         ask = minion.call
         assert ask("postfix_map.lookup", "virtual_alias_maps", "post@oslo.example")["answer"] == "kari@oslo.example"
-        login = ask("postfix_map.lookup", "smtpd_sender_login_maps", "post@oslo.example", pillar="ispmail_submission")
+        _, _, function, *asked, key = pages.command("docs/sites.md", "salt mx1.oslo postfix_map.lookup").words
+        login = ask(function, *asked, **dict([key.split("=")]))
         assert login["answer"] == "kari@oslo.example"
         assert "virtual_alias_maps" not in second.postconf()
         fingerprints = ask("postfix_map.fingerprints", "0123456789abcdef")

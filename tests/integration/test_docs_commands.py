@@ -30,6 +30,7 @@ ROOMS = ("_utils", "_modules", "_states", "_beacons", "_runners", "salt")
 # What stands in the pages for something of the reader's, and what it is here. One server is both, mail and database.
 PLACEHOLDERS = {
     "'db'": "'mx1'",
+    "'db.*'": "'mx1'",
     "database: db": "database: mx1",
     # Half a minute each in which refused logins are counted.
     "ispmail.rotate": "ispmail.rotate watch=1",
@@ -118,7 +119,7 @@ def write(reader, directory):
     root = reader.sandbox.root
     profile = {"myvault": {"driver": "lab_sqlite", "database": str(reader.store)}, "sdb_dirs": [str(SDB)]}
     of_master = (REPOSITORY / "docs/master.conf").read_text()
-    for_vault = yaml.safe_load(pages.block("docs/rotation.md", "In the master's configuration:").text)
+    for_vault = yaml.safe_load(pages.block("docs/vault.md", "In the master's configuration:").text)
     for name in ("master.d", "minion.d"):
         (root / "etc/salt" / name).mkdir(parents=True)
     (root / "etc/salt/master").symlink_to(directory / "salt/master/master")
@@ -159,6 +160,20 @@ def test_what_was_found_is_in_a_file_as_the_page_says(reader):
     assert (
         "THE PASSWORD OF THE ACCOUNT mailserver" in yaml.safe_load(path.read_text())["ispmail"]["database"]["password"]
     )
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pages.block("docs/operations.md", "`postconf.managed` takes the parameters:"),
+        pages.block("docs/migration.md", "In an SLS of yours"),
+    ],
+    ids=lambda block: block.where,
+)
+def test_an_sls_of_the_reader(reader, block):
+    (reader.sandbox.root / HERE / "salt/own.sls").write_text(block.text)
+    assert re.search(r"message_size_limit.* has been set|in the correct state", reader.type("salt mx1 state.apply own"))
+    assert reader.type("postconf -h message_size_limit") == "20480000\n"
 
 
 def test_the_statements_of_the_page_make_an_account(reader):
