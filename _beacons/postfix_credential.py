@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b9c7c08eb543")
+_ispmail_stamp.require("56721486f0e5")
 
 import contextlib
 import json

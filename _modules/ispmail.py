@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b9c7c08eb543")
+_ispmail_stamp.require("56721486f0e5")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b9c7c08eb543")
+_ispmail_stamp.require("56721486f0e5")
 
 import salt.client
 import salt.utils.minions

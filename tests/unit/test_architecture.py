@@ -56,6 +56,8 @@ SECRET_IN = {
     "_ispmail_files.Replacement": {"still", "between"},
     "_ispmail_plan.Difference": {"parameters"},
     "_ispmail_transaction.Change": {"parameters", "expected"},
+    "_ispmail_history.Values": {"before", "after"},
+    "_ispmail_history.Entry": {"parameters"},
     "_ispmail_database.Step": {"arguments"},
     "_ispmail_scram.Keys": {"client", "server"},
     "_ispmail_scram._Verifier": {"salt", "stored"},
@@ -219,7 +221,7 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
         loaded.add(name)
         left |= ours(LIBRARY[name]) - loaded
     later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
-    later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
+    later |= {"history", "rollback", "answers", "classes", "lookup", "proof", "route", "smtpd"}
     # What one kind of server needs, no apply of the other's maps pays for.
     later |= {"servers", "dialect", "mariadb", "mysql", "sql", "plugins", "meanings", "accounts"}
     later |= {"postgresql", "postgresql_client", "postgresql_accounts", "scram", "sqlstates", "peer"}
@@ -227,6 +229,9 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
     assert loaded & {f"_ispmail_{name}" for name in later} == set()
     assert {"_ispmail_apply", "_ispmail_remove", "_ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
     assert {"_ispmail_answers", "_ispmail_classes", "_ispmail_proof"} <= ours(EDGE["_modules/postfix_map_ask"])
+    # Nor does a change pay for what only a rollback needs.
+    assert "_ispmail_rollback" in ours(EDGE["_modules/postfix_map_undo"])
+    assert not [name for name, tree in LIBRARY.items() if "_ispmail_rollback" in ours(tree)]
 
 
 def test_the_tests_of_every_file_can_be_found():
