@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56721486f0e5")
+_ispmail_stamp.require("a34998ae132c")
 
 
 import _ispmail_applied

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56721486f0e5")
+_ispmail_stamp.require("a34998ae132c")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56721486f0e5")
+_ispmail_stamp.require("a34998ae132c")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56721486f0e5")
+_ispmail_stamp.require("a34998ae132c")
 
 import salt.client
 import salt.utils.minions

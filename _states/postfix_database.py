@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56721486f0e5")
+_ispmail_stamp.require("a34998ae132c")
 
 from _ispmail_salt import state
 

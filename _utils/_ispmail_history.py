@@ -27,6 +27,15 @@ class Replaced(NamedTuple):
 
     before: File
     after: File
+    between: tuple[bytes | None, ...] = ()  # what changes that were cut off may have left in it
+
+    def __repr__(self) -> str:
+        return repr_without(self, "between")
+
+    @property
+    def differs(self) -> bool:
+        """Whether the change changes it."""
+        return self.before != self.after and not self.before.content is self.after.content is None
 
 
 class Values(NamedTuple):
@@ -34,9 +43,15 @@ class Values(NamedTuple):
 
     before: str | None
     after: str | None
+    between: tuple[str | None, ...] = ()  # what changes that were cut off may have set it to
 
     def __repr__(self) -> str:
-        return repr_without(self, "before", "after")
+        return repr_without(self, "before", "after", "between")
+
+    @property
+    def differs(self) -> bool:
+        """Whether the change changes it."""
+        return not same(self.before, self.after)
 
 
 class Entry(NamedTuple):
@@ -52,6 +67,13 @@ class Entry(NamedTuple):
 
     def __repr__(self) -> str:
         return repr_without(self, "parameters")
+
+    @property
+    def differing(self) -> Entry:
+        """The entry without what the change has left as it was."""
+        files = tuple(each for each in self.files if each.differs)
+        parameters = {name: each for name, each in self.parameters.items() if each.differs}
+        return self._replace(files=files, parameters=parameters)
 
 
 def replaced(
@@ -72,23 +94,24 @@ def replaced(
     values = dict(parameters)
     for was in earlier.files if earlier else ():
         path = was.before.path
-        now = files.get(path) or Replaced(*[_ispmail_files.read(path)] * 2)
+        now = files.get(path) or _as_it_is(path)
         # Else somebody else has written it since: that is what is replaced.
-        if now.before.content in (was.before.content, was.after.content):
-            files[path] = now._replace(before=was.before)
+        if now.before.content in (was.before.content, was.after.content, *was.between):
+            files[path] = Replaced(was.before, now.after, (was.after.content, *was.between))
     set_now = held() if earlier and earlier.parameters else {}
     for name, value in earlier.parameters.items() if earlier else ():
-        current = values.get(name) or Values(*[set_now.get(name)] * 2)
-        if any(same(current.before, one) for one in value):
-            values[name] = current._replace(before=value.before)
+        current = values.get(name) or Values(set_now.get(name), set_now.get(name))
+        if any(same(current.before, one) for one in (value.before, value.after, *value.between)):
+            values[name] = Values(value.before, current.after, (value.after, *value.between))
     return (
-        tuple(each for each in files.values() if _differ(*each)),
-        {name: value for name, value in values.items() if not same(*value)},
+        tuple(each for each in files.values() if each.differs or each.between),
+        {name: value for name, value in values.items() if value.differs or value.between},
     )
 
 
-def _differ(one: File, other: File) -> bool:
-    return one != other and not one.content is other.content is None
+def _as_it_is(path: str) -> Replaced:
+    file = _ispmail_files.read(path)
+    return Replaced(file, file)
 
 
 class History:
@@ -97,6 +120,7 @@ class History:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._aside = os.path.join(directory, _ASIDE)
+        self._is_kept = False
 
     @property
     def path(self) -> str:
@@ -113,10 +137,10 @@ class History:
             Failed: One cannot be read.
         """
         numbers = self._numbers()
-        found = [_read(os.path.join(self._directory, str(number)), number) for number in numbers]
         newest = self.interrupted(numbers) if interrupted else None
+        found = (_read(os.path.join(self._directory, str(number)), number) for number in numbers)
         # One may have been deleted since they were listed.
-        return [each for each in (newest, *found) if each]
+        return [*filter(None, [newest]), *(each.differing for each in found if each)]
 
     def interrupted(self, numbers: Iterable[int] = ()) -> Entry | None:
         """Read what a change that was cut off was to replace; None where that is not known.
@@ -136,7 +160,10 @@ class History:
         Raises:
             Failed: It cannot be written.
         """
+        changed = entry.differing
+        self._is_kept = keep > 0 and bool(changed.files or changed.parameters)
         try:
+            # Until the end also where a change goes back to what was there before another one that was cut off.
             if keep and (entry.files or entry.parameters):
                 if not os.path.isdir(self._directory):
                     os.mkdir(self._directory, 0o700)
@@ -155,9 +182,12 @@ class History:
         """
         numbers = self._numbers()
         try:
-            if os.path.exists(self._aside):
+            if not self._is_kept:
+                self._forget()
+            else:
                 numbers.insert(0, max(numbers, default=0) + 1)
                 os.rename(self._aside, os.path.join(self._directory, str(numbers[0])))
+                self._is_kept = False
             for number in numbers[keep:]:
                 os.unlink(os.path.join(self._directory, str(number)))
             if numbers:
@@ -171,6 +201,7 @@ class History:
         Raises:
             Failed: It cannot be removed.
         """
+        self._is_kept = False
         try:
             self._forget()
         except OSError as err:
@@ -206,7 +237,7 @@ def _read(path: str, number: int) -> Entry | None:
     content = _ispmail_files.read(path).content
     try:
         return None if content is None else _from_json(json.loads(content), number)
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, ValueError, KeyError, TypeError):
         # No reason is given: it would quote what is in it.
         raise Failed(f"{path} is not as this version writes it: move it away") from None
 
@@ -216,16 +247,20 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         "made": entry.made,
         "act": entry.act,
         "of_postfix": entry.of_postfix,
-        "files": [[_file_as_json(each) for each in pair] for pair in entry.files],
+        "files": [
+            [_file_as_json(each.before), _file_as_json(each.after), [_text(one) for one in each.between]]
+            for each in entry.files
+        ],
         "parameters": entry.parameters,
     }
 
 
 def _file_as_json(file: File) -> dict[str, Any]:
-    return {
-        **file._asdict(),
-        "content": None if file.content is None else file.content.decode("utf-8", "surrogateescape"),
-    }
+    return {**file._asdict(), "content": _text(file.content)}
+
+
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else content.decode("utf-8", "surrogateescape")
 
 
 def _from_json(found: Mapping[str, Any], number: int) -> Entry:
@@ -234,11 +269,20 @@ def _from_json(found: Mapping[str, Any], number: int) -> Entry:
         made=found["made"],
         act=found["act"],
         of_postfix=found["of_postfix"],
-        files=tuple(Replaced(*map(_file_from_json, pair)) for pair in found["files"]),
-        parameters={name: Values(*pair) for name, pair in found["parameters"].items()},
+        files=tuple(
+            Replaced(_file_from_json(before), _file_from_json(after), tuple(map(_content, between)))
+            for before, after, between in found["files"]
+        ),
+        parameters={
+            name: Values(before, after, tuple(between))
+            for name, (before, after, between) in found["parameters"].items()
+        },
     )
 
 
 def _file_from_json(found: Mapping[str, Any]) -> File:
-    content = found["content"]
-    return File(**{**found, "content": None if content is None else content.encode("utf-8", "surrogateescape")})
+    return File(**{**found, "content": _content(found["content"])})
+
+
+def _content(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("utf-8", "surrogateescape")

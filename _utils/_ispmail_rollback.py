@@ -71,7 +71,7 @@ def history(instance: Instance, consumers: Consumers, cache_directory: str) -> l
             "act": f"{each.act} (cut off)" if each.interrupted else each.act,
             "changes": _described(each.files, each.parameters, names),
         }
-        for each in _entries(instance, cache_directory)
+        for each in (entry.differing for entry in _entries(instance, cache_directory))
     ]
 
 
@@ -168,9 +168,13 @@ def _files_to_be(undone: Sequence[Entry]) -> tuple[list[Replaced], list[str]]:
         Failed: Somebody else has changed one, or could change one meanwhile.
     """
     found: dict[str, Replaced] = {}
-    for each in (file for entry in undone for file in entry.files):
-        # From the newest to the oldest: what was there first, and what was left last.
-        found[each.before.path] = Replaced(each.before, found.get(each.before.path, each).after)
+    half_done = {}
+    for entry in undone:
+        for each in entry.files:
+            # From the newest to the oldest: what was there first, and what was left last.
+            found[each.before.path] = Replaced(each.before, found.get(each.before.path, each).after)
+            if entry.interrupted:
+                half_done[each.before.path] = (each.before.content, *each.between)
     files, warnings, foreign = [], [], []
     for path, was in found.items():
         now = _ispmail_files.read(path)
@@ -178,7 +182,7 @@ def _files_to_be(undone: Sequence[Entry]) -> tuple[list[Replaced], list[str]]:
             continue
         if was.before.content is None and _is_option_file(was.after.content):
             warnings.append(f"{path} was left, because a program may log in by it: delete it when nothing names it")
-        elif now.content not in (was.before.content, was.after.content):
+        elif now.content not in (was.before.content, was.after.content, *half_done.get(path, ())):
             foreign.append(f"{path} was changed or deleted by somebody else since: an apply of pillar takes that back")
         elif reason := _ispmail_files.unsafe_directory(os.path.dirname(path)):
             foreign.append(f"{path} cannot be written safely by root: {reason}")
@@ -198,8 +202,12 @@ def _values_to_be(undone: Sequence[Entry], config_directory: str) -> dict[str, V
         Failed: Somebody else has changed one.
     """
     found: dict[str, Values] = {}
-    for name, value in (item for entry in undone for item in entry.parameters.items()):
-        found[name] = Values(value.before, found.get(name, value).after)
+    half_done = {}
+    for entry in undone:
+        for name, value in entry.parameters.items():
+            found[name] = Values(value.before, found.get(name, value).after)
+            if entry.interrupted:
+                half_done[name] = (value.before, *value.between)
     if not found:
         return {}
     now = _ispmail_postconf.explicit(config_directory)
@@ -207,7 +215,7 @@ def _values_to_be(undone: Sequence[Entry], config_directory: str) -> dict[str, V
         f"{name} in {config_directory}/main.cf was changed by somebody else since: set it back by hand, "
         "the history has its values"
         for name, value in found.items()
-        if not any(same(now.get(name), one) for one in value)
+        if not any(same(now.get(name), one) for one in (value.before, value.after, *half_done.get(name, ())))
     ]
     if foreign:
         raise _changed(foreign)

@@ -11,7 +11,7 @@ from _ispmail_errors import Failed
 from _ispmail_files import File
 from _ispmail_history import Entry, History, Replaced, Values
 
-OLD, NEW, OTHER = b"password = old\xff\n", b"password = new\n", b"password = third\n"
+OLD, NEW, OTHER, FIRST = b"password = old\xff\n", b"password = new\n", b"password = third\n", b""
 
 
 @pytest.fixture
@@ -176,14 +176,17 @@ def test_what_a_change_replaces(files):
 @pytest.mark.parametrize(
     ("now", "then", "before"),
     [
-        # The change that was cut off had replaced it, and this one finishes that, or does not touch it, or goes back.
+        # The change that was cut off had replaced it, and this one finishes that, or does not touch it, or goes back;
+        # or an even earlier one that was cut off had.
         (NEW, OTHER, (OLD, OTHER)),
         (NEW, NEW, (OLD, NEW)),
         (NEW, None, (OLD, NEW)),
-        (NEW, OLD, None),
+        (NEW, OLD, (OLD, OLD)),
+        (FIRST, NEW, (OLD, NEW)),
+        (FIRST, None, (OLD, FIRST)),
         # It had not come so far.
         (OLD, NEW, (OLD, NEW)),
-        (OLD, None, None),
+        (OLD, None, (OLD, OLD)),
         # Somebody else has written it since.
         (OTHER, NEW, (OTHER, NEW)),
         (OTHER, None, None),
@@ -194,11 +197,30 @@ def test_a_change_that_finishes_another_one(files, now, then, before):
     path = files("a", now)
     owned = _ispmail_files.read(path)
     earlier = entry(
-        Replaced(owned._replace(content=OLD), owned._replace(content=NEW)),
-        parameters={"x": Values(str(OLD), str(NEW))},
+        Replaced(owned._replace(content=OLD), owned._replace(content=NEW), (FIRST,)),
+        parameters={"x": Values(str(OLD), str(NEW), (str(FIRST),))},
     )
     new = [] if then is None else [owned._replace(content=then)]
     values = {} if then is None else {"x": Values(str(now), str(then))}
     found, values = told(new, values, earlier, {"x": str(now)})
     assert found == ([before] if before else [])
-    assert values == ({"x": Values(*map(str, before))} if before else {})
+    between = () if now == OTHER else (str(NEW), str(FIRST))
+    assert values == ({"x": Values(*map(str, before), between)} if before else {})
+
+
+def test_a_change_that_goes_back_leaves_no_entry(history):
+    """Until it is at its end what was cut off stays known: it may be cut off too."""
+    back = Replaced(FULL.files[0].before, FULL.files[0].before, (NEW,))
+    history.prepare(FULL, 5)
+    history.prepare(entry(back, parameters={"x": Values("a", "a", ("b", None))}), 5)
+    (kept,) = history.entries(interrupted=True)
+    assert kept.files == (back,) and kept.parameters == {"x": Values("a", "a", ("b", None))}
+    history.commit(5)
+    assert names(history) == []
+
+
+def test_an_entry_has_only_what_its_change_has_changed(history):
+    back = Replaced(FULL.files[0].before, FULL.files[0].before, (NEW,))
+    kept(history, entry(back, FULL.files[1], parameters={"x": Values("a", "a", ("b",)), "y": Values("a", "b")}))
+    (found,) = history.entries(interrupted=True)
+    assert (found.files, found.parameters) == ((FULL.files[1],), {"y": Values("a", "b")})
