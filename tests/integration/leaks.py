@@ -606,6 +606,8 @@ KEPT = (
     Kept(r"file: /mail/etc/\.mariadb-[a-z-]+\.cf\.(new|old) 0640 0:\d+"),
     Kept(r"file: /program\.cnf 0640 0:0", after=first_apply),
     Kept(r"file: /\.program\.cnf\.(new|old) 0640 0:0"),
+    # What the last changes replaced, for a rollback: a folder of root's own, 0700.
+    Kept(r"file: /salt/minion/cache/postfix_change/\S+\.history/(\d|pending(\.new)?) 0600 0:0", after=first_apply),
     # The database server has the hash. The unnamed holder is a test's.
     Kept(r"file: /db/data/\S+ \d+ \d+:\d+"),
     # Postfix itself logs a line of a table file that it cannot read.
