@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("0d41df9ee22f")
+_ispmail_stamp.require("d2b248d0ad45")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput
@@ -49,8 +49,8 @@ def set_(parameters, config_directory="/etc/postfix", test=False):
     Set parameters, all of them in one edit of main.cf. White space in a value counts as one blank.
 
     parameters
-        A dict: name to value. A list is joined by ``, ``, true and false become ``yes`` and ``no``, None takes the
-        parameter out.
+        A dict: name to value. A list is joined by ``, ``, true and false become ``yes`` and ``no``, None (null in YAML)
+        takes the parameter out of main.cf, so that Postfix uses its default.
 
     config_directory : /etc/postfix
         The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
@@ -64,7 +64,7 @@ def set_(parameters, config_directory="/etc/postfix", test=False):
     Raises SaltInvocationError that lists all bad names and values, CommandExecutionError where main.cf cannot be
     written; it is as before then.
 
-    Source: postconf(1) -e
+    Source: postconf(1) -e, -X
 
     CLI Example:
 
@@ -76,36 +76,6 @@ def set_(parameters, config_directory="/etc/postfix", test=False):
         if not isinstance(parameters, dict):
             raise InvalidInput("the parameters must be a mapping of names to values")
         return _ispmail_postconf.change(parameters, _known(config_directory), test)
-
-
-def unset(parameters, config_directory="/etc/postfix", test=False):
-    """
-    Take parameters out of main.cf, so that Postfix uses their defaults.
-
-    parameters
-        A name or a list of names.
-
-    config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
-
-    test : False
-        Whether only to tell what would be done.
-
-    Returns a dict: name to ``{"old": …, "new": None}`` of what was taken out.
-
-    Raises SaltInvocationError for a name that cannot be a parameter, CommandExecutionError where main.cf cannot be
-    written; it is as before then.
-
-    Source: postconf(1) -X
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' postconf.unset '[virtual_alias_domains]'
-    """
-    with salt_errors():
-        return _ispmail_postconf.change(dict.fromkeys(_names(parameters)), _known(config_directory), test)
 
 
 def _names(parameters):

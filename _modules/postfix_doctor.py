@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("0d41df9ee22f")
+_ispmail_stamp.require("d2b248d0ad45")
 
 
 import _ispmail_applied
@@ -39,7 +39,7 @@ class _Look(NamedTuple):
     servers: dict  # pillar key to what the admin of its database server saw
 
 
-def check(pillar="ispmail", notify=False):
+def check(pillar="ispmail", notify=False, width=None):
     """
     Look for all that is wrong, or will be, between Postfix on this server and its database. Nothing is changed.
 
@@ -50,11 +50,16 @@ def check(pillar="ispmail", notify=False):
         Whether to send the event ``ispmail/doctor/fault`` where other checks have a fault than at the last such call,
         or none any more, and to write the file ``watch:textfile`` for Prometheus: for the minion's schedule.
 
-    Returns a list of dicts: ``check`` (what should hold), ``where`` (for another instance with its pillar key in
-    front), ``result`` (``ok``, ``warning`` or ``fault``) and ``fix`` (what was found instead, and what to do). The
-    database is asked as its admin only if pillar has ``server:host``, or if the maps' database runs on this machine.
+    width : None
+        How many columns a table for people may take, 60 or more; None for data.
 
-    Raises SaltInvocationError if pillar is wrong, CommandExecutionError if Postfix cannot be asked.
+    Returns a list of dicts: ``check`` (what should hold), ``where`` (for another instance with its pillar key in
+    front), ``result`` (``ok``, ``warning`` or ``fault``) and ``fix`` (what was found instead, and what to do). With
+    ``width`` a text: a table of the same, faults first, then warnings, then one line for each check that holds; its
+    last line has the counts. The database is asked as its admin only if pillar has ``server:host``, or if the maps'
+    database runs on this machine.
+
+    Raises SaltInvocationError if pillar or the width is wrong, CommandExecutionError if Postfix cannot be asked.
 
     Source: mysql_table(5), pgsql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS, pg_roles
 
@@ -62,9 +67,11 @@ def check(pillar="ispmail", notify=False):
 
     .. code-block:: bash
 
-        salt '*' postfix_doctor.check
+        salt '*' postfix_doctor.check width=100
     """
     with _ispmail_salt.salt_errors():
+        if width is not None:
+            _ispmail_report.check_width(width)
         look = _Look([], {})
         try:
             found = _findings(pillar, look)
@@ -75,35 +82,7 @@ def check(pillar="ispmail", notify=False):
         if notify:
             found = _measured(pillar, look, found)
             _notify(pillar, found)
-    return [finding._asdict() for finding in found]
-
-
-def report(pillar="ispmail", width=100):
-    """
-    Write what ``check`` finds as a table for people: faults first, then warnings, then one line for each check that
-    holds.
-
-    pillar : ispmail
-        The pillar key that holds the configuration. The ``instances`` that it names are checked too.
-
-    width : 100
-        How many columns the text may take, 60 or more.
-
-    Returns a text. Its last line has the counts.
-
-    Raises what ``check`` raises, and SaltInvocationError for another width.
-
-    Source: mysql_table(5), pgsql_table(5), proxymap(8), EXPLAIN, SHOW GRANTS, pg_roles
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' postfix_doctor.report width=160
-    """
-    with _ispmail_salt.salt_errors():
-        _ispmail_report.check_width(width)
-        return _ispmail_report.table(_findings(pillar, _Look([], {})), width)
+    return [finding._asdict() for finding in found] if width is None else _ispmail_report.table(found, width)
 
 
 def _notify(pillar, findings):

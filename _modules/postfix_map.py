@@ -3,13 +3,13 @@
 A *map* is what a main.cf parameter points at; its *table file* says how to ask the database. All functions read pillar
 themselves: no secret is ever an argument.
 
-Salt loads postfix_map_ask, postfix_map_change and postfix_map_found, the other parts of the module, when one of their
-functions is called.
+Salt loads the other parts of the module, postfix_map_ask, _change, _found and _undo, when one of their functions is
+called.
 """
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("0d41df9ee22f")
+_ispmail_stamp.require("d2b248d0ad45")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("0d41df9ee22f")
+_ispmail_stamp.require("d2b248d0ad45")
 
 import _ispmail_answers
 import _ispmail_classes

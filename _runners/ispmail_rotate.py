@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("0d41df9ee22f")
+_ispmail_stamp.require("d2b248d0ad45")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("0d41df9ee22f")
+_ispmail_stamp.require("d2b248d0ad45")
 
 from _ispmail_salt import state
 
@@ -32,7 +32,7 @@ def managed(name, parameters, config_directory="/etc/postfix"):
 
         salt '*' state.single postconf.managed size parameters='{message_size_limit: 20480000}'
     """
-    return _change(name, "set", __salt__["postconf.set"], parameters, config_directory)
+    return _change(name, "set", parameters, config_directory)
 
 
 def absent(name, parameters, config_directory="/etc/postfix"):
@@ -60,14 +60,15 @@ def absent(name, parameters, config_directory="/etc/postfix"):
 
         salt '*' state.single postconf.absent 'no limit' parameters='[message_size_limit]'
     """
-    return _change(name, "removed", __salt__["postconf.unset"], parameters, config_directory)
+    names = parameters if isinstance(parameters, (list, tuple)) else [parameters]
+    return _change(name, "removed", dict.fromkeys(map(str, names)), config_directory)
 
 
-def _change(name, done, function, parameters, config_directory):
+def _change(name, done, parameters, config_directory):
     test = __opts__["test"]
 
     def act():
-        return {"changes": function(parameters, config_directory, test=test)}
+        return {"changes": __salt__["postconf.set"](parameters, config_directory, test=test)}
 
     def describe(outcome):
         if not outcome["changes"]:

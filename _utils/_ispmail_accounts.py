@@ -168,7 +168,7 @@ def _login_warnings(dialect: Dialect, config: DatabaseConfig, title: str, found:
     elif not any(accepted(dialect, found, config.password or "")):
         yield f"{title} does not accept pillar's password: see credential_accepted"
     if found.expires(0) is not None and not (config.pair and found.locked):
-        yield f"the password of {title} expires: ALTER USER … PASSWORD EXPIRE NEVER, see postfix_doctor.report"
+        yield f"the password of {title} expires: ALTER USER … PASSWORD EXPIRE NEVER, see postfix_doctor.check"
 
 
 def _grant_warnings(server: Server, config: DatabaseConfig, title: str, more: Sequence[Grant]) -> Iterator[str]:

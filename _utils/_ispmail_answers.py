@@ -102,7 +102,7 @@ def answering(instance: CompleteInstance, maps: Iterable[CompleteMap]) -> list[C
 
 def staged(maps: Sequence[CompleteMap], inventory: Inventory) -> Generator[Group]:
     """New table files in memory, as each process that will read them is going to ask."""
-    contents = {each.name: (each.type, each.text.encode()) for each in maps}
+    contents = {each.name: (each.type, each.text.encode("utf-8", "surrogateescape")) for each in maps}
     for as_, some in _by_asker(maps, inventory, staged=True).items():
         yield from _in_memory({each.name: contents[each.name] for each in some}, as_)
 
@@ -164,19 +164,22 @@ class Broken(NamedTuple):
         return f"{self.parameter} also asks {self.table}, which is not pillar's and cannot be asked: {self.reason}"
 
 
-def broken_others(maps: Sequence[Map], inventory: Inventory, running: bool) -> list[Broken]:
+def broken_others(
+    maps: Sequence[Map], inventory: Inventory, running: bool, parameters: Iterable[str] = ()
+) -> list[Broken]:
     """The tables of any type that stand beside these maps in their parameters, and cannot be asked.
 
     Once one cannot be asked, no further one is asked after PROBE_SECONDS.
 
     Args:
         running: Whether a proxymap can be asked.
+        parameters: Further ones, which may have none of these maps.
     """
     known = inventory.settings
     ours = {known.real_path(each.path) for each in maps}
     found: list[Broken] = []
     until = time.monotonic() + PROBE_SECONDS
-    for parameter in dict.fromkeys(each.parameter for each in maps):
+    for parameter in dict.fromkeys([*(each.parameter for each in maps), *parameters]):
         others = [word for word in known.words(parameter) if not any(each.path in ours for each in word.references)]
         texts = [text for word in others for text in words(expand(word.text, known.values))]
         for table in [text.lstrip("!") for text in texts]:

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Sequence
 
 import _ispmail_classes
 import _ispmail_config
@@ -17,7 +18,7 @@ import _ispmail_postfix
 import _ispmail_smtpd
 import _ispmail_sockets
 import _ispmail_transaction
-from _ispmail_answers import answering, askers, broken_others, live, staged, unaskable, wrong_answers
+from _ispmail_answers import Broken, answering, askers, broken_others, live, staged, unaskable, wrong_answers
 from _ispmail_compare import Comparison
 from _ispmail_config import CompleteInstance, CompleteMap
 from _ispmail_errors import CannotAsk, Failed, Fault, PillarFault, below, listed
@@ -70,30 +71,33 @@ def _apply_to_postfix(
     warnings = [*warnings, *_check(instance, difference, inventory, running)]
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
-    warnings += _refuse_before_a_reload(instance, inventory, running)
+    warnings += refuse_before_a_reload(broken_others(instance.maps, inventory, running), inventory, running)
     after = _ispmail_inventory.changed(inventory, difference.parameters)
     if running:
         _ispmail_postfix.refuse_reload(after.settings.expanded)
     files = (*difference.files, *found.option_files.files)
     expected = difference.settings.relied_on(difference.parameters)
-    change = Change(directory, cache_directory, files, difference.parameters, expected, queue_directory)
+    parameters = difference.parameters
+    change = Change(directory, cache_directory, files, parameters, expected, queue_directory, keep=instance.history)
     if test:
         _ispmail_transaction.rehearse(change)
     else:
         changed = {each.name for each in instance.maps} if found.interrupted else set(difference.changed)
-        warnings += _make(instance, change, changed, inventory, after, running)
+        warnings += make(instance, change, changed, inventory, after, running)
         shown = ", ".join(sorted({*changed, *found.option_files.changes})) or "nothing but a reload"
         log.info("applied in %s: %s, in %.2f s", directory, shown, time.monotonic() - began)
     return found.outcome(warnings, running)
 
 
-def _refuse_before_a_reload(instance: CompleteInstance, inventory: Inventory, running: bool) -> list[str]:
+def refuse_before_a_reload(broken: Sequence[Broken], inventory: Inventory, running: bool) -> list[str]:
     """Refuse a change where a reload would have Postfix notice that it cannot open a table of somebody else's.
 
     Returns:
         Warnings of such tables where Postfix knows already, and of those whose question fails.
+
+    Raises:
+        Failed: Names the tables.
     """
-    broken = broken_others(instance.maps, inventory, running)
     unopened = [str(each) for each in broken if not each.opens]
     if unopened and running and not _ispmail_smtpd.ask(inventory).cannot_ask:
         head = "Nothing was changed. Postfix works without these tables until its next reload, which this needs"
@@ -263,7 +267,7 @@ def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> 
     """Replace option files only. What Postfix has read is as before: it need not run, nor be there."""
     began = time.monotonic()
     files = found.option_files.files
-    change = Change(found.instance.config_directory, cache_directory, files)
+    change = Change(found.instance.config_directory, cache_directory, files, keep=found.instance.history)
     if test:
         _ispmail_transaction.rehearse(change)
         return
@@ -271,7 +275,7 @@ def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> 
     log.info("applied: %s, in %.2f s", ", ".join(found.option_files.changes), time.monotonic() - began)
 
 
-def _make(
+def make(
     instance: CompleteInstance, change: Change, changed: set[str], inventory: Inventory, after: Inventory, running: bool
 ) -> list[str]:
     """Make the change, ask the live maps and smtpd itself, and return the warnings.
@@ -279,6 +283,9 @@ def _make(
     Args:
         inventory: Postfix as it is.
         after: Postfix as it will be.
+
+    Raises:
+        Failed, NotPutBack: As `_ispmail_transaction.make` does.
     """
     before = _ispmail_smtpd.ask(inventory) if running else None
     astray_before = _ispmail_classes.astray(instance, inventory) if running else []

@@ -40,8 +40,17 @@ _SECTIONS: dict[str, type] = {
     "rotation": dict,
     "consumers": dict,
     "watch": dict,
+    "history": int,
 }
-_KINDS: dict[type, str] = {dict: "a mapping", list: "a list", bool: "true or false", str: "a text"}
+_KINDS: dict[type, str] = {
+    dict: "a mapping",
+    list: "a list",
+    bool: "true or false",
+    str: "a text",
+    int: "a whole number",
+}
+# How many changes can be undone where pillar does not say it, and at the most: each keeps old passwords.
+_HISTORY, _LONGEST_HISTORY = 5, 100
 _MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
 _FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
 # Files in a configuration directory that are Postfix's own.
@@ -104,6 +113,7 @@ class Instance(NamedTuple):
     config_directory: str
     maps: tuple[Map, ...]  # in the order in which Postfix asks; those set to null too
     others: tuple[str, ...] = ()  # pillar keys of other instances
+    history: int = _HISTORY  # how many changes can be undone
 
     @property
     def wanted(self) -> tuple[Map, ...]:
@@ -124,6 +134,7 @@ class CompleteInstance(NamedTuple):
     maps: tuple[CompleteMap, ...]  # none that is set to null
     answers: tuple[Answer, ...]
     warnings: tuple[str, ...]
+    history: int = _HISTORY  # how many changes can be undone
 
 
 def instance(pillar_key: str, section: object) -> Instance:
@@ -183,7 +194,7 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
         faults.append(Fault("database:password", "is missing", fix))
     answers, wrong_answers = _answers(config.get("answers"), [each.name for each in maps])
     faults += wrong_answers
-    return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, ()), faults
+    return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, (), bare.history), faults
 
 
 def check(instance: CompleteInstance, faults: Iterable[Fault] = ()) -> list[str]:
@@ -286,7 +297,10 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
         maps.append(each)
         faults += wrong
     faults += _shared_files(maps)
-    return Instance(pillar_key, directory, tuple(maps), tuple(others)), faults
+    history = _HISTORY if section.get("history") is None else sections["history"]
+    if isinstance(history, bool) or not 0 <= history <= _LONGEST_HISTORY:
+        faults.append(Fault("history", f"must be a whole number from 0 to {_LONGEST_HISTORY}", "0 keeps nothing"))
+    return Instance(pillar_key, directory, tuple(maps), tuple(others), history), faults
 
 
 def _sections(config: Mapping[object, object]) -> tuple[dict[str, Any], list[Fault]]:

@@ -440,6 +440,26 @@ def _write_temporary(file: File) -> None:
         os.fsync(descriptor)
 
 
+def write_aside(path: str, content: bytes) -> None:
+    """Write a file of our own, which only root may read: aside, and renamed, so that it is never half-written.
+
+    Raises:
+        OSError: It cannot be written. It is as before then.
+    """
+    descriptor = os.open(aside(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(descriptor)
+    os.rename(aside(path), path)
+    sync_directories([path])
+
+
+def aside(path: str) -> str:
+    """The name under which `write_aside` prepares a file."""
+    return f"{path}.new"
+
+
 def sync_directories(paths: Iterable[str]) -> None:
     """Have the names of these files on the disk.
 

@@ -42,6 +42,11 @@ class Journal:
         """A directory for what a change needs for a moment; emptied by the next change."""
         return f"{self._path}.work"
 
+    @property
+    def history(self) -> str:
+        """The directory of what earlier changes replaced."""
+        return f"{self._path}.history"
+
     def due(self) -> list[str] | None:
         """The files of a change that was cut off; None where none was. Postfix may not have been reloaded then.
 
@@ -64,14 +69,9 @@ class Journal:
         Raises:
             Failed: It cannot be written. It is as before then.
         """
-        aside = f"{self._path}.new"
+        text = "\n".join([_HEAD, *paths, ""])
         try:
-            with open(aside, "w", encoding="utf-8", errors="surrogateescape") as stream:
-                stream.write("\n".join([_HEAD, *paths, ""]))
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(aside, self._path)
-            _ispmail_files.sync_directories([self._path])
+            _ispmail_files.write_aside(self._path, text.encode("utf-8", "surrogateescape"))
         except OSError as err:
             raise Failed(f"Nothing was changed: {self._path} cannot be written: {err.strerror}") from err
 

@@ -335,7 +335,7 @@ def _login_warnings(server: Server, role: Role, config: DatabaseConfig) -> Itera
     elif not role.can_login:
         yield f"{name} may not log in: run ALTER ROLE … LOGIN"
     if role.expires is not None and (role.can_login or not config.pair):
-        yield f"the password of {name} expires: ALTER ROLE … VALID UNTIL 'infinity', see postfix_doctor.report"
+        yield f"the password of {name} expires: ALTER ROLE … VALID UNTIL 'infinity', see postfix_doctor.check"
     password = (config.password or "").encode("utf-8", "surrogateescape")
     if not server.is_superuser:
         yield f"whether {name} has pillar's password was not looked at: only a superuser may see that"

@@ -80,7 +80,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             for name, new in parameters.items()
         }
     after = _ispmail_inventory.changed(inventory, parameters)
-    _refuse_in_use(inventory, after, parameters, paths, there)
+    refuse_in_use(inventory, after, parameters, paths, there)
     warnings = _doubts(chosen, after.settings)
     interrupted = _ispmail_journal.interrupted(directory, cache_directory)
     running = (bool(parameters) or interrupted) and _ispmail_postfix.running(known.queue_directory)
@@ -90,7 +90,11 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     if running:
         _ispmail_postfix.refuse_reload(after.settings.expanded)
     expected = known.relied_on(parameters)
-    change = Change(directory, cache_directory, tuple(deletions), parameters, expected, known.queue_directory)
+    change = Change(
+        *(directory, cache_directory, tuple(deletions), parameters, expected, known.queue_directory),
+        act="remove",
+        keep=instance.history,
+    )
     if changes and test:
         _ispmail_transaction.rehearse(change)
     elif changes:
@@ -139,13 +143,17 @@ def _referred_by_others(ours: Sequence[str], inventory: Inventory) -> set[str]:
     return {name for value in values for name in names_in(value)}
 
 
-def _refuse_in_use(
+def refuse_in_use(
     inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None], paths: set[str], there: set[str]
 ) -> None:
     """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451.
 
     Args:
         there: Those of the paths where there is a file: another instance may ask it too.
+
+    Raises:
+        Failed: Names what leads to it.
+        CannotAsk: Another Postfix of this server could not be read.
     """
     users = [
         f"{place.name} ({without_inline(place.word.text)})"

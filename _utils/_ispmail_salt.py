@@ -19,7 +19,7 @@ import _ispmail_config
 import _ispmail_config_consumers
 import _ispmail_config_database
 import _ispmail_presets
-from _ispmail_config import CompleteInstance, Instance
+from _ispmail_config import Answer, CompleteInstance, Instance
 from _ispmail_config_consumers import Consumers
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
@@ -155,6 +155,13 @@ def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tupl
     if shared := _shared_option_files(pillar, instance(pillar, key), consumers):
         raise PillarFault(key, shared)
     return result, consumers
+
+
+def answers(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tuple[Answer, ...]:
+    """Read the answers that pillar expects, whatever else is wrong with it."""
+    given = section(pillar, key)
+    found = {name: given.get(name) for name in ("answers", "maps")} if isinstance(given, Mapping) else given
+    return _ispmail_config.assemble(key, _looked_up(found, opts)[0])[0].answers
 
 
 def consumer_logins(pillar: Mapping[str, Any], key: str) -> Consumers:

@@ -142,9 +142,7 @@ def store(
         InvalidInput: The master's configuration does not say it.
     """
     if "sdb_password" not in site:
-        text = (
-            "is missing: name what pillar looks up after sdb://, such as myvault/secret/mail/main, see docs/vault.md"
-        )
+        text = "is missing: name what pillar looks up after sdb://, such as myvault/secret/mail/main, see docs/vault.md"
         raise InvalidInput(f"ispmail:sites:{name}:sdb_password {text}")
     for key in ("sdb_password", "sdb_user"):
         profile = opts.get(str(site.get(key)).partition("/")[0])

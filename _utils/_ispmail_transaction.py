@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import _ispmail_files
+import _ispmail_history
 import _ispmail_postconf
 import _ispmail_postfix
 import _ispmail_tablefile
 from _ispmail_command import hot_file
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed, repr_without
 from _ispmail_files import Exchange, Replacement
+from _ispmail_history import Entry, History, Values
 from _ispmail_journal import Journal
 from _ispmail_maincf import differing, same, words
 
@@ -42,6 +44,8 @@ class Change(NamedTuple):
     parameters: Mapping[str, str | None] | None = None  # None takes a parameter out of main.cf
     expected: Mapping[str, str | None] | None = None  # what main.cf must still set, None for not set
     queue_directory: str = ""  # the instance's; empty: nothing of it is Postfix's, which need not be there
+    act: str = "apply"  # how the history calls it
+    keep: int = 0  # how many entries the history has
 
     def __repr__(self) -> str:
         return repr_without(self, "parameters", "expected")
@@ -68,6 +72,7 @@ def make(
         NotPutBack: It could not be put back.
     """
     journal = Journal(change.config_directory, change.cache_directory)
+    history = History(journal.history)
     with journal.locked(), contextlib.ExitStack() as edit:
         due = journal.due()
         _refuse_unwritable(change, journal, due)
@@ -80,6 +85,9 @@ def make(
         for each in main_cf:
             _ispmail_postconf.refuse_broken(each, change.parameters or {}, change.config_directory, journal.workspace)
         exchange = Exchange([*change.files, *main_cf])
+        # What a change that was cut off has replaced is known from before the journal was.
+        earlier = history.interrupted() if due is not None else None
+        history.prepare(_entry(change, old_values, earlier), change.keep)
         journal.write([*(due or ()), *exchange.paths])
         try:
             exchange.put()
@@ -88,7 +96,7 @@ def make(
         except BaseException as err:
             edit.close()
             try:
-                outcome, reloaded = _put_back(change, exchange, journal, due, old_values)
+                outcome, reloaded = _put_back(change, exchange, journal, history, due, old_values)
             except NotPutBack as second:
                 raise NotPutBack(f"{_reason(err)}\n{second}") from err
             if not isinstance(err, Exception):
@@ -96,7 +104,7 @@ def make(
             if reloaded and answers:
                 outcome += f" {answers()}"
             raise Failed(f"{_reason(err)}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
-        _finish(exchange, journal)
+        _finish(change, exchange, journal, history)
     return old_processes
 
 
@@ -119,6 +127,8 @@ def _refuse_unwritable(change: Change, journal: Journal, due: list[str] | None) 
     rooms |= {each.path: 2 * len(each.new.content) + _BLOCKS if each.new.content else 0 for each in change.files}
     if change.parameters:
         rooms[_path(change)] = 2 * os.path.getsize(_path(change)) + _BLOCKS
+    if change.keep:
+        rooms[History(journal.history).path] = sum(rooms.values())
     rooms[journal.workspace] = _BLOCKS
     reasons = _ispmail_files.obstacles(rooms)
     if reasons:
@@ -146,6 +156,19 @@ def _old_values(change: Change) -> dict[str, str | None]:
                 "nothing was written: try again"
             )
     return {name: found.get(name) for name in parameters}
+
+
+def _entry(change: Change, old_values: Mapping[str, str | None], earlier: Entry | None) -> Entry:
+    """What the history gets once the change is live."""
+    parameters = {name: Values(old_values[name], value) for name, value in (change.parameters or {}).items()}
+    files, values = _ispmail_history.replaced(
+        (each.new for each in change.files),
+        parameters,
+        earlier,
+        lambda: _ispmail_postconf.explicit(change.config_directory),
+    )
+    of_postfix = bool(change.queue_directory) or (earlier is not None and earlier.of_postfix)
+    return Entry(0, _ispmail_history.made_now(), change.act, of_postfix, files, values)
 
 
 def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:
@@ -241,16 +264,22 @@ def _gets_cold(path: str) -> bool:
     return True
 
 
-def _finish(exchange: Exchange, journal: Journal) -> None:
+def _finish(change: Change, exchange: Exchange, journal: Journal, history: History) -> None:
     try:
         exchange.forget()
+        history.commit(change.keep)
         journal.clear()
     except Failed as err:
         raise Failed(f"The change is live and checked, but not finished: {err}. Apply again to finish it") from err
 
 
 def _put_back(
-    change: Change, exchange: Exchange, journal: Journal, due: list[str] | None, old_values: Mapping[str, str | None]
+    change: Change,
+    exchange: Exchange,
+    journal: Journal,
+    history: History,
+    due: list[str] | None,
+    old_values: Mapping[str, str | None],
 ) -> tuple[str, bool]:
     """Put everything back as it was; the journal is cleared only where nothing is left to do.
 
@@ -275,6 +304,7 @@ def _put_back(
     try:
         exchange.forget()
         if due is None:
+            history.drop()
             journal.clear()
         else:
             journal.write(due)

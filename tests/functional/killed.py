@@ -25,8 +25,10 @@ import _ispmail_config_consumers
 import _ispmail_journal
 import _ispmail_postfix
 import _ispmail_remove
+import _ispmail_rollback
 import _ispmail_smtpd
 from _ispmail_errors import IspmailError
+from _ispmail_history import History
 from _ispmail_smtpd import Reply
 from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
@@ -79,6 +81,9 @@ SCENARIOS = (
     Scenario("first set-up", "nothing", "apply first", NONE, FIRST),
     Scenario("change", "first", "apply second", FIRST, SECOND),
     Scenario("remove", "first", "remove first", FIRST, NONE),
+    Scenario("rollback", "second", "rollback second", SECOND, FIRST),
+    Scenario("rollback after an interruption", "cut off", "rollback second", SECOND, FIRST),
+    Scenario("undo of a rollback", "second", "rollback second", SECOND, FIRST, undone=True),
     Scenario("undo of a first set-up", "nothing", "apply first", NONE, FIRST, undone=True),
     Scenario("undo on a server in use", "first", "apply second", FIRST, SECOND, undone=True),
     Scenario("apply after an interruption", "cut off", "apply third", FIRST, SECOND),
@@ -110,6 +115,7 @@ class Site:
         self._states: dict[str, tuple[str, Path]] = {}
         self._start: tuple[str, dict[str, tuple[int, int, int, bytes]]] = ("", {})
         self._wanted: dict[str, dict[str, tuple[int, int, int, bytes]]] = {}
+        self._histories: dict[str, list[object]] = {}
         # A scenario, what smtpd answers, and all files, to what is wrong after the next change from there.
         self.seen: dict[object, list[str]] = {}
 
@@ -122,10 +128,14 @@ class Site:
                 _ispmail_apply.apply(
                     _ispmail_compare.compare(instance, _ispmail_config_consumers.NONE, str(self.cache)), str(self.cache)
                 )
-            else:
+            elif verb == "remove":
                 _ispmail_remove.remove(
                     _ispmail_config.instance("ispmail", self._sections[which]), None, str(self.cache)
                 )
+            else:
+                # The second apply was the second change.
+                instance = _ispmail_config.instance("ispmail", self._sections[which])
+                _ispmail_rollback.rollback(instance, _ispmail_config_consumers.NONE, (), 2, str(self.cache))
         except IspmailError as err:
             return f"{type(err).__name__}: {err}"
         except Exception as err:  # pylint: disable=broad-except
@@ -219,8 +229,24 @@ class Site:
         return found + [
             str(path)
             for path in self.cache.rglob("*")
-            if path.is_file() and (path.stat().st_size or not path.name.endswith(".new"))
+            if path.is_file() and (path.stat().st_size or not path.name.endswith(".new")) and not path.name.isdigit()
         ]
+
+    def history(self) -> list[object]:
+        """What was kept of finished changes, but for when they were, and what they had found half-done."""
+        journal = _ispmail_journal.Journal(str(self.postfix.config_directory), str(self.cache))
+        return [
+            (
+                *(each.number, each.act, sorted((file.before, file.after) for file in each.files)),
+                {name: (value.before, value.after) for name, value in each.parameters.items()},
+            )
+            for each in History(journal.history).entries(interrupted=False)
+        ]
+
+    def wanted_history(self, scenario: Scenario) -> list[object]:
+        """The same after the change if nothing disturbs it: one entry more, but for one that went nowhere."""
+        self.wanted(scenario)
+        return self._histories[scenario.name]
 
     def interrupted(self) -> bool:
         """Whether the journal says that work is due."""
@@ -232,7 +258,7 @@ class Site:
             self.restore(scenario.start)
             assert self.run(scenario.act) == CONVERGED and self.replies() == scenario.after
             assert not self.interrupted() and not self.leftovers()
-            self._wanted[scenario.name] = self.contents()
+            self._wanted[scenario.name], self._histories[scenario.name] = self.contents(), self.history()
         return self._wanted[scenario.name]
 
     def replies(self) -> dict[str, int]:
@@ -325,12 +351,17 @@ def _after_the_next(found: Site, scenario: Scenario, wanted: dict[str, tuple[int
     """Do it once more: what is wrong then."""
     wrong = []
     again = found.run(scenario.act)
+    if "has no such entry" in again:
+        # A change that was cut off is no entry any more once it is undone: an apply ends what is left to do.
+        again = found.run("apply first")
     if again != CONVERGED:
         wrong.append(f"the next one fails: {again}")
     if found.contents() != wanted or found.replies() != scenario.after:
         wrong.append(f"the next one did not converge: {found.replies()}")
     if found.interrupted() or found.leftovers():
         wrong.append(f"left after the next one: {found.leftovers()}")
+    if found.history() != found.wanted_history(scenario):
+        wrong.append(f"the history differs: {found.history()}, not {found.wanted_history(scenario)}")
     return wrong
 
 

@@ -21,7 +21,7 @@ RELAY = "[relay.example]"
 # What is given for the arguments that are not the hostile one: what would open the door, were it not closed.
 USUAL = {"map": "virtual_alias_maps", "nonce": "0123456789abcdef"}
 QUESTIONS = ("password", RELAY)
-PARAMETERS = {"get": ["password"], "set": {"password": "x"}, "unset": ["password"]}
+PARAMETERS = {"get": ["password"], "set": {"password": "x"}}
 
 
 @pytest.fixture
@@ -262,7 +262,8 @@ def test_passwords_in_main_cf_are_not_shown(minion, postfix):
     for parameters in (None, ["mydb_password"], ["relay_passwords", "smtp_sasl_password_maps"]):
         shown = minion.call("postconf.get", parameters, directory)
         assert CANARY not in repr(shown) and "***" in repr(shown)
-    would = minion.call("postconf.unset", ["mydb_password", "lmtp_sasl_password_maps"], directory, test=True)
+    nothing = dict.fromkeys(["mydb_password", "lmtp_sasl_password_maps"])
+    would = minion.call("postconf.set", nothing, directory, test=True)
     assert would == {
         "mydb_password": {"old": "***", "new": None},
         "lmtp_sasl_password_maps": {"old": "static:***", "new": None},
@@ -289,7 +290,7 @@ def test_the_keys_of_other_pillars_are_not_shown(minion):
 
 def test_a_directory_of_the_callers_choice_is_no_instance(minion, postfix, doors):
     """postconf.set edited any file that a main.cf there was a link to."""
-    for function, parameters in (("set", {"a": "b"}), ("unset", ["a"]), ("get", ["password"])):
+    for function, parameters in (("set", {"a": "b"}), ("set", {"a": None}), ("get", ["password"])):
         said = returned(minion.call, f"postconf.{function}", parameters=parameters, config_directory=doors["evil"])
         assert "config_directory must be /etc/postfix, one that pillar names" in said
     assert minion.call("postconf.get", "smtp_sasl_password_maps", str(postfix.config_directory))

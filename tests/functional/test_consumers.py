@@ -6,6 +6,7 @@ import textwrap
 import time
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 import _ispmail_postfix
 from _ispmail_journal import Journal
@@ -156,6 +157,44 @@ def test_dovecot_gets_its_option_file(alone, db, dovecot, audit):
     path.chmod(0o644)
     fixed = managed(alone)["changes"]["consumer:dovecot"]
     assert fixed["mode"] == {"old": "0644", "new": "0640"} and "password" not in fixed
+
+
+def test_a_new_password_of_dovecot_is_undone(alone, db, dovecot):
+    """A password that the database refuses does not come back; one that it accepts does, and nothing is restarted."""
+    path = option_file(dovecot)
+    before = path.read_text()
+    assert managed(alone)["changes"]["consumer:dovecot"].keys() == {"group", "mode"}
+    set_password(db, NEW)
+    take(alone, NEW)
+    assert managed(alone)["result"] is True
+    after = path.read_text()
+    (newest, oldest) = alone.call("postfix_map.history")
+    assert newest["changes"] == {"consumer:dovecot": {"password": {"old": "***", "new": "***"}}}
+    assert oldest["changes"]["consumer:dovecot"]["mode"]["new"] == "0640"
+    for test in (True, False):
+        with pytest.raises(CommandExecutionError, match=r"the login of the consumers: .*access is denied"):
+            alone.call("postfix_map.rollback", test=test)
+    assert path.read_text() == after and dovecot.login(JOHN, MAIL_PASSWORD) == "ok"
+    set_password(db, OLD)
+    assert alone.call("postfix_map.rollback", test=True)["changes"] == newest["changes"]
+    assert path.read_text() == after
+    done = alone.call("postfix_map.rollback")
+    assert done["changes"] == newest["changes"] and done["reloaded"] is False
+    assert path.read_text() == before and path.stat().st_mode & 0o7777 == 0o640
+    assert dovecot.login(JOHN, MAIL_PASSWORD) == dovecot.deliver(JOHN) == "ok"
+    assert not [secret for secret in (OLD, NEW) if secret in repr([done, newest, oldest])]
+
+
+def test_an_option_file_that_is_new_is_left(alone, dovecot):
+    """Dovecot's configuration names it: without it nobody could log in."""
+    path = option_file(dovecot)
+    path.unlink()
+    assert managed(alone)["result"] is True
+    done = alone.call("postfix_map.rollback")
+    assert done["changes"] == {} and path.exists()
+    assert (
+        done["warnings"][0] == f"{path} was left, because a program may log in by it: delete it when nothing names it"
+    )
 
 
 def test_every_password_reaches_dovecot(alone, db, dovecot):

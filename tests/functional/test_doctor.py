@@ -492,7 +492,7 @@ def test_a_report_reads_as_one_table(mail, server):
     """Through salt-call itself, whose outputter indents it."""
     mail.command("saltutil.sync_all")
     server.sql(f"GRANT INSERT ON mailserver.* TO {ACCOUNT}")
-    done = mail.command("postfix_doctor.report", "width=110")
+    done = mail.command("postfix_doctor.check", "width=110")
     head, *lines = done.stdout.rstrip("\n").split("\n")
     assert head == "local:" and all(line.startswith("    ") or not line for line in lines), done.stdout
     lines = [line.removeprefix("    ") for line in lines]
@@ -503,7 +503,7 @@ def test_a_report_reads_as_one_table(mail, server):
     assert lines[-2] == "" and re.fullmatch(r"2 faults, 2 warnings, \d+ checks ok", lines[-1])
     text = " ".join(" ".join(lines).split())
     assert "ALTER TABLE virtual_domains" in text and OLD not in text
-    assert "width must be a number, 60 or more" in mail.command("postfix_doctor.report", "width=59").stderr
+    assert "width must be a number, 60 or more" in mail.command("postfix_doctor.check", "width=59").stderr
 
 
 LEFT_BEHIND = ("no table file's old account is left behind", "the database server")

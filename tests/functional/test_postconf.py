@@ -114,11 +114,11 @@ def test_set_is_one_truthful_edit(call, directory, audit):
 
 
 def test_unset(call, directory):
-    assert call("postconf.unset", ["myhostname", "biff"], str(directory)) == {
+    assert call("postconf.set", {"myhostname": None, "biff": None}, str(directory)) == {
         "myhostname": {"old": "a.test", "new": None}
     }
     assert call("postconf.get", "myhostname", str(directory)) == {}
-    assert call("postconf.unset", "myhostname", str(directory)) == {}
+    assert call("postconf.set", {"myhostname": None}, str(directory)) == {}
 
 
 def test_main_cf_is_never_hot(call, directory):

@@ -319,7 +319,6 @@ FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "ispmail.reapply": ((), {}),
     "postconf.get": (("virtual_alias_maps",), {"config_directory": "CONFIG"}),
     "postconf.set": (({"biff": "no"},), {"config_directory": "CONFIG"}),
-    "postconf.unset": ((["biff"],), {"config_directory": "CONFIG", "test": True}),
     "postfix_database.read": ((), {}),
     "postfix_database.tables": ((), {}),
     "postfix_database.account": ((), {}),
@@ -327,8 +326,7 @@ FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "postfix_database.credential_sole": ((), {}),
     "postfix_database.refused": ((), {}),
     "postfix_database.holders": ((), {"site_hosts": [HOST]}),
-    "postfix_doctor.check": ((), {}),
-    "postfix_doctor.report": ((), {"width": 200}),
+    "postfix_doctor.check": ((), {"width": 200}),
     "postfix_map.read": ((), {}),
     "postfix_map.compare": ((), {}),
     "postfix_map.consumers": ((), {}),
@@ -340,6 +338,8 @@ FUNCTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "postfix_map.found": ((), {"config_directory": "CONFIG"}),
     "postfix_map.apply": ((), {"test": True}),
     "postfix_map.remove": ((), {"test": True}),
+    "postfix_map.history": ((), {}),
+    "postfix_map.rollback": ((), {"test": True}),
 }
 RUNNERS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "ispmail.sites": ((), {}),
@@ -606,6 +606,8 @@ KEPT = (
     Kept(r"file: /mail/etc/\.mariadb-[a-z-]+\.cf\.(new|old) 0640 0:\d+"),
     Kept(r"file: /program\.cnf 0640 0:0", after=first_apply),
     Kept(r"file: /\.program\.cnf\.(new|old) 0640 0:0"),
+    # What the last changes replaced, for a rollback: a folder of root's own, 0700.
+    Kept(r"file: /salt/minion/cache/postfix_change/\S+\.history/(\d|pending(\.new)?) 0600 0:0", after=first_apply),
     # The database server has the hash. The unnamed holder is a test's.
     Kept(r"file: /db/data/\S+ \d+ \d+:\d+"),
     # Postfix itself logs a line of a table file that it cannot read.

@@ -57,6 +57,9 @@ SECRET_IN = {
     "_ispmail_plan.Difference": {"parameters"},
     "_ispmail_plugins.Reply": {"data"},
     "_ispmail_transaction.Change": {"parameters", "expected"},
+    "_ispmail_history.Values": {"before", "after", "between"},
+    "_ispmail_history.Replaced": {"between"},
+    "_ispmail_history.Entry": {"parameters"},
     "_ispmail_database.Step": {"arguments"},
     "_ispmail_scram.Keys": {"client", "server"},
     "_ispmail_scram._Verifier": {"salt", "stored"},
@@ -235,7 +238,7 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
     """What a change or a question alone needs is imported by files of their own, and by nothing that compares."""
     loaded = loaded_by("postfix_map")
     later = {"apply", "remove", "found", "adopt", "transaction", "logins", "holders", "client", "database", "search"}
-    later |= {"answers", "classes", "lookup", "proof", "route", "smtpd"}
+    later |= {"history", "rollback", "answers", "classes", "lookup", "proof", "route", "smtpd"}
     # What one kind of server needs, no apply of the other's maps pays for.
     later |= {"servers", "dialect", "mariadb", "mysql", "sql", "plugins", "meanings", "accounts"}
     later |= {"postgresql", "postgresql_client", "postgresql_accounts", "scram", "sqlstates", "peer"}
@@ -243,6 +246,9 @@ def test_a_converged_apply_loads_no_more_than_it_needs():
     assert loaded & {f"_ispmail_{name}" for name in later} == set()
     assert {"_ispmail_apply", "_ispmail_remove", "_ispmail_holders"} <= ours(EDGE["_modules/postfix_map_change"])
     assert {"_ispmail_answers", "_ispmail_classes", "_ispmail_proof"} <= ours(EDGE["_modules/postfix_map_ask"])
+    # Nor does a change pay for what only a rollback needs.
+    assert "_ispmail_rollback" in ours(EDGE["_modules/postfix_map_undo"])
+    assert not [name for name, tree in LIBRARY.items() if "_ispmail_rollback" in ours(tree)]
 
 
 def test_the_tests_of_every_file_can_be_found():

@@ -18,7 +18,7 @@ from .test_ispmail_module import fails
 
 MODULES = [importlib.import_module(f"{file.parent.name}.{file.stem}") for file in FILES]
 # The arguments that every function which has them takes alike.
-DEFAULTS = {"pillar": "ispmail", "test": False, "config_directory": "/etc/postfix", "search": "all", "width": 100}
+DEFAULTS = {"pillar": "ispmail", "test": False, "config_directory": "/etc/postfix", "search": "all", "width": None}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -89,26 +89,35 @@ def test_a_state_of_the_database(salt, name, what, test):
 
 
 @pytest.mark.parametrize("test", [False, True])
-@pytest.mark.parametrize(("name", "function", "done"), [("managed", "set", "set"), ("absent", "unset", "removed")])
-def test_a_state_of_main_cf(salt, name, function, done, test):
+@pytest.mark.parametrize(
+    ("name", "given", "asked", "done"),
+    [
+        ("managed", {"x": "1"}, {"x": "1"}, "set"),
+        ("absent", ["x", "y"], {"x": None, "y": None}, "removed"),
+        ("absent", "x", {"x": None}, "removed"),
+        ("absent", {"x": "1"}, {"{'x': '1'}": None}, "removed"),
+    ],
+)
+def test_a_state_of_main_cf(salt, name, given, asked, done, test):
+    """What has to be absent is set to nothing, and to no value that stands there by mistake."""
     calls, changes = [], {}
 
     def change(*arguments, test):
         calls.append((*arguments, test))
         return changes
 
-    salt(postconf, test, **{f"postconf__{function}": change})
+    salt(postconf, test, postconf__set=change)
     state = getattr(postconf, name)
-    assert state("a name", ["x"]) == {
+    assert state("a name", given) == {
         **{"name": "a name", "changes": {}, "result": True},
         "comment": "The parameters are in the correct state",
     }
     changes.update(biff={"old": "yes", "new": "no"}, relayhost={"old": "", "new": "x"})
-    assert state("a name", ["x"], "/etc/postfix-out") == {
+    assert state("a name", given, "/etc/postfix-out") == {
         **{"name": "a name", "changes": changes, "result": None if test else True},
         "comment": f"biff, relayhost {'would be' if test else 'has been'} {done}",
     }
-    assert calls == [(["x"], "/etc/postfix", test), (["x"], "/etc/postfix-out", test)]
+    assert calls == [(asked, "/etc/postfix", test), (asked, "/etc/postfix-out", test)]
 
 
 @pytest.fixture

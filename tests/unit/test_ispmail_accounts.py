@@ -233,7 +233,7 @@ TWO_PLUGINS = {
         (TWO_PLUGINS, [f"{NAME} {OTHER_PLUGINS.format('ed25519, gssapi')}"]),
         (
             mariadb_row(NEW, password_last_changed=1, password_lifetime=5),
-            [f"the password of {NAME} expires: ALTER USER … PASSWORD EXPIRE NEVER, see postfix_doctor.report"],
+            [f"the password of {NAME} expires: ALTER USER … PASSWORD EXPIRE NEVER, see postfix_doctor.check"],
         ),
         # The server's default may be for ever.
         (mariadb_row(NEW, password_last_changed=1), []),

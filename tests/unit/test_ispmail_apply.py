@@ -222,7 +222,7 @@ def test_hosts_that_a_chroot_does_not_know(server, monkeypatch, runs, proxymap):
     monkeypatch.setattr("_ispmail_postfix.running", lambda _: runs)
     monkeypatch.setattr("_ispmail_postfix.refuse_reload", lambda _: None)
     monkeypatch.setattr(_ispmail_apply, "unaskable", lambda *_: ([], ["a doubt"]))
-    monkeypatch.setattr(_ispmail_apply, "_refuse_before_a_reload", lambda *_: [])
+    monkeypatch.setattr(_ispmail_apply, "refuse_before_a_reload", lambda *_: [])
     said = [
         f"ispmail:maps:{name}:hosts names db1, which can be resolved on this server, but not inside the chroot "
         f"{server.queue} (no): restart Postfix, by which"
@@ -525,7 +525,7 @@ def running(server, monkeypatch):
         inventory = _ispmail_inventory.read(str(server.directory))
         change = Change(str(server.directory), server.cache, (), {"virtual_alias_maps": "hash:/x"})
         after = _ispmail_inventory.changed(inventory, change.parameters)
-        warnings = _ispmail_apply._make(instance, change, {"a"}, inventory, after, runs)
+        warnings = _ispmail_apply.make(instance, change, {"a"}, inventory, after, runs)
         ((_, changed, is_running, asked),) = live
         assert (changed, is_running) == ({"a"}, runs_after)
         assert asked is after
@@ -600,14 +600,13 @@ def test_a_postfix_that_was_started_meanwhile_has_to_answer(running):
         ([], True, None, False),
     ],
 )
-def test_tables_of_others_that_a_reload_would_break(server, monkeypatch, broken, is_running, reply, ends):
-    monkeypatch.setattr(_ispmail_apply, "broken_others", lambda maps, inventory, running: broken)
+def test_tables_of_others_that_a_reload_would_break(monkeypatch, broken, is_running, reply, ends):
     monkeypatch.setattr("_ispmail_smtpd.ask", lambda _: reply or pytest.fail("smtpd is asked"))
-    arguments = server.complete(a={"parameter": "virtual_alias_maps"}), None, is_running
+    arguments = broken, None, is_running
     if ends:
         with pytest.raises(Failed) as caught:
-            _ispmail_apply._refuse_before_a_reload(*arguments)
+            _ispmail_apply.refuse_before_a_reload(*arguments)
         head = "Nothing was changed. Postfix works without these tables until its next reload, which this needs"
         assert str(caught.value) == f"{head}:\n- {BROKEN} (mend it, or take it out)"
     else:
-        assert _ispmail_apply._refuse_before_a_reload(*arguments) == list(map(str, broken))
+        assert _ispmail_apply.refuse_before_a_reload(*arguments) == list(map(str, broken))

@@ -699,3 +699,17 @@ def test_without_a_file_there_are_no_metrics():
         assert _ispmail_config.textfile(section) is None
     with pytest.raises(PillarFault, match="ispmail:watch:file is not a key of ispmail: is textfile meant"):
         _ispmail_config.instance("ispmail", {"watch": {"file": "/x.prom"}})
+
+
+@pytest.mark.parametrize("given", [{}, {"history": None}, *({"history": number} for number in (0, 1, 100))])
+def test_how_many_changes_can_be_undone(given):
+    section = {"database": {"password": "x"}, **given}
+    wanted = 5 if given.get("history") is None else given["history"]
+    found = _ispmail_config.instance("ispmail", section), _ispmail_config.complete("ispmail", section)
+    assert [each.history for each in found] == [wanted, wanted]
+
+
+@pytest.mark.parametrize("number", [-1, 101, True, False, "5", 2.0, [], {}])
+def test_a_number_of_changes_that_is_none(number):
+    with pytest.raises(PillarFault, match=r"- ispmail:history must be a whole number[^\n]*$"):
+        _ispmail_config.instance("ispmail", {"database": {"password": "x"}, "history": number})

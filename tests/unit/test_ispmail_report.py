@@ -1,4 +1,4 @@
-"""The table that postfix_doctor.report prints."""
+"""The table that postfix_doctor.check prints for people."""
 
 import pytest
 

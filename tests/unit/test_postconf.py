@@ -61,11 +61,10 @@ def test_parameters_are_set_and_taken_out(directory, tmp_path, test):
     }
     after = before if test else before.replace("relayhost = $ours", "relayhost = x")
     assert (tmp_path / "main.cf").read_text() == after
-    for names in ("biff", ["biff", "relay_domains"]):
-        done = postconf.unset(names, directory, **dry)
-        assert done == {"biff": {"old": "no", "new": None}} or (not test and not done and names != "biff")
+    nothing = {"biff": None, "relay_domains": None}
+    assert postconf.set_(nothing, directory, **dry) == {"biff": {"old": "no", "new": None}}
     assert ("biff" in (tmp_path / "main.cf").read_text()) is test
-    assert postconf.unset(None, directory) == {}
+    assert postconf.set_({}, directory) == {}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def test_parameters_are_set_and_taken_out(directory, tmp_path, test):
     [
         (postconf.get, 5, "a name or a list of names"),
         (postconf.get, {"biff": "no"}, "a name or a list of names"),
-        (postconf.unset, {"biff"}, "a name or a list of names"),
+        (postconf.get, {"biff"}, "a name or a list of names"),
         (postconf.set_, "biff", "a mapping of names to values"),
         (postconf.set_, [["biff", "no"]], "a mapping of names to values"),
         (postconf.set_, None, "a mapping of names to values"),
@@ -84,7 +83,7 @@ def test_parameters_of_another_kind_are_refused(directory, function, parameters,
         function(parameters, directory)
 
 
-@pytest.mark.parametrize(("function", "given"), [(postconf.get, []), (postconf.set_, [{}]), (postconf.unset, [[]])])
+@pytest.mark.parametrize(("function", "given"), [(postconf.get, []), (postconf.set_, [{}])])
 def test_a_directory_is_the_default_one_or_one_that_is_known(directory, monkeypatch, function, given):
     """Else whoever may call it could read and write any file of that name."""
     with pytest.raises(SaltInvocationError, match=r"^config_directory must be /etc/postfix, one that pillar names"):

@@ -63,24 +63,23 @@ def test_findings_for_programs(checked):
 
 
 def test_findings_for_people(checked):
-    """100 columns wide, if nothing else is asked for."""
-    assert postfix_doctor.report() == table(FINDINGS, 100) != table(FINDINGS, 60)
-    assert postfix_doctor.report("second", width=60) == table(FINDINGS, 60)
+    assert postfix_doctor.check(width=100) == table(FINDINGS, 100) != table(FINDINGS, 60)
+    assert postfix_doctor.check("second", width=60) == table(FINDINGS, 60)
     assert [targets[0].instance.pillar_key for targets, _, _ in checked] == ["ispmail", "second"]
 
 
 def test_a_width_that_is_none_is_refused_before_anything_is_asked(checked):
     with pytest.raises(SaltInvocationError, match="width"):
-        postfix_doctor.report(width=10)
+        postfix_doctor.check(width=10)
     assert checked == []
 
 
 def test_a_postfix_that_cannot_be_asked_is_an_error_of_salts(on_minion, monkeypatch):
     on_minion(postfix_doctor, **PILLAR)
     monkeypatch.setattr("_ispmail_doctor.check", fails(CannotAsk("there is no main.cf")))
-    for function in (postfix_doctor.check, postfix_doctor.report):
+    for width in (None, 100):
         with pytest.raises(CommandExecutionError, match=r"there is no main\.cf"):
-            function()
+            postfix_doctor.check(width=width)
 
 
 def test_what_pillar_says_of_each_instance(checked):
@@ -280,4 +279,4 @@ def test_a_file_that_cannot_be_written_is_a_fault_and_an_event(textfile, sent, m
     (found,) = postfix_doctor.check()
     assert found["result"] == "fault" and "writable for nobody else" in found["fix"]
     assert [each["check"] for each in sent[-1][1]["faults"]] == [METRICS] and len(sent) == 1
-    assert METRICS in postfix_doctor.report(width=300)
+    assert METRICS in postfix_doctor.check(width=300)

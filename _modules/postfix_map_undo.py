@@ -1,0 +1,87 @@
+"""Tell what the last changes of a Postfix instance replaced, and go back to it.
+
+The part of `postfix_map` that only somebody needs who wants to undo a change.
+"""
+
+import _ispmail_stamp
+
+_ispmail_stamp.require("d2b248d0ad45")
+
+import _ispmail_rollback
+from _ispmail_salt import answers, consumer_logins, instance, salt_errors
+
+__virtualname__ = "postfix_map"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def history(pillar="ispmail"):
+    """
+    List what the last applies, removals and rollbacks of this server replaced, the newest first, without secrets.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    Returns a list of dicts: ``entry``, the number by which ``rollback`` goes back to what was there before that change;
+    ``when``; ``act`` (``apply``, ``remove``, or ``rollback to 3``; ``(cut off)`` where the next change has to finish
+    it); and ``changes``, as ``apply`` returns them. Files that pillar does not name any more stand there with their
+    path. ``history`` in pillar says how many are kept.
+
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the history cannot be read.
+
+    Source: mysql_table(5), postconf(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.history
+    """
+    with salt_errors():
+        return _ispmail_rollback.history(
+            instance(__pillar__, pillar), consumer_logins(__pillar__, pillar), __opts__["cachedir"]
+        )
+
+
+def rollback(entry=None, pillar="ispmail", test=False):
+    """
+    Go back to what table files, main.cf and the consumers' option files were before a change in the history, all or
+    nothing. Each table file that comes back is asked before it goes live, and each login tried; Postfix is reloaded if
+    it runs; and if anything fails, everything is put back. Pillar is not changed: the next apply goes forward again. A
+    rollback is in the history too, so it can be undone.
+
+    entry : None
+        A number that ``history`` tells; None for the newest. That change and all after it are undone.
+
+    pillar : ispmail
+        The pillar key that holds the configuration.
+
+    test : False
+        Whether only to tell what would be done. What would come back is asked all the same, from memory.
+
+    Returns a dict as ``apply`` does; ``maps`` and ``consumers`` are 0.
+
+    Raises SaltInvocationError for faults in pillar, and for an entry that is not there (it lists those that are);
+    CommandExecutionError where a map could not be asked, as after a change of the password at the database, where
+    somebody else has changed a file or parameter since, or where a file could not be written; everything is as before
+    then.
+
+    Source: mysql_table(5), postmap(1), postconf(1), postfix(1)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' postfix_map.rollback test=True
+    """
+    with salt_errors():
+        return _ispmail_rollback.rollback(
+            instance(__pillar__, pillar),
+            consumer_logins(__pillar__, pillar),
+            answers(__pillar__, __opts__, pillar),
+            entry,
+            __opts__["cachedir"],
+            test,
+        ).describe()

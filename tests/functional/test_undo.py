@@ -1,0 +1,236 @@
+"""postfix_map.history and rollback on a real Postfix and a real MariaDB: what is kept, and the way back."""
+
+import os
+import stat
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from lab.postfix import write_cold
+from lab.smtp import Load
+
+from ..conftest import PASSWORD
+from .test_apply import ANSWERED, GUIDES, contents, everything, managed, replies
+
+UNKNOWN = dict.fromkeys(ANSWERED, 554)
+OTHER = {"virtual_alias_maps": {"query": "SELECT destination FROM virtual_aliases WHERE '%s' = source"}}
+MORE = {
+    **OTHER,
+    "more": {"parameter": "virtual_alias_maps", "query": "SELECT 'x@y.test' FROM virtual_users WHERE email='no%s'"},
+}
+
+
+def history(minion):
+    return minion.call("postfix_map.history")
+
+
+def rollback(minion, *arguments, **options):
+    return minion.call("postfix_map.rollback", *arguments, **options)
+
+
+def folder(minion, postfix):
+    return minion.cache / "postfix_change" / (quote(str(postfix.config_directory), safe="") + ".history")
+
+
+def state(postfix):
+    """What Postfix reads: each file as it is, main.cf by its values."""
+    files = {path: facts for path, facts in contents(postfix).items() if not path.endswith("/main.cf")}
+    return files, postfix.postconf()
+
+
+def applied(minion, pillar, **sections):
+    minion.pillar = pillar(**sections)
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    return result
+
+
+def test_a_change_is_undone_and_done_again(minion, postfix, pillar):
+    """The newest by default; a rollback is a change too, so that it can be undone."""
+    assert history(minion) == []
+    first = applied(minion, pillar)
+    before = state(postfix)
+    second = applied(minion, pillar, maps=MORE)
+    after = state(postfix)
+    newest, oldest = history(minion)
+    assert (newest["entry"], oldest["entry"], newest["act"]) == ("2", "1", "apply")
+    assert newest["changes"]["main.cf"] == second["changes"]["main.cf"]
+    assert newest["changes"]["virtual_alias_maps"] == second["changes"]["virtual_alias_maps"]
+    assert oldest["changes"].keys() == first["changes"].keys()
+    would = rollback(minion, test=True)
+    assert state(postfix) == after and len(history(minion)) == 2
+    done = rollback(minion)
+    assert done["changes"] == would["changes"] and done["reloaded"] is True
+    assert done["changes"]["more"] == {"file": {"old": f"{postfix.config_directory}/mariadb-more.cf", "new": None}}
+    assert any("pillar was not changed" in each for each in done["warnings"])
+    assert state(postfix) == before and replies(postfix) == ANSWERED
+    assert history(minion)[0]["act"] == "rollback to 2"
+    rollback(minion)
+    assert state(postfix) == after and replies(postfix) == ANSWERED
+    assert managed(minion)["changes"] == {}
+
+
+def test_back_to_an_older_entry(minion, postfix, pillar):
+    """All that came after it is undone too: here everything, then all of that again."""
+    start = state(postfix)
+    applied(minion, pillar)
+    applied(minion, pillar, maps=OTHER)
+    applied(minion, pillar, maps=MORE)
+    after = state(postfix)
+    assert rollback(minion, 1)["changes"].keys() == {*GUIDES, "more", "main.cf"}
+    assert state(postfix) == start and replies(postfix) == UNKNOWN
+    again = rollback(minion, "1")
+    assert again["changes"] == {} and "as it was before change 1" in again["warnings"][0]
+    rollback(minion)
+    assert state(postfix) == after and replies(postfix) == ANSWERED
+
+
+def test_a_removal_is_undone(minion, postfix, pillar):
+    """Deleted table files come back, with the owner and mode that they had."""
+    applied(minion, pillar)
+    before = state(postfix)
+    minion.call("postfix_map.remove")
+    assert replies(postfix) == UNKNOWN and history(minion)[0]["act"] == "remove"
+    with Load(postfix.port, {"joe@elsewhere.test": 554}, rate=50) as load:
+        rollback(minion)
+    assert load.stop().failed == 0
+    assert state(postfix) == before and replies(postfix) == ANSWERED
+
+
+def test_a_rollback_under_load_loses_nothing(minion, postfix, pillar):
+    applied(minion, pillar)
+    applied(minion, pillar, maps=MORE)
+    with Load(postfix.port, ANSWERED, rate=100) as load:
+        for _ in range(4):
+            rollback(minion)
+    report = load.stop()
+    assert report.failed == 0 and report.count > 100, str(report)
+
+
+def test_what_is_kept_is_for_root_only_and_the_last_five(minion, postfix, pillar):
+    for number in range(7):
+        applied(
+            minion,
+            pillar,
+            database={"hosts": pillar()["ispmail"]["database"]["hosts"]},
+            maps={"virtual_alias_maps": {"expansion_limit": 100 + number}},
+        )
+    assert managed(minion)["changes"] == {}
+    found = folder(minion, postfix)
+    assert sorted(path.name for path in found.iterdir()) == list("34567")
+    modes = {path: (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) for path in [found, *found.iterdir()]}
+    assert modes == {path: (0o700 if path == found else 0o600, 0) for path in modes}
+    assert [each["entry"] for each in history(minion)] == list("76543")
+    with pytest.raises(SaltInvocationError, match=r"has no such entry, .*: it has 7 \(apply, .*\), 6 "):
+        rollback(minion, "2")
+    applied(minion, pillar, maps=OTHER, history=1)
+    assert [path.name for path in found.iterdir()] == ["8"]
+    applied(minion, pillar, history=0)
+    assert list(found.iterdir()) == [] and history(minion) == []
+    with pytest.raises(SaltInvocationError, match="there is nothing to go back to"):
+        rollback(minion)
+
+
+@pytest.fixture
+def other_account(mariadb):
+    mariadb.sql("CREATE OR REPLACE USER other@'127.0.0.1' IDENTIFIED BY 'canary-Old9'")
+    mariadb.sql("GRANT SELECT ON mailserver.* TO other@'127.0.0.1'")
+    mariadb.sql("CREATE OR REPLACE USER other@localhost IDENTIFIED BY 'canary-Old9'")
+    mariadb.sql("GRANT SELECT ON mailserver.* TO other@localhost")
+    yield {"user": "other", "password": "canary-Old9"}
+    mariadb.sql("DROP USER other@'127.0.0.1', other@localhost")
+
+
+def test_an_old_password_is_refused_before_it_goes_live(minion, postfix, pillar, mariadb, other_account):
+    """And no secret is in what is told, or logged."""
+    applied(minion, pillar, database=other_account)
+    applied(minion, pillar)
+    done = rollback(minion)
+    assert done["changes"]["virtual_alias_maps"]["password"] == {"old": "***", "new": "***"}
+    assert replies(postfix) == ANSWERED
+    said = [done, history(minion), rollback(minion)]
+    for host in ("127.0.0.1", "localhost"):
+        mariadb.sql("ALTER USER other@%s IDENTIFIED BY 'canary-New9'", host)
+    before, kept = everything(postfix), history(minion)
+    for test in (True, False):
+        with Load(postfix.port, ANSWERED, rate=50) as load, pytest.raises(CommandExecutionError) as raised:
+            rollback(minion, test=test)
+        assert load.stop().failed == 0
+        said.append(str(raised.value))
+        assert (
+            "Nothing was changed, Postfix answers as before" in said[-1]
+            and "Access denied for user 'other'" in said[-1]
+        )
+    assert everything(postfix) == before and history(minion) == kept
+    log = minion.log_file.read_text() if minion.log_file.exists() else ""
+    assert not [secret for secret in (PASSWORD, "canary-") if secret in str(said) + log]
+
+
+def test_what_somebody_else_has_changed_since_is_not_overwritten(minion, postfix, pillar):
+    applied(minion, pillar)
+    applied(minion, pillar, maps=MORE)
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    kept = file.read_text()
+    write_cold(file, kept + "expansion_limit = 7\n", 0o640, "postfix")
+    held = postfix.postconf("virtual_alias_maps")["virtual_alias_maps"]
+    postfix.command("postconf", "-e", f"virtual_alias_maps={held}, inline:{{{{a@x.test = b@x.test}}}}")
+    before = everything(postfix)
+    for test in (True, False):
+        with pytest.raises(CommandExecutionError, match=r"virtual_alias_maps in .* was changed by somebody else since"):
+            rollback(minion, test=test)
+    assert everything(postfix) == before
+    postfix.command("postconf", "-e", f"virtual_alias_maps={held}")
+    before = everything(postfix)
+    with pytest.raises(CommandExecutionError, match=f"{file} was changed or deleted by somebody else since"):
+        rollback(minion)
+    assert everything(postfix) == before
+    assert managed(minion)["result"] is True
+    rollback(minion, 2)
+    assert replies(postfix) == ANSWERED and not (postfix.config_directory / "mariadb-more.cf").exists()
+
+
+def test_a_table_that_somebody_wrote_by_hand_comes_back_as_it_was(minion, postfix, pillar, mariadb):
+    """Also what no pillar has: comments, another layout, keys of an old interface, mode and owner."""
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    text = (
+        f"# by hand\nhosts=127.0.0.1:{mariadb.port}\nuser =mailserver\npassword = {PASSWORD}\ndbname=mailserver\n"
+        "table = virtual_aliases\nselect_field = destination\nwhere_field = source\n"
+    )
+    write_cold(file, text, 0o600)
+    postfix.write_main_cf(virtual_alias_maps=f"mysql:{file}")
+    before = state(postfix)
+    applied(minion, pillar)
+    assert file.read_text() != text
+    rollback(minion)
+    assert state(postfix) == before
+    # The copy that the apply had made is its own.
+    assert not Path(f"{file}.before-ispmail").exists()
+
+
+def test_a_table_of_others_that_is_gone_is_not_asked_again(minion, postfix, pillar):
+    """What else the parameters name is as important as our own tables: 451 for all."""
+    table = postfix.config_directory / "virtual"
+    write_cold(table, "a@x.test b@x.test\n")
+    postfix.command("postconf", "-e", f"virtual_alias_maps=texthash:{table}")
+    applied(minion, pillar)
+    minion.call("postfix_map.remove")
+    table.rename(f"{table}.away")
+    with pytest.raises(CommandExecutionError, match=f"virtual_alias_maps also asks texthash:{table}, which is not"):
+        rollback(minion)
+    assert replies(postfix) == UNKNOWN
+    Path(f"{table}.away").rename(table)
+    rollback(minion)
+    assert replies(postfix) == ANSWERED
+    rollback(minion, 1)
+    assert postfix.postconf("virtual_alias_maps")["virtual_alias_maps"] == f"texthash:{table}"
+
+
+def test_an_apply_that_was_put_back_leaves_no_entry(minion, postfix, pillar):
+    applied(minion, pillar)
+    minion.pillar = pillar(maps={"virtual_alias_maps": {"query": "SELECT 1 FROM no_such_table WHERE a='%s'"}})
+    assert managed(minion)["result"] is False
+    assert [each["entry"] for each in history(minion)] == ["1"]
+    assert [path.name for path in folder(minion, postfix).iterdir()] == ["1"]
+    assert os.listdir(minion.cache / "postfix_change")

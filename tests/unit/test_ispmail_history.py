@@ -1,0 +1,226 @@
+"""What is kept of a change: how it is written, what becomes of it, and what a second change makes of a cut-off one."""
+
+import os
+import stat
+
+import pytest
+
+import _ispmail_files
+import _ispmail_history
+from _ispmail_errors import Failed
+from _ispmail_files import File
+from _ispmail_history import Entry, History, Replaced, Values
+
+OLD, NEW, OTHER, FIRST = b"password = old\xff\n", b"password = new\n", b"password = third\n", b""
+
+
+@pytest.fixture
+def history(tmp_path):
+    return History(str(tmp_path / "history"))
+
+
+def entry(*files, act="apply", parameters=None, of_postfix=True):
+    return Entry(0, 1_700_000_000, act, of_postfix, tuple(files), parameters or {})
+
+
+def replaced(path="/etc/postfix/a\udcff.cf", before=OLD, after=NEW):
+    return Replaced(File(path, before, 0, 7, 0o640), File(path, after, 0, 8, 0o600))
+
+
+FULL = entry(replaced(), replaced("/b", None), replaced("/c", OLD, None), parameters={"x": Values(None, "y")})
+
+
+def kept(history, *entries, keep=5):
+    for each in entries:
+        history.prepare(each, keep)
+        history.commit(keep)
+
+
+def names(history):
+    folder = os.path.dirname(history.path)
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else None
+
+
+def test_what_is_written_is_read(history):
+    """Any byte, any name, a file that is not there, and a parameter that is not set."""
+    kept(history, FULL)
+    assert history.entries(interrupted=False) == [FULL._replace(number=1)]
+    assert repr(FULL) == repr(history.entries(interrupted=True)[0]._replace(number=0))
+
+
+def test_only_root_may_read_it(history, tmp_path):
+    before = os.umask(0)
+    try:
+        kept(history, FULL)
+        history.prepare(FULL, 5)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(os.stat(path).st_mode) for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o600} and stat.S_IMODE((tmp_path / "history").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("keep", "left"), [(5, "23456"), (2, "56"), (1, "6"), (0, "")])
+def test_only_the_newest_are_kept(history, keep, left):
+    kept(history, *[FULL] * 5, keep=10)
+    kept(history, FULL, keep=keep or 10)
+    history.commit(keep)
+    assert names(history) == list(left)
+
+
+def test_the_highest_number_is_the_newest(history):
+    kept(history, *[FULL] * 11, keep=3)
+    assert [each.number for each in history.entries(interrupted=False)] == [11, 10, 9]
+
+
+@pytest.mark.parametrize(("keep", "change"), [(0, FULL), (5, entry())])
+def test_nothing_is_written_where_nothing_is_to_be_kept(history, keep, change):
+    kept(history, change, keep=keep)
+    assert names(history) is None and history.entries(interrupted=True) == []
+    history.prepare(FULL, 5)
+    history.prepare(change, keep)
+    assert names(history) == []
+
+
+def test_what_was_prepared_is_no_entry_until_its_change_is_live(history):
+    history.prepare(FULL, 5)
+    assert names(history) == ["pending"] and history.entries(interrupted=False) == []
+    assert history.entries(interrupted=True) == [FULL._replace(number=1, interrupted=True)]
+    history.drop()
+    assert names(history) == []
+    history.drop()
+    history.commit(5)
+    assert history.entries(interrupted=True) == []
+
+
+def test_what_a_kill_has_left_half_written_is_removed(history):
+    history.prepare(FULL, 5)
+    half = f"{history.path}.new"
+    os.rename(history.path, half)
+    assert history.entries(interrupted=True) == []
+    history.drop()
+    assert names(history) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"made": 1, "act": "x", "of_postfix": true, "files": 5}'])
+def test_a_damaged_entry_is_named_and_not_quoted(history, content):
+    """One that is damaged is no reason to refuse an apply, which asks only for the pending one."""
+    kept(history, FULL)
+    folder = os.path.dirname(history.path)
+    for name in ("1", "pending"):
+        with open(os.path.join(folder, name), "w") as stream:
+            stream.write(content)
+    with pytest.raises(Failed, match=r"history/1 is not as this version writes it: move it away$"):
+        history.entries(interrupted=True)
+    assert history.interrupted() is None
+
+
+def test_files_of_others_are_no_entries(history):
+    kept(history, FULL)
+    folder = os.path.dirname(history.path)
+    for name in ("0", "01", "1.bak", "x", "-1"):
+        with open(os.path.join(folder, name), "w"):
+            pass
+    assert [each.number for each in history.entries(interrupted=True)] == [1]
+
+
+@pytest.mark.parametrize("act", ["prepare", "commit", "drop", "entries"])
+def test_an_error_of_the_system_is_a_sentence(history, tmp_path, act):
+    (tmp_path / "history").write_text("")
+    does = {
+        "prepare": lambda: history.prepare(FULL, 5),
+        "commit": lambda: history.commit(5),
+        "drop": history.drop,
+        "entries": lambda: history.entries(interrupted=False),
+    }
+    with pytest.raises(Failed, match=r"cannot be (written|removed|read): (Not a directory|File exists)$"):
+        does[act]()
+
+
+def test_an_entry_that_goes_meanwhile_is_left_out(history, monkeypatch):
+    kept(history, FULL, FULL)
+    monkeypatch.setattr(history, "_numbers", lambda: [3, 2, 1])
+    assert [each.number for each in history.entries(interrupted=False)] == [2, 1]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A function that writes a file and gives its path."""
+
+    def write(name, content):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+def becomes(path, content):
+    return File(path, content, os.getuid(), os.getgid(), 0o644)
+
+
+def told(new=(), parameters=None, earlier=None, held=None):
+    found, values = _ispmail_history.replaced(new, parameters or {}, earlier, lambda: held or {})
+    return [(each.before.content, each.after.content) for each in found], values
+
+
+def test_what_a_change_replaces(files):
+    """Not what it leaves as it is."""
+    same = _ispmail_files.read(files("same", OLD))
+    new = [becomes(files("a", OLD), NEW), same, becomes(files("b", None), NEW), becomes(files("c", OLD), None)]
+    new += [same._replace(mode=same.mode ^ 0o040), File(files("gone", None), None, 1, 1, 1)]
+    values = {"x": Values("a,  b", "a, b"), "y": Values("a", "b"), "z": Values(None, None)}
+    assert told(new, values) == ([(OLD, NEW), (OLD, OLD), (None, NEW), (OLD, None)], {"y": Values("a", "b")})
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "before"),
+    [
+        # The change that was cut off had replaced it, and this one finishes that, or does not touch it, or goes back;
+        # or an even earlier one that was cut off had.
+        (NEW, OTHER, (OLD, OTHER)),
+        (NEW, NEW, (OLD, NEW)),
+        (NEW, None, (OLD, NEW)),
+        (NEW, OLD, (OLD, OLD)),
+        (FIRST, NEW, (OLD, NEW)),
+        (FIRST, None, (OLD, FIRST)),
+        # It had not come so far.
+        (OLD, NEW, (OLD, NEW)),
+        (OLD, None, (OLD, OLD)),
+        # Somebody else has written it since.
+        (OTHER, NEW, (OTHER, NEW)),
+        (OTHER, None, None),
+    ],
+)
+def test_a_change_that_finishes_another_one(files, now, then, before):
+    """Files and parameters alike: to go back is to go to what was there before either. None: not touched."""
+    path = files("a", now)
+    owned = _ispmail_files.read(path)
+    earlier = entry(
+        Replaced(owned._replace(content=OLD), owned._replace(content=NEW), (FIRST,)),
+        parameters={"x": Values(str(OLD), str(NEW), (str(FIRST),))},
+    )
+    new = [] if then is None else [owned._replace(content=then)]
+    values = {} if then is None else {"x": Values(str(now), str(then))}
+    found, values = told(new, values, earlier, {"x": str(now)})
+    assert found == ([before] if before else [])
+    between = () if now == OTHER else (str(NEW), str(FIRST))
+    assert values == ({"x": Values(*map(str, before), between)} if before else {})
+
+
+def test_a_change_that_goes_back_leaves_no_entry(history):
+    """Until it is at its end what was cut off stays known: it may be cut off too."""
+    back = Replaced(FULL.files[0].before, FULL.files[0].before, (NEW,))
+    history.prepare(FULL, 5)
+    history.prepare(entry(back, parameters={"x": Values("a", "a", ("b", None))}), 5)
+    (kept,) = history.entries(interrupted=True)
+    assert kept.files == (back,) and kept.parameters == {"x": Values("a", "a", ("b", None))}
+    history.commit(5)
+    assert names(history) == []
+
+
+def test_an_entry_has_only_what_its_change_has_changed(history):
+    back = Replaced(FULL.files[0].before, FULL.files[0].before, (NEW,))
+    kept(history, entry(back, FULL.files[1], parameters={"x": Values("a", "a", ("b",)), "y": Values("a", "b")}))
+    (found,) = history.entries(interrupted=True)
+    assert (found.files, found.parameters) == ((FULL.files[1],), {"y": Values("a", "b")})
