@@ -226,7 +226,7 @@ ANSWERS: dict[str, str] = {
     "postfix_map.apply": r"maps:\n +4",
     "postfix_map.remove": r"new:\n +None\n +old:\n +mysql:/etc/postfix/mariadb-smtpd-sender-login-maps\.cf",
     "postfix_map.fingerprints": r"virtual_alias_maps:\n +[0-9a-f]{32}",
-    "postconf.get '[message_size_limit, smtpd_banner]'": r"smtpd_banner:\n +",
+    "postconf.get '[virtual_alias_maps, myhostname]'": r"myhostname:\n +\S",
     "postconf.get": "mysql:/etc/postfix/mariadb-virtual-alias-maps.cf",
     "postconf.set": r"new:\n +20480000",
     "postconf.unset": r"mx1:\n +-+\s*\Z",
