@@ -225,16 +225,18 @@ ANSWERS: dict[str, str] = {
     "postfix_map.compare": r"faults:\n +maps:\n +4",
     "postfix_map.apply": r"maps:\n +4",
     "postfix_map.remove": r"new:\n +None\n +old:\n +mysql:/etc/postfix/mariadb-smtpd-sender-login-maps\.cf",
+    "postfix_map.history": r"act:\n +apply$",
+    "postfix_map.rollback": r"smtpd_sender_login_maps:\n(.*\n)* +new:\n +mysql:/etc/postfix/mariadb-smtpd-sender",
     "postfix_map.fingerprints": r"virtual_alias_maps:\n +[0-9a-f]{32}",
     "postconf.get '[virtual_alias_maps, myhostname]'": r"myhostname:\n +\S",
     "postconf.get": "mysql:/etc/postfix/mariadb-virtual-alias-maps.cf",
+    "message_size_limit: null": r"mx1:\n +-+\s*\Z",
     "postconf.set": r"new:\n +20480000",
-    "postconf.unset": r"mx1:\n +-+\s*\Z",
     "postfix_database.read": "SELECT ON `mailserver`",
     "postfix_database.refused": _NOTHING,
     "postfix_database.holders": r"unnamed:\s*\Z",
     "postfix_database.": r"changes:\n +-+\n +warnings:\s*\Z",
-    "postfix_doctor.report": r"result +check +where +fix\n(.*\n)* +ok +smtpd can ask its maps",
+    "postfix_doctor.check width=": r"result +check +where +fix\n(.*\n)* +ok +smtpd can ask its maps",
     "postfix_doctor.check": r"check:\n +files and main\.cf are as pillar says",
     "event.send": r"\ATrue$",
     "ispmail.new_password main test=True": "- write a new password to sdb",
@@ -271,7 +273,6 @@ OF_DEVELOPERS = r"(\w+=\S+ )*(\$\(bin/setup\) -m |bin/test\b|python -m tests\.)"
 # The blocks that are no command and no configuration: the page and how the block begins, and what it is. What no key of
 # Salt or of ours begins, on a page of figures, is one.
 SHOWN = {
-    ("README.md", "this project, 5 rotations:"): "figures",
     ("docs/rotation.md", "main: Nobody holds"): "what a rotation prints, see tests/unit/test_ispmail_rotation.py",
     ("docs/messages.md", "Pillar has errors"): "a fault, see tests/unit/test_ispmail_tablefile.py",
     ("docs/operations.md", "site  server"): "a table, see tests/unit/test_ispmail_status.py",

@@ -7,6 +7,7 @@ Which commands these are, and what each has to answer, is in tests/pages.py. In 
 import concurrent.futures
 import contextlib
 import itertools
+import json
 import re
 import shutil
 import sqlite3
@@ -50,7 +51,7 @@ ispmail:
 """
 # What changes nothing and needs no order: such commands that follow one another are typed at the same time.
 LOOK = re.compile(
-    r"postfix_map\.(found( config|$)|lookup|read|answers|probe|compare|consumers|old_processes|fingerprints)"
+    r"postfix_map\.(found( config|$)|lookup|read|answers|probe|compare|consumers|old_processes|fingerprints|history)"
     r"|postconf\.get|postfix_database\.(read|refused|holders)|postfix_doctor\.|ispmail\.(version|sites|holders|prove)|sys\.doc"
 )
 SECOND = "/etc/postfix-submission"
@@ -76,6 +77,14 @@ class Reader:
         self.keep(new)
         said = self.type(command.text)
         assert wait_until(lambda: self.database.logs_in(new) and not self.database.logs_in(f"{CORE}-one"), 60)
+        return said
+
+    def undo(self, command):
+        """Make a change, type the command that goes back to what was before it, and bring pillar about again."""
+        self.type("salt mx1 postfix_map.remove '[smtpd_sender_login_maps]'")
+        (newest, *_) = json.loads(self.type("salt mx1 postfix_map.history --out=json"))["mx1"]
+        said = self.type(re.sub(r"rollback \d+", f"rollback {newest['entry']}", command.text))
+        self.type("salt mx1 state.apply ispmail")
         return said
 
     def keep(self, password):
@@ -142,7 +151,9 @@ def test_each_command_does_what_the_page_says(reader):
     wrong = []
 
     def type_(command):
-        said = reader.send(command) if "event.send" in command.key else reader.type(command.text)
+        special = {"event.send": reader.send, "postfix_map.rollback": reader.undo}
+        said = next((way(command) for text, way in special.items() if text in command.key), None)
+        said = reader.type(command.text) if said is None else said
         if not re.search(pages.answer(command), said, re.MULTILINE):
             wrong.append(f"{command}\n{said}")
 

@@ -13,6 +13,7 @@ import _ispmail_sites
 from lab.minion import REPOSITORY
 
 from .. import pages
+from .test_documentation import called, public_functions
 
 BLOCKS = [block for page in pages.PAGES for block in pages.blocks(page)]
 COMMANDS = [command for page in pages.PAGES for command in pages.commands(page)]
@@ -34,6 +35,22 @@ def test_each_command_is_typed_by_a_test():
         if command.key not in {*elsewhere, *pages.NOT_TYPED, *OF_DEVELOPERS} and pages.answer(command) is None
     ]
     assert not untyped, "\n".join(["type them in a test, or give tests/pages.py a word of their answers:", *untyped])
+
+
+def test_each_function_of_ours_that_a_page_names_is_there():
+    """A command is typed by a test that needs servers, and a name in a sentence by none."""
+    ours = {f"{called(file)}.{name}" for file, name, _ in (given.values for given in public_functions())}
+    ours |= {f"ispmail.{path.stem}" for path in REPOSITORY.glob("salt/ispmail/*.sls")}
+    modules = "|".join(sorted({each.partition(".")[0] for each in ours}))
+    named = {
+        f"{page}: {name}"
+        for page in pages.PAGES
+        for code in re.findall(r"`([^`]+)`|^ {4,}(.*)$", (REPOSITORY / page).read_text(), re.MULTILINE)
+        for name in re.findall(rf"(?<![\w/.:-])(?:{modules})\.[a-z_]+(?=[\s`,)]|$)", " ".join(code))
+    }
+    assert len(named) > 100
+    wrong = sorted(each for each in named if each.partition(": ")[2] not in ours)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_nothing_is_declared_that_no_page_has():
