@@ -34,10 +34,14 @@ def test_salts_options_that_keep_pillar_in_a_cache(series):
 
 
 def test_every_public_function_has_its_turn():
-    named = {f"{file.stem}.{node.name.rstrip('_')}" for file in (REPOSITORY / "_modules").glob("*.py")
-             for node in ast.parse(file.read_text()).body
-             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}  # fmt: skip
-    named = {re.sub("_(ask|change|undo)[.]", ".", name) for name in named}
+    named = set()
+    for file in (REPOSITORY / "_modules").glob("*.py"):
+        text = file.read_text()
+        module = re.search('^__virtualname__ = "(.+)"$', text, re.MULTILINE)
+        functions = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+        named |= {
+            f"{module[1] if module else file.stem}.{name.rstrip('_')}" for name in functions if not name.startswith("_")
+        }
     assert named == set(leaks.FUNCTIONS)
     slses = {file.stem for file in (REPOSITORY / "salt" / "ispmail").glob("*.sls")}
     assert slses == {*leaks.SLS, "init", "clean", "packages"}
