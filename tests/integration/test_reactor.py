@@ -7,6 +7,7 @@ Somebody else changes the password, and nobody tells.
 
 import contextlib
 import json
+import re
 import time
 
 import pytest
@@ -87,13 +88,16 @@ def test_the_beacon_heals_what_somebody_else_has_changed(running, name, capsys):
     assert report.failed > 0 and [each for each in report.failures if each.at > began] == [], report.examples
 
 
-def test_the_doctor_tells_of_a_fault_once_and_when_it_is_gone(running):
-    """By the schedule that docs/pillar/watch.sls has."""
+def test_a_fault_is_in_an_event_once_in_the_metrics_and_in_the_status_until_it_is_gone(running):
+    """By the schedule that docs/pillar/watch.sls has: within an interval of it."""
     check = "the table file is private"
     with scratch() as path, DATABASES["mariadb"](path / "db") as database, Postfix(path / "mail") as postfix:
         database.begin()
         database.give("mailserver", OLD)
         content = pillar(database, postfix, READERS[1], "mailserver", OLD)
+        metrics = path / "metrics" / "ispmail.prom"
+        metrics.parent.mkdir()
+        content["ispmail"]["watch"] = {"textfile": str(metrics)}
         (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
         assert running.call("saltutil.refresh_pillar", "wait=True") is True
         running.call("state.apply", "ispmail")
@@ -103,16 +107,27 @@ def test_the_doctor_tells_of_a_fault_once_and_when_it_is_gone(running):
         def told():
             return [data["data"] for tag, data in bus.events if tag == "ispmail/doctor/fault"]
 
+        def counted():
+            (line,) = re.findall("^ispmail_doctor_faults.* ([0-9.]+)$", metrics.read_text(), re.MULTILINE)
+            return float(line)
+
+        def is_in_status():
+            return any(check in reason for reason in running.run("ispmail.status")["reasons"])
+
         (table,) = postfix.config_directory.glob("*-virtual-alias-maps.cf")
         time.sleep(12)
-        before = len(told())
+        before, others = len(told()), counted()
+        assert not is_in_status()
         table.chmod(0o644)
         assert wait_until(lambda: len(told()) > before, 60), "the doctor's schedule has told of nothing"
         (found,) = [each for each in told()[-1]["faults"] if each["check"] == check]
         assert found["where"] == "virtual_alias_maps", found
+        assert counted() == others + 1
+        assert is_in_status()
         time.sleep(12)
         assert len(told()) == before + 1, "it was told of twice"
         table.chmod(0o640)
         assert wait_until(lambda: len(told()) == before + 2, 60)
         assert check not in str(told()[-1])
+        assert counted() == others and not is_in_status()
         assert CORE not in str(bus.stop())
