@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a34998ae132c")
+_ispmail_stamp.require("aaac1a6448c1")
 
 import contextlib
 import json

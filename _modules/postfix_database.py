@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a34998ae132c")
+_ispmail_stamp.require("aaac1a6448c1")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -8,7 +8,7 @@ Salt loads postfix_map_ask and postfix_map_change, the other parts of the module
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a34998ae132c")
+_ispmail_stamp.require("aaac1a6448c1")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a34998ae132c")
+_ispmail_stamp.require("aaac1a6448c1")
 
 import _ispmail_answers
 import _ispmail_classes

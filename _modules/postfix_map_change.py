@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a34998ae132c")
+_ispmail_stamp.require("aaac1a6448c1")
 
 import _ispmail_apply
 import _ispmail_compare
