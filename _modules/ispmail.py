@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d2b248d0ad45")
+_ispmail_stamp.require("56e492d67f9f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

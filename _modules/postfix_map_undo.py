@@ -5,10 +5,10 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d2b248d0ad45")
+_ispmail_stamp.require("56e492d67f9f")
 
 import _ispmail_rollback
-from _ispmail_salt import answers, consumer_logins, instance, salt_errors
+from _ispmail_salt import salt_errors, undoable
 
 __virtualname__ = "postfix_map"
 
@@ -29,7 +29,8 @@ def history(pillar="ispmail"):
     it); and ``changes``, as ``apply`` returns them. Files that pillar does not name any more stand there with their
     path. ``history`` in pillar says how many are kept.
 
-    Raises SaltInvocationError for faults in pillar, CommandExecutionError where the history cannot be read.
+    Raises SaltInvocationError where pillar does not tell which Postfix it is (its other faults do not matter),
+    CommandExecutionError where the history cannot be read.
 
     Source: mysql_table(5), postconf(1)
 
@@ -40,9 +41,8 @@ def history(pillar="ispmail"):
         salt '*' postfix_map.history
     """
     with salt_errors():
-        return _ispmail_rollback.history(
-            instance(__pillar__, pillar), consumer_logins(__pillar__, pillar), __opts__["cachedir"]
-        )
+        instance, consumers, _ = undoable(__pillar__, __opts__, pillar)
+        return _ispmail_rollback.history(instance, consumers, __opts__["cachedir"])
 
 
 def rollback(entry=None, pillar="ispmail", test=False):
@@ -63,10 +63,10 @@ def rollback(entry=None, pillar="ispmail", test=False):
 
     Returns a dict as ``apply`` does; ``maps`` and ``consumers`` are 0.
 
-    Raises SaltInvocationError for faults in pillar, and for an entry that is not there (it lists those that are);
-    CommandExecutionError where a map could not be asked, as after a change of the password at the database, where
-    somebody else has changed a file or parameter since, or where a file could not be written; everything is as before
-    then.
+    Raises SaltInvocationError where pillar does not tell which Postfix it is (its other faults do not matter), and for
+    an entry that is not there (it lists those that are); CommandExecutionError where a map could not be asked, as after
+    a change of the password at the database, where somebody else has changed a file or parameter since, or where a file
+    could not be written; everything is as before then.
 
     Source: mysql_table(5), postmap(1), postconf(1), postfix(1)
 
@@ -77,11 +77,5 @@ def rollback(entry=None, pillar="ispmail", test=False):
         salt '*' postfix_map.rollback test=True
     """
     with salt_errors():
-        return _ispmail_rollback.rollback(
-            instance(__pillar__, pillar),
-            consumer_logins(__pillar__, pillar),
-            answers(__pillar__, __opts__, pillar),
-            entry,
-            __opts__["cachedir"],
-            test,
-        ).describe()
+        found = undoable(__pillar__, __opts__, pillar)
+        return _ispmail_rollback.rollback(*found, entry, __opts__["cachedir"], test).describe()

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d2b248d0ad45")
+_ispmail_stamp.require("56e492d67f9f")
 
 from _ispmail_salt import state
 

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d2b248d0ad45")
+_ispmail_stamp.require("56e492d67f9f")
 
 from _ispmail_salt import state
 

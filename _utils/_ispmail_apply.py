@@ -78,7 +78,11 @@ def _apply_to_postfix(
     files = (*difference.files, *found.option_files.files)
     expected = difference.settings.relied_on(difference.parameters)
     parameters = difference.parameters
-    change = Change(directory, cache_directory, files, parameters, expected, queue_directory, keep=instance.history)
+    change = Change(
+        *(directory, cache_directory, files, parameters, expected, queue_directory),
+        keep=instance.history,
+        named=_ispmail_transaction.named((each.path for each in after.tables), files),
+    )
     if test:
         _ispmail_transaction.rehearse(change)
     else:

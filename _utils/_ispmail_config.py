@@ -49,6 +49,8 @@ _KINDS: dict[type, str] = {
     str: "a text",
     int: "a whole number",
 }
+# The pillar key of the main instance.
+MAIN = "ispmail"
 # How many changes can be undone where pillar does not say it, and at the most: each keeps old passwords.
 _HISTORY, _LONGEST_HISTORY = 5, 100
 _MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
@@ -152,6 +154,25 @@ def instance(pillar_key: str, section: object) -> Instance:
     found, faults = _instance(pillar_key, _ours(pillar_key, section))
     if faults:
         raise PillarFault(pillar_key, faults)
+    return found
+
+
+def legible(pillar_key: str, section: object) -> Instance:
+    """Read the same as far as it can be read: enough to undo what pillar asked for.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it.
+
+    Raises:
+        PillarFault: Which Postfix it is cannot be told.
+    """
+    config = _ours(pillar_key, section)
+    found, faults = _instance(pillar_key, config)
+    doubts = [fault for fault in faults if fault.key.partition(":")[0] == "postfix"]
+    # A misspelt key may be the one that tells it.
+    if doubts or (faults and "postfix" not in config and pillar_key != MAIN):
+        raise PillarFault(pillar_key, doubts or faults)
     return found
 
 
@@ -297,9 +318,11 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
         maps.append(each)
         faults += wrong
     faults += _shared_files(maps)
-    history = _HISTORY if section.get("history") is None else sections["history"]
+    # One of another kind is a fault already, and no reason to forget what is kept.
+    history = sections["history"] if isinstance(section.get("history"), int) else _HISTORY
     if isinstance(history, bool) or not 0 <= history <= _LONGEST_HISTORY:
         faults.append(Fault("history", f"must be a whole number from 0 to {_LONGEST_HISTORY}", "0 keeps nothing"))
+        history = _HISTORY
     return Instance(pillar_key, directory, tuple(maps), tuple(others), history), faults
 
 

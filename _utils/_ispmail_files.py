@@ -446,7 +446,10 @@ def write_aside(path: str, content: bytes) -> None:
     Raises:
         OSError: It cannot be written. It is as before then.
     """
-    descriptor = os.open(aside(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # One that is there may be open to others, or be somebody else's.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(aside(path))
+    descriptor = os.open(aside(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as stream:
         stream.write(content)
         stream.flush()

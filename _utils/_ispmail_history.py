@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import _ispmail_files
 from _ispmail_errors import Failed, repr_without
@@ -20,6 +20,7 @@ from _ispmail_files import File
 from _ispmail_maincf import same
 
 _ASIDE = "pending"
+_Kind = TypeVar("_Kind", int, str, bool)
 
 
 class Replaced(NamedTuple):
@@ -234,9 +235,14 @@ def _read(path: str, number: int) -> Entry | None:
     Raises:
         Failed: It cannot be read.
     """
-    content = _ispmail_files.read(path).content
+    file = _ispmail_files.read(path)
+    if file.content is None:
+        return None
+    # Root writes what is in it where it says: whoever can write it could have any file written.
+    if file.uid != os.geteuid() or file.mode & 0o022:
+        raise Failed(f"{path} is not of this user alone, so that it may be forged: move it away")
     try:
-        return None if content is None else _from_json(json.loads(content), number)
+        return _from_json(json.loads(file.content), number)
     except (AttributeError, ValueError, KeyError, TypeError):
         # No reason is given: it would quote what is in it.
         raise Failed(f"{path} is not as this version writes it: move it away") from None
@@ -266,23 +272,36 @@ def _text(content: bytes | None) -> str | None:
 def _from_json(found: Mapping[str, Any], number: int) -> Entry:
     return Entry(
         number=number,
-        made=found["made"],
-        act=found["act"],
-        of_postfix=found["of_postfix"],
+        made=_of(int, found["made"]),
+        act=_of(str, found["act"]),
+        of_postfix=_of(bool, found["of_postfix"]),
         files=tuple(
             Replaced(_file_from_json(before), _file_from_json(after), tuple(map(_content, between)))
             for before, after, between in found["files"]
         ),
         parameters={
-            name: Values(before, after, tuple(between))
+            name: Values(_value(before), _value(after), tuple(map(_value, between)))
             for name, (before, after, between) in found["parameters"].items()
         },
     )
 
 
 def _file_from_json(found: Mapping[str, Any]) -> File:
-    return File(**{**found, "content": _content(found["content"])})
+    return File(
+        _of(str, found["path"]), _content(found["content"]), *(_of(int, found[key]) for key in ("uid", "gid", "mode"))
+    )
 
 
 def _content(text: str | None) -> bytes | None:
-    return None if text is None else text.encode("utf-8", "surrogateescape")
+    value = _value(text)
+    return None if value is None else value.encode("utf-8", "surrogateescape")
+
+
+def _value(found: object) -> str | None:
+    return None if found is None else _of(str, found)
+
+
+def _of(kind: type[_Kind], found: object) -> _Kind:
+    if not isinstance(found, kind):
+        raise TypeError
+    return found

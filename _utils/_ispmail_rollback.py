@@ -100,7 +100,7 @@ def rollback(
             file could not be written. Everything is as before then.
     """
     entries = _entries(instance, cache_directory)
-    chosen = _chosen(entries, entry)
+    chosen = _chosen(entries, entry, instance.config_directory)
     undone = entries[: entries.index(chosen) + 1]
     values = _values_to_be(undone, instance.config_directory)
     files, left = _files_to_be(undone)
@@ -140,15 +140,17 @@ def _entries(instance: Instance, cache_directory: str) -> list[Entry]:
     return History(journal.history).entries(journal.due() is not None)
 
 
-def _chosen(entries: Sequence[Entry], entry: object) -> Entry:
+def _chosen(entries: Sequence[Entry], entry: object, config_directory: str) -> Entry:
     if not entries:
         raise InvalidInput(
-            "there is nothing to go back to: the history is empty (it begins with the next change; with "
-            "ispmail:history 0 in pillar nothing is kept)"
+            f"there is nothing to go back to: the history of the Postfix in {config_directory} is empty "
+            "(it begins with the next change; with ispmail:history 0 in pillar nothing is kept)"
         )
-    wanted = entries[0].number if entry is None else entry
+    if entry is None:
+        return entries[0]
     for each in entries:
-        if str(each.number) == str(wanted):
+        # Not to compare texts: that of a long number is an error.
+        if entry == str(each.number) or (entry == each.number and not isinstance(entry, bool)):
             return each
     known = ", ".join(f"{each.number} ({each.act}, {_when(each)})" for each in entries)
     raise InvalidInput(f"the history has no such entry, nothing was changed: it has {known}")
@@ -180,7 +182,9 @@ def _files_to_be(undone: Sequence[Entry]) -> tuple[list[Replaced], list[str]]:
         now = _ispmail_files.read(path)
         if now == was.before or now.content is was.before.content is None:
             continue
-        if was.before.content is None and _is_option_file(was.after.content):
+        if now.path != path:
+            foreign.append(f"{path} leads to {now.path} since: put a file in place of that link")
+        elif was.before.content is None and _is_option_file(was.after.content):
             warnings.append(f"{path} was left, because a program may log in by it: delete it when nothing names it")
         elif now.content not in (was.before.content, was.after.content, *half_done.get(path, ())):
             foreign.append(f"{path} was changed or deleted by somebody else since: an apply of pillar takes that back")
@@ -254,7 +258,7 @@ def _change_postfix(
     after = _ispmail_inventory.changed(inventory, parameters)
     known = inventory.settings
     running = _ispmail_postfix.running(known.queue_directory)
-    maps = _maps(instance, files, after)
+    maps = _maps(instance, files, inventory, after)
     wanted = tuple(each for each in answers if each.map in {one.name for one in maps})
     warnings = _refuse_unaskable(maps, parameters, inventory, after, running)
     warnings += [
@@ -268,7 +272,8 @@ def _change_postfix(
     else:
         warnings.append("Postfix is not running, so there was nothing to reload")
     expected = {**known.relied_on([]), **(change.expected or {})}
-    change = change._replace(expected=expected, queue_directory=known.queue_directory)
+    named = _ispmail_transaction.named((each.path for each in after.tables), change.files)
+    change = change._replace(expected=expected, queue_directory=known.queue_directory, named=named)
     if test:
         _ispmail_transaction.rehearse(change)
     else:
@@ -303,9 +308,15 @@ def _refuse_unaskable(
     return [*doubts, *_ispmail_apply.refuse_before_a_reload(broken, inventory, running)]
 
 
-def _maps(instance: Instance, files: Iterable[Replaced], after: Inventory) -> list[_KeptMap]:
-    """The maps whose table files come back, by their names in pillar where it has them."""
-    contents = {each.after.path: each.after.content for each in files if each.after.content is not None}
+def _maps(instance: Instance, files: Iterable[Replaced], inventory: Inventory, after: Inventory) -> list[_KeptMap]:
+    """The maps whose table files come back, or that Postfix will ask again, by their names in pillar where it has them.
+
+    A proxymap that has not read the new main.cf cannot be asked for a table of it.
+    """
+    asked = {each.table for each in inventory.tables}
+    again = [_ispmail_files.read(each.path) for each in after.tables if each.table not in asked]
+    coming = [*again, *(each.after for each in files)]
+    contents = {each.path: each.content for each in coming if each.content is not None}
     names = {after.settings.real_path(each.path): each.name for each in instance.maps}
     found: dict[str, _KeptMap] = {}
     for each in after.tables:

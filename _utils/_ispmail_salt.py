@@ -19,15 +19,12 @@ import _ispmail_config
 import _ispmail_config_consumers
 import _ispmail_config_database
 import _ispmail_presets
-from _ispmail_config import Answer, CompleteInstance, Instance
+from _ispmail_config import MAIN, Answer, CompleteInstance, Instance
 from _ispmail_config_consumers import Consumers
 from _ispmail_config_database import DatabaseConfig
 from _ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
 from _ispmail_scope import Scope
 from _ispmail_tablefile import shown_key
-
-# The pillar key of the main instance.
-_MAIN = "ispmail"
 
 
 @contextlib.contextmanager
@@ -92,8 +89,8 @@ def _refuse_shared(pillar: Mapping[str, Any], found: Instance) -> None:
 def _others(pillar: Mapping[str, Any], found: Instance) -> list[Instance]:
     """The other instances on the same server."""
     main = found
-    if not found.others and found.pillar_key != _MAIN and _MAIN in pillar:
-        main = _ispmail_config.instance(_MAIN, section(pillar, _MAIN))
+    if not found.others and found.pillar_key != MAIN and MAIN in pillar:
+        main = _ispmail_config.instance(MAIN, section(pillar, MAIN))
     keys = [main.pillar_key, *main.others]
     if found.pillar_key not in keys:
         return []
@@ -157,11 +154,27 @@ def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tupl
     return result, consumers
 
 
-def answers(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tuple[Answer, ...]:
-    """Read the answers that pillar expects, whatever else is wrong with it."""
-    given = section(pillar, key)
-    found = {name: given.get(name) for name in ("answers", "maps")} if isinstance(given, Mapping) else given
-    return _ispmail_config.assemble(key, _looked_up(found, opts)[0])[0].answers
+def undoable(
+    pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str
+) -> tuple[Instance, Consumers, tuple[Answer, ...]]:
+    """Read what a rollback has to know, whatever else is wrong with pillar: that may be why it is wanted.
+
+    Where pillar could not be rendered, the main instance is the Postfix in its default directory.
+
+    Raises:
+        InvalidInput: Which Postfix it is cannot be told.
+    """
+    is_lost = key == MAIN and key not in pillar and "_errors" in pillar
+    given = {} if is_lost else section(pillar, key)
+    found = _ispmail_config.legible(key, given)
+    expected = {name: given.get(name) for name in ("answers", "maps")}
+    answers = _ispmail_config.assemble(key, _looked_up(expected, opts)[0])[0].answers
+    try:
+        consumers = _ispmail_config_consumers.logins(key, given)
+    except PillarFault:
+        # Where they log in can be read all the same.
+        consumers = _ispmail_config_consumers.logins(key, {**given, "consumers": None})
+    return found, consumers, answers
 
 
 def consumer_logins(pillar: Mapping[str, Any], key: str) -> Consumers:

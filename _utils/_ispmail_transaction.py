@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import _ispmail_files
@@ -46,9 +46,16 @@ class Change(NamedTuple):
     queue_directory: str = ""  # the instance's; empty: nothing of it is Postfix's, which need not be there
     act: str = "apply"  # how the history calls it
     keep: int = 0  # how many entries the history has
+    named: tuple[str, ...] = ()  # table files that main.cf will name, and that are there already
 
     def __repr__(self) -> str:
         return repr_without(self, "parameters", "expected")
+
+
+def named(tables: Iterable[str], files: Iterable[Replacement]) -> tuple[str, ...]:
+    """Those of the tables that are there, and stay as they are."""
+    replaced = {each.path for each in files}
+    return tuple(path for path in dict.fromkeys(tables) if path not in replaced and os.path.exists(path))
 
 
 def make(
@@ -80,6 +87,7 @@ def make(
         if change.parameters:
             # From the reading to the renames: what another postconf sets meanwhile would be a reason to give up.
             edit.enter_context(_ispmail_files.postconf_lock(_path(change)))
+        _refuse_gone(change)
         old_values = _old_values(change)
         main_cf = _main_cf(change, old_values, journal.workspace)
         for each in main_cf:
@@ -138,6 +146,14 @@ def _refuse_unwritable(change: Change, journal: Journal, due: list[str] | None) 
 def _path(change: Change) -> str:
     """The instance's main.cf, symbolic links resolved."""
     return os.path.realpath(os.path.join(change.config_directory, "main.cf"))
+
+
+def _refuse_gone(change: Change) -> None:
+    """Refuse where another change has deleted meanwhile what main.cf would name."""
+    if gone := [path for path in change.named if not os.path.exists(path)]:
+        raise ChangedMeanwhile(
+            f"{', '.join(gone)} was deleted by somebody else meanwhile, nothing was written: try again"
+        )
 
 
 def _old_values(change: Change) -> dict[str, str | None]:

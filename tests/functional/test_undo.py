@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_journal
 from lab.postfix import write_cold
 from lab.smtp import Load
 
@@ -234,3 +235,98 @@ def test_an_apply_that_was_put_back_leaves_no_entry(minion, postfix, pillar):
     assert [each["entry"] for each in history(minion)] == ["1"]
     assert [path.name for path in folder(minion, postfix).iterdir()] == ["1"]
     assert os.listdir(minion.cache / "postfix_change")
+
+
+def test_no_argument_names_anything_but_an_entry(minion, pillar):
+    applied(minion, pillar)
+    for entry in ("../1", "/etc/passwd", [1], {"1": 1}, b"1", "", " 1", "01", "x" * 100_000, True, 0, -1, 10**5000):
+        with pytest.raises(SaltInvocationError, match=r"has no such entry, nothing was changed: it has 1 \(apply, "):
+            rollback(minion, entry)
+
+
+BROKEN = {
+    "a key": {"mapz": {}},
+    "maps": {"maps": [1]},
+    "a map": {"maps": {"virtual_alias_maps": {"parameter": "no name"}, 5: {}}},
+    "consumers": {"consumers": 5},
+    "history": {"history": "five"},
+    "preset": {"preset": "nonsense"},
+    "answers": {"answers": [{"map": "none"}]},
+    "sdb": {"database": {"password": "sdb://none/x", "hosts": "sdb://none/y"}},
+}
+
+
+@pytest.mark.parametrize("sections", BROKEN.values(), ids=BROKEN)
+def test_pillar_that_is_broken_by_now_is_no_obstacle(minion, postfix, pillar, sections):
+    """It may have been broken by whoever tried to mend what is to be undone."""
+    applied(minion, pillar)
+    before = state(postfix)
+    applied(minion, pillar, maps=MORE)
+    minion.pillar = pillar(**sections)
+    assert len(history(minion)) == 2
+    rollback(minion)
+    assert state(postfix) == before and replies(postfix) == ANSWERED and len(history(minion)) == 3
+
+
+def test_a_link_in_place_of_a_table_file_is_somebody_elses(minion, postfix, pillar):
+    applied(minion, pillar)
+    applied(minion, pillar, maps=OTHER)
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    elsewhere = file.rename(postfix.config_directory / "elsewhere.cf")
+    file.symlink_to(elsewhere)
+    before = everything(postfix)
+    with pytest.raises(CommandExecutionError, match=f"{file} leads to {elsewhere} since: put a file in place of that"):
+        rollback(minion)
+    assert everything(postfix) == before
+
+
+def test_a_table_that_is_asked_through_proxymap_again(minion, postfix, pillar):
+    """Its file has not changed, and the proxymap that runs does not know it any more."""
+    applied(minion, pillar, maps={"virtual_alias_maps": {"proxy": True}})
+    before = state(postfix)
+    applied(minion, pillar)
+    with Load(postfix.port, ANSWERED, rate=50) as load:
+        rollback(minion)
+        assert state(postfix) == before
+        rollback(minion)
+    assert load.stop().failed == 0
+
+
+def test_a_list_of_others_that_is_gone_is_not_named_again(minion, postfix, pillar):
+    """trivial-rewrite could not open it: 451 for all, until everything is put back."""
+    domains = postfix.config_directory / "domains"
+    write_cold(domains, "other.test\n")
+    postfix.command("postconf", "-e", f"virtual_mailbox_domains={domains}")
+    applied(minion, pillar)
+    minion.call("postfix_map.remove")
+    postfix.command("postconf", "-X", "virtual_mailbox_domains")
+    applied(minion, pillar)
+    domains.unlink()
+    postfix.command("postfix", "reload")
+    before = state(postfix)
+    with Load(postfix.port, ANSWERED, rate=50) as load:
+        for test in (True, False):
+            with pytest.raises(CommandExecutionError, match=f"virtual_mailbox_domains also asks {domains}, .* no such"):
+                rollback(minion, 2, test=test)
+    assert load.stop().failed == 0 and state(postfix) == before
+
+
+def test_an_apply_beside_a_rollback_never_names_what_that_deletes(minion, postfix, pillar, monkeypatch):
+    """Table files that are right already are looked at again once no other change can go on."""
+    applied(minion, pillar)
+    applied(minion, pillar, maps=MORE)
+    more = postfix.config_directory / "mariadb-more.cf"
+    kept = more.read_text()
+    minion.call("postfix_map.rollback")
+    write_cold(more, kept, 0o640, "postfix")
+    locked = _ispmail_journal.Journal.locked
+
+    def then_deleted(journal):
+        more.unlink(missing_ok=True)
+        return locked(journal)
+
+    monkeypatch.setattr(_ispmail_journal.Journal, "locked", then_deleted)
+    with Load(postfix.port, ANSWERED, rate=50) as load:
+        result = managed(minion)
+    assert load.stop().failed == 0
+    assert result["result"] is False and f"{more} was deleted by somebody else meanwhile" in result["comment"]

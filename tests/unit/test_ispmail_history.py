@@ -1,5 +1,6 @@
 """What is kept of a change: how it is written, what becomes of it, and what a second change makes of a cut-off one."""
 
+import json
 import os
 import stat
 
@@ -112,6 +113,64 @@ def test_a_damaged_entry_is_named_and_not_quoted(history, content):
     with pytest.raises(Failed, match=r"history/1 is not as this version writes it: move it away$"):
         history.entries(interrupted=True)
     assert history.interrupted() is None
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (["made"], "x"),
+        (["act"], [1]),
+        (["of_postfix"], 1),
+        (["files", 0, 0, "path"], 5),
+        (["files", 0, 0, "mode"], "rw"),
+        (["files", 0, 1, "uid"], None),
+        (["files", 0, 2], [5]),
+        (["parameters", "x", 0], 5),
+        (["parameters", "x", 2], [5]),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_kind_is_damage_too(history, where, value):
+    """Found later it would be a traceback, in the middle of a rollback."""
+    kept(history, FULL)
+    path = os.path.join(os.path.dirname(history.path), "1")
+    with open(path) as stream:
+        found = inner = json.load(stream)
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    with open(path, "w") as stream:
+        json.dump(found, stream)
+    with pytest.raises(Failed, match="history/1 is not as this version writes it"):
+        history.entries(interrupted=False)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_an_entry_that_others_can_write_is_not_believed(history, mode):
+    """Root writes what it says, wherever it says."""
+    kept(history, FULL)
+    os.chmod(os.path.join(os.path.dirname(history.path), "1"), mode)
+    with pytest.raises(Failed, match="history/1 is not of this user alone, so that it may be forged: move it away"):
+        history.entries(interrupted=False)
+
+
+def test_an_entry_of_somebody_else_is_not_believed(history, monkeypatch):
+    kept(history, FULL)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(Failed, match="may be forged"):
+        history.entries(interrupted=False)
+
+
+def test_nobody_can_have_opened_what_is_written_aside(history):
+    """Else it would be open to whom it was open before, whatever mode it gets."""
+    history.prepare(FULL, 5)
+    history.drop()
+    aside = _ispmail_files.aside(history.path)
+    with open(aside, "w+") as theirs:
+        os.chmod(aside, 0o666)
+        history.prepare(FULL, 5)
+        assert theirs.read() == ""
+    assert stat.S_IMODE(os.stat(history.path).st_mode) == 0o600
 
 
 def test_files_of_others_are_no_entries(history):

@@ -324,3 +324,40 @@ def test_sdb_itself(monkeypatch):
     monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: ["db1", "db2"])
     section["database"] = {"password": "x", "hosts": "sdb://a/hosts"}
     assert "hosts = db1 db2\n" in _ispmail_salt.complete({"ispmail": section}, opts, "ispmail").maps[0].text
+
+
+FOUND = {"second": {"database": {"hosts": "db.example"}, "postfix": {"config_directory": "/etc/postfix-out"}}}
+
+
+@pytest.mark.parametrize(
+    ("pillar", "key", "directory"),
+    [
+        (FOUND, "second", "/etc/postfix-out"),
+        ({"second": {**FOUND["second"], "mapz": {}, "consumers": 5}}, "second", "/etc/postfix-out"),
+        # What is left out, or could not be rendered, has its default.
+        ({"ispmail": {"mapz": {}, "maps": 5}}, "ispmail", "/etc/postfix"),
+        ({"_errors": ["Rendering SLS 'mail' failed"]}, "ispmail", "/etc/postfix"),
+    ],
+)
+def test_what_a_rollback_needs_is_read_whatever_else_is_wrong(pillar, key, directory):
+    instance, consumers, answers = _ispmail_salt.undoable(pillar, {}, key)
+    assert (instance.config_directory, instance.history, consumers.consumers, answers) == (directory, 5, (), ())
+    assert consumers.keys["hosts"] == ("db.example" if key == "second" else "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("pillar", "key", "reason"),
+    [
+        # The history of another Postfix would be undone.
+        ({"ispmail": {"maps": 5, "postfix": {"config_directory": "etc"}}}, "ispmail", "config_directory must be an"),
+        ({"ispmail": {"maps": 5, "postfix": {"config_dir": "/etc/x"}}}, "ispmail", "config_dir is not a key"),
+        ({"ispmail": {"postfix": 5}}, "ispmail", "postfix must be a mapping"),
+        ({"second": {"maps": {}, "posfix": FOUND["second"]["postfix"]}}, "second", "posfix is not a key"),
+        ({"second": 5}, "second", "must be a mapping"),
+        ({"_errors": ["Rendering SLS 'mail' failed"]}, "second", r"pillar has no second \(it could not be rendered"),
+        ({"other": {}}, "ispmail", "pillar has no ispmail: "),
+    ],
+)
+def test_which_postfix_is_rolled_back_is_not_guessed(pillar, key, reason):
+    with pytest.raises(InvalidInput, match=reason):
+        _ispmail_salt.undoable(pillar, {}, key)
