@@ -111,15 +111,15 @@ def test_parameters_of_main_cf(server):
 @pytest.mark.parametrize(("given", "number"), [(None, 12), (12, 12), ("3", 3), (3, 3)])
 def test_an_entry_by_its_number(given, number):
     entries = [entry(12), entry(3)]
-    assert _ispmail_rollback._chosen(entries, given).number == number
+    assert _ispmail_rollback._chosen(entries, given, "/etc/postfix").number == number
 
 
 @pytest.mark.parametrize("given", ["", "1", 1, 0, "../3", ["3"], {"3": 3}, True, "3 ", "apply"])
 def test_an_entry_that_is_not_there_lists_those_that_are(given):
     with pytest.raises(InvalidInput, match=r"^the history has no such entry, [a-z ]+: it has 12 \(apply, .*"):
-        _ispmail_rollback._chosen([entry(12), entry(3, act="remove")], given)
+        _ispmail_rollback._chosen([entry(12), entry(3, act="remove")], given, "/etc/postfix")
     with pytest.raises(InvalidInput, match=r"^there is nothing to go back to"):
-        _ispmail_rollback._chosen([], given)
+        _ispmail_rollback._chosen([], given, "/etc/postfix")
 
 
 def test_what_people_are_told_has_no_secret(server):
