@@ -287,9 +287,9 @@ def test_a_table_that_is_asked_through_proxymap_again(minion, postfix, pillar):
     applied(minion, pillar)
     with Load(postfix.port, ANSWERED, rate=50) as load:
         rollback(minion)
-        assert state(postfix) == before
-        rollback(minion)
-    assert load.stop().failed == 0
+    assert load.stop().failed == 0 and state(postfix) == before
+    rollback(minion)
+    assert replies(postfix) == ANSWERED
 
 
 def test_a_list_of_others_that_is_gone_is_not_named_again(minion, postfix, pillar):
