@@ -17,6 +17,8 @@ from lab.network import Network
 
 from .salted import CHECKOUT, Lab, Load, wait_until
 
+# What the changes of a Postfix have replaced, for postfix_map.rollback.
+HISTORY = "/var/cache/salt/minion/postfix_change/%2Fetc%2Fpostfix.history/"
 MAIL = ("mx1", "mx2", "mx3", "mx4")
 INTERVAL = 5
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250}

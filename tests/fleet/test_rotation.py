@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from .conftest import INTERVAL, MAIL
+from .conftest import HISTORY, INTERVAL, MAIL
 from .salted import CHECKOUT, EVENT, ROTATE, events, python, wait_until
 
 # Part of every password here: one search finds each trace of any of them.
@@ -398,7 +398,7 @@ def test_a_stale_pillar_is_told_of_once(fleet, current):
 
 
 def test_no_password_in_any_log(fleet, current):
-    """General log, binlog, job cache, bus, logs at debug on all machines: only pillar and the table files hold one."""
+    """General log, binlog, job cache, bus, logs at debug: only pillar, the table files and the history hold one."""
     found = {}
     for name, machine in fleet.machines.items():
         command = f"grep -rlaF {CORE} /var /etc /srv /tmp /root /run 2>/dev/null || true"
@@ -406,7 +406,10 @@ def test_no_password_in_any_log(fleet, current):
     assert "/srv/pillar/ispmail.sls" in found["master"], "the search finds nothing at all"
     tables = {f"/etc/postfix/mariadb-virtual-{name}.cf" for name in ("mailbox-domains", "alias-maps", "mailbox-maps")}
     for name in MAIL:
-        assert found.pop(name) == tables
+        history = {path for path in found[name] if path.startswith(HISTORY)}
+        assert found.pop(name) - history == tables
+        modes = fleet.machines[name].run(["stat", "-c", "%a %u", *history]).stdout.splitlines()
+        assert modes and set(modes) == {"600 0"}
     assert not found["db"] and not found["db2"]
     assert found["master"] - {"/srv/pillar/ispmail.sls"} <= {
         path for path in found["master"] if path.startswith("/var/cache/salt/master/pillar")
