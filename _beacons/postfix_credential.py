@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56e492d67f9f")
+_ispmail_stamp.require("eafd29c7b1ed")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56e492d67f9f")
+_ispmail_stamp.require("eafd29c7b1ed")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56e492d67f9f")
+_ispmail_stamp.require("eafd29c7b1ed")
 
 import _ispmail_applied
 import _ispmail_holders

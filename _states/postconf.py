@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56e492d67f9f")
+_ispmail_stamp.require("eafd29c7b1ed")
 
 from _ispmail_salt import state
 

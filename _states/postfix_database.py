@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("56e492d67f9f")
+_ispmail_stamp.require("eafd29c7b1ed")
 
 from _ispmail_salt import state
 

@@ -184,7 +184,7 @@ def broken_others(
         texts = [text for word in others for text in words(expand(word.text, known.values))]
         for table in [text.lstrip("!") for text in texts]:
             # A list in a file, which only lists may have: Postfix opens it at the first look.
-            if table.startswith("/") and not os.path.isfile(table):
+            if table.startswith("/") and not os.path.exists(table):
                 found.append(Broken(parameter, table, "there is no such file", opens=False))
             if not _TABLE.match(table) or (table.startswith("proxy:") and not running):
                 continue

@@ -440,7 +440,7 @@ def test_tables_of_others_that_cannot_be_asked(answering):
     values = {
         "virtual_alias_maps": "proxy:mysql:/a.cf, hash:/b !odd:/c static:x inline:{a=b} fail:x example.org $own "
         "pipemap:{static:SECRET} hash:/fine proxy:mysql:/d.cf regexp:/e { mysql:/f.cf }",
-        "own": "mysql:/own.cf /a/file",
+        "own": "mysql:/own.cf /a/file /dev/null",
         "relay_domains": "hash:/not-asked",
     }
     found = _ispmail_answers.broken_others([OURS, OURS], inventory(**values), running=False)
@@ -448,11 +448,12 @@ def test_tables_of_others_that_cannot_be_asked(answering):
         ("hash:/b", False),
         ("odd:/c", False),
         ("mysql:/own.cf", True),
+        ("/a/file", False),
         ("pipemap:{static:***", True),
         ("regexp:/e", True),
         ("{ mysql:/f.cf }", False),
     ]
-    assert [each.reason for each in found][2:5] == ["away", "pipemap:{static:*** is odd", ""]
+    assert [each.reason for each in found][2:6] == ["away", "there is no such file", "pipemap:{static:*** is odd", ""]
     assert {question for question, _ in asked} == {"probe@a.b.c.d.e.f.g.h.probe.invalid"}
     assert [table for _, table in asked] == [
         *("hash:/b", "odd:/c", "mysql:/own.cf", "pipemap:{static:SECRET}", "hash:/fine", "regexp:/e"),
@@ -462,7 +463,7 @@ def test_tables_of_others_that_cannot_be_asked(answering):
         "virtual_alias_maps also asks mysql:/own.cf, which is not pillar's and cannot be asked: away"
     )
     asked = answering({})
-    assert _ispmail_answers.broken_others([OURS], inventory(**values), running=True) == []
+    assert [each.table for each in _ispmail_answers.broken_others([OURS], inventory(**values), True)] == ["/a/file"]
     assert ("probe@a.b.c.d.e.f.g.h.probe.invalid", "proxy:mysql:/d.cf") in asked and len(asked) == 8
 
 
