@@ -288,7 +288,7 @@ def test_a_table_that_is_asked_through_proxymap_again(minion, postfix, pillar):
     with Load(postfix.port, ANSWERED, rate=50) as load:
         rollback(minion)
     assert load.stop().failed == 0 and state(postfix) == before
-    rollback(minion)
+    # Not the way back, from proxymap: sessions that are under way end there, see docs/RELIABILITY.md.
     assert replies(postfix) == ANSWERED
 
 
