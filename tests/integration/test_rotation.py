@@ -114,7 +114,7 @@ def test_what_nobody_has_named_stops_it_before_anything_is_changed(site, databas
         text = "\n".join(reasons)
         assert f"m1: {SCRIPT} holds the password in use: name it in ispmail:consumers" in text
         assert f"m1: mariadb (pid {process.pid}, " in text and "is connected as first: name it in programs of" in text
-    assert stopped["rotation"].splitlines()[2].split() == ["main", "m1", "not", "reached"]
+    assert stopped["rotation"].splitlines()[2].split() == ["main", "m1", "not", "changed"]
     assert len(lines) == 1 and lines[0].startswith(
         "main: Nobody holds the password unless pillar names it: failed after"
     )
@@ -192,7 +192,7 @@ def test_by_two_accounts_user_and_password_change_together(site, databases, pair
         text = "\n".join(reasons)
         assert f"first@{HOST} is the account in use, and accepts another password than pillar's" in text
         assert "Write user: first_b into pillar, beside the new password" in text
-    assert stopped["rotation"].splitlines()[2].split() == ["main", "m1", "not", "reached"]
+    assert stopped["rotation"].splitlines()[2].split() == ["main", "m1", "not", "changed"]
     assert accepted(databases) == (1, False)
     named = {"report": {"programs": ["mariadb"], "holds": ["/etc/passwd"], "ignore": True}}
     pair("first_b", NEW, consumers=named)
