@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("eafd29c7b1ed")
+_ispmail_stamp.require("daa3a61037e3")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("eafd29c7b1ed")
+_ispmail_stamp.require("daa3a61037e3")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("eafd29c7b1ed")
+_ispmail_stamp.require("daa3a61037e3")
 
 
 import _ispmail_applied

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("eafd29c7b1ed")
+_ispmail_stamp.require("daa3a61037e3")
 
 import _ispmail_found
 import _ispmail_postconf

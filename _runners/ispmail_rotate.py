@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("eafd29c7b1ed")
+_ispmail_stamp.require("daa3a61037e3")
 
 import salt.client
 import salt.utils.event

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("eafd29c7b1ed")
+_ispmail_stamp.require("daa3a61037e3")
 
 from _ispmail_salt import state
 

@@ -77,9 +77,13 @@ def _apply_to_postfix(
         _ispmail_postfix.refuse_reload(after.settings.expanded)
     files = (*difference.files, *found.option_files.files)
     expected = difference.settings.relied_on(difference.parameters)
-    parameters = difference.parameters
     change = Change(
-        *(directory, cache_directory, files, parameters, expected, queue_directory),
+        directory,
+        cache_directory,
+        files,
+        difference.parameters,
+        expected,
+        queue_directory,
         keep=instance.history,
         named=_ispmail_transaction.named((each.path for each in after.tables), files),
     )

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -222,11 +221,6 @@ class History:
         except OSError as err:
             raise Failed(f"{self._directory} cannot be read: {err.strerror}") from err
         return sorted((int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name)), reverse=True)
-
-
-def made_now() -> int:
-    """When an entry is made."""
-    return int(time.time())
 
 
 def _read(path: str, number: int) -> Entry | None:

@@ -152,6 +152,14 @@ def ownership(file: File) -> dict[str, str]:
     return names
 
 
+def ownership_changes(old: File, new: File) -> dict[str, dict[str, str]]:
+    """What of mode, user and group differs: each with ``old`` and ``new``."""
+    before = ownership(old)
+    return {
+        name: {"old": before[name], "new": value} for name, value in ownership(new).items() if before[name] != value
+    }
+
+
 def is_as_written(file: File, known: Settings) -> bool:
     """Whether a table file has the mode, user and group that an apply gives it."""
     return (file.mode, file.uid, file.gid) == (_MODE, _user(_OWNER), mail_group(known))
@@ -233,10 +241,7 @@ def _compare_file(
     replacements = [Replacement(new, still=(old.content,))]
     if old.content is None:
         return replacements, {"file": {"old": None, "new": path}, **_ispmail_tablefile.diff({}, keys)}
-    is_owned = ownership(old)
-    changes: dict[str, Any] = {
-        name: {"old": is_owned[name], "new": value} for name, value in ownership(new).items() if is_owned[name] != value
-    }
+    changes: dict[str, Any] = {**ownership_changes(old, new)}
     if old.content != new.content:
         differing = _ispmail_tablefile.diff(_ispmail_tablefile.parse(old.content), keys)
         changes.update(differing)

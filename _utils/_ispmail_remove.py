@@ -91,7 +91,12 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         _ispmail_postfix.refuse_reload(after.settings.expanded)
     expected = known.relied_on(parameters)
     change = Change(
-        *(directory, cache_directory, tuple(deletions), parameters, expected, known.queue_directory),
+        directory,
+        cache_directory,
+        tuple(deletions),
+        parameters,
+        expected,
+        known.queue_directory,
         act="remove",
         keep=instance.history,
     )

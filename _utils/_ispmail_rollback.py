@@ -29,7 +29,7 @@ from _ispmail_files import File, Replacement
 from _ispmail_history import Entry, History, Replaced, Values
 from _ispmail_inventory import Inventory
 from _ispmail_maincf import differing, same, shown
-from _ispmail_plan import Outcome, finished, ownership
+from _ispmail_plan import Outcome, finished, ownership_changes
 from _ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ def _probe_logins(files: Iterable[Replaced], consumers: Consumers) -> list[str]:
     """
     warnings = []
     for each in files:
-        for login in _logins(each.after.content) if _is_option_file(each.after.content) else ():
+        for login in _logins(each.after.content):
             if "hosts" in consumers.keys:
                 warnings += _ispmail_logins.probe(Consumers("", (), {**consumers.keys, **login}))
             else:
@@ -300,8 +300,9 @@ def _refuse_unaskable(
     """
     failures, doubts = unaskable(staged(maps, after), after.settings.config_directory)
     broken = _ispmail_answers.broken_others(maps, after, running, parameters)
-    broken_now = {each.table for each in _ispmail_answers.broken_others(maps, inventory, running, parameters)}
-    failures += [str(each) for each in broken if each.table not in broken_now]
+    if broken:
+        broken_now = {each.table for each in _ispmail_answers.broken_others(maps, inventory, running, parameters)}
+        failures += [str(each) for each in broken if each.table not in broken_now]
     if failures:
         head = "Nothing was changed, Postfix answers as before. What was there then cannot be asked any more"
         raise Failed(listed(head, failures))
@@ -359,8 +360,7 @@ def _difference(before: File, after: File) -> dict[str, Any]:
         return {"file": {"old": before.path, "new": None}}
     if before.content is None:
         return {"file": {"old": None, "new": after.path}, **_ispmail_tablefile.diff({}, _shown_keys(after.content))}
-    old, new = ({**ownership(each), "owner": ownership(each)["user"]} for each in (before, after))
-    told = {name: {"old": old[name], "new": new[name]} for name in ("mode", "owner", "group") if old[name] != new[name]}
+    told = {"owner" if name == "user" else name: each for name, each in ownership_changes(before, after).items()}
     keys = _ispmail_tablefile.diff(_shown_keys(before.content), _shown_keys(after.content))
     if before.content != after.content and not keys:
         keys = {"layout": {"old": "another", "new": "another"}}

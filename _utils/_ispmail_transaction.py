@@ -184,7 +184,7 @@ def _entry(change: Change, old_values: Mapping[str, str | None], earlier: Entry 
         lambda: _ispmail_postconf.explicit(change.config_directory),
     )
     of_postfix = bool(change.queue_directory) or (earlier is not None and earlier.of_postfix)
-    return Entry(0, _ispmail_history.made_now(), change.act, of_postfix, files, values)
+    return Entry(0, int(time.time()), change.act, of_postfix, files, values)
 
 
 def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -98,7 +99,7 @@ class Reader:
 def reader():
     """Who has done all that the pages say before the first command: a clone, master.conf, pillar."""
     reason = missing_requirements()
-    if reason:
+    if reason and os.environ.get("CI") != "true":
         pytest.skip(reason)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(scratch("c-"))
