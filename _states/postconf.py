@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("daa3a61037e3")
+_ispmail_stamp.require("18cedb505f7f")
 
 from _ispmail_salt import state
 

@@ -5,6 +5,7 @@ See mysql_table(5), pgsql_table(5), and host_init() in Postfix's dict_mysql.c an
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 # Where Debian's PostgreSQL has its sockets: clients name the directory.
 POSTGRESQL_SOCKETS = "/run/postgresql"
 _DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
+_BETWEEN = re.compile(rf"[,{BLANKS}]+")
 
 
 class Host(NamedTuple):
@@ -43,6 +45,12 @@ def parse_host(text: str, table_type: str = "mysql") -> Host:
     """Take a host apart, see host_init() in Postfix's dict_mysql.c and dict_pgsql.c."""
     if _is_uri(text, table_type):
         return Host(text, name=None, port=None, socket=None)
+    return _host(text, table_type)
+
+
+# All tables of a server have the same hosts, as a rule. Without a URI there is no password in what is kept.
+@functools.lru_cache
+def _host(text: str, table_type: str) -> Host:
     name, port = _split_port(text)
     if table_type == "mysql" and name.lower() == "localhost":
         return Host(text, name="localhost", port=None, socket=MYSQL_SOCKET)
@@ -71,7 +79,7 @@ def names(keys: Mapping[str, str], table_type: str) -> list[str]:
 
 def split_list(text: str) -> list[str]:
     """Split at commas and blanks, as Postfix does with `hosts` and `domain`."""
-    return [item for item in re.split(rf"[,{BLANKS}]+", text) if item]
+    return [item for item in _BETWEEN.split(text) if item]
 
 
 def is_remote(text: str, table_type: str = "mysql") -> bool:
@@ -120,7 +128,7 @@ def _is_address(text: str, parsed: Callable[[str], object] = ipaddress.ip_addres
 
 
 def _is_uri(text: str, table_type: str) -> bool:
-    return table_type == "pgsql" and re.match(r"postgres(ql)?://", text) is not None
+    return table_type == "pgsql" and text.startswith(("postgres://", "postgresql://"))
 
 
 def _uri_fault(uri: str) -> Fault | None:

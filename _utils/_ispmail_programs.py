@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -72,6 +73,7 @@ _BY_DEFAULT = {
 _OF_TRANSPORT = re.compile(r".*_(limit|delay|feedback|concurrency|slots|cost|discount|loan)")
 
 
+@functools.lru_cache(maxsize=1024)
 def programs_of(parameter: str) -> tuple[str, ...]:
     """The programs that open the tables of a parameter, such as smtpd."""
     if parameter in _PROGRAMS:

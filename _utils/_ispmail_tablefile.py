@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -312,6 +313,7 @@ def _unknown_key(table_type: str, key: object) -> Fault:
     return Fault(shown, f"is not a key of {table_type}_table(5), Postfix would ignore it", fix)
 
 
+@functools.lru_cache
 def release_of(version: str) -> tuple[int, ...]:
     """The major and minor number of a release of Postfix: (3, 10) for 3.10.13."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
