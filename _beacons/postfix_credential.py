@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("18cedb505f7f")
+_ispmail_stamp.require("42b4890c54c1")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("18cedb505f7f")
+_ispmail_stamp.require("42b4890c54c1")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("18cedb505f7f")
+_ispmail_stamp.require("42b4890c54c1")
 
 
 import _ispmail_applied

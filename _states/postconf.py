@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("18cedb505f7f")
+_ispmail_stamp.require("42b4890c54c1")
 
 from _ispmail_salt import state
 

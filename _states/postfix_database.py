@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("18cedb505f7f")
+_ispmail_stamp.require("42b4890c54c1")
 
 from _ispmail_salt import state
 

@@ -174,13 +174,10 @@ def _compare_file(each: Consumer, keys: Mapping[str, str]) -> tuple[Replacement,
     content = text.encode("utf-8", "surrogateescape")
     new = File(old.path, content, _user(each), _group(each), each.mode)
     replacement = Replacement(new, still=(old.content,))
-    wanted = {"owner": each.user, "group": each.group, "mode": f"{each.mode:04o}"}
     if old.content is None:
         return replacement, {"file": {"old": None, "new": path}, **_differing_keys({}, keys)}, []
-    is_owned = {_OWNED.get(name, name): value for name, value in _ispmail_plan.ownership(old).items()}
-    changes: dict[str, Any] = {
-        name: {"old": is_owned[name], "new": value} for name, value in wanted.items() if is_owned[name] != value
-    }
+    owned = _ispmail_plan.ownership_changes(old, new)
+    changes: dict[str, Any] = {_OWNED.get(name, name): change for name, change in owned.items()}
     if old.content != content:
         is_now = login_in(each)
         changes.update(_differing_keys(is_now, keys) or {"layout": {"old": "another", "new": "canonical"}})

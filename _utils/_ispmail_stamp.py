@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "18cedb505f7f"
+STAMP = "42b4890c54c1"
 
 
 def require(stamp: str) -> None:
