@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
-from lab import HOST, START_SECONDS, free_port, is_free, program, tail, wait_until
-from lab.processes import end, run
+from lab import HOST, free_port, is_free, program
+from lab.private import Private
+from lab.processes import run
 from lab.sandbox import Sandbox
 
 _SETUP = Path(__file__).resolve().parent.parent / "bin" / "setup"
@@ -36,19 +36,18 @@ def layers() -> dict[str, Path]:
     return {"usr": Path(folder) / "usr"} if folder else {}
 
 
-class Sshd:
+class Sshd(Private):
     """One server on 127.0.0.1:`port`, with its keys and log in `directory`: `client` is the key that it takes."""
 
     def __init__(self, sandbox: Sandbox, directory: Path) -> None:
-        """Start nothing yet."""
+        """Start nothing yet. bin/setup --sshd unpacks its program."""
+        super().__init__(directory / "log")
         self.sandbox, self.directory = sandbox, directory
         self.port = free_port()
         self.client = directory / "client"
         self.known_hosts = directory / "known_hosts"
-        self.log_file = directory / "log"
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Sshd:
+    def _prepare(self) -> None:
         self.directory.mkdir(mode=0o700)
         for name in ("host", "client"):
             command = [program("ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]
@@ -57,28 +56,10 @@ class Sshd:
         self.known_hosts.write_text(f"[{HOST}]:{self.port} {public}")
         self.sandbox.run(_PREPARE.format(directory=self.directory))
         (self.directory / "config").write_text(_CONFIG.format(directory=self.directory))
-        sshd = ["/usr/sbin/sshd", "-D", "-e", "-f", str(self.directory / "config"), "-o"]
-        with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*self.sandbox.enter, *sshd, f"ListenAddress={HOST}:{self.port}"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        listens = wait_until(lambda: self._ended or not is_free(self.port), START_SECONDS)
-        if self._ended or not listens:
-            self.__exit__(None, None, None)
-            raise RuntimeError(f"sshd does not start (bin/setup --sshd unpacks it):\n{tail(self.log_file)}")
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        process, self._process = self._process, None
-        if process:
-            end(process)
+    def _command(self) -> list[str]:
+        sshd = ["/usr/sbin/sshd", "-D", "-e", "-f", str(self.directory / "config")]
+        return [*self.sandbox.enter, *sshd, "-o", f"ListenAddress={HOST}:{self.port}"]
 
-    @property
-    def _ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None
+    def _answers(self) -> bool:
+        return not is_free(self.port)
