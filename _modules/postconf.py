@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("42b4890c54c1")
+_ispmail_stamp.require("ab1f070e42af")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

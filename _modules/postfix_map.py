@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("42b4890c54c1")
+_ispmail_stamp.require("ab1f070e42af")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("42b4890c54c1")
+_ispmail_stamp.require("ab1f070e42af")
 
 import salt.client
 import salt.utils.minions

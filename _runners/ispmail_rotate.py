@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("42b4890c54c1")
+_ispmail_stamp.require("ab1f070e42af")
 
 import salt.client
 import salt.utils.event

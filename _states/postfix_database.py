@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("42b4890c54c1")
+_ispmail_stamp.require("ab1f070e42af")
 
 from _ispmail_salt import state
 

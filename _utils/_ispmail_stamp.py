@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "42b4890c54c1"
+STAMP = "ab1f070e42af"
 
 
 def require(stamp: str) -> None:
