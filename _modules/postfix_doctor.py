@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ab1f070e42af")
+_ispmail_stamp.require("77104ee815a6")
 
 
 import _ispmail_applied

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from lab import HOST
 from lab.images import base, image
+from lab.mariadb import MariaDB
+from lab.postgresql import PostgreSQL
+from lab.web import PASSWORD, USER, create_database
 
 _BUILD = r"""
 apt-get update -q
@@ -28,13 +31,15 @@ END
 """
 
 
-def create_tables(kind: str, port: int, user: str, password: str, dbname: str) -> None:
-    """Create all tables of PostfixAdmin. The first call builds a root with PHP, in one or two minutes. Needs root.
+def create_tables(server: MariaDB | PostgreSQL, dbname: str) -> None:
+    """Create a database with all tables of PostfixAdmin. Needs root.
 
-    `kind`: ``mysqli`` or ``pgsql``, as PostfixAdmin has it. The user may create tables in the database, which exists.
+    The first call builds a root with PHP, in one or two minutes.
     """
+    create_database(server, dbname)
     root: Path = image("postfixadmin", base("bookworm"), _BUILD)
-    login = {"TYPE": kind, "HOST": HOST, "PORT": str(port), "USER": user, "PASSWORD": password, "DBNAME": dbname}
+    kind = "pgsql" if isinstance(server, PostgreSQL) else "mysqli"
+    login = {"TYPE": kind, "HOST": HOST, "PORT": str(server.port), "USER": USER, "PASSWORD": PASSWORD, "DBNAME": dbname}
     done = subprocess.run(
         ["/usr/sbin/chroot", str(root), "/usr/bin/php", "-f", "/usr/share/postfixadmin/public/upgrade.php"],
         env={"PATH": os.defpath, **{f"LAB_{name}": value for name, value in login.items()}},

@@ -6,6 +6,7 @@ import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_postgresql_admin
+import _ispmail_presets
 from lab import HOST, scratch, wait_until
 from lab.minion import Minion
 from lab.postgresql import HBA
@@ -513,11 +514,15 @@ def test_pymysql_is_installed_where_a_mysql_map_needs_it(maps, types, needs_pymy
     assert ("Salt can ask the database server" in database) == needs_pymysql
 
 
+def _types(preset):
+    """The table types of what a preset stands for."""
+    return sorted({fields["type"] for fields in _ispmail_presets.expanded({"preset": preset})["maps"].values()})
+
+
 @pytest.mark.parametrize(
     ("section", "types"),
     [
-        ({"preset": "postfixadmin"}, ["mysql"]),
-        ({"preset": "postfixadmin-pgsql"}, ["pgsql"]),
+        *(({"preset": name}, _types(name)) for name in _ispmail_presets.NAMES[1:]),
         ({"preset": "postfixadmin-pgsql", "maps": {"virtual_alias_maps": {"proxy": True}, "own": {}}}, ["pgsql"]),
         ({"preset": "postfixadmin-pgsql", "maps": dict.fromkeys(MAPS)}, ["pgsql"]),
         ({"preset": "postfixadmin-pgsql", "maps": {"own": {"type": "sqlite"}}}, ["pgsql", "sqlite"]),

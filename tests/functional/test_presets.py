@@ -1,127 +1,135 @@
-"""`preset: postfixadmin`: the database that PostfixAdmin's own program makes, and mail as its users expect it."""
+"""`preset`: the tables of the projects, which their own programs make, and mail as their users expect it."""
+
+import re
+import smtplib
 
 import pytest
 
-from lab import HOST
+from _ispmail_presets import NAMES, expanded
+from lab import HOST, iredmail, wait_until
 from lab.mariadb import MariaDB
 from lab.minion import Minion
 from lab.postfix import Postfix
-from lab.postfixadmin import create_tables
 from lab.postgresql import PostgreSQL
 from lab.smtp import rcpt
+from lab.web import USER
 
-ROWS = """
-INSERT INTO domain (domain, description, transport, backupmx, active) VALUES
-  ('example.org', '', 'virtual', '0', '1'), ('also.example.org', '', 'virtual', '0', '1'),
-  ('all.example.org', '', 'virtual', '0', '1'), ('also-all.example.org', '', 'virtual', '0', '1'),
-  ('backup.example.org', '', 'virtual', '1', '1'), ('off.example.org', '', 'virtual', '0', '0');
-INSERT INTO alias_domain (alias_domain, target_domain, active) VALUES
-  ('also.example.org', 'example.org', '1'), ('also-all.example.org', 'all.example.org', '1');
-INSERT INTO mailbox (username, password, name, maildir, local_part, domain, active) VALUES
-  ('john@example.org', '!', '', 'example.org/john/', 'john', 'example.org', '1'),
-  ('gone@example.org', '!', '', 'example.org/gone/', 'gone', 'example.org', '0'),
-  ('own@all.example.org', '!', '', 'all.example.org/own/', 'own', 'all.example.org', '1');
-INSERT INTO alias (address, goto, domain, active) VALUES
-  ('john@example.org', 'john@example.org', 'example.org', '1'),
-  ('own@all.example.org', 'own@all.example.org', 'all.example.org', '1'),
-  ('jack@example.org', 'john@example.org', 'example.org', '1'),
-  ('late@example.org', 'john@example.org', 'example.org', '0'),
-  ('@all.example.org', 'john@example.org', 'all.example.org', '1');
-"""
-REPLIES = {
-    "john@example.org": 250,
-    "jack@example.org": 250,
-    "nobody@example.org": 550,
-    "gone@example.org": 550,  # an inactive mailbox
-    "late@example.org": 550,  # an inactive alias
-    "john@also.example.org": 250,
-    "jack@also.example.org": 250,
-    "nobody@also.example.org": 550,
-    "anybody@all.example.org": 250,
-    "anybody@also-all.example.org": 250,
-    "john@backup.example.org": 554,  # not this server's own domains
-    "john@off.example.org": 554,
-}
-# Where an address goes, by the maps of virtual_alias_maps in their order.
-GOES_TO = {
-    "jack@example.org": "john@example.org",
-    "jack@also.example.org": "john@example.org",
-    "own@also-all.example.org": "own@all.example.org",
-    "anybody@also-all.example.org": "john@example.org",
-}
+from .database import needs_machines
+from .projects import GOES_TO, PROJECTS, REPLIES, SILENT
+
+PRESETS = [name for name in NAMES if name != "ispmail"]
 
 
 @pytest.fixture(scope="module")
 def mariadb(directory):
-    with MariaDB(directory / "mariadb") as server:
-        server.sql("CREATE DATABASE postfix")
-        server.sql(f"CREATE USER web@{HOST} IDENTIFIED BY 'web'")
-        server.sql(f"GRANT ALL ON postfix.* TO web@{HOST}")
-        create_tables("mysqli", server.port, "web", "web", "postfix")
-        for statement in ROWS.split(";\n")[:-1]:
-            server.sql(statement.replace("INSERT INTO ", "INSERT INTO postfix."))
+    """Its own time is not UTC, in which Modoboa's tables hold theirs."""
+    with MariaDB(directory / "mariadb", options=["--default-time-zone=+05:00", "--max-connections=1000"]) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def postgresql(directory):
-    with PostgreSQL(directory / "postgresql") as server:
-        server.sql("CREATE ROLE web LOGIN PASSWORD 'web'")
-        server.sql("CREATE DATABASE postfix OWNER web")
-        create_tables("pgsql", server.port, "web", "web", "postfix")
-        server.sql(ROWS, "postfix")
+    with PostgreSQL(directory / "postgresql", max_connections="1000") as server:
         yield server
 
 
-@pytest.fixture(params=[("postfixadmin", "mariadb"), ("postfixadmin-pgsql", "postgresql")], ids=lambda param: param[0])
-def site(request, directory):
+@pytest.fixture(scope="module", params=PRESETS)
+def database(request):
+    """A preset, with the tables of its project and their server."""
+    name, _, table_type = request.param.partition("-")
+    server = request.getfixturevalue("postgresql" if table_type == "pgsql" else "mariadb")
+    project = PROJECTS[name]
+    if project.builds_root:
+        needs_machines()
+    project.fill(server)
+    return request.param, project, server
+
+
+@pytest.fixture
+def site(database, directory):
     """A Postfix and a minion whose pillar has little more than the preset and a password."""
-    preset, name = request.param
-    server = request.getfixturevalue(name)
-    with Postfix(directory / f"mail-{name}") as postfix:
+    preset, _, server = database
+    with Postfix(directory / f"mail-{preset}", recipient_delimiter="+") as postfix:
         pillar = {
             "preset": preset,
             "packages": False,
             "database": {"password": "plainSecret7", "hosts": f"{HOST}:{server.port}"},
-            "server": {"unix_socket": server.socket},
+            "server": {"unix_socket": server.socket, "known_accounts": [USER]},
             "postfix": {"config_directory": str(postfix.config_directory)},
         }
-        yield postfix, Minion(directory / f"minion-{name}", {"ispmail": pillar})
+        yield postfix, Minion(directory / f"minion-{preset}", {"ispmail": pillar})
 
 
-def test_postfixadmins_own_tables(site):
+def deliver(postfix, addresses):
+    """Send one mail to all: where Postfix has delivered each of them."""
+    before = len(postfix.log)
+    with smtplib.SMTP(HOST, postfix.port) as client:
+        client.sendmail("test@sender.test", addresses, "Subject: where to\n\n")
+    line = r"to=<([^>]+)>,(?: orig_to=<([^>]+)>,)? relay=.*status=sent"
+    assert wait_until(lambda: len(re.findall(line, postfix.log[before:])) == len(addresses), 30), postfix.log[before:]
+    return {address or to: to for to, address in re.findall(line, postfix.log[before:])}
+
+
+def test_the_projects_own_tables(database, site):
+    preset, project, _ = database
     postfix, minion = site
-    tables = minion.call("postfix_database.read")["tables"]
+    schema = minion.call("postfix_database.read")["tables"]
     made = minion.apply("ispmail.database")
     assert all(result["result"] for result in made.values()), made
     assert not made["postfix_database.tables"]["changes"] and made["postfix_database.account"]["changes"]
-    assert minion.call("postfix_database.read")["tables"] == tables
+    assert minion.call("postfix_database.read")["tables"] == schema
     done = minion.apply("ispmail")["postfix_map.managed"]
     assert done["result"] and len(done["changes"]) >= 6, done
-    assert {address: rcpt(postfix.port, address)[0] for address in REPLIES} == REPLIES
-    maps = postfix.command("postconf", "-h", "virtual_alias_maps").replace(",", " ").split()
-    for address, goes_to in GOES_TO.items():
-        found = postfix.command("postmap", "-q", address, *maps)
-        assert found == f"{goes_to}\n", (address, found)
-    wrong = {row["check"] for row in minion.call("postfix_doctor.check") if row["result"] == "fault"}
+    replies = {**REPLIES, **project.replies}
+    assert {address: rcpt(postfix.port, address)[0] for address in replies} == replies
+    assert deliver(postfix, list(GOES_TO)) == GOES_TO
+    tables = postfix.command("postconf", "-h", "virtual_alias_maps", "virtual_mailbox_maps").replace(",", " ").split()
+    for address in (*SILENT, *project.silent):
+        with pytest.raises(RuntimeError, match=r"exit code 1: $"):
+            postfix.command("postmap", "-q", address, *tables)
+    found = {row["check"] for row in minion.call("postfix_doctor.check") if row["result"] != "ok"}
     # PostfixAdmin's tables in a MariaDB are latin1. That is told, with the statement that ends it.
-    assert wrong == (set() if "pgsql" in maps[0] else {"the query takes every address"})
+    assert found == ({"the query takes every address"} if preset == "postfixadmin" else set())
 
 
 def test_a_map_that_pillar_changes_stays_in_its_place(site):
-    """Else the catch-all of an alias domain would take the mail of its target's mailboxes."""
     postfix, minion = site
     minion.apply("ispmail.database")
     section = minion.pillar["ispmail"]
-    changed = {"alias_domain_aliases": {"expansion_limit": 5}, "alias_domain_mailboxes": None}
+    changed = {"alias_domain_aliases": {"expansion_limit": 5}, "alias_domain_catch_all": None}
     minion.pillar = {"ispmail": {**section, "maps": changed}}
     done = minion.apply("ispmail")["postfix_map.managed"]
     assert done["result"], done
-    maps = postfix.command("postconf", "-h", "virtual_alias_maps").replace(",", " ").split()
-    assert [one.rpartition("/")[2].partition("-")[2] for one in maps] == [
-        "virtual-alias-maps.cf",
-        "alias-domain-aliases.cf",
-        "alias-domain-catch-all.cf",
+    tables = postfix.command("postconf", "-h", "virtual_alias_maps").replace(",", " ").split()
+    names = [table.rpartition("/")[2].removesuffix(".cf").partition("-")[2].replace("-", "_") for table in tables]
+    maps = expanded(section)["maps"]
+    assert names == [
+        name
+        for name, fields in maps.items()
+        if fields.get("parameter", name) == "virtual_alias_maps" and name != "alias_domain_catch_all"
     ]
-    assert "alias-domain" not in postfix.command("postconf", "-h", "virtual_mailbox_maps")
-    assert postfix.command("postmap", "-q", "own@also-all.example.org", *maps) == "own@all.example.org\n"
+    assert rcpt(postfix.port, "anybody@also-all.example.org")[0] == 550
+    assert deliver(postfix, ["own@also-all.example.org"]) == {"own@also-all.example.org": "own@all.example.org"}
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(MariaDB, "mysql"), (PostgreSQL, "pgsql")])
+def test_a_published_schema_of_iredmail_that_differs_is_told(kind, suffix, tmp_path, capsys):
+    same, other = tmp_path / f"same.{suffix}", tmp_path / f"other.{suffix}"
+    same.write_text(iredmail.statements(kind))
+    changed = [
+        ("target_domain VARCHAR(255)", "target_domain VARCHAR(100)"),
+        ("backupmx", "backup"),
+        ("address, forwarding)", "forwarding, address)"),
+    ]
+    text = same.read_text()
+    for old, new in changed:
+        assert old in text
+        text = text.replace(old, new)
+    other.write_text(text)
+    assert iredmail.main([str(same)]) == 0
+    assert capsys.readouterr().out == f"{same}: all tables and columns here are as published\n"
+    assert iredmail.main([str(same), str(other)]) == 1
+    told = capsys.readouterr().out.splitlines()[1]
+    parts = ["alias_domain.target_domain is ", "domain.backupmx is ", "domain.backupmx has the default 0"]
+    assert all(part in told for part in parts) and re.search(r"forwardings has the unique .*address, ?forwarding", told)
+    assert told.count(";") == 3

@@ -8,7 +8,14 @@ import _ispmail_config
 from _ispmail_errors import PillarFault
 from _ispmail_presets import NAMES, expanded
 
-PRESETS = [name for name in NAMES if name != "ispmail"]
+PRESETS = {
+    "postfixadmin": ("mysql", "postfix"),
+    "postfixadmin-pgsql": ("pgsql", "postfix"),
+    "modoboa": ("mysql", "modoboa"),
+    "modoboa-pgsql": ("pgsql", "modoboa"),
+    "iredmail": ("mysql", "vmail"),
+    "iredmail-pgsql": ("pgsql", "vmail"),
+}
 ORDER = [
     "virtual_mailbox_domains",
     "virtual_alias_maps",
@@ -28,13 +35,33 @@ def complete(**section):
     return _ispmail_config.complete("ispmail", expanded({"database": {"password": "x"}, **section}))
 
 
-@pytest.mark.parametrize(("preset", "table_type"), [("postfixadmin", "mysql"), ("postfixadmin-pgsql", "pgsql")])
-def test_the_maps_of_a_preset_are_valid(preset, table_type):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_maps_of_a_preset_are_valid(preset):
     found = complete(preset=preset)
-    assert [each.name for each in found.maps] == ORDER and found.warnings == ()
+    table_type, dbname = PRESETS[preset]
+    assert found.warnings == ()
+    assert {each.parameter for each in found.maps} == {
+        "virtual_mailbox_domains",
+        "virtual_alias_maps",
+        "virtual_mailbox_maps",
+    }
     assert {each.type for each in found.maps} == {table_type}
-    assert {each.keys["dbname"] for each in found.maps} == {"postfix"}
+    assert {each.keys["dbname"] for each in found.maps} == {dbname}
     assert {each.keys["user"] for each in found.maps} == {"mailserver"}
+    assert not any("{" in each.keys["query"] for each in found.maps)
+
+
+def test_the_presets_are_these():
+    assert ("ispmail", *PRESETS) == NAMES
+    assert [each.name for each in complete(preset="postfixadmin").maps] == ORDER
+
+
+def test_the_presets_of_a_project_differ_in_the_type_and_in_what_the_time_is_called():
+    """UTC: Modoboa writes it whatever the server's time zone is."""
+    for name in PRESETS:
+        mysql, pgsql = (expanded({"preset": f"{name.partition('-')[0]}{suffix}"})["maps"] for suffix in ("", "-pgsql"))
+        assert "NOW()" not in str(mysql) and "UTC_TIMESTAMP()" not in str(pgsql)
+        assert str(mysql).replace("'mysql'", "'pgsql'").replace("UTC_TIMESTAMP()", "NOW()") == str(pgsql)
 
 
 def test_without_a_preset_or_with_the_default_one_it_is_the_guide():
@@ -82,11 +109,13 @@ def test_another_name_is_a_fault_that_names_those_there_are(wrong):
         return
     with pytest.raises(PillarFault) as caught:
         complete(preset=wrong)
-    reason = "must be one of ispmail, postfixadmin, postfixadmin-pgsql" if isinstance(wrong, str) else "must be a text"
+    reason = f"must be one of {', '.join(NAMES)}" if isinstance(wrong, str) else "must be a text"
     assert [(fault.key, fault.reason) for fault in caught.value.faults] == [("preset", reason)]
 
 
-@given(st.dictionaries(st.sampled_from(["database", "server", "maps", "answers"]), VALUES), st.sampled_from(PRESETS))
+@given(
+    st.dictionaries(st.sampled_from(["database", "server", "maps", "answers"]), VALUES), st.sampled_from(list(PRESETS))
+)
 def test_a_section_that_is_wrong_is_left_for_the_checks(section, preset):
     """It never fails, and changes nothing that is no mapping."""
     found = expanded({"preset": preset, **section})
