@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77104ee815a6")
+_ispmail_stamp.require("62f1e6c2748f")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77104ee815a6")
+_ispmail_stamp.require("62f1e6c2748f")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77104ee815a6")
+_ispmail_stamp.require("62f1e6c2748f")
 
 import salt.client
 import salt.utils.minions

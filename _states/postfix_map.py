@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77104ee815a6")
+_ispmail_stamp.require("62f1e6c2748f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

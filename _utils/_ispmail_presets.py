@@ -65,7 +65,7 @@ _POSTFIXADMIN = _Schema(
     },
 )
 
-# Tried with Modoboa 2.9.3. Each mailbox has an internal alias to itself, and each alias domain one from @alias.domain
+# Tried with Modoboa 2.9. Each mailbox has an internal alias to itself, and each alias domain one from @alias.domain
 # to @target.domain. The latter is left out here: it takes every address. A mailbox that only sends gets no mail.
 _RECIPIENTS = (
     " JOIN modoboa_admin_aliasrecipient AS recipient ON recipient.alias_id = alias.id"

@@ -10,15 +10,13 @@ from lab.mariadb import MariaDB
 from lab.postgresql import PostgreSQL
 from lab.web import PASSWORD, USER, create_database
 
-VERSION = "2.9.3"
-
 _FOLDER = "/opt/modoboa"
 _BUILD = rf"""
 apt-get update -q
 # rrdtool-bindings and mysqlclient are compiled here; libmagic is loaded by name.
 apt-get install -y -q --no-install-recommends python3-venv python3-dev gcc pkgconf librrd-dev libmariadb-dev libmagic1
 python3 -m venv {_FOLDER}
-{_FOLDER}/bin/pip install -q --no-cache-dir 'modoboa[mysql,postgresql]=={VERSION}'
+{_FOLDER}/bin/pip install -q --no-cache-dir 'modoboa[mysql,postgresql]>=2.9,<2.10'
 cd {_FOLDER}
 # Only for the settings: it prints that there is no database, and goes on.
 bin/modoboa-cli deploy instance --dburl default:postgres://{HOST}:1/none --domain mail.example.test
