@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ab1f070e42af")
+_ispmail_stamp.require("15cb0a3bf5bb")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ab1f070e42af")
+_ispmail_stamp.require("15cb0a3bf5bb")
 
 import _ispmail_answers
 import _ispmail_classes

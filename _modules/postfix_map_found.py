@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ab1f070e42af")
+_ispmail_stamp.require("15cb0a3bf5bb")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ab1f070e42af")
+_ispmail_stamp.require("15cb0a3bf5bb")
 
 import salt.client
 import salt.utils.minions

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ab1f070e42af")
+_ispmail_stamp.require("15cb0a3bf5bb")
 
 from _ispmail_salt import state
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "ab1f070e42af"
+STAMP = "15cb0a3bf5bb"
 
 
 def require(stamp: str) -> None:
