@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("15cb0a3bf5bb")
+_ispmail_stamp.require("8369c89bc648")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("15cb0a3bf5bb")
+_ispmail_stamp.require("8369c89bc648")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("15cb0a3bf5bb")
+_ispmail_stamp.require("8369c89bc648")
 
 import _ispmail_apply
 import _ispmail_compare

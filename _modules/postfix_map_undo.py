@@ -5,7 +5,7 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("15cb0a3bf5bb")
+_ispmail_stamp.require("8369c89bc648")
 
 import _ispmail_rollback
 from _ispmail_salt import salt_errors, undoable

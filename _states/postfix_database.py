@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("15cb0a3bf5bb")
+_ispmail_stamp.require("8369c89bc648")
 
 from _ispmail_salt import state
 

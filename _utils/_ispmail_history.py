@@ -250,7 +250,7 @@ class History:
                 numbers.insert(0, max(numbers, default=0) + 1)
                 while os.path.lexists(self._path(numbers[0])):
                     numbers[0] += 1
-                # Not synced: until this is on the disk the journal is there too, and the next change finds both.
+                # Not synced: the journal is deleted later, so a power cut that takes this back leaves the journal too.
                 os.rename(self._aside, self._path(numbers[0]))
                 self._is_kept = False
             for number in numbers[keep:]:
