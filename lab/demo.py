@@ -291,7 +291,7 @@ class Demo:
         text = "logs in to the database anew after a restart"
         self.screen.check("Dovecot", self.dovecot.login(MAILBOX, MAIL_PASSWORD), "ok", text)
         self.dovecot.stop()
-        text = "are in pillar, the table files and the option file, the old one in the history, and in no output or log"
+        text = "are in pillar, live files and (old ones) the history; in no output or log"
         self.screen.check("the passwords", self._leaks(), [], text)
         return report
 
