@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("62f1e6c2748f")
+_ispmail_stamp.require("cfeea5cf01f6")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("62f1e6c2748f")
+_ispmail_stamp.require("cfeea5cf01f6")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -5,7 +5,7 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("62f1e6c2748f")
+_ispmail_stamp.require("cfeea5cf01f6")
 
 import _ispmail_rollback
 from _ispmail_salt import salt_errors, undoable
@@ -29,8 +29,8 @@ def history(pillar="ispmail"):
     it); and ``changes``, as ``apply`` returns them. Files that pillar does not name any more stand there with their
     path. ``history`` in pillar says how many are kept.
 
-    Raises SaltInvocationError where pillar does not tell which Postfix it is (its other faults do not matter),
-    CommandExecutionError where the history cannot be read.
+    Raises SaltInvocationError where neither pillar nor the history tells which Postfix it is (other faults of pillar do
+    not matter), CommandExecutionError where the history cannot be read.
 
     Source: mysql_table(5), postconf(1)
 
@@ -41,7 +41,7 @@ def history(pillar="ispmail"):
         salt '*' postfix_map.history
     """
     with salt_errors():
-        instance, consumers, _ = undoable(__pillar__, __opts__, pillar)
+        instance, consumers, _ = undoable(__pillar__, __opts__, pillar, _ispmail_rollback.last_changed_by)
         return _ispmail_rollback.history(instance, consumers, __opts__["cachedir"])
 
 
@@ -63,10 +63,10 @@ def rollback(entry=None, pillar="ispmail", test=False):
 
     Returns a dict as ``apply`` does; ``maps`` and ``consumers`` are 0.
 
-    Raises SaltInvocationError where pillar does not tell which Postfix it is (its other faults do not matter), and for
-    an entry that is not there (it lists those that are); CommandExecutionError where a map could not be asked, as after
-    a change of the password at the database, where somebody else has changed a file or parameter since, or where a file
-    could not be written; everything is as before then.
+    Raises SaltInvocationError where neither pillar nor the history tells which Postfix it is (other faults of pillar do
+    not matter), and for an entry that is not there (it lists those that are); CommandExecutionError where a map could
+    not be asked, as after a change of the password at the database, where somebody else has changed a file or parameter
+    since, or where a file could not be written; everything is as before then.
 
     Source: mysql_table(5), postmap(1), postconf(1), postfix(1)
 
@@ -77,5 +77,5 @@ def rollback(entry=None, pillar="ispmail", test=False):
         salt '*' postfix_map.rollback test=True
     """
     with salt_errors():
-        found = undoable(__pillar__, __opts__, pillar)
+        found = undoable(__pillar__, __opts__, pillar, _ispmail_rollback.last_changed_by)
         return _ispmail_rollback.rollback(*found, entry, __opts__["cachedir"], test).describe()

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("62f1e6c2748f")
+_ispmail_stamp.require("cfeea5cf01f6")
 
 from _ispmail_salt import state
 

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("62f1e6c2748f")
+_ispmail_stamp.require("cfeea5cf01f6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -85,6 +85,7 @@ def _apply_to_postfix(
         expected,
         queue_directory,
         keep=instance.history,
+        pillar_key=instance.pillar_key,
         named=_ispmail_transaction.named((each.path for each in after.tables), files),
     )
     if test:
@@ -274,8 +275,10 @@ def _log_outside_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
 def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> None:
     """Replace option files only. What Postfix has read is as before: it need not run, nor be there."""
     began = time.monotonic()
-    files = found.option_files.files
-    change = Change(found.instance.config_directory, cache_directory, files, keep=found.instance.history)
+    instance, files = found.instance, found.option_files.files
+    change = Change(
+        instance.config_directory, cache_directory, files, keep=instance.history, pillar_key=instance.pillar_key
+    )
     if test:
         _ispmail_transaction.rehearse(change)
         return

@@ -6,7 +6,7 @@ import difflib
 import functools
 import os.path
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
@@ -157,22 +157,30 @@ def instance(pillar_key: str, section: object) -> Instance:
     return found
 
 
-def legible(pillar_key: str, section: object) -> Instance:
+def legible(pillar_key: str, section: object, known: Callable[[], Sequence[str]]) -> Instance:
     """Read the same as far as it can be read: enough to undo what pillar asked for.
 
     Args:
         pillar_key: The pillar key, such as ``ispmail``.
-        section: What pillar holds under it.
+        section: What pillar holds under it; None where it could not be rendered.
+        known: Gives the directories of the Postfix instances that were changed by this pillar key: asked where pillar
+            does not tell which one it is.
 
     Raises:
         PillarFault: Which Postfix it is cannot be told.
     """
-    config = _ours(pillar_key, section)
+    config = {} if section is None else _ours(pillar_key, section)
     found, faults = _instance(pillar_key, config)
     doubts = [fault for fault in faults if fault.key.partition(":")[0] == "postfix"]
     # A misspelt key may be the one that tells it.
-    if doubts or (faults and "postfix" not in config and pillar_key != MAIN):
-        raise PillarFault(pillar_key, doubts or faults)
+    if section is None or doubts or (faults and "postfix" not in config):
+        directories = known()
+        if len(directories) != 1:
+            last = ", ".join(directories) or "none"
+            reason = f"cannot be read, and the history does not tell which Postfix it is: it knows {last}"
+            fault = Fault("postfix:config_directory", reason, "correct pillar")
+            raise PillarFault(pillar_key, [*(doubts or faults), fault])
+        found, _ = _instance(pillar_key, {**config, "postfix": {"config_directory": directories[0]}})
     return found
 
 

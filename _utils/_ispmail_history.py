@@ -1,41 +1,103 @@
 """What the last changes of one Postfix instance replaced: kept with its secrets, for root only, to go back to it.
 
-An entry is written aside before its change begins, and gets its name by a rename once that is live and checked. So a
-full disk stops a change before it is live, one that was put back leaves no entry, and no entry is half-written.
+Of what a change has written no secret is kept, only what tells whether a file is still as the change left it. An entry
+is written aside before its change begins, and gets its name by a rename once that is live and checked. So a full disk
+stops a change before it is live, one that was put back leaves no entry, and no entry is half-written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import _ispmail_files
-from _ispmail_errors import Failed, repr_without
+import _ispmail_optionfile
+import _ispmail_tablefile
+from _ispmail_errors import CannotAsk, Failed, repr_without
 from _ispmail_files import File
 from _ispmail_maincf import same
 
 _ASIDE = "pending"
 _Kind = TypeVar("_Kind", int, str, bool)
+# Bytes of a seal: of its key, of the part of the key that is not kept, and of the hash.
+_KEY, _LOST, _HASH = 16, 2, 16
+# Greater ones are no IDs of users and groups, and no time that can be shown.
+_LAST_ID, _LAST_TIME = 2**32 - 1, 2**36
 
 
 class Replaced(NamedTuple):
-    """A file as it was before a change, and after it."""
+    """A file as it was before a change, and what is known of it after that."""
 
     before: File
-    after: File
-    between: tuple[bytes | None, ...] = ()  # what changes that were cut off may have left in it
+    after: str | None  # the seal of what is in it, None where there is no file
+    owned: tuple[int, int, int]  # its user, group and mode then
+    told: Mapping[str, Mapping[str, str | None]]  # what of its content differs, as people are told it: without secrets
+    between: tuple[str | None, ...] = ()  # the seals of what changes that were cut off may have left in it
 
     def __repr__(self) -> str:
-        return repr_without(self, "between")
+        return repr_without(self, "after", "between")
 
     @property
     def differs(self) -> bool:
         """Whether the change changes it."""
-        return self.before != self.after and not self.before.content is self.after.content is None
+        if self.before.content is None or self.after is None:
+            return (self.before.content is None) != (self.after is None)
+        return bool(self.told) or self.owned != (self.before.uid, self.before.gid, self.before.mode)
+
+    def left(self, content: bytes | None) -> bool:
+        """Whether the change left the file like that. None: there is none."""
+        return _is_sealed(content, self.after)
+
+    def may_hold(self, content: bytes | None) -> bool:
+        """Whether the file may be like that if the change was cut off."""
+        return content == self.before.content or any(_is_sealed(content, seal) for seal in (self.after, *self.between))
+
+
+def _sealed(content: bytes | None) -> str | None:
+    """What tells content again, and does not tell what it is; None where there is no file.
+
+    A part of the key is thrown away. So this takes one hash, and each guess, ours included, up to 65,536 of them:
+    whoever reads an entry and tries passwords would else try a thousand million a second.
+    """
+    if content is None:
+        return None
+    key = os.urandom(_KEY + _LOST)
+    return key[:_KEY].hex() + hashlib.blake2b(content, digest_size=_HASH, key=key).hexdigest()
+
+
+def _is_sealed(content: bytes | None, seal: str | None) -> bool:
+    if content is None or seal is None:
+        return content is None and seal is None
+    key, wanted = bytes.fromhex(seal[: 2 * _KEY]), bytes.fromhex(seal[2 * _KEY :])
+    every = (key + lost.to_bytes(_LOST, "big") for lost in range(256**_LOST))
+    return any(hashlib.blake2b(content, digest_size=_HASH, key=each).digest() == wanted for each in every)
+
+
+def kept(before: File, after: File, between: tuple[str | None, ...] = ()) -> Replaced:
+    """What is kept of a file that becomes another one.
+
+    Args:
+        between: The seals of what changes that were cut off may have left in it.
+    """
+    told: dict[str, dict[str, str | None]] = {}
+    if after.content is not None and before.content != after.content:
+        told = _ispmail_tablefile.diff(_shown_keys(before.content), _shown_keys(after.content))
+        if before.content is not None and not told:
+            told = {"layout": {"old": "another", "new": "another"}}
+    return Replaced(before, _sealed(after.content), (after.uid, after.gid, after.mode), told, between)
+
+
+def _shown_keys(content: bytes | None) -> dict[str, str]:
+    """The keys of a table file, or the login of an option file."""
+    if logins := _ispmail_optionfile.logins(content):
+        return {key: value for login in logins for key, value in login.items()}
+    return _ispmail_tablefile.parse(content)
 
 
 class Values(NamedTuple):
@@ -60,6 +122,7 @@ class Entry(NamedTuple):
     number: int  # by which an admin names it; the newest has the highest
     made: int  # when, in seconds since 1970
     act: str  # such as apply
+    pillar_key: str  # of the instance
     of_postfix: bool  # False: only files of other programs
     files: tuple[Replaced, ...]
     parameters: Mapping[str, Values]
@@ -90,28 +153,26 @@ def replaced(
         earlier: What the change that was cut off was to replace.
         held: Reads what main.cf sets now.
     """
-    files = {each.path: Replaced(_ispmail_files.read(each.path), each) for each in new}
+    nothing: tuple[str | None, ...] = ()
+    files = {each.path: (_ispmail_files.read(each.path), each, nothing) for each in new}
     values = dict(parameters)
     for was in earlier.files if earlier else ():
         path = was.before.path
-        now = files.get(path) or _as_it_is(path)
+        now = _ispmail_files.read(path)
+        _, then, _ = files.get(path, (now, now, nothing))
         # Else somebody else has written it since: that is what is replaced.
-        if now.before.content in (was.before.content, was.after.content, *was.between):
-            files[path] = Replaced(was.before, now.after, (was.after.content, *was.between))
+        if was.may_hold(now.content):
+            files[path] = (was.before, then, (was.after, *was.between))
     set_now = held() if earlier and earlier.parameters else {}
     for name, value in earlier.parameters.items() if earlier else ():
         current = values.get(name) or Values(set_now.get(name), set_now.get(name))
         if any(same(current.before, one) for one in (value.before, value.after, *value.between)):
             values[name] = Values(value.before, current.after, (value.after, *value.between))
+    every = [kept(*each) for each in files.values()]
     return (
-        tuple(each for each in files.values() if each.differs or each.between),
+        tuple(each for each in every if each.differs or each.between),
         {name: value for name, value in values.items() if value.differs or value.between},
     )
-
-
-def _as_it_is(path: str) -> Replaced:
-    file = _ispmail_files.read(path)
-    return Replaced(file, file)
 
 
 class History:
@@ -138,7 +199,7 @@ class History:
         """
         numbers = self._numbers()
         newest = self.interrupted(numbers) if interrupted else None
-        found = (_read(os.path.join(self._directory, str(number)), number) for number in numbers)
+        found = (_read(self._path(number), number) for number in numbers)
         # One may have been deleted since they were listed.
         return [*filter(None, [newest]), *(each.differing for each in found if each)]
 
@@ -163,6 +224,7 @@ class History:
         changed = entry.differing
         self._is_kept = keep > 0 and bool(changed.files or changed.parameters)
         try:
+            self._make_way()
             # Until the end also where a change goes back to what was there before another one that was cut off.
             if keep and (entry.files or entry.parameters):
                 if not os.path.isdir(self._directory):
@@ -186,12 +248,13 @@ class History:
                 self._forget()
             else:
                 numbers.insert(0, max(numbers, default=0) + 1)
-                os.rename(self._aside, os.path.join(self._directory, str(numbers[0])))
+                while os.path.lexists(self._path(numbers[0])):
+                    numbers[0] += 1
+                # Not synced: the journal is deleted later, so a power cut that takes this back leaves the journal too.
+                os.rename(self._aside, self._path(numbers[0]))
                 self._is_kept = False
             for number in numbers[keep:]:
-                os.unlink(os.path.join(self._directory, str(number)))
-            if numbers:
-                _ispmail_files.sync_directories([self._aside])
+                os.unlink(self._path(number))
         except OSError as err:
             raise Failed(f"the history in {self._directory} cannot be written: {err.strerror}") from err
 
@@ -212,15 +275,25 @@ class History:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
+    def _make_way(self) -> None:
+        """Give a directory that is in our way another name: no file can take its place."""
+        for path in (self._aside, _ispmail_files.aside(self._aside)):
+            if os.path.isdir(path) and not os.path.islink(path):
+                os.rename(path, tempfile.mkdtemp(prefix=f"{_ASIDE}-", dir=self._directory))
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._directory, str(number))
+
     def _numbers(self) -> list[int]:
-        """The numbers of the entries, the highest first."""
+        """The numbers of the entries, the highest first; what is no regular file is none."""
         try:
-            names = os.listdir(self._directory)
+            with os.scandir(self._directory) as found:
+                names = [each.name for each in found if each.is_file(follow_symlinks=False)]
         except FileNotFoundError:
             return []
         except OSError as err:
             raise Failed(f"{self._directory} cannot be read: {err.strerror}") from err
-        return sorted((int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name)), reverse=True)
+        return sorted((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), reverse=True)
 
 
 def _read(path: str, number: int) -> Entry | None:
@@ -229,7 +302,12 @@ def _read(path: str, number: int) -> Entry | None:
     Raises:
         Failed: It cannot be read.
     """
-    file = _ispmail_files.read(path)
+    if os.path.islink(path):
+        raise Failed(f"{path} is a link, so that it may be forged: move it away")
+    try:
+        file = _ispmail_files.read(path)
+    except CannotAsk as err:
+        raise Failed(f"{err}: move it away") from err
     if file.content is None:
         return None
     # Root writes what is in it where it says: whoever can write it could have any file written.
@@ -237,7 +315,7 @@ def _read(path: str, number: int) -> Entry | None:
         raise Failed(f"{path} is not of this user alone, so that it may be forged: move it away")
     try:
         return _from_json(json.loads(file.content), number)
-    except (AttributeError, ValueError, KeyError, TypeError):
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         # No reason is given: it would quote what is in it.
         raise Failed(f"{path} is not as this version writes it: move it away") from None
 
@@ -246,56 +324,81 @@ def _as_json(entry: Entry) -> dict[str, Any]:
     return {
         "made": entry.made,
         "act": entry.act,
+        "pillar_key": entry.pillar_key,
         "of_postfix": entry.of_postfix,
-        "files": [
-            [_file_as_json(each.before), _file_as_json(each.after), [_text(one) for one in each.between]]
-            for each in entry.files
-        ],
+        "files": [[_file_as_json(each.before), *each[1:]] for each in entry.files],
         "parameters": entry.parameters,
     }
 
 
 def _file_as_json(file: File) -> dict[str, Any]:
-    return {**file._asdict(), "content": _text(file.content)}
-
-
-def _text(content: bytes | None) -> str | None:
-    return None if content is None else content.decode("utf-8", "surrogateescape")
+    text = None if file.content is None else file.content.decode("utf-8", "surrogateescape")
+    return {**file._asdict(), "content": text}
 
 
 def _from_json(found: Mapping[str, Any], number: int) -> Entry:
+    """Check an entry as a whole: what is wrong with it would be an error in the middle of a rollback."""
     return Entry(
         number=number,
-        made=_of(int, found["made"]),
-        act=_of(str, found["act"]),
+        made=_whole(found["made"], _LAST_TIME),
+        act=_text(found["act"]),
+        pillar_key=_text(found["pillar_key"]),
         of_postfix=_of(bool, found["of_postfix"]),
-        files=tuple(
-            Replaced(_file_from_json(before), _file_from_json(after), tuple(map(_content, between)))
-            for before, after, between in found["files"]
-        ),
+        files=tuple(_replaced_from_json(*each) for each in found["files"]),
         parameters={
-            name: Values(_value(before), _value(after), tuple(map(_value, between)))
+            _text(name): Values(_value(before), _value(after), tuple(map(_value, between)))
             for name, (before, after, between) in found["parameters"].items()
         },
     )
 
 
+def _replaced_from_json(
+    before: Mapping[str, Any], after: object, owned: object, told: Mapping[str, Any], between: Iterable[object]
+) -> Replaced:
+    shown = {_text(name): {which: _value(each[which]) for which in ("old", "new")} for name, each in told.items()}
+    return Replaced(_file_from_json(before), _seal(after), _owned(owned), shown, tuple(map(_seal, between)))
+
+
 def _file_from_json(found: Mapping[str, Any]) -> File:
-    return File(
-        _of(str, found["path"]), _content(found["content"]), *(_of(int, found[key]) for key in ("uid", "gid", "mode"))
-    )
+    path, text = _text(found["path"]), _value(found["content"])
+    if not os.path.isabs(path) or "\0" in path:
+        raise ValueError
+    content = None if text is None else text.encode("utf-8", "surrogateescape")
+    return File(path, content, *_owned([found[name] for name in ("uid", "gid", "mode")]))
 
 
-def _content(text: str | None) -> bytes | None:
-    value = _value(text)
-    return None if value is None else value.encode("utf-8", "surrogateescape")
+def _owned(found: Any) -> tuple[int, int, int]:
+    uid, gid, mode = found
+    return _whole(uid, _LAST_ID), _whole(gid, _LAST_ID), _whole(mode, 0o7777)
+
+
+def _whole(found: object, last: int) -> int:
+    number = _of(int, found)
+    if not 0 <= number <= last:
+        raise ValueError
+    return number
+
+
+def _seal(found: object) -> str | None:
+    seal = _value(found)
+    if seal is not None and not re.fullmatch(f"[0-9a-f]{{{2 * (_KEY + _HASH)}}}", seal):
+        raise ValueError
+    return seal
 
 
 def _value(found: object) -> str | None:
-    return None if found is None else _of(str, found)
+    return None if found is None else _text(found)
+
+
+def _text(found: object) -> str:
+    text = _of(str, found)
+    # What is no text of ours could be neither shown nor written.
+    text.encode("utf-8", "surrogateescape")
+    return text
 
 
 def _of(kind: type[_Kind], found: object) -> _Kind:
-    if not isinstance(found, kind):
+    # No truth value is a number.
+    if type(found) is not kind:
         raise TypeError
     return found

@@ -16,6 +16,7 @@ import _ispmail_files
 from _ispmail_errors import Failed
 
 _HEAD = "work is due"
+_FOLDER, _HISTORY = "postfix_change", ".history"
 
 
 def interrupted(config_directory: str, cache_directory: str) -> bool:
@@ -29,13 +30,29 @@ def interrupted(config_directory: str, cache_directory: str) -> bool:
     return Journal(config_directory, cache_directory).due() is not None
 
 
+def with_history(cache_directory: str) -> list[str]:
+    """The configuration directories of all instances that a history is kept of.
+
+    Raises:
+        Failed: That cannot be read.
+    """
+    folder = os.path.join(cache_directory, _FOLDER)
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as err:
+        raise Failed(f"{folder} cannot be read: {err.strerror}") from err
+    return sorted(urllib.parse.unquote(name.removesuffix(_HISTORY)) for name in names if name.endswith(_HISTORY))
+
+
 class Journal:
     """The journal of one instance, in a directory of its own that only root may enter."""
 
     def __init__(self, config_directory: str, cache_directory: str) -> None:
         self._config_directory = config_directory
         name = urllib.parse.quote(os.path.realpath(config_directory), safe="")
-        self._path = os.path.join(cache_directory, "postfix_change", name)
+        self._path = os.path.join(cache_directory, _FOLDER, name)
 
     @property
     def workspace(self) -> str:
@@ -45,7 +62,7 @@ class Journal:
     @property
     def history(self) -> str:
         """The directory of what earlier changes replaced."""
-        return f"{self._path}.history"
+        return f"{self._path}{_HISTORY}"
 
     def due(self) -> list[str] | None:
         """The files of a change that was cut off; None where none was. Postfix may not have been reloaded then.

@@ -41,6 +41,15 @@ def parse(content: bytes | None) -> dict[str, dict[str, str]]:
     return groups
 
 
+def logins(content: bytes | None) -> list[dict[str, str]]:
+    """The logins in an option file, each with its ``user`` and ``password``; none in anything else."""
+    found: dict[str, dict[str, str]] = {}
+    for group, name, value in _lines(content):
+        if group != NO_GROUP and name in ("user", "password"):
+            found.setdefault(group, {})[name] = _unquoted(value or "")
+    return [each for each in found.values() if len(each) == 2]
+
+
 def login_steps(content: bytes | None, group: str) -> Iterator[tuple[str, str]]:
     """Yield what decides which user a client library takes, in the order of the file.
 

@@ -99,6 +99,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         known.queue_directory,
         act="remove",
         keep=instance.history,
+        pillar_key=instance.pillar_key,
     )
     if changes and test:
         _ispmail_transaction.rehearse(change)

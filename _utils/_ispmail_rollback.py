@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import _ispmail_answers
 import _ispmail_apply
 import _ispmail_files
+import _ispmail_history
 import _ispmail_inventory
 import _ispmail_journal
 import _ispmail_logins
@@ -19,7 +20,6 @@ import _ispmail_optionfile
 import _ispmail_postconf
 import _ispmail_postfix
 import _ispmail_remove
-import _ispmail_tablefile
 import _ispmail_transaction
 from _ispmail_answers import staged, unaskable, wrong_answers
 from _ispmail_config import Answer, CompleteInstance, CompleteMap, Instance
@@ -40,6 +40,13 @@ _GOES_FORWARD = (
 )
 
 
+class _Back(NamedTuple):
+    """A file as it is, and as it will be."""
+
+    now: File
+    then: File
+
+
 @dataclass(frozen=True)
 class _KeptMap(CompleteMap):
     """A map with a table file that was kept, whatever is in it."""
@@ -50,6 +57,18 @@ class _KeptMap(CompleteMap):
     def text(self) -> str:
         """The table file."""
         return self.content.decode("utf-8", "surrogateescape")
+
+
+def last_changed_by(pillar_key: str, cache_directory: str) -> list[str]:
+    """The directories of the Postfix instances whose last change was by this pillar key.
+
+    Raises:
+        CannotAsk: We are not root.
+        Failed: A history cannot be read.
+    """
+    _ispmail_files.require_root()
+    newest = {each: _entries(each, cache_directory)[:1] for each in _ispmail_journal.with_history(cache_directory)}
+    return [directory for directory, entries in newest.items() for each in entries if each.pillar_key == pillar_key]
 
 
 def history(instance: Instance, consumers: Consumers, cache_directory: str) -> list[dict[str, Any]]:
@@ -71,7 +90,7 @@ def history(instance: Instance, consumers: Consumers, cache_directory: str) -> l
             "act": f"{each.act} (cut off)" if each.interrupted else each.act,
             "changes": _described(each.files, each.parameters, names),
         }
-        for each in (entry.differing for entry in _entries(instance, cache_directory))
+        for each in (entry.differing for entry in _entries(instance.config_directory, cache_directory))
     ]
 
 
@@ -99,24 +118,26 @@ def rollback(
         Failed: Somebody else has changed what would be replaced, a map could not be asked, a login is refused, or a
             file could not be written. Everything is as before then.
     """
-    entries = _entries(instance, cache_directory)
+    entries = _entries(instance.config_directory, cache_directory)
     chosen = _chosen(entries, entry, instance.config_directory)
     undone = entries[: entries.index(chosen) + 1]
     values = _values_to_be(undone, instance.config_directory)
     files, left = _files_to_be(undone)
     warnings = [*left, *_probe_logins(files, consumers)]
+    replaced = [_ispmail_history.kept(each.now, each.then) for each in files]
     interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory)
     parameters = {name: value.after for name, value in values.items()}
     change = Change(
         instance.config_directory,
         cache_directory,
-        tuple(Replacement(each.after, still=(each.before.content,)) for each in files),
+        tuple(Replacement(each.then, still=(each.now.content,)) for each in files),
         parameters,
         {name: value.before for name, value in values.items()},
         act=f"rollback to {chosen.number}",
         keep=instance.history,
+        pillar_key=instance.pillar_key,
     )
-    changes = _described(files, values, _names(instance, consumers))
+    changes = _described(replaced, values, _names(instance, consumers))
     running = False
     if not files and not values and not interrupted:
         warnings.append(f"nothing was changed, all is as it was before change {chosen.number}")
@@ -134,9 +155,9 @@ def rollback(
     return Outcome(changes, 0, tuple(dict.fromkeys(warnings)), running)
 
 
-def _entries(instance: Instance, cache_directory: str) -> list[Entry]:
+def _entries(config_directory: str, cache_directory: str) -> list[Entry]:
     _ispmail_files.require_root()
-    journal = _ispmail_journal.Journal(instance.config_directory, cache_directory)
+    journal = _ispmail_journal.Journal(config_directory, cache_directory)
     return History(journal.history).entries(journal.due() is not None)
 
 
@@ -160,7 +181,7 @@ def _when(entry: Entry) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(entry.made))
 
 
-def _files_to_be(undone: Sequence[Entry]) -> tuple[list[Replaced], list[str]]:
+def _files_to_be(undone: Sequence[Entry]) -> tuple[list[_Back], list[str]]:
     """The files that differ from what they were before these changes, as they are and as they will be.
 
     Returns:
@@ -169,31 +190,30 @@ def _files_to_be(undone: Sequence[Entry]) -> tuple[list[Replaced], list[str]]:
     Raises:
         Failed: Somebody else has changed one, or could change one meanwhile.
     """
-    found: dict[str, Replaced] = {}
-    half_done = {}
+    found: dict[str, tuple[File, Replaced, bool]] = {}
     for entry in undone:
         for each in entry.files:
             # From the newest to the oldest: what was there first, and what was left last.
-            found[each.before.path] = Replaced(each.before, found.get(each.before.path, each).after)
-            if entry.interrupted:
-                half_done[each.before.path] = (each.before.content, *each.between)
+            _, newest, is_half_done = found.get(each.before.path, (None, each, entry.interrupted))
+            found[each.before.path] = (each.before, newest, is_half_done)
     files, warnings, foreign = [], [], []
-    for path, was in found.items():
+    for path, (before, newest, is_half_done) in found.items():
         now = _ispmail_files.read(path)
-        if now == was.before or now.content is was.before.content is None:
+        if now == before or now.content is before.content is None:
             continue
+        is_ours = newest.may_hold if is_half_done else newest.left
         if now.path != path:
             foreign.append(f"{path} leads to {now.path} since: put a file in place of that link")
-        elif was.before.content is None and _is_option_file(was.after.content):
+        elif before.content is None and _ispmail_optionfile.logins(now.content):
             warnings.append(f"{path} was left, because a program may log in by it: delete it when nothing names it")
-        elif now.content not in (was.before.content, was.after.content, *half_done.get(path, ())):
+        elif now.content != before.content and not is_ours(now.content):
             foreign.append(f"{path} was changed or deleted by somebody else since: an apply of pillar takes that back")
         elif reason := _ispmail_files.unsafe_directory(os.path.dirname(path)):
             foreign.append(f"{path} cannot be written safely by root: {reason}")
         else:
-            files.append(Replaced(now, was.before))
-            if was.before.mode & ~now.mode & 0o007 and was.before.content is not None:
-                warnings.append(f"{path} gets mode {was.before.mode:04o} again: every user of this server can read it")
+            files.append(_Back(now, before))
+            if before.mode & ~now.mode & 0o007 and before.content is not None:
+                warnings.append(f"{path} gets mode {before.mode:04o} again: every user of this server can read it")
     if foreign:
         raise _changed(foreign)
     return files, warnings
@@ -231,7 +251,7 @@ def _changed(foreign: Iterable[str]) -> Failed:
     return Failed(listed("Nothing was changed, a rollback would overwrite what is not ours", foreign))
 
 
-def _probe_logins(files: Iterable[Replaced], consumers: Consumers) -> list[str]:
+def _probe_logins(files: Iterable[_Back], consumers: Consumers) -> list[str]:
     """Try the logins of option files before they come back, and return warnings.
 
     Raises:
@@ -239,17 +259,17 @@ def _probe_logins(files: Iterable[Replaced], consumers: Consumers) -> list[str]:
     """
     warnings = []
     for each in files:
-        for login in _logins(each.after.content):
+        for login in _ispmail_optionfile.logins(each.then.content):
             if "hosts" in consumers.keys:
                 warnings += _ispmail_logins.probe(Consumers("", (), {**consumers.keys, **login}))
             else:
-                path = each.after.path
+                path = each.then.path
                 warnings.append(f"the login in {path} was not tried, because pillar has no hosts that can be read here")
     return warnings
 
 
 def _change_postfix(
-    instance: Instance, answers: Sequence[Answer], change: Change, files: Sequence[Replaced], test: bool
+    instance: Instance, answers: Sequence[Answer], change: Change, files: Sequence[_Back], test: bool
 ) -> tuple[list[str], bool]:
     """Ask what comes back as an apply does, make the change, and return the warnings and whether Postfix runs."""
     began = time.monotonic()
@@ -265,7 +285,7 @@ def _change_postfix(
         f"pillar expects another answer: {each}"
         for each in wrong_answers(_complete(instance, maps, wanted), staged(maps, after))
     ]
-    gone = {each.after.path for each in files if each.after.content is None}
+    gone = {each.then.path for each in files if each.then.content is None}
     _ispmail_remove.refuse_in_use(inventory, after, parameters, gone, gone)
     if running:
         _ispmail_postfix.refuse_reload(after.settings.expanded)
@@ -309,14 +329,14 @@ def _refuse_unaskable(
     return [*doubts, *_ispmail_apply.refuse_before_a_reload(broken, inventory, running)]
 
 
-def _maps(instance: Instance, files: Iterable[Replaced], inventory: Inventory, after: Inventory) -> list[_KeptMap]:
+def _maps(instance: Instance, files: Iterable[_Back], inventory: Inventory, after: Inventory) -> list[_KeptMap]:
     """The maps whose table files come back, or that Postfix will ask again, by their names in pillar where it has them.
 
     A proxymap that has not read the new main.cf cannot be asked for a table of it.
     """
     asked = {each.table for each in inventory.tables}
     again = [_ispmail_files.read(each.path) for each in after.tables if each.table not in asked]
-    coming = [*again, *(each.after for each in files)]
+    coming = [*again, *(each.then for each in files)]
     contents = {each.path: each.content for each in coming if each.content is not None}
     names = {after.settings.real_path(each.path): each.name for each in instance.maps}
     found: dict[str, _KeptMap] = {}
@@ -346,7 +366,7 @@ def _described(
     files: Iterable[Replaced], parameters: Mapping[str, Values], names: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
     """What a change changes, without secrets, as an apply tells it."""
-    changes = {names.get(each.after.path, each.after.path): _difference(each.before, each.after) for each in files}
+    changes = {names.get(each.before.path, each.before.path): _difference(each) for each in files}
     if parameters:
         changes["main.cf"] = {
             name: {"old": shown(name, value.before), "new": shown(name, value.after)}
@@ -355,31 +375,11 @@ def _described(
     return changes
 
 
-def _difference(before: File, after: File) -> dict[str, Any]:
-    if after.content is None:
+def _difference(replaced: Replaced) -> dict[str, Any]:
+    before = replaced.before
+    if replaced.after is None:
         return {"file": {"old": before.path, "new": None}}
     if before.content is None:
-        return {"file": {"old": None, "new": after.path}, **_ispmail_tablefile.diff({}, _shown_keys(after.content))}
-    told = {"owner" if name == "user" else name: each for name, each in ownership_changes(before, after).items()}
-    keys = _ispmail_tablefile.diff(_shown_keys(before.content), _shown_keys(after.content))
-    if before.content != after.content and not keys:
-        keys = {"layout": {"old": "another", "new": "another"}}
-    return {**told, **keys}
-
-
-def _shown_keys(content: bytes) -> dict[str, str]:
-    """The keys of a table file, or the login of an option file."""
-    if not _is_option_file(content):
-        return _ispmail_tablefile.parse(content)
-    return {key: value for login in _logins(content) for key, value in login.items()}
-
-
-def _is_option_file(content: bytes | None) -> bool:
-    return bool(_logins(content))
-
-
-def _logins(content: bytes | None) -> list[dict[str, str]]:
-    """The logins in an option file; none in anything else."""
-    groups = _ispmail_optionfile.parse(content)
-    logins = [groups[name] for name in groups if name != _ispmail_optionfile.NO_GROUP]
-    return [{key: each[key] for key in ("user", "password")} for each in logins if {"user", "password"} <= each.keys()]
+        return {"file": {"old": None, "new": before.path}, **replaced.told}
+    owned = ownership_changes(before, File(before.path, None, *replaced.owned))
+    return {**{"owner" if name == "user" else name: each for name, each in owned.items()}, **replaced.told}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import salt.utils.data
@@ -46,12 +46,16 @@ def section(pillar: Mapping[str, Any], key: str) -> Any:
     """
     if not isinstance(key, str):
         raise InvalidInput("pillar must be the name of a pillar key, such as ispmail")
-    found = salt.utils.data.traverse_dict_and_list(pillar, key, None)
+    found = _held(pillar, key)
     if found is None:
         broken = " (it could not be rendered: see the log of the master)" if "_errors" in pillar else ""
         what = f"pillar has no {key}{broken}" if pillar else "pillar is empty (salt-ssh gives it to states only)"
         raise InvalidInput(f"{what}: at least {key}:database:password is needed, see pillar.example")
     return _ispmail_presets.expanded(found)
+
+
+def _held(pillar: Mapping[str, Any], key: str) -> Any:
+    return salt.utils.data.traverse_dict_and_list(pillar, key, None)
 
 
 def instance(pillar: Mapping[str, Any], key: str) -> Instance:
@@ -155,18 +159,20 @@ def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tupl
 
 
 def undoable(
-    pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str
+    pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, known: Callable[[str, str], Sequence[str]]
 ) -> tuple[Instance, Consumers, tuple[Answer, ...]]:
     """Read what a rollback has to know, whatever else is wrong with pillar: that may be why it is wanted.
 
-    Where pillar could not be rendered, the main instance is the Postfix in its default directory.
+    Args:
+        known: Gives the directories of the Postfix instances that were changed by a pillar key, as the minion's cache
+            tells: asked where pillar could not be rendered, or does not tell which one it is.
 
     Raises:
         InvalidInput: Which Postfix it is cannot be told.
     """
-    is_lost = key == MAIN and key not in pillar and "_errors" in pillar
+    is_lost = isinstance(key, str) and "_errors" in pillar and _held(pillar, key) is None
     given = {} if is_lost else section(pillar, key)
-    found = _ispmail_config.legible(key, given)
+    found = _ispmail_config.legible(key, None if is_lost else given, lambda: known(key, opts["cachedir"]))
     expected = {name: given.get(name) for name in ("answers", "maps")}
     answers = _ispmail_config.assemble(key, _looked_up(expected, opts)[0])[0].answers
     try:

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "62f1e6c2748f"
+STAMP = "cfeea5cf01f6"
 
 
 def require(stamp: str) -> None:

@@ -46,6 +46,7 @@ class Change(NamedTuple):
     queue_directory: str = ""  # the instance's; empty: nothing of it is Postfix's, which need not be there
     act: str = "apply"  # how the history calls it
     keep: int = 0  # how many entries the history has
+    pillar_key: str = ""  # of the instance, for the history
     named: tuple[str, ...] = ()  # table files that main.cf will name, and that are there already
 
     def __repr__(self) -> str:
@@ -184,7 +185,7 @@ def _entry(change: Change, old_values: Mapping[str, str | None], earlier: Entry 
         lambda: _ispmail_postconf.explicit(change.config_directory),
     )
     of_postfix = bool(change.queue_directory) or (earlier is not None and earlier.of_postfix)
-    return Entry(0, int(time.time()), change.act, of_postfix, files, values)
+    return Entry(0, int(time.time()), change.act, change.pillar_key, of_postfix, files, values)
 
 
 def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:

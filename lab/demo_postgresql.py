@@ -117,7 +117,7 @@ class PostgreSQLDemo(Demo):
         enough = len(self._smtpd_processes() - before) >= 5
         self.screen.check_silently("at least 5 new smtpd processes during the rotation", enough, True)
         self._check_load(report)
-        text = "are in pillar, the table files and the history, and in no output or log"
+        text = "are in pillar, live files and (old ones) the history; in no output or log"
         self.screen.check("the passwords", self._leaks(), [], text)
         self.screen.check(
             "PostgreSQL's log", self.token in self.db.log, False, "at its most talkative, has none of them"

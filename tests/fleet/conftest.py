@@ -17,7 +17,7 @@ from lab.network import Network
 
 from .salted import CHECKOUT, Lab, Load, wait_until
 
-# What the changes of a Postfix have replaced, for postfix_map.rollback.
+# What the changes of a Postfix have replaced, for postfix_map.rollback: old passwords, and never one that is new.
 HISTORY = "/var/cache/salt/minion/postfix_change/%2Fetc%2Fpostfix.history/"
 MAIL = ("mx1", "mx2", "mx3", "mx4")
 INTERVAL = 5
@@ -204,6 +204,11 @@ class Fleet(Lab):
     def load(self, names=MAIL, rate=20):
         """A steady load on some of the mail servers: so many RCPTs a second on each."""
         return Load(self, {(name, 25): ANSWERED for name in names}, rate)
+
+    def files_with(self, text):
+        """The files that have a text, by machine."""
+        search = f"grep -rlaF '{text}' /var /etc /srv /tmp /root /run 2>/dev/null || true"
+        return {name: set(each.run(["sh", "-c", search]).stdout.split()) for name, each in self.machines.items()}
 
     def holds(self, machine, password):
         """Whether the table files of a mail server have this password, all three."""

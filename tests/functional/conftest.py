@@ -97,3 +97,14 @@ def postgresql(started_postgresql):
     """A PostgreSQL as it is before anything of ours."""
     untouched(started_postgresql)
     return started_postgresql
+
+
+@pytest.fixture
+def other_account(mariadb):
+    """Another account that may read the maps' tables, as pillar names it."""
+    mariadb.sql("CREATE OR REPLACE USER other@'127.0.0.1' IDENTIFIED BY 'canary-Old9'")
+    mariadb.sql("GRANT SELECT ON mailserver.* TO other@'127.0.0.1'")
+    mariadb.sql("CREATE OR REPLACE USER other@localhost IDENTIFIED BY 'canary-Old9'")
+    mariadb.sql("GRANT SELECT ON mailserver.* TO other@localhost")
+    yield {"user": "other", "password": "canary-Old9"}
+    mariadb.sql("DROP USER other@'127.0.0.1', other@localhost")

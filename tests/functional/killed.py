@@ -237,7 +237,7 @@ class Site:
         journal = _ispmail_journal.Journal(str(self.postfix.config_directory), str(self.cache))
         return [
             (
-                *(each.number, each.act, sorted((file.before, file.after) for file in each.files)),
+                *(each.number, each.act, sorted((file.before, file.owned, str(file.told)) for file in each.files)),
                 {name: (value.before, value.after) for name, value in each.parameters.items()},
             )
             for each in History(journal.history).entries(interrupted=False)

@@ -1,6 +1,7 @@
 """postfix_map.history and rollback on a real Postfix and a real MariaDB: what is kept, and the way back."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from urllib.parse import quote
@@ -132,16 +133,6 @@ def test_what_is_kept_is_for_root_only_and_the_last_five(minion, postfix, pillar
     assert list(found.iterdir()) == [] and history(minion) == []
     with pytest.raises(SaltInvocationError, match="there is nothing to go back to"):
         rollback(minion)
-
-
-@pytest.fixture
-def other_account(mariadb):
-    mariadb.sql("CREATE OR REPLACE USER other@'127.0.0.1' IDENTIFIED BY 'canary-Old9'")
-    mariadb.sql("GRANT SELECT ON mailserver.* TO other@'127.0.0.1'")
-    mariadb.sql("CREATE OR REPLACE USER other@localhost IDENTIFIED BY 'canary-Old9'")
-    mariadb.sql("GRANT SELECT ON mailserver.* TO other@localhost")
-    yield {"user": "other", "password": "canary-Old9"}
-    mariadb.sql("DROP USER other@'127.0.0.1', other@localhost")
 
 
 def test_an_old_password_is_refused_before_it_goes_live(minion, postfix, pillar, mariadb, other_account):
@@ -330,3 +321,42 @@ def test_an_apply_beside_a_rollback_never_names_what_that_deletes(minion, postfi
         result = managed(minion)
     assert load.stop().failed == 0
     assert result["result"] is False and f"{more} was deleted by somebody else meanwhile" in result["comment"]
+
+
+@pytest.mark.parametrize("broken", ["lost", "a fault beside it", "a fault in it"])
+def test_where_pillar_does_not_tell_which_postfix_it_is_the_history_does(minion, postfix, pillar, broken):
+    """The main instance was taken for the one in /etc/postfix."""
+    before = state(postfix)
+    applied(minion, pillar)
+    text = {
+        "lost": "#!json\n{",
+        "a fault beside it": '#!json\n{"ispmail": {"maps": 5}}',
+        "a fault in it": '#!json\n{"ispmail": {"postfix": {"config_dir": "/etc/postfix"}}}',
+    }
+    minion.pillar_file.write_text(text[broken])
+    assert [each["entry"] for each in history(minion)] == ["1"]
+    assert rollback(minion)["changes"].keys() >= {"main.cf"}
+    assert state(postfix) == before
+    # Another one has been changed by this pillar key too.
+    kept = folder(minion, postfix)
+    shutil.copytree(kept, kept.with_name(f"{quote('/etc/postfix-out', safe='')}.history"))
+    known = f"it knows /etc/postfix-out, {postfix.config_directory}: correct pillar"
+    with pytest.raises(SaltInvocationError, match=f"the history does not tell which Postfix it is: {known}"):
+        rollback(minion)
+
+
+def test_what_is_no_file_in_the_history_stops_no_change(minion, postfix, pillar):
+    """A directory with the name of an entry, or of what is written before a change; a damaged entry."""
+    applied(minion, pillar)
+    kept = folder(minion, postfix)
+    (kept / "1").write_text('{"made": 1' + "0" * 30 + "}")
+    (kept / "2").mkdir()
+    (kept / "pending").mkdir()
+    applied(minion, pillar, maps=MORE, history=1)
+    assert [each["entry"] for each in history(minion)] == ["3"] and not (kept / "1").exists()
+    rollback(minion)
+    assert replies(postfix) == ANSWERED and (kept / "2").is_dir()
+    (kept / "5").write_text('{"made": 1' + "0" * 30 + "}")
+    for act in (history, rollback):
+        with pytest.raises(CommandExecutionError, match="history/5 is not as this version writes it: move it away"):
+            act(minion)

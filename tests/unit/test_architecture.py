@@ -58,7 +58,7 @@ SECRET_IN = {
     "_ispmail_plugins.Reply": {"data"},
     "_ispmail_transaction.Change": {"parameters", "expected"},
     "_ispmail_history.Values": {"before", "after", "between"},
-    "_ispmail_history.Replaced": {"between"},
+    "_ispmail_history.Replaced": {"after", "between"},
     "_ispmail_history.Entry": {"parameters"},
     "_ispmail_database.Step": {"arguments"},
     "_ispmail_scram.Keys": {"client", "server"},

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import time
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ import _ispmail_files
 import _ispmail_history
 from _ispmail_errors import Failed
 from _ispmail_files import File
-from _ispmail_history import Entry, History, Replaced, Values
+from _ispmail_history import Entry, History, Values
 
 OLD, NEW, OTHER, FIRST = b"password = old\xff\n", b"password = new\n", b"password = third\n", b""
 
@@ -21,11 +23,13 @@ def history(tmp_path):
 
 
 def entry(*files, act="apply", parameters=None, of_postfix=True):
-    return Entry(0, 1_700_000_000, act, of_postfix, tuple(files), parameters or {})
+    return Entry(0, 1_700_000_000, act, "ispmail", of_postfix, tuple(files), parameters or {})
 
 
-def replaced(path="/etc/postfix/a\udcff.cf", before=OLD, after=NEW):
-    return Replaced(File(path, before, 0, 7, 0o640), File(path, after, 0, 8, 0o600))
+def replaced(path="/etc/postfix/a\udcff.cf", before=OLD, after=NEW, between=()):
+    new = File(path, after, 0, 8, 0o600)
+    seals = tuple(_ispmail_history.kept(new, new._replace(content=each)).after for each in between)
+    return _ispmail_history.kept(File(path, before, 0, 7, 0o640), new, seals)
 
 
 FULL = entry(replaced(), replaced("/b", None), replaced("/c", OLD, None), parameters={"x": Values(None, "y")})
@@ -47,6 +51,37 @@ def test_what_is_written_is_read(history):
     kept(history, FULL)
     assert history.entries(interrupted=False) == [FULL._replace(number=1)]
     assert repr(FULL) == repr(history.entries(interrupted=True)[0]._replace(number=0))
+    first, second, third = history.entries(interrupted=False)[0].files
+    assert [first.left(each) for each in (NEW, OLD, None)] == [True, False, False]
+    assert [second.left(each) for each in (NEW, OLD, None)] == [True, False, False]
+    assert [third.left(each) for each in (NEW, OLD, None)] == [False, False, True]
+
+
+def test_no_secret_of_what_is_new_is_kept(history):
+    """The password in use would stand in one more place. Two of the same are not to be seen as such either."""
+    folder = os.path.dirname(history.path)
+    before = entry(replaced("/a", None, b"password = secret-1\n"), replaced("/b", None, b"password = secret-1\n"))
+    after = entry(replaced("/a", b"password = secret-1\n", b"password = secret-2\n", [b"password = secret-3\n"]))
+    history.prepare(before, 5)
+    assert b"secret" not in Path(history.path).read_bytes()
+    history.commit(5)
+    kept(history, after)
+    written = {name: Path(folder, name).read_bytes() for name in names(history)}
+    assert b"secret" not in written["1"] and b"secret-1" in written["2"]
+    assert b"secret-2" not in written["2"] and b"secret-3" not in written["2"]
+    assert before.files[0].after != before.files[1].after
+    assert before.files[0].told == {"password": {"old": None, "new": "***"}}
+    assert after.files[0].told == {"password": {"old": "***", "new": "***"}}
+
+
+def test_to_guess_what_is_new_takes_long():
+    """As long as many hashes, for whoever has read an entry; to write it takes one."""
+    found = replaced(before=None, after=b"password = secret\n")
+    began = time.process_time()
+    assert not found.left(b"password = guess\n")
+    guess, began = time.process_time() - began, time.process_time()
+    replaced(before=None, after=b"password = secret\n")
+    assert guess > 20 * (time.process_time() - began)
 
 
 def test_only_root_may_read_it(history, tmp_path):
@@ -102,7 +137,10 @@ def test_what_a_kill_has_left_half_written_is_removed(history):
     assert names(history) == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"made": 1, "act": "x", "of_postfix": true, "files": 5}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", "[" * 10**5, '{"made": 1, "act": "x", "pillar_key": "x", "of_postfix": true, "files": 5}'],
+)
 def test_a_damaged_entry_is_named_and_not_quoted(history, content):
     """One that is damaged is no reason to refuse an apply, which asks only for the pending one."""
     kept(history, FULL)
@@ -119,12 +157,33 @@ def test_a_damaged_entry_is_named_and_not_quoted(history, content):
     ("where", "value"),
     [
         (["made"], "x"),
+        (["made"], 10**30),
+        (["made"], -1),
+        (["made"], True),
+        (["made"], 1.5),
         (["act"], [1]),
+        (["act"], "\ud800"),
+        (["pillar_key"], None),
         (["of_postfix"], 1),
         (["files", 0, 0, "path"], 5),
+        (["files", 0, 0, "path"], "etc/passwd"),
+        (["files", 0, 0, "path"], "/etc/\0"),
+        (["files", 0, 0, "path"], "/etc/\ud800"),
+        (["files", 0, 0, "content"], 5),
+        (["files", 0, 0, "content"], "\ud800"),
         (["files", 0, 0, "mode"], "rw"),
-        (["files", 0, 1, "uid"], None),
-        (["files", 0, 2], [5]),
+        (["files", 0, 0, "mode"], 0o10000),
+        (["files", 0, 0, "uid"], -1),
+        (["files", 0, 0, "gid"], 2**32),
+        (["files", 0, 1], "0" * 63),
+        (["files", 0, 1], "x" * 64),
+        (["files", 0, 2], [0, 0]),
+        (["files", 0, 2, 0], None),
+        (["files", 0, 3], []),
+        (["files", 0, 3], {"query": {"old": "x"}}),
+        (["files", 0, 3], {"query": {"old": 5, "new": "x"}}),
+        (["files", 0, 4], [5]),
+        (["files", 0], []),
         (["parameters", "x", 0], 5),
         (["parameters", "x", 2], [5]),
     ],
@@ -182,6 +241,63 @@ def test_files_of_others_are_no_entries(history):
     assert [each.number for each in history.entries(interrupted=True)] == [1]
 
 
+THINGS = {
+    "directory": os.mkdir,
+    "full directory": lambda path: os.makedirs(os.path.join(path, "x")),
+    "link": lambda path: os.symlink("1", path),
+    "link to itself": lambda path: os.symlink(path, path),
+    "FIFO": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS)
+def test_what_is_no_file_is_neither_followed_nor_in_the_way(history, thing):
+    """A directory of that name made each change end with "not finished"."""
+    kept(history, FULL)
+    folder = os.path.dirname(history.path)
+    for name in ("2", "3", "12345678901"):
+        thing(os.path.join(folder, name))
+    kept(history, *[FULL] * 3, keep=2)
+    assert [each.number for each in history.entries(interrupted=False)] == [6, 5]
+    for each in (history.path, _ispmail_files.aside(history.path)):
+        thing(each)
+        assert history.entries(interrupted=True)[0].number == 6 and history.interrupted() is None
+    kept(history, FULL, keep=1)
+    assert [each.number for each in history.entries(interrupted=True)] == [7]
+    # A directory is not ours to delete: it gets another name.
+    moved = set(names(history)) - {"2", "3", "12345678901", "7"}
+    assert len(moved) == (2 if os.path.isdir(os.path.join(folder, "3")) else 0)
+
+
+@pytest.mark.parametrize("keep", [0, 5])
+def test_what_is_in_the_way_is_no_reason_to_stop_either(history, keep):
+    """Also where nothing is kept."""
+    folder = os.path.dirname(history.path)
+    os.makedirs(os.path.join(history.path, "theirs"))
+    history.prepare(FULL, keep)
+    history.commit(keep)
+    (moved,) = [name for name in names(history) if name.startswith("pending-")]
+    assert os.listdir(os.path.join(folder, moved)) == ["theirs"]
+
+
+def test_a_number_of_any_length_is_one(history):
+    kept(history, FULL)
+    folder = os.path.dirname(history.path)
+    os.rename(os.path.join(folder, "1"), os.path.join(folder, "9" * 20))
+    kept(history, FULL, FULL)
+    assert [each.number for each in history.entries(interrupted=False)] == [10**20 + 1, 10**20, 10**20 - 1]
+
+
+def test_one_that_is_too_large_is_named(history):
+    kept(history, FULL)
+    path = os.path.join(os.path.dirname(history.path), "1")
+    os.truncate(path, 2**40)
+    with pytest.raises(Failed, match=r"history/1 is no regular file, or larger than 16 MiB: move it away$"):
+        history.entries(interrupted=False)
+    kept(history, FULL, keep=1)
+    assert [each.number for each in history.entries(interrupted=False)] == [2]
+
+
 @pytest.mark.parametrize("act", ["prepare", "commit", "drop", "entries"])
 def test_an_error_of_the_system_is_a_sentence(history, tmp_path, act):
     (tmp_path / "history").write_text("")
@@ -220,7 +336,13 @@ def becomes(path, content):
 
 def told(new=(), parameters=None, earlier=None, held=None):
     found, values = _ispmail_history.replaced(new, parameters or {}, earlier, lambda: held or {})
-    return [(each.before.content, each.after.content) for each in found], values
+    return [(each.before.content, content_of(each)) for each in found], values
+
+
+def content_of(each):
+    """What a seal is of, of all that is here."""
+    (content,) = [one for one in (OLD, NEW, OTHER, FIRST, None) if each.left(one)]
+    return content
 
 
 def test_what_a_change_replaces(files):
@@ -255,8 +377,9 @@ def test_a_change_that_finishes_another_one(files, now, then, before):
     """Files and parameters alike: to go back is to go to what was there before either. None: not touched."""
     path = files("a", now)
     owned = _ispmail_files.read(path)
+    first = _ispmail_history.kept(owned, owned._replace(content=FIRST))
     earlier = entry(
-        Replaced(owned._replace(content=OLD), owned._replace(content=NEW), (FIRST,)),
+        _ispmail_history.kept(owned._replace(content=OLD), owned._replace(content=NEW), (first.after,)),
         parameters={"x": Values(str(OLD), str(NEW), (str(FIRST),))},
     )
     new = [] if then is None else [owned._replace(content=then)]
@@ -269,7 +392,7 @@ def test_a_change_that_finishes_another_one(files, now, then, before):
 
 def test_a_change_that_goes_back_leaves_no_entry(history):
     """Until it is at its end what was cut off stays known: it may be cut off too."""
-    back = Replaced(FULL.files[0].before, FULL.files[0].before, (NEW,))
+    back = _ispmail_history.kept(FULL.files[0].before, FULL.files[0].before, (FULL.files[0].after,))
     history.prepare(FULL, 5)
     history.prepare(entry(back, parameters={"x": Values("a", "a", ("b", None))}), 5)
     (kept,) = history.entries(interrupted=True)
@@ -279,7 +402,7 @@ def test_a_change_that_goes_back_leaves_no_entry(history):
 
 
 def test_an_entry_has_only_what_its_change_has_changed(history):
-    back = Replaced(FULL.files[0].before, FULL.files[0].before, (NEW,))
+    back = _ispmail_history.kept(FULL.files[0].before, FULL.files[0].before, (FULL.files[0].after,))
     kept(history, entry(back, FULL.files[1], parameters={"x": Values("a", "a", ("b",)), "y": Values("a", "b")}))
     (found,) = history.entries(interrupted=True)
     assert (found.files, found.parameters) == ((FULL.files[1],), {"y": Values("a", "b")})

@@ -8,7 +8,7 @@ import pytest
 
 import _ispmail_files
 from _ispmail_errors import Failed
-from _ispmail_journal import Journal, interrupted
+from _ispmail_journal import Journal, interrupted, with_history
 
 
 @pytest.fixture(params=["an instance", "no Postfix"])
@@ -198,3 +198,22 @@ def test_a_change_that_was_cut_off_is_due(tmp_path):
     with journal.locked():
         journal.write([])
     assert interrupted(directory, cache) is True
+
+
+def test_the_instances_that_have_a_history(tmp_path):
+    """By their directories, links resolved."""
+    assert with_history(str(tmp_path)) == []
+    (tmp_path / "link").symlink_to(tmp_path / "postfix out%2F")
+    for name in ("link", "caf\xe9", "none"):
+        journal = Journal(str(tmp_path / name), str(tmp_path))
+        with journal.locked():
+            journal.write([])
+        if name != "none":
+            os.mkdir(journal.history)
+    assert with_history(str(tmp_path)) == [f"{tmp_path}/caf\xe9", f"{tmp_path}/postfix out%2F"]
+
+
+def test_a_cache_that_cannot_be_read_is_a_sentence(tmp_path):
+    (tmp_path / "postfix_change").write_text("")
+    with pytest.raises(Failed, match=r"/postfix_change cannot be read: Not a directory$"):
+        with_history(str(tmp_path))

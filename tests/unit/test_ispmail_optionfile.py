@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _ispmail_optionfile import faults, login_steps, other_settings, parse, render
+from _ispmail_optionfile import faults, login_steps, logins, other_settings, parse, render
 
 
 def test_a_login():
@@ -129,3 +129,12 @@ def test_what_decides_the_user_in_the_order_of_the_file():
     assert list(login_steps(content, "postfix")) == [*steps, ("user", "e"), ("includedir", "/etc/my.d")]
     assert list(login_steps(content, "client")) == [*steps, ("includedir", "/etc/my.d")]
     assert list(login_steps(None, "client")) == []
+
+
+def test_the_logins_of_all_groups():
+    """Both of user and password make one; a table file, which has no groups, has none."""
+    text = (
+        b'user=a\npassword=b\n[client]\npassword="x\\"y"\nuser=z\nport=1\n[mysqldump]\nuser=q\n[o]\nuser\npassword=p\n'
+    )
+    assert logins(text) == [{"user": "z", "password": 'x"y'}, {"user": "", "password": "p"}]
+    assert logins(b"user = a\npassword = b\n") == logins(None) == []

@@ -10,7 +10,8 @@ from _ispmail_config import Instance, Map
 from _ispmail_config_consumers import NONE, Consumers
 from _ispmail_errors import Failed, InvalidInput
 from _ispmail_files import File
-from _ispmail_history import Entry, Replaced, Values
+from _ispmail_history import Entry, History, Values, kept
+from _ispmail_journal import Journal
 
 TABLE = b"user = mailserver\npassword = canary-%d\nquery = SELECT 1 FROM a WHERE b='%%s'\n"
 OPTIONS = b'[client]\nuser="mailserver"\npassword="canary-%d"\n'
@@ -39,18 +40,23 @@ def there(server, content, mode=0o640):
 
 
 def entry(number, *files, parameters=None, act="apply", interrupted=False):
-    return Entry(number, 1_700_000_000, act, True, tuple(files), parameters or {}, interrupted)
+    return Entry(number, 1_700_000_000, act, "ispmail", True, tuple(files), parameters or {}, interrupted)
 
 
-def step(server, before, after):
-    return Replaced(file(server, before), file(server, after))
+def step(server, before, after, between=None):
+    half_done = () if between is None else (kept(file(server, before), file(server, between)).after,)
+    return kept(file(server, before), file(server, after), half_done)
+
+
+def back(server, now, then):
+    return _ispmail_rollback._Back(file(server, now), file(server, then))
 
 
 def test_from_the_newest_to_the_oldest(server):
     """What was there first comes back, and what was left last has to be there."""
     undone = [entry(3, step(server, b"c", b"d")), entry(2), entry(1, step(server, b"a", b"b"))]
     there(server, b"d")
-    assert _ispmail_rollback._files_to_be(undone) == ([step(server, b"d", b"a")], [])
+    assert _ispmail_rollback._files_to_be(undone) == ([back(server, b"d", b"a")], [])
     for held in (b"a", b"a"):
         there(server, held)
         assert _ispmail_rollback._files_to_be(undone) == ([], [])
@@ -61,11 +67,11 @@ def test_from_the_newest_to_the_oldest(server):
 
 
 def test_a_change_that_was_cut_off_may_have_left_either(server):
-    half = Replaced(file(server, b"b"), file(server, b"c"), (b"x",))
+    half = step(server, b"b", b"c", b"x")
     undone = [entry(2, half, interrupted=True), entry(1, step(server, b"a", b"b"))]
     for held in (b"b", b"c", b"x"):
         there(server, held)
-        assert _ispmail_rollback._files_to_be(undone) == ([step(server, held, b"a")], [])
+        assert _ispmail_rollback._files_to_be(undone) == ([back(server, held, b"a")], [])
     there(server, b"z")
     with pytest.raises(Failed, match="changed or deleted by somebody else since"):
         _ispmail_rollback._files_to_be(undone)
@@ -75,8 +81,8 @@ def test_a_change_that_was_cut_off_may_have_left_either(server):
 def test_a_mode_that_lets_others_in_again_is_told(server, was, warned):
     there(server, b"b")
     before = file(server, b"a", was)
-    files, warnings = _ispmail_rollback._files_to_be([entry(1, Replaced(before, file(server, b"b")))])
-    assert [each.after for each in files] == [before]
+    files, warnings = _ispmail_rollback._files_to_be([entry(1, kept(before, file(server, b"b")))])
+    assert [each.then for each in files] == [before]
     assert bool(warnings) is warned and all(f"gets mode {was:04o} again" in each for each in warnings)
 
 
@@ -126,9 +132,9 @@ def test_what_people_are_told_has_no_secret(server):
     a, other = str(server.directory / "a.cf"), str(server.directory / "b.cf")
     files = [
         step(server, TABLE % 1, TABLE % 2),
-        Replaced(file(server, None, name="b.cf"), file(server, OPTIONS % 3, name="b.cf")),
-        Replaced(file(server, b"# x\n" + TABLE % 4, 0o644, "c.cf"), file(server, TABLE % 4, name="c.cf")),
-        Replaced(file(server, TABLE % 5, name="d.cf"), file(server, None, name="d.cf")),
+        kept(file(server, None, name="b.cf"), file(server, OPTIONS % 3, name="b.cf")),
+        kept(file(server, b"# x\n" + TABLE % 4, 0o644, "c.cf"), file(server, TABLE % 4, name="c.cf")),
+        kept(file(server, TABLE % 5, name="d.cf"), file(server, None, name="d.cf")),
     ]
     values = {"virtual_alias_maps": Values(None, "x"), "smtp_sasl_password_maps": Values("static:canary-6", None)}
     found = _ispmail_rollback._described(files, values, {a: "a_map"})
@@ -146,7 +152,7 @@ def test_what_people_are_told_has_no_secret(server):
 def test_a_login_is_tried_where_pillar_says(server, monkeypatch):
     tried = []
     monkeypatch.setattr("_ispmail_logins.probe", lambda consumers: tried.append(dict(consumers.keys)) or ["a doubt"])
-    files = [step(server, TABLE % 1, OPTIONS % 2), step(server, OPTIONS % 2, TABLE % 1)]
+    files = [back(server, TABLE % 1, OPTIONS % 2), back(server, OPTIONS % 2, TABLE % 1)]
     known = Consumers("ispmail", (), {"hosts": "db", "dbname": "m"})
     assert _ispmail_rollback._probe_logins(files, known) == ["a doubt"]
     assert tried == [{"hosts": "db", "dbname": "m", "user": "mailserver", "password": "canary-2"}]
@@ -187,3 +193,24 @@ def test_files_are_called_as_pillar_calls_them(server):
         str(server.directory / "a.cf"): "a_map",
         str(server.directory / "o.cnf"): "consumer:dovecot",
     }
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_which_postfix_a_pillar_key_has_changed_last(tmp_path, monkeypatch, is_cut_off):
+    """What was changed by another key since is that one's. A change that was cut off counts too."""
+    monkeypatch.setattr("_ispmail_files.require_root", lambda: None)
+    done = {"a": ["ispmail"], "b": ["ispmail", "second"], "c": ["second", "ispmail"], "d": []}
+    for name, keys in done.items():
+        journal = Journal(str(tmp_path / name), str(tmp_path))
+        with journal.locked():
+            history = History(journal.history)
+            os.makedirs(journal.history, exist_ok=True)
+            for key in keys:
+                history.prepare(entry(0, parameters={"x": Values(None, key)})._replace(pillar_key=key), 5)
+                journal.write([])
+                if not is_cut_off or key is not keys[-1]:
+                    history.commit(5)
+                    journal.clear()
+    directories = _ispmail_rollback.last_changed_by("ispmail", str(tmp_path))
+    assert directories == [str(tmp_path / "a"), str(tmp_path / "c")]
+    assert _ispmail_rollback.last_changed_by("third", str(tmp_path)) == []

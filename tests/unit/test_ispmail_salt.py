@@ -334,17 +334,27 @@ FOUND = {"second": {"database": {"hosts": "db.example"}, "postfix": {"config_dir
     [
         (FOUND, "second", "/etc/postfix-out"),
         ({"second": {**FOUND["second"], "mapz": {}, "consumers": 5}}, "second", "/etc/postfix-out"),
-        # What is left out, or could not be rendered, has its default.
-        ({"ispmail": {"mapz": {}, "maps": 5}}, "ispmail", "/etc/postfix"),
-        ({"_errors": ["Rendering SLS 'mail' failed"]}, "ispmail", "/etc/postfix"),
+        # Where pillar does not tell it, the history does. A misspelt key may be the one that tells it.
+        ({"ispmail": {}}, "ispmail", "/etc/postfix"),
+        ({"ispmail": {"mapz": {}, "maps": 5}}, "ispmail", "/etc/of-ispmail"),
+        ({"ispmail": {"maps": {}, "posfix": FOUND["second"]["postfix"]}}, "ispmail", "/etc/of-ispmail"),
+        ({"ispmail": {"maps": 5, "postfix": {"config_directory": "etc"}}}, "ispmail", "/etc/of-ispmail"),
+        ({"ispmail": {"postfix": 5}}, "ispmail", "/etc/of-ispmail"),
+        ({"_errors": ["Rendering SLS 'mail' failed"]}, "ispmail", "/etc/of-ispmail"),
+        ({"_errors": ["Rendering SLS 'mail' failed"]}, "third", "/etc/of-third"),
     ],
 )
 def test_what_a_rollback_needs_is_read_whatever_else_is_wrong(pillar, key, directory):
-    instance, consumers, answers = _ispmail_salt.undoable(pillar, {}, key)
+    def known(pillar_key, cache_directory):
+        assert cache_directory == "/cache"
+        return [f"/etc/of-{pillar_key}"]
+
+    instance, consumers, answers = _ispmail_salt.undoable(pillar, {"cachedir": "/cache"}, key, known)
     assert (instance.config_directory, instance.history, consumers.consumers, answers) == (directory, 5, (), ())
     assert consumers.keys["hosts"] == ("db.example" if key == "second" else "127.0.0.1")
 
 
+@pytest.mark.parametrize("known", [[], ["/etc/a", "/etc/b"]], ids=len)
 @pytest.mark.parametrize(
     ("pillar", "key", "reason"),
     [
@@ -353,11 +363,25 @@ def test_what_a_rollback_needs_is_read_whatever_else_is_wrong(pillar, key, direc
         ({"ispmail": {"maps": 5, "postfix": {"config_dir": "/etc/x"}}}, "ispmail", "config_dir is not a key"),
         ({"ispmail": {"postfix": 5}}, "ispmail", "postfix must be a mapping"),
         ({"second": {"maps": {}, "posfix": FOUND["second"]["postfix"]}}, "second", "posfix is not a key"),
-        ({"second": 5}, "second", "must be a mapping"),
-        ({"_errors": ["Rendering SLS 'mail' failed"]}, "second", r"pillar has no second \(it could not be rendered"),
-        ({"other": {}}, "ispmail", "pillar has no ispmail: "),
+        ({"_errors": ["Rendering SLS 'mail' failed"]}, "second", "Pillar has errors"),
     ],
 )
-def test_which_postfix_is_rolled_back_is_not_guessed(pillar, key, reason):
+def test_which_postfix_is_rolled_back_is_not_guessed(pillar, key, reason, known):
+    """Where neither pillar nor the history tells."""
+    with pytest.raises(InvalidInput, match=reason) as raised:
+        _ispmail_salt.undoable(pillar, {"cachedir": ""}, key, lambda *_: known)
+    end = f"which Postfix it is: it knows {', '.join(known) or 'none'}: correct pillar"
+    assert str(raised.value).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("pillar", "key", "reason"),
+    [
+        ({"second": 5}, "second", "must be a mapping"),
+        ({"other": {}}, "ispmail", "pillar has no ispmail: "),
+        ({"_errors": ["x"]}, 5, "must be the name of a pillar key"),
+    ],
+)
+def test_pillar_of_nobody_is_not_rolled_back(pillar, key, reason):
     with pytest.raises(InvalidInput, match=reason):
-        _ispmail_salt.undoable(pillar, {}, key)
+        _ispmail_salt.undoable(pillar, {}, key, lambda *_: ["/etc/postfix"])
