@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("daa3a61037e3")
+_ispmail_stamp.require("e991296b52b0")
 
 
 import _ispmail_applied

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("daa3a61037e3")
+_ispmail_stamp.require("e991296b52b0")
 
 import salt.client
 import salt.utils.minions

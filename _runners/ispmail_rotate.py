@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("daa3a61037e3")
+_ispmail_stamp.require("e991296b52b0")
 
 import salt.client
 import salt.utils.event
