@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cfeea5cf01f6")
+_ispmail_stamp.require("2d07df80b200")
 
 import contextlib
 import json

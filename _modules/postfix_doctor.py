@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cfeea5cf01f6")
+_ispmail_stamp.require("2d07df80b200")
 
 
 import _ispmail_applied

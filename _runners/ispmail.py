@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cfeea5cf01f6")
+_ispmail_stamp.require("2d07df80b200")
 
 import salt.client
 import salt.utils.minions

@@ -320,7 +320,7 @@ def make(
     old = _ispmail_transaction.make(change, check, lambda: _ispmail_smtpd.describe_now(before, inventory))
     if old:
         warnings.append(f"busy processes end their sessions with the old maps: {', '.join(old)}")
-    return warnings
+    return list(dict.fromkeys(warnings))
 
 
 def _ask_live(instance: CompleteInstance, changed: set[str], running: bool, inventory: Inventory) -> None:

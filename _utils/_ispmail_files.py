@@ -51,17 +51,15 @@ class Replacement(NamedTuple):
     """What a file becomes: `new`, or nothing where `new.content` is None.
 
     Nothing is replaced unless the file still holds one of `still`, where that is given. A main.cf has `lock`: whatever
-    is done to it later takes postconf's own lock. With `between` the file gets that content first, see
-    `Exchange.complete`.
+    is done to it later takes postconf's own lock.
     """
 
     new: File
     still: tuple[bytes | None, ...] | None = None
     lock: bool = False
-    between: bytes | None = None
 
     def __repr__(self) -> str:
-        return repr_without(self, "still", "between")
+        return repr_without(self, "still")
 
     @property
     def path(self) -> str:
@@ -118,7 +116,7 @@ def read(path: str) -> File:
 
 
 class Exchange:
-    """Files that take the place of others: `put`, `complete`, `delete`, `forget`; or back by `restore` and `drop`.
+    """Files that take the place of others: `put`, `go_on`, `delete`, `forget`; or back by `restore` and `drop`.
 
     `begun` lists the files that may differ from what they were, in the order in which they were changed. Each method
     raises an error of ours and leaves `begun` right, so that what is there can be told.
@@ -128,6 +126,8 @@ class Exchange:
         self._replacements = tuple(replacements)
         self._old: dict[str, File] = {}
         self._new = {each.path: each for each in self._replacements}
+        # What each file may hold that we have written, the latest last.
+        self._written = {each.path: [each.new.content] for each in self._replacements}
         self.begun: list[str] = []
 
     @property
@@ -147,7 +147,7 @@ class Exchange:
         writes = [each for each in self._replacements if each.new.content is not None]
         with _failures(self.paths):
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                list(pool.map(_write_temporary, map(_first, writes)))
+                list(pool.map(_write_temporary, (each.new for each in writes)))
             # Read as late as possible: what somebody else writes from here on would be lost.
             for each in self._replacements:
                 self._old[each.path] = self._kept(each)
@@ -156,39 +156,22 @@ class Exchange:
                 os.rename(_temporary(each.path), each.path)
             sync_directories(each.path for each in writes)
 
-    @property
-    def two_steps(self) -> bool:
-        """Whether a file gets other content first."""
-        return any(each.between is not None for each in self._replacements)
-
-    def complete(self) -> None:
-        """Give the files that got other content first their final content.
+    def go_on(self, step: Replacement) -> None:
+        """Give one of the files that were replaced its next content.
 
         Raises:
-            ChangedMeanwhile: Somebody else has changed one of them.
-            Failed: One cannot be written.
+            ChangedMeanwhile: Somebody else has changed it since.
+            Failed: It cannot be written.
         """
-        self._step(lambda each: each.between, lambda each: each.new)
-
-    def retreat(self) -> None:
-        """Undo `complete`.
-
-        Raises:
-            ChangedMeanwhile, Failed: As there.
-        """
-        self._step(lambda each: each.new.content, _first)
-
-    def _step(self, now: Callable[[Replacement], bytes | None], then: Callable[[Replacement], File]) -> None:
-        for each in self._replacements:
-            if each.between is not None:
-                step = Replacement(then(each), still=(now(each),))
-                with _failures([each.path]), contextlib.ExitStack() as stack:
-                    if each.lock:
-                        stack.enter_context(_postconf_lock(each.path))
-                    _write_temporary(step.new)
-                    _refuse_changed(step, read(each.path))
-                    os.rename(_temporary(each.path), each.path)
-                    sync_directories([each.path])
+        path, written = step.path, self._written[step.path]
+        with _failures([path]), contextlib.ExitStack() as stack:
+            if step.lock:
+                stack.enter_context(_postconf_lock(path))
+            _write_temporary(step.new)
+            _refuse_changed(step._replace(still=(written[-1],)), read(path))
+            written.append(step.new.content)
+            os.rename(_temporary(path), path)
+            sync_directories([path])
 
     def delete(self) -> None:
         """Delete the files that are to be deleted.
@@ -224,7 +207,7 @@ class Exchange:
             Failed: A file cannot be put back. It and those changed before it are left as they are.
         """
         for path in [path for path in reversed(self.begun) if self._exists_before(path)]:
-            ours = (self._old[path].content, self._new[path].between, self._new[path].new.content)
+            ours = (self._old[path].content, *self._written[path])
             with _failures([path]), contextlib.ExitStack() as stack:
                 if self._new[path].lock:
                     # Without room for the lock file no postconf has room for its own edit.
@@ -266,13 +249,6 @@ class Exchange:
                 os.unlink(_second_name(path))
             os.link(path, _second_name(path))
         return old
-
-
-def _first(replacement: Replacement) -> File:
-    """What a file becomes first."""
-    if replacement.between is None:
-        return replacement.new
-    return replacement.new._replace(content=replacement.between)
 
 
 def _refuse_changed(replacement: Replacement, found: File) -> None:

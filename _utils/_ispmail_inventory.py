@@ -13,13 +13,11 @@ import _ispmail_postconf
 import _ispmail_tablefile
 from _ispmail_errors import CannotAsk, repr_without
 from _ispmail_expand import expand, names_in, referred
-from _ispmail_maincf import overrides, words
+from _ispmail_maincf import PERMITS, READABLE, overrides, settled, words
 from _ispmail_postconf import Service
 from _ispmail_programs import MOST, is_match_list, programs_of
 from _ispmail_reach import Place, Reference, Word, places, references, tables_in, words_of
 
-# What proxymap may open: that a table stands there asks nothing.
-PERMITS = ("proxy_read_maps", "proxy_write_maps")
 # A table, or a reference that stayed as it is because nothing closes it: Postfix refuses that, so anything may follow.
 _TYPES = re.compile(r"(mysql|pgsql|sqlite|memcache):|\$[({]")
 # A pattern file, as in match lists, and the backup table of a memcache table: they may name tables, and further files.
@@ -188,7 +186,10 @@ def settings(config_directory: str) -> Settings:
     Raises:
         CannotAsk: There is no Postfix, or no main.cf.
     """
-    values = _ispmail_postconf.get(None, config_directory, defaults=True)
+    values = settled(_ispmail_postconf.get(None, config_directory, defaults=True))
+    if READABLE not in values:
+        # Only a change that was cut off has set it.
+        values.update(_ispmail_postconf.defaults([READABLE], config_directory))
     # postconf does not print a parameter of the admin's own until another one uses it.
     explicit = _ispmail_postconf.explicit(config_directory)
     known = {**explicit, **values, "config_directory": config_directory}

@@ -14,6 +14,12 @@ BLANKS = " \t\r\n"
 # Passwords and keys are looked up by these: their answers are never shown.
 SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps", "tls_server_sni_maps")
 
+# What proxymap may open: that a table stands there asks nothing.
+READABLE = "proxy_read_maps"
+PERMITS = (READABLE, "proxy_write_maps")
+# Ours: what else proxymap may open while a change is under way, for processes that have read another main.cf.
+MEANWHILE = "ispmail_meanwhile"
+
 
 def same(old: str | None, new: str | None) -> bool:
     """Tell whether two values are the same to Postfix: any white space counts as one blank, None is "not set"."""
@@ -45,6 +51,22 @@ def words(value: str, separators: str = "," + BLANKS) -> list[str]:
         else:
             found[-1] += char
     return [word for word in found if word]
+
+
+def with_meanwhile(readable: str | None) -> str:
+    """The value of proxy_read_maps that also allows what is set by MEANWHILE."""
+    return f"${MEANWHILE}" if readable is None else f"{readable}, ${MEANWHILE}"
+
+
+def settled(values: Mapping[str, str]) -> dict[str, str]:
+    """Values without MEANWHILE, which a change that is under way, or was cut off, has set."""
+    found = dict(values)
+    if found.pop(MEANWHILE, None) is not None and READABLE in found:
+        if found[READABLE] == with_meanwhile(None):
+            del found[READABLE]
+        else:
+            found[READABLE] = found[READABLE].removesuffix(with_meanwhile(""))
+    return found
 
 
 def path_of(word: str) -> str:

@@ -23,6 +23,7 @@ from _ispmail_maincf import (
     checked_values,
     differing,
     parts,
+    settled,
     values_of,
     words,
 )
@@ -106,6 +107,16 @@ def explicit(config_directory: str) -> dict[str, str]:
     Raises:
         CannotAsk: main.cf cannot be read.
     """
+    return settled(_held(config_directory))
+
+
+def unsettled(config_directory: str) -> dict[str, str]:
+    """Read what main.cf sets only until a change that is under way, or was cut off, has ended; see `explicit`."""
+    found = _held(config_directory)
+    return {name: found[name] for name in differing(settled(found), found)}
+
+
+def _held(config_directory: str) -> dict[str, str]:
     content = _ispmail_files.read(_main_cf(config_directory)).content
     return {name: " ".join(parts(value)) for name, value in _ispmail_tablefile.parse(content).items()}
 

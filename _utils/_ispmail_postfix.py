@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from _ispmail_command import output
 from _ispmail_errors import CannotAsk, Failed, listed
@@ -23,6 +23,8 @@ _RELOAD_NEEDS = {
 }
 # The programs that ask lookup tables for every mail.
 _READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
+# All that may ask any.
+_ASKERS = (*_READERS, "local", "virtual", "smtp", "lmtp", "flush", "postscreen", "tlsproxy")
 
 
 # How long after a reload at least one of the old processes has ended, on a server that is not busy.
@@ -134,15 +136,39 @@ def old_processes(files: Sequence[str], queue_directory: str) -> list[str]:
     return _named(_started_before(began, queue_directory))
 
 
+def askers(queue_directory: str) -> dict[int, str]:
+    """The processes of an instance that may ask a table now, with their names."""
+    return _started_before(time.clock_gettime(time.CLOCK_BOOTTIME), queue_directory, programs=_ASKERS)
+
+
+def let_end(processes: Iterable[int], queue_directory: str, seconds: float) -> list[str]:
+    """Wait for `askers` of an instance to end, once it is reloaded.
+
+    Returns:
+        Those that are left after so many seconds, such as ``smtpd 4711``.
+    """
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)
+    until = time.monotonic() + seconds
+    while (left := _started_before(began, queue_directory, processes, _ASKERS)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return _named(left)
+
+
 def _named(processes: Mapping[int, str]) -> list[str]:
     return [f"{name} {pid}" for pid, name in processes.items()]
 
 
-def _started_before(began: float, queue_directory: str, among: Iterable[int] | None = None) -> dict[int, str]:
-    """The processes of an instance that open table files and started before that second since boot, with their names.
+def _started_before(
+    began: float,
+    queue_directory: str,
+    among: Iterable[int] | None = None,
+    programs: Collection[str] = _READERS,
+) -> dict[int, str]:
+    """The processes of an instance that started before that second since boot, with their names.
 
     Args:
         among: Only these are looked at: those of an earlier answer, to which nothing can be added.
+        programs: Which programs they run.
     """
     parent = master(queue_directory)
     if parent is None:
@@ -154,7 +180,7 @@ def _started_before(began: float, queue_directory: str, among: Iterable[int] | N
             name, fields = _process(pid)
             # proc(5): ppid is field 4, starttime field 22; these begin with field 3.
             is_child = int(fields[1]) == parent
-            if is_child and name in _READERS and int(fields[19]) / ticks < began:
+            if is_child and name in programs and int(fields[19]) / ticks < began:
                 found[pid] = name
     return found
 

@@ -23,8 +23,8 @@ from _ispmail_config import DEFAULT_DIRECTORY, Instance, Map
 from _ispmail_errors import CannotAsk, Failed, PillarFault
 from _ispmail_expand import expand, names_in, sole_name
 from _ispmail_files import Replacement
-from _ispmail_inventory import PERMITS, Inventory, Settings, own_parameters
-from _ispmail_maincf import shown, without_inline, words
+from _ispmail_inventory import Inventory, Settings, own_parameters
+from _ispmail_maincf import PERMITS, shown, without_inline, words
 from _ispmail_plan import OPEN_DOMAINS, Outcome, finished, named_by, parameters_of, restriction_faults, table_file
 from _ispmail_programs import is_check
 from _ispmail_reach import without
@@ -112,7 +112,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
 
         _ispmail_transaction.make(change, check, lambda: _ispmail_smtpd.describe_now(before, inventory))
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
-    return Outcome(changes, len(chosen), tuple(warnings), running)
+    return Outcome(changes, len(chosen), tuple(dict.fromkeys(warnings)), running)
 
 
 def _without(names: Sequence[str], paths: set[str], inventory: Inventory) -> dict[str, str | None]:

@@ -1,7 +1,8 @@
 """Change one Postfix instance, all or nothing: files, main.cf, reload, check, deletions, and put back.
 
 The order is such that main.cf never names a table that is not there, wherever a change is cut off: new files, main.cf,
-reload, check, deletions. The way back is the same in reverse, and new files go last, after the reload.
+reload, check, deletions. The way back is the same in reverse, and new files go last, after the reload. By which steps
+main.cf goes, `_ispmail_steps` says.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ import _ispmail_files
 import _ispmail_history
 import _ispmail_postconf
 import _ispmail_postfix
-import _ispmail_tablefile
+import _ispmail_steps
 from _ispmail_command import hot_file
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed, repr_without
 from _ispmail_files import Exchange, Replacement
 from _ispmail_history import Entry, History, Values
 from _ispmail_journal import Journal
-from _ispmail_maincf import differing, same, words
+from _ispmail_maincf import MEANWHILE, READABLE, differing, same
+from _ispmail_steps import Step
 
 log = logging.getLogger(__name__)
 
-# Parameters that decide which domains are ours, see trivial-rewrite(8).
-_DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
 # How long to wait for another program that writes main.cf.
 _COLD_SECONDS = 5
+# How long a session may go on that asks through proxymap what it may not be asked any more.
+_LEAVING_SECONDS = 10
 # Bytes that two small files may take.
 _BLOCKS = 2 * 4096
 
@@ -53,6 +55,14 @@ class Change(NamedTuple):
         return repr_without(self, "parameters", "expected")
 
 
+class _Way(NamedTuple):
+    """How main.cf gets to what it becomes, and back; empty where it stays."""
+
+    there: tuple[Step, ...]  # without the end
+    main_cf: tuple[Replacement, ...]  # of each step, and of the end
+    back: tuple[Step, ...]
+
+
 def named(tables: Iterable[str], files: Iterable[Replacement]) -> tuple[str, ...]:
     """Those of the tables that are there, and stay as they are."""
     replaced = {each.path for each in files}
@@ -68,8 +78,8 @@ def make(
     reloaded. A change without files and parameters does just that.
 
     Args:
-        check: Called after the reload and before deletions, with whether Postfix runs. It raises an error of ours to
-            have everything put back.
+        check: Called after the reload and before deletions, with whether Postfix runs; twice where proxymap allows
+            less in the end. It raises an error of ours to have everything put back.
         answers: Called where everything was put back and Postfix reloaded: says how Postfix answers then.
 
     Returns:
@@ -83,6 +93,7 @@ def make(
     history = History(journal.history)
     with journal.locked(), contextlib.ExitStack() as edit:
         due = journal.due()
+        change = _with_settling(change)
         _refuse_unwritable(change, journal, due)
         _remove_leftovers(due)
         if change.parameters:
@@ -90,10 +101,10 @@ def make(
             edit.enter_context(_ispmail_files.postconf_lock(_path(change)))
         _refuse_gone(change)
         old_values = _old_values(change)
-        main_cf = _main_cf(change, old_values, journal.workspace)
-        for each in main_cf:
+        way = _way(change, old_values, journal.workspace)
+        for each in way.main_cf[-1:]:
             _ispmail_postconf.refuse_broken(each, change.parameters or {}, change.config_directory, journal.workspace)
-        exchange = Exchange([*change.files, *main_cf])
+        exchange = Exchange([*change.files, *way.main_cf[:1]])
         # What a change that was cut off has replaced is known from before the journal was.
         earlier = history.interrupted() if due is not None else None
         history.prepare(_entry(change, old_values, earlier), change.keep)
@@ -101,10 +112,11 @@ def make(
         try:
             exchange.put()
             edit.close()
-            old_processes = _forward(change, exchange, due is not None, check)
+            old_processes = _forward(change, exchange, way, due is not None, check)
         except BaseException as err:
             edit.close()
             try:
+                _step_back(change, exchange, way, journal.workspace)
                 outcome, reloaded = _put_back(change, exchange, journal, history, due, old_values)
             except NotPutBack as second:
                 raise NotPutBack(f"{_reason(err)}\n{second}") from err
@@ -188,22 +200,34 @@ def _entry(change: Change, old_values: Mapping[str, str | None], earlier: Entry 
     return Entry(0, int(time.time()), change.act, change.pillar_key, of_postfix, files, values)
 
 
-def _main_cf(change: Change, old_values: Mapping[str, str | None], workspace: str) -> list[Replacement]:
-    """What main.cf becomes, in two steps where domains come or go together with the maps of their addresses.
+def _with_settling(change: Change) -> Change:
+    """The change, and the end of what a change that was cut off has set in main.cf for a while."""
+    # Without a Postfix there is no main.cf.
+    settling = _settling(change.config_directory) if change.queue_directory else {}
+    return change._replace(parameters={**settling, **(change.parameters or {})})
 
-    smtpd and trivial-rewrite read main.cf at different times. Where trivial-rewrite knows a domain, and smtpd not the
-    map of its mailboxes, each address of that domain is accepted. So domains come last and go first.
-    """
+
+def _settling(config_directory: str) -> dict[str, str | None]:
+    """The parameters that main.cf sets for a while, with the values that they have without that."""
+    unsettled = _ispmail_postconf.unsettled(config_directory)
+    settled = _ispmail_postconf.explicit(config_directory) if unsettled else {}
+    return {name: settled.get(name) for name in unsettled}
+
+
+def _way(change: Change, old_values: Mapping[str, str | None], workspace: str) -> _Way:
     if not change.parameters:
-        return []
-    edited = _ispmail_postconf.edited(change.parameters, change.config_directory, workspace)
-    domains = {name: value for name, value in change.parameters.items() if name in _DOMAINS}
-    rest = {name: value for name, value in change.parameters.items() if name not in _DOMAINS}
-    more = sum(len(words(value or "")) - len(words(old_values[name] or "")) for name, value in domains.items())
-    if not more or not rest:
-        return [edited]
-    first = _ispmail_postconf.edited(rest if more > 0 else domains, change.config_directory, workspace)
-    return [edited._replace(between=first.new.content)]
+        return _Way((), (), ())
+    directory = change.config_directory
+    # What a change that was cut off has allowed for a while may be asked for still.
+    meanwhile = _ispmail_postconf.unsettled(directory).get(MEANWHILE)
+    readable = _ispmail_postconf.explicit(directory).get(READABLE)
+    now = {READABLE: readable, **old_values, MEANWHILE: meanwhile}
+    then = {**now, MEANWHILE: None, **change.parameters}
+    defaults = _ispmail_postconf.defaults(then, directory)
+    there = _ispmail_steps.between(now, then, defaults)
+    values = [*({name: each.parameters[name] for name in differing(now, each.parameters)} for each in there)]
+    main_cf = (_ispmail_postconf.edited(each, directory, workspace) for each in (*values, change.parameters))
+    return _Way(tuple(there), tuple(main_cf), tuple(_ispmail_steps.between(then, now, defaults)))
 
 
 def _remove_leftovers(due: list[str] | None) -> None:
@@ -213,11 +237,13 @@ def _remove_leftovers(due: list[str] | None) -> None:
         raise Failed(f"Nothing was changed, an interrupted change is still to be finished: {err}") from err
 
 
-def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[bool], None] | None) -> list[str]:
+def _forward(
+    change: Change, exchange: Exchange, way: _Way, due: bool, check: Callable[[bool], None] | None
+) -> list[str]:
     master = _master(change)
     running = master is not None
     try:
-        return _load(change, exchange, due, running, check)
+        return _load(change, exchange, way, due, check)
     except IspmailError as err:
         if running and _master(change) != master:
             raise Failed(
@@ -227,16 +253,13 @@ def _forward(change: Change, exchange: Exchange, due: bool, check: Callable[[boo
         raise
 
 
-def _load(
-    change: Change, exchange: Exchange, due: bool, running: bool, check: Callable[[bool], None] | None
-) -> list[str]:
-    """Have Postfix read what is new, check, and delete."""
-    if exchange.two_steps:
-        if running:
-            _reload(change, once_more=True)
-        exchange.complete()
-        # It may have been started in between, with the first step.
-        running = _master(change) is not None
+def _load(change: Change, exchange: Exchange, way: _Way, due: bool, check: Callable[[bool], None] | None) -> list[str]:
+    """Have Postfix read what is new, step by step, check, and delete."""
+    for step, following in zip(way.there, way.main_cf[1:]):
+        _read_step(change, step, check)
+        exchange.go_on(following)
+    # It may have been started in between, with an earlier step.
+    running = _master(change) is not None
     # Deletions alone are of files that main.cf does not name.
     reload_due = due or bool(exchange.begun)
     old_processes = _reload(change) if running and reload_due else []
@@ -245,6 +268,19 @@ def _load(
     _refuse_lost(change)
     exchange.delete()
     return old_processes
+
+
+def _read_step(change: Change, step: Step, check: Callable[[bool], None] | None = None) -> None:
+    """Have Postfix read a step of main.cf, and let the sessions end that ask what the next one does not allow."""
+    old = _ispmail_postfix.askers(change.queue_directory)
+    running = _reloaded(change, once_more=True)
+    if not step.is_complete:
+        return
+    # Before anybody is waited for: what is live may be wrong.
+    if check:
+        check(running)
+    if left := _ispmail_postfix.let_end(old, change.queue_directory, _LEAVING_SECONDS):
+        log.warning("not waited for any longer in %s: %s", change.config_directory, ", ".join(left))
 
 
 def _refuse_lost(change: Change) -> None:
@@ -263,7 +299,7 @@ def _lost(change: Change) -> list[str]:
     if not change.parameters:
         return []
     # postconf would wait until main.cf is two seconds old.
-    return differing(_ispmail_tablefile.parse(_ispmail_files.read(_path(change)).content), change.parameters)
+    return differing(_ispmail_postconf.explicit(change.config_directory), change.parameters)
 
 
 def _gets_cold(path: str) -> bool:
@@ -330,13 +366,17 @@ def _put_back(
     return outcome, running
 
 
+def _step_back(change: Change, exchange: Exchange, way: _Way, workspace: str) -> None:
+    """Go the steps back of main.cf, as far as they go: the end of them is what `_restore` does."""
+    # As on a full disk, or where another program has written it since.
+    with contextlib.suppress(IspmailError):
+        for step in way.back if exchange.begun else ():
+            exchange.go_on(_ispmail_postconf.edited(step.parameters, change.config_directory, workspace))
+            _read_step(change, step)
+
+
 def _restore(change: Change, exchange: Exchange, workspace: str, old_values: Mapping[str, str | None]) -> None:
     directory = change.config_directory
-    if exchange.two_steps:
-        # Where that fails, as on a full disk, the way back is one step.
-        with contextlib.suppress(IspmailError):
-            exchange.retreat()
-            _reloaded(change, once_more=True)
     try:
         exchange.restore(lambda: _old_main_cf(change, workspace, old_values))
     except IspmailError as err:
@@ -353,7 +393,8 @@ def _old_main_cf(change: Change, workspace: str, old_values: Mapping[str, str | 
     _gets_cold(_path(change))
     theirs = _lost(change)
     ours = {name: value for name, value in old_values.items() if name not in theirs}
-    return _ispmail_postconf.edited(ours, change.config_directory, workspace)
+    values = {**_settling(change.config_directory), **ours}
+    return _ispmail_postconf.edited(values, change.config_directory, workspace)
 
 
 def _reload_and_drop(change: Change, exchange: Exchange) -> bool:

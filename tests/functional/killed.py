@@ -28,7 +28,7 @@ import _ispmail_remove
 import _ispmail_rollback
 import _ispmail_smtpd
 from _ispmail_errors import IspmailError
-from _ispmail_history import History
+from _ispmail_history import History, Replaced
 from _ispmail_smtpd import Reply
 from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
@@ -52,6 +52,7 @@ MAPS = {
 }
 # It answers as the second one.
 THIRD = {**MAPS, "virtual_alias_maps": {**MAPS["virtual_alias_maps"], "expansion_limit": 100}}
+PROXIED = {name: {**MAPS.get(name, {}), "proxy": True} for name in ("virtual_mailbox_domains", *MAPS)}
 # What a change says where not all is as before.
 SAYS_AFTER = "The change is live and checked"
 SAYS_NEITHER = "It could not be put back"
@@ -63,6 +64,13 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copy2(source, target, follow_symlinks=False)
     status = os.lstat(source)
     os.lchown(target, status.st_uid, status.st_gid)
+
+
+def _as_kept(replaced: Replaced) -> tuple[object, ...]:
+    """What is kept of a file; one that is not there has no owner."""
+    before = replaced.before
+    was = (before.path, None) if before.content is None else tuple(before)
+    return was, replaced.after and replaced.owned, str(replaced.told)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ SCENARIOS = (
     Scenario("undo on a server in use", "first", "apply second", FIRST, SECOND, undone=True),
     Scenario("apply after an interruption", "cut off", "apply third", FIRST, SECOND),
     Scenario("remove after an interruption", "cut off", "remove second", SECOND, NONE),
+    Scenario("from proxymap", "proxied", "apply second", SECOND, SECOND),
+    Scenario("remove from proxymap", "proxied", "remove proxied", SECOND, NONE),
+    Scenario("undo of to proxymap", "second", "apply proxied", SECOND, SECOND, undone=True),
+    Scenario("apply after an interruption of from proxymap", "leaving", "apply second", SECOND, SECOND),
 )
 
 
@@ -111,7 +123,8 @@ class Site:
             "database": {"password": PASSWORD, "hosts": f"127.0.0.1:{mariadb.port}"},
             "postfix": {"config_directory": str(postfix.config_directory)},
         }
-        self._sections = {"first": section, "second": {**section, "maps": MAPS}, "third": {**section, "maps": THIRD}}
+        maps = {"first": {}, "second": MAPS, "third": THIRD, "proxied": PROXIED}
+        self._sections = {name: {**section, "maps": each} for name, each in maps.items()}
         self._states: dict[str, tuple[str, Path]] = {}
         self._start: tuple[str, dict[str, tuple[int, int, int, bytes]]] = ("", {})
         self._wanted: dict[str, dict[str, tuple[int, int, int, bytes]]] = {}
@@ -171,6 +184,10 @@ class Site:
         if daemons == name:
             self._reread()
         self._start = (name, self.everything())
+
+    def is_cut_off(self, name: str) -> bool:
+        """Whether Postfix's processes have read something else than what is on disk in a state."""
+        return self._states[name][0] != name
 
     def is_as_restored(self, name: str) -> bool:
         """Whether nothing has changed on disk since this state was restored."""
@@ -237,7 +254,7 @@ class Site:
         journal = _ispmail_journal.Journal(str(self.postfix.config_directory), str(self.cache))
         return [
             (
-                *(each.number, each.act, sorted((file.before, file.owned, str(file.told)) for file in each.files)),
+                *(each.number, each.act, sorted(map(_as_kept, each.files))),
                 {name: (value.before, value.after) for name, value in each.parameters.items()},
             )
             for each in History(journal.history).entries(interrupted=False)
@@ -293,19 +310,20 @@ def site() -> Iterator[Site]:
         temporary, tempfile.tempdir = tempfile.tempdir, str(found.temporary)
         try:
             found.keep("nothing")
-            for name in ("first", "second"):
+            for name in ("first", "second", "proxied"):
                 assert found.run(f"apply {name}") == CONVERGED
                 found.keep(name)
-            found.restore("first")
-            _cut_before_reload(found)
-            found.keep("cut off", daemons="first")
+            for name, daemons in (("cut off", "first"), ("leaving", "proxied")):
+                found.restore(daemons)
+                _cut_before_reload(found)
+                found.keep(name, daemons)
             yield found
         finally:
             os.environ["PATH"], tempfile.tempdir = path, temporary
 
 
 def _cut_before_reload(found: Site) -> None:
-    """Leave the second state on disk, unloaded, with the journal of its change."""
+    """Leave the second state on disk, or the first step to it, unloaded, with the journal of its change."""
 
     def act() -> str:
         def end(*_: object, **__: object) -> None:
@@ -322,7 +340,7 @@ def run_point(found: Site, scenario: Scenario, way: str, number: int) -> list[st
     """Cut off or disturb one change at one call: what is wrong then. None where it has fewer calls."""
     wanted = found.wanted(scenario)
     # Where Postfix has read something else than what is on disk, nothing but a reload brings it back.
-    if scenario.start == "cut off" or not found.is_as_restored(scenario.start):
+    if found.is_cut_off(scenario.start) or not found.is_as_restored(scenario.start):
         found.restore(scenario.start)
     start = found.contents()
     act = found.run_undone if scenario.undone else found.run

@@ -89,7 +89,7 @@ def _look_at_modes(found, call, result):
     for path in [*config.iterdir(), *(path for path in found.cache.rglob("*") if path.is_file())]:
         status = path.lstat()
         mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
-        if b"password" in path.read_bytes():
+        if b"password = " in path.read_bytes():
             result.secrets += 1
             if status.st_uid or mode & 0o137 or status.st_gid not in groups:
                 result.wrong.append(f"{path.name} is {mode:o} {owner} before {call}")

@@ -183,15 +183,15 @@ def test_postfix_that_is_started_between_two_steps_is_reloaded(found, monkeypatc
     """It had read the first of two steps, and nobody told it of the second."""
     found.restore("nothing")
     found.postfix.stop()
-    complete = _ispmail_files.Exchange.complete
+    go_on = _ispmail_files.Exchange.go_on
 
-    def start_first(exchange):
+    def start_first(exchange, step):
         found.postfix.start()
         assert rcpt(found.postfix.port, "jack@example.org")[0] == 554
-        complete(exchange)
+        go_on(exchange, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_ispmail_files.Exchange, "complete", start_first)
+        patched.setattr(_ispmail_files.Exchange, "go_on", start_first)
         assert found.run("apply first") == CONVERGED
     assert found.replies() == FIRST
 

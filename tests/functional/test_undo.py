@@ -1,15 +1,20 @@
 """postfix_map.history and rollback on a real Postfix and a real MariaDB: what is kept, and the way back."""
 
+import contextlib
 import os
+import re
 import shutil
 import stat
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_apply
 import _ispmail_journal
+from _ispmail_errors import Failed
 from lab.postfix import write_cold
 from lab.smtp import Load
 
@@ -271,16 +276,90 @@ def test_a_link_in_place_of_a_table_file_is_somebody_elses(minion, postfix, pill
     assert everything(postfix) == before
 
 
+@contextlib.contextmanager
+def no_session_is_lost(postfix):
+    """Of many short ones, and of some that go on for seven seconds, with a RCPT every half second."""
+    with (
+        Load(postfix.port, ANSWERED, rate=50) as load,
+        Load(postfix.port, ANSWERED, sessions=3, rate=6, per_connection=14) as long,
+    ):
+        time.sleep(1)
+        yield
+        time.sleep(1)
+    for report in (load.stop(), long.stop()):
+        assert report.failed == 0 and report.count > 5, str(report)
+
+
+PROXIED = {"virtual_alias_maps": {"proxy": True}}
+
+
 def test_a_table_that_is_asked_through_proxymap_again(minion, postfix, pillar):
-    """Its file has not changed, and the proxymap that runs does not know it any more."""
-    applied(minion, pillar, maps={"virtual_alias_maps": {"proxy": True}})
-    before = state(postfix)
+    """There and back. Its file has not changed, and the proxymap that runs does not know it any more."""
     applied(minion, pillar)
-    with Load(postfix.port, ANSWERED, rate=50) as load:
-        rollback(minion)
-    assert load.stop().failed == 0 and state(postfix) == before
-    # Not the way back, from proxymap: sessions that are under way end there, see docs/RELIABILITY.md.
+    direct = state(postfix)
+    applied(minion, pillar, maps=PROXIED)
+    proxied = state(postfix)
+    with no_session_is_lost(postfix):
+        applied(minion, pillar)
+    assert state(postfix) == direct
+    for wanted in (proxied, direct):
+        with no_session_is_lost(postfix):
+            rollback(minion)
+        assert state(postfix) == wanted and replies(postfix) == ANSWERED
+    assert managed(minion)["changes"] == {}
+
+
+def test_a_table_that_is_asked_through_proxymap_is_removed(minion, postfix, pillar):
+    """What an admin has written over two lines is as it was."""
+    readable = "proxy_read_maps = $virtual_alias_maps,\n    proxy:unix:passwd.byname\n"
+    write_cold(postfix.main_cf, f"{postfix.main_cf.read_text()}{readable}")
+    applied(minion, pillar, maps={**PROXIED, "more": {**MORE["more"], "proxy": True}})
+    with no_session_is_lost(postfix):
+        minion.call("postfix_map.remove", ["more"])
+    assert readable in postfix.main_cf.read_text()
+    assert not (postfix.config_directory / "mariadb-more.cf").exists()
+
+
+def test_a_table_behind_a_check_is_asked_through_proxymap_no_more(minion, postfix, pillar):
+    access = {"parameter": "access_maps", "proxy": True, "query": "SELECT 'DUNNO' WHERE '%s' = 'x'"}
+    applied(minion, pillar, maps={"access": access})
+    # Where the default of proxy_read_maps has it, nothing else allows it.
+    postfix.command("postconf", "-X", "proxy_read_maps")
+    postfix.command("postconf", "-e", "smtpd_sender_restrictions=check_sender_access $access_maps")
+    postfix.reload()
+    with no_session_is_lost(postfix):
+        applied(minion, pillar, maps={"access": {**access, "proxy": False}})
     assert replies(postfix) == ANSWERED
+
+
+def test_a_table_more_that_is_asked_through_proxymap(minion, postfix, pillar):
+    """The proxymap that runs did not know it: each new smtpd died, and for a minute no other one was started."""
+    services = postfix.master_cf.read_text()
+    write_cold(postfix.master_cf, re.sub(r"(?m)^(\S+\s+inet\s.*smtpd)$", r"\1 -o max_use=1", services, count=1))
+    postfix.reload()
+    applied(minion, pillar, maps=PROXIED)
+    with Load(postfix.port, ANSWERED, rate=100, per_connection=2) as load:
+        applied(minion, pillar, maps={name: {"proxy": True} for name in GUIDES})
+    report = load.stop()
+    assert report.failed == 0 and report.count > 50, str(report)
+
+
+def test_a_change_to_proxymap_that_is_put_back(minion, postfix, pillar, monkeypatch):
+    """Sessions that had begun meanwhile ended without an answer."""
+    applied(minion, pillar)
+    before = state(postfix)
+    minion.pillar = pillar(maps=PROXIED)
+
+    def refuse(*_):
+        # So that sessions begin.
+        time.sleep(2)
+        raise Failed("no")
+
+    monkeypatch.setattr(_ispmail_apply, "refuse_if_worse", refuse)
+    with no_session_is_lost(postfix):
+        result = managed(minion)
+    assert result["result"] is False and "no\nEverything was put back as it was" in result["comment"]
+    assert state(postfix) == before and replies(postfix) == ANSWERED
 
 
 def test_a_list_of_others_that_is_gone_is_not_named_again(minion, postfix, pillar):

@@ -53,7 +53,7 @@ SECRET_FIELDS = {"password", "keys", "content", "values", "texts", "hashes", "ve
 SECRET_IN = {
     "_ispmail_hosts.Host": {"text"},
     "_ispmail_config.Answer": {"answer"},
-    "_ispmail_files.Replacement": {"still", "between"},
+    "_ispmail_files.Replacement": {"still"},
     "_ispmail_plan.Difference": {"parameters"},
     "_ispmail_plugins.Reply": {"data"},
     "_ispmail_transaction.Change": {"parameters", "expected"},
@@ -61,6 +61,7 @@ SECRET_IN = {
     "_ispmail_history.Replaced": {"after", "between"},
     "_ispmail_history.Entry": {"parameters"},
     "_ispmail_database.Step": {"arguments"},
+    "_ispmail_steps.Step": {"parameters"},
     "_ispmail_scram.Keys": {"client", "server"},
     "_ispmail_scram._Verifier": {"salt", "stored"},
 }

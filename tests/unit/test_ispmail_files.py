@@ -112,7 +112,7 @@ def three(tmp_path):
 
 def test_files_are_replaced_then_deleted_and_nothing_is_left_beside_them(three, tmp_path):
     a, b, c = (str(tmp_path / name) for name in "abc")
-    assert three.paths == [a, b, c] and three.begun == [] and three.two_steps is False
+    assert three.paths == [a, b, c] and three.begun == []
     three.put()
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == NEW
     assert (tmp_path / "c").read_bytes() == OLD and three.begun == [a, b]
@@ -182,21 +182,19 @@ def test_an_edit_of_main_cf_since_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("lock", [True, False])
-def test_two_steps_and_back(tmp_path, lock):
-    """A parameter first points at both tables: then no mail is without one."""
+@pytest.mark.parametrize("steps", [[NEW], [NEW, b"third\n", b"both\n", NEW]])
+def test_a_file_that_goes_by_steps_and_back(tmp_path, lock, steps):
     path = tmp_path / "main.cf"
     path.write_bytes(OLD)
-    other = Replacement(file(tmp_path / "a", NEW))
-    exchange = Exchange([other, Replacement(file(path, NEW), lock=lock, between=b"both\n")])
-    assert exchange.two_steps is True
+    first = file(path, b"both\n")
+    exchange = Exchange([Replacement(file(tmp_path / "a", NEW)), Replacement(first, lock=lock)])
     exchange.put()
     assert path.read_bytes() == b"both\n"
     in_one_step = os.stat(tmp_path / "a")
-    exchange.complete()
-    assert path.read_bytes() == NEW
-    exchange.retreat()
-    assert path.read_bytes() == b"both\n"
-    exchange.complete()
+    for content in steps:
+        # What an edit of it has found does not matter: it has to hold what was written last.
+        exchange.go_on(Replacement(first._replace(content=content), still=(b"other\n",), lock=lock))
+        assert path.read_bytes() == content
     assert os.stat(tmp_path / "a") == in_one_step, "it was written once more"
     exchange.restore()
     assert path.read_bytes() == OLD
@@ -205,18 +203,20 @@ def test_two_steps_and_back(tmp_path, lock):
     assert names(tmp_path) == ["main.cf"]
 
 
-@pytest.mark.parametrize("step", ["complete", "retreat"])
-def test_no_step_over_what_somebody_else_has_written(tmp_path, step):
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("theirs", [b"theirs\n", OLD])
+def test_no_step_over_what_somebody_else_has_written(tmp_path, steps, theirs):
+    """Nor over what was there before: who has put that back may have a reason."""
     path = tmp_path / "main.cf"
     path.write_bytes(OLD)
-    exchange = Exchange([Replacement(file(path, NEW), between=b"both\n")])
+    exchange = Exchange([Replacement(file(path, b"first\n"))])
     exchange.put()
-    if step == "retreat":
-        exchange.complete()
-    path.write_bytes(b"theirs\n")
+    if steps == 2:
+        exchange.go_on(Replacement(file(path, b"second\n")))
+    path.write_bytes(theirs)
     with pytest.raises(ChangedMeanwhile):
-        getattr(exchange, step)()
-    assert path.read_bytes() == b"theirs\n"
+        exchange.go_on(Replacement(file(path, NEW), still=(theirs,)))
+    assert path.read_bytes() == theirs
 
 
 def test_a_second_failure_is_told_too(tmp_path):
@@ -469,29 +469,28 @@ def test_no_descriptor_stays_open(tmp_path):
 
 def test_no_content_is_in_a_traceback():
     """It holds a password."""
-    shown = repr(Replacement(file("/etc/a", b"secret"), still=(b"secret", None), lock=True, between=b"secret"))
+    shown = repr(Replacement(file("/etc/a", b"secret"), still=(b"secret", None), lock=True))
     assert "secret" not in shown and "/etc/a" in shown and "lock=True" in shown
     assert "secret" not in repr(file("/etc/a", b"secret")) and "mode=416" in repr(file("/etc/a", b"secret"))
 
 
-@pytest.mark.parametrize("step", ["complete", "retreat", "restore"])
+@pytest.mark.parametrize("step", ["go_on", "restore"])
 @pytest.mark.parametrize("lock", [True, False])
 def test_main_cf_is_not_changed_while_a_postconf_does(tmp_path, monkeypatch, step, lock):
     monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.1)
     path = tmp_path / "main.cf"
     path.write_bytes(OLD)
-    exchange = Exchange([Replacement(file(path, NEW), lock=lock, between=b"both\n")])
+    exchange = Exchange([Replacement(file(path, b"both\n"), lock=lock)])
     exchange.put()
-    if step == "retreat":
-        exchange.complete()
     before = path.read_bytes()
+    arguments = [Replacement(file(path, NEW), lock=lock)] if step == "go_on" else []
     with postconf_lock(str(path)):
         if lock:
             with pytest.raises(Failed, match="another postconf has held"):
-                getattr(exchange, step)()
+                getattr(exchange, step)(*arguments)
             assert path.read_bytes() == before and exchange.begun == [str(path)]
         else:
-            getattr(exchange, step)()
+            getattr(exchange, step)(*arguments)
             assert path.read_bytes() != before
 
 
@@ -513,14 +512,14 @@ def test_each_step_is_on_the_disk_before_the_next(tmp_path, synced):
     """After a power cut main.cf names no table that is not there: content goes first, then its name."""
     for name in ("c", "main.cf"):
         (tmp_path / name).write_bytes(OLD)
-    main_cf = Replacement(file(tmp_path / "main.cf", NEW), between=b"both\n")
+    main_cf = Replacement(file(tmp_path / "main.cf", b"both\n"))
     exchange = Exchange([Replacement(file(tmp_path / "a", NEW)), main_cf, Replacement(file(tmp_path / "c", None))])
     exchange.put()
     second_names = [".c.old", ".main.cf.old"]
     assert sorted(synced[:2]) == [(".a.new", NEW), (".main.cf.new", b"both\n")]
     assert synced[2:] == [[*second_names, "a", "c", "main.cf"]]
     synced.clear()
-    exchange.complete()
+    exchange.go_on(Replacement(file(tmp_path / "main.cf", NEW)))
     assert synced == [(".main.cf.new", NEW), [*second_names, "a", "c", "main.cf"]]
     synced.clear()
     exchange.delete()

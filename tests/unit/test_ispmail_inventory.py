@@ -12,6 +12,7 @@ from _ispmail_inventory import Reader, Settings, Table
 from _ispmail_postconf import Service
 from _ispmail_reach import places
 
+from .configured import Configured
 from .postfix_files import postfix
 
 PIECES = (
@@ -30,6 +31,19 @@ def test_no_table_is_missed(values):
     known = Settings("/etc/postfix", {**FIXED, **values}, frozenset())
     found = [place for name in known.values for place in places(name, known.words(name))]
     assert list(_ispmail_inventory.in_main_cf(known)) == [each for each in found if each.name != "proxy_read_maps"]
+
+
+@pytest.mark.parametrize("readable", [None, "$own_maps"])
+def test_what_a_change_that_was_cut_off_has_set_for_a_while_does_not_count(tmp_path, readable):
+    """proxymap will not allow it any longer, so what is asked through it has to be allowed anew."""
+    server = Configured(tmp_path)
+    before = f"own_maps = hash:/x\n{f'proxy_read_maps = {readable}' if readable else ''}"
+    known = _ispmail_inventory.settings(str(server.main_cf(before).directory))
+    left = f"{readable}, $ispmail_meanwhile" if readable else "$ispmail_meanwhile"
+    server.main_cf(f"own_maps = hash:/x\nproxy_read_maps = {left}\nispmail_meanwhile = proxy:mysql:/a")
+    found = _ispmail_inventory.settings(str(server.directory))
+    differing = {name for name in {*found.values, *known.values} if found.values.get(name) != known.values.get(name)}
+    assert (found.explicit, differing) == (known.explicit, {"process_id"})
 
 
 def test_who_refers_to_a_parameter_is_read_once(monkeypatch):

@@ -63,6 +63,16 @@ def test_same(old, new, same):
     assert _ispmail_maincf.same(new, old) is same
 
 
+@pytest.mark.parametrize("readable", [None, "", "$virtual_alias_maps", "$x, proxy:mysql:/a"])
+def test_what_a_change_has_set_for_a_while_does_not_count(readable):
+    others = {"virtual_alias_maps": "hash:/x", "proxy_write_maps": "$y"}
+    before = others if readable is None else {**others, "proxy_read_maps": readable}
+    meanwhile = {"proxy_read_maps": _ispmail_maincf.with_meanwhile(readable), "ispmail_meanwhile": "proxy:mysql:/b"}
+    assert _ispmail_maincf.settled({**before, **meanwhile}) == _ispmail_maincf.settled(before) == before
+    # Somebody has written proxy_read_maps anew.
+    assert _ispmail_maincf.settled({**before, "ispmail_meanwhile": ""}) == before
+
+
 def test_which_parameters_differ():
     held = {"a": "x,  y", "b": "x", "c": "", "e": "x"}
     wanted = {"a": "x, y", "b": "y", "c": None, "d": "x", "e": None, "f": None}

@@ -329,3 +329,13 @@ def test_what_is_set_already_is_not_written_again(folder):
     before = (folder / "main.cf").stat().st_ino
     assert _ispmail_postconf.change({"myhostname": "a.test", "biff": None}, str(folder), test=False) == {}
     assert (folder / "main.cf").stat().st_ino == before
+
+
+def test_what_a_change_that_was_cut_off_has_set_is_told_apart(folder):
+    """It does not count, wherever what main.cf sets is read."""
+    assert _ispmail_postconf.unsettled(str(folder)) == {}
+    before = _ispmail_postconf.explicit(str(folder))
+    left = {"proxy_read_maps": "$ispmail_meanwhile", "ispmail_meanwhile": "$virtual_alias_maps, proxy:mysql:/a"}
+    write_cold(folder / "main.cf", MAIN_CF + "".join(f"{name} = {value}\n" for name, value in left.items()))
+    assert _ispmail_postconf.explicit(str(folder)) == before
+    assert _ispmail_postconf.unsettled(str(folder)) == left

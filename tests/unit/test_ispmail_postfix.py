@@ -4,8 +4,10 @@ import contextlib
 import locale
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -214,6 +216,23 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
             assert sorted(found(old, new, tmp_path / "none")) == sorted(found(new)) == sorted(readers)
             assert found(old) == []
     assert found(new) == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_processes_that_may_ask_a_table_are_let_end(instance, ends):
+    """Not those that ask none, such as qmgr, nor those that begin later."""
+    with instance.running("smtp", "qmgr") as (master, asker, _):
+        time.sleep(0.1)
+        found = _ispmail_postfix.askers(instance.queue)
+        assert found == {asker: "smtp"}
+        if ends:
+            threading.Timer(0.4, os.kill, [master, signal.SIGHUP]).start()
+        began = time.monotonic()
+        left = _ispmail_postfix.let_end(found, instance.queue, 20 if ends else 0.5)
+        assert left == ([] if ends else [f"smtp {asker}"])
+        assert 0.3 < time.monotonic() - began < 10
+    assert _ispmail_postfix.askers(instance.queue) == {}
+    assert _ispmail_postfix.let_end(found, instance.queue, 20) == []
 
 
 def test_where_no_postfix_runs_other_processes_are_not_looked_at(instance, monkeypatch, tmp_path):

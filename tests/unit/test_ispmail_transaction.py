@@ -16,6 +16,7 @@ import _ispmail_tablefile
 import _ispmail_transaction
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, NotPutBack
 from _ispmail_files import File, Replacement, read
+from _ispmail_history import History
 from _ispmail_journal import Journal
 from _ispmail_transaction import Change
 from lab.postfix import write_cold
@@ -43,10 +44,21 @@ class Postfix:
         self.old_processes = []
         self.found = []
         self.followed = []  # whether it was told that another reload follows
+        self.waits = []  # for old processes to end: after how many reloads, and how long
 
     def master(self, queue):
         assert queue == str(self.server.queue)
         return self.pid
+
+    def askers(self, queue):
+        """They are other ones after each reload."""
+        assert queue == str(self.server.queue)
+        return {len(self.found): "smtpd"}
+
+    def let_end(self, processes, queue, seconds):
+        assert [*processes] == [len(self.found) - 1] and queue == str(self.server.queue)
+        self.waits.append((len(self.found), seconds))
+        return []
 
     def reload(self, directory, queue, once_more):
         assert directory == str(self.server.directory) and self.master(queue)
@@ -61,7 +73,7 @@ class Postfix:
 @pytest.fixture
 def postfix(server, monkeypatch):
     found = Postfix(server)
-    for name in ("master", "reload"):
+    for name in ("master", "reload", "askers", "let_end"):
         monkeypatch.setattr(f"_ispmail_postfix.{name}", getattr(found, name))
     return found
 
@@ -247,17 +259,105 @@ def test_one_step_is_enough_where_no_domain_comes_or_goes_with_a_map(server, pos
 def test_two_steps_of_a_postfix_that_does_not_run(server, postfix, monkeypatch, starts):
     """One that is started in between has read the first step."""
     postfix.pid = None
-    complete = _ispmail_files.Exchange.complete
+    go_on = _ispmail_files.Exchange.go_on
 
-    def completed(exchange):
+    def gone_on(exchange, step):
         postfix.pid = 4711 if starts else None
-        complete(exchange)
+        go_on(exchange, step)
 
-    monkeypatch.setattr(_ispmail_files.Exchange, "complete", completed)
+    monkeypatch.setattr(_ispmail_files.Exchange, "go_on", gone_on)
     more = {"relay_domains": "x.test", **MAILBOXES}
     _ispmail_transaction.make(change(server, parameters=more))
     assert [found["main.cf"] for found in postfix.found] == [more] * starts
     assert visible(server)["main.cf"] == more
+
+
+PROXIED, DIRECT = {"virtual_alias_maps": "proxy:mysql:DIR/b.cf"}, {"virtual_alias_maps": "mysql:DIR/b.cf"}
+
+
+def steps(postfix):
+    """What each reload has found in main.cf: * in place of what proxymap is told apart."""
+    found = []
+    for each in (found["main.cf"] for found in postfix.found):
+        meanwhile = each.pop("ispmail_meanwhile", None)
+        found.append(each)
+        if meanwhile:
+            assert each["proxy_read_maps"].endswith("$ispmail_meanwhile")
+            assert {"proxy:mysql:DIR/b.cf"} <= set(meanwhile.split(", "))
+            each["proxy_read_maps"] = each["proxy_read_maps"].replace("$ispmail_meanwhile", "*")
+    return found
+
+
+def test_proxymap_allows_what_old_processes_ask_until_they_end(server, postfix):
+    """And the new parameters are checked before they are waited for, and after proxymap allows less."""
+    readable = "proxy_read_maps = $virtual_alias_maps,\n    proxy:unix:passwd.byname\n"
+    server.main_cf(f"{readable}virtual_alias_maps = {PROXIED['virtual_alias_maps']}").table("a", OLD)
+    checked = []
+
+    def check(running):
+        checked.append((running, len(postfix.found), len(postfix.waits), "a.cf" in visible(server)))
+
+    _ispmail_transaction.make(change(server, {"a": None}, DIRECT), check)
+    kept = "$virtual_alias_maps, proxy:unix:passwd.byname"
+    assert [{name: " ".join(value.split()) for name, value in each.items()} for each in steps(postfix)] == [
+        {**DIRECT, "proxy_read_maps": f"{kept}, *"},
+        {**DIRECT, "proxy_read_maps": kept},
+    ]
+    assert (postfix.waits, postfix.followed) == ([(1, 10)], [True, False])
+    assert checked == [(True, 1, 0, True), (True, 2, 1, True)] and "a.cf" not in visible(server)
+    # As the admin has written it.
+    assert readable in (server.directory / "main.cf").read_text()
+
+
+@pytest.mark.parametrize("others", [{}, {"relay_domains": "x.test"}])
+def test_processes_that_have_begun_meanwhile_are_let_end_too(server, postfix, others):
+    """On the way back from a table that proxymap is asked for."""
+    server.main_cf(f"virtual_alias_maps = {DIRECT['virtual_alias_maps']}")
+    before = visible(server)
+    assert made(server, fails(), parameters={**PROXIED, **others}).text == f"no\n{PUT_BACK}"
+    without = {**DIRECT, "proxy_read_maps": "*"}
+    apart = [{**PROXIED, "proxy_read_maps": "*"}] if others else []
+    assert steps(postfix) == [without, *apart, {**PROXIED, **others}, *apart, without, DIRECT]
+    assert postfix.waits == [(len(postfix.found) - 1, 10)]
+    assert visible(server) == before
+
+
+def test_a_change_that_was_cut_off_while_proxymap_allowed_more(server, postfix):
+    """The next one takes that away, whatever else it has to do; but not at once."""
+    entries = []
+    for text, kept in (("$ispmail_meanwhile", {}), ("$x, $ispmail_meanwhile", {"proxy_read_maps": "$x"})):
+        left = f"proxy_read_maps = {text}\nispmail_meanwhile = $virtual_alias_maps, proxy:mysql:DIR/b.cf\n"
+        for parameters in ({}, {"relocated_maps": "hash:DIR/r"}):
+            server.main_cf(f"virtual_alias_maps = mysql:DIR/b.cf\n{left}")
+            cut_off(server)
+            postfix.found.clear()
+            _ispmail_transaction.make(change(server, parameters=parameters, keep=9))
+            entries = [*entries, parameters] if parameters else entries
+            wanted = {**DIRECT, **parameters}
+            assert steps(postfix) == [
+                {**wanted, "proxy_read_maps": text.replace("$ispmail_meanwhile", "*")},
+                {**wanted, **kept},
+            ]
+            assert visible(server)["main.cf"] == {**wanted, **kept} and journal(server).due() is None
+    found = History(journal(server).history).entries(interrupted=False)
+    assert [each.parameters.keys() for each in found] == [each.keys() for each in entries]
+
+
+def test_what_another_program_writes_while_old_processes_are_waited_for_is_kept(server, postfix, monkeypatch):
+    """And nothing of ours is left in it."""
+    main_cf = server.directory / "main.cf"
+    server.main_cf(f"virtual_alias_maps = {PROXIED['virtual_alias_maps']}")
+    monkeypatch.setattr("_ispmail_postfix.let_end", lambda *_: write_cold(main_cf, f"{main_cf.read_text()}biff = no\n"))
+    error = made(server, None, parameters=DIRECT)
+    assert error.type is Failed and f"was changed by somebody else meanwhile: try again\n{PUT_BACK}" in error.text
+    assert visible(server)["main.cf"] == {**PROXIED, "biff": "no"}
+
+
+def test_processes_that_do_not_end_are_logged(server, postfix, monkeypatch, caplog):
+    server.main_cf(f"virtual_alias_maps = {PROXIED['virtual_alias_maps']}")
+    monkeypatch.setattr("_ispmail_postfix.let_end", lambda *_: ["smtpd 4", "cleanup 7"])
+    _ispmail_transaction.make(change(server, parameters=DIRECT))
+    assert server.short(caplog.messages) == ["not waited for any longer in DIR: smtpd 4, cleanup 7"]
 
 
 # Nothing is changed.
