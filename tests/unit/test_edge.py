@@ -14,7 +14,7 @@ from _ispmail_plan import Outcome
 from _states import postconf, postfix_database, postfix_map
 
 from .test_documentation import FILES, ROOT, called, public_functions
-from .test_ispmail_module import fails
+from .test_ispmail_reapply import fails
 
 MODULES = [importlib.import_module(f"{file.parent.name}.{file.stem}") for file in FILES]
 # The arguments that every function which has them takes alike.

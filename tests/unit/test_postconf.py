@@ -7,7 +7,7 @@ from _ispmail_errors import InvalidInput
 from _modules import postconf
 
 from .postfix_files import postfix
-from .test_ispmail_module import fails
+from .test_ispmail_reapply import fails
 
 MAIN_CF = """\
 biff = no

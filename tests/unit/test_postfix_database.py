@@ -8,7 +8,7 @@ from _ispmail_errors import DatabaseError
 from _ispmail_holders import Holders, Site
 from _modules import postfix_database
 
-from .test_ispmail_module import fails
+from .test_ispmail_reapply import fails
 
 # A function, what it calls in the library, what that gets beside what pillar says, and whether a dry run is another.
 CALLS = [

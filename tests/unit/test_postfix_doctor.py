@@ -18,7 +18,7 @@ from _ispmail_plan import Outcome
 from _ispmail_report import FAULT, OK, Finding, table
 from _modules import postfix_doctor
 
-from .test_ispmail_module import fails
+from .test_ispmail_reapply import fails
 
 METRICS = "the metrics for Prometheus can be written"
 FINDINGS = [Finding("a login", "this server", OK, ""), Finding("a query", "x", FAULT, "write it anew")]

@@ -13,7 +13,7 @@ from lab.postfix import write_cold
 
 from .postfix_files import postfix
 from .test_ispmail_compare import SAME, comparison
-from .test_ispmail_module import fails
+from .test_ispmail_reapply import fails
 
 PASSWORD = "new;#pass"
 NAMES = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")

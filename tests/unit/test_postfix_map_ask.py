@@ -7,8 +7,8 @@ from _ispmail_errors import CannotAsk
 from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, Lookup
 from _modules import postfix_map_ask
 
-from .test_ispmail_module import fails
 from .test_ispmail_proof import NONCE, PASSWORD, scrypt
+from .test_ispmail_reapply import fails
 
 SECTIONS = {
     "ispmail": {"database": {"password": PASSWORD}, "instances": ["second"]},

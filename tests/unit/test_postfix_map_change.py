@@ -11,7 +11,7 @@ from _ispmail_errors import Failed
 from _ispmail_plan import Outcome
 from _modules import postfix_map_change
 
-from .test_ispmail_module import fails
+from .test_ispmail_reapply import fails
 
 CHANGES = {"virtual_alias_maps": {"file": {"old": None, "new": "/x.cf"}}}
 DONE = Outcome(CHANGES, maps=3, warnings=("first",), reloaded=True, consumers=1)

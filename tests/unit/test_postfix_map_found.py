@@ -9,7 +9,7 @@ from _modules import postfix_map_found
 from lab.postfix import write_cold
 
 from .postfix_files import postfix
-from .test_ispmail_module import fails
+from .test_ispmail_reapply import fails
 
 QUERY = "SELECT 1 FROM x WHERE y='%s'"
 

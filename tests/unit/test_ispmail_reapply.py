@@ -7,7 +7,7 @@ import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_stamp
-from _modules import ispmail
+from _modules import ispmail, ispmail_reapply
 
 FULL = OSError(28, "No space left on device", "/var/cache/a secret")
 
@@ -20,10 +20,10 @@ def minion(monkeypatch, tmp_path):
 
     def acts(apply, probe=list, **options):
         salt.update({"state.apply": apply, "postfix_map.probe": probe})
-        return ispmail.reapply(**options)
+        return ispmail_reapply.reapply(**options)
 
     for name, value in {"__salt__": salt, "__opts__": {"cachedir": str(tmp_path)}, "__context__": {}}.items():
-        monkeypatch.setattr(ispmail, name, value, raising=False)
+        monkeypatch.setattr(ispmail_reapply, name, value, raising=False)
     return events, acts
 
 
@@ -63,9 +63,9 @@ def test_each_failure_is_an_event(minion, apply, probe, comment):
     for _ in range(2):
         assert acts(apply, probe) == {"applied": True, "result": False, "comment": comment}
         assert events == [("ispmail/apply/failed", {"sls": "ispmail", "comment": comment})]
-        assert ispmail.__context__.pop("retcode") == 2
+        assert ispmail_reapply.__context__.pop("retcode") == 2
     assert acts(states(True)) == {"applied": True, "result": True, "comment": ""}
-    assert ispmail.__context__ == {}
+    assert ispmail_reapply.__context__ == {}
     assert acts(apply, probe)["result"] is False and len(events) == 2
 
 
@@ -118,7 +118,7 @@ def test_another_call_that_waits_does_it(minion, tmp_path):
         fcntl.flock(waiting, fcntl.LOCK_EX)
         done = acts(fails(AssertionError("it was applied")))
     assert done == {"applied": False, "comment": "another apply is about to start"}
-    assert events == [] and ispmail.__context__ == {}
+    assert events == [] and ispmail_reapply.__context__ == {}
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_pillar_is_fresh_before_the_apply(minion, file_client, options, expected
     """Without a master each job reads pillar anew. At most 100 state runs wait: each one is a process."""
     _, acts = minion
     calls = []
-    ispmail.__opts__["file_client"] = file_client
-    ispmail.__salt__["saltutil.refresh_pillar"] = lambda **options: calls.append(options)
+    ispmail_reapply.__opts__["file_client"] = file_client
+    ispmail_reapply.__salt__["saltutil.refresh_pillar"] = lambda **options: calls.append(options)
     acts(lambda sls, queue: calls.append((sls, queue)) or {}, **options)
     assert calls == expected
 
