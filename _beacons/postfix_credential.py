@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e991296b52b0")
+_ispmail_stamp.require("0525228eb9a6")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e991296b52b0")
+_ispmail_stamp.require("0525228eb9a6")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e991296b52b0")
+_ispmail_stamp.require("0525228eb9a6")
 
 
 import _ispmail_applied

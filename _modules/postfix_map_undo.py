@@ -5,7 +5,7 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e991296b52b0")
+_ispmail_stamp.require("0525228eb9a6")
 
 import _ispmail_rollback
 from _ispmail_salt import salt_errors, undoable

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e991296b52b0")
+_ispmail_stamp.require("0525228eb9a6")
 
 from _ispmail_salt import state
 

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e991296b52b0")
+_ispmail_stamp.require("0525228eb9a6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
