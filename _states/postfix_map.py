@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d07df80b200")
+_ispmail_stamp.require("05c0b4faa4d2")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -209,12 +209,12 @@ def _with_settling(change: Change) -> Change:
 
 def _settling(config_directory: str) -> dict[str, str | None]:
     """The parameters that main.cf sets for a while, with the values that they have without that."""
-    unsettled = _ispmail_postconf.unsettled(config_directory)
-    settled = _ispmail_postconf.explicit(config_directory) if unsettled else {}
-    return {name: settled.get(name) for name in unsettled}
+    settled = _ispmail_postconf.explicit(config_directory)
+    return {name: settled.get(name) for name in _ispmail_postconf.unsettled(config_directory)}
 
 
 def _way(change: Change, old_values: Mapping[str, str | None], workspace: str) -> _Way:
+    """Prepare each main.cf on the way; those on the way back are edits of what is there then."""
     if not change.parameters:
         return _Way((), (), ())
     directory = change.config_directory
@@ -225,7 +225,7 @@ def _way(change: Change, old_values: Mapping[str, str | None], workspace: str) -
     then = {**now, MEANWHILE: None, **change.parameters}
     defaults = _ispmail_postconf.defaults(then, directory)
     there = _ispmail_steps.between(now, then, defaults)
-    values = [*({name: each.parameters[name] for name in differing(now, each.parameters)} for each in there)]
+    values = [{name: each.parameters[name] for name in differing(now, each.parameters)} for each in there]
     main_cf = (_ispmail_postconf.edited(each, directory, workspace) for each in (*values, change.parameters))
     return _Way(tuple(there), tuple(main_cf), tuple(_ispmail_steps.between(then, now, defaults)))
 
@@ -368,9 +368,9 @@ def _put_back(
 
 def _step_back(change: Change, exchange: Exchange, way: _Way, workspace: str) -> None:
     """Go the steps back of main.cf, as far as they go: the end of them is what `_restore` does."""
-    # As on a full disk, or where another program has written it since.
+    # As on a full disk, or where another program has written it since, or it was not changed at all.
     with contextlib.suppress(IspmailError):
-        for step in way.back if exchange.begun else ():
+        for step in way.back:
             exchange.go_on(_ispmail_postconf.edited(step.parameters, change.config_directory, workspace))
             _read_step(change, step)
 

@@ -218,18 +218,27 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
     assert found(new) == []
 
 
+def test_which_programs_may_ask_a_table(instance):
+    others = ("local", "virtual", "smtp", "lmtp", "flush", "postscreen", "tlsproxy")
+    with instance.running(*READERS, *others, "qmgr"):
+        time.sleep(0.1)
+        assert sorted(_ispmail_postfix.askers(instance.queue).values()) == sorted([*READERS, *others])
+
+
 @pytest.mark.parametrize("ends", [True, False])
-def test_processes_that_may_ask_a_table_are_let_end(instance, ends):
-    """Not those that ask none, such as qmgr, nor those that begin later."""
+def test_processes_that_may_ask_a_table_are_let_end(instance, monkeypatch, ends):
+    """Not those that ask none, such as qmgr, nor those that begin later. It uses no processor while it waits."""
+    sleep, slept = time.sleep, set()
     with instance.running("smtp", "qmgr") as (master, asker, _):
         time.sleep(0.1)
+        monkeypatch.setattr(time, "sleep", lambda seconds: slept.add(seconds) or sleep(seconds))
         found = _ispmail_postfix.askers(instance.queue)
         assert found == {asker: "smtp"}
         if ends:
             threading.Timer(0.4, os.kill, [master, signal.SIGHUP]).start()
         began = time.monotonic()
         left = _ispmail_postfix.let_end(found, instance.queue, 20 if ends else 0.5)
-        assert left == ([] if ends else [f"smtp {asker}"])
+        assert left == ([] if ends else [f"smtp {asker}"]) and slept == {0.1}
         assert 0.3 < time.monotonic() - began < 10
     assert _ispmail_postfix.askers(instance.queue) == {}
     assert _ispmail_postfix.let_end(found, instance.queue, 20) == []

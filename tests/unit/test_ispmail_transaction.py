@@ -288,7 +288,7 @@ def steps(postfix):
     return found
 
 
-def test_proxymap_allows_what_old_processes_ask_until_they_end(server, postfix):
+def test_proxymap_allows_what_old_processes_ask_until_they_end(server, postfix, sound):
     """And the new parameters are checked before they are waited for, and after proxymap allows less."""
     readable = "proxy_read_maps = $virtual_alias_maps,\n    proxy:unix:passwd.byname\n"
     server.main_cf(f"{readable}virtual_alias_maps = {PROXIED['virtual_alias_maps']}").table("a", OLD)
@@ -304,6 +304,9 @@ def test_proxymap_allows_what_old_processes_ask_until_they_end(server, postfix):
         {**DIRECT, "proxy_read_maps": kept},
     ]
     assert (postfix.waits, postfix.followed) == ([(1, 10)], [True, False])
+    # Postfix itself is asked about what stays.
+    assert [main_cf["virtual_alias_maps"] for main_cf, _, _ in sound] == [DIRECT["virtual_alias_maps"]]
+    assert "ispmail_meanwhile" not in sound[0][0]
     assert checked == [(True, 1, 0, True), (True, 2, 1, True)] and "a.cf" not in visible(server)
     # As the admin has written it.
     assert readable in (server.directory / "main.cf").read_text()
