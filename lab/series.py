@@ -87,6 +87,7 @@ class Salt:
             "ret_port": self._port,
             "auto_accept": True,
             "worker_threads": 2,  # each takes seconds to start
+            "gather_job_timeout": 30,  # what a minion may take on a busy machine to say that a job goes on
             "file_roots": {"base": file_roots},
             "pillar_roots": {"base": [str(self.pillar)]},
             **(more_of_master or {}),
