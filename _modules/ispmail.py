@@ -1,8 +1,11 @@
-"""Tell which version of these modules is here. Each apply asks, so this loads nothing else."""
+"""Apply the formula once for many events, and tell which version of these modules is here.
+
+Each apply asks for the version, so `reapply` is in a file of its own.
+"""
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("05c0b4faa4d2")
+_ispmail_stamp.require("4d88cf5a173d")
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from _ispmail_stamp import version as _version

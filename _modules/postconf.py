@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("05c0b4faa4d2")
+_ispmail_stamp.require("4d88cf5a173d")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

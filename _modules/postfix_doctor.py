@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("05c0b4faa4d2")
+_ispmail_stamp.require("4d88cf5a173d")
 
 
 import _ispmail_applied

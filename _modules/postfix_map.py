@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("05c0b4faa4d2")
+_ispmail_stamp.require("4d88cf5a173d")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("05c0b4faa4d2")
+_ispmail_stamp.require("4d88cf5a173d")
 
 import salt.client
 import salt.utils.event

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("05c0b4faa4d2")
+_ispmail_stamp.require("4d88cf5a173d")
 
 from _ispmail_salt import state
 
