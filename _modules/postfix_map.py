@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d07df80b200")
+_ispmail_stamp.require("e949ee646bc3")
 
 import _ispmail_applied
 import _ispmail_compare

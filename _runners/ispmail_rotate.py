@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d07df80b200")
+_ispmail_stamp.require("e949ee646bc3")
 
 import salt.client
 import salt.utils.event

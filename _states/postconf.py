@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2d07df80b200")
+_ispmail_stamp.require("e949ee646bc3")
 
 from _ispmail_salt import state
 
