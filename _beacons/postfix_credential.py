@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e949ee646bc3")
+_ispmail_stamp.require("9c2bb5a466ac")
 
 import contextlib
 import json

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e949ee646bc3")
+_ispmail_stamp.require("9c2bb5a466ac")
 
 import _ispmail_applied
 import _ispmail_compare

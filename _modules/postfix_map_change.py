@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e949ee646bc3")
+_ispmail_stamp.require("9c2bb5a466ac")
 
 import _ispmail_apply
 import _ispmail_compare

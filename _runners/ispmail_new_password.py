@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e949ee646bc3")
+_ispmail_stamp.require("9c2bb5a466ac")
 
 import salt.client
 import salt.utils.minions

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "e949ee646bc3"
+STAMP = "9c2bb5a466ac"
 
 
 def require(stamp: str) -> None:
