@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9c2bb5a466ac")
+_ispmail_stamp.require("363e56a69172")
 
 import contextlib
 import json

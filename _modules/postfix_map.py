@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9c2bb5a466ac")
+_ispmail_stamp.require("363e56a69172")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9c2bb5a466ac")
+_ispmail_stamp.require("363e56a69172")
 
 import _ispmail_rollback
 from _ispmail_salt import salt_errors, undoable

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9c2bb5a466ac")
+_ispmail_stamp.require("363e56a69172")
 
 from _ispmail_salt import state
 
