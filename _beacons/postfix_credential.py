@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d88cf5a173d")
+_ispmail_stamp.require("c5bf822c431a")
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d88cf5a173d")
+_ispmail_stamp.require("c5bf822c431a")
 
 import _ispmail_applied
 import _ispmail_holders

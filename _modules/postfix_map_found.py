@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d88cf5a173d")
+_ispmail_stamp.require("c5bf822c431a")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d88cf5a173d")
+_ispmail_stamp.require("c5bf822c431a")
 
 import salt.client
 import salt.utils.minions

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4d88cf5a173d")
+_ispmail_stamp.require("c5bf822c431a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

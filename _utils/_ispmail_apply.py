@@ -317,9 +317,7 @@ def make(
         warnings.append(
             f"smtpd itself was not asked ({before.text}): send a mail to see whether its chroot has all that it needs"
         )
-    old = _ispmail_transaction.make(change, check, lambda: _ispmail_smtpd.describe_now(before, inventory))
-    if old:
-        warnings.append(f"busy processes end their sessions with the old maps: {', '.join(old)}")
+    warnings += _ispmail_transaction.make(change, check, lambda: _ispmail_smtpd.describe_now(before, inventory))
     return list(dict.fromkeys(warnings))
 
 

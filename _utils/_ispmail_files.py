@@ -129,6 +129,7 @@ class Exchange:
         # What each file may hold that we have written, the latest last.
         self._written = {each.path: [each.new.content] for each in self._replacements}
         self.begun: list[str] = []
+        self.went_on = 0  # times
 
     @property
     def paths(self) -> list[str]:
@@ -168,9 +169,12 @@ class Exchange:
             if step.lock:
                 stack.enter_context(_postconf_lock(path))
             _write_temporary(step.new)
-            _refuse_changed(step._replace(still=(written[-1],)), read(path))
+            # Not what would change nothing either: they wrote that, and it is not ours to take back.
+            if read(path).content != written[-1]:
+                raise _changed_meanwhile(path)
             written.append(step.new.content)
             os.rename(_temporary(path), path)
+            self.went_on += 1
             sync_directories([path])
 
     def delete(self) -> None:
@@ -254,7 +258,11 @@ class Exchange:
 def _refuse_changed(replacement: Replacement, found: File) -> None:
     allowed = replacement.still
     if allowed is not None and found.content not in (*allowed, replacement.new.content):
-        raise ChangedMeanwhile(f"{found.path} was changed by somebody else meanwhile: try again")
+        raise _changed_meanwhile(found.path)
+
+
+def _changed_meanwhile(path: str) -> ChangedMeanwhile:
+    return ChangedMeanwhile(f"{path} was changed by somebody else meanwhile: try again")
 
 
 def replace(replacement: Replacement) -> None:

@@ -52,37 +52,63 @@ class Replaced(NamedTuple):
 
     def left(self, content: bytes | None) -> bool:
         """Whether the change left the file like that. None: there is none."""
-        return _is_sealed(content, self.after)
+        return _is_sealed(self.before.path, content, self.after)
 
     def may_hold(self, content: bytes | None) -> bool:
         """Whether the file may be like that if the change was cut off."""
-        return content == self.before.content or any(_is_sealed(content, seal) for seal in (self.after, *self.between))
+        before = self.before
+        return content == before.content or any(
+            _is_sealed(before.path, content, seal) for seal in (self.after, *self.between)
+        )
 
 
-def _sealed(content: bytes | None) -> str | None:
-    """What tells content again, and does not tell what it is; None where there is no file.
+class Keys:
+    """The keys of the seals of one change: files with the same password have one, so that a reader finds it once."""
 
-    A part of the key is thrown away. So this takes one hash, and each guess, ours included, up to 65,536 of them:
-    whoever reads an entry and tries passwords would else try a thousand million a second.
-    """
-    if content is None:
-        return None
-    key = os.urandom(_KEY + _LOST)
-    return key[:_KEY].hex() + hashlib.blake2b(content, digest_size=_HASH, key=key).hexdigest()
+    def __init__(self) -> None:
+        self._of_passwords: dict[str, bytes] = {}
+
+    def seal(self, path: str, content: bytes | None) -> str | None:
+        """What tells content again, and does not tell what it is; None where there is no file.
+
+        A part of the key is thrown away. So this takes one hash, and each guess, ours included, up to 65,536 of them:
+        whoever reads an entry and tries passwords would else try a thousand million a second.
+        """
+        if content is None:
+            return None
+        key = os.urandom(_KEY + _LOST)
+        # Only those: who knew what is in one file would know the key of the others.
+        if password := _shown_keys(content).get("password"):
+            key = self._of_passwords.setdefault(password, key)
+        return (key[:_KEY] + _hashed(path, content, key)).hex()
 
 
-def _is_sealed(content: bytes | None, seal: str | None) -> bool:
+# The whole keys that were found in this process, by the part that is kept.
+_found: dict[bytes, bytes] = {}
+
+
+def _is_sealed(path: str, content: bytes | None, seal: str | None) -> bool:
     if content is None or seal is None:
         return content is None and seal is None
     key, wanted = bytes.fromhex(seal[: 2 * _KEY]), bytes.fromhex(seal[2 * _KEY :])
     every = (key + lost.to_bytes(_LOST, "big") for lost in range(256**_LOST))
-    return any(hashlib.blake2b(content, digest_size=_HASH, key=each).digest() == wanted for each in every)
+    for each in [_found[key]] if key in _found else every:
+        if _hashed(path, content, each) == wanted:
+            _found[key] = each
+            return True
+    return False
 
 
-def kept(before: File, after: File, between: tuple[str | None, ...] = ()) -> Replaced:
+def _hashed(path: str, content: bytes, key: bytes) -> bytes:
+    # With the path: else two of the same content would be seen as such.
+    return hashlib.blake2b(os.fsencode(path) + b"\0" + content, digest_size=_HASH, key=key).digest()
+
+
+def kept(before: File, after: File, keys: Keys, between: tuple[str | None, ...] = ()) -> Replaced:
     """What is kept of a file that becomes another one.
 
     Args:
+        keys: Those of the change.
         between: The seals of what changes that were cut off may have left in it.
     """
     told: dict[str, dict[str, str | None]] = {}
@@ -90,7 +116,7 @@ def kept(before: File, after: File, between: tuple[str | None, ...] = ()) -> Rep
         told = _ispmail_tablefile.diff(_shown_keys(before.content), _shown_keys(after.content))
         if before.content is not None and not told:
             told = {"layout": {"old": "another", "new": "another"}}
-    return Replaced(before, _sealed(after.content), (after.uid, after.gid, after.mode), told, between)
+    return Replaced(before, keys.seal(before.path, after.content), (after.uid, after.gid, after.mode), told, between)
 
 
 def _shown_keys(content: bytes | None) -> dict[str, str]:
@@ -168,7 +194,8 @@ def replaced(
         current = values.get(name) or Values(set_now.get(name), set_now.get(name))
         if any(same(current.before, one) for one in (value.before, value.after, *value.between)):
             values[name] = Values(value.before, current.after, (value.after, *value.between))
-    every = [kept(*each) for each in files.values()]
+    keys = Keys()
+    every = [kept(before, after, keys, between) for before, after, between in files.values()]
     return (
         tuple(each for each in every if each.differs or each.between),
         {name: value for name, value in values.items() if value.differs or value.between},

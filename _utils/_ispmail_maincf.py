@@ -59,13 +59,16 @@ def with_meanwhile(readable: str | None) -> str:
 
 
 def settled(values: Mapping[str, str]) -> dict[str, str]:
-    """Values without MEANWHILE, which a change that is under way, or was cut off, has set."""
+    """Values without MEANWHILE, which a change that is under way, or was cut off, has set.
+
+    Where somebody else has put more around it in proxy_read_maps, what it stood for is a part of their value.
+    """
     found = dict(values)
-    if found.pop(MEANWHILE, None) is not None and READABLE in found:
-        if found[READABLE] == with_meanwhile(None):
-            del found[READABLE]
-        else:
-            found[READABLE] = found[READABLE].removesuffix(with_meanwhile(""))
+    meanwhile = found.pop(MEANWHILE, "")
+    if found.get(READABLE) == with_meanwhile(None):
+        del found[READABLE]
+    elif READABLE in found:
+        found[READABLE] = found[READABLE].removesuffix(with_meanwhile("")).replace(with_meanwhile(None), meanwhile)
     return found
 
 

@@ -110,7 +110,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             if running and before:
                 warnings.extend(refuse_if_worse(before, inventory))
 
-        _ispmail_transaction.make(change, check, lambda: _ispmail_smtpd.describe_now(before, inventory))
+        warnings += _ispmail_transaction.make(change, check, lambda: _ispmail_smtpd.describe_now(before, inventory))
         log.info("removed in %s: %s, in %.2f s", directory, ", ".join(changes), time.monotonic() - began)
     return Outcome(changes, len(chosen), tuple(dict.fromkeys(warnings)), running)
 

@@ -26,7 +26,7 @@ from _ispmail_config import Answer, CompleteInstance, CompleteMap, Instance
 from _ispmail_config_consumers import Consumers
 from _ispmail_errors import Failed, InvalidInput, listed
 from _ispmail_files import File, Replacement
-from _ispmail_history import Entry, History, Replaced, Values
+from _ispmail_history import Entry, History, Keys, Replaced, Values
 from _ispmail_inventory import Inventory
 from _ispmail_maincf import differing, same, shown
 from _ispmail_plan import Outcome, finished, ownership_changes
@@ -124,7 +124,8 @@ def rollback(
     values = _values_to_be(undone, instance.config_directory)
     files, left = _files_to_be(undone)
     warnings = [*left, *_probe_logins(files, consumers)]
-    replaced = [_ispmail_history.kept(each.now, each.then) for each in files]
+    keys = Keys()
+    replaced = [_ispmail_history.kept(each.now, each.then, keys) for each in files]
     interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory)
     parameters = {name: value.after for name, value in values.items()}
     change = Change(

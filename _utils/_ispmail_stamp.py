@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "4d88cf5a173d"
+STAMP = "c5bf822c431a"
 
 
 def require(stamp: str) -> None:

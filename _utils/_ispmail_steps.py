@@ -6,7 +6,7 @@ that has a session keeps what it has read until that ends. There are two rules, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from _ispmail_errors import repr_without
@@ -47,9 +47,8 @@ def between(now: Mapping[str, str | None], then: Mapping[str, str | None], defau
         steps.append(Step({**then}, is_complete=True))
     if not asked | to_be_asked:
         return steps
-    # Of these proxymap passes by all words that are not proxy:…
-    texts = ", ".join(dict.fromkeys(filter(None, [*old.values(), *new.values()])))
-    return [step._replace(parameters=_with_meanwhile(step.parameters, texts)) for step in steps]
+    allowed = dict.fromkeys([*_allowed(old), *_allowed(new)])
+    return [step._replace(parameters=_with_meanwhile(step.parameters, allowed)) for step in steps]
 
 
 def _domains_apart(now: Mapping[str, str | None], then: Mapping[str, str | None]) -> dict[str, str | None] | None:
@@ -67,8 +66,19 @@ def _domains_apart(now: Mapping[str, str | None], then: Mapping[str, str | None]
     return {**now, **(others if more > 0 else domains)}
 
 
-def _with_meanwhile(values: Mapping[str, str | None], texts: str) -> dict[str, str | None]:
-    return {**values, READABLE: with_meanwhile(values[READABLE]), MEANWHILE: texts}
+def _with_meanwhile(values: Mapping[str, str | None], allowed: Iterable[str]) -> dict[str, str | None]:
+    readable = values[READABLE]
+    texts = ", ".join(each for each in allowed if each != readable)
+    return {**values, READABLE: with_meanwhile(readable), MEANWHILE: texts}
+
+
+def _allowed(values: Mapping[str, str]) -> list[str]:
+    """What proxymap allows, and the words that are asked through it, or refer to others that may be.
+
+    No more of a value: it may hold a password, or what is not to stand in two places.
+    """
+    found = [word for name, value in values.items() if name not in PERMITS for word in words(value)]
+    return [*filter(None, [values.get(READABLE)]), *(each for each in found if each[0] == "$" or "proxy:" in each)]
 
 
 def _set(values: Mapping[str, str | None]) -> dict[str, str]:

@@ -60,7 +60,7 @@ class _Way(NamedTuple):
 
     there: tuple[Step, ...]  # without the end
     main_cf: tuple[Replacement, ...]  # of each step, and of the end
-    back: tuple[Step, ...]
+    back: tuple[Step, ...]  # as many
 
 
 def named(tables: Iterable[str], files: Iterable[Replacement]) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def make(
         answers: Called where everything was put back and Postfix reloaded: says how Postfix answers then.
 
     Returns:
-        The processes that still use what they have read before, as `_ispmail_postfix.reload` does.
+        Warnings: which processes still use what they have read before, or end when they ask for it.
 
     Raises:
         Failed: Says why, and what is there now: nothing was changed, all was put back, or all is live and checked.
@@ -112,7 +112,7 @@ def make(
         try:
             exchange.put()
             edit.close()
-            old_processes = _forward(change, exchange, way, due is not None, check)
+            warnings = _forward(change, exchange, way, due is not None, check)
         except BaseException as err:
             edit.close()
             try:
@@ -126,7 +126,7 @@ def make(
                 outcome += f" {answers()}"
             raise Failed(f"{_reason(err)}\n{outcome}") from (err if isinstance(err, IspmailError) else None)
         _finish(change, exchange, journal, history)
-    return old_processes
+    return warnings
 
 
 def rehearse(change: Change) -> None:
@@ -255,8 +255,9 @@ def _forward(
 
 def _load(change: Change, exchange: Exchange, way: _Way, due: bool, check: Callable[[bool], None] | None) -> list[str]:
     """Have Postfix read what is new, step by step, check, and delete."""
+    leaving: list[str] = []
     for step, following in zip(way.there, way.main_cf[1:]):
-        _read_step(change, step, check)
+        leaving += _read_step(change, step, check)
         exchange.go_on(following)
     # It may have been started in between, with an earlier step.
     running = _master(change) is not None
@@ -267,20 +268,35 @@ def _load(change: Change, exchange: Exchange, way: _Way, due: bool, check: Calla
         check(running)
     _refuse_lost(change)
     exchange.delete()
-    return old_processes
+    return _told(leaving, [each for each in old_processes if each not in leaving])
 
 
-def _read_step(change: Change, step: Step, check: Callable[[bool], None] | None = None) -> None:
-    """Have Postfix read a step of main.cf, and let the sessions end that ask what the next one does not allow."""
+def _told(leaving: Iterable[str], busy: Iterable[str]) -> list[str]:
+    """Warnings of old processes: of those that proxymap answers no more, and of the others."""
+    heads = {
+        "busy processes were waited for, and end without an answer when they ask what proxymap allows no more": leaving,
+        "busy processes end their sessions with the old maps": busy,
+    }
+    return [f"{head}: {', '.join(processes)}" for head, processes in heads.items() if processes]
+
+
+def _read_step(change: Change, step: Step, check: Callable[[bool], None] | None = None) -> list[str]:
+    """Have Postfix read a step of main.cf, and let the sessions end that ask what the next one does not allow.
+
+    Returns:
+        The processes whose sessions have not ended.
+    """
     old = _ispmail_postfix.askers(change.queue_directory)
     running = _reloaded(change, once_more=True)
     if not step.is_complete:
-        return
+        return []
     # Before anybody is waited for: what is live may be wrong.
     if check:
         check(running)
-    if left := _ispmail_postfix.let_end(old, change.queue_directory, _LEAVING_SECONDS):
+    left = _ispmail_postfix.let_end(old, change.queue_directory, _LEAVING_SECONDS)
+    if left:
         log.warning("not waited for any longer in %s: %s", change.config_directory, ", ".join(left))
+    return left
 
 
 def _refuse_lost(change: Change) -> None:
@@ -367,10 +383,10 @@ def _put_back(
 
 
 def _step_back(change: Change, exchange: Exchange, way: _Way, workspace: str) -> None:
-    """Go the steps back of main.cf, as far as they go: the end of them is what `_restore` does."""
-    # As on a full disk, or where another program has written it since, or it was not changed at all.
+    """Go back the steps that main.cf has gone, as far as they go: the end of them is what `_restore` does."""
+    # They end early on a full disk, or where another program has written it since.
     with contextlib.suppress(IspmailError):
-        for step in way.back:
+        for step in way.back[len(way.back) - exchange.went_on :]:
             exchange.go_on(_ispmail_postconf.edited(step.parameters, change.config_directory, workspace))
             _read_step(change, step)
 

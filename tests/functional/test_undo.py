@@ -14,7 +14,9 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_apply
 import _ispmail_journal
+import _ispmail_postfix
 from _ispmail_errors import Failed
+from _ispmail_maincf import MEANWHILE
 from lab.postfix import write_cold
 from lab.smtp import Load
 
@@ -359,6 +361,32 @@ def test_a_change_to_proxymap_that_is_put_back(minion, postfix, pillar, monkeypa
     with no_session_is_lost(postfix):
         result = managed(minion)
     assert result["result"] is False and "no\nEverything was put back as it was" in result["comment"]
+    assert state(postfix) == before and replies(postfix) == ANSWERED
+
+
+def test_what_somebody_adds_to_what_proxymap_allows_meanwhile_stays(minion, postfix, pillar, monkeypatch):
+    """They read what is set for that while. Without it proxymap allowed nothing but their table: smtpd died."""
+    applied(minion, pillar, maps=PROXIED)
+    before = state(postfix)
+    default = postfix.command("postconf", "-dh", "proxy_read_maps").strip()
+    reload = _ispmail_postfix.reload
+
+    def add(*arguments, **options):
+        monkeypatch.setattr(_ispmail_postfix, "reload", reload)
+        allowed = postfix.command("postconf", "-h", "proxy_read_maps").strip()
+        assert MEANWHILE in allowed
+        postfix.command("postconf", "-e", f"proxy_read_maps={allowed}, proxy:unix:passwd.byname")
+        return reload(*arguments, **options)
+
+    monkeypatch.setattr(_ispmail_postfix, "reload", add)
+    minion.pillar = pillar()
+    with no_session_is_lost(postfix):
+        result = managed(minion)
+    assert result["result"] is False and "was changed by somebody else meanwhile" in result["comment"]
+    allowed = postfix.command("postconf", "-h", "proxy_read_maps").strip()
+    assert allowed.startswith(default) and allowed.endswith(", proxy:unix:passwd.byname")
+    assert MEANWHILE not in postfix.main_cf.read_text()
+    postfix.command("postconf", "-X", "proxy_read_maps")
     assert state(postfix) == before and replies(postfix) == ANSWERED
 
 

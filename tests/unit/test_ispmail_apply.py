@@ -535,9 +535,7 @@ def running(server, monkeypatch):
 
 
 def test_mail_goes_as_before(running):
-    assert running([OK, OK], old=["smtpd 1", "cleanup 2"]) == SimpleNamespace(
-        warnings=["busy processes end their sessions with the old maps: smtpd 1, cleanup 2"], left=([], [])
-    )
+    assert running([OK, OK], old=["smtpd 1 is busy"]) == SimpleNamespace(warnings=["smtpd 1 is busy"], left=([], []))
     assert running([OK, OK]).warnings == []
 
 

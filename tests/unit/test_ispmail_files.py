@@ -204,9 +204,9 @@ def test_a_file_that_goes_by_steps_and_back(tmp_path, lock, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("theirs", [b"theirs\n", OLD])
+@pytest.mark.parametrize("theirs", [b"theirs\n", OLD, NEW])
 def test_no_step_over_what_somebody_else_has_written(tmp_path, steps, theirs):
-    """Nor over what was there before: who has put that back may have a reason."""
+    """Nor over what was there before: who has put that back may have a reason. Nor what is there to be: it was lost."""
     path = tmp_path / "main.cf"
     path.write_bytes(OLD)
     exchange = Exchange([Replacement(file(path, b"first\n"))])

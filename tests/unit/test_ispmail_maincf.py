@@ -73,6 +73,22 @@ def test_what_a_change_has_set_for_a_while_does_not_count(readable):
     assert _ispmail_maincf.settled({**before, "ispmail_meanwhile": ""}) == before
 
 
+@pytest.mark.parametrize(
+    ("readable", "before"),
+    [
+        ("$ispmail_meanwhile, proxy:x", "$default proxy:mysql:/b, proxy:x"),
+        ("proxy:x $ispmail_meanwhile", "proxy:x $default proxy:mysql:/b"),
+        ("$y, $ispmail_meanwhile, proxy:x", "$y, $default proxy:mysql:/b, proxy:x"),
+        ("proxy:x, $y, $ispmail_meanwhile", "proxy:x, $y"),
+    ],
+)
+def test_what_somebody_has_put_around_it_keeps_what_it_stood_for(readable, before):
+    """Else proxymap would allow less than it did, and Postfix end with a name that refers to itself."""
+    left = {"proxy_read_maps": readable, "ispmail_meanwhile": "$default proxy:mysql:/b"}
+    assert _ispmail_maincf.settled(left) == {"proxy_read_maps": before}
+    assert "$ispmail_meanwhile" not in _ispmail_maincf.settled({"proxy_read_maps": readable})["proxy_read_maps"]
+
+
 def test_which_parameters_differ():
     held = {"a": "x,  y", "b": "x", "c": "", "e": "x"}
     wanted = {"a": "x, y", "b": "y", "c": None, "d": "x", "e": None, "f": None}

@@ -28,7 +28,7 @@ def server(tmp_path):
 def changes(monkeypatch):
     """The changes that are made, or rehearsed, in place of making them."""
     found = []
-    monkeypatch.setattr(_ispmail_transaction, "make", lambda change, check, answers: found.append(("make", change)))
+    monkeypatch.setattr(_ispmail_transaction, "make", lambda change, *_: found.append(("make", change)) or [])
     monkeypatch.setattr(_ispmail_transaction, "rehearse", lambda change: found.append(("rehearse", change)))
     return found
 
@@ -451,7 +451,9 @@ def ask(server, monkeypatch):
         left = list(replies)
         monkeypatch.setattr("_ispmail_postfix.running", lambda _: runs)
         monkeypatch.setattr("_ispmail_smtpd.ask", lambda _: left.pop(0))
-        monkeypatch.setattr(_ispmail_transaction, "make", lambda change, check, answers: check(runs_after))
+        monkeypatch.setattr(
+            _ispmail_transaction, "make", lambda change, check, answers: check(runs_after) or ["smtpd 1 is busy"]
+        )
         return remove(server.main_cf("virtual_alias_maps = mysql:DIR/a.cf"), A), left
 
     return removes
@@ -469,7 +471,7 @@ def ask(server, monkeypatch):
 )
 def test_smtpd_is_asked_before_and_after(ask, runs, runs_after, replies):
     found, left = ask(runs, runs_after, *replies)
-    assert (found.warnings, found.reloaded, left) == ((), runs, [])
+    assert (found.warnings, found.reloaded, left) == (("smtpd 1 is busy",), runs, [])
 
 
 def test_smtpd_that_cannot_ask_any_more_ends_a_removal(ask):
@@ -478,7 +480,7 @@ def test_smtpd_that_cannot_ask_any_more_ends_a_removal(ask):
 
 
 def test_smtpd_that_could_not_ask_before_does_not(ask):
-    (warning,) = ask(True, True, NOT, NOT)[0].warnings
+    warning, _ = ask(True, True, NOT, NOT)[0].warnings
     assert warning.startswith("smtpd on 127.0.0.1:25 could not ask its maps before this change")
 
 

@@ -10,7 +10,7 @@ from _ispmail_config import Instance, Map
 from _ispmail_config_consumers import NONE, Consumers
 from _ispmail_errors import Failed, InvalidInput
 from _ispmail_files import File
-from _ispmail_history import Entry, History, Values, kept
+from _ispmail_history import Entry, History, Keys, Values, kept
 from _ispmail_journal import Journal
 
 TABLE = b"user = mailserver\npassword = canary-%d\nquery = SELECT 1 FROM a WHERE b='%%s'\n"
@@ -44,8 +44,8 @@ def entry(number, *files, parameters=None, act="apply", interrupted=False):
 
 
 def step(server, before, after, between=None):
-    half_done = () if between is None else (kept(file(server, before), file(server, between)).after,)
-    return kept(file(server, before), file(server, after), half_done)
+    half_done = () if between is None else (kept(file(server, before), file(server, between), Keys()).after,)
+    return kept(file(server, before), file(server, after), Keys(), half_done)
 
 
 def back(server, now, then):
@@ -81,7 +81,7 @@ def test_a_change_that_was_cut_off_may_have_left_either(server):
 def test_a_mode_that_lets_others_in_again_is_told(server, was, warned):
     there(server, b"b")
     before = file(server, b"a", was)
-    files, warnings = _ispmail_rollback._files_to_be([entry(1, kept(before, file(server, b"b")))])
+    files, warnings = _ispmail_rollback._files_to_be([entry(1, kept(before, file(server, b"b"), Keys()))])
     assert [each.then for each in files] == [before]
     assert bool(warnings) is warned and all(f"gets mode {was:04o} again" in each for each in warnings)
 
@@ -132,9 +132,9 @@ def test_what_people_are_told_has_no_secret(server):
     a, other = str(server.directory / "a.cf"), str(server.directory / "b.cf")
     files = [
         step(server, TABLE % 1, TABLE % 2),
-        kept(file(server, None, name="b.cf"), file(server, OPTIONS % 3, name="b.cf")),
-        kept(file(server, b"# x\n" + TABLE % 4, 0o644, "c.cf"), file(server, TABLE % 4, name="c.cf")),
-        kept(file(server, TABLE % 5, name="d.cf"), file(server, None, name="d.cf")),
+        kept(file(server, None, name="b.cf"), file(server, OPTIONS % 3, name="b.cf"), Keys()),
+        kept(file(server, b"# x\n" + TABLE % 4, 0o644, "c.cf"), file(server, TABLE % 4, name="c.cf"), Keys()),
+        kept(file(server, TABLE % 5, name="d.cf"), file(server, None, name="d.cf"), Keys()),
     ]
     values = {"virtual_alias_maps": Values(None, "x"), "smtp_sasl_password_maps": Values("static:canary-6", None)}
     found = _ispmail_rollback._described(files, values, {a: "a_map"})

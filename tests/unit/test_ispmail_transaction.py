@@ -163,7 +163,8 @@ def test_the_order_of_a_change(server, postfix, sound):
         # Whoever edits main.cf need not wait any more.
         assert not os.path.exists(server.directory / "main.cf.tmp")
 
-    assert _ispmail_transaction.make(change(server, {"b": NEW, "c": NEW, "a": None}, MAPS), check) == ["smtpd 1"]
+    made = _ispmail_transaction.make(change(server, {"b": NEW, "c": NEW, "a": None}, MAPS), check)
+    assert made == ["busy processes end their sessions with the old maps: smtpd 1"]
     there = {"a.cf": OLD, "b.cf": NEW, "c.cf": NEW, "main.cf": MAPS}
     assert postfix.found == [there]
     due = [server.path(name) for name in "bca"] + [str(server.directory / "main.cf")]
@@ -325,6 +326,25 @@ def test_processes_that_have_begun_meanwhile_are_let_end_too(server, postfix, ot
     assert visible(server) == before
 
 
+def test_the_way_back_begins_where_the_way_has_ended(server, postfix):
+    """It went forward to the end first: domains without their maps, and a table that nobody had asked."""
+    server.main_cf(f"virtual_alias_maps = {PROXIED['virtual_alias_maps']}")
+    before, others = visible(server), {"virtual_alias_maps": "proxy:mysql:DIR/c.cf", "relay_domains": "x.test"}
+    allowed, there = {**PROXIED, "proxy_read_maps": "*"}, {"proxy_read_maps": "*"}
+    apart = {**others, **there}
+    del apart["relay_domains"]
+    for errors, way in (
+        (["no"], [allowed]),
+        ([None, "no"], [allowed, apart, allowed]),
+        ([None, None, "no"], [allowed, apart, {**others, **there}, apart, allowed]),
+    ):
+        postfix.found.clear()
+        postfix.errors = errors
+        assert made(server, None, parameters=others).text == f"no\n{PUT_BACK}"
+        assert steps(postfix) == [*way, PROXIED]
+        assert visible(server) == before
+
+
 def test_a_change_that_was_cut_off_while_proxymap_allowed_more(server, postfix):
     """The next one takes that away, whatever else it has to do; but not at once."""
     entries = []
@@ -350,16 +370,26 @@ def test_what_another_program_writes_while_old_processes_are_waited_for_is_kept(
     """And nothing of ours is left in it."""
     main_cf = server.directory / "main.cf"
     server.main_cf(f"virtual_alias_maps = {PROXIED['virtual_alias_maps']}")
-    monkeypatch.setattr("_ispmail_postfix.let_end", lambda *_: write_cold(main_cf, f"{main_cf.read_text()}biff = no\n"))
+
+    def let_end(*_):
+        write_cold(main_cf, f"{main_cf.read_text()}biff = no\n")
+        return []
+
+    monkeypatch.setattr("_ispmail_postfix.let_end", let_end)
     error = made(server, None, parameters=DIRECT)
     assert error.type is Failed and f"was changed by somebody else meanwhile: try again\n{PUT_BACK}" in error.text
     assert visible(server)["main.cf"] == {**PROXIED, "biff": "no"}
 
 
-def test_processes_that_do_not_end_are_logged(server, postfix, monkeypatch, caplog):
+def test_processes_that_do_not_end_are_told(server, postfix, monkeypatch, caplog):
     server.main_cf(f"virtual_alias_maps = {PROXIED['virtual_alias_maps']}")
     monkeypatch.setattr("_ispmail_postfix.let_end", lambda *_: ["smtpd 4", "cleanup 7"])
-    _ispmail_transaction.make(change(server, parameters=DIRECT))
+    postfix.old_processes = ["smtpd 4", "smtpd 9"]
+    assert _ispmail_transaction.make(change(server, parameters=DIRECT)) == [
+        "busy processes were waited for, and end without an answer when they ask what proxymap allows no more: "
+        "smtpd 4, cleanup 7",
+        "busy processes end their sessions with the old maps: smtpd 9",
+    ]
     assert server.short(caplog.messages) == ["not waited for any longer in DIR: smtpd 4, cleanup 7"]
 
 
