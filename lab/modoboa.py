@@ -1,13 +1,13 @@
 """The tables of Modoboa, made in a private database server by its own migrations, as PyPI has it."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from lab import HOST
 from lab.images import base, image
 from lab.mariadb import MariaDB
 from lab.postgresql import PostgreSQL
+from lab.processes import run
 from lab.web import PASSWORD, USER, create_database
 
 _FOLDER = "/opt/modoboa"
@@ -37,7 +37,7 @@ def create_tables(server: MariaDB | PostgreSQL, dbname: str) -> None:
     create_database(server, dbname)
     root: Path = image("modoboa", base("trixie"), _BUILD)
     scheme = "postgres" if isinstance(server, PostgreSQL) else "mysql"
-    done = subprocess.run(
+    run(
         ["/usr/sbin/chroot", str(root), f"{_FOLDER}/bin/django-admin", "migrate", "--no-input", "--verbosity=0"],
         env={
             "PATH": os.defpath,
@@ -45,7 +45,5 @@ def create_tables(server: MariaDB | PostgreSQL, dbname: str) -> None:
             "DJANGO_SETTINGS_MODULE": "lab_settings",
             "LAB_DATABASE": f"{scheme}://{USER}:{PASSWORD}@{HOST}:{server.port}/{dbname}",
         },
-        check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"Modoboa made no tables:\n{(done.stdout + done.stderr)[-2000:]}")
+        timeout=300,
+    )

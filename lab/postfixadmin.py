@@ -1,13 +1,13 @@
 """The tables of PostfixAdmin, made in a private database server by its own program, as Debian 12 has it."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from lab import HOST
 from lab.images import base, image
 from lab.mariadb import MariaDB
 from lab.postgresql import PostgreSQL
+from lab.processes import run
 from lab.web import PASSWORD, USER, create_database
 
 _BUILD = r"""
@@ -40,10 +40,10 @@ def create_tables(server: MariaDB | PostgreSQL, dbname: str) -> None:
     root: Path = image("postfixadmin", base("bookworm"), _BUILD)
     kind = "pgsql" if isinstance(server, PostgreSQL) else "mysqli"
     login = {"TYPE": kind, "HOST": HOST, "PORT": str(server.port), "USER": USER, "PASSWORD": PASSWORD, "DBNAME": dbname}
-    done = subprocess.run(
+    done = run(
         ["/usr/sbin/chroot", str(root), "/usr/bin/php", "-f", "/usr/share/postfixadmin/public/upgrade.php"],
         env={"PATH": os.defpath, **{f"LAB_{name}": value for name, value in login.items()}},
-        check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    if done.returncode or "Fatal error" in done.stdout + done.stderr:
+        timeout=300,
+    )
+    if "Fatal error" in done.stdout + done.stderr:
         raise RuntimeError(f"PostfixAdmin made no tables:\n{(done.stdout + done.stderr)[-2000:]}")
