@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c5bf822c431a")
+_ispmail_stamp.require("9873ebfee133")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c5bf822c431a")
+_ispmail_stamp.require("9873ebfee133")
 
 import _ispmail_answers
 import _ispmail_classes

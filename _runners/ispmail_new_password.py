@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c5bf822c431a")
+_ispmail_stamp.require("9873ebfee133")
 
 import salt.client
 import salt.utils.minions

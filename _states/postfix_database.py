@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c5bf822c431a")
+_ispmail_stamp.require("9873ebfee133")
 
 from _ispmail_salt import state
 

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c5bf822c431a")
+_ispmail_stamp.require("9873ebfee133")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -204,7 +204,7 @@ def _preset(schema: _Schema, table_type: str) -> dict[str, dict[str, Any]]:
 
 
 _PRESETS = {
-    f"{project}{suffix}": _preset(schema, table_type)
+    f"{project}{suffix}": (schema, table_type)
     for project, schema in _SCHEMAS.items()
     for table_type, suffix in _SUFFIXES.items()
 }
@@ -225,7 +225,7 @@ def expanded(section: Any) -> Any:
     if preset is None:
         return section
     found = {**section}
-    for key, values in preset.items():
+    for key, values in _preset(*preset).items():
         given = section.get(key)
         if given is None:
             found[key] = values

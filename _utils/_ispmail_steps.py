@@ -77,8 +77,8 @@ def _allowed(values: Mapping[str, str]) -> list[str]:
 
     No more of a value: it may hold a password, or what is not to stand in two places.
     """
-    found = [word for name, value in values.items() if name not in PERMITS for word in words(value)]
-    return [*filter(None, [values.get(READABLE)]), *(each for each in found if each[0] == "$" or "proxy:" in each)]
+    asked = [each for each in _asked(values) if each[0] == "$" or "proxy:" in each]
+    return [*filter(None, [values.get(READABLE)]), *asked]
 
 
 def _set(values: Mapping[str, str | None]) -> dict[str, str]:
@@ -91,4 +91,9 @@ def _proxied(values: Mapping[str, str]) -> set[str]:
     A process that asks it for another one ends, with its session; and if that is a new one, master(8) does not start
     its program again for a minute.
     """
-    return {word for name, value in values.items() if name not in PERMITS for word in words(value) if "proxy:" in word}
+    return {each for each in _asked(values) if "proxy:" in each}
+
+
+def _asked(values: Mapping[str, str]) -> list[str]:
+    """The words of all values but of those that only permit."""
+    return [word for name, value in values.items() if name not in PERMITS for word in words(value)]
