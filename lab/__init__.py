@@ -11,9 +11,10 @@ import os
 import random
 import shutil
 import socket
+import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -72,6 +73,20 @@ def tail(path: Path, lines: int = 20) -> str:
     with contextlib.suppress(OSError):
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     return ""
+
+
+def contents(directory: Path, without: Collection[Path] = ()) -> Iterator[tuple[Path, bytes]]:
+    """Each regular file below a directory that others work in, and what it holds; not one that goes meanwhile.
+
+    Args:
+        without: Directories that are left out.
+    """
+    for folder, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if Path(folder, name) not in without]
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    yield path, path.read_bytes()
 
 
 def program(name: str, package: str) -> str:

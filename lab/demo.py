@@ -15,7 +15,7 @@ from typing import Any
 
 import salt.version
 
-from lab import is_free, scratch
+from lab import contents, is_free, scratch
 from lab.dovecot import Dovecot, MailLoad
 from lab.mariadb import MariaDB, schema, set_password
 from lab.minion import REPOSITORY, Minion
@@ -448,10 +448,11 @@ class Demo:
             allowed.add(self._option_file())
         # What was replaced is kept there: an old password, and not the one in use.
         history = set(self.minion.cache.glob("postfix_change/*.history/*"))
-        files = (path for path in self.directory.rglob("*") if path.is_file() and not path.is_symlink())
-        others = (path for path in files if path not in allowed and self.db.directory not in path.parents)
-        texts = ((path, self.password if path in history else self.token) for path in others)
-        return sorted(str(path) for path, text in texts if text.encode() in path.read_bytes())
+        return sorted(
+            str(path)
+            for path, content in contents(self.directory, without=[self.db.directory])
+            if path not in allowed and (self.password if path in history else self.token).encode() in content
+        )
 
     def _shortened(self, text: str) -> str:
         """A text with the private configuration directory shown as /etc/postfix."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import _ispmail_lookup
+from lab import contents
 from lab.postfix import Postfix, write_cold
 
 from ..conftest import PASSWORD
@@ -72,9 +73,8 @@ def test_the_password_is_nowhere_else(minion, postfix, pillar, case):
     replaced = set(minion.cache.glob("postfix_change/*.history/2")) if case == "changed" else set()
     assert len(replaced) == (1 if case == "changed" else 0)
     for root in (minion.directory, postfix.directory):
-        for path in root.rglob("*"):
-            if path.is_file() and path != minion.pillar_file and path not in tables | replaced:
-                assert not holds(path.read_bytes()), path
+        for path, content in contents(root):
+            assert path in {minion.pillar_file} | tables | replaced or not holds(content), path
     for path in tables:
         assert holds(path.read_bytes()) and path.stat().st_mode & 0o7777 == 0o640
     for path in replaced:

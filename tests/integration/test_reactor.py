@@ -30,20 +30,30 @@ REACTOR = {"salt/beacon/*/postfix_credential/refused": ["salt://reactor/reapply.
 OLD, NEW = f"{CORE}-old", f"{CORE}-new"
 
 
+# What pillar has for a minion to do by itself. A minion that has to do it before it has the modules loads all of Salt's
+# for each attempt, to look for them.
+BEACON = {"beacons": {"postfix_credential": [{"interval": 1}, {"disable_during_state_run": True}]}}
+
+
 @pytest.fixture(scope="module")
 def running():
-    """A master with the reactor, and a minion with the beacon."""
-    beacon = [{"interval": 1}, {"disable_during_state_run": True}]
+    """A master with the reactor, and a minion that has the modules."""
     with scratch("r-") as directory:
         sites = {"main": {"database": "lab", "mail": "lab"}}
         master = {**SERVING, "ispmail": {"sites": sites}, "reactor": [REACTOR]}
-        schedule = yaml.safe_load((REPOSITORY / "docs/pillar/watch.sls").read_text())["schedule"]["postfix_doctor"]
-        del schedule["minutes"], schedule["splay"]
-        options = {"schedule": {"postfix_doctor": {**schedule, "seconds": 4}}}
-        options |= {"beacons": {"postfix_credential": beacon}, "loop_interval": 1}
-        with Salt("3008", directory, FILE_ROOTS, master, **options) as running:
+        with Salt("3008", directory, FILE_ROOTS, master, loop_interval=1) as running:
+            assert "beacons.postfix_credential" in running.call("saltutil.sync_all")["beacons"]
             (running.pillar / "top.sls").write_text("base: {'*': [ispmail]}\n")
             yield running
+
+
+def applied(running, content):
+    """Have the minion apply this pillar, and do by itself what it says."""
+    (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
+    # The beacon asks by the pillar that the minion has had when it started, or since.
+    assert running.call("saltutil.refresh_pillar", "wait=True") is True
+    states = running.call("state.apply", "ispmail")
+    assert states and all(state["result"] for state in states.values()), states
 
 
 @pytest.mark.parametrize("name", WATCHED)
@@ -57,23 +67,18 @@ def test_the_beacon_heals_what_somebody_else_has_changed(running, name, capsys):
         postfix = stack.enter_context(Postfix(path / "mail", chroot=False, max_use="5"))
         database.begin()
 
-        def write(password):
-            content = pillar(database, postfix, READERS[1], "mailserver", password)
-            (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
+        def content(password):
+            return pillar(database, postfix, READERS[1], "mailserver", password) | BEACON
 
         def tables_have(password):
             tables = [table.read_text() for table in postfix.config_directory.glob("*-virtual-*.cf")]
             return len(tables) == 3 and all(password in text for text in tables)
 
-        write(OLD)
         database.give("mailserver", OLD)
-        # The beacon asks by the pillar that the minion has had when it started, or since.
-        assert running.call("saltutil.refresh_pillar", "wait=True") is True
-        states = running.call("state.apply", "ispmail")
-        assert states and all(state["result"] for state in states.values()), states
+        applied(running, content(OLD))
         with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
             time.sleep(1)
-            write(NEW)
+            (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content(NEW))}")
             database.give("mailserver", NEW)
             assert wait_until(lambda: tables_have(NEW), 60), "the reactor has not applied the new password"
             # The files are there before Postfix is told.
@@ -91,16 +96,17 @@ def test_the_beacon_heals_what_somebody_else_has_changed(running, name, capsys):
 def test_a_fault_is_in_an_event_once_in_the_metrics_and_in_the_status_until_it_is_gone(running):
     """By the schedule that docs/pillar/watch.sls has: within an interval of it."""
     check = "the table file is private"
+    schedule = yaml.safe_load((REPOSITORY / "docs/pillar/watch.sls").read_text())["schedule"]
+    del schedule["postfix_doctor"]["minutes"], schedule["postfix_doctor"]["splay"]
+    schedule["postfix_doctor"]["seconds"] = 4
     with scratch() as path, DATABASES["mariadb"](path / "db") as database, Postfix(path / "mail") as postfix:
         database.begin()
         database.give("mailserver", OLD)
-        content = pillar(database, postfix, READERS[1], "mailserver", OLD)
+        content = pillar(database, postfix, READERS[1], "mailserver", OLD) | {"schedule": schedule}
         metrics = path / "metrics" / "ispmail.prom"
         metrics.parent.mkdir()
         content["ispmail"]["watch"] = {"textfile": str(metrics)}
-        (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
-        assert running.call("saltutil.refresh_pillar", "wait=True") is True
-        running.call("state.apply", "ispmail")
+        applied(running, content)
         bus = Bus(salt.config.master_config(str(running.directory / "master" / "master")))
         bus.start()
 

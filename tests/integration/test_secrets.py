@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import salt.utils.event
 
+from lab import contents
+
 from .conftest import CODES, CORE, OTHER_SECRET, WRONG_SECRET
 
 NEEDLE = CORE.encode()
@@ -145,10 +147,8 @@ def test_no_password_in_any_file_of_salt(watched):
     # On 3006 it is in each minion's data.
     caches = (cache / "pillar", *(cache / "minions" / name / "data.p" for name in ("m1", "m2")))
     holding, cached = set(), set()
-    for path in fleet.root.rglob("*"):
-        if any(path.is_relative_to(directory) for directory in postfixes) or not path.is_file():
-            continue
-        if NEEDLE in path.read_bytes():
+    for path, content in contents(fleet.root, without=postfixes):
+        if NEEDLE in content:
             (cached if any(map(path.is_relative_to, caches)) else holding).add(path)
     histories = {name: Path(server.minion.config["cachedir"]) / "postfix_change" for name, server in fleet}
     assert list(histories["m2"].glob("*.history/*"))
@@ -161,9 +161,7 @@ def test_no_password_in_any_file_of_salt(watched):
 def test_no_password_in_postfix_but_in_the_tables(watched):
     fleet, *_ = watched
     for _, server in fleet:
-        holding = [
-            path for path in server.postfix.directory.rglob("*") if path.is_file() and NEEDLE in path.read_bytes()
-        ]
+        holding = [path for path, content in contents(server.postfix.directory) if NEEDLE in content]
         assert sorted(holding) == sorted(server.postfix.config_directory.glob("mariadb-*.cf"))
 
 
