@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9873ebfee133")
+_ispmail_stamp.require("77e72ed4afdb")
 
 import contextlib
 import json

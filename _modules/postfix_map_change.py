@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9873ebfee133")
+_ispmail_stamp.require("77e72ed4afdb")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9873ebfee133")
+_ispmail_stamp.require("77e72ed4afdb")
 
 import _ispmail_found
 import _ispmail_postconf

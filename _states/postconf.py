@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9873ebfee133")
+_ispmail_stamp.require("77e72ed4afdb")
 
 from _ispmail_salt import state
 

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9873ebfee133")
+_ispmail_stamp.require("77e72ed4afdb")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

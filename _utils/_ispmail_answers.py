@@ -123,7 +123,7 @@ def live(maps: Sequence[Map | CompleteMap], inventory: Inventory, running: bool 
         if by_path:
             yield Group(by_path, ROOT)
         contents = {
-            each.name: (each.type, _ispmail_files.read(each.path).content or b"")
+            each.name: (each.type, _ispmail_files.content(each.path) or b"")
             for each in some
             if each.name not in by_path
         }

@@ -152,7 +152,7 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
     doubtful = [name for name in difference.parameters if table_fault(name, name, is_own=False)]
     own = own_parameters(doubtful, inventory.settings)
     for each in instance.maps:
-        for directory in dict.fromkeys(map(os.path.dirname, (each.path, os.path.realpath(each.path)))):
+        for directory in dict.fromkeys(map(os.path.dirname, (each.path, inventory.settings.real_path(each.path)))):
             if os.path.isdir(directory) and (reason := unsafe(directory)):
                 faults.append(Fault(f"maps:{each.name}:file", f"is where {reason}", "choose a directory of root's"))
             if each.proxy and os.path.isdir(directory) and not may_enter(directory):

@@ -114,7 +114,7 @@ def missing_passwords(consumers: Consumers) -> list[str]:
     wrong = []
     for each in consumers.consumers:
         for path in () if each.ignore else each.holds:
-            content = _ispmail_files.read(path).content
+            content = _ispmail_files.content(path)
             if content is None:
                 reason = "is not there"
             elif not _ispmail_spellings.contains_whole(content, consumers.keys["password"]):
@@ -153,7 +153,7 @@ def login_in(consumer: Consumer) -> dict[str, str]:
     Raises:
         CannotAsk: The file is there and cannot be read.
     """
-    content = _ispmail_files.read(consumer.option_file or "").content
+    content = _ispmail_files.content(consumer.option_file or "")
     return _ispmail_optionfile.parse(content).get(consumer.option_group, {})
 
 
@@ -202,7 +202,7 @@ def _dovecot_faults(consumer: Consumer, account: str) -> list[str]:
     old = _ispmail_dovecot.is_old(settings)
     connections = [] if old else _ispmail_dovecot.new_connections(settings)
     for path in _ispmail_dovecot.sql_files(settings) if old else ():
-        content = _ispmail_files.read(path).content
+        content = _ispmail_files.content(path)
         if content is None:
             raise CannotAsk(f"{path}, which {consumer.config_file} names, is not there: see what doveconf -n prints")
         try:

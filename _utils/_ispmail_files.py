@@ -7,7 +7,6 @@ name until the end: to put it back is a rename, which needs no room on the disk.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import fcntl
 import os
@@ -17,7 +16,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from _ispmail_command import as_user
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, repr_without
@@ -28,8 +27,11 @@ _LOCK_SECONDS = 10
 # How long to wait for another change of the same instance, in seconds.
 _CHANGE_SECONDS = 60
 _GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS, FS_IMMUTABLE_FL, FS_APPEND_FL
+_FIXED = "is immutable or append-only: see lsattr -d"
 # Of a file that is read, in bytes: Postfix's own are much smaller.
 _LARGEST = 16 * 2**20
+# How many files are written before they go to the disk: each is open until then.
+_TOGETHER = 64
 # How long a file system may take to say who may open a file, in seconds.
 _SECONDS = 10
 
@@ -90,12 +92,35 @@ def permits(user: str, access: str, path: str) -> bool:
     return done.returncode == 0
 
 
-def read(path: str) -> File:
-    """Read a file with its owner, mode and time; a symbolic link is followed.
+def content(path: str) -> bytes | None:
+    """What a file holds, a symbolic link followed; None where there is no such file.
 
     Raises:
         CannotAsk: The file is there and cannot be read.
     """
+    return _at(path).content
+
+
+def read(path: str) -> File:
+    """Read a file with its owner and mode; a symbolic link is followed.
+
+    Raises:
+        CannotAsk: The file is there and cannot be read.
+    """
+    return _at(os.path.realpath(path))
+
+
+def again(file: File) -> File:
+    """Read a file again.
+
+    Raises:
+        CannotAsk: The file is there and cannot be read.
+    """
+    return _at(file.path)
+
+
+def _at(path: str) -> File:
+    """Read the file of a path that is taken as it is."""
     try:
         # Not to wait for the other end of a FIFO.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -109,10 +134,10 @@ def read(path: str) -> File:
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        return File(os.path.realpath(path), None)
+        return File(path, None)
     except OSError as err:
         raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
-    return File(os.path.realpath(path), content, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+    return File(path, content, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
 
 class Exchange:
@@ -147,8 +172,7 @@ class Exchange:
         """
         writes = [each for each in self._replacements if each.new.content is not None]
         with _failures(self.paths):
-            with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                list(pool.map(_write_temporary, (each.new for each in writes)))
+            _write_temporaries([each.new for each in writes])
             # Read as late as possible: what somebody else writes from here on would be lost.
             for each in self._replacements:
                 self._old[each.path] = self._kept(each)
@@ -168,9 +192,9 @@ class Exchange:
         with _failures([path]), contextlib.ExitStack() as stack:
             if step.lock:
                 stack.enter_context(_postconf_lock(path))
-            _write_temporary(step.new)
+            _write_temporaries([step.new])
             # Not what would change nothing either: they wrote that, and it is not ours to take back.
-            if read(path).content != written[-1]:
+            if content(path) != written[-1]:
                 raise _changed_meanwhile(path)
             written.append(step.new.content)
             os.rename(_temporary(path), path)
@@ -217,7 +241,7 @@ class Exchange:
                     # Without room for the lock file no postconf has room for its own edit.
                     with contextlib.suppress(OSError):
                         stack.enter_context(_postconf_lock(path))
-                unchanged = read(path).content in ours
+                unchanged = content(path) in ours
                 if unchanged:
                     os.rename(_second_name(path), path)
             if not unchanged:
@@ -246,7 +270,7 @@ class Exchange:
     def _kept(self, replacement: Replacement) -> File:
         """Read an old file, refuse one that somebody else has changed, and give it a second name."""
         path = replacement.path
-        old = read(path)
+        old = again(replacement.new)
         _refuse_changed(replacement, old)
         if old.content is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -344,32 +368,55 @@ def obstacles(rooms: Mapping[str, int]) -> list[str]:
     Args:
         rooms: Each file to how many bytes are to be written beside it.
     """
+    by_directory: dict[str, list[str]] = {}
+    for path in rooms:
+        by_directory.setdefault(_nearest(os.path.dirname(path)), []).append(path)
     mounted = _mount_points()
-    found = (_obstacle(path, room, mounted) for path, room in rooms.items())
-    return list(dict.fromkeys(filter(None, found)))
+    found: list[str] = []
+    for directory, paths in by_directory.items():
+        closed = _closed(directory)
+        found += [closed] if closed else filter(None, (_in_the_way(path, mounted) for path in paths))
+        found += filter(None, [_full(directory, sum(rooms[path] for path in paths))])
+    return list(dict.fromkeys(found))
 
 
-def _obstacle(path: str, room: int, mounted: set[str]) -> str | None:
-    directory = os.path.dirname(path)
+def _nearest(directory: str) -> str:
+    """A directory, or the next one above it that is there."""
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
+    return directory
+
+
+def _closed(directory: str) -> str | None:
     if not os.access(directory, os.W_OK):
         return f"{directory} is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
-    for each in (directory, path, *side_names(path)):
+    return f"{directory} {_FIXED}" if _is_fixed(directory) else None
+
+
+def _in_the_way(path: str, mounted: set[str]) -> str | None:
+    for each in (path, *side_names(path)):
         # A file that is only renamed over need not be writable itself.
-        if _flags(each) & (_IMMUTABLE | _APPEND_ONLY):
-            return f"{each} is immutable or append-only: see lsattr -d"
+        if _is_fixed(each):
+            return f"{each} {_FIXED}"
     for each in side_names(path):
         if os.path.isdir(each):
             return f"{each} is a directory, and needed for a moment: move it away"
-    if os.path.realpath(path) in mounted:
+    if mounted and os.path.realpath(path) in mounted:
         return f"{path} is a mount point: mount its directory instead"
+    return None
+
+
+def _full(directory: str, room: int) -> str | None:
     status = os.statvfs(directory)
     # Without f_blocks (and f_files) there is no limit.
     full = status.f_blocks and status.f_bfree * status.f_frsize < room
     if room and (full or (status.f_files and not status.f_ffree)):
         return f"{directory} is on a full file system: see df and df -i"
     return None
+
+
+def _is_fixed(path: str) -> bool:
+    return bool(_flags(path) & (_IMMUTABLE | _APPEND_ONLY))
 
 
 def _flags(path: str) -> int:
@@ -410,18 +457,29 @@ def _temporary(path: str) -> str:
     return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
 
 
-def _write_temporary(file: File) -> None:
+def _write_temporaries(files: Sequence[File]) -> None:
+    """Prepare files: all of some at first, and then their way to the disk, which they go together."""
+    for start in range(0, len(files), _TOGETHER):
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(_written_temporary(each)) for each in files[start : start + _TOGETHER]]
+            for stream in streams:
+                os.fsync(stream.fileno())
+
+
+def _written_temporary(file: File) -> BinaryIO:
     temporary = _temporary(file.path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as stream:
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(open(descriptor, "wb"))
         os.fchown(descriptor, file.uid, file.gid)
         os.fchmod(descriptor, file.mode)
         stream.write(file.content or b"")
         stream.flush()
         os.utime(descriptor, (time.time() - BACKDATED,) * 2)
-        os.fsync(descriptor)
+        stack.pop_all()
+        return stream
 
 
 def write_aside(path: str, content: bytes) -> None:

@@ -68,8 +68,11 @@ class Keys:
     def __init__(self) -> None:
         self._of_passwords: dict[str, bytes] = {}
 
-    def seal(self, path: str, content: bytes | None) -> str | None:
+    def seal(self, path: str, content: bytes | None, password: str | None) -> str | None:
         """What tells content again, and does not tell what it is; None where there is no file.
+
+        Args:
+            password: The one in the content, if any.
 
         A part of the key is thrown away. So this takes one hash, and each guess, ours included, up to 65,536 of them:
         whoever reads an entry and tries passwords would else try a thousand million a second.
@@ -78,7 +81,7 @@ class Keys:
             return None
         key = os.urandom(_KEY + _LOST)
         # Only those: who knew what is in one file would know the key of the others.
-        if password := _shown_keys(content).get("password"):
+        if password:
             key = self._of_passwords.setdefault(password, key)
         return (key[:_KEY] + _hashed(path, content, key)).hex()
 
@@ -112,11 +115,13 @@ def kept(before: File, after: File, keys: Keys, between: tuple[str | None, ...] 
         between: The seals of what changes that were cut off may have left in it.
     """
     told: dict[str, dict[str, str | None]] = {}
+    now = _shown_keys(after.content)
     if after.content is not None and before.content != after.content:
-        told = _ispmail_tablefile.diff(_shown_keys(before.content), _shown_keys(after.content))
+        told = _ispmail_tablefile.diff(_shown_keys(before.content), now)
         if before.content is not None and not told:
             told = {"layout": {"old": "another", "new": "another"}}
-    return Replaced(before, keys.seal(before.path, after.content), (after.uid, after.gid, after.mode), told, between)
+    seal = keys.seal(before.path, after.content, now.get("password"))
+    return Replaced(before, seal, (after.uid, after.gid, after.mode), told, between)
 
 
 def _shown_keys(content: bytes | None) -> dict[str, str]:
@@ -180,11 +185,11 @@ def replaced(
         held: Reads what main.cf sets now.
     """
     nothing: tuple[str | None, ...] = ()
-    files = {each.path: (_ispmail_files.read(each.path), each, nothing) for each in new}
+    files = {each.path: (_ispmail_files.again(each), each, nothing) for each in new}
     values = dict(parameters)
     for was in earlier.files if earlier else ():
         path = was.before.path
-        now = _ispmail_files.read(path)
+        now = _ispmail_files.again(was.before)
         _, then, _ = files.get(path, (now, now, nothing))
         # Else somebody else has written it since: that is what is replaced.
         if was.may_hold(now.content):

@@ -210,7 +210,7 @@ def _replaced(live: Mapping[str, str], wanted: Mapping[str, object]) -> list[str
 def _content(path: str) -> bytes | None:
     """What a table file holds; nothing where something else is there, which the apply refuses."""
     with contextlib.suppress(CannotAsk):
-        return _ispmail_files.read(path).content
+        return _ispmail_files.content(path)
     return None
 
 

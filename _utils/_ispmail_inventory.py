@@ -290,7 +290,7 @@ def _files(text: str, of_match_list: bool) -> Iterator[tuple[str, bool]]:
 
 def _patterns(path: str) -> str:
     """What a pattern file says."""
-    content = _ispmail_files.read(path).content or b""
+    content = _ispmail_files.content(path) or b""
     lines = _ispmail_tablefile.logical_lines(content.decode("utf-8", "surrogateescape"))
     return "\n".join(line for _, line in lines)
 
@@ -300,7 +300,7 @@ def _backup(path: str, known: Settings) -> str:
     if not path.startswith(("/", ".")):
         # main.cf itself holds its keys.
         return known.expanded(f"{path}_backup")
-    return _ispmail_tablefile.parse(_ispmail_files.read(known.real_path(path)).content).get("backup", "")
+    return _ispmail_tablefile.parse(_ispmail_files.content(known.real_path(path))).get("backup", "")
 
 
 def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:

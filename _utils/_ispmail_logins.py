@@ -225,7 +225,7 @@ def _logins(path: str, table_type: str) -> list[tuple[str, Login, int]]:
     changed = _changed(path)
     if changed is None:
         return []
-    return _at_each_host(_ispmail_tablefile.parse(_ispmail_files.read(path).content), changed, table_type)
+    return _at_each_host(_ispmail_tablefile.parse(_ispmail_files.content(path)), changed, table_type)
 
 
 def _consumer_logins(consumer: Consumer, keys: Mapping[str, str]) -> list[tuple[str, Login, int]]:

@@ -87,6 +87,8 @@ ROOT = Asker()
 
 # The question by which postmap reads questions from stdin.
 _STDIN = "-"
+# How many connections a probe has to databases at once: what it takes is not there for mail.
+_CONNECTIONS = 16
 # The path of an open file, before its number.
 _DESCRIPTOR = "/proc/self/fd/"
 # A postmap that another user runs needs a main.cf that all may read.
@@ -161,8 +163,8 @@ def probe(
 ) -> dict[str, Probe]:
     """Find out which tables can be asked, by questions that run each one's query.
 
-    One postmap asks all of them, with one database connection at a time. Only where that fails each is asked by itself.
-    What fails only for a special key is a warning.
+    One postmap asks many of them. Only where that fails each is asked by itself. What fails only for a special key is a
+    warning.
 
     Args:
         timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
@@ -195,14 +197,18 @@ def probe(
         doubts = [f"{table} cannot be asked for {kind}: {_AFTER_A_FAILED_QUERY}" for kind in failed]
         return plain._replace(warnings=(*plain.warnings, *doubts))
 
-    for domain, some in by_domain.items():
-        together = ask_some([each.question for each in asked(domain)], some)
-        if together.result == NO_ANSWER:
-            results.update(_each_with_its_own(together, some))
-            continue
-        # One answered, or one failed: only asking each by itself tells which.
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            results.update(zip(some, pool.map(ask_one, itertools.repeat(domain), some)))
+    for domain, every in by_domain.items():
+        questions = [each.question for each in asked(domain)]
+        # postmap closes each connection before the next one where it has one question. Else it keeps all to the end.
+        size = len(every) if len(questions) == 1 else _CONNECTIONS
+        for some in (every[start : start + size] for start in range(0, len(every), size)):
+            together = ask_some(questions, some)
+            if together.result == NO_ANSWER:
+                results.update(_each_with_its_own(together, some))
+                continue
+            # One answered, or one failed: only asking each by itself tells which.
+            with concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool:
+                results.update(zip(some, pool.map(ask_one, itertools.repeat(domain), some)))
     return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
 
 
@@ -240,10 +246,11 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[Gr
     """
     with contextlib.ExitStack() as stack:
         tables, descriptors, domains = {}, [], {}
+        owner = pwd.getpwnam(as_.user).pw_uid if as_.user else -1
         for name, (table_type, content) in texts.items():
             keys = _ispmail_tablefile.parse(content)
             try:
-                descriptor = _memory(_seen_from(as_.chroot, table_type, keys, content), as_, stack)
+                descriptor = _memory(_seen_from(as_.chroot, table_type, keys, content), owner, stack)
             except OSError as err:
                 raise CannotAsk(f"no memory to ask the new table file of {name} from: {err.strerror}") from err
             descriptors.append(descriptor)
@@ -252,14 +259,13 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[Gr
         yield Group(tables, as_._replace(descriptors=tuple(descriptors)), domains)
 
 
-def _memory(content: bytes, as_: Asker, stack: contextlib.ExitStack) -> int:
-    """A file in memory that its asker can read, as a descriptor that is closed with the stack."""
+def _memory(content: bytes, owner: int, stack: contextlib.ExitStack) -> int:
+    """A file in memory that its owner (-1: we) can read, as a descriptor that is closed with the stack."""
     # The name is for /proc only, and a long one is refused.
     descriptor = os.memfd_create("table", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     stack.callback(os.close, descriptor)
     os.fchmod(descriptor, 0o600)
-    if as_.user:
-        os.fchown(descriptor, pwd.getpwnam(as_.user).pw_uid, -1)
+    os.fchown(descriptor, owner, -1)
     with open(descriptor, "wb", closefd=False) as stream:
         stream.write(content)
     # Postfix pauses on a file that is less than two seconds old.
@@ -352,7 +358,7 @@ def probe_domain(keys: Mapping[str, str]) -> str:
 
 def _keys(table: str) -> Mapping[str, str]:
     """What the file of a table holds, secrets included."""
-    return _ispmail_tablefile.parse(_ispmail_files.read(path_of(table)).content)
+    return _ispmail_tablefile.parse(_ispmail_files.content(path_of(table)))
 
 
 def _type(table: str) -> str:

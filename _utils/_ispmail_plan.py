@@ -78,6 +78,7 @@ def compare(instance: CompleteInstance) -> Difference:
     files, changes = [], {}
     foreign = []
     named = functools.cache(lambda: named_by(known))
+    owned = functools.cache(lambda: (_user(_OWNER), mail_group(known)))
     for each in instance.maps:
         keys = _ispmail_release.for_release(each.type, each.canonical, known.version)
         text = _ispmail_tablefile.text_of(keys)
@@ -85,7 +86,7 @@ def compare(instance: CompleteInstance) -> Difference:
         if fault:
             foreign.append(fault)
             continue
-        replacements, differences = _compare_file(each.path, old, text, keys, mail_group(known))
+        replacements, differences = _compare_file(each.path, old, text, keys, *owned())
         if differences:
             files += replacements
             changes[each.name] = differences
@@ -234,10 +235,10 @@ def table_file(
 
 
 def _compare_file(
-    path: str, old: File, text: str, keys: Mapping[str, str], group: int
+    path: str, old: File, text: str, keys: Mapping[str, str], owner: int, group: int
 ) -> tuple[list[Replacement], dict[str, Any]]:
     """A table file as it should be, with a copy of one that somebody else wrote, and how the one on disk differs."""
-    new = File(old.path, text.encode(), _user(_OWNER), group, _MODE)
+    new = File(old.path, text.encode(), owner, group, _MODE)
     replacements = [Replacement(new, still=(old.content,))]
     if old.content is None:
         return replacements, {"file": {"old": None, "new": path}, **_ispmail_tablefile.diff({}, keys)}

@@ -117,7 +117,7 @@ def unsettled(config_directory: str) -> dict[str, str]:
 
 
 def _held(config_directory: str) -> dict[str, str]:
-    content = _ispmail_files.read(_main_cf(config_directory)).content
+    content = _ispmail_files.content(_main_cf(config_directory))
     return {name: " ".join(parts(value)) for name, value in _ispmail_tablefile.parse(content).items()}
 
 

@@ -61,7 +61,7 @@ def fingerprints(
             name = qualified(each.name, instance.pillar_key, instances[0].pillar_key)
             found["pillar"][name] = of_login(each.keys["user"], each.keys.get("password"))
             if live:
-                keys = _ispmail_tablefile.parse(_ispmail_files.read(each.path).content)
+                keys = _ispmail_tablefile.parse(_ispmail_files.content(each.path))
                 found["live"][name] = of_login(keys.get("user"), keys.get("password"))
     for some in consumers:
         if some.keys.get("user") not in accounts:

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "9873ebfee133"
+STAMP = "77e72ed4afdb"
 
 
 def require(stamp: str) -> None:

@@ -67,7 +67,7 @@ def _keys(table: Table, known: Settings) -> Mapping[str, str]:
     if not os.path.isabs(table.path):
         given = {key: f"{table.path}_{key}" for key in _ispmail_tablefile.SCHEMA}
         return {key: known.expanded(name) for key, name in given.items() if name in known.explicit}
-    content = _ispmail_files.read(table.path).content
+    content = _ispmail_files.content(table.path)
     if not content:
         # Processes that have read it before, or what is written there next, may log in as anybody.
         raise CannotAsk(f"{table.path} is missing or empty")
@@ -107,7 +107,7 @@ def _users(file: _OptionFile, group: str, above: tuple[str, ...] = ()) -> set[st
     """The users that may be the last one that a file sets, with those that it includes; the empty one unsets."""
     found: set[str] = set()
     # The library follows a file that includes itself 64 times, to the same end.
-    content = None if file.path in above else _ispmail_files.read(file.real).content
+    content = None if file.path in above else _ispmail_files.content(file.real)
     for step, value in _ispmail_optionfile.login_steps(content, group):
         inner = file._replace(path=value)
         if step == "user":

@@ -437,7 +437,7 @@ def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
 
 def _named(change: Change, exchange: Exchange) -> list[str]:
     """The new files that main.cf names all the same."""
-    text = _ispmail_files.read(_path(change)).content or b"" if change.parameters and exchange.begun else b""
+    text = _ispmail_files.content(_path(change)) or b"" if change.parameters and exchange.begun else b""
     return [path for path in exchange.begun if os.fsencode(path) in text]
 
 

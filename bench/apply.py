@@ -118,8 +118,8 @@ class Side:
         if changes:
             found = [f"mysql:{path}" for path in sorted(self.postfix.config_directory.glob("*.cf"))]
             asked = [table for table in found if not table.endswith(("/main.cf", "/master.cf"))][:tables]
-            # As many at a time as an apply asks, and once more when they are live.
-            chunks = [asked[start : start + 64] for start in range(0, len(asked), 64)] * 2
+            # As many at a time as an apply probes, and as it asks when they are live.
+            chunks = [asked[start : start + size] for size in (16, 64) for start in range(0, len(asked), size)]
             commands += [["postmap", "-c", directory, "-q", "none@example.org", *some] for some in chunks]
             commands += [["postconf", "-c", directory, "-e", "biff = no"], ["postfix", "-c", directory, "reload"]]
         total = self.lines["empty"][-1]

@@ -389,6 +389,24 @@ def test_a_warning_is_on_its_own_map(postfix, pillar, minion):
         assert "virtual_alias_maps: " in line and "virtual_mailbox" not in line and "/proc/" not in line, comment
 
 
+def test_a_probe_of_many_maps_leaves_connections_to_mail(minion, postfix, pillar, mariadb):
+    """postmap keeps the connection of each table to its end where it has several questions."""
+    many = {
+        f"some_{number}": {
+            "parameter": f"some_{number}_maps",
+            "query": "SELECT 1 FROM virtual_aliases WHERE source='%s'",
+        }
+        for number in range(60)
+    }
+    minion.pillar = pillar(maps=many)
+    mariadb.sql("FLUSH /*M!110500 GLOBAL */ STATUS")
+    found = managed(minion)
+    assert found["result"] is True and len(found["changes"]) == 64, found["comment"]
+    ((_, most),) = mariadb.sql("SHOW GLOBAL STATUS LIKE 'Max_used_connections'")
+    # The tests' own, and smtpd's for the maps of the guide.
+    assert 16 <= int(most) <= 16 + 1 + 3
+
+
 def test_a_closed_connection_costs_nothing(minion, postfix, mariadb):
     """With one host Postfix before 3.10 did not ask it for a minute after a connection was closed."""
     managed(minion)

@@ -279,6 +279,20 @@ def test_what_is_no_file_is_not_read(tmp_path, what):
         read(str(path))
 
 
+def test_more_files_than_are_open_at_once(tmp_path):
+    """All are written, whole, and none stays open: also where one of them cannot be."""
+    new = [file(tmp_path / f"{number}.cf", b"%d\n" % number, 0o640) for number in range(150)]
+    is_open = set(os.listdir("/proc/self/fd"))
+    exchange = Exchange([Replacement(each) for each in new])
+    exchange.put()
+    exchange.forget()
+    assert [read(each.path) for each in new] == new and len(os.listdir(tmp_path)) == len(new)
+    (tmp_path / ".140.cf.new").mkdir()
+    with pytest.raises(Failed, match=r"/\.140\.cf\.new cannot be written"):
+        Exchange([Replacement(each) for each in new]).put()
+    assert set(os.listdir("/proc/self/fd")) == is_open
+
+
 def test_a_link_is_read_where_it_leads(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 2**24)
     (tmp_path / "a").chmod(0o600)
@@ -322,6 +336,9 @@ def test_a_file_may_take_all_the_room_that_is_left(tmp_path):
         left = status.f_bfree * status.f_frsize
         assert obstacle(disk / "a", left) == []
         assert obstacle(disk / "a", left + 1) == [f"{disk} is on a full file system: see df and df -i"]
+        # Together they need more than there is, also in a directory that is still to be made.
+        both = {str(disk / "a"): left, str(disk / "none" / "b"): 1}
+        assert obstacles(both) == [f"{disk} is on a full file system: see df and df -i"]
 
 
 def test_without_a_free_inode_nothing_can_be_written_but_all_be_deleted(tmp_path):

@@ -26,10 +26,14 @@ def entry(*files, act="apply", parameters=None, of_postfix=True):
     return Entry(0, 1_700_000_000, act, "ispmail", of_postfix, tuple(files), parameters or {})
 
 
+def seal(keys, path, content):
+    return _ispmail_history.kept(File(path, None), File(path, content), keys).after
+
+
 def replaced(path="/etc/postfix/a\udcff.cf", before=OLD, after=NEW, between=()):
     new = File(path, after, 0, 8, 0o600)
     keys = Keys()
-    seals = tuple(keys.seal(path, each) for each in between)
+    seals = tuple(seal(keys, path, each) for each in between)
     return _ispmail_history.kept(File(path, before, 0, 7, 0o640), new, keys, seals)
 
 
@@ -102,10 +106,10 @@ def test_what_is_in_one_file_does_not_help_to_guess_what_is_in_another_one():
     """Its key is found by that: only files that hold the same password have one."""
     keys = Keys()
     contents = [b"password = secret\n", b"password = other\n", b"dbpath = /x\n", b"dbpath = /y\n", b"password =\n", b""]
-    assert len({keys.seal("/a", each)[:32] for each in contents}) == len(contents)
-    assert keys.seal("/b", contents[0])[:32] == keys.seal("/a", b"[client]\npassword = secret\n")[:32]
-    assert keys.seal("/b", contents[0]) != keys.seal("/a", contents[0])
-    assert Keys().seal("/a", contents[0])[:32] != keys.seal("/a", contents[0])[:32]
+    assert len({seal(keys, "/a", each)[:32] for each in contents}) == len(contents)
+    assert seal(keys, "/b", contents[0])[:32] == seal(keys, "/a", b"[client]\npassword = secret\n")[:32]
+    assert seal(keys, "/b", contents[0]) != seal(keys, "/a", contents[0])
+    assert seal(Keys(), "/a", contents[0])[:32] != seal(keys, "/a", contents[0])[:32]
 
 
 def test_only_root_may_read_it(history, tmp_path):
@@ -401,7 +405,7 @@ def test_a_change_that_finishes_another_one(files, now, then, before):
     """Files and parameters alike: to go back is to go to what was there before either. None: not touched."""
     path = files("a", now)
     owned = _ispmail_files.read(path)
-    first = Keys().seal(path, FIRST)
+    first = seal(Keys(), path, FIRST)
     earlier = entry(
         _ispmail_history.kept(owned._replace(content=OLD), owned._replace(content=NEW), Keys(), (first,)),
         parameters={"x": Values(str(OLD), str(NEW), (str(FIRST),))},
