@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77e72ed4afdb")
+_ispmail_stamp.require("274a005cb5e4")
 
 import contextlib
 import json

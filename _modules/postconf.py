@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77e72ed4afdb")
+_ispmail_stamp.require("274a005cb5e4")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

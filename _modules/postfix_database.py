@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77e72ed4afdb")
+_ispmail_stamp.require("274a005cb5e4")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77e72ed4afdb")
+_ispmail_stamp.require("274a005cb5e4")
 
 import _ispmail_applied
 import _ispmail_compare
@@ -30,7 +30,7 @@ def read(pillar="ispmail"):
         The pillar key that holds the configuration.
 
     Returns a dict: name of the map to a dict of ``parameter``, ``table`` (``type:path`` as main.cf has it),
-    ``in_parameter`` (whether the parameter points at it), ``user``, ``group`` and ``mode`` of the table file, and
+    ``in_parameter`` (whether the parameter points at it), ``owner``, ``group`` and ``mode`` of the table file, and
     ``keys``, its content with ``***`` for secrets (None: no such file).
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where main.cf or a file cannot be read.

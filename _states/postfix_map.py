@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("77e72ed4afdb")
+_ispmail_stamp.require("274a005cb5e4")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

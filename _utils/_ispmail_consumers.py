@@ -19,9 +19,6 @@ from _ispmail_config_consumers import Consumer, Consumers
 from _ispmail_errors import CannotAsk, Failed, listed
 from _ispmail_files import File, Replacement
 
-# `user` in changes is who logs in.
-_OWNED = {"user": "owner"}
-
 
 class Difference(NamedTuple):
     """What differs between pillar and the option files on this server."""
@@ -176,8 +173,7 @@ def _compare_file(each: Consumer, keys: Mapping[str, str]) -> tuple[Replacement,
     replacement = Replacement(new, still=(old.content,))
     if old.content is None:
         return replacement, {"file": {"old": None, "new": path}, **_differing_keys({}, keys)}, []
-    owned = _ispmail_plan.ownership_changes(old, new)
-    changes: dict[str, Any] = {_OWNED.get(name, name): change for name, change in owned.items()}
+    changes: dict[str, Any] = {**_ispmail_plan.ownership_changes(old, new)}
     if old.content != content:
         is_now = login_in(each)
         changes.update(_differing_keys(is_now, keys) or {"layout": {"old": "another", "new": "canonical"}})

@@ -110,8 +110,8 @@ def read(path: str) -> File:
     return _at(os.path.realpath(path))
 
 
-def again(file: File) -> File:
-    """Read a file again.
+def on_disk(file: File) -> File:
+    """Read what there is now in a file's place.
 
     Raises:
         CannotAsk: The file is there and cannot be read.
@@ -270,7 +270,7 @@ class Exchange:
     def _kept(self, replacement: Replacement) -> File:
         """Read an old file, refuse one that somebody else has changed, and give it a second name."""
         path = replacement.path
-        old = again(replacement.new)
+        old = on_disk(replacement.new)
         _refuse_changed(replacement, old)
         if old.content is not None:
             with contextlib.suppress(FileNotFoundError):

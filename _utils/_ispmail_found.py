@@ -53,5 +53,5 @@ def _read(path: str, known: Settings) -> Source:
     except CannotAsk as err:
         return Source(None, error=str(err))
     differs = file.content is not None and not _ispmail_plan.is_as_written(file, known)
-    owned = "{user}:{group} {mode}".format(**_ispmail_plan.ownership(file)) if differs else ""
+    owned = "{owner}:{group} {mode}".format(**_ispmail_plan.ownership(file)) if differs else ""
     return Source(file.content, ownership=owned)

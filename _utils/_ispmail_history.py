@@ -185,11 +185,11 @@ def replaced(
         held: Reads what main.cf sets now.
     """
     nothing: tuple[str | None, ...] = ()
-    files = {each.path: (_ispmail_files.again(each), each, nothing) for each in new}
+    files = {each.path: (_ispmail_files.on_disk(each), each, nothing) for each in new}
     values = dict(parameters)
     for was in earlier.files if earlier else ():
         path = was.before.path
-        now = _ispmail_files.again(was.before)
+        now = _ispmail_files.on_disk(was.before)
         _, then, _ = files.get(path, (now, now, nothing))
         # Else somebody else has written it since: that is what is replaced.
         if was.may_hold(now.content):

@@ -143,18 +143,18 @@ def parameters_of(maps: Iterable[Map]) -> list[str]:
 
 
 def ownership(file: File) -> dict[str, str]:
-    """Mode, user and group of a file, as an admin reads them."""
-    names = {"mode": f"{file.mode:04o}", "user": str(file.uid), "group": str(file.gid)}
+    """Mode, owner and group of a file, as an admin reads them."""
+    names = {"mode": f"{file.mode:04o}", "owner": str(file.uid), "group": str(file.gid)}
     # An owner without a name keeps the number.
     with contextlib.suppress(KeyError):
-        names["user"] = pwd.getpwuid(file.uid).pw_name
+        names["owner"] = pwd.getpwuid(file.uid).pw_name
     with contextlib.suppress(KeyError):
         names["group"] = grp.getgrgid(file.gid).gr_name
     return names
 
 
 def ownership_changes(old: File, new: File) -> dict[str, dict[str, str]]:
-    """What of mode, user and group differs: each with ``old`` and ``new``."""
+    """What of mode, owner and group differs: each with ``old`` and ``new``."""
     before = ownership(old)
     return {
         name: {"old": before[name], "new": value} for name, value in ownership(new).items() if before[name] != value
@@ -162,7 +162,7 @@ def ownership_changes(old: File, new: File) -> dict[str, dict[str, str]]:
 
 
 def is_as_written(file: File, known: Settings) -> bool:
-    """Whether a table file has the mode, user and group that an apply gives it."""
+    """Whether a table file has the mode, owner and group that an apply gives it."""
     return (file.mode, file.uid, file.gid) == (_MODE, _user(_OWNER), mail_group(known))
 
 

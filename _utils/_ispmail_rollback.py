@@ -382,5 +382,4 @@ def _difference(replaced: Replaced) -> dict[str, Any]:
         return {"file": {"old": before.path, "new": None}}
     if before.content is None:
         return {"file": {"old": None, "new": before.path}, **replaced.told}
-    owned = ownership_changes(before, File(before.path, None, *replaced.owned))
-    return {**{"owner" if name == "user" else name: each for name, each in owned.items()}, **replaced.told}
+    return {**ownership_changes(before, File(before.path, None, *replaced.owned)), **replaced.told}

@@ -56,7 +56,7 @@ def test_read_hides_the_password(minion, postfix):
         "parameter": "virtual_mailbox_maps",
         "table": f"mysql:{postfix.config_directory}/mariadb-virtual-mailbox-maps.cf",
         "in_parameter": True,
-        "user": "root",
+        "owner": "root",
         "group": "postfix",
         "mode": "0640",
         "keys": {

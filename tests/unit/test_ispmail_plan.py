@@ -101,10 +101,19 @@ def test_whose_a_table_file_is(server, mode, gid, changes):
     assert [(each.path, each.still) for each in found.files] == (replaced if changes else [])
 
 
+def test_who_owns_a_table_file_and_who_logs_in_by_it_are_two_things(server):
+    server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a", TEXT.replace("= mailserver\n", "= other\n", 1))
+    os.chown(server.path("a"), 54321, POSTFIX)
+    assert compare(server, a={"parameter": "virtual_alias_maps"}).changes["a"] == {
+        "owner": {"old": "54321", "new": "root"},
+        "user": {"old": "other", "new": "mailserver"},
+    }
+
+
 def test_owners_as_an_admin_reads_them():
-    assert ownership(File("/x", b"", 0, POSTFIX, 0o640)) == {"mode": "0640", "user": "root", "group": "postfix"}
-    assert ownership(File("/x", b"", 0, 0, 0o7)) == {"mode": "0007", "user": "root", "group": "root"}
-    assert ownership(File("/x", b"", 54321, 54322, 0)) == {"mode": "0000", "user": "54321", "group": "54322"}
+    assert ownership(File("/x", b"", 0, POSTFIX, 0o640)) == {"mode": "0640", "owner": "root", "group": "postfix"}
+    assert ownership(File("/x", b"", 0, 0, 0o7)) == {"mode": "0007", "owner": "root", "group": "root"}
+    assert ownership(File("/x", b"", 54321, 54322, 0)) == {"mode": "0000", "owner": "54321", "group": "54322"}
 
 
 REORDERED = "".join(reversed(TEXT.splitlines(keepends=True)))

@@ -50,7 +50,7 @@ def test_maps_as_they_are_on_this_server(on_minion, tmp_path):
             "parameter": "virtual_alias_maps",
             "table": f"proxy:{table(tmp_path, 'virtual_alias_maps')}",
             "in_parameter": True,
-            "user": "root",
+            "owner": "root",
             "group": grp.getgrgid(file.stat().st_gid).gr_name,
             "mode": "0640",
             "keys": {"user": "former", "password": "***", "query": "SELECT 1"},
