@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c38ec4392efd")
+_ispmail_stamp.require("2718d4b86753")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c38ec4392efd")
+_ispmail_stamp.require("2718d4b86753")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c38ec4392efd")
+_ispmail_stamp.require("2718d4b86753")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("c38ec4392efd")
+_ispmail_stamp.require("2718d4b86753")
 
 import salt.client
 import salt.utils.minions

@@ -372,12 +372,18 @@ def obstacles(rooms: Mapping[str, int]) -> list[str]:
     for path in rooms:
         by_directory.setdefault(_nearest(os.path.dirname(path)), []).append(path)
     mounted = _mount_points()
-    found: list[str] = []
+    found: list[str | None] = []
+    by_disk: dict[int, list[str]] = {}
     for directory, paths in by_directory.items():
-        closed = _closed(directory)
-        found += [closed] if closed else filter(None, (_in_the_way(path, mounted) for path in paths))
-        found += filter(None, [_full(directory, sum(rooms[path] for path in paths))])
-    return list(dict.fromkeys(found))
+        if closed := _closed(directory):
+            found.append(closed)
+            continue
+        found += [_in_the_way(path, mounted) for path in paths]
+        by_disk.setdefault(os.stat(directory).st_dev, []).append(directory)
+    for directories in by_disk.values():
+        room = sum(rooms[path] for directory in directories for path in by_directory[directory])
+        found.append(_full(directories[0], room))
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _nearest(directory: str) -> str:

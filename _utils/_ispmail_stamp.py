@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "c38ec4392efd"
+STAMP = "2718d4b86753"
 
 
 def require(stamp: str) -> None:

@@ -343,8 +343,22 @@ def test_a_file_may_take_all_the_room_that_is_left(tmp_path):
         assert obstacle(disk / "a", left) == []
         assert obstacle(disk / "a", left + 1) == [f"{disk} is on a full file system: see df and df -i"]
         # Together they need more than there is, also in a directory that is still to be made.
-        both = {str(disk / "a"): left, str(disk / "none" / "b"): 1}
-        assert obstacles(both) == [f"{disk} is on a full file system: see df and df -i"]
+        (disk / "other").mkdir()
+        for second in (disk / "none" / "b", disk / "other" / "b"):
+            both = {str(disk / "a"): left, str(second): 1}
+            assert obstacles(both) == [f"{disk} is on a full file system: see df and df -i"]
+        # Each on its own disk: there is room for both.
+        assert obstacles({str(disk / "a"): left, str(tmp_path / "b"): 1}) == []
+
+
+def test_of_a_directory_that_is_closed_nothing_else_is_said(tmp_path):
+    """A file system that is read-only has no free room either, and a link may lead to none at all."""
+    (tmp_path / "link").symlink_to("none")
+    closed = "is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
+    assert obstacle(tmp_path / "link" / "a", 1) == [f"{tmp_path}/link {closed}"]
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert obstacle(disk / "a", 2**20) == [f"{disk} {closed}"]
 
 
 def test_without_a_free_inode_nothing_can_be_written_but_all_be_deleted(tmp_path):
