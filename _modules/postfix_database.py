@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2718d4b86753")
+_ispmail_stamp.require("223959c16413")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2718d4b86753")
+_ispmail_stamp.require("223959c16413")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2718d4b86753")
+_ispmail_stamp.require("223959c16413")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2718d4b86753")
+_ispmail_stamp.require("223959c16413")
 
 import salt.client
 import salt.utils.minions

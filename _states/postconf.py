@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2718d4b86753")
+_ispmail_stamp.require("223959c16413")
 
 from _ispmail_salt import state
 

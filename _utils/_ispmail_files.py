@@ -107,7 +107,8 @@ def read(path: str) -> File:
     Raises:
         CannotAsk: The file is there and cannot be read.
     """
-    return _at(os.path.realpath(path))
+    # Opened as it is spelled: Python's realpath takes x/ and x/../y, where x is a file, for files too.
+    return _at(path)._replace(path=os.path.realpath(path))
 
 
 def on_disk(file: File) -> File:

@@ -5,6 +5,7 @@ import fcntl
 import grp
 import os
 import pwd
+import re
 import stat
 import subprocess
 import threading
@@ -305,6 +306,17 @@ def test_a_link_is_read_where_it_leads(tmp_path):
     (tmp_path / "link").symlink_to("a")
     assert read(str(tmp_path / "link")) == file(tmp_path / "a", b"x" * 2**24, 0o600)
     assert read(str(tmp_path / "none")) == (str(tmp_path / "none"), None, 0, 0, 0)
+
+
+@pytest.mark.parametrize("spelling", ["link", "a/", "a/.", "a/../b"])
+def test_a_file_is_read_only_where_postfix_can_open_it(tmp_path, spelling):
+    """A link to a/, where a is a file, was read: Postfix cannot open it."""
+    (tmp_path / "link").symlink_to("a/")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(OLD)
+    with pytest.raises(CannotAsk, match=f"^{re.escape(f'{tmp_path}/{spelling}')} cannot be read: Not a directory$"):
+        read(f"{tmp_path}/{spelling}")
+    assert read(f"{tmp_path}/none/../b").content is None
 
 
 def obstacle(path, room=0):
