@@ -30,7 +30,7 @@ _GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS
 _FIXED = "is immutable or append-only: see lsattr -d"
 # Of a file that is read, in bytes: Postfix's own are much smaller.
 _LARGEST = 16 * 2**20
-# How many files are written before they go to the disk: each is open until then.
+# How many files are written before they are fsynced: each is open until then.
 _TOGETHER = 64
 # How long a file system may take to say who may open a file, in seconds.
 _SECONDS = 10
@@ -465,7 +465,7 @@ def _temporary(path: str) -> str:
 
 
 def _write_temporaries(files: Sequence[File]) -> None:
-    """Prepare files: all of some at first, and then their way to the disk, which they go together."""
+    """Write the temporary files, and fsync them after up to `_TOGETHER` are written: that is faster than one by one."""
     for start in range(0, len(files), _TOGETHER):
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(_written_temporary(each)) for each in files[start : start + _TOGETHER]]

@@ -163,8 +163,8 @@ def probe(
 ) -> dict[str, Probe]:
     """Find out which tables can be asked, by questions that run each one's query.
 
-    One postmap asks many of them. Only where that fails each is asked by itself. What fails only for a special key is a
-    warning.
+    One postmap asks many tables. Only where that fails each of them is asked by itself. What fails only for a special
+    key is a warning.
 
     Args:
         timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
@@ -202,7 +202,7 @@ def probe(
 
     for domain, every in by_domain.items():
         questions = [each.question for each in asked(domain)]
-        # postmap closes each connection before the next one where it has one question. Else it keeps all to the end.
+        # With one question postmap closes each table before it asks the next. With several it keeps all of them open.
         size = len(every) if len(questions) == 1 else _CONNECTIONS
         for some in (every[start : start + size] for start in range(0, len(every), size)):
             together = ask_some(questions, some, first_end)
