@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import re
+import resource
 import stat
 import subprocess
 import threading
@@ -291,7 +292,13 @@ def test_more_files_than_are_open_at_once(tmp_path):
     new = [file(tmp_path / f"{number}.cf", b"%d\n" % number, 0o640) for number in range(150)]
     is_open = set(os.listdir("/proc/self/fd"))
     exchange = Exchange([Replacement(each) for each in new])
-    exchange.put()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [number for number in range(1000) if str(number) not in is_open]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[64], hard))
+    try:
+        exchange.put()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     exchange.forget()
     assert [read(each.path) for each in new] == new and len(os.listdir(tmp_path)) == len(new)
     (tmp_path / ".140.cf.new").mkdir()
