@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("274a005cb5e4")
+_ispmail_stamp.require("860b2a04f74b")
 
 
 import _ispmail_applied

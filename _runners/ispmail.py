@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("274a005cb5e4")
+_ispmail_stamp.require("860b2a04f74b")
 
 import salt.client
 import salt.utils.minions

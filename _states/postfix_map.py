@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("274a005cb5e4")
+_ispmail_stamp.require("860b2a04f74b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

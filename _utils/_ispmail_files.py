@@ -30,7 +30,7 @@ _GET_FLAGS, _IMMUTABLE, _APPEND_ONLY = 0x80086601, 0x10, 0x20  # FS_IOC_GETFLAGS
 _FIXED = "is immutable or append-only: see lsattr -d"
 # Of a file that is read, in bytes: Postfix's own are much smaller.
 _LARGEST = 16 * 2**20
-# How many files are written before they go to the disk: each is open until then.
+# How many files are written before they are fsynced: each is open until then.
 _TOGETHER = 64
 # How long a file system may take to say who may open a file, in seconds.
 _SECONDS = 10
@@ -107,7 +107,8 @@ def read(path: str) -> File:
     Raises:
         CannotAsk: The file is there and cannot be read.
     """
-    return _at(os.path.realpath(path))
+    # Opened as it is spelled: Python's realpath takes x/ and x/../y, where x is a file, for files too.
+    return _at(path)._replace(path=os.path.realpath(path))
 
 
 def on_disk(file: File) -> File:
@@ -372,12 +373,18 @@ def obstacles(rooms: Mapping[str, int]) -> list[str]:
     for path in rooms:
         by_directory.setdefault(_nearest(os.path.dirname(path)), []).append(path)
     mounted = _mount_points()
-    found: list[str] = []
+    found: list[str | None] = []
+    by_disk: dict[int, list[str]] = {}
     for directory, paths in by_directory.items():
-        closed = _closed(directory)
-        found += [closed] if closed else filter(None, (_in_the_way(path, mounted) for path in paths))
-        found += filter(None, [_full(directory, sum(rooms[path] for path in paths))])
-    return list(dict.fromkeys(found))
+        if closed := _closed(directory):
+            found.append(closed)
+            continue
+        found += [_in_the_way(path, mounted) for path in paths]
+        by_disk.setdefault(os.stat(directory).st_dev, []).append(directory)
+    for directories in by_disk.values():
+        room = sum(rooms[path] for directory in directories for path in by_directory[directory])
+        found.append(_full(directories[0], room))
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _nearest(directory: str) -> str:
@@ -458,7 +465,7 @@ def _temporary(path: str) -> str:
 
 
 def _write_temporaries(files: Sequence[File]) -> None:
-    """Prepare files: all of some at first, and then their way to the disk, which they go together."""
+    """Write the temporary files, and fsync them after up to `_TOGETHER` are written: that is faster than one by one."""
     for start in range(0, len(files), _TOGETHER):
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(_written_temporary(each)) for each in files[start : start + _TOGETHER]]

@@ -163,8 +163,8 @@ def probe(
 ) -> dict[str, Probe]:
     """Find out which tables can be asked, by questions that run each one's query.
 
-    One postmap asks many of them. Only where that fails each is asked by itself. What fails only for a special key is a
-    warning.
+    One postmap asks many tables. Only where that fails each of them is asked by itself. What fails only for a special
+    key is a warning.
 
     Args:
         timeout: How many seconds to wait for all tables together. Where that is not enough, half as long again to find
@@ -173,13 +173,16 @@ def probe(
         domains: Table to the domain that it is asked for, see `probe_domain`; the files of others are read for it.
         special: Whether to ask for special keys too.
     """
-    until = time.monotonic() + timeout * 1.5
+    first_end = time.monotonic() + timeout
+    end = first_end + timeout / 2
     results: dict[str, Lookup] = {}
+    # Table to its domain. They are asked after all batches, so that one that is silent takes no time of the others.
+    doubtful: dict[str, str] = {}
     by_domain: dict[str, list[str]] = {}
     for table in tables:
         by_domain.setdefault(domains.get(table) or probe_domain(_keys(table)), []).append(table)
 
-    def ask_some(questions: Sequence[str], some: Sequence[str]) -> Lookup:
+    def ask_some(questions: Sequence[str], some: Sequence[str], until: float) -> Lookup:
         left = min(timeout if len(some) > 1 else timeout / 2, until - time.monotonic())
         if left <= 0:
             return _failure(None, "not asked, the time for probes was used up by other tables", ())
@@ -190,25 +193,26 @@ def probe(
 
     def ask_one(domain: str, table: str) -> Lookup:
         first, *others = asked(domain)
-        plain = ask_some([first.question], [table])
+        plain = ask_some([first.question], [table], end)
         if plain.result == COULD_NOT_ASK:
             return plain
-        failed = [each.kind for each in others if ask_some([each.question], [table]).result == COULD_NOT_ASK]
+        failed = [each.kind for each in others if ask_some([each.question], [table], end).result == COULD_NOT_ASK]
         doubts = [f"{table} cannot be asked for {kind}: {_AFTER_A_FAILED_QUERY}" for kind in failed]
         return plain._replace(warnings=(*plain.warnings, *doubts))
 
     for domain, every in by_domain.items():
         questions = [each.question for each in asked(domain)]
-        # postmap closes each connection before the next one where it has one question. Else it keeps all to the end.
+        # With one question postmap closes each table before it asks the next. With several it keeps all of them open.
         size = len(every) if len(questions) == 1 else _CONNECTIONS
         for some in (every[start : start + size] for start in range(0, len(every), size)):
-            together = ask_some(questions, some)
+            together = ask_some(questions, some, first_end)
             if together.result == NO_ANSWER:
                 results.update(_each_with_its_own(together, some))
-                continue
-            # One answered, or one failed: only asking each by itself tells which.
-            with concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool:
-                results.update(zip(some, pool.map(ask_one, itertools.repeat(domain), some)))
+            else:
+                # One answered, or one failed: only asking each by itself tells which.
+                doubtful.update(dict.fromkeys(some, domain))
+    with concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool:
+        results.update(zip(doubtful, pool.map(ask_one, doubtful.values(), doubtful)))
     return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
 
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "274a005cb5e4"
+STAMP = "860b2a04f74b"
 
 
 def require(stamp: str) -> None:

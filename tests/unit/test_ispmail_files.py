@@ -5,6 +5,8 @@ import fcntl
 import grp
 import os
 import pwd
+import re
+import resource
 import stat
 import subprocess
 import threading
@@ -290,7 +292,13 @@ def test_more_files_than_are_open_at_once(tmp_path):
     new = [file(tmp_path / f"{number}.cf", b"%d\n" % number, 0o640) for number in range(150)]
     is_open = set(os.listdir("/proc/self/fd"))
     exchange = Exchange([Replacement(each) for each in new])
-    exchange.put()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [number for number in range(1000) if str(number) not in is_open]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[64], hard))
+    try:
+        exchange.put()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     exchange.forget()
     assert [read(each.path) for each in new] == new and len(os.listdir(tmp_path)) == len(new)
     (tmp_path / ".140.cf.new").mkdir()
@@ -305,6 +313,17 @@ def test_a_link_is_read_where_it_leads(tmp_path):
     (tmp_path / "link").symlink_to("a")
     assert read(str(tmp_path / "link")) == file(tmp_path / "a", b"x" * 2**24, 0o600)
     assert read(str(tmp_path / "none")) == (str(tmp_path / "none"), None, 0, 0, 0)
+
+
+@pytest.mark.parametrize("spelling", ["link", "a/", "a/.", "a/../b"])
+def test_a_file_is_read_only_where_postfix_can_open_it(tmp_path, spelling):
+    """A link to a/, where a is a file, was read: Postfix cannot open it."""
+    (tmp_path / "link").symlink_to("a/")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(OLD)
+    with pytest.raises(CannotAsk, match=f"^{re.escape(f'{tmp_path}/{spelling}')} cannot be read: Not a directory$"):
+        read(f"{tmp_path}/{spelling}")
+    assert read(f"{tmp_path}/none/../b").content is None
 
 
 def obstacle(path, room=0):
@@ -343,8 +362,22 @@ def test_a_file_may_take_all_the_room_that_is_left(tmp_path):
         assert obstacle(disk / "a", left) == []
         assert obstacle(disk / "a", left + 1) == [f"{disk} is on a full file system: see df and df -i"]
         # Together they need more than there is, also in a directory that is still to be made.
-        both = {str(disk / "a"): left, str(disk / "none" / "b"): 1}
-        assert obstacles(both) == [f"{disk} is on a full file system: see df and df -i"]
+        (disk / "other").mkdir()
+        for second in (disk / "none" / "b", disk / "other" / "b"):
+            both = {str(disk / "a"): left, str(second): 1}
+            assert obstacles(both) == [f"{disk} is on a full file system: see df and df -i"]
+        # Each on its own disk: there is room for both.
+        assert obstacles({str(disk / "a"): left, str(tmp_path / "b"): 1}) == []
+
+
+def test_of_a_directory_that_is_closed_nothing_else_is_said(tmp_path):
+    """A file system that is read-only has no free room either, and a link may lead to none at all."""
+    (tmp_path / "link").symlink_to("none")
+    closed = "is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
+    assert obstacle(tmp_path / "link" / "a", 1) == [f"{tmp_path}/link {closed}"]
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert obstacle(disk / "a", 2**20) == [f"{disk} {closed}"]
 
 
 def test_without_a_free_inode_nothing_can_be_written_but_all_be_deleted(tmp_path):

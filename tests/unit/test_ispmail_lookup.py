@@ -444,11 +444,21 @@ def test_how_long_a_probe_may_take(monkeypatch):
     slow = Slow(monkeypatch)
     assert _ispmail_lookup.probe(["a1", "a2"], "/x") == dict.fromkeys(["a1", "a2"], Probe("no answer", ()))
     assert sorted(slow.asked) == [("a1", 4), ("a1a2", 8), ("a2", 4)]
-    # Other tables, with another domain, have what is left.
+    # Other tables, with another domain, are asked as those are.
     slow = Slow(monkeypatch)
     _ispmail_lookup.probe(["a1", "b1", "a2", "c1", "b2"], "/x", timeout=10)
-    assert sorted(slow.asked[:3]) == [("a1", 5), ("a1a2", 10), ("a2", 5)]
-    assert slow.asked[3:] == [("b1b2", 5)]
+    assert slow.asked[0] == ("a1a2", 10)
+    assert sorted(slow.asked[1:]) == [("a1", 5), ("a2", 5), ("b1", 5), ("b2", 5), ("c1", 5)]
+
+
+def test_a_slow_table_takes_no_time_of_those_in_other_batches(monkeypatch):
+    """One silent host, or a database far away, had all tables but the first 16 not asked, and the apply refused."""
+    slow = Slow(monkeypatch)
+    tables = [f"a{number}" for number in range(40)]
+    found = _ispmail_lookup.probe(tables, "/x")
+    assert found == dict.fromkeys(tables, Probe("no answer", ()))
+    assert slow.asked[0] == ("".join(tables[:16]), 8)
+    assert sorted(slow.asked[1:]) == sorted((table, 4) for table in tables)
 
 
 @pytest.mark.parametrize(("used", "is_asked"), [(12, False), (13, False), (11.5, True)])
@@ -463,7 +473,8 @@ def test_tables_for_which_no_time_is_left_are_not_asked(monkeypatch, used, is_as
 
     monkeypatch.setattr(_ispmail_lookup, "_asked", first_is_slow)
     found = _ispmail_lookup.probe(["b1"], "/x")
-    assert found["b1"].reason == "no answer" if is_asked else "not asked, the time for probes was used up"
+    not_asked = "not asked, the time for probes was used up by other tables"
+    assert found["b1"].reason == ("no answer" if is_asked else not_asked)
     assert [timeout for _, timeout in slow.asked] == ([4, 0.5] if is_asked else [4])
 
 

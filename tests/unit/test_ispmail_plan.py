@@ -13,6 +13,7 @@ from _ispmail_errors import CannotAsk, Fault
 from _ispmail_files import File, Replacement
 from _ispmail_inventory import Settings
 from _ispmail_plan import OPEN_DOMAINS, Outcome, named_by, ownership, restriction_faults, table_file
+from lab.minion import REPOSITORY
 
 from .configured import POSTFIX, QUERY, TEXT, Configured
 
@@ -114,6 +115,8 @@ def test_owners_as_an_admin_reads_them():
     assert ownership(File("/x", b"", 0, POSTFIX, 0o640)) == {"mode": "0640", "owner": "root", "group": "postfix"}
     assert ownership(File("/x", b"", 0, 0, 0o7)) == {"mode": "0007", "owner": "root", "group": "root"}
     assert ownership(File("/x", b"", 54321, 54322, 0)) == {"mode": "0000", "owner": "54321", "group": "54322"}
+    page = (REPOSITORY / "docs/adoption.md").read_text()
+    assert f"\n| {', '.join(f'`{name}`' for name in ownership(File('/x', b'')))} | " in page
 
 
 REORDERED = "".join(reversed(TEXT.splitlines(keepends=True)))
