@@ -16,7 +16,7 @@ import sqlite3
 import pytest
 import yaml
 
-from lab import scratch, wait_until
+from lab import scratch, tail, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix
@@ -110,7 +110,8 @@ def reader():
         postfix.stop()
         for folder in ("/etc/postfix", SECOND):
             sandbox.run(f"mkdir -p {folder}; cp -p {postfix.config_directory}/* {folder}")
-        sandbox.run("postfix start")
+        started = sandbox.run("postfix start", check=False)
+        assert started.returncode == 0, f"{started.stdout}{started.stderr}{tail(postfix.log_file)}"
         for room in ROOMS:
             shutil.copytree(REPOSITORY / room, sandbox.root / HERE / room, symlinks=True)
         store = directory / "sdb.sqlite"
