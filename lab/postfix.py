@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -136,12 +137,23 @@ class Postfix:
         atexit.unregister(self.stop)
         if self.pid:
             os.kill(self.pid, signal.SIGTERM)  # master(8) passes it on to its children
-            if wait_until(lambda: not self.processes(), patience):
+            if wait_until(self._has_ended, patience):
                 return
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.processes(), patience)
+        wait_until(self._has_ended, patience)
+
+    def _has_ended(self) -> bool:
+        """Whether it can be started again. A child that master(8) was just making when it died holds its lock, too."""
+        if self.processes():
+            return False
+        with contextlib.suppress(FileNotFoundError), (self.queue_directory / "pid" / "master.pid").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     def restart(self) -> "Postfix":
         """Stop it and start it again."""
