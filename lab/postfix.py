@@ -174,7 +174,10 @@ class Postfix:
     def postconf(self, *parameters: str) -> dict[str, str]:
         """What main.cf sets explicitly, all of it or these parameters only: `postconf -n`."""
         lines = [line.partition("=") for line in self.command("postconf", "-n", *parameters).splitlines()]
-        return {name.strip(): value.strip() for name, _, value in lines}
+        found = {name.strip(): value.strip() for name, _, value in lines}
+        # Postfix 3.11 lists this one for one and the same main.cf at times, and at times not.
+        found.pop("config_directory", None)
+        return found
 
     def command(self, name: str, *arguments: str, timeout: float = 15) -> str:
         """Run one of Postfix's commands on this instance: its output, RuntimeError with its complaints if it fails."""

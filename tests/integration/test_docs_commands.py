@@ -58,6 +58,10 @@ LOOK = re.compile(
 SECOND = "/etc/postfix-submission"
 
 
+# Else `postfix start` of Debian 14 has systemd start the machine's own one.
+BY_SYSTEMD = "export INVOCATION_ID=1"
+
+
 class Reader:
     """Who has a master, a mail server with a database, and the pages."""
 
@@ -68,7 +72,7 @@ class Reader:
         """All that a command prints; the test fails with it if the command fails."""
         for placeholder, here in PLACEHOLDERS.items():
             text = text.replace(placeholder, here)
-        done = self.sandbox.run(f"export PATH={programs('3008')}:$PATH\n{text}", check=False)
+        done = self.sandbox.run(f"{BY_SYSTEMD}\nexport PATH={programs('3008')}:$PATH\n{text}", check=False)
         assert done.returncode == 0, f"{text}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -110,7 +114,7 @@ def reader():
         postfix.stop()
         for folder in ("/etc/postfix", SECOND):
             sandbox.run(f"mkdir -p {folder}; cp -p {postfix.config_directory}/* {folder}")
-        started = sandbox.run("postfix start", check=False)
+        started = sandbox.run(f"{BY_SYSTEMD}\npostfix start", check=False)
         assert started.returncode == 0, f"{started.stdout}{started.stderr}{tail(postfix.log_file)}"
         for room in ROOMS:
             shutil.copytree(REPOSITORY / room, sandbox.root / HERE / room, symlinks=True)

@@ -28,6 +28,8 @@ from .test_secrets import Bus
 
 REACTOR = {"salt/beacon/*/postfix_credential/refused": ["salt://reactor/reapply.sls"]}
 OLD, NEW = f"{CORE}-old", f"{CORE}-new"
+# How long a busy machine may take for what a minion does by itself within seconds.
+_PATIENCE = 240
 
 
 # What pillar has for a minion to do by itself. A minion that has to do it before it has the modules loads all of Salt's
@@ -80,7 +82,7 @@ def test_the_beacon_heals_what_somebody_else_has_changed(running, name, capsys):
             time.sleep(1)
             (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content(NEW))}")
             database.give("mailserver", NEW)
-            assert wait_until(lambda: tables_have(NEW), 60), "the reactor has not applied the new password"
+            assert wait_until(lambda: tables_have(NEW), _PATIENCE), "the reactor has not applied the new password"
             # The files are there before Postfix is told.
             time.sleep(3)
             began = time.monotonic()
@@ -125,16 +127,16 @@ def test_a_fault_is_in_an_event_once_in_the_metrics_and_in_the_status_until_it_i
         before, others = len(told()), counted()
         assert not is_in_status()
         table.chmod(0o644)
-        assert wait_until(lambda: len(told()) > before, 60), "the doctor's schedule has told of nothing"
+        assert wait_until(lambda: len(told()) > before, _PATIENCE), "the doctor's schedule has told of nothing"
         (found,) = [each for each in told()[-1]["faults"] if each["check"] == check]
         assert found["where"] == "virtual_alias_maps", found
         # The file is written right after the event.
-        assert wait_until(lambda: counted() == others + 1, 2)
+        assert wait_until(lambda: counted() == others + 1, _PATIENCE)
         assert is_in_status()
         time.sleep(12)
         assert len(told()) == before + 1, "it was told of twice"
         table.chmod(0o640)
-        assert wait_until(lambda: len(told()) == before + 2, 60)
+        assert wait_until(lambda: len(told()) == before + 2, _PATIENCE)
         assert check not in str(told()[-1])
-        assert wait_until(lambda: counted() == others, 2) and not is_in_status()
+        assert wait_until(lambda: counted() == others, _PATIENCE) and not is_in_status()
         assert CORE not in str(bus.stop())
