@@ -136,6 +136,11 @@ def release():
     return tuple(int(part) for part in output("postconf", ["-d", "-h", "mail_version"]).split(".")[:2])
 
 
+def only_host():
+    """What the doctor advises for a login with a single host, for the installed Postfix."""
+    return {"retry_interval": 1} if release() >= (3, 10) else {}
+
+
 def pillar_for(postfix, mariadb, **sections):
     """The least pillar for these two servers, and more sections, those of the database merged."""
     database = {"password": PASSWORD, "hosts": f"127.0.0.1:{mariadb.port}", **sections.pop("database", {})}

@@ -29,7 +29,7 @@ from lab.postfix import Postfix
 from lab.postgresql import PostgreSQL
 from lab.smtp import Load, Report
 
-from ..conftest import release
+from ..conftest import only_host
 from . import pgsql
 from .database import Relay, call, guide
 
@@ -249,9 +249,7 @@ def row(database: Database, method: str, reader: str, rcpts: int) -> Row:
 
 def pillar(database: Database, postfix: Postfix, reader: str, user: str, password: str) -> dict:
     """Pillar of a row, with this login."""
-    login: dict[str, object] = {"user": user, "password": password, "hosts": list(database.hosts)}
-    if release() >= (3, 10):
-        login["retry_interval"] = 1
+    login: dict[str, object] = {"user": user, "password": password, "hosts": list(database.hosts), **only_host()}
     accounts = {"accounts_host": database.account_host} if database.type == "mysql" else {}
     maps = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
     section = {

@@ -15,7 +15,7 @@ from lab.minion import Minion
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
-from ..conftest import release
+from ..conftest import only_host, release
 from .database import ACCOUNT, NAME, NATIVE, NEW, OLD, OTHER, TWO, AskingServer, call, guide, pillar, run
 
 
@@ -37,9 +37,7 @@ def mail(server, postfix):
 def mail_pillar(server, postfix, password=OLD, **sections):
     found = pillar(server, password)
     found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
-    if release() >= (3, 10):
-        # What the doctor advises for a single host.
-        found["ispmail"]["database"]["retry_interval"] = 1
+    found["ispmail"]["database"].update(only_host())
     found["ispmail"]["database"].update(sections.pop("database", {}))
     found["ispmail"].update(sections)
     return found

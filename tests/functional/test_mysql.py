@@ -20,7 +20,7 @@ from lab.mysql import MySQL
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
-from ..conftest import release
+from ..conftest import only_host
 from .database import ACCOUNT, NAME, NEW, OLD, OTHER, ROWS, SELECT, call, guide, needs_machines, pillar, run
 
 SHA2 = "caching_sha2_password"
@@ -88,8 +88,7 @@ def unjailed():
 def mail_pillar(server, postfix, password=OLD):
     found = pillar(server, password)
     found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
-    if release() >= (3, 10):
-        found["ispmail"]["database"]["retry_interval"] = 1
+    found["ispmail"]["database"].update(only_host())
     return found
 
 

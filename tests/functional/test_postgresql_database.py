@@ -12,7 +12,7 @@ from lab.minion import Minion
 from lab.postgresql import HBA
 from lab.smtp import rcpt
 
-from ..conftest import release
+from ..conftest import only_host
 from .database import NEW, OLD, call
 from .pgsql import JACK, JOHN, MAPS, NOBODY, ROWS, TABLES, pillar
 
@@ -303,9 +303,7 @@ def test_the_main_job(minion, server, postfix):
 @pytest.fixture
 def live(minion, server, postfix):
     """Postfix asks the maps."""
-    # A Postfix that asks its only host again after a minute, unless pillar says how soon.
-    soon = {"retry_interval": 1} if release() >= (3, 10) else {}
-    minion.pillar = pillar(server, postfix=postfix, database=soon)
+    minion.pillar = pillar(server, postfix=postfix, database=only_host())
     minion.apply("ispmail.database")
     server.sql(ROWS, "mailserver")
     applied = minion.apply("ispmail.maps")["postfix_map.managed"]

@@ -13,7 +13,7 @@ from lab import HOST, scratch, wait_until
 from lab.minion import Minion
 from lab.postgresql import PostgreSQL
 
-from ..conftest import release
+from ..conftest import only_host
 from .database import NEW, OLD, OTHER, call, needs_machines
 from .pgsql import JOHN, MAPS, ROWS, pillar, untouched
 
@@ -25,8 +25,8 @@ def two(server, user, password, postfix=None, /, **sections):
     maps = {name: {"type": "pgsql"} for name in MAPS}
     found = pillar(server, password, postfix, maps, {"user": user})
     found["ispmail"].update(sections)
-    if postfix and release() >= (3, 10):
-        found["ispmail"]["database"]["retry_interval"] = 1
+    if postfix:
+        found["ispmail"]["database"].update(only_host())
     return found
 
 

@@ -14,7 +14,7 @@ from lab.postgresql import PostgreSQL
 from lab.smtp import rcpt
 from lab.web import USER
 
-from ..conftest import release
+from ..conftest import only_host
 from .database import needs_machines
 from .projects import GOES_TO, PROJECTS, REPLIES, SILENT
 
@@ -54,12 +54,10 @@ def site(database, directory):
         pillar = {
             "preset": preset,
             "packages": False,
-            "database": {"password": "plainSecret7", "hosts": f"{HOST}:{server.port}"},
+            "database": {"password": "plainSecret7", "hosts": f"{HOST}:{server.port}", **only_host()},
             "server": {"unix_socket": server.socket, "known_accounts": [USER]},
             "postfix": {"config_directory": str(postfix.config_directory)},
         }
-        if release() >= (3, 10):  # which asks its only host again after a minute, unless pillar says how soon
-            pillar["database"]["retry_interval"] = 1
         yield postfix, Minion(directory / f"minion-{preset}", {"ispmail": pillar})
 
 

@@ -20,7 +20,7 @@ from lab.mysql import MySQL
 from lab.postfix import Postfix, write_cold
 from lab.smtp import Load
 
-from ..conftest import release
+from ..conftest import only_host
 from .database import NEW, OLD, OTHER, SELECT, call, guide, needs_machines, pillar
 from .test_accounts import CutProxy
 
@@ -80,8 +80,7 @@ def two(server, user, password, postfix=None, rotation=None, **sections):
     found["ispmail"]["rotation"] = {"method": "two_accounts"} if rotation is None else rotation
     if postfix:
         found["ispmail"]["postfix"] = {"config_directory": str(postfix.config_directory)}
-        if release() >= (3, 10):
-            found["ispmail"]["database"]["retry_interval"] = 1
+        found["ispmail"]["database"].update(only_host())
     return found
 
 

@@ -30,8 +30,6 @@ REACTOR = {"salt/beacon/*/postfix_credential/refused": ["salt://reactor/reapply.
 OLD, NEW = f"{CORE}-old", f"{CORE}-new"
 # How long a busy machine may take for what a minion does by itself within seconds.
 _PATIENCE = 240
-
-
 # What pillar has for a minion to do by itself. A minion that has to do it before it has the modules loads all of Salt's
 # for each attempt, to look for them.
 BEACON = {"beacons": {"postfix_credential": [{"interval": 1}, {"disable_during_state_run": True}]}}
@@ -49,9 +47,13 @@ def running():
             yield running
 
 
+def write(running, content):
+    (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
+
+
 def applied(running, content):
     """Have the minion apply this pillar, and do by itself what it says."""
-    (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content)}")
+    write(running, content)
     # The beacon asks by the pillar that the minion has had when it started, or since.
     assert running.call("saltutil.refresh_pillar", "wait=True") is True
     states = running.call("state.apply", "ispmail")
@@ -80,7 +82,7 @@ def test_the_beacon_heals_what_somebody_else_has_changed(running, name, capsys):
         applied(running, content(OLD))
         with Load(postfix.port, ADDRESSES, rate=RATE, per_connection=5) as load:
             time.sleep(1)
-            (running.pillar / "ispmail.sls").write_text(f"#!json\n{json.dumps(content(NEW))}")
+            write(running, content(NEW))
             database.give("mailserver", NEW)
             assert wait_until(lambda: tables_have(NEW), _PATIENCE), "the reactor has not applied the new password"
             # The files are there before Postfix is told.
