@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("860b2a04f74b")
+_ispmail_stamp.require("b78fef4cb680")
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("860b2a04f74b")
+_ispmail_stamp.require("b78fef4cb680")
 
 import _ispmail_applied
 import _ispmail_holders

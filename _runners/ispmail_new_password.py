@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("860b2a04f74b")
+_ispmail_stamp.require("b78fef4cb680")
 
 import salt.client
 import salt.utils.minions

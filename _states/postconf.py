@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("860b2a04f74b")
+_ispmail_stamp.require("b78fef4cb680")
 
 from _ispmail_salt import state
 

@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "860b2a04f74b"
+STAMP = "b78fef4cb680"
 
 
 def require(stamp: str) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import _ispmail_files
 import _ispmail_history
+import _ispmail_obstacles
 import _ispmail_postconf
 import _ispmail_postfix
 import _ispmail_steps
@@ -151,7 +152,7 @@ def _refuse_unwritable(change: Change, journal: Journal, due: list[str] | None) 
     if change.keep:
         rooms[History(journal.history).path] = sum(rooms.values())
     rooms[journal.workspace] = _BLOCKS
-    reasons = _ispmail_files.obstacles(rooms)
+    reasons = _ispmail_obstacles.obstacles(rooms)
     if reasons:
         raise Failed(listed("Nothing was changed, these cannot be written", reasons))
 

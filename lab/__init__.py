@@ -12,6 +12,7 @@ import random
 import shutil
 import socket
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -34,6 +35,23 @@ def scratch(prefix: str = "lab-") -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, options: str) -> Iterator[Path]:
+    """A directory that is made there, with a file system of its own.
+
+    Args:
+        path: The directory.
+        options: How that file system is mounted, see tmpfs(5).
+    """
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+        path.rmdir()
 
 
 def free_port() -> int:

@@ -6,23 +6,12 @@ import subprocess
 
 import pytest
 
+from lab import small_disk
 from lab.postfix import write_cold
 
 from .hostile import CANARY, Seen, called, changed, look, run_some, site
 
 FILE = ("maps", "virtual_alias_maps", "file")
-
-
-@contextlib.contextmanager
-def small_disk(folder):
-    """A small file system, there."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M,mode=755", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +68,7 @@ def test_a_dry_run_sees_what_cannot_be_written(server, name, reason):
 
 
 def test_a_dry_run_sees_a_full_disk(server):
-    with small_disk(server.directory / "small") as folder:
+    with small_disk(server.directory / "small", "size=1M,mode=755") as folder:
         made = [(FILE, f"{folder}/x.cf")]
         assert look(server, made) == ("done", [])
         with open(folder / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):

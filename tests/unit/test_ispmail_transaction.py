@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import _ispmail_files
+import _ispmail_obstacles
 import _ispmail_postconf
 import _ispmail_tablefile
 import _ispmail_transaction
@@ -401,7 +402,7 @@ def test_how_much_room_a_change_needs(server, monkeypatch):
     cut_off(server, "d")
     server.table("a", OLD)
     rooms = []
-    monkeypatch.setattr(_ispmail_files, "obstacles", lambda needed: rooms.append(needed) or [])
+    monkeypatch.setattr(_ispmail_obstacles, "obstacles", lambda needed: rooms.append(needed) or [])
     _ispmail_transaction.rehearse(change(server, {"a": None, "b": "x" * 5000}, MAPS))
     main_cf = server.directory / "main.cf"
     assert rooms[0] == {
