@@ -56,6 +56,7 @@ class Lab:
         config = {"auto_accept": True, "pillar_roots": {"base": ["/srv/pillar"]}, "log_level_logfile": "debug"}
         # How long Salt waits for a server that is down: a minute of each outage otherwise.
         config["gather_job_timeout"] = 4
+        config["worker_threads"] = 2  # of the five that it has by default each takes seconds to start
         for file in files:
             config.update(yaml.safe_load((REPOSITORY / "docs" / file).read_text()))
         self.master.copy_in(REPOSITORY, CHECKOUT)
@@ -68,6 +69,7 @@ class Lab:
         # A machine that comes back has to be heard of soon.
         config.update(acceptance_wait_time=1, auth_timeout=5, recon_max=2000)
         config.update(tcp_keepalive_idle=5, tcp_keepalive_intvl=5, tcp_keepalive_cnt=2)
+        config.update(enable_fqdns_grains=False, enable_gpu_grains=False)
         self.machines[name].write("/etc/salt/minion", yaml.safe_dump({**config, **settings}))
         self.machines[name].unit("salt-minion", UNIT.format("minion"))
         self.minions.add(name)

@@ -11,7 +11,6 @@ import ssl
 import struct
 import threading
 
-import pymysql
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -58,7 +57,7 @@ def call(minion, function, **options):
 
 
 def run(server, text, dbname="mailserver"):
-    connection = pymysql.connect(unix_socket=server.socket, user="root", autocommit=True, database=dbname)
+    connection = server.connect(database=dbname)
     with contextlib.closing(connection), connection.cursor() as cursor:
         for statement in text.split(";"):
             cursor.execute(statement)

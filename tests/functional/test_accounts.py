@@ -298,7 +298,7 @@ def test_what_only_a_human_can_convert_is_named(minion, server, change, column):
 def test_a_conversion_does_not_queue_lookups_behind_a_lock(minion, server):
     call(minion, "tables")
     run(server, UTF8MB3)
-    connection = pymysql.connect(unix_socket=server.socket, user="root", database="mailserver")
+    connection = server.connect(autocommit=False, database="mailserver")
     with contextlib.closing(connection), connection.cursor() as cursor:
         cursor.execute("SELECT * FROM virtual_users")
         with pytest.raises(CommandExecutionError, match="error 1205: another session holds a lock") as caught:

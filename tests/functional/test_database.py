@@ -179,7 +179,7 @@ def test_what_is_not_ours_to_change(minion, server, table):
 def test_an_index_does_not_queue_lookups_behind_a_lock(minion, server):
     """An ALTER that waits for a lock stops all SELECTs behind it: a backup's transaction would stop the mail."""
     guide(server)
-    connection = pymysql.connect(unix_socket=server.socket, user="root", database="mailserver")
+    connection = server.connect(autocommit=False, database="mailserver")
     with contextlib.closing(connection), connection.cursor() as cursor:
         cursor.execute("SELECT * FROM virtual_domains")
         cursor.execute("SET SESSION idle_transaction_timeout = 30")
@@ -641,7 +641,7 @@ def test_ask_gets_in_by_any_of_many_passwords(minion, server):
 
 def test_two_at_once_do_not_mix(minion, server):
     """Each reads the hashes, then writes them: in between the other's would be lost."""
-    connection = pymysql.connect(unix_socket=server.socket, user="root")
+    connection = server.connect(autocommit=False)
     with contextlib.closing(connection), connection.cursor() as cursor:
         cursor.execute("SELECT GET_LOCK('ispmail', 1)")
         assert call(minion, "account", test=True)["changes"]

@@ -216,6 +216,7 @@ def untouched(request, salt_root, salt_factories):
             "file_roots": {"base": FILE_ROOTS},
             "pillar_roots": {"base": [str(pillar_root)]},
             "log_level_logfile": "debug",
+            "worker_threads": 2,
         },
         start_timeout=START_SECONDS,
     )
