@@ -42,11 +42,11 @@ def test_grants_are_shown_where_people_can_read_them(name, expected):
     ],
 )
 def test_grants_that_take_too_long_are_not_read(lines):
-    began = time.monotonic()
+    began = time.thread_time()
     rows = [{"Grants": line} for line in lines] if lines[0] else [{}]
     with pytest.raises(DatabaseError, match="answers what"), _ispmail_session.understood("x"):
         _ispmail_database.grants(rows)
-    assert time.monotonic() - began < 0.5
+    assert time.thread_time() - began < 0.5
     assert _ispmail_database.grants([{"x": "GRANT SELECT ON `a`.* TO `b`@`c`"}]) == [Grant(("SELECT",), "`a`.*", False)]
 
 
