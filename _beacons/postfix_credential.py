@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b78fef4cb680")
+_ispmail_stamp.require("100b2f53c265")
 
 import contextlib
 import json

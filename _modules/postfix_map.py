@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b78fef4cb680")
+_ispmail_stamp.require("100b2f53c265")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b78fef4cb680")
+_ispmail_stamp.require("100b2f53c265")
 
 import salt.client
 import salt.utils.minions

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b78fef4cb680")
+_ispmail_stamp.require("100b2f53c265")
 
 from _ispmail_salt import state
 

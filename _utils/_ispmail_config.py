@@ -57,6 +57,11 @@ _MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
 _FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
 # Files in a configuration directory that are Postfix's own.
 _POSTFIX_FILES = ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto", "master.cf.proto")
+# The files that each change makes for a moment.
+_PASSING = re.compile(r"\..*\.(new|old)|(main|master)\.cf\.tmp")
+# Names of maps and of pillar keys; of main.cf parameters; of files, with their directory or without.
+_NAME, _PARAMETER = re.compile(r"[A-Za-z0-9_.-]+"), re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_FILE = re.compile(r"[^\s\0,{}$:]*[^\s\0,{}$:/]")
 SEE_EXAMPLE = "see pillar.example"
 # Room for what is added while a file is replaced, and to the name of its copy.
 _LONGEST_NAME = 255 - len(_ispmail_original.SUFFIX)
@@ -312,7 +317,7 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
         fix = "such as /var/lib/prometheus/node-exporter/ispmail.prom"
         faults.append(Fault("watch:textfile", "must be the absolute path of a file that ends in .prom", fix))
     faults += _ispmail_config_rotation.faults(sections["rotation"], server_type(sections["maps"])[0])
-    others = [key for key in sections["instances"] if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", key)]
+    others = [key for key in sections["instances"] if isinstance(key, str) and _NAME.fullmatch(key)]
     if others != sections["instances"]:
         faults.append(Fault("instances", "must be a list of other pillar keys", "of letters, digits, _, . and -"))
     directory = sections["postfix"].get("config_directory", DEFAULT_DIRECTORY)
@@ -355,17 +360,17 @@ def _ordered(maps: Mapping[object, object]) -> dict[object, object]:
 
 def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]:
     """Where one map lives, and what is wrong with what pillar says of that."""
-    stem, shown = "unnamed", f"maps:{shown_key(name)}"
     faults = []
-    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+    if isinstance(name, str) and _NAME.fullmatch(name):
         stem, shown = name, f"maps:{name}"
     else:
+        stem, shown = "unnamed", f"maps:{shown_key(name)}"
         faults.append(Fault(shown, "must be a text of letters, digits, _, . and -"))
     if entry is not None and not isinstance(entry, Mapping):
         faults.append(Fault(shown, "must be a mapping, or null to leave the map out"))
     fields = entry if isinstance(entry, Mapping) else {}
     parameter = fields.get("parameter", stem)
-    if not isinstance(parameter, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", parameter):
+    if not isinstance(parameter, str) or not _PARAMETER.fullmatch(parameter):
         faults.append(Fault(f"{shown}:parameter", "must be the name of a main.cf parameter"))
         parameter = stem
     elif fault := table_fault(parameter, f"{shown}:parameter", is_own=True):
@@ -402,7 +407,7 @@ def owner_of(name: str) -> str:
     """Whose file this is, by its name, whatever is there now; empty where it may be a map's."""
     if name in _POSTFIX_FILES:
         return "Postfix's own"
-    if re.fullmatch(r"\..*\.(new|old)|(main|master)\.cf\.tmp", name) or name.endswith(_ispmail_original.SUFFIX):
+    if _PASSING.fullmatch(name) or name.endswith(_ispmail_original.SUFFIX):
         return "each change's own: it would be replaced or deleted"
     return ""
 
@@ -411,7 +416,7 @@ def is_file_name(file: object) -> TypeGuard[str]:
     """Tell whether pillar may name this file."""
     return (
         isinstance(file, str)
-        and re.fullmatch(r"[^\s\0,{}$:]*[^\s\0,{}$:/]", file) is not None
+        and _FILE.fullmatch(file) is not None
         and file.isprintable()
         and os.path.basename(file) not in (".", "..")
         and len(os.path.basename(file).encode()) <= _LONGEST_NAME

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import stat
 import subprocess
@@ -97,14 +98,31 @@ def content(path: str) -> bytes | None:
     return _at(path).content
 
 
-def read(path: str) -> File:
+def resolver() -> Callable[[str], str]:
+    """Make a function that follows links as realpath does, and looks at each path, and at its directory, only once."""
+
+    @functools.cache
+    def resolve(path: str) -> str:
+        directory, name = os.path.split(path)
+        if name in ("", os.curdir, os.pardir):
+            return os.path.realpath(path)
+        there = os.path.join(resolve(directory), name)
+        return os.path.realpath(there) if os.path.islink(there) else there
+
+    return resolve
+
+
+def read(path: str, resolve: Callable[[str], str] = os.path.realpath) -> File:
     """Read a file with its owner and mode; a symbolic link is followed.
+
+    Args:
+        resolve: Path to real path, see `resolver`.
 
     Raises:
         CannotAsk: The file is there and cannot be read.
     """
     # Opened as it is spelled: Python's realpath takes x/ and x/../y, where x is a file, for files too.
-    return _at(path)._replace(path=os.path.realpath(path))
+    return _at(path)._replace(path=resolve(path))
 
 
 def on_disk(file: File) -> File:

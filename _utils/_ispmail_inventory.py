@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os.path
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import _ispmail_files
@@ -32,7 +32,8 @@ class Settings(NamedTuple):
     config_directory: str
     values: Mapping[str, str]  # as main.cf has them, or their defaults; ``$name`` not expanded
     explicit: frozenset[str]  # those that main.cf sets
-    paths: dict[str, str] | None = None  # where each path leads that was asked for; None: look each time
+    resolve: Callable[[str], str] = os.path.realpath  # where a path leads
+    split: dict[str, list[Word]] | None = None  # the words of each parameter that was asked for; None: split each time
 
     def __repr__(self) -> str:
         return repr_without(self, "values")
@@ -47,8 +48,15 @@ class Settings(NamedTuple):
         Raises:
             CannotAsk: A word names a file, which may name tables and cannot be read.
         """
-        in_files = functools.partial(_in_files, self, name)
-        return words_of(self.values.get(name, ""), self.values, self.real_path, in_files)
+        known = {} if self.split is None else self.split
+        if name not in known:
+            in_files = functools.partial(_in_files, self, name)
+            known[name] = words_of(self.values.get(name, ""), self.values, self.real_path, in_files)
+        return known[name]
+
+    def having(self, values: Mapping[str, str]) -> Settings:
+        """The same Postfix where parameters have these values."""
+        return self._replace(values={**self.values, **values}, split=None if self.split is None else {})
 
     def set_value(self, name: str) -> str | None:
         """What main.cf sets a parameter to; None where it does not."""
@@ -67,10 +75,7 @@ class Settings(NamedTuple):
             return path
         if not path.startswith("/"):
             path = os.path.join(self.queue_directory, path)
-        known = {} if self.paths is None else self.paths
-        if path not in known:
-            known[path] = os.path.realpath(path)
-        return known[path]
+        return self.resolve(path)
 
     @property
     def version(self) -> str:
@@ -193,7 +198,7 @@ def settings(config_directory: str) -> Settings:
     # postconf does not print a parameter of the admin's own until another one uses it.
     explicit = _ispmail_postconf.explicit(config_directory)
     known = {**explicit, **values, "config_directory": config_directory}
-    return Settings(config_directory, known, frozenset(explicit), {})
+    return Settings(config_directory, known, frozenset(explicit), _ispmail_files.resolver(), split={})
 
 
 def read(config_directory: str, known: Settings | None = None) -> Inventory:
@@ -218,8 +223,7 @@ def own_parameters(names: Iterable[str], known: Settings) -> set[str]:
 def changed(inventory: Inventory, parameters: Mapping[str, str | None]) -> Inventory:
     """The inventory as it is once parameters have other values; None takes one out of main.cf."""
     known = inventory.settings
-    values = {**known.values, **{name: value or "" for name, value in parameters.items()}}
-    return of(known._replace(values=values), inventory.services)
+    return of(known.having({name: value or "" for name, value in parameters.items()}), inventory.services)
 
 
 def of(known: Settings, services: Sequence[Service]) -> Inventory:
@@ -285,7 +289,7 @@ def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
 def _files(text: str, of_match_list: bool) -> Iterator[tuple[str, bool]]:
     """The files that a text names which may name tables: each path, and whether it is a pattern file."""
     yield from ((path, True) for path in (_PATTERN_FILE.findall(text) if of_match_list else ()))
-    yield from ((path, False) for path in _MEMCACHE.findall(text))
+    yield from ((path, False) for path in (_MEMCACHE.findall(text) if "memcache:" in text else ()))
 
 
 def _patterns(path: str) -> str:
@@ -312,7 +316,7 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
     """Tables in the options of a service. A table may be an argument of its command too, as for postmulti's own."""
     known = inventory.settings
     for where, own in inventory.options():
-        of_service = known._replace(values={**known.values, **own})
+        of_service = known.having(own)
         for name, value in own.items():
             if name in PERMITS or not _may_name_table(name, value, of_service.values):
                 continue

@@ -40,6 +40,10 @@ def parts(value: str) -> list[str]:
 
 def words(value: str, separators: str = "," + BLANKS) -> list[str]:
     """Split a value into its words, at commas and white space; what stands in braces stays together."""
+    if "{" not in value:
+        for char in separators[1:]:
+            value = value.replace(char, separators[0])
+        return [word for word in value.split(separators[0]) if word]
     found, depth = [""], 0
     for char in value:
         if char == "{":

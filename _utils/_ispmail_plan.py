@@ -82,7 +82,7 @@ def compare(instance: CompleteInstance) -> Difference:
     for each in instance.maps:
         keys = _ispmail_release.for_release(each.type, each.canonical, known.version)
         text = _ispmail_tablefile.text_of(keys)
-        old, fault = table_file(each, named, text)
+        old, fault = table_file(each, named, text, known.resolve)
         if fault:
             foreign.append(fault)
             continue
@@ -155,6 +155,8 @@ def ownership(file: File) -> dict[str, str]:
 
 def ownership_changes(old: File, new: File) -> dict[str, dict[str, str]]:
     """What of mode, owner and group differs: each with ``old`` and ``new``."""
+    if (old.mode, old.uid, old.gid) == (new.mode, new.uid, new.gid):
+        return {}
     before = ownership(old)
     return {
         name: {"old": before[name], "new": value} for name, value in ownership(new).items() if before[name] != value
@@ -206,7 +208,10 @@ def named_by(known: Settings) -> dict[str, list[str]]:
 
 
 def table_file(
-    each: Map, named: Callable[[], Mapping[str, Sequence[str]]], text: str | None = None
+    each: Map,
+    named: Callable[[], Mapping[str, Sequence[str]]],
+    text: str | None = None,
+    resolve: Callable[[str], str] = os.path.realpath,
 ) -> tuple[File, Fault | None]:
     """The table file of a map as it is now, and a fault where something else is there.
 
@@ -215,10 +220,11 @@ def table_file(
     Args:
         named: Gives the table files that main.cf leads to, with their parameters.
         text: What will be written to it, if anything.
+        resolve: Path to real path.
     """
     key, other = f"maps:{each.name}:file", "choose another name, or move it away"
     try:
-        file = _ispmail_files.read(each.path)
+        file = _ispmail_files.read(each.path, resolve)
     except CannotAsk as err:
         return File(each.path, None), Fault(key, f"cannot be used: {err}", other)
     if file.content is None and os.path.islink(each.path):

@@ -96,6 +96,8 @@ def _before_table(values: Mapping[str, str]) -> str:
 
 def _tables(word: str, before: str) -> list[Reference | None]:
     """The tables that a word is; None for one that is not SQL, or that Postfix does not take, such as {mysql:…}."""
+    if ":" not in word:
+        return [None]
     if found := re.fullmatch(rf"{before}(mysql|pgsql|sqlite):([^\s,{{}}]+)", word):
         return [Reference(found[2], found[3], "proxy:" in found[1])]
     if found := re.fullmatch(rf"(?s){before}(?:unionmap|pipemap):\{{(.*)\}}", word):
@@ -120,7 +122,7 @@ def words_of(
     texts = words(value)
     for previous, text in zip(["", *texts], texts):
         expanded = expand(text, values)
-        parts = words(expanded)
+        parts = words(expanded) if expanded != text else [text]
         named = [Reference(each.type, resolve(each.path), each.proxied) for each in _reached(parts, previous, before)]
         reached = (*named, *in_files(expanded))
         tables = _tables(parts[0], before) if len(parts) == 1 else []

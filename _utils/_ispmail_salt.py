@@ -55,7 +55,9 @@ def section(pillar: Mapping[str, Any], key: str) -> Any:
 
 
 def _held(pillar: Mapping[str, Any], key: str) -> Any:
-    return salt.utils.data.traverse_dict_and_list(pillar, key, None)
+    first = key.partition(":")[0]
+    # By get: where the name of an item is in brackets, Salt 3008 copies all of pillar first.
+    return salt.utils.data.traverse_dict_and_list({first: pillar.get(first)}, key, None)
 
 
 def instance(pillar: Mapping[str, Any], key: str) -> Instance:
@@ -301,14 +303,14 @@ def _looked_up(value: Any, opts: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
     return _resolved(value, (), faults, opts), faults
 
 
-def _resolved(value: Any, path: tuple[str, ...], faults: list[Fault], opts: Mapping[str, Any]) -> Any:
+def _resolved(value: Any, path: tuple[object, ...], faults: list[Fault], opts: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
-        return {key: _resolved(item, (*path, shown_key(key)), faults, opts) for key, item in value.items()}
+        return {key: _resolved(item, (*path, key), faults, opts) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_resolved(item, (*path, str(number)), faults, opts) for number, item in enumerate(value)]
+        return [_resolved(item, (*path, number), faults, opts) for number, item in enumerate(value)]
     if not isinstance(value, str) or not value.startswith("sdb://"):
         return value
-    key = ":".join(path)
+    key = ":".join(map(shown_key, path))
     try:
         found = salt.utils.sdb.sdb_get(value, opts, None, True)
     except Exception as err:  # pylint: disable=broad-except

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import _ispmail_files
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed
@@ -302,6 +304,33 @@ def test_more_files_than_are_open_at_once(tmp_path):
     with pytest.raises(Failed, match=r"/\.140\.cf\.new cannot be written"):
         Exchange([Replacement(each) for each in new]).put()
     assert set(os.listdir("/proc/self/fd")) == is_open
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory):
+    """Directories a and a/b with files and links: to a file, to a directory, to nothing, to itself."""
+    root = tmp_path_factory.mktemp("linked")
+    (root / "a" / "b").mkdir(parents=True)
+    for path in ("f", "a/f", "a/b/f"):
+        (root / path).write_bytes(OLD)
+    for path, target in (("l", "a/b"), ("a/l", "../f"), ("a/b/l", "none"), ("a/b/m", "m"), ("m", "a/l")):
+        (root / path).symlink_to(target)
+    return str(root)
+
+
+@given(parts=st.lists(st.sampled_from(["a", "b", "f", "l", "m", ".", "..", "", "none"]), max_size=6))
+def test_where_a_path_leads_is_what_realpath_says(linked, parts):
+    resolve = _ispmail_files.resolver()
+    for path in ("/".join([linked, *parts]), "/".join(["/", *parts]), "/".join(parts)):
+        assert resolve(path) == resolve(path) == os.path.realpath(path)
+
+
+def test_a_path_and_its_directory_are_looked_up_once(linked, monkeypatch):
+    resolve, looked = _ispmail_files.resolver(), []
+    resolve(f"{linked}/a/b/f")
+    monkeypatch.setattr(os, "lstat", lambda path: looked.append(path) or os.stat(path))
+    assert resolve(f"{linked}/a/b/other") == f"{linked}/a/b/other" and looked == [f"{linked}/a/b/other"]
+    assert resolve(f"{linked}/a/b/f") == f"{linked}/a/b/f" and len(looked) == 1
 
 
 def test_a_link_is_read_where_it_leads(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import _ispmail_files
 import _ispmail_inventory
 from _ispmail_errors import CannotAsk
 from _ispmail_inventory import Reader, Settings, Table
@@ -112,15 +113,28 @@ def test_a_path_is_looked_up_once_where_that_is_wanted(tmp_path):
     link = tmp_path / "link.cf"
     link.symlink_to("old.cf")
     anew = settings(queue_directory=str(tmp_path))
-    once = anew._replace(paths={})
+    once = anew._replace(resolve=_ispmail_files.resolver())
     assert anew.real_path("./link.cf") == once.real_path("./link.cf") == f"{tmp_path}/old.cf"
     link.unlink()
     link.symlink_to("new.cf")
     assert anew.real_path("./link.cf") == f"{tmp_path}/new.cf"
     assert once.real_path("./link.cf") == f"{tmp_path}/old.cf"
     # Another queue directory is another path.
-    moved = once._replace(values={**once.values, "queue_directory": "/elsewhere"})
+    moved = once.having({"queue_directory": "/elsewhere"})
     assert moved.real_path("./link.cf") == "/elsewhere/link.cf"
+
+
+def test_a_parameter_is_split_once_where_that_is_wanted():
+    """As an apply does it, which asks for the words of each of its parameters three times."""
+    anew = settings(virtual_alias_maps="$more", more="mysql:/a.cf")
+    once = anew._replace(split={})
+    first = once.words("virtual_alias_maps")
+    assert once.words("virtual_alias_maps") is first == anew.words("virtual_alias_maps")
+    assert anew.words("virtual_alias_maps") is not anew.words("virtual_alias_maps")
+    # Other values have other words.
+    changed = once.having({"more": "mysql:/b.cf"})
+    assert [each.path for word in changed.words("virtual_alias_maps") for each in word.references] == ["/b.cf"]
+    assert once.words("virtual_alias_maps") is first and anew.having({}).split is None
 
 
 def test_the_readers_of_parameters_that_the_same_programs_read_are_looked_up_once():

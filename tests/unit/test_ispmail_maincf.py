@@ -33,6 +33,12 @@ def test_words(value, words):
     assert _ispmail_maincf.words(value) == words
 
 
+@given(st.text("ab:/ ,}\t\n", max_size=20), st.sampled_from([",", ", \t", ",: \n"]))
+def test_words_without_braces_are_those_that_are_split_char_by_char(value, separators):
+    """Most values have none, and are split by the interpreter's own means."""
+    assert _ispmail_maincf.words(value, separators) == _ispmail_maincf.words(f"{value},{{}}", separators)[:-1]
+
+
 @given(st.text("ab:/ ,{}", max_size=20))
 def test_words_lose_nothing(value):
     """What is lost here is lost from an admin's main.cf when a table gets into that parameter."""
