@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("100b2f53c265")
+_ispmail_stamp.require("f068818142a2")
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("100b2f53c265")
+_ispmail_stamp.require("f068818142a2")
 
 import _ispmail_applied
 import _ispmail_holders

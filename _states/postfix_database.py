@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("100b2f53c265")
+_ispmail_stamp.require("f068818142a2")
 
 from _ispmail_salt import state
 

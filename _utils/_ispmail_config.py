@@ -414,13 +414,10 @@ def owner_of(name: str) -> str:
 
 def is_file_name(file: object) -> TypeGuard[str]:
     """Tell whether pillar may name this file."""
-    return (
-        isinstance(file, str)
-        and _FILE.fullmatch(file) is not None
-        and file.isprintable()
-        and os.path.basename(file) not in (".", "..")
-        and len(os.path.basename(file).encode()) <= _LONGEST_NAME
-    )
+    if not isinstance(file, str) or not _FILE.fullmatch(file) or not file.isprintable():
+        return False
+    name = os.path.basename(file)
+    return name not in (".", "..") and len(name.encode()) <= _LONGEST_NAME
 
 
 def _shared_files(maps: Iterable[Map]) -> list[Fault]:

@@ -401,8 +401,10 @@ def _text_fault(key: str, value: object) -> Fault | None:
         return Fault(key, "is not a text in YAML (a number, a date, yes and no are not)", "put it in quotes")
     if not value and SCHEMA[key].least:
         return Fault(key, "is empty, which is fatal to Postfix", "write a value")
-    broken = (rule for rule in _TEXT_RULES if rule.breaks(value))
-    return next((Fault(key, rule.reason, rule.fix) for rule in broken), None)
+    for rule in _TEXT_RULES:
+        if rule.breaks(value):
+            return Fault(key, rule.reason, rule.fix)
+    return None
 
 
 class _Table(NamedTuple):
