@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import NamedTuple
@@ -31,12 +32,20 @@ def rcpt(port: int, address: str, host: str = HOST, timeout: float = 10) -> tupl
     If the server refuses the greeting, EHLO or MAIL, that reply is returned. Raises OSError if there is no connection,
     and smtplib.SMTPServerDisconnected if it is lost.
     """
+    return rcpts(port, [address], host, timeout)[0]
+
+
+def rcpts(port: int, addresses: Iterable[str], host: str = HOST, timeout: float = 10) -> list[tuple[int, str]]:
+    """Send several RCPT TO in one connection, to one smtpd process. Returns the code and the text of each reply.
+
+    If the server refuses the greeting or EHLO, that is the only reply. Raises as `rcpt` does.
+    """
     client = None
     try:
         client = _connect(host, port, timeout)
-        return _ask(client, address)
+        return [_ask(client, address) for address in addresses]
     except smtplib.SMTPResponseException as refused:
-        return refused.smtp_code, _text(refused.smtp_error)
+        return [(refused.smtp_code, _text(refused.smtp_error))]
     finally:
         _quit(client)
 

@@ -20,7 +20,7 @@ from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.minion import Minion
 from lab.postfix import Postfix
-from lab.smtp import Load, rcpt
+from lab.smtp import Load, rcpt, rcpts
 
 from ..conftest import PASSWORD, pillar_for
 from .database import Relay
@@ -365,9 +365,9 @@ def test_a_regular_expression_is_asked_for_its_special_characters(postfix, asks)
         assert result["result"] is True
         assert "virtual_alias_maps cannot be asked for an address with special characters" in result["comment"]
         assert result["comment"].count("has an expansion in a regular expression") == asks.count("REGEXP")
-        assert rcpt(postfix.port, "jack@example.org")[0] == 250
-        assert rcpt(postfix.port, '"(["@example.org')[0] == 451
-        assert rcpt(postfix.port, "jack@example.org")[0] == 451
+        # Of one smtpd: another process still has its own connection, and takes jack.
+        replies = rcpts(postfix.port, ["jack@example.org", '"(["@example.org', "jack@example.org"])
+        assert [code for code, _ in replies] == [250, 451, 451]
         rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "the query takes every address"]
         assert [row["result"] for row in rows if row["where"].startswith("virtual_alias_maps on")] == ["fault"], rows
 
