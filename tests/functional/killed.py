@@ -30,7 +30,7 @@ import _ispmail_smtpd
 from _ispmail_errors import IspmailError
 from _ispmail_history import History, Replaced
 from _ispmail_smtpd import Reply
-from lab import scratch, wait_until
+from lab import scratch, tail, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.postfix import Postfix
 from lab.smtp import rcpt
@@ -290,17 +290,19 @@ class Site:
 
     def all_replies(self) -> set[tuple[str, int]]:
         """The same of several smtpd processes at a time: idle ones, with what they have read before, and a new one."""
-        with contextlib.ExitStack() as stack:
-            clients = [
-                stack.enter_context(smtplib.SMTP("127.0.0.1", self.postfix.port, "client.test", 10)) for _ in range(4)
-            ]
-            found = set()
-            for client in clients:
-                client.ehlo()
-                for address in ADDRESSES:
-                    client.docmd("MAIL FROM:<test@sender.test>")
-                    found.add((address, client.docmd(f"RCPT TO:<{address}>")[0]))
-                    client.rset()
+        found = set()
+        try:
+            with contextlib.ExitStack() as stack:
+                place = ("127.0.0.1", self.postfix.port, "client.test", 10)
+                clients = [stack.enter_context(smtplib.SMTP(*place)) for _ in range(4)]
+                for client in clients:
+                    client.ehlo()
+                    for address in ADDRESSES:
+                        client.docmd("MAIL FROM:<test@sender.test>")
+                        found.add((address, client.docmd(f"RCPT TO:<{address}>")[0]))
+                        client.rset()
+        except (OSError, smtplib.SMTPException) as err:
+            raise AssertionError(f"{err}, and Postfix says:\n{tail(self.postfix.log_file, 40)}") from err
         return found
 
 
