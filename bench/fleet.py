@@ -34,7 +34,7 @@ from lab import HOST, scratch
 from lab.mariadb import MariaDB, native_hash, schema
 from lab.minion import FILE_ROOTS, SERVING
 from lab.postfix import Postfix
-from lab.series import Salt
+from lab.series import INSTALLED, Salt
 from lab.smtp import Load, Report
 
 CHANGED = "ispmail/credentials/changed"
@@ -70,7 +70,7 @@ class Fleet:
         (sls / "command.sls").write_text("'true': cmd.run\n")
         others = [f"mx{number}" for number in range(2, servers + 1)]
         roots = [str(sls), *FILE_ROOTS]
-        self.salt = Salt("3008", directory / "salt", roots, MASTER, others=others, log_level_logfile="info")
+        self.salt = Salt(INSTALLED, directory / "salt", roots, MASTER, others=others, log_level_logfile="info")
         self.names = [*self.salt.minions.values()]
         self.mail = {name: stack.enter_context(Postfix(directory / name)) for name in self.names}
         self.write_pillar()

@@ -23,6 +23,10 @@ SERIES = {"3006": (3, 11), "3008": (3, 14)}
 _START_SECONDS = 120
 
 
+# That of this process. A client of one does not hear the events of a master of another.
+INSTALLED = version("salt").partition(".")[0]
+
+
 def runs_here(series: str) -> bool:
     """Whether this machine's Python can run a series."""
     return sys.version_info[:2] <= SERIES[series]
@@ -30,7 +34,7 @@ def runs_here(series: str) -> bool:
 
 def programs(series: str) -> Path:
     """The folder of a series' commands; where this Python has another one, a venv in the cache, made once."""
-    if version("salt").partition(".")[0] == series:
+    if series == INSTALLED:
         return Path(sys.executable).parent
     venv = cache().parent / f"salt-{series}-{sys.version_info[0]}.{sys.version_info[1]}"
     with open(f"{venv}.lock", "w") as lock:

@@ -180,8 +180,15 @@ class Site:
         daemons, kept = self._states[name]
         if daemons != name:
             self.restore(daemons)
-        self._restore_files(kept)
-        if daemons == name:
+            self._restore_files(kept)
+        elif "proxy:" in self.postfix.main_cf.read_text():
+            # Files are not put back here by the steps of a change. A process that starts in this moment may still ask
+            # proxymap for a table that it does not know any more: it would die, and no other start for a minute.
+            self.postfix.stop()
+            self._restore_files(kept)
+            self.postfix.start()
+        else:
+            self._restore_files(kept)
             self._reread()
         self._start = (name, self.everything())
 
@@ -196,8 +203,7 @@ class Site:
     def _reread(self) -> None:
         """Do what a reload does in the end, and wait until no process has read anything older."""
         began, queue = time.clock_gettime(time.CLOCK_BOOTTIME), str(self.postfix.queue_directory)
-        # Files are not put back here by the steps of a change. So once in many hundred times a process that starts in
-        # this moment does not end by the first signal.
+        # Once in many hundred times a process that starts in this moment does not end by the first signal.
         for _ in range(3):
             _ispmail_postfix._signal_master(queue)
             if wait_until(lambda: not _ispmail_postfix._started_before(began, queue), 20):

@@ -146,7 +146,7 @@ def test_a_share_of_hostile_pillars(server):
 def test_the_harness_sees_what_is_wrong(server, monkeypatch):
     """A change behind the server's back, and a value in a message, are violations."""
 
-    def read(path):
+    def read(*_):
         server.victim.write_text("changed")
         raise RuntimeError(CANARY)
 

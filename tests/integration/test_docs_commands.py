@@ -21,7 +21,7 @@ from lab.mariadb import MariaDB, schema
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix
 from lab.sandbox import Sandbox, missing_requirements
-from lab.series import Salt, programs
+from lab.series import INSTALLED, Salt, programs
 from lab.smtp import rcpt
 
 from .. import pages
@@ -72,7 +72,7 @@ class Reader:
         """All that a command prints; the test fails with it if the command fails."""
         for placeholder, here in PLACEHOLDERS.items():
             text = text.replace(placeholder, here)
-        done = self.sandbox.run(f"{BY_SYSTEMD}\nexport PATH={programs('3008')}:$PATH\n{text}", check=False)
+        done = self.sandbox.run(f"{BY_SYSTEMD}\nexport PATH={programs(INSTALLED)}:$PATH\n{text}", check=False)
         assert done.returncode == 0, f"{text}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -119,7 +119,7 @@ def reader():
         for room in ROOMS:
             shutil.copytree(REPOSITORY / room, sandbox.root / HERE / room, symlinks=True)
         store = directory / "sdb.sqlite"
-        salt = Salt("3008", directory / "salt", [], launcher=(sandbox.enter, -1), patience=2, name="mx1")
+        salt = Salt(INSTALLED, directory / "salt", [], launcher=(sandbox.enter, -1), patience=2, name="mx1")
         found = Reader(sandbox, salt, postfix, database, store)
         found.keep(f"{CORE}-one")
         write(found, directory)
