@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f068818142a2")
+_ispmail_stamp.require("e2a93ad8343b")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f068818142a2")
+_ispmail_stamp.require("e2a93ad8343b")
 
 import _ispmail_apply
 import _ispmail_compare

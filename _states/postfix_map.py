@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f068818142a2")
+_ispmail_stamp.require("e2a93ad8343b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

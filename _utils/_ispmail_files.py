@@ -100,13 +100,14 @@ def content(path: str) -> bytes | None:
 
 def resolver() -> Callable[[str], str]:
     """Make a function that follows links as realpath does, and looks at each path, and at its directory, only once."""
+    real_directory = functools.cache(os.path.realpath)
 
     @functools.cache
     def resolve(path: str) -> str:
         directory, name = os.path.split(path)
         if name in ("", os.curdir, os.pardir):
             return os.path.realpath(path)
-        there = os.path.join(resolve(directory), name)
+        there = os.path.join(real_directory(directory), name)
         return os.path.realpath(there) if os.path.islink(there) else there
 
     return resolve

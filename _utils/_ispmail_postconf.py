@@ -14,7 +14,7 @@ import _ispmail_maincf
 import _ispmail_tablefile
 from _ispmail_command import Name, lines, output, run, safe
 from _ispmail_config import DEFAULT_DIRECTORY
-from _ispmail_errors import CannotAsk, Failed, InvalidInput
+from _ispmail_errors import CannotAsk, Failed, InvalidInput, repr_without
 from _ispmail_expand import names_in
 from _ispmail_files import Replacement
 from _ispmail_maincf import (
@@ -44,6 +44,10 @@ class Service(NamedTuple):
     type: str
     chroot: str
     command: str
+
+    def __repr__(self) -> str:
+        # Its options may hold what main.cf may hold.
+        return repr_without(self, "command")
 
     @property
     def program(self) -> str:

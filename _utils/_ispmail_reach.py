@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from _ispmail_errors import Fault
+from _ispmail_errors import Fault, repr_without
 from _ispmail_expand import expand, sole_name
 from _ispmail_maincf import without_inline, words
 from _ispmail_programs import is_check
@@ -42,6 +42,10 @@ class Word(NamedTuple):
     is_table: bool  # it is written as one SQL table; False for $name, unionmap:{…}
     only_tables: bool  # it is SQL tables and nothing else, unionmap:{…} of such too
 
+    def __repr__(self) -> str:
+        # static:… and inline:… hold what they answer.
+        return repr_without(self, "text")
+
 
 class Place(NamedTuple):
     """Where a table is named."""
@@ -50,6 +54,9 @@ class Place(NamedTuple):
     word: Word  # that reaches it
     before: str  # the word before that one; empty for the first
     reference: Reference
+
+    def __repr__(self) -> str:
+        return repr_without(self, "before")
 
 
 class Wanted(NamedTuple):

@@ -20,11 +20,9 @@ from lab.images import cache
 
 # Series to the newest Python that it runs on.
 SERIES = {"3006": (3, 11), "3008": (3, 14)}
-_START_SECONDS = 120
-
-
-# That of this process. A client of one does not hear the events of a master of another.
+# The series of this process. A client of one does not hear the events of a master of another.
 INSTALLED = version("salt").partition(".")[0]
+_START_SECONDS = 120
 
 
 def runs_here(series: str) -> bool:

@@ -38,7 +38,8 @@ def rcpt(port: int, address: str, host: str = HOST, timeout: float = 10) -> tupl
 def rcpts(port: int, addresses: Iterable[str], host: str = HOST, timeout: float = 10) -> list[tuple[int, str]]:
     """Send several RCPT TO in one connection, to one smtpd process. Returns the code and the text of each reply.
 
-    If the server refuses the greeting or EHLO, that is the only reply. Raises as `rcpt` does.
+    If the server refuses MAIL, that is the reply for this address; if the greeting or EHLO, it is the only one. Raises
+    as `rcpt` does.
     """
     client = None
     try:

@@ -181,7 +181,7 @@ class Site:
         if daemons != name:
             self.restore(daemons)
             self._restore_files(kept)
-        elif "proxy:" in self.postfix.main_cf.read_text():
+        elif any("proxy:" in (folder / "main.cf").read_text() for folder in self._configurations(kept)):
             # Files are not put back here by the steps of a change. A process that starts in this moment may still ask
             # proxymap for a table that it does not know any more: it would die, and no other start for a minute.
             self.postfix.stop()
@@ -191,6 +191,11 @@ class Site:
             self._restore_files(kept)
             self._reread()
         self._start = (name, self.everything())
+
+    def _configurations(self, kept: Path) -> tuple[Path, Path]:
+        """The configuration directory as it is, and as it was kept."""
+        config = self.postfix.config_directory
+        return config, kept / config.name
 
     def is_cut_off(self, name: str) -> bool:
         """Whether Postfix's processes have read something else than what is on disk in a state."""
@@ -212,12 +217,12 @@ class Site:
         raise AssertionError(f"Postfix has old processes {left}:\n{self.postfix.log[-2000:]}")
 
     def _restore_files(self, kept: Path) -> None:
-        config = self.postfix.config_directory
-        wanted = {path.name for path in (kept / config.name).iterdir()}
+        config, before = self._configurations(kept)
+        wanted = {path.name for path in before.iterdir()}
         shutil.rmtree(self.cache, ignore_errors=True)
         if (kept / self.cache.name).exists():
             shutil.copytree(kept / self.cache.name, self.cache, copy_function=_copy)
-        for path in [*(kept / config.name).iterdir()]:
+        for path in [*before.iterdir()]:
             aside = config / f"{path.name}.aside"
             _copy(path, aside)
             aside.rename(config / path.name)

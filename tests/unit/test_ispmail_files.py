@@ -323,6 +323,7 @@ def test_where_a_path_leads_is_what_realpath_says(linked, parts):
     resolve = _ispmail_files.resolver()
     for path in ("/".join([linked, *parts]), "/".join(["/", *parts]), "/".join(parts)):
         assert resolve(path) == resolve(path) == os.path.realpath(path)
+    assert resolve("/a" * 2000) == "/a" * 2000
 
 
 def test_a_path_and_its_directory_are_looked_up_once(linked, monkeypatch):

@@ -100,6 +100,16 @@ def test_settings():
     assert "3.10.3" not in repr(known) and "/etc/postfix" in repr(known), "main.cf may hold passwords"
 
 
+def test_no_secret_of_main_cf_or_master_cf_is_in_a_repr():
+    """Passwords may stand there, as a table's own answers."""
+    secret = "static:bob:canary-Zq8"
+    service = Service("smtp", "unix", "n", f"smtp -o smtp_sasl_password_maps=mysql:/b.cf,{secret}")
+    known = settings(smtp_sasl_password_maps=f"{secret}, mysql:/a.cf")._replace(split={})
+    found = _ispmail_inventory.of(known, [service])
+    assert len(found.places) == 2 and known.split
+    assert "canary" not in repr(found) and "canary" not in repr(known) and "canary" not in repr(service)
+
+
 def test_where_the_path_of_a_table_leads(tmp_path):
     """Links are followed; a name without a slash is none, even where there is such a file."""
     (tmp_path / "link.cf").symlink_to("real.cf")

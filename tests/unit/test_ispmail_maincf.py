@@ -33,10 +33,13 @@ def test_words(value, words):
     assert _ispmail_maincf.words(value) == words
 
 
-@given(st.text("ab:/ ,}\t\n", max_size=20), st.sampled_from([",", ", \t", ",: \n"]))
+@given(st.text("ab:/ ,}\t\r\n", max_size=20), st.sampled_from([",", ", \t", ": \n", _ispmail_maincf.BLANKS]))
 def test_words_without_braces_are_those_that_are_split_char_by_char(value, separators):
     """Most values have none, and are split by the interpreter's own means."""
-    assert _ispmail_maincf.words(value, separators) == _ispmail_maincf.words(f"{value},{{}}", separators)[:-1]
+    assert (
+        _ispmail_maincf.words(value, separators)
+        == _ispmail_maincf.words(f"{value}{separators[0]}{{}}", separators)[:-1]
+    )
 
 
 @given(st.text("ab:/ ,{}", max_size=20))
