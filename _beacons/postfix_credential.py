@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e2a93ad8343b")
+_ispmail_stamp.require("bdc172268d55")
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e2a93ad8343b")
+_ispmail_stamp.require("bdc172268d55")
 
 import _ispmail_applied
 import _ispmail_holders

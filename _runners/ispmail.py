@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e2a93ad8343b")
+_ispmail_stamp.require("bdc172268d55")
 
 import salt.client
 import salt.utils.minions

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e2a93ad8343b")
+_ispmail_stamp.require("bdc172268d55")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -56,8 +56,10 @@ def section(pillar: Mapping[str, Any], key: str) -> Any:
 
 def _held(pillar: Mapping[str, Any], key: str) -> Any:
     first = key.partition(":")[0]
-    # By get: where the name of an item is in brackets, Salt 3008 copies all of pillar first.
-    return salt.utils.data.traverse_dict_and_list({first: pillar.get(first)}, key, None)
+    if first in pillar:
+        # By get: where the name of an item is in brackets, Salt 3008 copies all of pillar first.
+        pillar = {first: pillar.get(first)}
+    return salt.utils.data.traverse_dict_and_list(pillar, key, None)
 
 
 def instance(pillar: Mapping[str, Any], key: str) -> Instance:

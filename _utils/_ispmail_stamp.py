@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "e2a93ad8343b"
+STAMP = "bdc172268d55"
 
 
 def require(stamp: str) -> None:

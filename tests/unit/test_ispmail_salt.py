@@ -96,6 +96,19 @@ def test_pillar_without_our_key(pillar, said):
         _ispmail_salt.section(pillar, "ispmail")
 
 
+@pytest.mark.parametrize(
+    ("pillar", "key"),
+    [
+        ({"mail": {"mx": {"maps": {}}}}, "mail:mx"),
+        # As YAML reads 2025: in an SLS.
+        ({2025: {"maps": {}}}, "2025"),
+        ({2025: {"mx": {"maps": {}}}}, "2025:mx"),
+    ],
+)
+def test_a_pillar_key_is_found_as_salt_finds_it(pillar, key):
+    assert _ispmail_salt.section(pillar, key) == {"maps": {}}
+
+
 @pytest.mark.parametrize("key", [None, 5, ["ispmail"], {"a": 1}])
 def test_the_pillar_key_is_a_text(key):
     with pytest.raises(InvalidInput, match="the name of a pillar key"):
