@@ -61,6 +61,8 @@ def finished():
 
 def reported(interval):
     """The events of a beacon until it has reported an attempt that began now."""
+    # One that began before may still be under way: it was made with what was there then.
+    finished()
     events = interval()
     finished()
     return events + interval()
