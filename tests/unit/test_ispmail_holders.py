@@ -502,7 +502,7 @@ def test_programs_of_the_other_account_are_looked_for_by_what_the_database_lists
         assert seen == [listed, *others]
         assert [holder.text.partition(": ")[0] for holder in found.unnamed] == [
             "php 1 is connected as mailserver",
-            *["php 2 is connected as second"] * len(others),
+            *("php 2 is connected as second" for _ in others),
         ]
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 import _ispmail_textfile
 from _ispmail_errors import CannotAsk, Failed
+from lab import small_disk
 
 
 @pytest.fixture
@@ -150,11 +150,9 @@ def test_a_link_further_up(path):
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(path):
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", str(path.parent)], check=True)
-    try:
+    with small_disk(path.parent / "small", "size=64k,mode=755") as disk:
+        path = disk / "ispmail.prom"
         _ispmail_textfile.write(str(path), "before")
         with pytest.raises(Failed, match="cannot be written: No space left on device"):
             _ispmail_textfile.write(str(path), "x" * 200_000)
         assert path.read_text() == "before" and [each.name for each in path.parent.iterdir()] == ["ispmail.prom"]
-    finally:
-        subprocess.run(["umount", str(path.parent)], check=True)
