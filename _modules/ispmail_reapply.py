@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bdc172268d55")
+_ispmail_stamp.require("d0f9a1cc0632")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

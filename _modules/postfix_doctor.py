@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bdc172268d55")
+_ispmail_stamp.require("d0f9a1cc0632")
 
 
 import _ispmail_applied

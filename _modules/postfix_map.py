@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bdc172268d55")
+_ispmail_stamp.require("d0f9a1cc0632")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -8,7 +8,6 @@ name until the end: to put it back is a rename, which needs no room on the disk.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import stat
@@ -19,12 +18,10 @@ from typing import BinaryIO, NamedTuple
 
 from _ispmail_command import as_user
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, repr_without
+from _ispmail_locks import postconf_lock
 
 # How far the modification time is set back, in seconds.
 BACKDATED = 5
-_LOCK_SECONDS = 10
-# How long to wait for another change of the same instance, in seconds.
-_CHANGE_SECONDS = 60
 # Of a file that is read, in bytes: Postfix's own are much smaller.
 _LARGEST = 16 * 2**20
 # How many files are written before they are fsynced: each is open until then.
@@ -207,7 +204,7 @@ class Exchange:
         path, written = step.path, self._written[step.path]
         with _failures([path]), contextlib.ExitStack() as stack:
             if step.lock:
-                stack.enter_context(_postconf_lock(path))
+                stack.enter_context(postconf_lock(path))
             _write_temporaries([step.new])
             # Not what would change nothing either: they wrote that, and it is not ours to take back.
             if content(path) != written[-1]:
@@ -254,9 +251,7 @@ class Exchange:
             ours = (self._old[path].content, *self._written[path])
             with _failures([path]), contextlib.ExitStack() as stack:
                 if self._new[path].lock:
-                    # Without room for the lock file no postconf has room for its own edit.
-                    with contextlib.suppress(OSError):
-                        stack.enter_context(_postconf_lock(path))
+                    stack.enter_context(postconf_lock(path, required=False))
                 unchanged = content(path) in ours
                 if unchanged:
                     os.rename(_second_name(path), path)
@@ -456,82 +451,3 @@ def sync_directories(paths: Iterable[str]) -> None:
             raise OSError(err.errno, err.strerror, directory) from err
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def alone(directory: str) -> Iterator[None]:
-    """Let one change at a time go on that locks this directory, whichever minion or command makes it.
-
-    Raises:
-        Failed: Another change takes too long, or the directory cannot be locked.
-    """
-    until = time.monotonic() + _CHANGE_SECONDS
-    with contextlib.ExitStack() as stack:
-        try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, descriptor)
-            while not _locked(descriptor):
-                if time.monotonic() > until:
-                    raise Failed(
-                        f"another apply has been at work for {_CHANGE_SECONDS} s, nothing was changed: "
-                        f"see who holds it with fuser -v {directory}"
-                    )
-                time.sleep(0.1)
-        except OSError as err:
-            raise Failed(f"Nothing was changed: {directory} cannot be locked: {err.strerror}") from err
-        yield
-
-
-def _locked(descriptor: int) -> bool:
-    """Lock an open file or directory; False where somebody else has locked it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def postconf_lock(path: str) -> Iterator[None]:
-    """Hold the lock that `postconf -e` takes for a main.cf.
-
-    Raises:
-        Failed: Another postconf holds it for too long, or the lock file cannot be written.
-    """
-    with contextlib.ExitStack() as stack:
-        with _failures([path]):
-            stack.enter_context(_postconf_lock(path))
-        yield
-
-
-@contextlib.contextmanager
-def _postconf_lock(path: str) -> Iterator[None]:
-    """Hold the lock that `postconf -e` takes, so that neither loses the other's edit."""
-    lock = f"{path}.tmp"
-    until = time.monotonic() + _LOCK_SECONDS
-    while (descriptor := _opened_and_locked(lock)) is None:
-        if time.monotonic() > until:
-            raise Failed(
-                f"another postconf has held {lock} for {_LOCK_SECONDS} s, nothing was written: look with fuser {lock}"
-            )
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        # One that is left harms nobody: postconf opens it again.
-        with contextlib.suppress(OSError):
-            os.unlink(lock)
-        os.close(descriptor)
-
-
-def _opened_and_locked(lock: str) -> int | None:
-    """Open and lock a lock file; None where another postconf has it, or has just finished."""
-    with contextlib.ExitStack() as stack:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        stack.callback(os.close, descriptor)
-        # postconf renames its lock file away when it has finished.
-        with contextlib.suppress(FileNotFoundError):
-            if _locked(descriptor) and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
-                stack.pop_all()
-                return descriptor
-    return None

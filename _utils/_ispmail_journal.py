@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import _ispmail_files
 from _ispmail_errors import Failed
+from _ispmail_locks import alone
 
 _HEAD = "work is due"
 _FOLDER, _HISTORY = "postfix_change", ".history"
@@ -123,7 +124,7 @@ class Journal:
         except OSError as err:
             raise Failed(f"Nothing was changed: {directory} cannot be written: {err.strerror}") from err
         is_there = os.path.isdir(self._config_directory)
-        with _ispmail_files.alone(self._config_directory if is_there else directory):
+        with alone(self._config_directory if is_there else directory):
             try:
                 if os.path.isdir(self.workspace):
                     shutil.rmtree(self.workspace)

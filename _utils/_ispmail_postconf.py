@@ -17,6 +17,7 @@ from _ispmail_config import DEFAULT_DIRECTORY
 from _ispmail_errors import CannotAsk, Failed, InvalidInput, repr_without
 from _ispmail_expand import names_in
 from _ispmail_files import Replacement
+from _ispmail_locks import alone, postconf_lock
 from _ispmail_maincf import (
     SECRET_PARAMETERS,
     checked_names,
@@ -280,7 +281,7 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     new = shown(changed, config_directory)
     if not test:
         path = os.path.realpath(_main_cf(config_directory))
-        with _ispmail_files.alone(config_directory), _ispmail_files.postconf_lock(path):
+        with alone(config_directory), postconf_lock(path):
             _ispmail_files.replace(edited(changed, config_directory))
     return {name: {"old": old[name], "new": new[name]} for name in changed}
 

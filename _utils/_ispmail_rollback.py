@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import _ispmail_answers
 import _ispmail_apply
 import _ispmail_files
-import _ispmail_history
 import _ispmail_inventory
 import _ispmail_journal
 import _ispmail_logins
@@ -20,16 +19,18 @@ import _ispmail_optionfile
 import _ispmail_postconf
 import _ispmail_postfix
 import _ispmail_remove
+import _ispmail_replaced
 import _ispmail_transaction
 from _ispmail_answers import staged, unaskable, wrong_answers
 from _ispmail_config import Answer, CompleteInstance, CompleteMap, Instance
 from _ispmail_config_consumers import Consumers
 from _ispmail_errors import Failed, InvalidInput, listed
 from _ispmail_files import File, Replacement
-from _ispmail_history import Entry, History, Keys, Replaced, Values
+from _ispmail_history import History
 from _ispmail_inventory import Inventory
 from _ispmail_maincf import differing, same, shown
 from _ispmail_plan import Outcome, finished, ownership_changes
+from _ispmail_replaced import Entry, Keys, Replaced, Values
 from _ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def rollback(
     files, left = _files_to_be(undone)
     warnings = [*left, *_probe_logins(files, consumers)]
     keys = Keys()
-    replaced = [_ispmail_history.kept(each.now, each.then, keys) for each in files]
+    replaced = [_ispmail_replaced.kept(each.now, each.then, keys) for each in files]
     interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory)
     parameters = {name: value.after for name, value in values.items()}
     change = Change(

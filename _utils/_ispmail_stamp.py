@@ -12,7 +12,7 @@ import sys
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "bdc172268d55"
+STAMP = "d0f9a1cc0632"
 
 
 def require(stamp: str) -> None:

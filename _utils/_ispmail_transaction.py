@@ -15,17 +15,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import _ispmail_files
-import _ispmail_history
 import _ispmail_obstacles
 import _ispmail_postconf
 import _ispmail_postfix
+import _ispmail_replaced
 import _ispmail_steps
 from _ispmail_command import hot_file
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed, IspmailError, NotPutBack, kind_of, listed, repr_without
 from _ispmail_files import Exchange, Replacement
-from _ispmail_history import Entry, History, Values
+from _ispmail_history import History
 from _ispmail_journal import Journal
+from _ispmail_locks import postconf_lock
 from _ispmail_maincf import MEANWHILE, READABLE, differing, same
+from _ispmail_replaced import Entry, Values
 from _ispmail_steps import Step
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ def make(
         _remove_leftovers(due)
         if change.parameters:
             # From the reading to the renames: what another postconf sets meanwhile would be a reason to give up.
-            edit.enter_context(_ispmail_files.postconf_lock(_path(change)))
+            edit.enter_context(postconf_lock(_path(change)))
         _refuse_gone(change)
         old_values = _old_values(change)
         way = _way(change, old_values, journal.workspace)
@@ -191,7 +193,7 @@ def _old_values(change: Change) -> dict[str, str | None]:
 def _entry(change: Change, old_values: Mapping[str, str | None], earlier: Entry | None) -> Entry:
     """What the history gets once the change is live."""
     parameters = {name: Values(old_values[name], value) for name, value in (change.parameters or {}).items()}
-    files, values = _ispmail_history.replaced(
+    files, values = _ispmail_replaced.replaced(
         (each.new for each in change.files),
         parameters,
         earlier,

@@ -28,7 +28,8 @@ import _ispmail_remove
 import _ispmail_rollback
 import _ispmail_smtpd
 from _ispmail_errors import IspmailError
-from _ispmail_history import History, Replaced
+from _ispmail_history import History
+from _ispmail_replaced import Replaced
 from _ispmail_smtpd import Reply
 from lab import scratch, tail, wait_until
 from lab.mariadb import MariaDB, schema

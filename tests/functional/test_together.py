@@ -13,6 +13,7 @@ import pytest
 
 import _ispmail_command
 import _ispmail_files
+import _ispmail_locks
 import _ispmail_postconf
 import _ispmail_postfix
 import _ispmail_transaction
@@ -96,7 +97,7 @@ def test_another_minions_change_is_waited_for(found, monkeypatch):
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        monkeypatch.setattr(_ispmail_files, "_CHANGE_SECONDS", 0.3)
+        monkeypatch.setattr(_ispmail_locks, "_CHANGE_SECONDS", 0.3)
         start = found.contents()
         said = found.run("apply second")
         assert "another apply has been at work for 0.3 s, nothing was changed" in said and "fuser -v" in said

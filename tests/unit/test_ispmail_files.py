@@ -1,13 +1,11 @@
 """Where root may write, and how files take the place of others. What that does to mail is tested on real servers."""
 
-import fcntl
 import grp
 import os
 import pwd
 import re
 import resource
 import stat
-import threading
 import time
 from pathlib import Path
 
@@ -16,19 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import _ispmail_files
+import _ispmail_locks
 from _ispmail_errors import CannotAsk, ChangedMeanwhile, Failed
 from _ispmail_files import (
     Exchange,
     File,
     Replacement,
-    alone,
-    postconf_lock,
     read,
     remove_leftovers,
     replace,
     require_root,
     unsafe_directory,
 )
+from _ispmail_locks import alone, postconf_lock
 from lab import scratch, small_disk
 
 
@@ -366,75 +364,6 @@ def test_a_disk_that_gets_full_meanwhile(tmp_path):
         assert names(disk) == ["a"] and (disk / "a").read_bytes() == OLD
 
 
-def test_one_change_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(_ispmail_files, "_CHANGE_SECONDS", 0.2)
-    another = tmp_path / "another"
-    another.mkdir()
-    with alone(str(tmp_path)):
-        with (
-            pytest.raises(Failed, match=rf"another apply .* nothing was changed: .* fuser -v {tmp_path}$"),
-            alone(str(tmp_path)),
-        ):
-            pytest.fail("two at once")
-        with alone(str(another)):
-            pass
-    with alone(str(tmp_path)):
-        pass
-    (tmp_path / "file").write_bytes(b"")
-    for path, why in (("/nowhere", "No such file"), (str(tmp_path / "file"), "Not a directory")):
-        with pytest.raises(Failed, match=f"Nothing was changed: {path} cannot be locked: {why}"), alone(path):
-            pytest.fail("nothing is locked")
-
-
-def test_postconfs_lock(tmp_path, monkeypatch):
-    """It is the file that postconf -e opens, locks and renames; gone afterwards."""
-    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.2)
-    path = str(tmp_path / "main.cf")
-    with postconf_lock(path):
-        assert names(tmp_path) == ["main.cf.tmp"]
-        # Who can open it can lock it, and stop every change.
-        assert stat.S_IMODE(os.stat(f"{path}.tmp").st_mode) == 0o600
-        held = r"another postconf has held .*main\.cf\.tmp .*, nothing was written"
-        with pytest.raises(Failed, match=held), postconf_lock(path):
-            pytest.fail("two at once")
-    assert names(tmp_path) == []
-    (tmp_path / "main.cf.tmp").mkdir()
-    with pytest.raises(Failed, match=r"main\.cf\.tmp cannot be written: Is a directory"), postconf_lock(path):
-        pytest.fail("nothing is locked")
-
-
-def test_a_postconf_that_finishes_just_now(tmp_path, monkeypatch):
-    """It has renamed the lock file to main.cf: a lock on that would stop no other postconf."""
-    lock, locked = tmp_path / "main.cf.tmp", _ispmail_files._locked
-    finished = []
-
-    def just_then(descriptor):
-        found = locked(descriptor)
-        if not finished:
-            finished.append(lock.rename(tmp_path / "main.cf"))
-        elif len(finished) == 1:
-            finished.append(lock.replace(tmp_path / "main.cf"))
-            lock.write_bytes(b"the next one's")
-        return found
-
-    monkeypatch.setattr(_ispmail_files, "_locked", just_then)
-    with postconf_lock(str(tmp_path / "main.cf")):
-        assert len(finished) == 2 and lock.read_bytes() == b"the next one's"
-        with lock.open() as stream, pytest.raises(BlockingIOError):
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def test_a_lock_that_is_waited_for_is_open_once(tmp_path, monkeypatch):
-    """Each look at it opened it, and a minion lives for months."""
-    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.2)
-    path = str(tmp_path / "main.cf")
-    with postconf_lock(path):
-        with pytest.raises(Failed), postconf_lock(path):
-            pytest.fail("two at once")
-        open_files = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
-        assert open_files.count(f"{path}.tmp") == 1
-
-
 def test_no_descriptor_stays_open(tmp_path):
     """A minion lives for months. Other threads of this process may open some of their own meanwhile."""
     before = len(os.listdir("/proc/self/fd"))
@@ -456,7 +385,7 @@ def test_no_content_is_in_a_traceback():
 @pytest.mark.parametrize("step", ["go_on", "restore"])
 @pytest.mark.parametrize("lock", [True, False])
 def test_main_cf_is_not_changed_while_a_postconf_does(tmp_path, monkeypatch, step, lock):
-    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(_ispmail_locks, "_POSTCONF_SECONDS", 0.1)
     path = tmp_path / "main.cf"
     path.write_bytes(OLD)
     exchange = Exchange([Replacement(file(path, b"both\n"), lock=lock)])
@@ -555,36 +484,6 @@ def test_an_error_of_the_disk_names_the_directory(tmp_path, monkeypatch):
 
 def test_a_directory_that_cannot_be_looked_at_is_not_safe():
     assert unsafe_directory("/nowhere/deeper") == "/nowhere/deeper cannot be read: No such file or directory"
-
-
-@pytest.mark.parametrize("lock", [alone, postconf_lock], ids=["of a change", "of postconf"])
-def test_who_waits_goes_on_when_the_other_has_finished(tmp_path, monkeypatch, lock):
-    """It looks several times a second, and uses no processor in between."""
-    sleep, naps, here = time.sleep, [], threading.get_ident()
-
-    def nap(seconds):
-        if threading.get_ident() == here:
-            naps.append(seconds)
-        sleep(seconds)
-
-    monkeypatch.setattr(time, "sleep", nap)
-    path, order = str(tmp_path / "main.cf") if lock is postconf_lock else str(tmp_path), []
-    begun = threading.Event()
-
-    def first():
-        with lock(path):
-            begun.set()
-            sleep(0.3)
-            order.append("first")
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    assert begun.wait(5)
-    with lock(path):
-        order.append("second")
-    thread.join()
-    assert order == ["first", "second"]
-    assert naps and 0.01 <= min(naps) <= max(naps) <= 0.5
 
 
 # Who may open what.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import _ispmail_files
+import _ispmail_locks
 from _ispmail_errors import Failed
 from _ispmail_journal import Journal, interrupted, with_history
 
@@ -79,7 +79,7 @@ def test_a_journal_that_cannot_be_read_is_not_empty(journal):
 
 
 def test_one_at_a_time_with_an_empty_workspace(journal, monkeypatch):
-    monkeypatch.setattr(_ispmail_files, "_CHANGE_SECONDS", 0.3)
+    monkeypatch.setattr(_ispmail_locks, "_CHANGE_SECONDS", 0.3)
     with journal.locked():
         (Path(journal.workspace) / "copy").write_text("a password")
         found = []
@@ -107,7 +107,7 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path):
 
 
 def test_minions_that_manage_the_same_instance_wait_for_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(_ispmail_files, "_CHANGE_SECONDS", 0.3)
+    monkeypatch.setattr(_ispmail_locks, "_CHANGE_SECONDS", 0.3)
     (tmp_path / "postfix").mkdir()
     one, other = (Journal(str(tmp_path / "postfix"), str(tmp_path / name)) for name in ("one", "other"))
     with one.locked(), pytest.raises(Failed, match="another apply has been at work"), other.locked():

@@ -10,8 +10,9 @@ from _ispmail_config import Instance, Map
 from _ispmail_config_consumers import NONE, Consumers
 from _ispmail_errors import Failed, InvalidInput
 from _ispmail_files import File
-from _ispmail_history import Entry, History, Keys, Values, kept
+from _ispmail_history import History
 from _ispmail_journal import Journal
+from _ispmail_replaced import Entry, Keys, Values, kept
 
 TABLE = b"user = mailserver\npassword = canary-%d\nquery = SELECT 1 FROM a WHERE b='%%s'\n"
 OPTIONS = b'[client]\nuser="mailserver"\npassword="canary-%d"\n'

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import _ispmail_files
+import _ispmail_locks
 import _ispmail_obstacles
 import _ispmail_postconf
 import _ispmail_tablefile
@@ -595,7 +596,7 @@ def test_the_change_that_was_cut_off_before_stays_due(server, postfix):
 @pytest.mark.parametrize("parameters", [None, MAPS])
 def test_a_disk_that_fails_in_the_last_moment(server, postfix, monkeypatch, parameters):
     """All is renamed by then. main.cf is put back without a wait for the lock that this change has itself."""
-    monkeypatch.setattr(_ispmail_files, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(_ispmail_locks, "_POSTCONF_SECONDS", 0.3)
     sync_directories, calls = _ispmail_files.sync_directories, []
 
     def fails_first(paths):
