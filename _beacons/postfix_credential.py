@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0f9a1cc0632")
+_ispmail_stamp.require("5806f13c0574")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0f9a1cc0632")
+_ispmail_stamp.require("5806f13c0574")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0f9a1cc0632")
+_ispmail_stamp.require("5806f13c0574")
 
 import _ispmail_apply
 import _ispmail_compare

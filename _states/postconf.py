@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d0f9a1cc0632")
+_ispmail_stamp.require("5806f13c0574")
 
 from _ispmail_salt import state
 

@@ -24,6 +24,7 @@ from _ispmail_locks import postconf_lock
 BACKDATED = 5
 # Of a file that is read, in bytes: Postfix's own are much smaller.
 _LARGEST = 16 * 2**20
+_PIECE = 2**16
 # How many files are written before they are fsynced: each is open until then.
 _TOGETHER = 64
 # How long a file system may take to say who may open a file, in seconds.
@@ -141,16 +142,17 @@ def _at(path: str) -> File:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
                 raise CannotAsk(f"{path} is no regular file, or larger than {_LARGEST >> 20} MiB")
-            # A directory has no file object.
-            with open(descriptor, "rb", closefd=False) as stream:
-                content = stream.read(_LARGEST)
+            # Most table files are one piece, and a file object costs more than to read it.
+            pieces = [os.read(descriptor, _PIECE)]
+            while pieces[-1] and len(pieces) * _PIECE < _LARGEST:
+                pieces.append(os.read(descriptor, _PIECE))
         finally:
             os.close(descriptor)
     except FileNotFoundError:
         return File(path, None)
     except OSError as err:
         raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
-    return File(path, content, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+    return File(path, b"".join(pieces), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
 
 class Exchange:

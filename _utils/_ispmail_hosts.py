@@ -22,6 +22,7 @@ MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 POSTGRESQL_SOCKETS = "/run/postgresql"
 _DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
 _BETWEEN = re.compile(rf"[,{BLANKS}]+")
+_LOOPBACK = re.compile(r"127\.[0-9.]+|::1")
 
 
 class Host(NamedTuple):
@@ -87,7 +88,7 @@ def is_remote(text: str, table_type: str = "mysql") -> bool:
     host = parse_host(text, table_type)
     if is_read_by_libpq(text, table_type):
         return "sslmode=verify-full" not in text
-    return host.name is not None and host.name != "localhost" and not re.fullmatch(r"127\.[0-9.]+|::1", host.name)
+    return host.name is not None and host.name != "localhost" and not _LOOPBACK.fullmatch(host.name)
 
 
 def host_fault(text: str, table_type: str) -> Fault | None:

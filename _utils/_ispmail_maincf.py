@@ -10,6 +10,7 @@ from _ispmail_errors import InvalidInput
 
 # What separates the words of a value. Python's own split() also splits at Unicode's blanks.
 BLANKS = " \t\r\n"
+_BETWEEN = re.compile(f"[{BLANKS}]+")
 
 # Passwords and keys are looked up by these: their answers are never shown.
 SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps", "tls_server_sni_maps")
@@ -35,7 +36,7 @@ def differing(held: Mapping[str, str | None], wanted: Mapping[str, str | None]) 
 
 def parts(value: str) -> list[str]:
     """Split a value at white space."""
-    return re.split(f"[{BLANKS}]+", value.strip(BLANKS))
+    return _BETWEEN.split(value.strip(BLANKS))
 
 
 def words(value: str, separators: str = "," + BLANKS) -> list[str]:

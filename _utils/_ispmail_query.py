@@ -13,6 +13,9 @@ from _ispmail_errors import Fault
 BARE_DOMAIN_PARAMETERS = ("virtual_mailbox_domains", "virtual_alias_domains", "relay_domains", "mydestination")
 
 _EXPANSIONS = "sudSUD123456789"
+_EXPANSION = re.compile(f"%[%{_EXPANSIONS}]")
+_DOMAIN_PART = re.compile("%[dD1-9]")
+_QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
 # What isspace(3) knows in the C locale.
 _BLANKS = r" \t\n\v\f\r"
 
@@ -320,7 +323,7 @@ def _broken(rules: Sequence[_Rule], scanned: _Scanned) -> list[Fault]:
 
 def _bare_domain_faults(tokens: Sequence[_Token], parameter: str | None) -> list[Fault]:
     """A bare domain has no domain part, and Postfix does not ask where a part is missing."""
-    parts = sorted({token.text for token in tokens if re.fullmatch("%[dD1-9]", token.text)})
+    parts = sorted({token.text for token in tokens if _DOMAIN_PART.fullmatch(token.text)})
     if not parts or parameter not in BARE_DOMAIN_PARAMETERS:
         return []
     return [
@@ -331,13 +334,13 @@ def _bare_domain_faults(tokens: Sequence[_Token], parameter: str | None) -> list
 def format_faults(value: str) -> list[Fault]:
     """Find what is wrong in a result_format."""
     faults = []
-    if "%" in re.sub(f"%[%{_EXPANSIONS}]", "", value):
+    if "%" in _EXPANSION.sub("", value):
         faults.append(Fault("result_format", _NO_EXPANSION, _WRITE_PERCENT))
     if not value:
         faults.append(
             Fault("result_format", "is empty, so every answer is empty, which means not found", "take it out")
         )
-    if re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
+    if _QUOTED.fullmatch(value):
         faults.append(
             Fault("result_format", "has quotes around it, which would be part of the answer", "take them out")
         )
@@ -357,7 +360,7 @@ def fill(query: str, question: str) -> str | None:
         # A doubled quote is one in every sql_mode.
         return re.sub(r"([\"\\])", r"\\\1", parts[match[0][1].lower()]).replace("'", "''")
 
-    return re.sub(f"%[%{_EXPANSIONS}]", part, query)
+    return _EXPANSION.sub(part, query)
 
 
 def _parts(question: str) -> dict[str, str]:

@@ -21,6 +21,23 @@ _WRITTEN_AS_TABLE = re.compile(r"((proxy|debug):)*(mysql|pgsql|sqlite):")
 _LOGS = (3, 11)
 
 
+class _Syntax(NamedTuple):
+    """What a word is: an SQL table, or several."""
+
+    table: re.Pattern[str]
+    tables: re.Pattern[str]
+
+
+# Whether debug: is one of the prefixes, to how a release takes tables.
+_SYNTAX = {
+    logs: _Syntax(
+        re.compile(rf"((?:{prefix}:)*)(mysql|pgsql|sqlite):([^\s,{{}}]+)"),
+        re.compile(rf"((?:{prefix}:)*)(?:unionmap|pipemap):\{{(.*)\}}", re.DOTALL),
+    )
+    for logs, prefix in ((False, "proxy"), (True, "(?:proxy|debug)"))
+}
+
+
 class Reference(NamedTuple):
     """An SQL table that a value reaches."""
 
@@ -79,12 +96,12 @@ def references(value: str, values: Mapping[str, str]) -> list[Reference]:
 
 def tables_in(expanded: str, values: Mapping[str, str]) -> list[Reference]:
     """List the tables that a text reaches in which nothing is expanded any more."""
-    return _reached(words(expanded), "", _before_table(values))
+    return _reached(words(expanded), "", _syntax(values))
 
 
-def _reached(expanded: Sequence[str], previous: str, before: str) -> list[Reference]:
+def _reached(expanded: Sequence[str], previous: str, syntax: _Syntax) -> list[Reference]:
     """The tables of words that are expanded; `previous` stands before the first."""
-    found = (_tables(_without_options(word, last), before) for last, word in zip([previous, *expanded], expanded))
+    found = (_tables(_without_options(word, last), syntax) for last, word in zip([previous, *expanded], expanded))
     return [each for tables in found for each in tables if each]
 
 
@@ -95,20 +112,19 @@ def _without_options(word: str, previous: str) -> str:
     return word.lstrip("!")
 
 
-def _before_table(values: Mapping[str, str]) -> str:
-    """A pattern of what may stand before a table in this release of Postfix."""
-    logs = release_of(values.get("mail_version", "")) >= _LOGS
-    return "((?:(?:proxy|debug):)*)" if logs else "((?:proxy:)*)"
+def _syntax(values: Mapping[str, str]) -> _Syntax:
+    """How this release of Postfix takes tables in a word."""
+    return _SYNTAX[release_of(values.get("mail_version", "")) >= _LOGS]
 
 
-def _tables(word: str, before: str) -> list[Reference | None]:
+def _tables(word: str, syntax: _Syntax) -> list[Reference | None]:
     """The tables that a word is; None for one that is not SQL, or that Postfix does not take, such as {mysql:…}."""
     if ":" not in word:
         return [None]
-    if found := re.fullmatch(rf"{before}(mysql|pgsql|sqlite):([^\s,{{}}]+)", word):
+    if found := syntax.table.fullmatch(word):
         return [Reference(found[2], found[3], "proxy:" in found[1])]
-    if found := re.fullmatch(rf"(?s){before}(?:unionmap|pipemap):\{{(.*)\}}", word):
-        return [table for each in words(found[2]) for table in _tables(each, before)]
+    if found := syntax.tables.fullmatch(word):
+        return [table for each in words(found[2]) for table in _tables(each, syntax)]
     return [None]
 
 
@@ -124,15 +140,15 @@ def words_of(
         resolve: Path to real path.
         in_files: Gives the tables, resolved, in the files that an expanded word names.
     """
-    before = _before_table(values)
+    syntax = _syntax(values)
     found = []
     texts = words(value)
     for previous, text in zip(["", *texts], texts):
         expanded = expand(text, values)
         parts = words(expanded) if expanded != text else [text]
-        named = [Reference(each.type, resolve(each.path), each.proxied) for each in _reached(parts, previous, before)]
+        named = [Reference(each.type, resolve(each.path), each.proxied) for each in _reached(parts, previous, syntax)]
         reached = (*named, *in_files(expanded))
-        tables = _tables(parts[0], before) if len(parts) == 1 else []
+        tables = _tables(parts[0], syntax) if len(parts) == 1 else []
         only_tables = bool(tables) and None not in tables
         is_table = only_tables and _WRITTEN_AS_TABLE.match(text) is not None
         found.append(Word(text, reached, is_table, only_tables))

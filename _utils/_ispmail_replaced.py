@@ -1,4 +1,4 @@
-"""What a change replaces: what is kept of it, with its secrets, and what tells whether a file is still as it left it.
+"""What a change replaces: what is kept of it, and seals that tell whether a file is still as it left it.
 
 Of what a change has written no secret is kept, only a seal: that tells it again, and a guess at it takes long.
 """

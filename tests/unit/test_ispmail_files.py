@@ -284,6 +284,13 @@ def test_what_is_no_file_is_not_read(tmp_path, what):
         read(str(path))
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**16, 2**16 + 1, 2**20, 2**24])
+def test_a_file_of_any_size_is_read_whole(tmp_path, size):
+    held = os.urandom(size)
+    (tmp_path / "a").write_bytes(held)
+    assert read(str(tmp_path / "a")).content == held
+
+
 def test_more_files_than_are_open_at_once(tmp_path):
     """All are written, whole, and none stays open: also where one of them cannot be."""
     new = [file(tmp_path / f"{number}.cf", b"%d\n" % number, 0o640) for number in range(150)]

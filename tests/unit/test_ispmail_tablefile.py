@@ -895,6 +895,13 @@ def test_an_encrypted_text_is_no_password(password):
     assert any(error.key == "password" and "encrypted" in error.reason for error in errors)
 
 
+@given(st.from_regex(_ispmail_tablefile._PLAIN, fullmatch=True) | st.sampled_from(["*" * 10, "$ANSIBLE_VAULT", " a"]))
+def test_what_is_seen_at_once_breaks_no_rule(text):
+    """The one look stands in place of all the rules, so it may pass nothing that one of them refuses."""
+    is_plain = _ispmail_tablefile._PLAIN.fullmatch(text)
+    assert not is_plain or not [rule.reason for rule in _ispmail_tablefile._TEXT_RULES if rule.breaks(text)]
+
+
 def test_a_line_has_the_number_that_an_editor_shows():
     """A fault in a live file names it. What continues a line belongs to the line that it continues."""
     text = "  # no line\n\nuser = a\n  b\n# a comment\n\tc\nhosts = d\0e\n"
