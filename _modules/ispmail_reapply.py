@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5806f13c0574")
+_ispmail_stamp.require("3358a110dda1")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5806f13c0574")
+_ispmail_stamp.require("3358a110dda1")
 
 import salt.client
 import salt.utils.minions

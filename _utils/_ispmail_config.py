@@ -142,12 +142,6 @@ class CompleteInstance(NamedTuple):
     answers: tuple[Answer, ...]
     warnings: tuple[str, ...]
     history: int = _HISTORY  # how many changes can be undone
-    others: tuple[str, ...] = ()  # pillar keys of other instances
-
-    @property
-    def wanted(self) -> tuple[CompleteMap, ...]:
-        """All of them."""
-        return self.maps
 
 
 def instance(pillar_key: str, section: object) -> Instance:
@@ -234,9 +228,7 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
         faults.append(Fault("database:password", "is missing", fix))
     answers, wrong_answers = _answers(config.get("answers"), [each.name for each in maps])
     faults += wrong_answers
-    return CompleteInstance(
-        pillar_key, bare.config_directory, tuple(maps), answers, (), bare.history, bare.others
-    ), faults
+    return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, (), bare.history), faults
 
 
 def check(instance: CompleteInstance, faults: Iterable[Fault] = ()) -> list[str]:

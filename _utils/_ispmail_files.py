@@ -143,9 +143,10 @@ def _at(path: str) -> File:
             if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
                 raise CannotAsk(f"{path} is no regular file, or larger than {_LARGEST >> 20} MiB")
             # Most table files are one piece, and a file object costs more than to read it.
-            pieces = [os.read(descriptor, _PIECE)]
-            while pieces[-1] and len(pieces) * _PIECE < _LARGEST:
-                pieces.append(os.read(descriptor, _PIECE))
+            pieces, room = [], _LARGEST
+            while piece := os.read(descriptor, min(_PIECE, room)):
+                pieces.append(piece)
+                room -= len(piece)
         finally:
             os.close(descriptor)
     except FileNotFoundError:

@@ -43,8 +43,8 @@ def postconf_lock(path: str, required: bool = True) -> Iterator[None]:
     """Hold the lock that `postconf -e` takes for a main.cf, so that neither loses the other's edit.
 
     Args:
-        required: False: where the lock file cannot be written go on without it. Then no postconf can write its own
-            edit either.
+        required: False: where the lock file cannot be written go on without it. On a full disk no postconf can write
+            its own edit either.
 
     Raises:
         Failed: Another postconf holds it for too long, or the lock file cannot be written.

@@ -73,7 +73,7 @@ def instance(pillar: Mapping[str, Any], key: str) -> Instance:
     return found
 
 
-def _refuse_shared(pillar: Mapping[str, Any], found: Instance | CompleteInstance) -> None:
+def _refuse_shared(pillar: Mapping[str, Any], found: Instance) -> None:
     """Refuse an instance whose directory or table file is another one's too: each apply would undo the other's.
 
     Raises:
@@ -94,7 +94,7 @@ def _refuse_shared(pillar: Mapping[str, Any], found: Instance | CompleteInstance
         raise PillarFault(found.pillar_key, faults)
 
 
-def _others(pillar: Mapping[str, Any], found: Instance | CompleteInstance) -> list[Instance]:
+def _others(pillar: Mapping[str, Any], found: Instance) -> list[Instance]:
     """The other instances on the same server."""
     main = found
     if not found.others and found.pillar_key != MAIN and MAIN in pillar:
@@ -105,11 +105,10 @@ def _others(pillar: Mapping[str, Any], found: Instance | CompleteInstance) -> li
     return [_ispmail_config.instance(key, section(pillar, key)) for key in keys if key != found.pillar_key]
 
 
-def _shared_option_files(pillar: Mapping[str, Any], found: CompleteInstance, consumers: Consumers) -> list[Fault]:
+def _shared_option_files(pillar: Mapping[str, Any], found: Instance, consumers: Consumers) -> list[Fault]:
     """Faults of option files that are another consumer's too, or a map's, by whatever spelling."""
     owners: dict[str, str] = {}
-    every: list[Instance | CompleteInstance] = [found, *_others(pillar, found)] if consumers.with_option_file else []
-    for one in every:
+    for one in (found, *_others(pillar, found)) if consumers.with_option_file else ():
         owners |= {os.path.realpath(each.path): f"{one.pillar_key}:maps:{each.name}" for each in one.wanted}
         # What is wrong with another instance is told by its own apply.
         with contextlib.suppress(PillarFault):
@@ -158,8 +157,8 @@ def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tupl
         found = {**given, **found}
     consumers, wrong = _ispmail_config_consumers.assemble(key, found)
     result = _ispmail_config.complete(key, found, [*faults, *wrong])
-    _refuse_shared(pillar, result)
-    if shared := _shared_option_files(pillar, result, consumers):
+    # Which maps there are, and where, is read from pillar itself: no URI of sdb may stand for any of that.
+    if shared := _shared_option_files(pillar, instance(pillar, key), consumers):
         raise PillarFault(key, shared)
     return result, consumers
 

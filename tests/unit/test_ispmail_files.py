@@ -291,6 +291,14 @@ def test_a_file_of_any_size_is_read_whole(tmp_path, size):
     assert read(str(tmp_path / "a")).content == held
 
 
+def test_a_file_that_comes_in_small_pieces_is_read_whole(tmp_path, monkeypatch):
+    """A file system may give less than is asked for."""
+    some = os.read
+    (tmp_path / "a").write_bytes(b"x" * 1000 + b"end")
+    monkeypatch.setattr(os, "read", lambda descriptor, size: some(descriptor, min(size, 3)))
+    assert read(str(tmp_path / "a")).content == b"x" * 1000 + b"end"
+
+
 def test_more_files_than_are_open_at_once(tmp_path):
     """All are written, whole, and none stays open: also where one of them cannot be."""
     new = [file(tmp_path / f"{number}.cf", b"%d\n" % number, 0o640) for number in range(150)]
@@ -407,6 +415,20 @@ def test_main_cf_is_not_changed_while_a_postconf_does(tmp_path, monkeypatch, ste
         else:
             getattr(exchange, step)(*arguments)
             assert path.read_bytes() != before
+
+
+def test_main_cf_is_put_back_on_a_full_disk(tmp_path):
+    """Without room for a lock file: a rename needs none."""
+    with small_disk(tmp_path / "disk", "nr_inodes=8") as disk:
+        path = disk / "main.cf"
+        path.write_bytes(OLD)
+        exchange = Exchange([Replacement(file(path, NEW), lock=True)])
+        exchange.put()
+        with pytest.raises(OSError, match="No space left"):
+            for number in range(8):
+                (disk / str(number)).touch()
+        exchange.restore()
+        assert path.read_bytes() == OLD and not exchange.begun
 
 
 @pytest.fixture

@@ -120,6 +120,7 @@ def test_what_postfix_cannot_use_as_a_host(type_, text, reason):
         ("localhost", False),
         ("127.0.0.1", False),
         ("127.1", False),
+        ("127.0.0.1.example.org", True),
         ("unix:/x", False),
         ("192.0.2.1", True),
         ("db", True),

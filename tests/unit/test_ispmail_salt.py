@@ -225,11 +225,21 @@ def test_two_instances_of_one_directory_are_refused(key, other, tmp_path):
     """Each apply would undo what the other one wrote."""
     (tmp_path / "link").symlink_to(tmp_path)
     pillar = {
-        "ispmail": mail(instances=["out"], postfix={"config_directory": str(tmp_path)}, maps={"relay_domains": {}}),
-        "out": mail(postfix={"config_directory": f"{tmp_path}/link"}, maps={"relay_domains": {}}),
+        "ispmail": mail(
+            instances=["out"],
+            postfix={"config_directory": str(tmp_path)},
+            maps={"relay_domains": {"query": "SELECT 1 FROM a WHERE b='%s'"}},
+        ),
+        "out": mail(
+            postfix={"config_directory": f"{tmp_path}/link"},
+            maps={"relay_domains": {"query": "SELECT 1 FROM a WHERE b='%s'"}},
+        ),
     }
     with pytest.raises(PillarFault) as caught:
         _ispmail_salt.instance(pillar, key)
+    with pytest.raises(PillarFault) as caught_by_an_apply:
+        _ispmail_salt.wanted(pillar, {}, key)
+    assert str(caught_by_an_apply.value) == str(caught.value)
     assert str(caught.value).splitlines() == [
         "Pillar has errors, nothing was changed:",
         f"- {key}:postfix:config_directory is the one of {other} too: each instance needs its own",
@@ -250,6 +260,31 @@ def test_keys_that_do_not_name_each_other_are_of_different_servers(pillar):
 def test_a_section_that_is_no_mapping_is_a_fault(section, read):
     with pytest.raises(PillarFault, match=r"^Pillar has errors, nothing was changed:\n- ispmail: must be a mapping"):
         read({"ispmail": section}, {}, "ispmail")
+
+
+@pytest.mark.parametrize(
+    ("section", "found", "key"),
+    [
+        ({"preset": "sdb://a/b"}, "postfixadmin", "preset"),
+        ({"instances": "sdb://a/b"}, ["out"], "instances"),
+        ({"instances": ["sdb://a/b"]}, "out", "instances"),
+        ({"watch": {"textfile": "sdb://a/b"}}, "/var/lib/x.prom", "watch:textfile"),
+        ({"postfix": {"config_directory": "sdb://a/b"}}, "/etc/postfix-x", "postfix:config_directory"),
+        (
+            {"maps": {"x": {"parameter": "sdb://a/b", "query": "SELECT a FROM b WHERE c='%s'"}}},
+            "virtual_alias_maps",
+            "maps:x:parameter",
+        ),
+        ({"maps": {"x": {"type": "sdb://a/b", "query": "SELECT a FROM b WHERE c='%s'"}}}, "pgsql", "maps:x:type"),
+        ({"maps": {"x": {"file": "sdb://a/b", "query": "SELECT a FROM b WHERE c='%s'"}}}, "x.cf", "maps:x:file"),
+    ],
+)
+def test_which_maps_there_are_is_not_in_sdb(monkeypatch, section, found, key):
+    """Else an apply would take what a removal, a status and another instance refuse, as they do not look it up."""
+    monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: found)
+    for function in (_ispmail_salt.instance, lambda pillar, key: _ispmail_salt.wanted(pillar, {}, key)):
+        with pytest.raises(PillarFault, match=f"ispmail:{key} "):
+            function({"ispmail": {"database": {"password": "x"}, **section}, "out": mail()}, "ispmail")
 
 
 NO_KEY = "sdb://none/of_the_admin"
