@@ -99,6 +99,15 @@ def test_a_lock_that_is_waited_for_is_open_once(tmp_path, monkeypatch):
         assert open_files.count(f"{path}.tmp") == 1
 
 
+def test_no_descriptor_stays_open(tmp_path):
+    """A minion lives for months. Other threads of this process may open some of their own meanwhile."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(40):
+        with postconf_lock(str(tmp_path / "main.cf")), alone(str(tmp_path)):
+            pass
+    assert len(os.listdir("/proc/self/fd")) < before + 40
+
+
 @pytest.mark.parametrize("lock", [alone, postconf_lock], ids=["of a change", "of postconf"])
 def test_who_waits_goes_on_when_the_other_has_finished(tmp_path, monkeypatch, lock):
     """It looks several times a second, and uses no processor in between."""
