@@ -149,6 +149,7 @@ def test_a_damaged_entry_is_named_and_not_quoted(history, content):
     [
         (["made"], "x"),
         (["made"], 10**30),
+        (["made"], 2**36 + 1),
         (["made"], -1),
         (["made"], True),
         (["made"], 1.5),
@@ -195,6 +196,17 @@ def test_a_value_of_another_kind_is_damage_too(history, where, value):
         history.entries(interrupted=False)
 
 
+@pytest.mark.parametrize(("where", "value"), [("uid", 2**32 - 1), ("gid", 0), ("mode", 0o7777), ("made", 2**36)])
+def test_the_greatest_and_least_values_are_no_damage(history, where, value):
+    kept(history, FULL)
+    path = os.path.join(os.path.dirname(history.path), "1")
+    found = json.loads(Path(path).read_text())
+    (found if where == "made" else found["files"][0][0])[where] = value
+    Path(path).write_text(json.dumps(found))
+    (entry,) = history.entries(interrupted=False)
+    assert getattr(entry if where == "made" else entry.files[0].before, where) == value
+
+
 @pytest.mark.parametrize("mode", [0o620, 0o602])
 def test_an_entry_that_others_can_write_is_not_believed(history, mode):
     """Root writes what it says, wherever it says."""
@@ -202,6 +214,49 @@ def test_an_entry_that_others_can_write_is_not_believed(history, mode):
     os.chmod(os.path.join(os.path.dirname(history.path), "1"), mode)
     with pytest.raises(Failed, match="history/1 is not of this user alone, so that it may be forged: move it away"):
         history.entries(interrupted=False)
+
+
+def test_an_entry_that_others_can_only_read_is_believed(history):
+    kept(history, FULL)
+    os.chmod(os.path.join(os.path.dirname(history.path), "1"), 0o755)
+    assert len(history.entries(interrupted=False)) == 1
+
+
+def test_a_link_is_not_followed(history):
+    """Whoever can write in the directory could have root believe a file of theirs."""
+    kept(history, FULL)
+    os.symlink("1", history.path)
+    assert history.interrupted() is None
+    assert [each.number for each in history.entries(interrupted=True)] == [1]
+
+
+def test_a_new_history_has_nothing_to_commit(history):
+    history.commit(5)
+    assert names(history) is None
+
+
+def test_a_new_directory_is_on_the_disk_before_a_change_begins(history, monkeypatch):
+    """After a power cut what is kept would be gone with its directory."""
+    synced, sync = [], _ispmail_files.sync_directories
+    monkeypatch.setattr(_ispmail_files, "sync_directories", lambda paths: (synced.extend(paths), sync(paths)))
+    folder = os.path.dirname(history.path)
+    history.prepare(FULL, 5)
+    history.prepare(FULL, 5)
+    assert synced == [folder, history.path, history.path]
+
+
+def test_the_next_number_that_is_free_is_taken(history):
+    kept(history, FULL)
+    os.mkdir(os.path.join(os.path.dirname(history.path), "2"))
+    kept(history, FULL)
+    assert [each.number for each in history.entries(interrupted=False)] == [3, 1]
+
+
+def test_what_cannot_be_renamed_is_a_sentence(history):
+    history.prepare(FULL, 5)
+    os.unlink(history.path)
+    with pytest.raises(Failed, match=r"^the history in .*history cannot be written: No such file or directory$"):
+        history.commit(5)
 
 
 def test_an_entry_of_somebody_else_is_not_believed(history, monkeypatch):

@@ -103,16 +103,22 @@ def test_a_mount_point_cannot_be_renamed_over(tmp_path, name):
         subprocess.run(["umount", str(folder / "a")], check=True)
 
 
-def test_an_immutable_directory():
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("i", "is immutable, or on a read-only file system: see lsattr -d and findmnt -T"),
+        ("a", "is immutable or append-only: see lsattr -d"),
+    ],
+)
+def test_a_directory_in_which_nothing_can_be_replaced(flag, reason):
     with scratch() as folder:
-        if subprocess.run(["chattr", "+i", str(folder)], capture_output=True, check=False).returncode:
+        if subprocess.run(["chattr", f"+{flag}", str(folder)], capture_output=True, check=False).returncode:
             assert obstacle(folder / "a") == []
             return
         try:
-            (said,) = obstacle(folder / "a")
-            assert said == f"{folder} is immutable, or on a read-only file system: see lsattr -d and findmnt -T"
+            assert obstacle(folder / "a") == [f"{folder} {reason}"]
         finally:
-            subprocess.run(["chattr", "-i", str(folder)], check=True)
+            subprocess.run(["chattr", f"-{flag}", str(folder)], check=True)
 
 
 def test_no_descriptor_stays_open(tmp_path):

@@ -1,6 +1,7 @@
 """What a change replaces, what a second change makes of one that was cut off, and what a seal tells."""
 
 import os
+import re
 import time
 
 import pytest
@@ -55,6 +56,50 @@ def test_what_is_in_one_file_does_not_help_to_guess_what_is_in_another_one():
     assert seal(Keys(), "/a", contents[0])[:32] != seal(keys, "/a", contents[0])[:32]
 
 
+def test_a_seal_has_the_form_that_is_kept():
+    """Of an entry that was written by another version, too. It is of the path, and of a key of its own."""
+    seals = [seal(Keys(), "/a", OLD), seal(Keys(), "/a", OLD), seal(Keys(), "/b", OLD)]
+    assert all(re.fullmatch("[0-9a-f]{64}", each) and re.fullmatch(_ispmail_replaced.SEAL, each) for each in seals)
+    assert not re.fullmatch(_ispmail_replaced.SEAL, seals[0][1:]) and not re.fullmatch(_ispmail_replaced.SEAL, "x" * 64)
+    assert len({each[32:] for each in seals}) == 3
+    keys = Keys()
+    assert keys.seal("/a", b"b", "password")[32:] != keys.seal("/ab", b"", "password")[32:]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (None, b"user = u\n", {"user": {"old": None, "new": "u"}}),
+        (b"user = u\n", b"user = v\npassword = x\n", {"user": {"old": "u", "new": "v"}, "password": "***"}),
+        (b"[client]\nuser = u\n", b"[client]\nuser = v\n", {"user": {"old": "u", "new": "v"}}),
+        (b"user = u\n", b"# more\nuser = u\n", {"layout": {"old": "another", "new": "another"}}),
+        (b"user = u\n", b"user = u\n", {}),
+        (None, b"", {}),
+        (b"user = u\n", None, {}),
+    ],
+)
+def test_what_people_are_told_of_a_file(before, after, told):
+    """Without a secret, and that something differs also where no key does."""
+    found = _ispmail_replaced.kept(File("/a", before), File("/a", after), Keys()).told
+    assert found == {key: {"old": None, "new": each} if each == "***" else each for key, each in told.items()}
+
+
+def test_an_entry_has_only_what_its_change_changes():
+    same, new = (_ispmail_replaced.kept(File("/a", OLD), File("/a", each), Keys()) for each in (OLD, NEW))
+    found = Entry(1, 2, "apply", "x", True, (same, new), {"x": Values("a", "a"), "y": Values("a", "b")})
+    assert found.differing == found._replace(files=(new,), parameters={"y": Values("a", "b")})
+    assert not found.interrupted
+
+
+def test_no_value_is_in_a_traceback():
+    """main.cf may hold a password, and a seal is one to guess at."""
+    file = _ispmail_replaced.kept(File("/a", OLD), File("/a", NEW), Keys(), ("5ea1",))
+    value = Values("secret-1", "secret-2", ("secret-3",))
+    shown = repr([file, value, Entry(1, 2, "apply", "x", True, (file,), {"p": value})])
+    assert "secret" not in shown and "5ea1" not in shown and file.after not in shown
+    assert "/a" in shown and "apply" in shown and "'p'" not in shown
+
+
 @pytest.fixture
 def files(tmp_path):
     """A function that writes a file and gives its path."""
@@ -75,6 +120,14 @@ def becomes(path, content):
 def told(new=(), parameters=None, earlier=None, held=None):
     found, values = _ispmail_replaced.replaced(new, parameters or {}, earlier, lambda: held or {})
     return [(each.before.content, content_of(each)) for each in found], values
+
+
+def test_main_cf_is_read_only_where_a_change_that_was_cut_off_had_to_do_with_it():
+    def held():
+        pytest.fail("it is read")
+
+    for earlier in (None, Entry(1, 2, "apply", "x", True, (), {})):
+        assert _ispmail_replaced.replaced([], {}, earlier, held) == ((), {})
 
 
 def content_of(each):

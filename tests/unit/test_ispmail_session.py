@@ -39,6 +39,34 @@ def test_logins_of_table_files(keys, expected):
     assert not found.password or repr(found.password) not in repr(found)
 
 
+PGSQL_FILES = [
+    ({}, Login("", b"", host="localhost", port=5432, type="pgsql")),
+    (
+        {"hosts": "db:5433", "user": "u", "password": "\udce9", "dbname": "d"},
+        Login("u", b"\xe9", host="db", port=5433, database="d", type="pgsql"),
+    ),
+    ({"hosts": "unix:/a/b"}, Login("", b"", unix_socket="/a/b/.s.PGSQL.5432", port=5432, type="pgsql")),
+]
+
+
+@pytest.mark.parametrize(("keys", "expected"), PGSQL_FILES)
+def test_logins_of_table_files_of_postgresql(keys, expected):
+    assert _ispmail_session.login(keys.get("hosts", "localhost"), keys, "pgsql") == expected
+
+
+@pytest.mark.parametrize(
+    ("table_type", "client", "read_only"),
+    [
+        ("mysql", "_ispmail_client", "SET SESSION TRANSACTION READ ONLY"),
+        ("pgsql", "_ispmail_postgresql_client", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"),
+    ],
+)
+def test_each_kind_of_server_has_its_client_and_its_words(table_type, client, read_only):
+    login = _ispmail_session.login("db", {"user": "u"}, table_type)
+    assert type(_ispmail_session.connection("db", login)).__module__ == client
+    assert _ispmail_session._READ_ONLY[table_type] == read_only
+
+
 ODD = [
     OverflowError,
     LookupError,
