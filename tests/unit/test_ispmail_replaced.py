@@ -56,6 +56,9 @@ def test_what_is_in_one_file_does_not_help_to_guess_what_is_in_another_one():
     assert seal(Keys(), "/a", contents[0])[:32] != seal(keys, "/a", contents[0])[:32]
 
 
+OPTIONS = b'user = x\n[client]\nuser = "u"\npassword = "p"\n'
+
+
 def test_a_seal_has_the_form_that_is_kept():
     """Of an entry that was written by another version, too. It is of the path, and of a key of its own."""
     seals = [seal(Keys(), "/a", OLD), seal(Keys(), "/a", OLD), seal(Keys(), "/b", OLD)]
@@ -71,7 +74,8 @@ def test_a_seal_has_the_form_that_is_kept():
     [
         (None, b"user = u\n", {"user": {"old": None, "new": "u"}}),
         (b"user = u\n", b"user = v\npassword = x\n", {"user": {"old": "u", "new": "v"}, "password": "***"}),
-        (b"[client]\nuser = u\n", b"[client]\nuser = v\n", {"user": {"old": "u", "new": "v"}}),
+        (OPTIONS, OPTIONS.replace(b"u", b"v", 1), {"layout": {"old": "another", "new": "another"}}),
+        (OPTIONS, OPTIONS.replace(b'"u"', b"v"), {"user": {"old": "u", "new": "v"}}),
         (b"user = u\n", b"# more\nuser = u\n", {"layout": {"old": "another", "new": "another"}}),
         (b"user = u\n", b"user = u\n", {}),
         (None, b"", {}),
