@@ -25,6 +25,7 @@ from _ispmail_files import (
     replace,
     require_root,
     unsafe_directory,
+    write_aside,
 )
 from _ispmail_locks import postconf_lock
 from lab import scratch, small_disk
@@ -221,7 +222,7 @@ def test_no_step_over_what_somebody_else_has_written(tmp_path, steps, theirs):
     path.write_bytes(theirs)
     with pytest.raises(ChangedMeanwhile):
         exchange.go_on(Replacement(file(path, NEW), still=(theirs,)))
-    assert path.read_bytes() == theirs
+    assert path.read_bytes() == theirs and exchange.went_on == steps - 1
 
 
 def test_a_second_failure_is_told_too(tmp_path):
@@ -297,6 +298,39 @@ def test_a_file_that_comes_in_small_pieces_is_read_whole(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"x" * 1000 + b"end")
     monkeypatch.setattr(os, "read", lambda descriptor, size: some(descriptor, min(size, 3)))
     assert read(str(tmp_path / "a")).content == b"x" * 1000 + b"end"
+
+
+def test_a_file_that_grows_for_ever_is_read_to_a_bound(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"x")
+    monkeypatch.setattr(os, "read", lambda descriptor, size: b"x" * size)
+    assert len(read(str(tmp_path / "a")).content) == 2**24
+
+
+def test_a_file_of_our_own_is_written_aside(tmp_path, synced):
+    """On the disk before it has its name, and for root alone, whatever was there under the other one."""
+    path, aside = tmp_path / "a", tmp_path / "a.new"
+    path.write_bytes(OLD)
+    aside.write_bytes(b"left by a kill")
+    aside.chmod(0o666)
+    with aside.open("rb") as theirs:
+        write_aside(str(path), NEW)
+        assert theirs.read() == b"left by a kill"
+    assert path.read_bytes() == NEW and names(tmp_path) == ["a"] and stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert synced == [("a.new", NEW), ["a"]]
+
+
+def test_what_cannot_be_written_aside_is_as_before(tmp_path):
+    path, target = tmp_path / "a", tmp_path / "target"
+    for each in (path, target):
+        each.write_bytes(OLD)
+    with small_disk(tmp_path / "disk", "size=8k") as disk:
+        (disk / "a").write_bytes(OLD)
+        with pytest.raises(OSError, match="No space left"):
+            write_aside(str(disk / "a"), b"x" * 2**14)
+        assert (disk / "a").read_bytes() == OLD
+    Path(_ispmail_files.aside(str(path))).symlink_to(target)
+    write_aside(str(path), NEW)
+    assert target.read_bytes() == OLD and path.read_bytes() == NEW
 
 
 def test_more_files_than_are_open_at_once(tmp_path):
