@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("3358a110dda1")
+_ispmail_stamp.require("29ff722fa2e9")
 
 import contextlib
 import json

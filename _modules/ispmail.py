@@ -5,7 +5,7 @@ Each apply asks for the version, so `reapply` is in a file of its own.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("3358a110dda1")
+_ispmail_stamp.require("29ff722fa2e9")
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from _ispmail_stamp import version as _version

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("3358a110dda1")
+_ispmail_stamp.require("29ff722fa2e9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("3358a110dda1")
+_ispmail_stamp.require("29ff722fa2e9")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("3358a110dda1")
+_ispmail_stamp.require("29ff722fa2e9")
 
 import salt.client
 import salt.utils.event

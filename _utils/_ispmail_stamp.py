@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 
 VERSION = "0.2.0"
 # The hash of all synced files, written by bin/stamp.
-STAMP = "3358a110dda1"
+STAMP = "29ff722fa2e9"
+
+# Nobody who has the lock waits for more than the import of one small file. A process may be forked meanwhile, though.
+_LOCK, _SECONDS = threading.Lock(), 10
 
 
 def require(stamp: str) -> None:
@@ -26,12 +30,20 @@ def require(stamp: str) -> None:
     """
     if stamp == STAMP:
         return
-    # Another thread may be at the same.
-    for name in list(sys.modules):
-        if name.startswith("_ispmail_"):
-            sys.modules.pop(name, None)
-    importlib.invalidate_caches()
-    if stamp != importlib.import_module("_ispmail_stamp").STAMP:
+    # Threads of one process come here at the same time: what another one has just imported must not be dropped again.
+    held = _LOCK.acquire(timeout=_SECONDS)
+    try:
+        there = sys.modules.get("_ispmail_stamp")
+        if there is None or vars(there) is globals():
+            for name in list(sys.modules):
+                if name.startswith("_ispmail_"):
+                    sys.modules.pop(name, None)
+            importlib.invalidate_caches()
+        found = importlib.import_module("_ispmail_stamp").STAMP
+    finally:
+        if held:
+            _LOCK.release()
+    if stamp != found:
         raise ImportError("the library of these modules is not here yet: run saltutil.sync_all, or try again")
 
 

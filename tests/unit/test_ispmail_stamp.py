@@ -101,6 +101,46 @@ def test_another_stamp_drops_the_library_from_the_process(checkout):
     assert done.returncode == 0, done.stderr
 
 
+THREADS = """
+import importlib, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import _ispmail_stamp as old
+found, failed = set(), []
+
+def load(number):
+    # What each file of ours begins with: all have imported the old library when the first one drops it.
+    begin.wait()
+    time.sleep(number / 50)
+    try:
+        old.require(sys.argv[3])
+        import _ispmail_slow
+        found.add(id(_ispmail_slow.VALUE))
+    except BaseException as err:
+        failed.append(repr(err))
+
+import _ispmail_slow
+first = _ispmail_slow.VALUE
+sys.path[0] = sys.argv[2]
+begin = threading.Barrier(8)
+threads = [threading.Thread(target=load, args=[number]) for number in range(8)]
+[each.start() for each in threads]
+[each.join() for each in threads]
+assert not failed, failed
+assert len(found) == 1 and found != {id(first)}, found
+"""
+
+
+def test_what_one_thread_has_just_imported_is_not_dropped_by_another_one(tmp_path):
+    """With multiprocessing: False Salt loads modules in several threads: one failed, or had classes of its own."""
+    text = (ROOT / "_utils" / "_ispmail_stamp.py").read_text()
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "_ispmail_stamp.py").write_text(text.replace(_ispmail_stamp.STAMP, name))
+        (tmp_path / name / "_ispmail_slow.py").write_text("import time\ntime.sleep(0.1)\nVALUE = object()\n")
+    done = run(["-c", THREADS, tmp_path / "old", tmp_path / "new", "new"])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def library():
     """The library as this process has it; afterwards it is again as it was."""
