@@ -78,7 +78,10 @@ postconf -e master_service_disable= inet_interfaces=all inet_protocols=ipv4 myne
     smtpd_sasl_auth_enable=yes smtpd_sender_restrictions=reject_sender_login_mismatch
 postconf -MX smtp/inet
 postconf -M 'submission/inet=submission inet n - y - - smtpd'
-systemctl enable -q --now postfix@submission
+unit=postfix@submission
+# On Debian 12 it has the whole name.
+! grep -q 'postmulti -i %i' /usr/lib/systemd/system/postfix@.service || unit=postfix@postfix-submission
+systemctl enable -q --now $unit
 """
 # Nothing throttles a load, and processes come and go faster than anywhere: each new one asks for a login of its own.
 BUSY = ("in_flow_delay=0s", "smtpd_peername_lookup=no", "max_use=2")
