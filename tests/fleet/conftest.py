@@ -216,8 +216,10 @@ class Fleet(Lab):
         if self.master.run(["salt", "--version"]).stdout.startswith("salt 3006"):
             kept.append("/var/cache/salt/master/minions/")
             # With pillar_cache, these two at level debug.
-            lines = r"""grep -aF "$1" /var/log/salt/master | grep -avE '\[salt\.(pillar|utils\.cache) *:.*\]\[DEBUG ' || :"""
-            if not self.master.run(["sh", "-c", lines, "sh", text]).stdout:
+            others = (
+                r"""grep -aF "$1" /var/log/salt/master | grep -avE '\[salt\.(pillar|utils\.cache) .*\]\[DEBUG ' || :"""
+            )
+            if not self.master.run(["sh", "-c", others, "sh", text]).stdout:
                 kept.append("/var/log/salt/master")
         return [path for path in self.files_with(text)["master"] if not path.startswith(tuple(kept))]
 
