@@ -79,8 +79,11 @@ postconf -e master_service_disable= inet_interfaces=all inet_protocols=ipv4 myne
 postconf -MX smtp/inet
 postconf -M 'submission/inet=submission inet n - y - - smtpd'
 unit=postfix@submission
-# On Debian 12 it has the whole name.
-! grep -q 'postmulti -i %i' /usr/lib/systemd/system/postfix@.service || unit=postfix@postfix-submission
+# On Debian 12 it has the whole name, and starts no instance that is not enabled.
+if grep -q 'postmulti -i %i' /usr/lib/systemd/system/postfix@.service; then
+    unit=postfix@postfix-submission
+    postmulti -i postfix-submission -e enable
+fi
 systemctl enable -q --now $unit
 """
 # Nothing throttles a load, and processes come and go faster than anywhere: each new one asks for a login of its own.
