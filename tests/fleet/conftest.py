@@ -210,9 +210,9 @@ class Fleet(Lab):
         search = f"grep -rlaF '{text}' /var /etc /srv /tmp /root /run 2>/dev/null || true"
         return {name: set(each.run(["sh", "-c", search]).stdout.split()) for name, each in self.machines.items()}
 
-    def leaked(self, text):
-        """The master's files that have a text, without pillar's and those in which Salt keeps it: docs/security.md."""
-        kept = ["/srv/pillar/", "/var/cache/salt/master/pillar"]
+    def kept_by_salt(self, text):
+        """What the paths begin with in which Salt's master keeps pillar, and so this text: docs/security.md."""
+        kept = ["/var/cache/salt/master/pillar"]
         if self.master.run(["salt", "--version"]).stdout.startswith("salt 3006"):
             kept.append("/var/cache/salt/master/minions/")
             # With pillar_cache, these two at level debug.
@@ -221,7 +221,7 @@ class Fleet(Lab):
             )
             if not self.master.run(["sh", "-c", others, "sh", text]).stdout:
                 kept.append("/var/log/salt/master")
-        return [path for path in self.files_with(text)["master"] if not path.startswith(tuple(kept))]
+        return tuple(kept)
 
     def holds(self, machine, password):
         """Whether the table files of a mail server have this password, all three."""

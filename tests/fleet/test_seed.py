@@ -46,10 +46,10 @@ def test_the_seed(server):
     assert {state["result"] for state in states.values()} == {True}, states
     assert "postfix_map.managed" in states
     # Postfix 3.7 of Debian 12 asks a host at once again only where it is named twice.
-    times = 2 if server.run(["postconf", "-h", "mail_version"]).stdout.startswith("3.7.") else 1
+    is_old = server.run(["postconf", "-h", "mail_version"]).stdout.startswith("3.7.")
+    hosts = "127.0.0.1 127.0.0.1" if is_old else "127.0.0.1"
     for name, query in QUERIES.items():
         path = f"/etc/postfix/mariadb-{name.replace('_', '-')}.cf"
-        hosts = " ".join(["127.0.0.1"] * times)
         assert server.read(path) == (
             f"user = mailserver\npassword = {PASSWORD}\nhosts = {hosts}\ndbname = mailserver\nquery = {query}\n"
         )
@@ -77,9 +77,8 @@ def test_the_second_apply_moves_nothing(server):
 @pytest.mark.parametrize("plugin", ["ed25519", "parsec"])
 def test_an_account_that_only_the_chroot_cannot_use_is_refused(server, plugin):
     """postmap loads the plugin, smtpd in its chroot cannot: each RCPT would be a 451."""
-    there = """test -e "$(mariadb -Ne 'SELECT @@plugin_dir')/auth_$1.so" && echo yes || :"""
-    if not server.run(["sh", "-c", there, "sh", plugin]).stdout:
-        pytest.skip(f"this MariaDB has no {plugin}")
+    if plugin == "parsec" and server.run(["mariadb", "-Ne", "SELECT VERSION()"]).stdout.startswith("10.11."):
+        pytest.skip("MariaDB 10.11 of Debian 12 has no parsec")
     sql = f"INSTALL SONAME 'auth_{plugin}'; CREATE USER {plugin}@127.0.0.1 IDENTIFIED VIA {plugin}"
     sql += f" USING PASSWORD('other'); GRANT SELECT ON mailserver.* TO {plugin}@127.0.0.1"
     server.run(["mariadb", "-e", sql])
