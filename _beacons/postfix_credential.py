@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def validate(config):
 
     config
         A list of dicts: ``interval`` in seconds, ``pillar``, the pillar key that holds the configuration (``ispmail``;
-        the ``instances`` that it names are watched too), and what Salt itself knows.
+        the ``instances`` that it names are watched too), and Salt's own ``disable_during_state_run`` and ``enabled``.
 
     Returns a pair, whether it is valid and a sentence.
 

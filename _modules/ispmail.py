@@ -1,11 +1,8 @@
-"""Apply the formula once for many events, and tell which version of these modules is here.
-
-Each apply asks for the version, so `reapply` is in a file of its own.
-"""
+"""Tell which version of these modules is here. Each apply asks, so the other functions are in `ispmail_reapply`."""
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from _ispmail_stamp import version as _version
@@ -22,7 +19,7 @@ def version():
 
     Raises nothing.
 
-    Source: CHANGELOG.md
+    Source: `_utils/_ispmail_stamp.py`
 
     CLI Example:
 

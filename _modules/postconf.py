@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput
@@ -19,7 +19,8 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
         A name or a list of names; None for all.
 
     config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+        The directory of main.cf: the default one, one that pillar names, or one that the default main.cf names
+        (multi_instance_directories, alternate_config_directories).
 
     defaults : False
         Whether to give the default of a parameter that main.cf does not set.
@@ -53,7 +54,8 @@ def set_(parameters, config_directory="/etc/postfix", test=False):
         takes the parameter out of main.cf, so that Postfix uses its default.
 
     config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+        The directory of main.cf: the default one, one that pillar names, or one that the default main.cf names
+        (multi_instance_directories, alternate_config_directories).
 
     test : False
         Whether only to tell what would be done.
@@ -79,8 +81,8 @@ def set_(parameters, config_directory="/etc/postfix", test=False):
 
 
 def _names(parameters):
-    if parameters is None or isinstance(parameters, str):
-        return [] if parameters is None else [parameters]
+    if isinstance(parameters, str):
+        return [parameters]
     if not isinstance(parameters, (list, tuple)):
         raise InvalidInput("the parameters must be a name or a list of names")
     return list(parameters)

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
 import _ispmail_answers
 import _ispmail_classes
@@ -32,7 +32,7 @@ def lookup(map, question, pillar="ispmail"):
     pillar : ispmail
         The pillar key that holds the configuration.
 
-    Returns a dict, within 10 seconds: ``result`` is ``answer``, with the text as ``answer`` (``***`` for a map of
+    Returns a dict, within 12 seconds: ``result`` is ``answer``, with the text as ``answer`` (``***`` for a map of
     passwords, such as smtp_sasl_password_maps); ``no answer``; or ``could not ask``, with ``reason`` and ``table``.
     ``warnings`` lists what else postmap said.
 

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
 import _ispmail_found
 import _ispmail_postconf
@@ -23,7 +23,8 @@ def found(config_directory="/etc/postfix"):
     Describe the SQL tables that main.cf names now, whoever made them, as the pillar that would make them.
 
     config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+        The directory of main.cf: the default one, one that pillar names, or one that the default main.cf names
+        (multi_instance_directories, alternate_config_directories).
 
     Returns a text in YAML: ``ispmail``, the pillar, with a placeholder for each password; and ``left_out``, a list of
     sentences on what pillar cannot hold, with the reasons. Pillar is not read, but for the directories that it names.

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
 import salt.client
 import salt.utils.minions

@@ -2,8 +2,9 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
+from _ispmail_errors import has_been
 from _ispmail_salt import state
 
 
@@ -15,10 +16,11 @@ def managed(name, parameters, config_directory="/etc/postfix"):
         A sentence, for people.
 
     parameters
-        A mapping: name to value. A list is joined by a comma and a blank.
+        A mapping: name to value. A list is joined by a comma and a blank; null takes the parameter out of main.cf.
 
     config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+        The directory of main.cf: the default one, one that pillar names, or one that the default main.cf names
+        (multi_instance_directories, alternate_config_directories).
 
     Returns the usual dict of a state, changes being name to ``{"old": …, "new": …}``.
 
@@ -46,7 +48,8 @@ def absent(name, parameters, config_directory="/etc/postfix"):
         A list of names.
 
     config_directory : /etc/postfix
-        The directory of main.cf: the default one, one that pillar names, or one of multi_instance_directories.
+        The directory of main.cf: the default one, one that pillar names, or one that the default main.cf names
+        (multi_instance_directories, alternate_config_directories).
 
     Returns the usual dict of a state, changes being name to ``{"old": …, "new": None}``.
 
@@ -73,6 +76,7 @@ def _change(name, done, parameters, config_directory):
     def describe(outcome):
         if not outcome["changes"]:
             return "The parameters are in the correct state"
-        return f"{', '.join(outcome['changes'])} {'would be' if test else 'has been'} {done}"
+        names = outcome["changes"]
+        return f"{', '.join(names)} {has_been(len(names), done, test)}"
 
     return state(name, test, act, describe)

@@ -5,8 +5,9 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
+from _ispmail_errors import has_been
 from _ispmail_salt import state
 
 
@@ -120,6 +121,7 @@ def _change(name, what, function, pillar):
     def describe(outcome):
         if not outcome["changes"]:
             return f"{what}: in the correct state"
-        return f"{what}: {', '.join(outcome['changes'])} {'would be' if test else 'has been'} changed"
+        names = outcome["changes"]
+        return f"{what}: {', '.join(names)} {has_been(len(names), 'changed', test)}"
 
     return state(name, test, lambda: function(pillar, test=test), describe)

@@ -9,13 +9,13 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ff722fa2e9")
+_ispmail_stamp.require("e919b3451972")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_applied
 import _ispmail_compare
-from _ispmail_errors import Failed, listed, plural
+from _ispmail_errors import Failed, has_been, listed, plural
 from _ispmail_salt import cache_folder, check_state, salt_errors, state, wanted
 
 log = logging.getLogger(__name__)
@@ -228,11 +228,11 @@ def _described(outcome, done, test):
     things = [plural(outcome["maps"], "map")] if outcome["maps"] or not outcome["consumers"] else []
     if outcome["consumers"]:
         things.append(plural(outcome["consumers"], "consumer"))
-    has = "has" if outcome["maps"] + outcome["consumers"] == 1 else "have"
+    text = " and ".join(things)
     if not outcome["changes"]:
-        text = f"{' and '.join(things)}: in the correct state"
+        text += ": in the correct state"
     else:
-        text = f"{' and '.join(things)} {'would be' if test else f'{has} been'} {done}"
+        text += f" {has_been(outcome['maps'] + outcome['consumers'], done, test)}"
     if outcome["reloaded"]:
-        text += f"\nPostfix {'would be' if test else 'has been'} reloaded"
+        text += f"\nPostfix {has_been(1, 'reloaded', test)}"
     return text

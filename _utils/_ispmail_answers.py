@@ -17,7 +17,7 @@ from _ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
 from _ispmail_errors import InvalidInput
 from _ispmail_expand import expand, referred
 from _ispmail_inventory import Inventory
-from _ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Group, Lookup, Probe, renamed
+from _ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Group, Lookup, Probed, renamed
 from _ispmail_maincf import BLANKS, SECRET_PARAMETERS, without_inline, words
 from _ispmail_query import probes
 from _ispmail_reach import words_of
@@ -131,7 +131,7 @@ def live(maps: Sequence[Map | CompleteMap], inventory: Inventory, running: bool 
 
 
 def unaskable(groups: Iterable[Group], config_directory: str, special: bool = True) -> tuple[list[str], list[str]]:
-    """Probe tables. Once some cannot be asked, no further group is asked after PROBE_SECONDS.
+    """Probed tables. Once some cannot be asked, no further group is asked after PROBE_SECONDS.
 
     Args:
         special: Whether to ask for special keys too: what fails for one of them only is a warning.
@@ -205,8 +205,8 @@ def unaskable_live(instance: Instance) -> list[str]:
     return unaskable(live(instance.wanted, inventory, running), instance.config_directory, special=False)[0]
 
 
-def probe(group: Group, config_directory: str, special: bool = True) -> dict[str, Probe]:
-    """Probe tables; in what is said of each, its map stands for the table.
+def probe(group: Group, config_directory: str, special: bool = True) -> dict[str, Probed]:
+    """Probed tables; in what is said of each, its map stands for the table.
 
     So maps that fail in the same way have the same reason.
     """
@@ -216,7 +216,7 @@ def probe(group: Group, config_directory: str, special: bool = True) -> dict[str
     for name, table in group.tables.items():
         reason, warnings = found[table].reason, found[table].warnings
         reason = None if reason is None else renamed(reason, table, name)
-        named[name] = Probe(reason, tuple(renamed(warning, table, name) for warning in warnings))
+        named[name] = Probed(reason, tuple(renamed(warning, table, name) for warning in warnings))
     return named
 
 

@@ -92,6 +92,12 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def has_been(number: int, done: str, test: bool) -> str:
+    """Say what was done with a number of things: ``has been set``, ``have been set``; in a dry run ``would be set``."""
+    verb = "would be" if test else "has been" if number == 1 else "have been"
+    return f"{verb} {done}"
+
+
 def printable(text: str) -> str:
     """Make one line of a text that others chose. What a terminal would act on becomes a blank or a ``?``."""
     return "".join(char if char.isprintable() else "?" for char in " ".join(text.splitlines()))

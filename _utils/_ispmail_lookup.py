@@ -118,7 +118,7 @@ class Lookup(NamedTuple):
     table: str | None = None
 
 
-class Probe(NamedTuple):
+class Probed(NamedTuple):
     """Whether a table can be asked: `reason` is None where it can."""
 
     reason: str | None
@@ -160,7 +160,7 @@ def probe(
     as_: Asker = ROOT,
     domains: Mapping[str, str] = MappingProxyType({}),
     special: bool = True,
-) -> dict[str, Probe]:
+) -> dict[str, Probed]:
     """Find out which tables can be asked, by questions that run each one's query.
 
     One postmap asks many tables. Only where that fails each of them is asked by itself. What fails only for a special
@@ -213,7 +213,7 @@ def probe(
                 doubtful.update(dict.fromkeys(some, domain))
     with concurrent.futures.ThreadPoolExecutor(_CONNECTIONS) as pool:
         results.update(zip(doubtful, pool.map(ask_one, doubtful.values(), doubtful)))
-    return {table: Probe(results[table].reason, results[table].warnings) for table in tables}
+    return {table: Probed(results[table].reason, results[table].warnings) for table in tables}
 
 
 def _each_with_its_own(together: Lookup, tables: Sequence[str]) -> dict[str, Lookup]:

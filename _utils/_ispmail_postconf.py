@@ -73,7 +73,7 @@ def known_directory(directory: object, named: Collection[str] = ()) -> str:
     if directory not in known:
         raise InvalidInput(
             f"config_directory must be {DEFAULT_DIRECTORY}, one that pillar names (ispmail:postfix:config_directory), "
-            f"or one of multi_instance_directories in {DEFAULT_DIRECTORY}/main.cf"
+            f"or one that {DEFAULT_DIRECTORY}/main.cf names (multi_instance_directories, alternate_config_directories)"
         )
     return directory
 

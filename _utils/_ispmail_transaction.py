@@ -271,10 +271,10 @@ def _load(change: Change, exchange: Exchange, way: _Way, due: bool, check: Calla
         check(running)
     _refuse_lost(change)
     exchange.delete()
-    return _told(leaving, [each for each in old_processes if each not in leaving])
+    return _warnings(leaving, [each for each in old_processes if each not in leaving])
 
 
-def _told(leaving: Iterable[str], busy: Iterable[str]) -> list[str]:
+def _warnings(leaving: Iterable[str], busy: Iterable[str]) -> list[str]:
     """Warnings of old processes: of those that proxymap answers no more, and of the others."""
     heads = {
         "busy processes were waited for, and end without an answer when they ask what proxymap allows no more": leaving,

@@ -13,7 +13,7 @@ import _ispmail_inventory
 from _ispmail_answers import Broken
 from _ispmail_config import Answer, CompleteInstance, Instance, Map, complete
 from _ispmail_errors import InvalidInput
-from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Group, Lookup, Probe
+from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Group, Lookup, Probed
 from lab.postfix import Postfix, write_cold
 
 QUERY = "SELECT v FROM t WHERE k='%s'"
@@ -324,7 +324,7 @@ def test_live_maps_are_not_asked_for_special_keys(pillar, monkeypatch):
     """What fails for those only is a warning, which is not wanted here."""
     asked = []
     monkeypatch.setattr(
-        _ispmail_answers, "probe", lambda group, directory, special: asked.append(special) or {"x": Probe("no", ())}
+        _ispmail_answers, "probe", lambda group, directory, special: asked.append(special) or {"x": Probed("no", ())}
     )
     assert _ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == ["x: no"]
     assert asked == [False]
@@ -347,11 +347,11 @@ def probed(monkeypatch):
 
 
 def test_in_what_a_probe_says_a_map_stands_for_its_table(probed):
-    asked = probed(x=Probe("open mysql:x: no", ("mysql:x is odd",)), y=Probe(None, ("mysql:y is odd",)))
+    asked = probed(x=Probed("open mysql:x: no", ("mysql:x is odd",)), y=Probed(None, ("mysql:y is odd",)))
     as_ = Asker("postfix")
     domains = {"mysql:x": "example.org"}
     found = _ispmail_answers.probe(Group({"a": "mysql:x", "b": "mysql:y"}, as_, domains), "/etc/x")
-    assert found == {"a": Probe("open a: no", ("a is odd",)), "b": Probe(None, ("b is odd",))}
+    assert found == {"a": Probed("open a: no", ("a is odd",)), "b": Probed(None, ("b is odd",))}
     options = {"as_": as_, "domains": domains}
     assert asked == [(["mysql:x", "mysql:y"], "/etc/x", {**options, "special": True})]
     _ispmail_answers.probe(Group({"a": "mysql:x"}, ROOT), "/etc/x", special=False)
@@ -359,7 +359,7 @@ def test_in_what_a_probe_says_a_map_stands_for_its_table(probed):
 
 
 def test_maps_that_fail_in_the_same_way_share_a_sentence(probed):
-    asked = probed(x=Probe("the server is away", ()), y=Probe(None, ("odd", "odder")), z=Probe(None, ()))
+    asked = probed(x=Probed("the server is away", ()), y=Probed(None, ("odd", "odder")), z=Probed(None, ()))
     groups = [
         Group({"a": "mysql:x", "b": "mysql:x", "c": "mysql:y", "d": "mysql:z"}, ROOT),
         # The same maps, asked as somebody else.
@@ -390,7 +390,7 @@ def test_how_long_it_goes_on_after_the_first_that_cannot_be_asked(monkeypatch, s
     def probe(group, config_directory, special):
         seen.append(group)
         clock.tick()
-        return {"a": Probe(reason, ())}
+        return {"a": Probed(reason, ())}
 
     monkeypatch.setattr(_ispmail_answers, "probe", probe)
     _ispmail_answers.unaskable([Group({"a": "mysql:x"}, ROOT)] * 4, "/x")

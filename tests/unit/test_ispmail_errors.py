@@ -49,6 +49,12 @@ def test_numbers_of_things():
     assert [_ispmail_errors.plural(number, "map") for number in (0, 1, 2)] == ["0 maps", "1 map", "2 maps"]
 
 
+def test_what_was_done_with_a_number_of_things():
+    said = [_ispmail_errors.has_been(number, "set", test=False) for number in (0, 1, 2)]
+    assert said == ["have been set", "has been set", "have been set"]
+    assert _ispmail_errors.has_been(1, "set", test=True) == "would be set"
+
+
 def test_an_unforeseen_error_is_named_without_its_text():
     assert _ispmail_errors.kind_of(ValueError("a secret")) == "ValueError"
     assert _ispmail_errors.kind_of(OSError(28, "No space left on device", "/a secret")) == (

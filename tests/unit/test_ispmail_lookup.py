@@ -17,7 +17,7 @@ import pytest
 import _ispmail_lookup
 from _ispmail_command import Done
 from _ispmail_errors import CannotAsk
-from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probe
+from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probed
 from _ispmail_query import PROBE_DOMAIN
 from lab import wait_until
 from lab.postfix import write_cold
@@ -328,7 +328,7 @@ def test_how_long_postmap_may_take(monkeypatch):
 
 def test_tables_that_can_be_asked_take_one_postmap(config, table, asked):
     tables = [table("a"), table("b")]
-    assert _ispmail_lookup.probe(tables, str(config)) == dict.fromkeys(tables, Probe(None, ()))
+    assert _ispmail_lookup.probe(tables, str(config)) == dict.fromkeys(tables, Probed(None, ()))
     assert asked() == [f"-c {config} -q - {tables[0]} {tables[1]}"]
 
 
@@ -368,7 +368,7 @@ def test_a_domain_that_is_known_is_not_read(monkeypatch):
     monkeypatch.setattr(_ispmail_lookup, "_asked", asked)
     for special, count in ((True, 5), (False, 1)):
         found = _ispmail_lookup.probe(["mysql:x"], "/x", domains={"mysql:x": "example.org"}, special=special)
-        assert found == {"mysql:x": Probe(None, ())}
+        assert found == {"mysql:x": Probed(None, ())}
         assert len(seen[-1]) == count and seen[-1][0] == "probe@example.org"
 
 
@@ -390,7 +390,7 @@ def test_a_warning_is_on_the_table_that_it_names(monkeypatch):
     monkeypatch.setattr(_ispmail_lookup, "_asked", lambda *_: Lookup(NO_ANSWER, tuple(said)))
     found = _ispmail_lookup.probe(tables, "/x", domains=dict.fromkeys(tables, "example.org"))
     assert found == {
-        table: Probe(None, tuple(line for line, on in said.items() if number in on))
+        table: Probed(None, tuple(line for line, on in said.items() if number in on))
         for number, table in enumerate(tables)
     }
 
@@ -408,10 +408,10 @@ def test_where_one_fails_each_is_asked_by_itself(config, table):
     found = _ispmail_lookup.probe(list(names.values()), str(config))
     assert time.monotonic() - began < 8
     assert list(found) == list(names.values())
-    assert found[names["fine"]] == found[names["answers"]] == Probe(None, ())
+    assert found[names["fine"]] == found[names["answers"]] == Probed(None, ())
     assert found[names["broken"]].reason.startswith(f"dict_sqlite_lookup: {config}/broken.cf: SQL prepare failed")
     assert found[names["broken"]].reason.endswith("(check the query, or create the table)")
-    assert found[names["some"]] == Probe(
+    assert found[names["some"]] == Probed(
         None,
         (
             f"{names['some']} cannot be asked for a long address: anybody can send mail to such an address, and after "
@@ -442,7 +442,7 @@ class Slow:
 def test_how_long_a_probe_may_take(monkeypatch):
     """Eight seconds for all tables, and four more to find out which of them it is."""
     slow = Slow(monkeypatch)
-    assert _ispmail_lookup.probe(["a1", "a2"], "/x") == dict.fromkeys(["a1", "a2"], Probe("no answer", ()))
+    assert _ispmail_lookup.probe(["a1", "a2"], "/x") == dict.fromkeys(["a1", "a2"], Probed("no answer", ()))
     assert sorted(slow.asked) == [("a1", 4), ("a1a2", 8), ("a2", 4)]
     # Other tables, with another domain, are asked as those are.
     slow = Slow(monkeypatch)
@@ -456,7 +456,7 @@ def test_a_slow_table_takes_no_time_of_those_in_other_batches(monkeypatch):
     slow = Slow(monkeypatch)
     tables = [f"a{number}" for number in range(40)]
     found = _ispmail_lookup.probe(tables, "/x")
-    assert found == dict.fromkeys(tables, Probe("no answer", ()))
+    assert found == dict.fromkeys(tables, Probed("no answer", ()))
     assert slow.asked[0] == ("".join(tables[:16]), 8)
     assert sorted(slow.asked[1:]) == sorted((table, 4) for table in tables)
 
