@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e919b3451972")
+_ispmail_stamp.require("a6dd653b1797")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e919b3451972")
+_ispmail_stamp.require("a6dd653b1797")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e919b3451972")
+_ispmail_stamp.require("a6dd653b1797")
 
 import salt.client
 import salt.utils.minions

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e919b3451972")
+_ispmail_stamp.require("a6dd653b1797")
 
 import salt.client
 import salt.utils.event

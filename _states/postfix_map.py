@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e919b3451972")
+_ispmail_stamp.require("a6dd653b1797")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

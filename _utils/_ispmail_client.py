@@ -10,20 +10,14 @@ import functools
 import socket
 import ssl
 import struct
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import _ispmail_plugins
+from _ispmail_bounds import CONNECT, LOGIN, Bounds
 from _ispmail_errors import DatabaseError, repr_without
 from _ispmail_meanings import LOST, NO_TLS, UNREACHABLE, numbered
 
-# All in seconds. Building an index takes longer than any question.
-_CONNECT, _LOGIN, _READ, _BUILD = 5, 10, 10, 300
-# How much a server may send until the login has ended, and then for one statement; and what each read and each value of
-# a row count beside their bytes, as they take far more memory than that.
-_LOGIN_BYTES, _STATEMENT_BYTES, _READ_BYTES, _VALUE_BYTES = 2**16, 2**24, 64, 64
-_CHUNK = 2**16
 # How often a server may ask for more during one login: once for each alternative of the account, and a few times more.
 _MOST_QUESTIONS = 32
 _MAX_PACKET = 2**24 - 1
@@ -66,89 +60,10 @@ class Login(NamedTuple):
         return repr_without(self, "password")
 
 
-class _Reader:
-    """Reads what a server sends, in place of PyMySQL's own _read_bytes, which waits and reads without end."""
-
-    def __init__(self) -> None:
-        self._aborted = False
-        self._until = 0.0
-        self._bytes = self._columns = 0
-
-    def begin(self, within: float, most: int) -> None:
-        """Give the next reads together so many seconds and bytes."""
-        self._until = time.monotonic() + within
-        self._bytes, self._columns = most, 0
-
-    def abort(self) -> None:
-        """End all that another thread reads."""
-        self._aborted = True
-
-    def left(self) -> float:
-        """The seconds that are left.
-
-        Raises:
-            DatabaseError: There are none, or it was aborted.
-        """
-        left = self._until - time.monotonic()
-        if self._aborted or left <= 0:
-            raise numbered(LOST)
-        return left
-
-    def read(self, connection: Any, count: int) -> bytes:
-        """Read exactly so many bytes.
-
-        Raises:
-            DatabaseError: The time is over, the server sends too much, or it has closed the connection.
-        """
-        try:
-            return self._read(connection, count)
-        except OSError:
-            connection._force_close()
-            raise numbered(LOST) from None
-        except BaseException:
-            connection._force_close()
-            raise
-
-    def count(self, connection: Any, *, is_column: bool) -> None:
-        """Count a packet that was read, and the values that it has if it is a row.
-
-        Raises:
-            DatabaseError: The server sends too much.
-        """
-        if is_column:
-            self._columns += 1
-            return
-        try:
-            self._take(self._columns * _VALUE_BYTES)
-        except DatabaseError:
-            connection._force_close()
-            raise
-
-    def _take(self, count: int) -> None:
-        self._bytes -= count
-        if self._bytes < 0:
-            raise DatabaseError("it sends more than any answer needs: check that it is the right server")
-
-    def _read(self, connection: Any, count: int) -> bytes:
-        self._take(count + _READ_BYTES)
-        parts = []
-        # One read of a buffered file would begin its time anew with each byte.
-        while count:
-            connection._sock.settimeout(self.left())
-            part = connection._sock.recv(min(count, _CHUNK))
-            if not part:
-                raise numbered(LOST)
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
-
 class Client:
     """One connection. What fails on it is reported by number and in our own words, never in the server's."""
 
-    def __init__(
-        self, where: str, login: Login, connect_within: float = _CONNECT, login_within: float = _LOGIN
-    ) -> None:
+    def __init__(self, where: str, login: Login, connect_within: float = CONNECT, login_within: float = LOGIN) -> None:
         """Connect to nothing yet.
 
         Args:
@@ -160,8 +75,9 @@ class Client:
         self.where = where
         self.plugin = _ispmail_plugins.NATIVE
         self._login = login
-        self._connect_within, self._login_within, self._answer_within = connect_within, login_within, _READ
-        self._reader = _Reader()
+        self._connect_within, self._login_within = connect_within, login_within
+        self._bounds = Bounds(login_within, lambda: numbered(LOST))
+        self._columns = 0
         self._connection: Any = None
 
     def connect(self) -> None:
@@ -172,7 +88,7 @@ class Client:
         """
         pymysql = require_pymysql()
         login = self._login
-        self._reader.begin(self._login_within, _LOGIN_BYTES)
+        self._bounds.begin_login()
         answered: list[str] = []
         try:
             connection = self._connection = pymysql.connect(
@@ -186,9 +102,9 @@ class Client:
                 defer_connect=True,
                 write_timeout=self._login_within,
             )
-            connection._read_bytes = lambda count: self._reader.read(connection, count)
+            connection._read_bytes = functools.partial(self._read_bytes, connection)
             connection._read_packet = functools.partial(self._read_packet, connection, connection._read_packet)
-            connection._request_authentication = lambda: answered.append(_log_in(connection, login, self._reader))
+            connection._request_authentication = lambda: answered.append(_log_in(connection, login, self._bounds))
             connection.connect(self._open())
         except Exception as err:
             # An arbitrary server may send packets that make PyMySQL raise any exception.
@@ -207,7 +123,8 @@ class Client:
         try:
             if not self._connection.open:
                 raise numbered(LOST)
-            self._reader.begin(self._answer_within, _STATEMENT_BYTES)
+            self._bounds.begin_statement()
+            self._columns = 0
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, arguments)
                 return list(cursor.fetchall())
@@ -216,11 +133,11 @@ class Client:
 
     def wait_longer(self) -> None:
         """Give statements the time that building an index takes."""
-        self._answer_within = _BUILD
+        self._bounds.wait_longer()
 
     def abort(self) -> None:
         """End the connection under another thread that waits on it."""
-        self._reader.abort()
+        self._bounds.abort()
         sock = getattr(self._connection, "_sock", None)
         if sock is not None:
             # The shutdown() of TLS itself would have the other thread go on without TLS.
@@ -235,7 +152,7 @@ class Client:
     def _open(self) -> socket.socket:
         """Connect to the first of the server's addresses that takes it."""
         for family, address in _addresses(self._login):
-            within = min(self._connect_within, self._reader.left())
+            within = min(self._connect_within, self._bounds.left())
             with contextlib.suppress(OSError, ValueError, OverflowError):
                 return _connected(family, address, within)
         raise numbered(UNREACHABLE)
@@ -243,8 +160,20 @@ class Client:
     def _read_packet(self, connection: Any, read: Callable[..., Any], *kind: Any) -> Any:
         """In place of PyMySQL's own, which gets a kind for the description of a column only."""
         packet = read(*kind)
-        self._reader.count(connection, is_column=bool(kind))
+        if kind:
+            self._columns += 1
+            return packet
+        with _closing(connection):
+            self._bounds.take_values(self._columns)
         return packet
+
+    def _read_bytes(self, connection: Any, count: int) -> bytes:
+        """In place of PyMySQL's own, which waits and reads without end."""
+        with _closing(connection):
+            try:
+                return self._bounds.receive(connection._sock, count)
+            except OSError:
+                raise numbered(LOST) from None
 
     def _failure(self, err: Exception) -> DatabaseError:
         from pymysql.err import MySQLError  # noqa: PLC0415
@@ -260,6 +189,16 @@ class Client:
         if not number:
             return DatabaseError(f"{self.where}: an unreadable answer: {_NO_DATABASE}")
         return DatabaseError(f"{self.where}: {numbered(number)}", number)
+
+
+@contextlib.contextmanager
+def _closing(connection: Any) -> Iterator[None]:
+    """Close the connection where something fails, without a word to the server."""
+    try:
+        yield
+    except BaseException:
+        connection._force_close()
+        raise
 
 
 def require_pymysql() -> Any:
@@ -314,7 +253,7 @@ def _connected(family: int, address: Any, within: float) -> socket.socket:
     return sock
 
 
-def _log_in(connection: Any, login: Login, reader: _Reader) -> str:
+def _log_in(connection: Any, login: Login, bounds: Bounds) -> str:
     """Log in after the server's greeting, in place of PyMySQL's own _request_authentication.
 
     Returns:
@@ -334,10 +273,10 @@ def _log_in(connection: Any, login: Login, reader: _Reader) -> str:
     head = struct.pack("<IIB23s", flags, _MAX_PACKET, charset.id, b"")
     if use_tls:
         connection.write_packet(head)
-        connection._sock.settimeout(reader.left())
+        connection._sock.settimeout(bounds.left())
         connection._sock = connection.ctx.wrap_socket(connection._sock, server_hostname=connection.host)
         # abort() does not reach a socket on which TLS begins.
-        reader.left()
+        bounds.left()
     reply = _ispmail_plugins.first_reply(connection._auth_plugin_name, login.password, connection.salt)
     data = reply.data or b""
     # Where there is none, PyMySQL's own is root, and root is the admin.

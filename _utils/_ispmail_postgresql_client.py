@@ -16,20 +16,15 @@ import re
 import socket
 import ssl
 import struct
-import time
 from collections.abc import Iterator
 
 import _ispmail_peer
 import _ispmail_scram
+from _ispmail_bounds import CONNECT, LOGIN, Bounds
 from _ispmail_client import TLS, Login, tls_context
 from _ispmail_errors import DatabaseError
 from _ispmail_sqlstates import LOST, NO_TLS, UNPROVEN, UNREACHABLE, UNREADABLE, stated
 
-# In seconds: for each address, of the login, of a statement, and of one that builds an index.
-_CONNECT, _LOGIN, _ANSWER, _BUILD = 5.0, 10.0, 10.0, 300.0
-# How much a server may send until the login has ended, and then for one statement; and what each message and each value
-# of a row count beside their bytes, as they take far more memory than that.
-_LOGIN_BYTES, _STATEMENT_BYTES, _MESSAGE_BYTES, _VALUE_BYTES = 2**16, 2**24, 64, 64
 # What libpq does without any settings: TLS where the server offers it, whoever it is.
 _PREFERRED = TLS(None, None, None, None, verify_name=False)
 _PROTOCOL, _TLS_REQUEST = 196608, 80877103
@@ -51,8 +46,8 @@ class Client:
         self,
         where: str,
         login: Login,
-        connect_within: float = _CONNECT,
-        login_within: float = _LOGIN,
+        connect_within: float = CONNECT,
+        login_within: float = LOGIN,
         system_user: str | None = None,
     ) -> None:
         """Connect to nothing yet.
@@ -68,12 +63,10 @@ class Client:
         self.where = where
         self.plugin = ""
         self._login = login
-        self._connect_within, self._login_within, self._answer_within = connect_within, login_within, _ANSWER
+        self._connect_within = connect_within
+        self._bounds = Bounds(login_within, lambda: DatabaseError(LOST))
         self._system_user = system_user
         self._sock: socket.socket | None = None
-        self._aborted = False
-        self._until = 0.0
-        self._bytes = 0
 
     def connect(self) -> None:
         """Log in.
@@ -81,7 +74,7 @@ class Client:
         Raises:
             DatabaseError: The server cannot be reached, refuses, or asks for what it must not get.
         """
-        self._begin(self._login_within, _LOGIN_BYTES)
+        self._bounds.begin_login()
         try:
             self._connect(self._login.tls or _PREFERRED)
         except DatabaseError as err:
@@ -112,7 +105,7 @@ class Client:
         Raises:
             DatabaseError: One fails.
         """
-        self._begin(self._answer_within, _STATEMENT_BYTES)
+        self._bounds.begin_statement()
         names: list[str] = []
         rows: list[dict[str, str | None]] = []
         with self._failing():
@@ -122,7 +115,7 @@ class Client:
                 if kind == b"T":
                     names, rows = _names(body), []
                 elif kind == b"D":
-                    self._take(_VALUE_BYTES * len(names))
+                    self._bounds.take_values(len(names))
                     rows.append(dict(zip(names, _values(body))))
                 elif kind == b"E":
                     error = _error(body)
@@ -136,11 +129,11 @@ class Client:
 
     def wait_longer(self) -> None:
         """Give statements the time that building an index takes."""
-        self._answer_within = _BUILD
+        self._bounds.wait_longer()
 
     def abort(self) -> None:
         """End the connection under another thread that waits on it."""
-        self._aborted = True
+        self._bounds.abort()
         sock = self._sock
         if sock is not None:
             # The shutdown() of TLS itself would have the other thread go on without TLS.
@@ -174,16 +167,6 @@ class Client:
             self.close()
             raise DatabaseError(f"{self.where}: {UNREADABLE}") from None
 
-    def _begin(self, within: float, most: int) -> None:
-        """Give what follows so many seconds and bytes."""
-        self._until, self._bytes = time.monotonic() + within, most
-
-    def _left(self) -> float:
-        left = self._until - time.monotonic()
-        if self._aborted or left <= 0:
-            raise DatabaseError(LOST)
-        return left
-
     def _opened(self, tls: TLS | None) -> socket.socket:
         login = self._login
         if login.unix_socket:
@@ -193,7 +176,7 @@ class Client:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is None:
                 return sock
-            sock.settimeout(self._left())
+            sock.settimeout(self._bounds.left())
             sock.sendall(struct.pack("!ii", 8, _TLS_REQUEST))
             # One byte only: what follows it in clear could have been put there by somebody else.
             answer = sock.recv(1)
@@ -201,10 +184,10 @@ class Client:
                 return sock
             if answer != b"S":
                 raise DatabaseError(LOST if not answer else NO_TLS)
-            sock.settimeout(self._left())
+            sock.settimeout(self._bounds.left())
             wrapped = tls_context(tls).wrap_socket(sock, server_hostname=login.host)
             # abort() does not reach a socket on which TLS begins.
-            self._left()
+            self._bounds.left()
         except BaseException:
             sock.close()
             raise
@@ -213,9 +196,9 @@ class Client:
     def _opened_locally(self, path: str) -> socket.socket:
         try:
             if self._system_user:
-                return _ispmail_peer.connect(path, self._system_user, self._left())
+                return _ispmail_peer.connect(path, self._system_user, self._bounds.left())
             sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(self._left())
+            sock.settimeout(self._bounds.left())
             sock.connect(path)
         except OSError:
             raise DatabaseError(UNREACHABLE) from None
@@ -223,7 +206,7 @@ class Client:
 
     def _opened_remotely(self) -> socket.socket:
         login = self._login
-        within = min(self._connect_within, self._left())
+        within = min(self._connect_within, self._bounds.left())
         try:
             return socket.create_connection((login.host or "localhost", int(login.port)), within)
         except (OSError, OverflowError):
@@ -317,28 +300,12 @@ class Client:
             if kind not in b"NSAK":
                 yield kind, body
 
-    def _take(self, count: int) -> None:
-        """Count what the server has sent, or is to send."""
-        self._bytes -= count
-        if self._bytes < 0:
-            raise DatabaseError("it sends more than any answer needs: check that it is the right server")
-
     def _read(self, count: int) -> bytes:
-        self._take(count + _MESSAGE_BYTES)
-        parts = []
-        while count:
-            sock = self._open_socket()
-            sock.settimeout(self._left())
-            part = sock.recv(min(count, 2**16))
-            if not part:
-                raise DatabaseError(LOST)
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+        return self._bounds.receive(self._open_socket(), count)
 
     def _write(self, kind: bytes, body: bytes) -> None:
         sock = self._open_socket()
-        sock.settimeout(self._left())
+        sock.settimeout(self._bounds.left())
         sock.sendall(kind + struct.pack("!i", len(body) + 4) + body)
 
     def _open_socket(self) -> socket.socket:

@@ -16,6 +16,7 @@ import pytest
 from pymysql.constants import CLIENT
 
 import _ispmail_client
+from _ispmail_bounds import Bounds
 from _ispmail_client import TLS, Client, Login
 from _ispmail_errors import DatabaseError
 from lab import HOST, wait_until
@@ -379,20 +380,12 @@ def test_a_login_that_takes_several_replies(scratch_directory):
     assert PASSWORD + b"\0" in [packet[4:] for packet in heard]
 
 
-@pytest.fixture
-def begun(monkeypatch):
-    """The seconds and bytes that reads are given."""
-    given = []
-    begin = _ispmail_client._Reader.begin
-    monkeypatch.setattr(
-        _ispmail_client._Reader, "begin", lambda self, *limits: given.append(limits) or begin(self, *limits)
-    )
-    return given
-
-
-def test_what_a_server_may_take_and_send(begun, monkeypatch):
-    """A job of Salt waits for it: ten seconds and 64 KiB for a login, ten and 16 MiB for a statement."""
-    within = []
+def test_what_a_server_may_take_and_send(monkeypatch):
+    """The limits of _ispmail_bounds, for a login and for each statement."""
+    within, begun = [], []
+    for name in ("begin_login", "begin_statement", "wait_longer"):
+        inner = getattr(Bounds, name)
+        monkeypatch.setattr(Bounds, name, lambda self, name=name, inner=inner: begun.append(name) or inner(self))
     connect = _ispmail_client._connected
     monkeypatch.setattr(_ispmail_client, "_connected", lambda *given: within.append(given[2]) or connect(*given))
     with OddServer(knows(one_row)) as server:
@@ -403,91 +396,25 @@ def test_what_a_server_may_take_and_send(begun, monkeypatch):
             client.ask("ALTER TABLE a")
         with connected(server, Client("x", login(server), 20, 3)):
             pass
-    assert begun == [(10, 2**16), (10, 2**24), (300, 2**24), (3, 2**16)]
+    assert begun == ["begin_login", "begin_statement", "wait_longer", "begin_statement", "begin_login"]
     assert within[0] == 5 and 2 < within[1] <= 3
 
 
-@contextlib.contextmanager
-def pair():
-    """Both ends of a connection: the client's with what PyMySQL has, and the server's."""
+@pytest.mark.parametrize("ends", ["it hangs up", "it stays silent", "it sends too much"])
+def test_a_connection_on_which_reading_fails_is_closed(ends):
     ours, theirs = socket.socketpair()
     closed = []
-
-    def force_close():
-        closed.append(True)
-        ours.close()
-
+    connection = SimpleNamespace(_sock=ours, _force_close=lambda: closed.append(True))
     with ours, theirs:
-        ours.settimeout(3)
-        yield SimpleNamespace(_sock=ours, _force_close=force_close, closed=closed), theirs
-
-
-def test_how_much_is_read():
-    """Each read counts 64 bytes more: a short row takes far more memory than it has bytes."""
-    with pair() as (connection, server):
-        reader = _ispmail_client._Reader()
-        reader.begin(5, 10 + 64 + 0 + 64 + 20 + 64)
-        server.sendall(b"a" * 10 + b"b" * 20 + b"c")
-        assert [reader.read(connection, count) for count in (10, 0, 20)] == [b"a" * 10, b"", b"b" * 20]
-        assert not connection.closed
-        with pytest.raises(DatabaseError, match=r"^it sends more than any answer needs: check that it is the right"):
-            reader.read(connection, 0)
-        assert connection.closed
-
-
-def test_it_is_read_in_pieces():
-    """Memory is taken for what has come, not for what a server says will come."""
-    wanted = []
-
-    class Socket:
-        def settimeout(self, seconds):
-            pass
-
-        def recv(self, count):
-            wanted.append(count)
-            return b"x" * min(count, 40_000)
-
-    reader = _ispmail_client._Reader()
-    reader.begin(5, 2**20)
-    assert reader.read(SimpleNamespace(_sock=Socket()), 120_000) == b"x" * 120_000
-    assert wanted == [65536, 65536, 40_000]
-
-
-@pytest.mark.parametrize("hangs_up", [True, False])
-def test_a_server_that_hangs_up_or_stays_silent(hangs_up):
-    with pair() as (connection, server):
-        reader = _ispmail_client._Reader()
-        reader.begin(0.2, 1000)
-        server.sendall(b"abc")
-        if hangs_up:
-            server.shutdown(socket.SHUT_RDWR)
-        began = time.monotonic()
-        with pytest.raises(DatabaseError, match=f"^{LOST}$") as raised:
-            reader.read(connection, 4)
-        assert time.monotonic() - began < 2
-        assert raised.value.number == 2013 and connection.closed
-
-
-@pytest.mark.parametrize(("now", "left"), [(1000, 5), (1004.5, 0.5), (1005, None), (1006, None)])
-def test_how_much_time_is_left(monkeypatch, now, left):
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(_ispmail_client, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    reader = _ispmail_client._Reader()
-    reader.begin(5, 1)
-    clock.now = now
-    if left is not None:
-        assert reader.left() == left
-        reader.abort()
-    with pytest.raises(DatabaseError, match=f"^{LOST}$"):
-        reader.left()
-
-
-def test_what_has_not_begun_reads_nothing():
-    reader = _ispmail_client._Reader()
-    with pytest.raises(DatabaseError, match=f"^{LOST}$"):
-        reader.left()
-    with pair() as (connection, _), pytest.raises(DatabaseError, match="more than any answer needs"):
-        reader.read(connection, 1)
+        client = Client("x", Login("u", b""), login_within=0.2)
+        client._bounds.begin_login()
+        theirs.sendall(b"abcd")
+        assert client._read_bytes(connection, 4) == b"abcd" and not closed
+        if ends == "it hangs up":
+            theirs.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(DatabaseError) as raised:
+            client._read_bytes(connection, 2**17 if ends == "it sends too much" else 1)
+    assert closed and raised.value.number == (0 if ends == "it sends too much" else 2013)
 
 
 def test_tls_that_does_not_begin_takes_the_time_of_the_login_only():
