@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6dd653b1797")
+_ispmail_stamp.require("966c3c95395f")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

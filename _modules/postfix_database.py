@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6dd653b1797")
+_ispmail_stamp.require("966c3c95395f")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6dd653b1797")
+_ispmail_stamp.require("966c3c95395f")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6dd653b1797")
+_ispmail_stamp.require("966c3c95395f")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a6dd653b1797")
+_ispmail_stamp.require("966c3c95395f")
 
 import salt.client
 import salt.utils.minions

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import _ispmail_dovecot
 import _ispmail_files
+import _ispmail_option_users
 import _ispmail_optionfile
 import _ispmail_plan
 import _ispmail_spellings
 import _ispmail_tablefile
 from _ispmail_command import output
 from _ispmail_config_consumers import Consumer, Consumers
+from _ispmail_dovecot import Connection
 from _ispmail_errors import CannotAsk, Failed, listed
 from _ispmail_files import File, Replacement
 
@@ -191,23 +193,39 @@ def _dovecot_faults(consumer: Consumer, account: str) -> list[str]:
     """What is wrong with a Dovecot's logins for the account, with the lines to write.
 
     Raises:
-        CannotAsk: doveconf is not there or fails, or a file with SQL settings cannot be read.
+        CannotAsk: doveconf is not there or fails, or as whom Dovecot logs in cannot be told.
     """
     # doveconf hides passwords.
     settings = output("doveconf", ["-n", "-c", consumer.config_file or ""])
     old = _ispmail_dovecot.is_old(settings)
+    where = f"{consumer.config_file}"
     connections = [] if old else _ispmail_dovecot.new_connections(settings)
-    for path in _ispmail_dovecot.sql_files(settings) if old else ():
-        content = _ispmail_files.content(path)
-        if content is None:
-            raise CannotAsk(f"{path}, which {consumer.config_file} names, is not there: see what doveconf -n prints")
-        try:
-            connections += _ispmail_dovecot.old_connections(path, content.decode("utf-8", "surrogateescape"))
-        except ValueError:
-            raise CannotAsk(
-                f"{path} includes other files, so its connect line could not be looked at: write it in that file"
-            ) from None
-    return _ispmail_dovecot.faults(consumer, account, connections, old)
+    try:
+        for where in _ispmail_dovecot.sql_files(settings) if old else ():
+            content = _ispmail_files.content(where)
+            if content is None:
+                raise CannotAsk(
+                    f"{where}, which {consumer.config_file} names, is not there: see what doveconf -n prints"
+                )
+            connections += _ispmail_dovecot.old_connections(where, content.decode("utf-8", "surrogateescape"))
+    except ValueError as err:
+        raise CannotAsk(f"{where}: as whom Dovecot logs in cannot be told: {err}") from None
+    known = [_with_user(each, consumer, account) for each in connections]
+    return _ispmail_dovecot.faults(consumer, account, known, old)
+
+
+def _with_user(each: Connection, consumer: Consumer, account: str) -> Connection:
+    """A login of Dovecot with the account as its user, where another option file than ours has that.
+
+    Raises:
+        CannotAsk: The option file cannot be read, or by its path nobody can tell which one it is.
+    """
+    if each.user or each.option_file == consumer.option_file:
+        return each
+    if each.option_file and not os.path.isabs(each.option_file):
+        raise CannotAsk(f"{each.where} names an option file by no absolute path: write its whole path")
+    users = _ispmail_option_users.users(each.option_file, each.option_group)
+    return each._replace(user=account) if account in users else each
 
 
 def _user(each: Consumer) -> int:

@@ -11,15 +11,24 @@ from _ispmail_config_consumers import Consumer
 # Words of a connect string that can be repeated in a message: none of them holds a secret.
 _SHOWN = (
     *("host", "hostaddr", "port", "dbname", "client_flags", "connect_timeout", "read_timeout", "write_timeout"),
+    "maxconns",
     *("ssl_ca", "ssl_ca_path", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_verify_server_cert"),
 )
+# What Dovecot 2.3 strips, and splits at, in a file with SQL settings.
+_BLANKS = " \t"
+# A line up to its comment: # in quotes begins none. A quote that is not closed goes to the end of the line.
+_BARE = re.compile(r"""(?:[^'"#]|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)*""", re.DOTALL)
+_SETTING = re.compile(r"([^ \t=]*)[ \t]*=[ \t]*(.*)", re.DOTALL)
+_BEGIN = re.compile(r"[^ \t=]*[ \t]+(?:[^ \t{][^ \t]*[ \t]+)?\{.*", re.DOTALL)
+_INCLUDE = re.compile(r"!include(_try)?(?![^ \t=])")
+_ENVIRONMENT = re.compile(r"(?:^|[ \t])\$ENV:")
 
 
 class Connection(NamedTuple):
     """How Dovecot logs in to one MySQL or MariaDB."""
 
     where: str  # file, or block of dovecot.conf
-    user: str | None
+    user: str | None  # None: the client library takes that of an option file
     has_password: bool
     option_file: str | None
     option_group: str
@@ -33,7 +42,11 @@ def is_old(doveconf: str) -> bool:
 
 
 def sql_files(doveconf: str) -> list[str]:
-    """The files with SQL settings that Dovecot 2.3 reads, from what `doveconf -n` printed."""
+    """The files with SQL settings that Dovecot 2.3 reads, from what `doveconf -n` printed.
+
+    Raises:
+        ValueError: It names one by no absolute path. Says which.
+    """
     found = []
     blocks: dict[tuple[str, ...], dict[str, str]] = {}
     for block, name, value in _settings(doveconf):
@@ -44,34 +57,32 @@ def sql_files(doveconf: str) -> list[str]:
             found.append(values.get("args", ""))
         elif kind == "dict":
             found += [value.partition(":")[2] for value in values.values() if value.startswith("mysql:")]
-    return list(dict.fromkeys(path for path in found if path.startswith("/")))
+    for path in found:
+        if not path.startswith("/"):
+            raise ValueError(f'"{path}" is no absolute path')
+    return list(dict.fromkeys(found))
 
 
 def old_connections(path: str, content: str) -> list[Connection]:
     """The logins in a file with SQL settings of Dovecot 2.3, see its dovecot-sql.conf.ext.
 
     Raises:
-        ValueError: The file includes others, which are not read here.
+        ValueError: Which logins it has cannot be told. Says why.
     """
-    values: dict[str, str] = {}
-    for line in re.sub(r"\\\n\s*", "", content).split("\n"):
-        bare = re.sub(r"(?:^|\s)#.*", "", line) if not re.search(r"['\"]", line) else line
-        if re.match(r"\s*(!include|!include_try)\b", bare):
-            raise ValueError(path)
-        name, equals, value = bare.partition("=")
-        if equals:
-            values[name.strip()] = re.sub(r"""^(['"])(.*)\1$""", r"\2", value.strip())
+    values = _sql_settings(content)
     if values.get("driver", "mysql") != "mysql" or "connect" not in values:
         return []
-    words = [word.partition("=") for word in values["connect"].split()]
+    # Dovecot splits at blanks alone, quotes mean nothing, and the last of two counts.
+    words = [word.partition("=") for word in values["connect"].split(" ") if word]
     options = {name: value for name, _, value in words}
-    shown = " ".join(f"{name}={value}" for name, _, value in words if name in _SHOWN)
+    # A value that holds more than one may hold a secret.
+    shown = " ".join(f"{name}={value}" for name, _, value in words if name in _SHOWN and not re.search(r"[=\s]", value))
     return [
         Connection(
             path,
-            options.get("user"),
+            options.get("user") or None,
             "password" in options,
-            options.get("option_file"),
+            options.get("option_file") or None,
             options.get("option_group", "client"),
             f"connect = {shown} %s" if shown else "connect = %s",
         )
@@ -144,8 +155,68 @@ def _lines(template: str, consumer: Consumer, old: bool) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
+def _sql_settings(content: str) -> dict[str, str]:
+    """The settings of a file with SQL settings of Dovecot 2.3, without those in its blocks; the last of two counts.
+
+    Lines are cut at their comments, then joined where they end in a backslash: neither an empty line nor one that is a
+    comment ends what is joined.
+
+    Raises:
+        ValueError: Dovecot cannot read it, or it takes something from elsewhere.
+    """
+    found: dict[str, str] = {}
+    depth, begun = 0, ""
+    for number, text in enumerate(content.split("\n"), 1):
+        line = _bare(text)
+        if line.endswith("\\"):
+            begun += f"{line[:-1].rstrip(_BLANKS)} "
+            continue
+        if not line:
+            continue
+        line, begun = begun + line, ""
+        if _INCLUDE.match(line):
+            raise ValueError(f"line {number} includes another file: write what that says in this one")
+        if setting := _SETTING.fullmatch(line):
+            if not depth:
+                found[setting[1]] = _value(setting[2], number)
+            continue
+        if _BEGIN.fullmatch(line):
+            depth += 1
+        elif line == "}" and depth:
+            depth -= 1
+        else:
+            raise ValueError(
+                f"line {number} is no setting, and neither begins nor ends a block: Dovecot cannot read it"
+            )
+    return found
+
+
+def _bare(text: str) -> str:
+    """A line without its comment and the blanks at its ends."""
+    line = text.removesuffix("\r").partition("\0")[0].lstrip(_BLANKS)
+    return str(_BARE.findall(line)[0]).rstrip(_BLANKS)
+
+
+def _value(text: str, line: int) -> str:
+    """What the value of a setting stands for: one pair of quotes is taken off, with the escapes between them.
+
+    Raises:
+        ValueError: It is in the environment of Dovecot.
+    """
+    if (unquoted := _unquoted(text)) is None and _ENVIRONMENT.search(text):
+        raise ValueError(f"line {line} takes a value from Dovecot's environment: write it there")
+    return text if unquoted is None else unquoted
+
+
+def _unquoted(text: str) -> str | None:
+    """What is between quotes, with its escapes replaced; None where there are none."""
+    if text[:1] not in ("'", '"') or text[-1] != text[0]:
+        return None
+    return re.sub(r"\\(.?)", r"\1", text[1:-1], flags=re.DOTALL)
+
+
 def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """Each setting that doveconf printed: the blocks around it, its name and its value.
+    """Each setting that doveconf printed: the blocks around it, its name and its value, without quotes.
 
     Blocks of one name, such as several passdbs of Dovecot 2.3, are told apart by a number.
     """
@@ -163,4 +234,5 @@ def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
             blocks = blocks[:-1]
         else:
             name, _, value = bare.partition("=")
-            yield tuple(blocks), name.strip(), value.strip()
+            text = value.strip()
+            yield tuple(blocks), name.strip(), text if (unquoted := _unquoted(text)) is None else unquoted

@@ -13,13 +13,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import _ispmail_files
-import _ispmail_optionfile
+import _ispmail_option_users
 import _ispmail_tablefile
 from _ispmail_errors import CannotAsk
 from _ispmail_inventory import Inventory, Settings, Table
-
-# What libmariadb reads where a table names no option file. (~/.my.cnf too, but Postfix's daemons have no HOME.)
-_DEFAULT_FILES = ("/etc/my.cnf", "/etc/mysql/my.cnf")
 
 
 class Users(NamedTuple):
@@ -75,56 +72,11 @@ def _keys(table: Table, known: Settings) -> Mapping[str, str]:
 
 
 def _in_option_files(keys: Mapping[str, str], queue_directory: str) -> set[str]:
-    """The users that option files name: as programs outside the chroot see them, and those inside.
-
-    A program passes over a file that it cannot see or open, so it may take none of these users.
-    """
+    """The users that option files name: as programs outside the chroot see them, and those inside."""
     file, group = keys.get("option_file"), keys.get("option_group")
-    files: tuple[str, ...] = (file,) if file else _DEFAULT_FILES
     if not file and group == "":
-        files = ()
+        return set()
     found: set[str] = set()
     for chroot in ("", queue_directory):
-        users: set[str] = set()
-        for file in files:
-            users = _users(_OptionFile(file, chroot, queue_directory), group or "") or users
-        found |= users
-    return found - {""}
-
-
-class _OptionFile(NamedTuple):
-    path: str  # as the program sees it
-    chroot: str  # of the program; empty for one outside
-    directory: str  # where a relative path begins: the queue directory, in the chroot too
-
-    @property
-    def real(self) -> str:
-        """Where it is."""
-        return f"{self.chroot}{self.path}" if os.path.isabs(self.path) else os.path.join(self.directory, self.path)
-
-
-def _users(file: _OptionFile, group: str, above: tuple[str, ...] = ()) -> set[str]:
-    """The users that may be the last one that a file sets, with those that it includes; the empty one unsets."""
-    found: set[str] = set()
-    # The library follows a file that includes itself 64 times, to the same end.
-    content = None if file.path in above else _ispmail_files.content(file.real)
-    for step, value in _ispmail_optionfile.login_steps(content, group):
-        inner = file._replace(path=value)
-        if step == "user":
-            found = {value}
-        elif step == "include":
-            found = _users(inner, group, (*above, file.path)) or found
-        else:
-            # Some releases of the library read all of its files, others my.cnf only.
-            for name in _listed(inner.real):
-                found = found | _users(inner._replace(path=os.path.join(value, name)), group, (*above, file.path))
+        found |= _ispmail_option_users.users(file, group or "", chroot, queue_directory)
     return found
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return [name for name in os.listdir(directory) if name.endswith(".cnf")]
-    except FileNotFoundError:
-        return []
-    except OSError as err:
-        raise CannotAsk(f"{directory} cannot be read: {err.strerror}") from err

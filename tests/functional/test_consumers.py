@@ -1,13 +1,16 @@
 """Other programs that log in with the maps' account: a real Dovecot, option files, and files that an SLS writes."""
 
+import random
 import re
 import subprocess
 import textwrap
 import time
+from collections import Counter
 
 import pytest
 from salt.exceptions import CommandExecutionError
 
+import _ispmail_dovecot
 import _ispmail_postfix
 from _ispmail_journal import Journal
 from lab import HOST, scratch, wait_until
@@ -241,6 +244,117 @@ def test_a_dovecot_that_would_not_use_the_option_file(alone, db, dovecot, login)
     text = dovecot.sql_file.read_text()
     dovecot.sql_file.write_text(re.sub(now, lambda _: right, text, flags=re.MULTILINE | re.DOTALL))
     assert managed(alone)["result"] is True
+
+
+MAP = "map {\n  pattern = priv/x\n  table = t\n  username_field = u\n  value_field = v\n}\n"
+
+
+def random_form(chance, number, port):
+    """A file with SQL settings of Dovecot 2.3, mostly with a login, in one of the many ways to write it."""
+    words = [f"host={HOST}", f"port={port}", "dbname=x"]
+    words += [f"user=u{number}"] * (chance.random() < 0.9) + [f"user=w{number}"] * (chance.random() < 0.2)
+    words += [f"password=p{chance.choice(['', '#y', 'it', '=z'])}"] * (chance.random() < 0.5)
+    chance.shuffle(words)
+    usual = [
+        *[" "] * 9,
+        "  ",
+        " \\\n",
+        "\\\n",
+        "\\ \n\t",
+        "\\\t\n # c\n",
+        "\\\n#c \\\n",
+        " # x\\\n",
+        "\\\r\n",
+        " \\# x\n",
+    ]
+    odd = ["#", "'", '"', "=", "\t", "\\", "\n", "\\\n\n"] if chance.random() < 0.2 else []
+    value = "".join(chance.choice(usual + odd) + word for word in words)
+    quote = chance.choice(["", "", "", "", "'", '"'])
+    lines = [
+        "# old \\",
+        "  # it's \"x \\",
+        " \t",
+        "# x\r",
+        "connect = user=old#",
+        "connect = 'a'",
+        MAP.replace("x", "y # }"),
+    ]
+    odd = ["nothing", "}", "map{", "map y{", "map = {", "\\"] if chance.random() < 0.4 else []
+    before = [chance.choice(lines + odd) for _ in range(chance.choice([0, 0, 1, 2]))]
+    key = chance.choice(["connect = ", "connect=", " connect\t=\t", "connect\\\n= ", "connect \\\n = \\\n"])
+    return "\n".join([*before, f"{key}{quote}{value}{quote}", MAP])
+
+
+def test_random_forms_are_read_as_dovecot_reads_them(db, mail):
+    """Dovecot's dict server reads such a file for each dictionary, and says as whom the database let it not in."""
+    dovecot = Dovecot(mail / "dovecot", db.port)
+    if dovecot.new:
+        pytest.skip("Dovecot 2.4 has no such files: doveconf reads its blocks")
+    chance, folder = random.Random(4), dovecot.directory / "etc"
+    texts = [random_form(chance, number, db.port) for number in range(120)]
+    dictionaries = [f"  d{number} = mysql:{folder}/{number}.ext" for number in range(len(texts))]
+    for number, text in enumerate(texts):
+        (folder / f"{number}.ext").write_bytes(text.encode())
+    with dovecot.config_file.open("a") as file:
+        file.write("\n".join(["default_internal_user = root", "dict {", *dictionaries, "}", ""]))
+    with dovecot:
+        for number in range(len(texts)):
+            asked = ["dict", "get", "-u", JOHN, f"proxy:{dovecot.directory}/run/dict:d{number}", "priv/x"]
+            subprocess.run(["doveadm", "-c", dovecot.config_file, *asked], check=False, capture_output=True, timeout=30)
+        log = dovecot.log
+    seen = Counter()
+    for number, text in enumerate(texts):
+        said = "\n".join(re.findall(rf"Error: d{number}: (.*)", log))
+        refused = re.search(r"Access denied for user '(.*?)'@", said)
+        try:
+            (found,) = _ispmail_dovecot.old_connections("/f", text)
+        except ValueError as err:
+            # What Dovecot can read, we can.
+            assert not refused, (text, said)
+            seen["neither"] += "Expecting '='" in said or "Unexpected '}'" in said
+            assert str(err).startswith("line ")
+            continue
+        if refused:
+            assert refused[1] == (found.user or "root"), (text, said, found)
+            if "using password" in said:
+                assert found.has_password == ("using password: YES" in said), (text, said, found)
+        else:
+            assert "Expecting '='" not in said and "Unexpected '}'" not in said, (text, said, found)
+        seen["login"] += refused is not None
+    assert seen["login"] > 30 and seen["neither"] > 5, seen
+
+
+OTHER_FILE = "connect = host={host} port={port} dbname=mailserver option_file={other}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "# old: \\\nconnect = host={host} port={port}\\\n  user=mailserver password={password} \\ \n dbname=mailserver",
+        "connect = host={host} port={port} dbname=mailserver option_file={own}\\\n user=mailserver password={password}",
+        OTHER_FILE,
+    ],
+    ids=["joined lines", "beside the option file", "another option file"],
+)
+def test_a_login_that_stays_behind_is_found(alone, db, dovecot, lines):
+    """Dovecot logs in so, and a dictionary that does it right is no reason to pass over it."""
+    if dovecot.new:
+        pytest.skip("Dovecot 2.4 has no such files: doveconf reads its blocks")
+    own, other = option_file(dovecot), dovecot.config_file.with_name("other.cnf")
+    other.write_text(f"[client]\nuser = mailserver\npassword = {OLD}\n")
+    good = dovecot.config_file.with_name("good.ext")
+    good.write_text(f"connect = host={HOST} port={db.port} option_file={own}\n")
+    with dovecot.config_file.open("a") as file:
+        file.write(f"dict {{\n  quota = mysql:{good}\n}}\n")
+    values = {"host": HOST, "port": db.port, "password": OLD, "own": own, "other": other}
+    text = dovecot.sql_file.read_text()
+    dovecot.sql_file.write_text(re.sub(r"^connect = .*", lambda _: lines.format(**values), text, flags=re.MULTILINE))
+    own.write_text('[client]\nuser="mailserver"\npassword="not the one"\n')
+    dovecot.restart()
+    assert dovecot.login(JOHN, MAIL_PASSWORD) == "ok", dovecot.log
+    done = managed(alone)
+    assert (done["result"], done["changes"]) == (False, {}), done
+    assert f"{dovecot.sql_file} " in done["comment"] and OLD not in done["comment"]
 
 
 def test_the_first_time_is_as_the_page_says(alone, db, dovecot):

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 import _ispmail_inventory
+import _ispmail_option_users
 import _ispmail_table_users
 from _ispmail_inventory import Table
 from _ispmail_tablefile import parse, tells_login
@@ -108,8 +109,8 @@ def test_an_option_file_of_the_system_counts_where_the_table_has_none(client, mo
     place = "/etc/mysql/my.cnf"
     mounted = ["unshare", "--mount", "sh", "-c", f'mount --bind "$0" {place} && exec "$@"', client.option_file]
     assert client.logs_in(*mounted)[:2] == ("fileuser", True)
-    assert place in _ispmail_table_users._DEFAULT_FILES
-    monkeypatch.setattr(_ispmail_table_users, "_DEFAULT_FILES", (str(client.option_file),))
+    assert place in _ispmail_option_users._DEFAULT_FILES
+    monkeypatch.setattr(_ispmail_option_users, "_DEFAULT_FILES", (str(client.option_file),))
     assert client.expected().names == {"postfix", "fileuser"}
 
 

@@ -7,6 +7,7 @@ import pwd
 import pytest
 
 import _ispmail_consumers
+import _ispmail_option_users
 import _ispmail_optionfile
 from _ispmail_config_consumers import Consumers
 from _ispmail_errors import CannotAsk, Failed
@@ -260,7 +261,12 @@ def test_an_old_dovecot_has_to_name_it_in_each_file_with_sql_settings(dovecot, t
         (None, "{path}, which /etc/dovecot/dovecot.conf names, is not there: see what doveconf -n prints"),
         (
             "!include more\n",
-            "{path} includes other files, so its connect line could not be looked at: write it in that file",
+            "{path}: as whom Dovecot logs in cannot be told: line 1 includes another file: write what that says in "
+            "this one",
+        ),
+        (
+            "connect = host=a option_file=old.cnf\n",
+            "{path} names an option file by no absolute path: write its whole path",
         ),
     ],
 )
@@ -271,3 +277,31 @@ def test_a_file_with_sql_settings_that_cannot_be_looked_at(dovecot, tmp_path, co
     with pytest.raises(CannotAsk) as raised:
         _ispmail_consumers.misconfigured(dovecot(OLD.format(path, path)))
     assert str(raised.value) == reason.format(path=path)
+
+
+def test_an_sql_file_without_an_absolute_path(dovecot):
+    with pytest.raises(CannotAsk) as raised:
+        _ispmail_consumers.misconfigured(dovecot(OLD.format("/x", "y")))
+    reason = '/etc/dovecot/dovecot.conf: as whom Dovecot logs in cannot be told: "y" is no absolute path'
+    assert str(raised.value) == reason
+
+
+@pytest.mark.parametrize("content", ["[client]\nuser = mailserver\n", "!include {more}\n"])
+def test_a_login_by_another_option_file_with_the_account(dovecot, tmp_path, monkeypatch, content):
+    """It was taken for another account's, and passed over beside a file that names ours."""
+    good, bad, own, more = [tmp_path / name for name in ("good.ext", "bad.ext", "own.cnf", "more.cnf")]
+    consumers = dovecot(OLD.format(good, bad))
+    good.write_text(f"connect = host=a option_file={tmp_path}/dovecot.cnf\n")
+    bad.write_text(f"connect = host=a option_file={own}\n")
+    more.write_text("[client]\nuser = mailserver\n")
+    own.write_text(content.format(more=more))
+    (fault,) = _ispmail_consumers.misconfigured(consumers)
+    assert f"{bad} does not log in by {tmp_path}/dovecot.cnf" in fault
+    own.write_text("[client]\nuser = other\n")
+    assert _ispmail_consumers.misconfigured(consumers) == []
+    # Without any the client library reads those of the system.
+    monkeypatch.setattr(_ispmail_option_users, "_DEFAULT_FILES", (str(more),))
+    bad.write_text("connect = host=a\n")
+    assert len(_ispmail_consumers.misconfigured(consumers)) == 1
+    bad.write_text("connect = host=a user=other\n")
+    assert _ispmail_consumers.misconfigured(consumers) == []

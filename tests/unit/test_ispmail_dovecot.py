@@ -127,9 +127,68 @@ def test_logins_of_others_are_left_alone():
     assert old_connections("/h", "driver = pgsql\nconnect = host=127.0.0.1 user=mailserver password=x") == []
 
 
-def test_an_include_that_is_not_read():
-    with pytest.raises(ValueError, match="/f"):
-        old_connections("/f", "!include /etc/dovecot/secret.ext\n")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("!include /etc/dovecot/secret.ext\n", "line 1 includes another file"),
+        ("\n\n!include_try\tmore\n", "line 3 includes another file"),
+        ("!inc\\\nlude_try x\nlude=1\n", "line 2 is no setting"),
+        ("connect\n", "line 1 is no setting, and neither begins nor ends a block"),
+        ("connect = a\n}\n", "line 2 is no setting"),
+        ("map {\n}\n}\n", "line 3 is no setting"),
+        ("map{\n", "line 1 is no setting"),
+        ("map x y {\n", "line 1 is no setting"),
+        ("map {\n} # the end\n} x\n", "line 3 is no setting"),
+        (" \\\nconnect host=a\n", "line 2 is no setting"),
+        ("connect = host=a $ENV:LOGIN\n", "line 1 takes a value from Dovecot's environment"),
+        ("connect = $ENV:LOGIN\n", "line 1 takes a value from Dovecot's environment"),
+    ],
+)
+def test_a_login_that_cannot_be_told(content, reason):
+    """ "Could not tell" is not "no": the attempt that a rotation makes with the login would not be stopped."""
+    with pytest.raises(ValueError, match=reason):
+        old_connections("/f", content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "# the old way: \\\nconnect = host=a user=mailserver",
+        "connect = host=a\\\nuser=mailserver",
+        "connect = host=a \\ \t\n\tuser=mailserver",
+        "connect = host=a \\\n# a comment \\\n\n  user=mailserver",
+        "connect = host=a \\ # a comment\n  user=mailserver",
+        "connect = host=a \\\r\nuser=mailserver\r\n",
+        "con\\\n = 1\nconnect = host=a user=mailserver#x\n",
+        "connect = host=a user=mailserver\n# user=x \\",
+        "connect = host=a user=mailserver\nmap x {\n connect = user=y\n fields {\n  connect = z\n }\n}\n",
+        "connect = host=a user=x\nconnect = user=y host=a user=mailserver",
+        "connect = 'host=a # user=mailserver'",
+        "connect = 'host=a \\\nuser=mailserver'",
+        'connect = "host=a us\\er=\\mailserver" # it\'s so',
+        "connect = host=a user=mailserver # it's so",
+        "connect = host=a password=it's#x user=mailserver",
+        "connect = host=a password='#x' user=mailserver",
+        "connect = host=a password='it\\'s#x' user=mailserver",
+        "connect=host=a user=mailserver\0 user=x",
+        "connect = host=a x=$ENV:HOME $HOME user=mailserver",
+        "connect = 'host=a $ENV:HOME user=mailserver'",
+    ],
+)
+def test_lines_as_dovecot_reads_them(content):
+    """A comment that ended in a backslash took the next line with it, which was the login."""
+    (found,) = old_connections("/f", content)
+    assert (found.user, found.option_file) == ("mailserver", None)
+
+
+def test_words_are_between_blanks_alone():
+    (found,) = old_connections("/f", "connect = host=a\tpassword=hunter2 user= option_file= port=1")
+    # An empty user is none, an empty password is one.
+    assert (found.user, found.has_password, found.option_file) == (None, False, None)
+    # What is between is not shown: it may be a secret.
+    assert found.lines == "connect = port=1 %s"
+    (found,) = old_connections("/f", "connect = host=a password=")
+    assert found.has_password
 
 
 def test_settings_and_blocks_that_name_no_file():
@@ -141,16 +200,11 @@ plugin {
 dict {
   quota = redis:/host=127.0.0.1
   # quota = mysql:/etc/dovecot/commented-out
-  expire = mysql:relative
 }
 service auth {
   unix_listener auth {
     mode = 0600
   }
-}
-passdb {
-  args = nowhere
-  driver = sql
 }
 passdb {
   driver = sql
@@ -160,6 +214,21 @@ driver = sql
 args = /etc/dovecot/outside
 """
     assert sql_files(text) == ["/etc/dovecot/sql.ext"]
+
+
+@pytest.mark.parametrize(
+    "text", ["dict {\n  expire = mysql:sql.ext\n}\n", "passdb {\n  driver = sql\n  args = sql.ext\n}\n"]
+)
+def test_a_file_without_an_absolute_path_cannot_be_looked_at(text):
+    """It was passed over."""
+    with pytest.raises(ValueError, match="is no absolute path"):
+        sql_files(text)
+
+
+def test_doveconf_puts_some_values_into_quotes():
+    """It printed a name with # in quotes, and the file was passed over."""
+    (path,) = sql_files('passdb {\n  driver = sql\n  args = "/etc/a#\\"b.ext"\n}\n')
+    assert path == '/etc/a#"b.ext'
 
 
 def test_a_file_with_a_blank_in_its_name():
@@ -182,12 +251,12 @@ def test_which_releases_are_old(version, old):
         ("# connect = host=b\nconnect = host=a", ["host=a"]),
         ("connect = 'host=a # dbname=b'", ["host=a", "dbname=b"]),
         ('connect = "host=a"', ["host=a"]),
-        ("connect = host=a dbname=b#c", ["host=a", "dbname=b#c"]),
-        ("no setting\nconnect = host=a", ["host=a"]),
+        ("connect = host=a dbname=b#c", ["host=a", "dbname=b"]),
         ("connect = user=x", []),
         (
             "connect = host=a hostaddr=b port=1 dbname=c client_flags=2 connect_timeout=3 read_timeout=4 secret=s "
-            "write_timeout=5 ssl_ca=d ssl_ca_path=e ssl_cert=f ssl_key=g ssl_cipher=h ssl_verify_server_cert=yes",
+            "write_timeout=5 maxconns=6 "
+            "ssl_ca=d ssl_ca_path=e ssl_cert=f ssl_key=g ssl_cipher=h ssl_verify_server_cert=yes",
             [
                 "host=a",
                 "hostaddr=b",
@@ -197,6 +266,7 @@ def test_which_releases_are_old(version, old):
                 "connect_timeout=3",
                 "read_timeout=4",
                 "write_timeout=5",
+                "maxconns=6",
                 "ssl_ca=d",
                 "ssl_ca_path=e",
                 "ssl_cert=f",
@@ -211,10 +281,6 @@ def test_what_is_repeated_of_a_connect_string(line, words):
     """What holds no secret, in its order: an admin copies the line."""
     (found,) = old_connections("/f", line)
     assert found.lines == " ".join(["connect =", *words, "%s"])
-
-
-def test_a_line_without_an_equals_sign_sets_nothing():
-    assert old_connections("/f", "driver = mysql\nconnect\n") == []
 
 
 def test_blocks_end_where_they_are_closed():

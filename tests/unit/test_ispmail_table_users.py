@@ -3,11 +3,11 @@
 import pytest
 
 import _ispmail_inventory
-import _ispmail_table_users
+import _ispmail_option_users
 from _ispmail_inventory import Settings, Table
 from _ispmail_table_users import Users, of, of_inventory, together
 
-DEFAULT_FILES = _ispmail_table_users._DEFAULT_FILES
+DEFAULT_FILES = _ispmail_option_users._DEFAULT_FILES
 
 
 def users(*names):
@@ -47,7 +47,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     files = tuple(str(tmp_path / name) for name in ("etc/my.cnf", "etc/mysql/my.cnf"))
-    monkeypatch.setattr(_ispmail_table_users, "_DEFAULT_FILES", files)
+    monkeypatch.setattr(_ispmail_option_users, "_DEFAULT_FILES", files)
     return Site(tmp_path)
 
 
