@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("966c3c95395f")
+_ispmail_stamp.require("30a48028b45d")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("966c3c95395f")
+_ispmail_stamp.require("30a48028b45d")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

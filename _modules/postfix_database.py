@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("966c3c95395f")
+_ispmail_stamp.require("30a48028b45d")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -282,7 +282,7 @@ def _logs_in(accounts: Sequence[str], users: Users) -> str:
     account = " or ".join(accounts)
     if users.unknown:
         return f"may log in as {account} ({users.unknown[0]})"
-    return f"logs in as {account}" if len(users.names) == 1 else f"may log in as {account}, by an option file or not,"
+    return f"logs in as {account}" if len(users.names) == 1 else f"may log in as {account}"
 
 
 def _tables(inventory: Inventory, table_type: str) -> list[tuple[Table, list[str]]]:

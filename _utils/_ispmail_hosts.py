@@ -16,6 +16,7 @@ from _ispmail_errors import Fault, repr_without
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 BLANKS = " \t\n\v\f\r"
 PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
+_URI = "postgresql://"
 # Where Debian's MariaDB and MySQL listen.
 MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 # Where Debian's PostgreSQL has its sockets: clients name the directory.
@@ -68,6 +69,23 @@ def postgresql_socket(path: str, port: int = 5432) -> str:
 def is_read_by_libpq(text: str, table_type: str) -> bool:
     """Whether a host is a URI, which PostgreSQL's client library takes apart itself."""
     return _is_uri(text, table_type)
+
+
+def uri_user(uri: str) -> str | None:
+    """The user that a URI names, as libpq reads it. Postfix hands over no other one then, see pgsql_table(5).
+
+    Returns:
+        Empty: the user that the process runs as. None: a file of libpq's decides, see pg_service.conf.
+    """
+    rest = uri.removeprefix(_URI)
+    login, at, behind = rest.partition("@")
+    # A slash ends what may be the login.
+    has_login = bool(at) and "/" not in login
+    given = {"user": _decoded(login.partition(":")[0])} if has_login else {}
+    for parameter in (behind if has_login else rest).partition("?")[2].split("&"):
+        key, _, value = parameter.partition("=")
+        given[_decoded(key)] = _decoded(value)
+    return given.get("user") or (None if given.get("service") else "")
 
 
 def names(keys: Mapping[str, str], table_type: str) -> list[str]:
@@ -129,14 +147,27 @@ def _is_address(text: str, parsed: Callable[[str], object] = ipaddress.ip_addres
 
 
 def _is_uri(text: str, table_type: str) -> bool:
-    return table_type == "pgsql" and text.startswith(("postgres://", "postgresql://"))
+    """Whether a host is none that Postfix takes apart: it hands all behind postgresql: to libpq, and what other clients
+    take for a URI names no host either.
+    """
+    return table_type == "pgsql" and text.startswith(("postgresql:", "postgres://"))
 
 
 def _uri_fault(uri: str) -> Fault | None:
-    if not PASSWORD_IN_URI.search(uri):
-        return None
-    fix = "write host:port in place of the URI, and the keys user and password"
-    return Fault("hosts", "holds a password in a URI", fix)
+    if PASSWORD_IN_URI.search(uri):
+        fix = "write host:port in place of the URI, and the keys user and password"
+        return Fault("hosts", "holds a password in a URI", fix)
+    if not uri.startswith(_URI):
+        fix = f"begin it with {_URI}, or write inet: before it if it is the name of a host"
+        return Fault("hosts", "is a URI that Postfix does not know", fix)
+    return None
+
+
+def _decoded(text: str) -> str:
+    """A part of a URI: %41 stands for A."""
+    encoded = text.encode("utf-8", "surrogateescape")
+    decoded = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes.fromhex(found[1].decode()), encoded)
+    return decoded.decode("utf-8", "surrogateescape")
 
 
 def _path_fault(text: str, table_type: str) -> Fault | None:

@@ -3,7 +3,8 @@
 `user` and `password` of the table count first. A table without a user leaves it to the client library: it takes the
 user of an option file, and where there is none, the name of the user that its process runs as. The password is the
 table's in any case: where it has none, Postfix hands over an empty one, and the library does not look for another.
-That of PostgreSQL has no such files, and takes the name of the user that its process runs as.
+That of PostgreSQL has no such files, and takes the name of the user that its process runs as. It gets no user of the
+table where a host is a URI: then it is the URI's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import _ispmail_files
+import _ispmail_hosts
 import _ispmail_option_users
 import _ispmail_tablefile
 from _ispmail_errors import CannotAsk
@@ -50,10 +52,10 @@ def of(table: Table, known: Settings, server: str = "mysql") -> Users:
         return Users(frozenset())
     try:
         keys = _keys(table, known)
+        if table.type == "pgsql":
+            return Users(frozenset(user or known.expanded("mail_owner") for user in _of_hosts(table, keys)))
         if user := keys.get("user"):
             return Users(frozenset([user]))
-        if table.type == "pgsql":
-            return Users(frozenset([known.expanded("mail_owner")]))
         return Users(frozenset([known.expanded("mail_owner"), *_in_option_files(keys, known.queue_directory)]))
     except CannotAsk as err:
         return Users(frozenset(), (str(err),))
@@ -69,6 +71,19 @@ def _keys(table: Table, known: Settings) -> Mapping[str, str]:
         # Processes that have read it before, or what is written there next, may log in as anybody.
         raise CannotAsk(f"{table.path} is missing or empty")
     return _ispmail_tablefile.parse(content)
+
+
+def _of_hosts(table: Table, keys: Mapping[str, str]) -> set[str]:
+    """The users by which a table of a PostgreSQL logs in to its hosts; the empty one is that of the process."""
+    found = set()
+    for host in _ispmail_hosts.hosts(keys):
+        user: str | None = keys.get("user", "")
+        if _ispmail_hosts.is_read_by_libpq(host, table.type):
+            user = _ispmail_hosts.uri_user(host)
+        if user is None:
+            raise CannotAsk(f"{table.path} has a URI with a service and no user: pg_service.conf says which user it is")
+        found.add(user)
+    return found
 
 
 def _in_option_files(keys: Mapping[str, str], queue_directory: str) -> set[str]:

@@ -6,12 +6,14 @@ import subprocess
 
 import pytest
 
+import _ispmail_hosts
 import _ispmail_inventory
 import _ispmail_option_users
 import _ispmail_table_users
 from _ispmail_inventory import Table
 from _ispmail_tablefile import parse, tells_login
 from lab.postfix import write_cold
+from lab.postgresql import PostgreSQL
 
 FILE = "[client]\nuser = fileuser\npassword = of-the-file\n"
 USERS = ("tableuser", "fileuser")
@@ -25,6 +27,14 @@ def accounts(mariadb):
     yield mariadb
     for user in USERS:
         mariadb.sql("DROP USER %s@'127.0.0.1'", user)
+
+
+@pytest.fixture(scope="module")
+def refusing_postgresql(scratch_directory):
+    """A PostgreSQL that lets nobody in over TCP."""
+    with PostgreSQL(scratch_directory / "pg") as server:
+        server.set_hba("host all all 127.0.0.1/32 reject\n")
+        yield server
 
 
 class Client:
@@ -130,3 +140,50 @@ def test_a_table_that_tells_its_login_logs_in_so(client):
         client.write(keys, FILE)
         assert tells_login(parse(client.table.read_bytes()))
         assert client.logs_in()[:2] == ("tableuser", "password" in keys)
+
+
+# H: the address of the server with its port.
+URIS = [
+    *("postgresql://u1@H", "postgresql://u1:pw@H/d", "postgresql://H?user=u2", "postgresql://u1@H/x?user=u2&user=u3"),
+    *("postgresql://H", "postgresql://:pw@H", "postgresql://u%31:@H", "postgresql://a?b@H", "postgresql://u1@H?user="),
+    *(
+        "postgresql://u1@H?us%65r=%C3%BC",
+        "postgresql://u1+x@H",
+        "postgresql://u1@/x?host=HOST&port=PORT",
+        "H",
+        "inet:H",
+    ),
+    # None that libpq or Postfix can use.
+    *(
+        "postgresql://u:p/w@H",
+        "postgresql://u@v@H",
+        "postgresql://u1@H#user=x",
+        "postgresql://%zz@H",
+        "postgresql:5432",
+    ),
+    *("postgresql:user=x", "postgres://u1@H", "postgres://u1@H/x", "POSTGRESQL://u1@H"),
+]
+
+
+@pytest.mark.parametrize("host", URIS)
+def test_as_whom_postfixs_client_of_postgresql_logs_in(refusing_postgresql, scratch_directory, host):
+    """The server refuses everybody, and says whom."""
+    server, folder = refusing_postgresql, scratch_directory
+    host = (
+        host.replace("HOST", server.host).replace("PORT", str(server.port)).replace("H", f"{server.host}:{server.port}")
+    )
+    write_cold(folder / "main.cf", "compatibility_level = 3.6\n")
+    (folder / "master.cf").write_text("")
+    table = folder / "pg.cf"
+    write_cold(table, f"hosts = {host}\nuser = other\npassword = x\ndbname = x\nquery = SELECT 1\n")
+    command = ["postmap", "-c", folder, "-q", "x", f"pgsql:{table}"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, user="postfix").stderr
+    told = re.search(r'rejects connection for host "127\.0\.0\.1", user "(.*?)"', said)
+    known = _ispmail_inventory.settings(str(folder))
+    found = _ispmail_table_users.of(Table("pgsql", str(table), False, (), ()), known, "pgsql")
+    if told:
+        assert (found.names, found.unknown) == ({told[1]}, ())
+        assert _ispmail_hosts.host_fault(host.replace(":pw", "").replace(":@", "@"), "pgsql") is None
+    else:
+        assert "connect to pgsql server" in said
+        assert host.startswith("postgresql://") or _ispmail_hosts.host_fault(host, "pgsql")

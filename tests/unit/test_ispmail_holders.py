@@ -203,7 +203,7 @@ def test_a_table_without_a_user_logs_in_by_the_name_of_postfixs_own(site, tmp_pa
     assert list(found) == [f"{tmp_path}/tree/{name}.cf" for name in tables]
     *sure, perhaps = found.values()
     assert all("which canonical_maps asks, logs in as mailserver and is not" in text for text in sure)
-    assert "asks, may log in as mailserver, by an option file or not, and is not a map of pillar" in perhaps
+    assert "asks, may log in as mailserver and is not a map of pillar" in perhaps
     site.main_cf(f"mail_owner = another\ncanonical_maps = {names}\n")
     assert [holder for holder in find(site.scope()).unnamed if holder.kind == TABLE] == []
 

@@ -46,6 +46,11 @@ HOSTS = [
     ("mysql", "::1:3307", "::1", 3307, None),
     ("mysql", "localhost.example.org", "localhost.example.org", 3306, None),
     ("pgsql", "postgresql://u@db:5433/mail", None, None, None),
+    # Postfix hands over all behind the colon, and a URI that it does not know names no host.
+    ("pgsql", "postgresql:5433", None, None, None),
+    ("pgsql", "postgres://u@db:5433/mail", None, None, None),
+    ("pgsql", "postgres:5433", "postgres", 5433, None),
+    ("pgsql", "inet:postgresql:5433", "postgresql", 5433, None),
 ]
 
 
@@ -105,6 +110,8 @@ NAMES = [
     ("pgsql", "postgres://db/mail?password=x", "holds a password in a URI"),
     ("pgsql", "postgres://db/mail?user=u&sslpassword=x", "holds a password in a URI"),
     ("pgsql", "postgresql://u@db/mail", None),
+    *(("pgsql", text, "is a URI that Postfix does not know") for text in ("postgres://db/mail", "postgresql:5433")),
+    *(("pgsql", text, None) for text in ("postgres:5433", "inet:postgresql:5433")),
 ]
 
 
@@ -145,6 +152,30 @@ def test_which_hosts_are_reached_over_a_network(text, remote):
 )
 def test_which_hosts_of_a_postgresql_are_reached_over_a_network(text, remote):
     assert _ispmail_hosts.is_remote(text, "pgsql") is remote
+
+
+@pytest.mark.parametrize(
+    ("uri", "user"),
+    [
+        ("u@db/mail", "u"),
+        ("u:p%40x@db:5433/mail?sslmode=require", "u"),
+        ("db/mail", ""),
+        ("db/mail?user=v", "v"),
+        ("u@db/mail?user=v&user=w", "w"),
+        ("u@?us%65r=%C3%BC%2b+", "ü++"),
+        ("u@db?user=", ""),
+        ("u:p/w@db", ""),
+        ("db/a@b", ""),
+        (":p@db", ""),
+        ("a?user=b@db", "a?user=b"),
+        ("u@db?service=s", "u"),
+        ("db?service=s", None),
+        ("db?service=s&user=v", "v"),
+    ],
+)
+def test_the_user_in_a_uri(uri, user):
+    """tests/functional/test_table_users.py compares it with what the server is told."""
+    assert _ispmail_hosts.uri_user(f"postgresql://{uri}") == user
 
 
 def test_the_socket_of_a_postgresql():

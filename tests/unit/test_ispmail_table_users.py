@@ -40,6 +40,10 @@ class Site:
         path = self.file("table.cf", f"dbname = x\n{content}")
         return of(Table(type_, path, False, (), ()), self.settings(**values))
 
+    def postgresql(self, content):
+        path = self.file("table.cf", f"dbname = x\n{content}")
+        return of(Table("pgsql", path, False, (), ()), self.settings(), "pgsql")
+
     def by_file(self, content, more=""):
         return self.of(f"option_file = {self.file('x.cnf', content)}\n{more}")
 
@@ -81,10 +85,20 @@ def test_the_users_of_a_postgresql(site):
     """Its library reads no my.cnf, and takes the name of the process's own user."""
     site.file("etc/my.cnf", BOTH)
     for content, name in (("user = own\n", "own"), ("user =\n", "owner"), (f"option_file = {site.folder}\n", "owner")):
-        path = site.file("table.cf", f"dbname = x\n{content}")
-        table = Table("pgsql", path, False, (), ())
-        assert of(table, site.settings(), "pgsql") == users(name)
-        assert of(table._replace(type="mysql"), site.settings(), "pgsql") == users()
+        assert site.postgresql(content) == users(name)
+    assert of(Table("mysql", "/none.cf", False, (), ()), site.settings(), "pgsql") == users()
+
+
+def test_the_users_in_the_uris_of_a_postgresql(site):
+    """Postfix hands over no other one then: the doctor advised to drop the role in use, and no rotation stopped."""
+    uri = "postgresql://mailserver:x@db/mail"
+    assert site.postgresql(f"hosts = {uri}\nuser = other\n") == users("mailserver")
+    assert site.postgresql(f"hosts = {uri} db2, postgresql://db3\nuser = other\n") == users(
+        *("mailserver", "other", "owner")
+    )
+    found = site.postgresql("hosts = postgresql:///?service=x\nuser = other\n")
+    reason = f"{site.folder}/table.cf has a URI with a service and no user: pg_service.conf says which user it is"
+    assert found == Users(frozenset(), (reason,))
 
 
 @pytest.mark.parametrize(
