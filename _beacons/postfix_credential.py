@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30a48028b45d")
+_ispmail_stamp.require("4bc639e1d504")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30a48028b45d")
+_ispmail_stamp.require("4bc639e1d504")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30a48028b45d")
+_ispmail_stamp.require("4bc639e1d504")
 
 import salt.client
 import salt.utils.minions

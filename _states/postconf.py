@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30a48028b45d")
+_ispmail_stamp.require("4bc639e1d504")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -204,18 +204,22 @@ def strangers(listed: Listed, site_hosts: Collection[str]) -> list[str]:
         site_hosts: IP addresses and names of the site's servers.
     """
     names = {name.lower() for name in site_hosts}
-    found = []
-    for client in listed.clients:
-        host = client.host.lower()
-        if client.port is None or host in names or _ispmail_sockets.is_here(host):
-            continue
-        if any(_ispmail_sockets.same_address(host, name) for name in names):
-            continue
-        # A database that resolves names lists the full one.
-        if not _ispmail_sockets.is_address(host) and host.partition(".")[0] in names:
-            continue
-        found.append(_ispmail_session.shown(client.host))
-    return list(dict.fromkeys(found))
+    hosts = dict.fromkeys(client.host for client in listed.clients if client.port is not None)
+    return list(dict.fromkeys(_ispmail_session.shown(host) for host in hosts if not _is_of_site(host.lower(), names)))
+
+
+def _is_of_site(host: str, names: Collection[str]) -> bool:
+    """Whether a host is one of the site's or this machine: by its whole name, or by all addresses that it stands for.
+
+    A server of another domain may have the same first label, and several servers the same name.
+    """
+    if host in names or _ispmail_sockets.is_here(host):
+        return True
+    addresses = _ispmail_sockets.addresses(host)
+    return bool(addresses) and all(
+        _ispmail_sockets.is_here(address) or any(_ispmail_sockets.same_address(address, name) for name in names)
+        for address in addresses
+    )
 
 
 def _over_socket(

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import time
 
+import pymysql
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_connections
 import _ispmail_search
 from lab import HOST, scratch, wait_until
-from lab.mariadb import set_password
+from lab.mariadb import MariaDB, set_password
 from lab.minion import Minion
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
@@ -299,6 +301,31 @@ def test_a_stranger_in_the_databases_list(applied, mariadb):
     with pytest.raises(SaltInvocationError, match="site_hosts must be a list"):
         applied.call("postfix_database.holders", site_hosts="192.0.2.1")
     mariadb.sql("DROP USER mailserver@'127.0.0.2'")
+
+
+class Naming(MariaDB):
+    """A MariaDB that resolves names, by a hosts file of its own."""
+
+    def _command(self):
+        mount = f'mount --bind {self.directory / "hosts"} /etc/hosts && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", mount, "sh", *super()._command(), "--skip-name-resolve=OFF"]
+
+
+def test_a_stranger_with_the_first_label_of_a_server(scratch_directory):
+    """A MariaDB lists full names: a server of another domain was passed over."""
+    server = Naming(scratch_directory / "naming")
+    server.directory.mkdir(parents=True, exist_ok=True)
+    (server.directory / "hosts").write_text("127.0.0.1 localhost\n127.0.0.7 mx1.staging.example.com mx1\n")
+    with server:
+        server.sql("CREATE USER mailserver IDENTIFIED BY %s", PASSWORD)
+        login = {"user": "mailserver", "password": PASSWORD, "port": server.port}
+        with contextlib.closing(pymysql.connect(host=HOST, bind_address="127.0.0.7", **login)):
+            rows = [dict(zip(("Id", "User", "Host"), row)) for row in server.sql("SHOW PROCESSLIST")]
+        found = _ispmail_connections.read_listed(rows, [{"id": 0, "port": 0, "socket": ""}], ["mailserver"])
+    assert [client.host for client in found.clients] == ["mx1.staging.example.com"]
+    names = ["192.0.2.1", "mx1", "mx1.example.org"]
+    assert _ispmail_connections.strangers(found, names) == ["mx1.staging.example.com"]
+    assert _ispmail_connections.strangers(found, [*names, "mx1.staging.example.com"]) == []
 
 
 def test_the_database_as_its_admin_that_cannot_be_asked(applied, scratch_directory):

@@ -161,7 +161,10 @@ def test_a_local_user_cannot_pass_for_a_connection_to_localhost(addresses):
         ("::ffff:192.0.2.1:1", ["192.0.2.1"], []),
         ("2001:db8::1:1", ["2001:0db8::1"], []),
         ("mx1.example.org:1", ["192.0.2.1", "MX1.example.org"], []),
-        ("mx1.example.org:1", ["mx1"], []),
+        # A short name stands for whatever the database server takes it for.
+        ("mx1:1", ["mx1"], []),
+        ("mx1:1", ["mx1.example.org"], ["mx1"]),
+        ("mx1.staging.example.com:1", ["192.0.2.1", "mx1", "mx1.example.org"], ["mx1.staging.example.com"]),
         ("mx9.example.org:1", ["mx1.example.org"], ["mx9.example.org"]),
         ("127.0.0.1:1", ["192.0.2.1"], []),
         ("localhost:1", ["192.0.2.1"], []),
@@ -169,8 +172,28 @@ def test_a_local_user_cannot_pass_for_a_connection_to_localhost(addresses):
         ("evil\x1b[2J:1", ["192.0.2.1"], ["(an unreadable name)"]),
     ],
 )
-def test_hosts_that_are_none_of_the_sites(host, names, found):
+def test_hosts_that_are_none_of_the_sites(host, names, found, monkeypatch):
+    """A server of another domain with the same first label counted as the site's."""
+    looked_up = _ispmail_connections._ispmail_sockets.addresses
+    monkeypatch.setattr(
+        _ispmail_connections._ispmail_sockets, "addresses", lambda name: () if "example" in name else looked_up(name)
+    )
     assert _ispmail_connections.strangers(listed(host, host), names) == found
+
+
+@pytest.mark.parametrize(
+    ("addresses", "found"),
+    [
+        (("192.0.2.1",), []),
+        (("192.0.2.1", "2001:db8::1"), []),
+        (("127.0.0.1",), []),
+        (("192.0.2.1", "192.0.2.9"), ["a.example.net"]),
+        ((), ["a.example.net"]),
+    ],
+)
+def test_a_name_is_the_sites_by_its_addresses(monkeypatch, addresses, found):
+    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, "addresses", lambda name: addresses)
+    assert _ispmail_connections.strangers(listed("a.example.net:1"), ["192.0.2.1", "2001:db8::1", "mx1"]) == found
 
 
 def process(pid, name):
