@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4bc639e1d504")
+_ispmail_stamp.require("a929715bc9c1")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

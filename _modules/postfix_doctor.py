@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4bc639e1d504")
+_ispmail_stamp.require("a929715bc9c1")
 
 
 import _ispmail_applied

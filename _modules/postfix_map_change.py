@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4bc639e1d504")
+_ispmail_stamp.require("a929715bc9c1")
 
 import _ispmail_apply
 import _ispmail_compare

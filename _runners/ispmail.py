@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("4bc639e1d504")
+_ispmail_stamp.require("a929715bc9c1")
 
 import salt.client
 import salt.utils.minions

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import _ispmail_database
+import _ispmail_server_accounts
 import _ispmail_session
 import _ispmail_sockets
 import _ispmail_sql
@@ -14,6 +15,9 @@ from _ispmail_config_database import DatabaseConfig
 from _ispmail_connections import STATEMENTS, Listed, read_listed
 from _ispmail_database import Server
 from _ispmail_errors import CannotAsk
+
+# User and host; the host of a MariaDB's role is empty.
+_Account = tuple[str, str]
 
 
 def connections(server: Server, user: str) -> dict[str, int] | None:
@@ -118,41 +122,83 @@ def other_rights(config: DatabaseConfig, name: str, what: str, found: Mapping[st
 def other_readers(server: Server, config: DatabaseConfig) -> dict[str, Any]:
     """Find other users' accounts that may read all that the maps' account reads, such as one that was replaced.
 
-    An account with SELECT on all databases is an admin's, and one that may read less than all tables is another
-    program's: they are left out, as are the users that pillar names in ``server:known_accounts``.
+    What an account may read by its roles counts, also where it would have to choose the role first. An account with
+    SELECT on all databases is an admin's, and one that may read less than all tables is another program's: they are
+    left out, as are the users that pillar names in ``server:known_accounts``.
 
     Returns:
         ``user@host`` to ``drop`` (a statement), and ``connections`` as `connections` finds them.
     """
     found = {}
-    for grantee in _readers_of_all(server, config.dbname):
-        # As the server quotes it: 'user'@'host'.
-        user, _, host = grantee[1:-1].partition("'@'")
-        if host and user not in (*config.accounts, *config.known_accounts):
-            name = _ispmail_session.shown(f"{user}@{host}")
-            found[name] = {
-                "drop": f"DROP USER {_ispmail_session.shown(grantee)}",
-                "connections": connections(server, user),
-            }
+    roles = _roles(server)
+    for account in _readers_of_all(server, config.dbname, roles):
+        user, host = account
+        if user in (*config.accounts, *config.known_accounts) or not _may_log_in(server, account, account in roles):
+            continue
+        drop = f"DROP USER {_ispmail_sql.text_of(user)}@{_ispmail_sql.text_of(host)}"
+        found[_ispmail_session.shown(f"{user}@{host}")] = {
+            "drop": _ispmail_session.shown(drop),
+            "connections": connections(server, user),
+        }
     return found
 
 
-def _readers_of_all(server: Server, dbname: str) -> list[str]:
-    """The grantees with SELECT on the database, or on each of the guide's tables that it has."""
+def _roles(server: Server) -> dict[_Account, list[_Account]]:
+    """Each role with all to whom it was granted: accounts, and other roles."""
+    found: dict[_Account, list[_Account]] = {}
+    for row in server.ask(server.dialect.memberships):
+        found.setdefault((row["role"], row["role_host"]), []).append((row["user"], row["host"]))
+    return found
+
+
+def _with_members(grantees: Iterable[_Account], roles: Mapping[_Account, Iterable[_Account]]) -> set[_Account]:
+    """Grantees with all who have one of them as a role, also by way of other roles."""
+    found = set(grantees)
+    left = [*found]
+    while left:
+        new = set(roles.get(left.pop(), ())) - found
+        found |= new
+        left += new
+    return found
+
+
+def _may_log_in(server: Server, account: _Account, is_role: bool) -> bool:
+    """Whether it is an account. A role of a MySQL is one that is locked."""
+    user, host = account
+    if not host or not is_role:
+        return bool(host)
+    known = _ispmail_server_accounts.read_accounts(server, user).get(host)
+    return known is not None and not known.locked
+
+
+def _readers_of_all(server: Server, dbname: str, roles: Mapping[_Account, Iterable[_Account]]) -> list[_Account]:
+    """Who may SELECT on the database, or on each of the guide's tables that it has, and not on all databases."""
+    statement = "SELECT GRANTEE AS grantee FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SELECT'"
+    admins = _with_members(map(_account, server.ask(statement)), roles)
     statement = (
         "SELECT DISTINCT GRANTEE AS grantee FROM information_schema.SCHEMA_PRIVILEGES"
         " WHERE PRIVILEGE_TYPE = 'SELECT' AND %s LIKE TABLE_SCHEMA"
     )
-    grantees = [str(row["grantee"]) for row in server.ask(statement, [dbname])]
+    of_database = _with_members(map(_account, server.ask(statement, [dbname])), roles)
     tables = "SELECT TABLE_NAME AS t FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"
     guide = {row["t"] for row in server.ask(tables, [dbname]) if _ispmail_sql.is_guide_table(row["t"])}
-    readable: dict[str, set[str]] = {}
+    granted: dict[_Account, set[str]] = {}
     statement = (
         "SELECT GRANTEE AS grantee, TABLE_NAME AS t FROM information_schema.TABLE_PRIVILEGES"
         " WHERE PRIVILEGE_TYPE = 'SELECT' AND TABLE_SCHEMA = %s"
     )
     for row in server.ask(statement, [dbname]):
-        readable.setdefault(str(row["grantee"]), set()).add(row["t"])
+        granted.setdefault(_account(row), set()).add(row["t"])
+    readable: dict[_Account, set[str]] = {}
+    for grantee, names in granted.items():
+        for account in _with_members([grantee], roles):
+            readable.setdefault(account, set()).update(names)
     # With a schema of the site's own, any table may be one that the maps read.
-    grantees += [grantee for grantee, names in readable.items() if guide <= names]
-    return sorted(set(grantees))
+    of_tables = {account for account, names in readable.items() if guide <= names}
+    return sorted((of_database | of_tables) - admins)
+
+
+def _account(row: Mapping[str, Any]) -> _Account:
+    """User and host of a grantee, as the server quotes it: 'user'@'host'."""
+    user, _, host = str(row["grantee"])[1:-1].partition("'@'")
+    return user, host

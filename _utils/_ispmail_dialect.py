@@ -40,10 +40,10 @@ class Dialect(Protocol):
         """The statement that reads the accounts of a user, ``%s``: rows for `read_account`, each with a ``host``."""
 
     @property
-    def members(self) -> str | None:
-        """The statement that finds who has an account, by ``%s`` and ``%s`` for user and host, as a role.
+    def memberships(self) -> str:
+        """The statement that reads who has which role: rows of ``role``, ``role_host``, ``user`` and ``host``.
 
-        Rows of ``name``. None where an account cannot be a role.
+        A role may have roles. The host of a MariaDB's roles is empty; a MySQL's are accounts.
         """
 
     @property

@@ -202,9 +202,10 @@ def _needed(server: Server, user: str, host: str, hosts: Collection[str]) -> tup
     if proxies:
         names = ", ".join(_ispmail_session.shown(row["name"]) for row in proxies)
         return f"{names} may act as it", "run REVOKE PROXY ON … FROM … once that is not needed, as it fails without it"
-    members = server.ask(server.dialect.members, [user, host]) if server.dialect.members else []
+    edges = server.ask(server.dialect.memberships)
+    members = [f"{row['user']}@{row['host']}" for row in edges if (row["role"], row["role_host"]) == (user, host)]
     if members:
-        names = ", ".join(_ispmail_session.shown(row["name"]) for row in members)
+        names = ", ".join(map(_ispmail_session.shown, members))
         return f"{names} has it as a role", "give what is needed of it to a role of its own, and revoke this one"
     return None
 

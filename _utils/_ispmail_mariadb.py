@@ -25,7 +25,7 @@ class MariaDB:
     # SHOW GRANTS then has names in backticks, and GRANT creates no account.
     sql_mode = "NO_AUTO_CREATE_USER"
     accounts = "SELECT Host AS host, Priv AS priv FROM mysql.global_priv WHERE User = %s"
-    members: str | None = None
+    memberships = "SELECT Role AS role, '' AS role_host, User AS user, Host AS host FROM mysql.roles_mapping"
     settings: str | None = None
     plugin_advice = (
         f"which smtpd's chroot and PyMySQL do not have: give it a password by {NATIVE} alone "

@@ -44,8 +44,8 @@ class MySQL:
         " max_questions, max_updates, max_connections, max_user_connections"
         " FROM mysql.user WHERE User = %s"
     )
-    members: str | None = (
-        "SELECT CONCAT(TO_USER, '@', TO_HOST) AS name FROM mysql.role_edges WHERE FROM_USER = %s AND FROM_HOST = %s"
+    memberships = (
+        "SELECT FROM_USER AS role, FROM_HOST AS role_host, TO_USER AS user, TO_HOST AS host FROM mysql.role_edges"
     )
     settings: str | None = "SHOW GLOBAL VARIABLES LIKE 'caching_sha2_password_%'"
 

@@ -158,14 +158,17 @@ _READ_MAY_LOCK = """
 SELECT current_setting('server_version_num')::int < 160000
   OR pg_has_role(current_user, {who}, 'USAGE WITH ADMIN OPTION') AS may
 """
+# What a role may read as one that it is a member of counts too: it may choose to be that one (SET ROLE).
 _READ_OTHERS = """
 SELECT r.rolname AS name FROM pg_roles r WHERE r.rolcanlogin AND NOT r.rolsuper
-AND has_database_privilege(r.oid, current_database(), 'CONNECT') AND has_schema_privilege(r.oid, {schema}, 'USAGE')
-AND NOT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE n.nspname = {schema} AND c.relname IN ({names}) AND NOT has_table_privilege(r.oid, c.oid, 'SELECT'))
-AND EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
-  AND has_table_privilege(r.oid, c.oid, 'SELECT'))
+AND has_database_privilege(r.oid, current_database(), 'CONNECT')
+AND EXISTS (SELECT 1 FROM pg_roles g WHERE pg_has_role(r.oid, g.oid, 'MEMBER') AND NOT g.rolsuper
+  AND has_schema_privilege(g.oid, {schema}, 'USAGE')
+  AND NOT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = {schema} AND c.relname IN ({names}) AND NOT has_table_privilege(g.oid, c.oid, 'SELECT'))
+  AND EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+    AND has_table_privilege(g.oid, c.oid, 'SELECT')))
 ORDER BY r.rolname
 """
 

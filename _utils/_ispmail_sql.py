@@ -294,7 +294,7 @@ def demands(row: Mapping[str, object], tls: str) -> str:
         row: The account, by columns of mysql.user.
         tls: ``SSL``, ``X509``, ``SPECIFIED`` for what the row has of the certificate, or nothing.
     """
-    texts = [f"{word} {_text(row[column])}" for column, word in _OF_CERTIFICATE.items() if row.get(column)]
+    texts = [f"{word} {text_of(row[column])}" for column, word in _OF_CERTIFICATE.items() if row.get(column)]
     limits = [f"{word} {row[column]}" for column, word in _LIMITS.items() if row.get(column)]
     parts = [f"REQUIRE {' AND '.join(texts) if tls == 'SPECIFIED' else tls}"] if tls else []
     return " ".join([*parts, *(["WITH", *limits] if limits else [])])
@@ -411,7 +411,7 @@ def _all_tables(dbname: str) -> str:
     return quote(re.sub(r"([_%\\])", r"\\\1", dbname)) + ".*"
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """A text as SQL has it, in the modes that our own sessions have."""
     return "'" + str(value).replace("\\", "\\\\").replace("'", "''") + "'"
 

@@ -392,3 +392,33 @@ def test_other_accounts_that_read_the_maps_tables(minion, server):
     server.sql(others["oldserver@10.0.0.%"]["drop"])
     minion.pillar = pillar(server, known_accounts=["oldserver"])
     assert call(minion, "read")["others"] == {}
+
+
+def test_other_accounts_that_read_the_maps_tables_by_roles(minion, server):
+    """Their rights counted as none. The roles of a MariaDB themselves are no accounts."""
+    call(minion, "account")
+    user = f"IDENTIFIED VIA mysql_native_password USING '{native_hash(OTHER)}'"
+    statements = [
+        *("CREATE ROLE webread", "CREATE ROLE staff"),
+        *("GRANT SELECT ON mailserver.virtual_users TO webread", "GRANT webread TO staff"),
+        *(f"GRANT SELECT ON mailserver.virtual_{table} TO staff" for table in ("domains", "aliases")),
+        *(f"CREATE USER {name}@'127.0.0.1' {user}" for name in ("oldmail", "chooser", "partly", "boss")),
+        *("GRANT staff TO oldmail@'127.0.0.1'", "SET DEFAULT ROLE staff FOR oldmail@'127.0.0.1'"),
+        *("GRANT staff TO chooser@'127.0.0.1'", "GRANT webread TO partly@'127.0.0.1'"),
+        *("GRANT staff TO boss@'127.0.0.1'", "GRANT SELECT ON *.* TO boss@'127.0.0.1'"),
+    ]
+    for statement in statements:
+        server.sql(statement)
+    try:
+        with contextlib.closing(pymysql.connect(host=HOST, port=server.port, user="oldmail", password=OTHER)) as client:
+            with client.cursor() as cursor:
+                for table in ("users", "domains", "aliases"):
+                    cursor.execute(f"SELECT COUNT(*) FROM mailserver.virtual_{table}")
+            others = call(minion, "read")["others"]
+        assert others.pop("oldmail@127.0.0.1") == {"drop": "DROP USER 'oldmail'@'127.0.0.1'", "connections": {HOST: 1}}
+        assert list(others) == ["chooser@127.0.0.1"]
+    finally:
+        for name in ("webread", "staff"):
+            server.sql(f"DROP ROLE {name}")
+        for name in ("oldmail", "chooser", "partly", "boss"):
+            server.sql(f"DROP USER {name}@'127.0.0.1'")

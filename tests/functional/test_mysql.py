@@ -304,3 +304,30 @@ def test_no_log_of_the_server_holds_a_password(minion, server, directory):
     logged = b"".join(log.read_bytes()[start:] for log, start in zip(logs, begin))
     assert logged.count(b"IDENTIFIED WITH caching_sha2_password AS '$A$00A$") == 3
     assert not [secret for secret in (OLD, NEW, OTHER) if secret.encode() in logged]
+
+
+def test_other_accounts_that_read_the_maps_tables_by_roles(minion, server):
+    """A role of a MySQL is a locked account: it was told as one to drop, and those who have it were not told."""
+    call(minion, "account")
+    names = [f"{name}@'127.0.0.1'" for name in ("oldmail", "granted")]
+    statements = [
+        *(
+            "CREATE ROLE webread",
+            "CREATE ROLE staff",
+            "GRANT SELECT ON mailserver.* TO webread",
+            "GRANT webread TO staff",
+        ),
+        *(f"CREATE USER {name} IDENTIFIED BY '{OTHER}'" for name in names),
+        *(f"GRANT staff TO {names[0]}", f"SET DEFAULT ROLE staff TO {names[0]}"),
+        # An account that others have as a role may log in all the same.
+        *(f"GRANT SELECT ON mailserver.* TO {names[1]}", f"GRANT {names[1]} TO {names[0]}"),
+    ]
+    try:
+        for statement in statements:
+            server.sql(statement)
+        others = call(minion, "read")["others"]
+        assert sorted(others) == ["granted@127.0.0.1", "oldmail@127.0.0.1"]
+        assert others["oldmail@127.0.0.1"] == {"drop": "DROP USER 'oldmail'@'127.0.0.1'", "connections": {}}
+    finally:
+        server.sql(f"DROP USER IF EXISTS {', '.join(names)}")
+        server.sql("DROP ROLE IF EXISTS webread, staff")

@@ -186,6 +186,34 @@ def test_an_account_that_exists_keeps_its_password(minion, server):
     assert call(minion, "read")["others"] == {}
 
 
+def test_other_roles_that_read_the_maps_tables_by_memberships(minion, server):
+    """Also one that would have to choose the role first: it counted as one that may not."""
+    call(minion, "tables")
+    call(minion, "account")
+    roles = ["webread", "staff", "inherits", "chooses", "partly", "boss"]
+    statements = [
+        *(
+            "CREATE ROLE webread",
+            "CREATE ROLE staff",
+            "CREATE ROLE inherits LOGIN",
+            "CREATE ROLE chooses LOGIN NOINHERIT",
+        ),
+        *("CREATE ROLE partly LOGIN", "CREATE ROLE boss LOGIN SUPERUSER"),
+        *("GRANT SELECT ON ALL TABLES IN SCHEMA public TO webread", "GRANT webread TO staff"),
+        *("GRANT staff TO inherits", "GRANT staff TO chooses", "GRANT staff TO boss"),
+        "GRANT SELECT ON virtual_users TO partly",
+    ]
+    try:
+        server.sql("; ".join(statements), "mailserver")
+        others = call(minion, "read")["others"]
+        assert sorted(others) == ["chooses", "inherits"]
+        assert others["chooses"] == {"drop": 'DROP OWNED BY "chooses"; DROP ROLE "chooses"', "connections": {}}
+    finally:
+        for role in roles:
+            server.sql(f"DROP OWNED BY {role}", "mailserver")
+            server.sql(f"DROP ROLE {role}")
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [

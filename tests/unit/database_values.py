@@ -53,7 +53,8 @@ class FakeServer:
         self._accounts, self._after, self._refuses = list(accounts), after, refuses
         self._other, self._others = list(other), [{"Grants": line} for line in others]
         known = {"SHOW GRANTS FOR %s@%s": [{"Grants": line} for line in grants]}
-        self._answers = {**known, "SHOW GLOBAL VARIABLES LIKE 'caching_sha2": (), **(answers or {})}
+        nothing = {"SHOW GLOBAL VARIABLES LIKE 'caching_sha2": (), self.dialect.memberships: ()}
+        self._answers = {**known, **nothing, **(answers or {})}
 
     def ask(self, statement, arguments=None):
         """As `_ispmail_database.Server.ask`."""

@@ -306,11 +306,8 @@ def test_who_has_it_as_a_role(server):
         version="8.4.6",
         owns=[mysql_row(NEW)],
     )
-    found._answers["SELECT CONCAT(TO_USER"] = [{"name": "x@%"}, {"name": "y@%"}]
-    asked = found.ask
-    # The fake takes each question about mailserver_b for one about its rows.
-    found.ask = lambda statement, arguments=None: (
-        found._answers["SELECT CONCAT(TO_USER"] if "role_edges" in statement else asked(statement, arguments)
-    )
+    edge = {"role": "mailserver_b", "role_host": "127.0.0.1", "user": "x", "host": "%"}
+    others = [{**edge, "role": "mailserver"}, {**edge, "role_host": "%"}]
+    found._answers[found.dialect.memberships] = [edge, *others, {**edge, "user": "y"}]
     said = "x@%, y@% has it as a role: give what is needed of it to a role of its own, and revoke this one"
     assert retire(found, pair(0), False) == ({}, [STAYS + said]) and found.done == []
