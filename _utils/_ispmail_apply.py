@@ -32,6 +32,8 @@ from _ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
 
+_NO_WAY_OUT = "a link does not lead out of the chroot"
+
 
 def apply(found: Comparison, cache_directory: str, test: bool = False) -> Outcome:
     """Bring the table files, main.cf and the consumers' option files to what pillar says.
@@ -199,21 +201,21 @@ def _missing_in_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
     faults = [
         Fault(
             each.sources[key],
-            f"is read inside the chroot {chroot}, and {chroot}{value} is not there",
-            "copy it there, or set proxy: true",
+            f"is read inside the chroot {chroot}, and {where} is not there",
+            f"copy it there ({_NO_WAY_OUT}), or set proxy: true",
         )
         for key, value in each.canonical.items()
-        if key in READ_WHEN_CONNECTING and value and not os.path.exists(f"{chroot}{value}")
+        if key in READ_WHEN_CONNECTING and value and not os.path.exists(where := _ispmail_files.inside(chroot, value))
     ]
     sockets = [parse_host(text, each.type).socket for text in hosts(each.canonical)]
     faults += [
         Fault(
             each.sources["hosts"],
-            f"is a socket, which is looked for inside the chroot {chroot}, and {chroot}{socket} is not there",
-            "write 127.0.0.1, set proxy: true, or mount the socket's directory there",
+            f"is a socket, which is looked for inside the chroot {chroot}, and {where} is not there",
+            f"write 127.0.0.1, set proxy: true, or mount the socket's directory there ({_NO_WAY_OUT})",
         )
         for socket in sockets
-        if socket and not os.path.exists(f"{chroot}{socket}")
+        if socket and not os.path.exists(where := _ispmail_files.inside(chroot, socket))
     ]
     return faults
 
@@ -253,7 +255,7 @@ def _log_outside_chroot(each: CompleteMap, chroot: str) -> list[Fault]:
     trivial-rewrite and smtpd end there with "disk I/O error", see https://www.sqlite.org/fileformat.html for the bytes.
     """
     path = each.canonical["dbpath"]
-    inside = f"{chroot}{path}"
+    inside = _ispmail_files.inside(chroot, path)
     try:
         with open(path, "rb") as file:
             header = file.read(20)

@@ -256,7 +256,7 @@ def _plugin_of_login(found: LoginAnswers) -> Iterator[Finding]:
         others = f"use {NATIVE}"
         if found.plugin == CACHING_SHA2:
             # MySQL 9 has no other plugin.
-            file = f"{_ispmail_lookup.plugin_directory('')}/{CACHING_SHA2}.so"
+            file = f"{_ispmail_lookup.plugin_directory()}/{CACHING_SHA2}.so"
             others = f"switch the chroot off in master.cf, or copy {file} to the same path below it"
         fix = (
             f"the account logs in by {found.plugin}, which is missing in smtpd's chroot {', '.join(sorted(missing))}: "

@@ -27,6 +27,8 @@ _LARGEST = 16 * 2**20
 _PIECE = 2**16
 # How many files are written before they are fsynced: each is open until then.
 _TOGETHER = 64
+# How many links Linux follows in one path, see path_resolution(7).
+_MOST_LINKS = 40
 # How long a file system may take to say who may open a file, in seconds.
 _SECONDS = 10
 
@@ -109,6 +111,41 @@ def resolver() -> Callable[[str], str]:
         return os.path.realpath(there) if os.path.islink(there) else there
 
     return resolve
+
+
+def inside(chroot: str, path: str) -> str:
+    """Where a path leads for a process in a chroot, as it is seen from outside: there, no link leads out of it.
+
+    What is returned has no links, so whoever opens it meets what that process meets. Where that meets nothing, nothing
+    is at what is returned either: links that lead to each other without an end are shown as ``link->target``.
+
+    Args:
+        chroot: Its root directory; a relative path begins there too.
+        path: As the process spells it.
+    """
+    root = here = os.path.realpath(chroot)
+    waiting, links = path.split("/")[::-1], 0
+    while waiting:
+        part = waiting.pop()
+        if part in ("", os.curdir):
+            continue
+        if not os.path.isdir(here):
+            return "/".join((here, part, *reversed(waiting)))
+        if part == os.pardir:
+            here = here if here == root else os.path.dirname(here)
+            continue
+        step = os.path.join(here, part)
+        try:
+            target = os.readlink(step)
+        except OSError:
+            here = step
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return f"{step}->{target}"
+        here = root if target.startswith("/") else here
+        waiting += target.split("/")[::-1]
+    return here
 
 
 def read(path: str, resolve: Callable[[str], str] = os.path.realpath) -> File:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import glob
 import itertools
 import os
 import pwd
 import re
 import socket
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -59,6 +61,15 @@ _FIXES = (
         "Postfix's user may not use that socket: check its directories, which virtual(8) and local(8) enter without "
         "the user's supplementary groups",
     ),
+    (
+        r"socket \W?/[^ ]*->",
+        "a link that leads to itself, as none leads out of a chroot: write 127.0.0.1, set proxy: true, or mount the "
+        "socket's directory there",
+    ),
+    (
+        "self.signed certificate|unable to get local issuer|certificate verify failed",
+        "check tls_CAfile and tls_CApath, and links in them: no link leads out of a chroot",
+    ),
     ("Can't connect|Connection refused|could not connect", "check hosts, and that the database runs"),
     ("Application error", "proxymap could not ask: the mail log says why; it reads as user mail_owner"),
     ("Too many connections", "raise the server's max_connections, or set proxy: true"),
@@ -79,6 +90,7 @@ class Asker(NamedTuple):
 
     user: str | None = None  # None: as ourselves
     chroot: str | None = None  # where it looks for sockets, certificates and plugins
+    plugins: str | None = None  # the directory of these plugins, as it is seen from outside; None: as ourselves
     descriptors: tuple[int, ...] = ()  # open files that a table's path ``/proc/self/fd/N`` stands for
     primary_group_only: bool = False  # without the user's supplementary groups
 
@@ -251,16 +263,18 @@ def in_memory(texts: Mapping[str, tuple[str, bytes]], as_: Asker) -> Iterator[Gr
     with contextlib.ExitStack() as stack:
         tables, descriptors, domains = {}, [], {}
         owner = pwd.getpwnam(as_.user).pw_uid if as_.user else -1
+        inside = functools.cache(functools.partial(_inside, as_.chroot, stack)) if as_.chroot else None
         for name, (table_type, content) in texts.items():
             keys = _ispmail_tablefile.parse(content)
             try:
-                descriptor = _memory(_seen_from(as_.chroot, table_type, keys, content), owner, stack)
+                descriptor = _memory(_seen_from(inside, table_type, keys, content), owner, stack)
             except OSError as err:
                 raise CannotAsk(f"no memory to ask the new table file of {name} from: {err.strerror}") from err
             descriptors.append(descriptor)
             tables[name] = f"{table_type}:{_DESCRIPTOR}{descriptor}"
             domains[tables[name]] = probe_domain(keys)
-        yield Group(tables, as_._replace(descriptors=tuple(descriptors)), domains)
+        plugins = inside(plugin_directory()) if inside else None
+        yield Group(tables, as_._replace(plugins=plugins, descriptors=tuple(descriptors)), domains)
 
 
 def _memory(content: bytes, owner: int, stack: contextlib.ExitStack) -> int:
@@ -281,15 +295,35 @@ def _memory(content: bytes, owner: int, stack: contextlib.ExitStack) -> int:
 
 def has_plugin(chroot: str, plugin: str) -> bool:
     """Tell whether a chroot has the client's file of a login plugin, such as client_ed25519.so for ed25519."""
-    return bool(glob.glob(f"{glob.escape(plugin_directory(chroot))}/*{glob.escape(plugin)}*.so"))
+    directory = plugin_directory()
+    names = glob.glob(f"*{glob.escape(plugin)}*.so", root_dir=_ispmail_files.inside(chroot, directory))
+    return any(os.path.exists(_ispmail_files.inside(chroot, f"{directory}/{name}")) for name in names)
 
 
-def _seen_from(chroot: str | None, table_type: str, keys: Mapping[str, str], content: bytes) -> bytes:
+def _seen_from(inside: Callable[[str], str] | None, table_type: str, keys: Mapping[str, str], content: bytes) -> bytes:
     """A table file with the paths that a reader in a chroot will open, written as they are seen from outside."""
-    inside = _ispmail_release.inside_chroot(table_type, keys, chroot) if chroot else keys
-    if inside == keys:
+    seen = _ispmail_release.inside_chroot(table_type, keys, inside) if inside else keys
+    if seen == keys:
         return content
-    return _ispmail_tablefile.text_of(inside).encode("utf-8", "surrogateescape")
+    return _ispmail_tablefile.text_of(seen).encode("utf-8", "surrogateescape")
+
+
+def _inside(chroot: str, stack: contextlib.ExitStack, path: str) -> str:
+    """Where a path leads inside a chroot, as it is seen from outside.
+
+    Where that is a directory with links that lead elsewhere from outside, it is one of ours, for as long as the stack,
+    with links to what they lead to inside.
+    """
+    there = _ispmail_files.inside(chroot, path)
+    names = os.listdir(there) if os.path.isdir(there) else []
+    seen = {name: _ispmail_files.inside(chroot, f"{path}/{name}") for name in names}
+    if all(os.path.realpath(os.path.join(there, name)) == real for name, real in seen.items()):
+        return there
+    ours = stack.enter_context(tempfile.TemporaryDirectory())
+    os.chmod(ours, 0o755)  # noqa: S103  it holds links only
+    for name, real in seen.items():
+        os.symlink(real, os.path.join(ours, name))
+    return ours
 
 
 def _asked(
@@ -303,7 +337,7 @@ def _asked(
         "postmap",
         arguments,
         timeout,
-        _plugins(as_.chroot),
+        {"MARIADB_PLUGIN_DIR": as_.plugins} if as_.plugins else None,
         as_.descriptors,
         user=as_.user,
         primary_group_only=as_.primary_group_only,
@@ -329,16 +363,9 @@ def _asked(
     return Lookup(NO_ANSWER, warnings)
 
 
-def _plugins(chroot: str | None) -> dict[str, str] | None:
-    """Where the client library of MariaDB looks for plugins: in a chroot, below it, and there may be none."""
-    if chroot is None:
-        return None
-    return {"MARIADB_PLUGIN_DIR": plugin_directory(chroot)}
-
-
-def plugin_directory(chroot: str) -> str:
-    """Where the client library of MariaDB looks for login plugins inside a chroot, as it is seen from outside."""
-    return chroot + next(glob.iglob("/usr/lib/*/libmariadb3/plugin"), "/nonexistent")
+def plugin_directory() -> str:
+    """Where the client library of MariaDB looks for login plugins."""
+    return next(glob.iglob("/usr/lib/*/libmariadb3/plugin"), "/nonexistent")
 
 
 def _complaints(done: Done) -> tuple[tuple[str, ...], list[str]]:

@@ -36,12 +36,14 @@ def users(file: str | None, group: str, chroot: str = "", directory: str = "/") 
 class _OptionFile(NamedTuple):
     path: str  # as the program sees it
     chroot: str  # of the program; empty for one outside
-    directory: str  # where a relative path begins: the queue directory of Postfix, in the chroot too
+    directory: str  # where a relative path begins outside of it: the queue directory of Postfix
 
     @property
     def real(self) -> str:
         """Where it is."""
-        return f"{self.chroot}{self.path}" if os.path.isabs(self.path) else os.path.join(self.directory, self.path)
+        if self.chroot:
+            return _ispmail_files.inside(self.chroot, self.path)
+        return os.path.join(self.directory, self.path)
 
 
 def _users(file: _OptionFile, group: str, above: tuple[str, ...] = ()) -> set[str]:

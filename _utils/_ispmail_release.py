@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from _ispmail_hosts import hosts, parse_host, split_list
 from _ispmail_tablefile import SCHEMA, release_of
@@ -31,15 +31,18 @@ def for_release(table_type: str, keys: Mapping[str, str], version: str) -> Mappi
     return {**keys, "hosts": f"{given[0]} {given[0]}"}
 
 
-def inside_chroot(table_type: str, keys: Mapping[str, str], chroot: str) -> dict[str, str]:
+def inside_chroot(table_type: str, keys: Mapping[str, str], inside: Callable[[str], str]) -> dict[str, str]:
     """The keys of a table with the paths that a program in a chroot opens, written as they are seen from outside it.
 
     The file of an sqlite table is opened before the chroot is entered.
+
+    Args:
+        inside: A path as that program spells it to the same seen from outside.
     """
-    found = {key: f"{chroot}{value}" if key in READ_WHEN_CONNECTING and value else value for key, value in keys.items()}
+    found = {key: inside(value) if key in READ_WHEN_CONNECTING and value else value for key, value in keys.items()}
     sockets = [parse_host(text, table_type).socket for text in hosts(keys)]
     if any(sockets):
         found["hosts"] = ", ".join(
-            f"unix:{chroot}{socket}" if socket else text for text, socket in zip(hosts(keys), sockets)
+            f"unix:{inside(socket)}" if socket else text for text, socket in zip(hosts(keys), sockets)
         )
     return found

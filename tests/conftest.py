@@ -124,6 +124,15 @@ def scratch_directory():
 
 
 @pytest.fixture
+def by_socket(mariadb):
+    """The hosts of a database that is asked by its socket, and lets the account in there."""
+    mariadb.sql("CREATE USER IF NOT EXISTS mailserver@localhost IDENTIFIED BY %s", PASSWORD)
+    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
+    yield f"unix:{mariadb.socket}"
+    mariadb.sql("DROP USER mailserver@localhost")
+
+
+@pytest.fixture
 def postfix():
     """A running Postfix in Debian's chroot, without any map."""
     with scratch() as directory, Postfix(directory / "mail") as instance:

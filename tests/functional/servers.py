@@ -77,7 +77,7 @@ class Database:
         """Copy the plugin to the same path below the queue directory."""
         if self.plugin:
             source, target = (
-                Path(_ispmail_lookup.plugin_directory(root)) / f"{self.plugin}.so"
+                Path(f"{root}{_ispmail_lookup.plugin_directory()}") / f"{self.plugin}.so"
                 for root in ("", str(postfix.queue_directory))
             )
             target.parent.mkdir(parents=True)

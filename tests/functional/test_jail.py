@@ -1,7 +1,9 @@
 """What postmap sees and a chrooted smtpd does not: an apply must not be fooled by it."""
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +95,89 @@ def test_another_file_in_the_jail_is_seen(tls_minion, postfix, certificates):
     assert "Nothing was changed" in result["comment"] and "certificate" in result["comment"]
     assert contents(postfix) == before
     assert replies(postfix) == dict.fromkeys(ANSWERED, 554)
+
+
+def faults_of(minion):
+    """What the doctor says of maps that cannot be asked."""
+    rows = minion.call("postfix_doctor.check")
+    return [row["fix"] for row in rows if row["result"] == "fault" and row["check"] == "Postfix can ask the map"]
+
+
+@pytest.mark.parametrize("of", ["socket", "directory"])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_link_in_the_jail_does_not_lead_out_of_it(minion, postfix, pillar, mariadb, by_socket, of, running):
+    """As by ln -s /run/mysqld: followed from outside, all was in order, and each mail got 451."""
+    path = Path(mariadb.socket) if of == "socket" else Path(mariadb.socket).parent
+    link = in_jail(postfix, path)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)
+    minion.pillar = pillar(database={"hosts": by_socket})
+    before = contents(postfix)
+    if not running:
+        postfix.stop()
+    result = managed(minion)
+    assert result["result"] is False
+    said = f"inside the chroot {postfix.queue_directory}, and {link}->{path} is not there"
+    assert said in result["comment"] and "a link does not lead out of the chroot" in result["comment"]
+    assert contents(postfix) == before
+    # What is there itself is used, by a link that leads to it in the jail only too.
+    link.unlink()
+    elsewhere = postfix.queue_directory / "elsewhere"
+    elsewhere.mkdir()
+    os.link(mariadb.socket, elsewhere / Path(mariadb.socket).name)
+    link.symlink_to(f"/elsewhere/{Path(mariadb.socket).name}" if of == "socket" else "/elsewhere")
+    result = managed(minion)
+    assert result["result"] is True, result["comment"]
+    postfix.start()
+    assert replies(postfix) == ANSWERED
+    assert faults_of(minion) == []
+    link.unlink()
+    link.symlink_to(path)
+    assert all(f"{link}->{path}" in each and "none leads out of a chroot" in each for each in faults_of(minion))
+    assert faults_of(minion)
+
+
+def test_a_ca_file_by_a_link_is_the_one_that_smtpd_opens(tls_minion, postfix, certificates):
+    jailed = in_jail(postfix, certificates / "ca.pem")
+    jailed.parent.mkdir(parents=True)
+    jailed.symlink_to(certificates / "ca.pem")
+    result = managed(tls_minion)
+    assert result["result"] is False and f"{jailed}->{certificates}/ca.pem is not there" in result["comment"]
+    jailed.unlink()
+    # Outside there is no such file.
+    jailed.symlink_to("/only-in-jail/ca.pem")
+    (postfix.queue_directory / "only-in-jail").mkdir()
+    shutil.copy(certificates / "ca.pem", postfix.queue_directory / "only-in-jail")
+    result = managed(tls_minion)
+    assert result["result"] is True, result["comment"]
+    assert replies(postfix) == ANSWERED
+
+
+def test_certificates_by_links_are_those_that_smtpd_opens(tls_minion, postfix, certificates):
+    """cp -a /etc/ssl/certs copies links to the files of another directory, which the jail does not have."""
+    folder = certificates / "hashed"
+    folder.mkdir()
+    (folder / "ca.pem").symlink_to(certificates / "ca.pem")
+    openssl(folder, "rehash", ".")
+    jailed = in_jail(postfix, folder)
+    shutil.copytree(folder, jailed, symlinks=True)
+    tls_minion.pillar = {
+        "ispmail": {
+            **tls_minion.pillar["ispmail"],
+            "database": {**tls_minion.pillar["ispmail"]["database"], "tls_CAfile": "", "tls_CApath": str(folder)},
+        }
+    }
+    before = contents(postfix)
+    result = managed(tls_minion)
+    assert result["result"] is False and contents(postfix) == before
+    assert "certificate" in result["comment"] and "no link leads out of a chroot" in result["comment"]
+    shutil.copy(certificates / "ca.pem", in_jail(postfix, certificates / "ca.pem"))
+    result = managed(tls_minion)
+    assert result["result"] is True, result["comment"]
+    assert replies(postfix) == ANSWERED
+    assert faults_of(tls_minion) == []
+    in_jail(postfix, certificates / "ca.pem").unlink()
+    assert faults_of(tls_minion)
 
 
 def test_what_only_smtpd_cannot_use_is_undone(minion, postfix, pillar):

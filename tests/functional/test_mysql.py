@@ -241,8 +241,8 @@ def test_a_chroot_without_the_login_plugin(minion, server, postfix):
     refused = applied(minion)
     assert refused["result"] is False
     assert "smtpd's chroot has no such plugin: set proxy: true, or switch the chroot off" in refused["comment"]
-    plugin = Path(_ispmail_lookup.plugin_directory("")) / f"{SHA2}.so"
-    inside = Path(_ispmail_lookup.plugin_directory(str(postfix.queue_directory))) / plugin.name
+    plugin = Path(_ispmail_lookup.plugin_directory()) / f"{SHA2}.so"
+    inside = Path(f"{postfix.queue_directory}{plugin}")
     inside.parent.mkdir(parents=True)
     shutil.copy(plugin, inside)
     assert applied(minion)["result"] is True

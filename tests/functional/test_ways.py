@@ -97,15 +97,6 @@ def test_a_key_that_only_root_can_read_is_refused(certificates, client_certifica
         assert faults, report
 
 
-@pytest.fixture
-def by_socket(mariadb):
-    """The hosts of a database that is asked by its socket, and lets the account in there."""
-    mariadb.sql("CREATE USER IF NOT EXISTS mailserver@localhost IDENTIFIED BY %s", PASSWORD)
-    mariadb.sql("GRANT SELECT ON mailserver.* TO mailserver@localhost")
-    yield f"unix:{mariadb.socket}"
-    mariadb.sql("DROP USER mailserver@localhost")
-
-
 def test_a_socket_that_is_in_the_jail_is_used(minion, postfix, pillar, mariadb, by_socket):
     """It worked in smtpd, was in the correct state, and the first change was refused."""
     inside = in_jail(postfix, mariadb.socket)

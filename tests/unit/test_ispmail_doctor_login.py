@@ -337,7 +337,7 @@ def test_all_reasons_of_a_server_that_does_not_tell():
 def test_a_plugin_that_some_chroots_have(tmp_path):
     """Each instance of Postfix may have a chroot of its own."""
     chroots = [str(tmp_path / name) for name in ("c", "b", "a")]
-    has_it = Path(_ispmail_lookup.plugin_directory(chroots[0]))
+    has_it = Path(f"{chroots[0]}{_ispmail_lookup.plugin_directory()}")
     has_it.mkdir(parents=True)
     (has_it / "client_ed25519.so").touch()
     maps = [dataclasses.replace(live_map(chroot=True), chroot=each) for each in chroots]
@@ -353,7 +353,7 @@ def test_a_plugin_that_some_chroots_have(tmp_path):
         "set proxy: true for the maps, or use mysql_native_password",
     )
     # MySQL 9 has no other.
-    file = f"{_ispmail_lookup.plugin_directory('')}/caching_sha2_password.so"
+    file = f"{_ispmail_lookup.plugin_directory()}/caching_sha2_password.so"
     assert fault(maps[1], plugin="caching_sha2_password") == (
         "fault",
         f"the account logs in by caching_sha2_password, which is missing in smtpd's chroot {chroots[1]}: set proxy: "

@@ -6,6 +6,8 @@ import pwd
 import re
 import resource
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -590,3 +592,68 @@ def test_a_file_system_that_does_not_answer(monkeypatch):
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         with pytest.raises(CannotAsk, match=r"^/x could not be opened within 0\.2 s: check its file system$"):
             _ispmail_files.permits("nobody", "r", "/x")
+
+
+# What a jail has, and what each path is to a process in it; None: nothing.
+LINKS = {
+    "absolute": "/a/file",
+    "relative": "a/file",
+    "dir": "/a",
+    "a/up": "../../../../a/file",
+    "out": "OUTSIDE/file",
+    "chain": "absolute",
+    "loop": "/loop",
+    "one": "two",
+    "two": "/one",
+    "dangling": "gone",
+    "deep": "/dir/up",
+}
+PATHS = (*LINKS, "a/file", "/a/file", "/dir/file", "//a/./file", "/../../a/file", "/a/../a/file", "/gone/../a/file")
+PATHS += (
+    "/a/file/../file",
+    "/loop/file",
+    "/dir/../a/file",
+    "/out/../a/file",
+    "OUTSIDE/file",
+    "",
+    "/",
+    "..",
+    "l40",
+    "l41",
+)
+# Linux follows so many.
+CHAIN = {f"l{number}": f"/l{number - 1}" if number > 1 else "/a/file" for number in range(1, 42)}
+OPEN = """
+import os, sys
+os.chroot(sys.argv[1])
+os.chdir("/")
+for path in sys.argv[2:]:
+    try:
+        status = os.stat(path or ".")
+        print(status.st_dev, status.st_ino)
+    except OSError:
+        print(None)
+"""
+
+
+def test_where_a_path_leads_inside_a_chroot(tmp_path):
+    """As the kernel has it: what is opened from outside is what a process in there opens, or there is nothing."""
+    jail, outside = tmp_path / "jail", tmp_path / "outside"
+    for directory in (jail / "a", outside):
+        directory.mkdir(parents=True)
+        (directory / "file").touch()
+    for name, target in {**LINKS, **CHAIN}.items():
+        (jail / name).symlink_to(target.replace("OUTSIDE", str(outside)))
+    (tmp_path / "spelled").symlink_to("jail")
+    paths = [path.replace("OUTSIDE", str(outside)) for path in PATHS]
+    command = [sys.executable, "-I", "-S", "-c", OPEN, str(jail), *paths]
+    by_kernel = subprocess.check_output(command, text=True).splitlines()
+    assert len(set(by_kernel)) == 4 and by_kernel.count("None") == 11
+    for root in (jail, tmp_path / "spelled"):
+        for path, expected in zip(paths, by_kernel, strict=True):
+            found = _ispmail_files.inside(str(root), path)
+            there = f"{os.stat(found).st_dev} {os.stat(found).st_ino}" if os.path.exists(found) else "None"
+            assert there == expected, (path, found)
+    assert _ispmail_files.inside(str(jail), "/loop/file") == f"{jail}/loop->/loop"
+    assert _ispmail_files.inside(str(jail), "/dangling") == f"{jail}/gone"
+    assert _ispmail_files.inside(str(jail), "/gone/x/y") == f"{jail}/gone/x/y"

@@ -8,6 +8,7 @@ import pwd
 import socket
 import sqlite3
 import stat
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from _ispmail_command import Done
 from _ispmail_errors import CannotAsk
 from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Lookup, Probed
 from _ispmail_query import PROBE_DOMAIN
-from lab import wait_until
+from lab import scratch, wait_until
 from lab.postfix import write_cold
 
 QUERY = "SELECT v FROM t WHERE k='%s'"
@@ -184,6 +185,9 @@ def test_what_postmap_says(script, what, expected):
         ("Can't connect to server on '127.0.0.1' (13)", "check hosts"),
         ("Can't connect to local server through socket '/s' (2)", "check hosts"),
         ("Can't connect to local server through socket '/s' (13)", "virtual(8) and local(8) enter without"),
+        ("Can't connect to local server through socket '/a->/a' (2)", "a link that leads to itself"),
+        ('connection to server on socket "/a->/a/.s.PGSQL.5432" failed: No such', "a link that leads to itself"),
+        ("TLS/SSL error: self-signed certificate in certificate chain", "no link leads out of a chroot"),
         ("Can't connect to local MySQL server through socket '/s' (13 \"x\")", "may not use that socket"),
         ("table proxy:mysql:/a.cf: query error: Application error", "the mail log says why"),
         ("Too many connections", "max_connections"),
@@ -207,7 +211,8 @@ def test_what_a_job_returns():
 def test_a_table_is_asked_as_the_process_that_will_ask_it(config, script, table):
     """postmap looks for the plugins of a login where smtpd would: in its chroot."""
     script("postmap", 'echo "$MARIADB_PLUGIN_DIR"')
-    inside = _ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x", as_=Asker(chroot="/jail")).answer
+    with _ispmail_lookup.in_memory({"a": ("mysql", b"hosts = h\n")}, Asker(chroot="/jail")) as (tables, as_, _):
+        inside = _ispmail_lookup.ask("x", [tables["a"]], "/x", as_=as_).answer
     installed = [f"/jail{each}" for each in glob.glob("/usr/lib/*/libmariadb3/plugin")]
     assert inside in (installed or ["/jail/nonexistent"])
     assert _ispmail_lookup.ask("x", ["mysql:/a.cf"], "/x").reason is None
@@ -528,7 +533,7 @@ def test_a_new_table_file_in_memory():
     with _ispmail_lookup.in_memory(texts, Asker("nobody")) as (tables, as_, domains):
         first, second = as_.descriptors
         assert tables == {"x": f"mysql:/proc/self/fd/{first}", "y": f"pgsql:/proc/self/fd/{second}"}
-        assert as_ == Asker("nobody", None, (first, second))
+        assert as_ == Asker("nobody", descriptors=(first, second))
         assert domains == {tables["x"]: PROBE_DOMAIN, tables["y"]: "example.org"}
         status = os.fstat(first)
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (uid, os.getgid(), 0o600)
@@ -603,7 +608,7 @@ def test_a_map_s_name_stands_for_its_table(text, table, expected):
 
 def test_a_chroot_that_has_a_login_plugin(tmp_path):
     folder = tmp_path / "[jail]"
-    plugins = folder / os.path.relpath(_ispmail_lookup.plugin_directory("/"), "/")
+    plugins = folder / _ispmail_lookup.plugin_directory().lstrip("/")
     assert not _ispmail_lookup.has_plugin(str(folder), "ed25519")
     plugins.mkdir(parents=True)
     for name in ("client_ed25519.txt", "dialog.so"):
@@ -612,3 +617,48 @@ def test_a_chroot_that_has_a_login_plugin(tmp_path):
     (plugins / "client_ed25519.so").touch()
     assert _ispmail_lookup.has_plugin(str(folder), "ed25519") is True
     assert not _ispmail_lookup.has_plugin(str(folder), "ed*")
+
+
+@pytest.mark.parametrize("leads_to", ["/own", "nowhere"])
+def test_a_directory_with_links_is_as_a_chroot_sees_it(script, leads_to):
+    """Certificates and plugins: followed from outside, links in it led out of the chroot."""
+    with scratch() as folder:
+        jail, outside = folder / "jail", folder / "outside"
+        inside = jail / str(outside).lstrip("/")
+        for directory in (outside, inside, jail / "own"):
+            directory.mkdir(parents=True)
+        (outside / "x.pem").write_text("outside\n")
+        (jail / "own" / "x.pem").write_text("inside\n")
+        (inside / "plain.pem").write_text("plain\n")
+        content = f"hosts = h\ntls_CApath = {outside}\n".encode()
+
+        def seen():
+            with _ispmail_lookup.in_memory({"a": ("mysql", content)}, Asker("nobody", str(jail))) as (_, as_, _):
+                with open(f"/proc/self/fd/{as_.descriptors[0]}", encoding="ascii") as file:
+                    path = file.read().split()[-1]
+                command = ["setpriv", "--reuid=nobody", "--clear-groups", "sh", "-c", 'cat "$0"/* 2>&- || :', path]
+                return path, sorted(subprocess.check_output(command, text=True).split())
+
+        assert seen() == (str(inside), ["plain"])
+        (inside / "link.pem").symlink_to("plain.pem")
+        assert seen() == (str(inside), ["plain", "plain"])
+        (inside / "x.pem").symlink_to(f"{leads_to}/x.pem" if leads_to == "/own" else outside / "x.pem")
+        path, texts = seen()
+        assert texts == (["inside", "plain", "plain"] if leads_to == "/own" else ["plain", "plain"])
+        assert path != str(inside) and not os.path.exists(path), "it does not stay"
+
+
+def test_a_plugin_that_is_a_link_is_where_it_leads_inside_the_chroot(tmp_path):
+    folder = tmp_path / "jail"
+    outside = tmp_path / "client_x.so"
+    outside.touch()
+    plugins = folder / _ispmail_lookup.plugin_directory().lstrip("/")
+    plugins.mkdir(parents=True)
+    (plugins / "client_x.so").symlink_to(outside)
+    assert not _ispmail_lookup.has_plugin(str(folder), "x")
+    with _ispmail_lookup.in_memory({"a": ("mysql", b"hosts = h\n")}, Asker(chroot=str(folder))) as (_, as_, _):
+        assert os.listdir(as_.plugins) == ["client_x.so"] and not os.path.exists(f"{as_.plugins}/client_x.so")
+    (folder / "client_x.so").touch()
+    (plugins / "client_x.so").unlink()
+    (plugins / "client_x.so").symlink_to("/client_x.so")
+    assert _ispmail_lookup.has_plugin(str(folder), "x")

@@ -46,19 +46,19 @@ def test_that_it_stands_twice_is_seen_by_nobody():
 
 def test_what_is_opened_inside_a_chroot():
     keys = {"hosts": "localhost, unix:/a 127.0.0.1", "tls_CAfile": "/ca", "tls_key_file": "", "password": "/p"}
-    assert _ispmail_release.inside_chroot("mysql", keys, "/jail") == {
+    assert _ispmail_release.inside_chroot("mysql", keys, "/jail{}".format) == {
         "hosts": "unix:/jail/run/mysqld/mysqld.sock, unix:/jail/a, 127.0.0.1",
         "tls_CAfile": "/jail/ca",
         "tls_key_file": "",
         "password": "/p",
     }
     keys = dict.fromkeys(("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "option_file"), "/x")
-    assert _ispmail_release.inside_chroot("mysql", {**keys, "hosts": "a b"}, "/jail") == {
+    assert _ispmail_release.inside_chroot("mysql", {**keys, "hosts": "a b"}, "/jail{}".format) == {
         **dict.fromkeys(keys, "/jail/x"),
         "hosts": "a b",
     }
     socket = {"hosts": "unix:/run/postgresql"}
-    assert _ispmail_release.inside_chroot("pgsql", socket, "/jail") == {"hosts": "unix:/jail/run/postgresql"}
+    assert _ispmail_release.inside_chroot("pgsql", socket, "/jail{}".format) == {"hosts": "unix:/jail/run/postgresql"}
     # To libpq localhost is a host; an sqlite file is opened before.
-    assert _ispmail_release.inside_chroot("pgsql", {"hosts": "localhost"}, "/jail") == {"hosts": "localhost"}
-    assert _ispmail_release.inside_chroot("sqlite", {"dbpath": "/x"}, "/jail") == {"dbpath": "/x"}
+    assert _ispmail_release.inside_chroot("pgsql", {"hosts": "localhost"}, "/jail{}".format) == {"hosts": "localhost"}
+    assert _ispmail_release.inside_chroot("sqlite", {"dbpath": "/x"}, "/jail{}".format) == {"dbpath": "/x"}

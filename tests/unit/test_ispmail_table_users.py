@@ -164,6 +164,14 @@ def test_a_program_in_the_chroot_has_files_of_its_own(site):
     site.jailed("x.cnf", f"!include {site.folder}/y.cnf\n")
     site.jailed("y.cnf", "[client]\nuser = inner\n")
     assert site.of(f"option_file = {file}\n") == users("owner", "fileuser", "inner")
+    # No link leads out of the chroot.
+    linked = site.file("linked.cnf", BOTH)
+    inside = site.folder / "queue" / linked.lstrip("/")
+    inside.symlink_to(linked)
+    assert site.of(f"option_file = {linked}\n") == users("owner", "fileuser")
+    inside.unlink()
+    inside.symlink_to(f"{site.folder}/y.cnf")
+    assert site.of(f"option_file = {linked}\n") == users("owner", "fileuser", "inner")
     # Postfix's programs run in the queue directory.
     site.file("queue/z.cnf", "[client]\nuser = relative\n")
     assert site.of("option_file = z.cnf\n") == users("owner", "relative")
