@@ -14,7 +14,7 @@ import _ispmail_tablefile
 from _ispmail_config import DATABASE, DEFAULT_DIRECTORY, MAPS, default_file, is_file_name
 from _ispmail_expand import sole_name
 from _ispmail_hosts import split_list
-from _ispmail_programs import is_check, table_fault
+from _ispmail_programs import command_fault, is_check, programs_of, table_fault
 from _ispmail_reach import Place
 from _ispmail_tablefile import OBSOLETE, SCHEMA, SECRET, shown_key
 
@@ -88,6 +88,8 @@ def _obstacle(named_at: Place) -> str:
         return "a service of master.cf has it (-o), and pillar sets parameters of main.cf: move it to main.cf first"
     if not named_at.word.is_table:
         return "it is inside braces (unionmap:, pipemap:, a condition) or in a file: it stays as it is"
+    if fault := command_fault(place, "", programs_of(place)):
+        return f"{fault.reason}: it stays as it is"
     fault = table_fault(place, "", is_own=True)
     if is_check(named_at.before) or fault:
         fix = "give it a parameter of its own, such as my_senders, and write $my_senders in its place"

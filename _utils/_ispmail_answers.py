@@ -256,7 +256,7 @@ def wrong_answers(instance: CompleteInstance, groups: Iterable[Group]) -> list[s
 
 
 def askers(each: Map, inventory: Inventory, staged: bool = False) -> list[Asker]:
-    """As whom a map is asked.
+    """As whom a map is asked: as each of its readers; where it has none, as the user that nearly all of them are.
 
     Args:
         staged: Whether its table file is not live yet, so that proxymap itself cannot be asked.
@@ -271,7 +271,20 @@ def askers(each: Map, inventory: Inventory, staged: bool = False) -> list[Asker]
         Asker(reader.user, reader.chroot, primary_group_only=reader.program in _PRIMARY_GROUP_ONLY)
         for reader in readers
     ]
-    return list(dict.fromkeys(found)) or [ROOT]
+    return list(dict.fromkeys(found)) or [Asker(inventory.settings.expanded("mail_owner"))]
+
+
+def unread(maps: Iterable[Map], inventory: Inventory) -> list[str]:
+    """Warnings of maps that no service of master.cf reads, as far as can be told; see `askers`."""
+    found: dict[str, list[str]] = {}
+    for each in maps:
+        opened_by_root = each.type == "sqlite" and not each.proxy
+        if not opened_by_root and not inventory.readers(each.parameter, each.proxy):
+            reader = "has a proxymap" if each.proxy else f"reads {each.parameter}"
+            found.setdefault(f"no service of master.cf {reader}", []).append(each.name)
+    owner = inventory.settings.expanded("mail_owner")
+    asked = f"asked as user {owner} from outside of any chroot, which may not be how Postfix will ask"
+    return _with_maps({f"{reason}, so it was {asked}": names for reason, names in found.items()})
 
 
 def _by_asker(maps: Sequence[Map], inventory: Inventory, staged: bool) -> dict[Asker, list[Any]]:

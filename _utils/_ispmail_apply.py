@@ -18,14 +18,14 @@ import _ispmail_postfix
 import _ispmail_smtpd
 import _ispmail_sockets
 import _ispmail_transaction
-from _ispmail_answers import Broken, answering, askers, broken_others, live, staged, unaskable, wrong_answers
+from _ispmail_answers import Broken, answering, askers, broken_others, live, staged, unaskable, unread, wrong_answers
 from _ispmail_compare import Comparison
 from _ispmail_config import CompleteInstance, CompleteMap
 from _ispmail_errors import CannotAsk, Failed, Fault, PillarFault, below, listed
 from _ispmail_hosts import hosts, names, parse_host
 from _ispmail_inventory import Inventory, own_parameters
 from _ispmail_plan import Difference, Outcome
-from _ispmail_programs import table_fault
+from _ispmail_programs import command_fault, table_fault
 from _ispmail_release import READ_WHEN_CONNECTING
 from _ispmail_smtpd import refuse_if_worse
 from _ispmail_transaction import Change
@@ -129,6 +129,7 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
     # Where Postfix does not run: a start of Debian's copies the files anew.
     warnings += below(instance.pillar_key, unknown)
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
+    warnings += unread(changed, inventory)
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
     failures = failures or wrong_answers(instance, staged(answering(instance, changed), inventory))
     if failures:
@@ -163,7 +164,9 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
                 faults.append(Fault(f"maps:{each.name}:file", closed, fix))
         if each.parameter in difference.parameters:
             is_own = each.parameter in own
-            faults += filter(None, [table_fault(each.parameter, f"maps:{each.name}:parameter", is_own)])
+            key = f"maps:{each.name}:parameter"
+            of_commands = command_fault(each.parameter, key, inventory.programs(each.parameter))
+            faults += filter(None, [table_fault(each.parameter, key, is_own) or of_commands])
         faults += _unknown_services(each)
         for as_ in askers(each, inventory, staged=True):
             faults += _missing_in_chroot(each, as_.chroot) if as_.chroot else []

@@ -232,6 +232,8 @@ def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap], running: bool) -> I
     """Postfix's own client asks, as each process that reads the map."""
     reasons: dict[str, set[str]] = {}
     ways: list[str] = []
+    unread = _ispmail_answers.unread([live.map for live in maps], postfix.inventory)
+    yield warning_if("; ".join(unread), "a service reads the map", postfix.where)
     for group in _ispmail_answers.live([live.map for live in maps], postfix.inventory, running):
         for name, found in _ispmail_answers.probe(group, postfix.config_directory).items():
             reasons.setdefault(name, set()).update([found.reason] if found.reason else [])

@@ -15,7 +15,7 @@ from _ispmail_errors import CannotAsk, repr_without
 from _ispmail_expand import expand, names_in, referred
 from _ispmail_maincf import PERMITS, READABLE, overrides, settled, words
 from _ispmail_postconf import Service
-from _ispmail_programs import MOST, is_match_list, programs_of
+from _ispmail_programs import MOST, has_transports, is_match_list, is_transport, programs_of
 from _ispmail_reach import Place, Reference, Word, places, references, tables_in, words_of
 
 # A table, or a reference that stayed as it is because nothing closes it: Postfix refuses that, so anything may follow.
@@ -153,9 +153,13 @@ class Inventory(NamedTuple):
                     found.update(each.table for each in references(value, values) if each.proxied)
         return found
 
+    def programs(self, parameter: str) -> tuple[str, ...]:
+        """The programs that open the tables of a parameter or of what refers to it; services that do by an option."""
+        return _programs(parameter, self)
+
     def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
         """The services that open the tables of a parameter, or of what refers to it."""
-        programs = ("proxymap",) if proxied else _programs(parameter, self)
+        programs = ("proxymap",) if proxied else self.programs(parameter)
         known = {} if self.by_programs is None else self.by_programs
         if programs not in known:
             known[programs] = self._readers(programs)
@@ -177,12 +181,19 @@ class Inventory(NamedTuple):
         )
 
     def _is_used(self, service: Service) -> bool:
-        """Whether mail goes to a service: virtual(8) does not run where virtual_transport names another one."""
+        """Whether mail may go to a service: virtual(8) does not run where no transport names it, and no table may.
+
+        (A FILTER of an access table is not looked for: it would be there to filter, which virtual does not.)
+        """
         if service.program != "virtual":
             return True
-        known = self.settings
-        named = [known.expanded(name).partition(":")[0] for name in ("virtual_transport", "default_transport")]
-        return service.name in named or bool(known.expanded("transport_maps"))
+        for own in (self.settings.values, *(own for _, own in self.options())):
+            known = self.settings.having(own)
+            if any(has_transports(name) and known.expanded(name) for name in own):
+                return True
+            if any(known.expanded(name).partition(":")[0] == service.name for name in own if is_transport(name)):
+                return True
+        return False
 
 
 def settings(config_directory: str) -> Settings:

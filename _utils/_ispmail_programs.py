@@ -35,7 +35,14 @@ _PROGRAMS: dict[str, tuple[str, ...]] = {
     "fallback_transport_maps": (_LOCAL,),
     "alias_maps": (_LOCAL, _SMTPD),
     "proxy_read_maps": ("proxymap",),
+    "qmqpd_authorized_clients": ("qmqpd",),
+    "local_login_sender_maps": ("postdrop",),
+    "authorized_submit_users": ("sendmail", "postdrop"),
+    "authorized_flush_users": ("postqueue",),
+    "authorized_mailq_users": ("postqueue",),
 }
+# No daemons: they run as the local user who calls them, two of them with group postdrop too, which may use no proxymap.
+_COMMANDS = ("sendmail", "postdrop", "postqueue")
 # By the beginning or end of a name; the first that fits.
 _BY_PATTERN: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(address_verify_)?(sender_dependent|empty_address|transport).*_maps", (_REWRITE,)),
@@ -51,7 +58,7 @@ _BY_PATTERN: tuple[tuple[str, tuple[str, ...]], ...] = (
 MOST = (_SMTPD, _CLEANUP, _REWRITE)
 
 _TAKES_TABLES = re.compile(
-    r".*_maps|.*_checks|.*_domains|.*_networks|.*_exceptions|.*_clients|.*_users|mydestination|mynetworks"
+    r".*_maps|.*_checks|.*_domains|.*_networks|.*_exceptions|.*_clients|mydestination|mynetworks"
     r"|debug_peer_list|smtpd_authorized_.*_hosts|relay_clientcerts|smtpd_.*_ccerts"
 )
 # Lists in which "/file/name" stands for what is in that file.
@@ -79,6 +86,16 @@ def programs_of(parameter: str) -> tuple[str, ...]:
     if parameter in _PROGRAMS:
         return _PROGRAMS[parameter]
     return next((found for pattern, found in _BY_PATTERN if re.fullmatch(pattern, parameter)), MOST)
+
+
+def is_transport(parameter: str) -> bool:
+    """Whether a parameter names the service that mail goes to, before the first colon."""
+    return parameter.endswith("_transport") or parameter == "content_filter"
+
+
+def has_transports(parameter: str) -> bool:
+    """Whether the tables of a parameter name services that mail goes to."""
+    return parameter.endswith("transport_maps")
 
 
 def is_match_list(parameter: str) -> bool:
@@ -128,6 +145,19 @@ def second_table_fault(parameter: str, key: str, before: str, restrictions: str)
     )
 
 
+def command_fault(parameter: str, key: str, programs: Iterable[str]) -> Fault | None:
+    """Why a parameter cannot hold a map where commands that local users run are among its programs."""
+    commands = [f"{each}(1)" for each in programs if each in _COMMANDS]
+    if not commands:
+        return None
+    return Fault(
+        key,
+        f"{parameter} is read by {' and '.join(commands)}, as the local user who runs it, and a map's table file is "
+        "for root and Postfix alone, for the password in it",
+        "write a table without a password there yourself, which all users may read, such as texthash:",
+    )
+
+
 def table_fault(parameter: str, key: str, is_own: bool) -> Fault | None:
     """Why a parameter cannot hold a map, and what works instead; None where it can.
 
@@ -137,6 +167,8 @@ def table_fault(parameter: str, key: str, is_own: bool) -> Fault | None:
     """
     if _RESTRICTIONS.fullmatch(parameter):
         return restriction_fault(parameter, key)
+    if fault := command_fault(parameter, key, programs_of(parameter)):
+        return fault
     if _TAKES_TABLES.fullmatch(parameter) or (is_own and not _OF_TRANSPORT.fullmatch(parameter)):
         return None
     return Fault(key, f"{parameter} does not take lookup tables", "see postconf(5) for the parameter that does")

@@ -1,7 +1,10 @@
 """What main.cf reaches by any spelling, and that apply and remove decide by it."""
 
 import os
+import shutil
 import smtplib
+import subprocess
+from pathlib import Path
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -240,6 +243,8 @@ def test_two_instances_with_one_directory_are_refused(minion, postfix, pillar):
         *((name, "does not take lookup tables") for name in ("soft_bounce", "mail_owner", "command_directory")),
         ("inet_interfaces", "does not take lookup tables"),
         ("smtp_destination_concurrency_limit", "does not take lookup tables"),
+        ("local_login_sender_maps", "is read by postdrop(1), as the local user who runs it"),
+        *((f"authorized_{name}_users", "is read by") for name in ("submit", "flush", "mailq")),
     ],
 )
 def test_a_parameter_that_takes_no_tables_is_refused(minion, postfix, pillar, parameter, reason):
@@ -251,6 +256,42 @@ def test_a_parameter_that_takes_no_tables_is_refused(minion, postfix, pillar, pa
         assert result["result"] is False
         assert f"ispmail:maps:wrong:parameter {parameter} {reason}" in " ".join(result["comment"].split())
     assert everything(postfix) == before
+
+
+COMMANDS = {
+    "local_login_sender_maps": ("sendmail", "-f", "a@example.org", "b@example.org"),
+    "authorized_submit_users": ("sendmail", "b@example.org"),
+    "authorized_flush_users": ("postqueue", "-f"),
+    "authorized_mailq_users": ("postqueue", "-p"),
+}
+
+
+@pytest.mark.parametrize("parameter", COMMANDS)
+def test_what_local_users_read_cannot_be_a_map(minion, postfix, pillar, parameter):
+    """The map was taken, the apply was in order, and sendmail of each local user ended with 75, or by the other two."""
+
+    def run_by_nobody(value):
+        """That command, which takes no other configuration than that in /etc/postfix."""
+        postfix.write_main_cf(**{parameter: value})
+        mounted = f'mount --bind {postfix.config_directory} /etc/postfix && exec "$@"'
+        nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+        command = ["unshare", "-m", "sh", "-c", mounted, "sh", *nobody, *COMMANDS[parameter]]
+        done = subprocess.run(command, input="Subject: x\n\nx\n", text=True, capture_output=True, check=False)
+        return done.returncode, done.stderr
+
+    for path in Path("/etc/postfix").glob("dynamicmaps*"):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, postfix.config_directory / path.name)
+    assert run_by_nobody("static:*")[0] == 0
+    maps = {"ours": {"parameter": "ours", "query": "SELECT '*' FROM virtual_users WHERE email='%s'"}}
+    minion.pillar = pillar(maps=maps)
+    assert managed(minion)["result"] is True
+    code, said = run_by_nobody(f"mysql:{postfix.config_directory}/mariadb-ours.cf")
+    assert code and "mariadb-ours.cf: Permission denied" in said
+    # By another parameter too: refused where the map comes into it.
+    postfix.write_main_cf(**{parameter: "$ours"})
+    result = managed(minion)
+    assert result["result"] is False
+    assert "ispmail:maps:ours:parameter ours is read by " in result["comment"]
 
 
 def test_what_the_refusal_advises_works(minion, postfix, pillar):

@@ -126,6 +126,34 @@ def test_a_program_without_a_jail_reads_by_a_socket(minion, postfix, pillar, by_
     assert result["result"] is True, result["comment"]
 
 
+@pytest.mark.parametrize("transport", ["local_transport", "default_transport", None])
+def test_a_map_is_asked_as_virtual_wherever_mail_for_it_comes_from(
+    minion, postfix, pillar, mariadb, by_socket, transport
+):
+    """Where another transport named virtual(8), and where nothing did, a map of its own was asked as root."""
+    settings = {"virtual_transport": "lmtp:unix:none", **({transport: "virtual"} if transport else {})}
+    postfix.write_main_cf(**settings)
+    postfix.reload()
+    with scratch() as directory:
+        door = directory / "door"
+        door.mkdir(mode=0o700)
+        (door / "socket").symlink_to(mariadb.socket)
+        query = "SELECT 5000 FROM virtual_users WHERE email='%s'"
+        minion.pillar = pillar(maps={"virtual_uid_maps": {"hosts": f"unix:{door}/socket", "query": query}})
+        result = managed(minion)
+        assert result["result"] is False and "Nothing was changed" in result["comment"]
+        assert "virtual_uid_maps: " in result["comment"] and "may not use that socket" in result["comment"]
+        door.chmod(0o755)
+        result = managed(minion)
+        assert result["result"] is True, result["comment"]
+        said = "no service of master.cf reads virtual_uid_maps, so it was asked as user postfix"
+        assert (said in str(result)) is (transport is None)
+        rows = {row["check"]: row for row in minion.call("postfix_doctor.check")}
+        row = rows["a service reads the map"]
+        assert row["result"] == ("ok" if transport else "warning")
+        assert (said in row["fix"]) is (transport is None)
+
+
 @pytest.fixture
 def add_line(tmp_path):
     """A function that adds a line to a file of /etc, as seen by this thread and what it starts."""

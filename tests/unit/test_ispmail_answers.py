@@ -231,8 +231,21 @@ def test_as_whom_a_map_is_asked(type_, proxy, staged, expected):
     assert _ispmail_answers.askers(map_, inventory(*services), staged=staged) == expected
     if not staged:
         assert _ispmail_answers.askers(map_, inventory(*services)) == expected
-    # Nothing reads it yet.
-    assert _ispmail_answers.askers(map_, inventory()) == [ROOT]
+    # Nothing that is known reads it: it was asked as root, whom nothing is closed to.
+    reads_itself = type_ == "sqlite" and not proxy
+    unread = [ROOT] if reads_itself or (proxy and not staged) else [Asker("postfix")]
+    assert _ispmail_answers.askers(map_, inventory(), staged=staged) == unread
+    assert bool(_ispmail_answers.unread([map_], inventory())) is not reads_itself
+    assert _ispmail_answers.unread([map_], inventory(*services)) == []
+
+
+def test_maps_that_no_service_reads():
+    maps = [Map(name, "own", "mysql", name == "c", f"/{name}.cf") for name in ("a", "b", "c")]
+    asked = "so it was asked as user postfix from outside of any chroot, which may not be how Postfix will ask"
+    assert _ispmail_answers.unread(maps, inventory()) == [
+        f"a, b: no service of master.cf reads own, {asked}",
+        f"c: no service of master.cf has a proxymap, {asked}",
+    ]
 
 
 @pytest.mark.parametrize("program", ["virtual", "local"])

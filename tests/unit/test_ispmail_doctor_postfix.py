@@ -14,7 +14,7 @@ from _ispmail_answers import Broken
 from _ispmail_config import Instance, Map
 from _ispmail_doctor_postfix import only_host_is_asked_again
 from _ispmail_errors import CannotAsk, Fault, PillarFault
-from _ispmail_lookup import Probe
+from _ispmail_lookup import Probed
 from _ispmail_smtpd import Reply
 from lab import scratch
 from lab.postfix import write_cold
@@ -140,7 +140,7 @@ def neighbours(monkeypatch):
     return said
 
 
-WELL = {"aliases": Probe(None, ()), "domains": Probe(None, ())}
+WELL = {"aliases": Probed(None, ()), "domains": Probed(None, ())}
 
 
 @pytest.fixture
@@ -192,6 +192,7 @@ def test_a_postfix_that_is_well(findings, folder):
         "proxymap can read the table file": both[1:],
         # Only this one is asked from inside a chroot.
         "the chroot knows its hosts": both[:1],
+        "a service reads the map": here,
         "Postfix can ask the map": [("aliases, domains", "ok", "")],
         "mail goes the way of its map": here,
         "tables of others can be asked": here,
@@ -309,12 +310,12 @@ def test_no_login_of_postgresql_is_tried_at_all(findings, folder, monkeypatch):
 
 def test_maps_that_fail_in_the_same_way_are_one_finding(findings, neighbours):
     """Each as all its readers ask it."""
-    neighbours.groups = [{"aliases": Probe("b", ()), "domains": Probe("a", ())}, {"aliases": Probe("a", ())}]
+    neighbours.groups = [{"aliases": Probed("b", ()), "domains": Probed("a", ())}, {"aliases": Probed("a", ())}]
     assert findings(prefix="second: ")["Postfix can ask the map"] == [
         ("second: aliases", "fault", "a; b"),
         ("second: domains", "fault", "a"),
     ]
-    neighbours.groups = [{"aliases": Probe("a", ()), "domains": Probe("a", ())}]
+    neighbours.groups = [{"aliases": Probed("a", ()), "domains": Probed("a", ())}]
     assert findings()["Postfix can ask the map"] == [("aliases, domains", "fault", "a")]
 
 

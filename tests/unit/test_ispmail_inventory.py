@@ -197,6 +197,20 @@ def test_which_services_read_a_parameter(parameter, values, services):
         ({"virtual_transport": "$ours", "ours": "virtual"}, True),
         ({"virtual_transport": "lmtp:unix:virtual"}, False),
         ({"virtual_transport": "lmtp:unix:private/dovecot", "default_transport": "virtual"}, True),
+        *(
+            ({"virtual_transport": "lmtp:unix:private/dovecot", name: "virtual:x"}, True)
+            for name in (
+                "local_transport",
+                "relay_transport",
+                "mailbox_transport",
+                "fallback_transport",
+                "own_transport",
+            )
+        ),
+        ({"virtual_transport": "lmtp:x", "content_filter": "virtual:"}, True),
+        ({"virtual_transport": "lmtp:x", "local_transport": "local:virtual", "virtual_transports": "virtual"}, False),
+        ({"virtual_transport": "lmtp:x", "mailbox_transport_maps": "hash:/x"}, True),
+        ({"virtual_transport": "lmtp:x", "mailbox_transport_maps": "$none", "transport_maps": ""}, False),
         # Which mail goes where is up to that table then.
         ({"virtual_transport": "lmtp:unix:private/dovecot", "transport_maps": "hash:/etc/postfix/transport"}, True),
     ],
@@ -204,6 +218,37 @@ def test_which_services_read_a_parameter(parameter, values, services):
 def test_a_virtual_that_gets_no_mail_asks_nothing(values, used):
     assert bool(inventory(**values).readers("virtual_uid_maps")) is used
     assert inventory(**values).readers("virtual_alias_maps")
+
+
+@pytest.mark.parametrize(
+    ("option", "used"),
+    [
+        ("content_filter=virtual", True),
+        ("content_filter=$ours", True),
+        ("biff=virtual", False),
+        ("ours=virtual", False),
+    ],
+)
+def test_a_service_may_send_its_mail_to_virtual(option, used):
+    services = (*SERVICES, Service("other", "inet", "n", f"smtpd -o {option}"))
+    values = {"virtual_transport": "lmtp:x", "ours": "virtual"}
+    assert bool(inventory(*services, **values).readers("virtual_uid_maps")) is used
+
+
+@pytest.mark.parametrize(
+    ("parameter", "programs"),
+    [
+        ("local_login_sender_maps", ("postdrop",)),
+        ("own", ("postdrop",)),
+        ("virtual_alias_maps", ("smtpd", "cleanup", "postqueue")),
+    ],
+)
+def test_no_service_reads_what_commands_read(parameter, programs):
+    """The doctor named smtpd, cleanup and trivial-rewrite as readers."""
+    found = inventory(local_login_sender_maps="$own", authorized_mailq_users="!x, $virtual_alias_maps")
+    assert set(found.programs(parameter)) == set(programs)
+    services = [each.service for each in found.readers(parameter)]
+    assert services == (["smtp/inet", "submission/inet", "cleanup/unix"] if "smtpd" in programs else [])
 
 
 @pytest.mark.parametrize(
