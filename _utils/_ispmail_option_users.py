@@ -22,7 +22,7 @@ def users(file: str | None, group: str, chroot: str = "", directory: str = "/") 
         file: The option file that the program names; without one, those of the system are read.
         group: The group that it reads beside those of all clients.
         chroot: Of the program; empty for one outside.
-        directory: Where a relative path begins, as seen from outside.
+        directory: Where a relative path begins, for a program outside a chroot.
 
     Raises:
         CannotAsk: One of the files cannot be read.
