@@ -120,7 +120,7 @@ def _news(refused, remembered):
     changed = {name: when for name, when in remembered.items() if name in refused or reported.get(name) == when}
     if changed != reported:
         _remember(changed)
-    return events
+    return _ispmail_salt.sendable(events)
 
 
 def _memory():

@@ -6,11 +6,12 @@ _ispmail_stamp.require("a929715bc9c1")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput
-from _ispmail_salt import named_directories, salt_errors
+from _ispmail_salt import for_salt, named_directories
 
 __func_alias__ = {"set_": "set"}
 
 
+@for_salt
 def get(parameters=None, config_directory="/etc/postfix", defaults=False):
     """
     Read parameters.
@@ -39,12 +40,12 @@ def get(parameters=None, config_directory="/etc/postfix", defaults=False):
 
         salt '*' postconf.get virtual_alias_maps
     """
-    with salt_errors():
-        names = None if parameters is None else _names(parameters)
-        directory = _known(config_directory)
-        return _ispmail_postconf.shown(_ispmail_postconf.get(names, directory, defaults), directory)
+    names = None if parameters is None else _names(parameters)
+    directory = _known(config_directory)
+    return _ispmail_postconf.shown(_ispmail_postconf.get(names, directory, defaults), directory)
 
 
+@for_salt
 def set_(parameters, config_directory="/etc/postfix", test=False):
     """
     Set parameters, all of them in one edit of main.cf. White space in a value counts as one blank.
@@ -74,10 +75,9 @@ def set_(parameters, config_directory="/etc/postfix", test=False):
 
         salt '*' postconf.set '{message_size_limit: 20480000}'
     """
-    with salt_errors():
-        if not isinstance(parameters, dict):
-            raise InvalidInput("the parameters must be a mapping of names to values")
-        return _ispmail_postconf.change(parameters, _known(config_directory), test)
+    if not isinstance(parameters, dict):
+        raise InvalidInput("the parameters must be a mapping of names to values")
+    return _ispmail_postconf.change(parameters, _known(config_directory), test)
 
 
 def _names(parameters):

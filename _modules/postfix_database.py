@@ -17,11 +17,12 @@ import _ispmail_salt
 import _ispmail_servers
 from _ispmail_errors import Failed
 from _ispmail_holders import Site
-from _ispmail_salt import cache_folder, salt_errors
+from _ispmail_salt import cache_folder, for_salt
 
 log = logging.getLogger(__name__)
 
 
+@for_salt
 def read(pillar="ispmail"):
     """
     Read what there is on the database server, without secrets.
@@ -51,11 +52,11 @@ def read(pillar="ispmail"):
 
         salt '*' postfix_database.read
     """
-    with salt_errors():
-        config = _ispmail_salt.database(__pillar__, __opts__, pillar)
-        return _ispmail_servers.of(config).read(config)
+    config = _ispmail_salt.database(__pillar__, __opts__, pillar)
+    return _ispmail_servers.of(config).read(config)
 
 
+@for_salt
 def tables(pillar="ispmail", test=False):
     """
     Create the database and the guide's tables, with the indexes that the maps need. Existing tables get only what they
@@ -80,11 +81,11 @@ def tables(pillar="ispmail", test=False):
 
         salt '*' postfix_database.tables test=True
     """
-    with salt_errors():
-        config = _ispmail_salt.database(__pillar__, __opts__, pillar)
-        return _ispmail_servers.of(config).tables(config, test)
+    config = _ispmail_salt.database(__pillar__, __opts__, pillar)
+    return _ispmail_servers.of(config).tables(config, test)
 
 
+@for_salt
 def account(pillar="ispmail", test=False):
     """
     Create the maps' account with pillar's password that never expires, and have it SELECT on the database. An account
@@ -112,11 +113,11 @@ def account(pillar="ispmail", test=False):
 
         salt '*' postfix_database.account test=True
     """
-    with salt_errors():
-        config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _noted(_ispmail_servers.of(config).account(config, test), pillar, test)
+    config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
+    return _noted(_ispmail_servers.of(config).account(config, test), pillar, test)
 
 
+@for_salt
 def credential_accepted(pillar="ispmail", test=False):
     """
     Have the account accept pillar's password, as the first one, beside those that it accepts now. Clients that use an
@@ -148,11 +149,11 @@ def credential_accepted(pillar="ispmail", test=False):
 
         salt '*' postfix_database.credential_accepted test=True
     """
-    with salt_errors():
-        config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _noted(_ispmail_servers.of(config).credential(config, "accept", test), pillar, test)
+    config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
+    return _noted(_ispmail_servers.of(config).credential(config, "accept", test), pillar, test)
 
 
+@for_salt
 def credential_sole(pillar="ispmail", test=False):
     """
     Have the account accept pillar's password only. It has to accept that already, as the first one.
@@ -180,11 +181,11 @@ def credential_sole(pillar="ispmail", test=False):
 
         salt '*' postfix_database.credential_sole test=True
     """
-    with salt_errors():
-        config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
-        return _ispmail_servers.of(config).credential(config, "sole", test)
+    config = _ispmail_salt.database(__pillar__, __opts__, pillar, password_needed=True)
+    return _ispmail_servers.of(config).credential(config, "sole", test)
 
 
+@for_salt
 def refused(pillar="ispmail"):
     """
     List the logins in the live table files and option files that the database refuses. A database that is down or
@@ -208,12 +209,12 @@ def refused(pillar="ispmail"):
 
         salt '*' postfix_database.refused
     """
-    with salt_errors():
-        found = _ispmail_salt.instances(__pillar__, pillar)
-        consumers = [_ispmail_salt.consumer_logins(__pillar__, key) for key in found]
-        return _ispmail_logins.refused(found, pillar, consumers)
+    found = _ispmail_salt.instances(__pillar__, pillar)
+    consumers = [_ispmail_salt.consumer_logins(__pillar__, key) for key in found]
+    return _ispmail_logins.refused(found, pillar, consumers)
 
 
+@for_salt
 def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
     """
     Find who else holds the password of the maps' account, or is connected by it, and that pillar does not name:
@@ -252,10 +253,9 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
 
         salt '*' postfix_database.holders
     """
-    with salt_errors():
-        scope = _ispmail_salt.scope(__pillar__, __opts__, pillar)
-        site = None if site_hosts is None else Site(site_hosts, _ispmail_servers.of(scope.database).listed)
-        return _ispmail_holders.find(scope, site, search, connections).describe()
+    scope = _ispmail_salt.scope(__pillar__, __opts__, pillar)
+    site = None if site_hosts is None else Site(site_hosts, _ispmail_servers.of(scope.database).listed)
+    return _ispmail_holders.find(scope, site, search, connections).describe()
 
 
 def _noted(done, pillar, test):

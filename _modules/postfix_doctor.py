@@ -39,6 +39,7 @@ class _Look(NamedTuple):
     servers: dict  # pillar key to what the admin of its database server saw
 
 
+@_ispmail_salt.for_salt
 def check(pillar="ispmail", notify=False, width=None):
     """
     Look for all that is wrong, or will be, between Postfix on this server and its database. Nothing is changed.
@@ -69,25 +70,24 @@ def check(pillar="ispmail", notify=False, width=None):
 
         salt '*' postfix_doctor.check width=100
     """
-    with _ispmail_salt.salt_errors():
-        if width is not None:
-            _ispmail_report.check_width(width)
-        look = _Look([], {})
-        try:
-            found = _findings(pillar, look)
-        except IspmailError as err:
-            if notify and pillar in __pillar__:
-                _notify(pillar, _measured(pillar, look, [Finding("the doctor can look", pillar, FAULT, str(err))]))
-            raise
-        if notify:
-            found = _measured(pillar, look, found)
-            _notify(pillar, found)
+    if width is not None:
+        _ispmail_report.check_width(width)
+    look = _Look([], {})
+    try:
+        found = _findings(pillar, look)
+    except IspmailError as err:
+        if notify and pillar in __pillar__:
+            _notify(pillar, _measured(pillar, look, [Finding("the doctor can look", pillar, FAULT, str(err))]))
+        raise
+    if notify:
+        found = _measured(pillar, look, found)
+        _notify(pillar, found)
     return [finding._asdict() for finding in found] if width is None else _ispmail_report.table(found, width)
 
 
 def _notify(pillar, findings):
     """Send an event where other checks have a fault than the last time. A fix may have a number that always changes."""
-    faults = [each for each in findings if each.result == FAULT]
+    faults = [Finding(*_ispmail_salt.sendable(each)) for each in findings if each.result == FAULT]
     checks = [f"{each.check} ({each.where})" for each in faults]
     data = {
         "faults": [{"check": each.check, "where": each.where, "fix": each.fix} for each in faults],

@@ -19,9 +19,10 @@ import _ispmail_inventory
 import _ispmail_plan
 import _ispmail_postfix
 import _ispmail_tablefile
-from _ispmail_salt import cache_folder, instance, instances, salt_errors, wanted
+from _ispmail_salt import cache_folder, for_salt, instance, instances, wanted
 
 
+@for_salt
 def read(pillar="ispmail"):
     """
     Read the maps that pillar names as they are on this server, without secrets.
@@ -43,12 +44,12 @@ def read(pillar="ispmail"):
 
         salt '*' postfix_map.read
     """
-    with salt_errors():
-        found = instance(__pillar__, pillar)
-        known = _ispmail_inventory.settings(found.config_directory) if found.wanted else None
-        return {each.name: _described(each, known) for each in found.wanted}
+    found = instance(__pillar__, pillar)
+    known = _ispmail_inventory.settings(found.config_directory) if found.wanted else None
+    return {each.name: _described(each, known) for each in found.wanted}
 
 
+@for_salt
 def compare(pillar="ispmail"):
     """
     Compare the table files, main.cf and the consumers' option files of this server with pillar. No table is asked.
@@ -72,15 +73,15 @@ def compare(pillar="ispmail"):
 
         salt '*' postfix_map.compare
     """
-    with salt_errors():
-        found = _ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
-        reloads = False
-        if found.maps is not None and found.interrupted:
-            reloads = _ispmail_postfix.running(found.maps.settings.queue_directory)
-        said = {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
+    found = _ispmail_compare.compare(*wanted(__pillar__, __opts__, pillar), __opts__["cachedir"])
+    reloads = False
+    if found.maps is not None and found.interrupted:
+        reloads = _ispmail_postfix.running(found.maps.settings.queue_directory)
+    said = {**found.outcome(reloaded=reloads).describe(), "faults": found.faults, "due": found.is_due}
     return {**said, "applied": _ispmail_applied.ago(cache_folder(__opts__), pillar)}
 
 
+@for_salt
 def consumers(pillar="ispmail"):
     """
     See whether the other programs that log in with the maps' account use the password that pillar has.
@@ -103,10 +104,10 @@ def consumers(pillar="ispmail"):
 
         salt '*' postfix_map.consumers
     """
-    with salt_errors():
-        return _ispmail_consumers.unready(wanted(__pillar__, __opts__, pillar)[1])
+    return _ispmail_consumers.unready(wanted(__pillar__, __opts__, pillar)[1])
 
 
+@for_salt
 def old_processes(pillar="ispmail"):
     """
     List the processes of Postfix that still use older table files than the live ones.
@@ -127,15 +128,14 @@ def old_processes(pillar="ispmail"):
 
         salt '*' postfix_map.old_processes
     """
-    with salt_errors():
-        return [
-            process
-            for each in instances(__pillar__, pillar).values()
-            if each.wanted
-            for process in _ispmail_postfix.old_processes(
-                [one.path for one in each.wanted], _ispmail_inventory.settings(each.config_directory).queue_directory
-            )
-        ]
+    return [
+        process
+        for each in instances(__pillar__, pillar).values()
+        if each.wanted
+        for process in _ispmail_postfix.old_processes(
+            [one.path for one in each.wanted], _ispmail_inventory.settings(each.config_directory).queue_directory
+        )
+    ]
 
 
 def _described(each, known):

@@ -10,7 +10,7 @@ _ispmail_stamp.require("a929715bc9c1")
 import _ispmail_answers
 import _ispmail_classes
 import _ispmail_proof
-from _ispmail_salt import accounts, complete, instance, instances, salt_errors, server_type, wanted
+from _ispmail_salt import accounts, complete, for_salt, instance, instances, server_type, wanted
 
 __virtualname__ = "postfix_map"
 
@@ -19,6 +19,7 @@ def __virtual__():
     return __virtualname__
 
 
+@for_salt
 def lookup(map, question, pillar="ispmail"):
     """
     Ask one map one question, as Postfix would.
@@ -47,14 +48,14 @@ def lookup(map, question, pillar="ispmail"):
 
         salt '*' postfix_map.lookup virtual_alias_maps jack@example.org
     """
-    with salt_errors():
-        found = _ispmail_answers.lookup(instance(__pillar__, pillar), str(map), str(question))
+    found = _ispmail_answers.lookup(instance(__pillar__, pillar), str(map), str(question))
     result = {"result": found.result, "warnings": list(found.warnings)}
     if found.answer is not None:
         return {**result, "answer": found.answer}
     return result if found.reason is None else {**result, "reason": found.reason, "table": found.table}
 
 
+@for_salt
 def answers(pillar="ispmail"):
     """
     Ask the live maps what ``answers`` in pillar asks, and compare.
@@ -74,11 +75,11 @@ def answers(pillar="ispmail"):
 
         salt '*' postfix_map.answers
     """
-    with salt_errors():
-        found = complete(__pillar__, __opts__, pillar)
-        return _ispmail_classes.wrong_answers(found)
+    found = complete(__pillar__, __opts__, pillar)
+    return _ispmail_classes.wrong_answers(found)
 
 
+@for_salt
 def probe(pillar="ispmail"):
     """
     Ask each live map a question that runs its query, whatever the answer.
@@ -98,14 +99,12 @@ def probe(pillar="ispmail"):
 
         salt '*' postfix_map.probe
     """
-    with salt_errors():
-        return [
-            reason
-            for each in instances(__pillar__, pillar).values()
-            for reason in _ispmail_answers.unaskable_live(each)
-        ]
+    return [
+        reason for each in instances(__pillar__, pillar).values() for reason in _ispmail_answers.unaskable_live(each)
+    ]
 
 
+@for_salt
 def fingerprints(nonce, live=True, pillar="ispmail"):
     """
     Compare logins without telling them: equal fingerprints are equal users with equal passwords.
@@ -137,9 +136,8 @@ def fingerprints(nonce, live=True, pillar="ispmail"):
 
         salt '*' postfix_map.fingerprints 7f3a9c41d6e25b08
     """
-    with salt_errors():
-        keys = instances(__pillar__, pillar)
-        found = [wanted(__pillar__, __opts__, key) for key in keys]
-        maps, consumers = zip(*found)
-        users, kind = accounts(__pillar__, __opts__, pillar), server_type(__pillar__, pillar)
-        return _ispmail_proof.fingerprints(maps, users, nonce, live, consumers, kind)
+    keys = instances(__pillar__, pillar)
+    found = [wanted(__pillar__, __opts__, key) for key in keys]
+    maps, consumers = zip(*found)
+    users, kind = accounts(__pillar__, __opts__, pillar), server_type(__pillar__, pillar)
+    return _ispmail_proof.fingerprints(maps, users, nonce, live, consumers, kind)

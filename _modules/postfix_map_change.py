@@ -15,7 +15,7 @@ import _ispmail_consumers
 import _ispmail_holders
 import _ispmail_remove
 from _ispmail_errors import InvalidInput
-from _ispmail_salt import consumer_logins, instance, salt_errors, scope, wanted
+from _ispmail_salt import consumer_logins, for_salt, instance, scope, wanted
 
 __virtualname__ = "postfix_map"
 
@@ -24,6 +24,7 @@ def __virtual__():
     return __virtualname__
 
 
+@for_salt
 def apply(pillar="ispmail", test=False, compared=None):
     """
     Bring the table files, main.cf and the consumers' option files of this server to what pillar says, all or nothing.
@@ -56,11 +57,10 @@ def apply(pillar="ispmail", test=False, compared=None):
 
         salt '*' postfix_map.apply test=True
     """
-    with salt_errors():
-        found = _compared(compared, pillar)
-        known = functools.partial(scope, __pillar__, __opts__, pillar, as_admin=False)
-        with _ispmail_holders.left_behind(found.instance, found.consumers, known, test) as warnings:
-            return _ispmail_apply.apply(found, __opts__["cachedir"], test).describe(warnings)
+    found = _compared(compared, pillar)
+    known = functools.partial(scope, __pillar__, __opts__, pillar, as_admin=False)
+    with _ispmail_holders.left_behind(found.instance, found.consumers, known, test) as warnings:
+        return _ispmail_apply.apply(found, __opts__["cachedir"], test).describe(warnings)
 
 
 def _compared(given, pillar):
@@ -73,6 +73,7 @@ def _compared(given, pillar):
     raise InvalidInput("compared is for the state postfix_map.managed: leave it out")
 
 
+@for_salt
 def remove(maps=None, pillar="ispmail", test=False):
     """
     Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files. If any of that fails,
@@ -101,7 +102,6 @@ def remove(maps=None, pillar="ispmail", test=False):
 
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
-    with salt_errors():
-        consumers = consumer_logins(__pillar__, pillar)
-        found = _ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test)
-        return found.describe(_ispmail_consumers.left_behind(consumers) if maps is None else ())
+    consumers = consumer_logins(__pillar__, pillar)
+    found = _ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test)
+    return found.describe(_ispmail_consumers.left_behind(consumers) if maps is None else ())

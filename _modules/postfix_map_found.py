@@ -9,7 +9,7 @@ _ispmail_stamp.require("a929715bc9c1")
 
 import _ispmail_found
 import _ispmail_postconf
-from _ispmail_salt import named_directories, salt_errors
+from _ispmail_salt import for_salt, named_directories
 
 __virtualname__ = "postfix_map"
 
@@ -18,6 +18,7 @@ def __virtual__():
     return __virtualname__
 
 
+@for_salt
 def found(config_directory="/etc/postfix"):
     """
     Describe the SQL tables that main.cf names now, whoever made them, as the pillar that would make them.
@@ -40,6 +41,5 @@ def found(config_directory="/etc/postfix"):
 
         salt '*' postfix_map.found
     """
-    with salt_errors():
-        directory = _ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
-        return _ispmail_found.text(_ispmail_found.found(directory), directory)
+    directory = _ispmail_postconf.known_directory(config_directory, named_directories(__pillar__))
+    return _ispmail_found.text(_ispmail_found.found(directory), directory)

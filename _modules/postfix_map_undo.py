@@ -8,7 +8,7 @@ import _ispmail_stamp
 _ispmail_stamp.require("a929715bc9c1")
 
 import _ispmail_rollback
-from _ispmail_salt import salt_errors, undoable
+from _ispmail_salt import for_salt, undoable
 
 __virtualname__ = "postfix_map"
 
@@ -17,6 +17,7 @@ def __virtual__():
     return __virtualname__
 
 
+@for_salt
 def history(pillar="ispmail"):
     """
     List what the last applies, removals and rollbacks of this server replaced, the newest first, without secrets.
@@ -40,11 +41,11 @@ def history(pillar="ispmail"):
 
         salt '*' postfix_map.history
     """
-    with salt_errors():
-        instance, consumers, _ = undoable(__pillar__, __opts__, pillar, _ispmail_rollback.last_changed_by)
-        return _ispmail_rollback.history(instance, consumers, __opts__["cachedir"])
+    instance, consumers, _ = undoable(__pillar__, __opts__, pillar, _ispmail_rollback.last_changed_by)
+    return _ispmail_rollback.history(instance, consumers, __opts__["cachedir"])
 
 
+@for_salt
 def rollback(entry=None, pillar="ispmail", test=False):
     """
     Go back to what table files, main.cf and the consumers' option files were before a change in the history, all or
@@ -76,6 +77,5 @@ def rollback(entry=None, pillar="ispmail", test=False):
 
         salt '*' postfix_map.rollback test=True
     """
-    with salt_errors():
-        found = undoable(__pillar__, __opts__, pillar, _ispmail_rollback.last_changed_by)
-        return _ispmail_rollback.rollback(*found, entry, __opts__["cachedir"], test).describe()
+    found = undoable(__pillar__, __opts__, pillar, _ispmail_rollback.last_changed_by)
+    return _ispmail_rollback.rollback(*found, entry, __opts__["cachedir"], test).describe()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from _ispmail_errors import CannotAsk, repr_without
+from _ispmail_errors import CannotAsk, readable, repr_without
 
 Name = Literal["postconf", "postfix", "postmap", "doveconf"]
 
@@ -156,11 +156,6 @@ def hot_file(path: str) -> str:
         "programs of Postfix (new smtpd processes too) wait until it is 2 s old: stop that program "
         f"(auditctl -w {path} -p wa, then ausearch -f {path}, tells which one it is) and try again"
     )
-
-
-def readable(text: str) -> str:
-    """Replace what was not UTF-8 in a command's output, so that it can be shown and sent."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def lines(text: str) -> list[str]:

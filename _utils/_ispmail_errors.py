@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -101,6 +102,11 @@ def has_been(number: int, done: str, test: bool) -> str:
 def printable(text: str) -> str:
     """Make one line of a text that others chose. What a terminal would act on becomes a blank or a ``?``."""
     return "".join(char if char.isprintable() else "?" for char in " ".join(text.splitlines()))
+
+
+def readable(text: str) -> str:
+    """Replace what was not UTF-8 where it was read, and is kept as surrogates: a text with these cannot be sent."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def escaped(text: str) -> str:

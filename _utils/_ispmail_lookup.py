@@ -23,8 +23,8 @@ import _ispmail_hosts
 import _ispmail_query
 import _ispmail_release
 import _ispmail_tablefile
-from _ispmail_command import Done, lines, readable, run, safe
-from _ispmail_errors import CannotAsk
+from _ispmail_command import Done, lines, run, safe
+from _ispmail_errors import CannotAsk, readable
 from _ispmail_maincf import path_of
 from _ispmail_query import PROBE_DOMAIN, probes
 

@@ -7,6 +7,7 @@ argument.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ import _ispmail_presets
 from _ispmail_config import MAIN, Answer, CompleteInstance, Instance
 from _ispmail_config_consumers import Consumers
 from _ispmail_config_database import DatabaseConfig
-from _ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault
+from _ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault, readable
 from _ispmail_scope import Scope
 from _ispmail_tablefile import shown_key
 
@@ -33,9 +34,29 @@ def salt_errors() -> Iterator[None]:
     try:
         yield
     except InvalidInput as err:
-        raise SaltInvocationError(str(err)) from None
+        raise SaltInvocationError(readable(str(err))) from None
     except IspmailError as err:
-        raise CommandExecutionError(str(err)) from None
+        raise CommandExecutionError(readable(str(err))) from None
+
+
+def for_salt(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function one of Salt's: it raises only Salt's two errors, and what it returns can be sent."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with salt_errors():
+            return sendable(function(*args, **kwargs))
+
+    return called
+
+
+def sendable(value: Any) -> Any:
+    """What leaves for Salt, with readable texts: of what is on a server any byte is kept, and Salt sends UTF-8 only."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {sendable(key): sendable(item) for key, item in value.items()}
+    return [sendable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def section(pillar: Mapping[str, Any], key: str) -> Any:
@@ -274,30 +295,33 @@ def state(
     act: Callable[[], Mapping[str, Any]],
     describe: Callable[[Mapping[str, Any]], str],
 ) -> dict[str, Any]:
-    """Do what a state does, and return its dict; the one place that has the shape of a state.
+    """Do what a state does, and return its dict.
 
     Args:
         act: An execution function: returns a dict with ``changes`` and perhaps ``warnings`` (a list of sentences).
         describe: Says in a sentence what was done, or would be, from what `act` returned.
     """
-    ret: dict[str, Any] = {"name": name, "changes": {}}
     try:
         done = act()
     except (CommandExecutionError, SaltInvocationError) as err:
-        return {**ret, "result": False, "comment": str(err)}
+        return _told(name, False, str(err))
     warnings = [f"warning: {warning}" for warning in done.get("warnings", ())]
     result = None if done["changes"] and test else True
-    return {**ret, "changes": done["changes"], "result": result, "comment": "\n".join([describe(done), *warnings])}
+    return _told(name, result, "\n".join([describe(done), *warnings]), done["changes"])
 
 
 def check_state(name: str, good: str, check: Callable[[], str | None]) -> dict[str, Any]:
     """Return the dict of a state that only looks: `check` returns None, or a sentence on what is wrong."""
-    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": good}
     try:
         wrong = check()
     except (CommandExecutionError, SaltInvocationError) as err:
         wrong = str(err)
-    return ret if wrong is None else {**ret, "result": False, "comment": wrong}
+    return _told(name, True, good) if wrong is None else _told(name, False, wrong)
+
+
+def _told(name: str, result: bool | None, comment: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The one place that has the shape of a state."""
+    return {"name": name, "changes": sendable(changes or {}), "result": result, "comment": readable(comment)}
 
 
 def _looked_up(value: Any, opts: Mapping[str, Any]) -> tuple[Any, list[Fault]]:

@@ -1,10 +1,13 @@
 """postfix_map beside the apply: read, lookup, remove, answers, and maps of other kinds."""
 
 import contextlib
+import json
 import os
 import sqlite3
+from pathlib import Path
 
 import pytest
+import salt.payload
 import yaml
 from salt.exceptions import CommandExecutionError
 
@@ -68,6 +71,48 @@ def test_read_hides_the_password(minion, postfix):
         },
     }
     assert PASSWORD not in repr(found)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_bytes_that_are_not_utf8_can_be_told_to_a_master(minion, postfix, test):
+    """A comment in a query, the name of a file: the apply ended with a traceback after it had changed the server."""
+    managed(minion)
+    directory = str(postfix.config_directory)
+    table = Path(directory, "mariadb-virtual-alias-maps.cf")
+    others = os.fsencode(directory) + b"/al\xef"
+
+    def write(path, content):
+        with open(path, "wb") as file:
+            file.write(content)
+        os.utime(path, (1, 1))
+
+    query = table.read_bytes().rstrip() + b" /* f\xfcr alle */\n"
+    write(table, query)
+    write(others, b"a@example.org b@example.org\n")
+    ours = b"virtual_alias_maps = "
+    main_cf = postfix.main_cf.read_bytes().replace(ours, ours + b"texthash:%s, " % others) + b"my_note = caf\xe9\n"
+    write(postfix.main_cf, main_cf)
+    minion.command("saltutil.sync_all")
+    command = minion.command("state.apply", "ispmail.maps", f"test={test}", "--out=json")
+    (changes,) = filter(None, (each["changes"] for each in json.loads(command.stdout)["local"].values()))
+    assert changes["virtual_alias_maps"]["query"]["old"].endswith("/* f\ufffdr alle */")
+    assert (table.read_bytes() == query) == test
+    # What is not ours stays as it is, byte for byte.
+    assert postfix.main_cf.read_bytes() == main_cf
+    write(table, query)
+    note = {"virtual_alias_maps": "", "my_note": "x"}
+    for function, options in {
+        "postfix_map.read": {},
+        "postfix_map.compare": {},
+        "postfix_map.found": {"config_directory": directory},
+        "postfix_map.history": {},
+        "postfix_map.remove": {"test": True},
+        "postfix_map.fingerprints": {"nonce": "0123456789abcdef"},
+        "postconf.get": {"config_directory": directory},
+        "postconf.set": {"parameters": note, "config_directory": directory, "test": True},
+        "postfix_doctor.check": {},
+    }.items():
+        salt.payload.dumps(minion.call(function, **options))
 
 
 def test_absent_takes_parameters_out_and_keeps_the_rest(minion, postfix, pillar):

@@ -44,6 +44,18 @@ def test_salt_knows_each_function_by_its_documented_name(tmp_path):
     assert set(loader) == {f"{called(file)}.{name}" for file, name, _ in documented if file.parent.name == "_modules"}
 
 
+def test_what_each_function_returns_can_be_sent():
+    """Each one may quote what is on the server, where any byte may stand. Those of `ispmail` tell what states told."""
+    public = [
+        function
+        for module in MODULES if module.__name__.startswith("_modules.") and ".ispmail" not in module.__name__
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and function.__module__ == module.__name__
+    ]  # fmt: skip
+    assert len(public) > 20
+    assert [function.__name__ for function in public if function.__code__.co_name != "called"] == []
+
+
 @pytest.fixture
 def salt(monkeypatch, tmp_path):
     """A function that gives a state module its execution functions, and tells whether it is a dry run."""

@@ -1,5 +1,6 @@
 """The edge: the library's errors become Salt's two, the shape of a state, and pillar with its sdb:// URIs."""
 
+import inspect
 import json
 
 import pytest
@@ -41,6 +42,42 @@ def test_errors_become_salts_two(error, becomes):
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), _ispmail_salt.salt_errors():
         raise ZeroDivisionError
+
+
+ODD, SHOWN = "caf\udce9", "caf\ufffd"
+
+
+def test_what_a_function_returns_and_raises_can_be_sent():
+    """A byte that is not UTF-8 is kept as a surrogate: with one in it nothing can be sent to a master, or printed."""
+
+    @_ispmail_salt.for_salt
+    def function(value, error=None):
+        """Its docstring."""
+        if error:
+            raise error(value)
+        return {value: {"old": [value, 1, None], "new": (value, True)}}
+
+    assert function(ODD) == {SHOWN: {"old": [SHOWN, 1, None], "new": [SHOWN, True]}}
+    # JSON in pillar may have any surrogate.
+    assert function("\ud800") == function("\ufffd")
+    for error, becomes in ((InvalidInput, SaltInvocationError), (Failed, CommandExecutionError)):
+        with pytest.raises(becomes, match=SHOWN):
+            function(ODD, error)
+    # Salt reads its documentation and arguments.
+    assert function.__doc__ == "Its docstring." and list(inspect.signature(function).parameters) == ["value", "error"]
+
+
+def test_what_a_state_tells_can_be_sent():
+    done = {"changes": {ODD: {"old": ODD, "new": None}}, "warnings": [ODD]}
+    ret = _ispmail_salt.state("x", False, lambda: done, lambda _: ODD)
+    assert ret["changes"] == {SHOWN: {"old": SHOWN, "new": None}} and ret["comment"] == f"{SHOWN}\nwarning: {SHOWN}"
+    assert _ispmail_salt.check_state("x", "fine", lambda: ODD)["comment"] == SHOWN
+
+    def fail():
+        raise CommandExecutionError(ODD)
+
+    assert _ispmail_salt.state("x", False, fail, describe)["comment"] == SHOWN
+    assert _ispmail_salt.check_state("x", "fine", fail)["comment"] == SHOWN
 
 
 def describe(done):

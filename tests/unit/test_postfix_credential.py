@@ -68,6 +68,11 @@ def test_a_refused_login_is_reported_once_until_it_works_or_its_file_has_changed
     assert news() == [] and news(working=[LOGIN]) == [] and news(LOGIN) == ["192.0.2.1"]
 
 
+def test_an_event_can_be_sent_whatever_is_in_a_table_file(memory):
+    (event,) = postfix_credential._news({"x": {**LOGIN, "user": "caf\udce9"}}, {})
+    assert event["user"] == "caf\ufffd"
+
+
 def test_what_an_event_says(memory):
     event = {"tag": "refused", "maps": ["virtual_alias_maps"], "host": "192.0.2.1", "user": "mailserver"}
     assert postfix_credential._news({"x": LOGIN}, {"x": 1.5}) == [event]

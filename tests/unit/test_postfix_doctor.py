@@ -144,6 +144,16 @@ def test_faults_are_told_of_once_and_when_they_are_gone(sent, monkeypatch):
     assert len(sent) == 4
 
 
+def test_what_an_event_quotes_can_be_sent(sent, monkeypatch):
+    """Nor could it be remembered that it was: bytes that are not UTF-8 are in no file of texts."""
+    fault = FINDINGS[1]._replace(where="caf\udce9", fix="mend caf\udce9")
+    monkeypatch.setattr("_ispmail_doctor.check", lambda *_: iter([fault]))
+    for _ in range(2):
+        assert postfix_doctor.check(notify=True)[0]["where"] == "caf\ufffd"
+    ((_, data),) = sent
+    assert data["comment"] == "a query (caf\ufffd): mend caf\ufffd" and data["faults"][0]["where"] == "caf\ufffd"
+
+
 def test_each_pillar_key_is_told_of_by_itself(sent):
     for key in ("ispmail", "second", "ispmail", "second"):
         postfix_doctor.check(key, notify=True)
