@@ -89,6 +89,7 @@ def _apply_to_postfix(
         keep=instance.history,
         pillar_key=instance.pillar_key,
         named=_ispmail_transaction.named((each.path for each in after.tables), files),
+        owned=found.owned,
     )
     if test:
         _ispmail_transaction.rehearse(change)
@@ -282,7 +283,12 @@ def _apply_to_consumers(found: Comparison, cache_directory: str, test: bool) -> 
     began = time.monotonic()
     instance, files = found.instance, found.option_files.files
     change = Change(
-        instance.config_directory, cache_directory, files, keep=instance.history, pillar_key=instance.pillar_key
+        instance.config_directory,
+        cache_directory,
+        files,
+        keep=instance.history,
+        pillar_key=instance.pillar_key,
+        owned=found.owned,
     )
     if test:
         _ispmail_transaction.rehearse(change)

@@ -27,6 +27,11 @@ class Comparison(NamedTuple):
     lacks_postfix: bool = False  # there are maps, and Postfix is not installed
 
     @property
+    def owned(self) -> tuple[str, ...]:
+        """The files that applies replace, beside main.cf."""
+        return _owned(self.instance, self.consumers)
+
+    @property
     def concerns_postfix(self) -> bool:
         """Whether there is anything to do beside option files."""
         return self.maps is not None and bool(self.maps.changes or self.maps.faults or self.interrupted)
@@ -77,8 +82,13 @@ def compare(instance: CompleteInstance, consumers: Consumers, cache_directory: s
     _ispmail_files.require_root()
     option_files = _ispmail_consumers.compare(consumers)
     _ispmail_consumers.check(consumers)
-    interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory)
+    owned = _owned(instance, consumers)
+    interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory, owned)
     # A server that has only other programs with the maps' account needs no Postfix.
     installed = _ispmail_postfix.installed()
     maps = _ispmail_plan.compare(instance) if installed and (instance.maps or interrupted) else None
     return Comparison(instance, consumers, maps, option_files, interrupted, bool(instance.maps) and not installed)
+
+
+def _owned(instance: CompleteInstance, consumers: Consumers) -> tuple[str, ...]:
+    return (*(each.path for each in instance.maps), *(each.option_file or "" for each in consumers.with_option_file))

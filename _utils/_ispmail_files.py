@@ -31,6 +31,8 @@ _TOGETHER = 64
 _MOST_LINKS = 40
 # How long a file system may take to say who may open a file, in seconds.
 _SECONDS = 10
+# How the names end under which a file is prepared, and keeps what it held before.
+_SIDES = (".new", ".old")
 
 
 class File(NamedTuple):
@@ -418,14 +420,42 @@ def side_names(path: str) -> tuple[str, str]:
     return _temporary(path), _second_name(path)
 
 
+def with_side_names(paths: Iterable[str]) -> list[str]:
+    """Those files that have another name beside them, by one listing of each directory; symbolic links are resolved.
+
+    Raises:
+        CannotAsk: A directory cannot be read.
+    """
+    names: dict[str, set[str]] = {}
+    for path in paths:
+        directory, _, name = path.rpartition("/")
+        names.setdefault(directory, set()).add(name)
+    found = []
+    for directory, ours in names.items():
+        there = os.path.realpath(directory)
+        try:
+            with os.scandir(there) as entries:
+                for entry in entries:
+                    if entry.name[0] == "." and entry.name[-4:] in _SIDES and entry.name[1:-4] in ours:
+                        found.append(os.path.join(there, entry.name[1:-4]))
+                    elif entry.name in ours and entry.is_symlink():
+                        real = os.path.realpath(entry.path)
+                        found += [real for side in side_names(real) if os.path.lexists(side)]
+        except FileNotFoundError:
+            continue
+        except OSError as err:
+            raise CannotAsk(f"{there} cannot be read: {err.strerror}") from err
+    return list(dict.fromkeys(found))
+
+
 def _second_name(path: str) -> str:
     """Where the old file stays until the end of a change."""
-    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.old")
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}{_SIDES[1]}")
 
 
 def _temporary(path: str) -> str:
     """The one name under which a file is prepared, so that none is left for long."""
-    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}{_SIDES[0]}")
 
 
 def _write_temporaries(files: Sequence[File]) -> None:

@@ -1,7 +1,8 @@
 """The journal of changes of one Postfix instance: tells the next change that one was cut off (power cut, kill).
 
 It is there from before the first write of a change until all of its work is done, the reload of Postfix included. It is
-written aside and renamed, so it is never empty or half-written while work is due.
+written aside and renamed, so it is never empty or half-written while work is due. It is in the minion's cache, which
+may be cleared: then what a change has left beside the files tells the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import os
 import shutil
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import _ispmail_files
 from _ispmail_errors import Failed
@@ -20,15 +21,18 @@ _HEAD = "work is due"
 _FOLDER, _HISTORY = "postfix_change", ".history"
 
 
-def interrupted(config_directory: str, cache_directory: str) -> bool:
+def interrupted(config_directory: str, cache_directory: str, files: Iterable[str]) -> bool:
     """Tell whether a change was cut off between its first write and its end (power cut, kill).
 
     Postfix may not have been reloaded then.
 
+    Args:
+        files: Those of the instance that changes replace, beside main.cf.
+
     Raises:
         Failed: That cannot be read.
     """
-    return Journal(config_directory, cache_directory).due() is not None
+    return Journal(config_directory, cache_directory, files).due() is not None
 
 
 def with_history(cache_directory: str) -> list[str]:
@@ -48,10 +52,14 @@ def with_history(cache_directory: str) -> list[str]:
 
 
 class Journal:
-    """The journal of one instance, in a directory of its own that only root may enter."""
+    """The journal of one instance, in a directory of its own that only root may enter.
 
-    def __init__(self, config_directory: str, cache_directory: str) -> None:
+    `files` are those of the instance that changes replace, beside main.cf.
+    """
+
+    def __init__(self, config_directory: str, cache_directory: str, files: Iterable[str] = ()) -> None:
         self._config_directory = config_directory
+        self._files = (os.path.join(config_directory, "main.cf"), *files)
         name = urllib.parse.quote(os.path.realpath(config_directory), safe="")
         self._path = os.path.join(cache_directory, _FOLDER, name)
 
@@ -71,6 +79,19 @@ class Journal:
         Raises:
             Failed: That cannot be read.
         """
+        written = self._written()
+        return (_ispmail_files.with_side_names(self._files) or None) if written is None else written
+
+    def keep(self, due: list[str] | None) -> None:
+        """Write down what is due where that was lost: it is to be known when nothing is left beside the files.
+
+        Raises:
+            Failed: It cannot be written.
+        """
+        if due is not None and self._written() is None:
+            self.write(due)
+
+    def _written(self) -> list[str] | None:
         try:
             with open(self._path, encoding="utf-8", errors="surrogateescape") as stream:
                 lines = stream.read().splitlines()

@@ -82,7 +82,8 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
     after = _ispmail_inventory.changed(inventory, parameters)
     refuse_in_use(inventory, after, parameters, paths, there)
     warnings = _doubts(chosen, after.settings)
-    interrupted = _ispmail_journal.interrupted(directory, cache_directory)
+    owned = tuple(each.path for each in instance.wanted)
+    interrupted = _ispmail_journal.interrupted(directory, cache_directory, owned)
     running = (bool(parameters) or interrupted) and _ispmail_postfix.running(known.queue_directory)
     if interrupted:
         changes["postfix"] = finished(running)
@@ -100,6 +101,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         act="remove",
         keep=instance.history,
         pillar_key=instance.pillar_key,
+        owned=owned,
     )
     if changes and test:
         _ispmail_transaction.rehearse(change)

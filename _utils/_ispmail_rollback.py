@@ -127,7 +127,8 @@ def rollback(
     warnings = [*left, *_probe_logins(files, consumers)]
     keys = Keys()
     replaced = [_ispmail_replaced.kept(each.now, each.then, keys) for each in files]
-    interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory)
+    owned = tuple(_names(instance, consumers))
+    interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory, owned)
     parameters = {name: value.after for name, value in values.items()}
     change = Change(
         instance.config_directory,
@@ -138,6 +139,7 @@ def rollback(
         act=f"rollback to {chosen.number}",
         keep=instance.history,
         pillar_key=instance.pillar_key,
+        owned=owned,
     )
     changes = _described(replaced, values, _names(instance, consumers))
     running = False

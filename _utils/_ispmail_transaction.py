@@ -53,6 +53,7 @@ class Change(NamedTuple):
     keep: int = 0  # how many entries the history has
     pillar_key: str = ""  # of the instance, for the history
     named: tuple[str, ...] = ()  # table files that main.cf will name, and that are there already
+    owned: tuple[str, ...] = ()  # all files of the instance that changes replace, beside main.cf
 
     def __repr__(self) -> str:
         return repr_without(self, "parameters", "expected")
@@ -92,13 +93,13 @@ def make(
         Failed: Says why, and what is there now: nothing was changed, all was put back, or all is live and checked.
         NotPutBack: It could not be put back.
     """
-    journal = Journal(change.config_directory, change.cache_directory)
+    journal = Journal(change.config_directory, change.cache_directory, change.owned)
     history = History(journal.history)
     with journal.locked(), contextlib.ExitStack() as edit:
         due = journal.due()
         change = _with_settling(change)
         _refuse_unwritable(change, journal, due)
-        _remove_leftovers(due)
+        _remove_leftovers(journal, due)
         if change.parameters:
             # From the reading to the renames: what another postconf sets meanwhile would be a reason to give up.
             edit.enter_context(postconf_lock(_path(change)))
@@ -138,7 +139,7 @@ def rehearse(change: Change) -> None:
     Raises:
         Failed: A file cannot be written, or Postfix refuses main.cf.
     """
-    journal = Journal(change.config_directory, change.cache_directory)
+    journal = Journal(change.config_directory, change.cache_directory, change.owned)
     _refuse_unwritable(change, journal, journal.due())
     if change.parameters:
         edited = _ispmail_postconf.edited(change.parameters, change.config_directory)
@@ -233,7 +234,8 @@ def _way(change: Change, old_values: Mapping[str, str | None], workspace: str) -
     return _Way(tuple(there), tuple(main_cf), tuple(_ispmail_steps.between(then, now, defaults)))
 
 
-def _remove_leftovers(due: list[str] | None) -> None:
+def _remove_leftovers(journal: Journal, due: list[str] | None) -> None:
+    journal.keep(due)
     try:
         _ispmail_files.remove_leftovers(due or ())
     except Failed as err:

@@ -69,6 +69,27 @@ def test_the_next_apply_finishes_or_it_was_undone(minion, postfix, pillar, momen
     assert not [path for path in postfix.config_directory.iterdir() if path.name.endswith(".new")]
 
 
+@pytest.mark.parametrize("finish", ["apply", "remove"])
+def test_a_cleared_cache_does_not_hide_a_change_that_was_cut_off(minion, postfix, pillar, finish):
+    """saltutil.clear_cache takes the journal: all was said to be well, Postfix ran on the old tables."""
+    managed(minion)
+    minion.command("saltutil.sync_all")
+    minion.pillar = pillar(maps=OTHER)
+    apply_with(minion, MOMENTS["all is live, Postfix not reloaded"], "os.kill(os.getpid(), signal.SIGKILL)")
+    assert any(name.endswith(".old") for name in os.listdir(postfix.config_directory))
+    assert minion.call("saltutil.clear_cache")
+    before = reloads(postfix)
+    interrupted = {"old": "a change was interrupted", "new": "reloaded"}
+    assert minion.call("postfix_map.compare")["changes"]["postfix"] == interrupted
+    if finish == "apply":
+        assert managed(minion)["changes"] == {"postfix": interrupted}
+        assert replies(postfix) == ANSWERED and managed(minion)["changes"] == {}
+    else:
+        assert minion.call("postfix_map.remove", ["more"])["changes"]["postfix"] == interrupted
+    assert reloads(postfix) == before + 1
+    assert not [name for name in os.listdir(postfix.config_directory) if name.endswith((".old", ".new"))]
+
+
 def test_an_edit_of_the_same_parameter_meanwhile_is_not_lost(minion, postfix, pillar):
     """An admin writes into main.cf while the new tables are being asked."""
     managed(minion)

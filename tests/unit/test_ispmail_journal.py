@@ -193,11 +193,41 @@ def test_a_journal_that_cannot_be_removed_is_named(journal):
 
 def test_a_change_that_was_cut_off_is_due(tmp_path):
     directory, cache = str(tmp_path / "postfix"), str(tmp_path)
-    assert interrupted(directory, cache) is False
+    assert interrupted(directory, cache, ()) is False
     journal = Journal(directory, cache)
     with journal.locked():
         journal.write([])
-    assert interrupted(directory, cache) is True
+    assert interrupted(directory, cache, ()) is True
+
+
+@pytest.mark.parametrize("left", [".main.cf.old", ".a.cf.old", ".a.cf.new", ".b.cf.new"])
+def test_where_the_journal_is_lost_what_is_left_beside_the_files_tells(tmp_path, left):
+    """A cache is cleared: the next apply said that all was well, without a reload, and an old password stayed."""
+    directory, elsewhere = tmp_path / "postfix", tmp_path / "elsewhere"
+    directory.mkdir()
+    elsewhere.mkdir()
+    (directory / "b.cf").symlink_to(elsewhere / "b.cf")
+    (elsewhere / "b.cf").touch()
+    files = [str(directory / "a.cf"), str(directory / "b.cf"), "/not/there/c.cf"]
+    for name in (".other.cf.old", ".a.cf", ".a.cf.swp", "a.cf.old", ".new", ".old", ".c.cf.new"):
+        (directory / name).touch()
+    assert not interrupted(str(directory), str(tmp_path), files)
+    found = elsewhere if left.startswith(".b") else directory
+    (found / left).touch()
+    due = [str(found / left[1:-4])]
+    journal = Journal(str(directory), str(tmp_path), files)
+    assert journal.due() == due and interrupted(str(directory), str(tmp_path), files)
+    with journal.locked():
+        journal.keep(due)
+        (found / left).unlink()
+        assert journal.due() == due
+        # What is written down says more than what is left.
+        journal.write([*due, "/x"])
+        journal.keep(due)
+        assert journal.due() == [*due, "/x"]
+        journal.clear()
+        journal.keep(None)
+        assert journal.due() is None
 
 
 def test_the_instances_that_have_a_history(tmp_path):

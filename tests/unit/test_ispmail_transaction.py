@@ -204,6 +204,19 @@ def test_what_needs_a_reload(server, postfix, what, runs, due, reloads):
     assert [name for name in os.listdir(server.directory) if name.startswith(".")] == []
 
 
+def test_a_change_that_was_cut_off_is_finished_though_the_cache_was_cleared(server, postfix):
+    """Also where the first one that finds it fails, after it has taken away what was left."""
+    owned = (server.path("a"), server.path("b"))
+    (server.directory / ".a.cf.old").write_text("a password")
+    main_cf = server.directory / "main.cf"
+    wrong = change(server, parameters=DIRECT, expected={"relay_domains": "x"}, owned=owned)
+    with pytest.raises(Failed, match=r"relay_domains in .* was changed by somebody else"):
+        _ispmail_transaction.make(wrong)
+    assert not (server.directory / ".a.cf.old").exists() and postfix.found == [] and main_cf.exists()
+    assert _ispmail_transaction.make(change(server, owned=owned)) == []
+    assert len(postfix.found) == 1 and journal(server).due() is None
+
+
 def test_without_a_check(server, postfix):
     assert _ispmail_transaction.make(change(server, {"a": NEW})) == []
     assert visible(server)["a.cf"] == NEW
