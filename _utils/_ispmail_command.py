@@ -23,6 +23,15 @@ _HOT_SECONDS = 3
 # What Postfix's messages quote of a configuration file, and what is shown in place of it. A line that Postfix cannot
 # read is quoted whole, a value that it cannot use with its key, and so is the first of two lines with one key.
 _QUOTES = (
+    (r"((?:parameter|config variable) \w+: [\w ]+(?=: | for )).*", r"\1"),
+    (r"((?:unknown|bad) [\w ]{1,40} value(?=:? \"|: )|\w+_\w+ value(?= ')).*", r"\1"),
+    (r"(parameter settings? must not [\w ]+):.*", r"\1"),
+    (r"((?:invalid|bad) \w+ field|bad transport type|bad address pattern|missing '.' in)(?=:? ).*", r"\1"),
+    (r"((?:bad|malformed) (?:[\w:-]+ ){0,3}syntax|macro [\w ]+|(?:expected|error|suffix) at)(?=: ).*", r"\1"),
+    (
+        r"(valid_\w+: [^:]*|non-UTF-8 input|unsupported syntax|unbalanced '.' in|(?:cidr|pcre|regexp) map(?= \{)).*",
+        r"\1",
+    ),
     (r"(missing '=' after attribute name|missing attribute name|must not start with whitespace).*", r"\1"),
     (r"(overriding earlier entry|unused parameter): (?:([A-Za-z0-9_]{1,40})\s*=)?.*", r"\1: \2"),
     (r"(bad (?:string length|numerical configuration|boolean configuration)[^:]*): (\w{1,40})\s*=.*", r"\1: \2"),
@@ -30,6 +39,15 @@ _QUOTES = (
     (r"(\w+://)[^/\s]*@", r"\1***@"),
     # The server's own "(using password: YES)" stays.
     (r"(?i)(?!(?<=\(using )password: (?:YES|NO)\))(\w*pass\w*\s*[=:]\s*)[^'\"]*", r"\1***"),
+)
+
+
+# What doveconf says without the value that may follow: file and line, the setting that a check is of, and the kind.
+_DOVECONF = re.compile(
+    r"doveconf: \w+: (open\(/.*\) failed: .*|Error in configuration file /.*?(?: line \d+)?(?=: )"
+    r"(?:: (?:[a-z]+(?:_[a-z]+)+|protocols|ssl)(?=: ))?"
+    r"(?:: (?:Invalid (?:number|value|size|time interval)|Unknown (?:setting|protocol)"
+    r"|Expecting '.'|(?:Unexpected|Missing) '.'|No matches))?)"
 )
 
 
@@ -126,8 +144,17 @@ def output(name: Name, arguments: Sequence[str]) -> str:
         complaints = lines(done.stderr.strip())
         command = f"{name} {arguments[-1]}" if name == "postfix" else name
         ended = f"it ended with {done.returncode}, and wrote why into the mail log"
+        if name == "doveconf" and done.returncode is not None:
+            raise CannotAsk(f"{command} failed: {_of_doveconf((complaints or [''])[-1], arguments)}")
         raise CannotAsk(f"{command} failed: {_with_fix(safe(complaints[-1])) if complaints else ended}")
     return done.stdout
+
+
+def _of_doveconf(complaint: str, arguments: Sequence[str]) -> str:
+    """What doveconf said, as far as it is known to hold no value: it quotes what it cannot use, perhaps a secret."""
+    found = _DOVECONF.match(readable(complaint))
+    said = f"{found[1]}: " if found else ""
+    return f"{said}run doveconf {' '.join(arguments)} on this server to see what it quotes"
 
 
 def _with_fix(complaint: str) -> str:

@@ -285,7 +285,7 @@ class Site:
 
     def interrupted(self) -> bool:
         """Whether the journal says that work is due."""
-        return _ispmail_journal.interrupted(str(self.postfix.config_directory), str(self.cache))
+        return _ispmail_journal.interrupted(str(self.postfix.config_directory), str(self.cache), ())
 
     def wanted(self, scenario: Scenario) -> dict[str, tuple[int, int, int, bytes]]:
         """What is there after the change if nothing disturbs it."""

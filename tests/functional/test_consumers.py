@@ -391,6 +391,12 @@ def test_could_not_tell_is_an_error(alone, dovecot, mail):
     dovecot.config_file.write_text("passdb {\n")
     done = managed(alone)
     assert done["result"] is False and "doveconf failed" in done["comment"], done["comment"]
+    # What doveconf cannot use it quotes: a password in the wrong line.
+    for setting, kind in {"mail_max_userip_connections": "Invalid number", "ssl": "Invalid value"}.items():
+        dovecot.config_file.write_text(f"{setting} = S3cretPw9\n")
+        done = managed(alone)
+        assert f"{dovecot.config_file} line 1: {kind}: run doveconf -n -c " in done["comment"], done["comment"]
+        assert "S3cretPw9" not in done["comment"]
     change(alone, consumers={"dovecot": {**consumer_of(dovecot), "config_file": str(mail / "none.conf")}})
     assert "doveconf failed" in managed(alone)["comment"]
 

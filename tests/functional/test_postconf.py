@@ -10,10 +10,11 @@ import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_postconf
-from _ispmail_command import lines, output
+from _ispmail_command import lines, output, run, safe
 from _ispmail_maincf import BLANKS, values_of
 from lab import scratch
 from lab.minion import Minion
+from lab.postfix import write_cold
 
 from ..conftest import release
 
@@ -67,6 +68,42 @@ def test_an_equals_sign_in_the_name_of_a_service(directory):
     os.utime(directory / "master.cf", (1, 1))
     first, second = _ispmail_postconf.services(str(directory))
     assert first == ("a=b", "unix", "n", "smtpd -o x=y") and second == ("c", "unix", "y", "lmtp")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "trigger_timeout = SECRET",
+        "myorigin = ${SECRET",
+        "myorigin = ${{SECRET} == {b}?{x}",
+        "inet_interfaces = SECRET",
+        "inet_protocols = SECRET",
+        "compatibility_level = SECRET",
+        "mail_owner = SECRET",
+        "setgid_group = SECRET",
+        "line_length_limit = SECRET",
+        "mynetworks_style = SECRET",
+        "myhostname = SECRET!",
+        "smtputf8_enable = SECRET",
+        "syslog_facility = SECRET",
+        "maillog_file = SECRET",
+        "virtual_alias_maps = inline:{SECRET",
+        "virtual_alias_maps = static:{SECRET",
+        "virtual_alias_maps = unionmap:{SECRET",
+        "virtual_alias_maps = cidr:{{SECRET x}}",
+        "SECRET",
+        "= SECRET",
+    ],
+)
+def test_no_value_that_postfix_cannot_use_is_shown(directory, line):
+    """A password in the wrong line was in comment and log."""
+    write_cold(directory / "main.cf", f"{line}\n")
+    table = line.partition("maps = ")[2] or "static:any"
+    done = [run("postconf", ["-c", str(directory), flag]) for flag in ("-n", "-x")]
+    done.append(run("postmap", ["-c", str(directory), "-q", "any", table]))
+    said = [each for one in done for each in lines(one.stderr) if "undefined parameter" not in each]
+    assert said and "SECRET" in "".join(said)
+    assert not [each for each in map(safe, said) if "SECRET" in each]
 
 
 @pytest.mark.skipif(release() < (3, 11), reason="postconf -j is there from Postfix 3.11 on")

@@ -3,6 +3,7 @@
 import inspect
 import os
 import pwd
+import shlex
 import subprocess
 from types import SimpleNamespace
 
@@ -26,6 +27,29 @@ SAID = [
     ("db_common_parse: /a.cf: Invalid query template: SELECT SECRET %q", "/a.cf: Invalid query template"),
     ("connect to pgsql server postgresql://u:SECRET@db/m: no", "connect to pgsql server postgresql://***@db/m: no"),
     ("(using password: SECRET)", "(using password: ***"),
+    ("parameter trigger_timeout: bad time value or unit: SECRET", "parameter trigger_timeout: bad time value or unit"),
+    ("file /a/main.cf: parameter mail_owner: unknown user name value: SECRET", "parameter mail_owner: unknown user"),
+    ("fatal: config variable inet_interfaces: host not found: SECRET", "config variable inet_interfaces: host not"),
+    (
+        "config variable inet_interfaces: no local interface found for SECRET",
+        "inet_interfaces: no local interface found",
+    ),
+    ('warning: truncated macro reference: "${SECRET"', "truncated macro reference"),
+    ('fatal: malformed compatibility level syntax: "SECRET"', "malformed compatibility level syntax"),
+    ('fatal: unknown inet_protocols value "SECRET" in "SECRET"', "unknown inet_protocols value"),
+    ("fatal: maillog_file value 'SECRET' does not match any prefix", "maillog_file value"),
+    ("warning: valid_hostname: invalid character 33(decimal): SECRET", "valid_hostname: invalid character 33(decimal)"),
+    ("""warning: main.cf: missing '}' in "{SECRET\"""", "main.cf: missing '}' in"),
+    ('fatal: bad syntax: "inline:{SECRET"; need "inline:{name=value...}"', "bad syntax"),
+    ('bad UTF-8 syntax: "inline:{SECRET"', "bad UTF-8 syntax"),
+    ("""fatal: bad static:name syntax: missing '}' in "{SECRET\"""", "bad static:name syntax"),
+    ('warning: cidr map {{SECRET x}}, line 1: bad address pattern: "SECRET"', "cidr map"),
+    ('fatal: invalid type field "foo" in "SECRET foo - - n - - x"', "invalid type field"),
+    ('x: ":" expected at: "...SECRET}>>>}"', '":" expected at'),
+    ('attribute name syntax error at: "...SECRET>>>"', "attribute name syntax error at"),
+    ("a parameter setting must not contain multiple values: SECRET", "a parameter setting must not contain multiple"),
+    ("bad bounce_template value: SECRET; specify exactly one value", "bad bounce_template value"),
+    ('/a.cf, line 3: unsupported syntax "SECRET"', "/a.cf, line 3: unsupported syntax"),
     ("a password: YES) SECRET", "a password: ***"),
     ("Access denied for user 'mailserver password = SECRET'@'h'", "Access denied for user 'mailserver password = ***'"),
 ]
@@ -42,6 +66,8 @@ KEPT = [
     "table mysql:/etc/postfix/a.cf: query failed: Table 'mailserver.x' doesn't exist",
     "connect to mysql server db: Access denied for user 'mailserver'@'127.0.0.1' (using password: YES)",
     "open /etc/postfix/main.cf: No such file or directory",
+    "table mysql:/a.cf: query failed: Incorrect string value: '\\xF0' for column `mailserver`.`x`.`y` at row 1",
+    'table pgsql:/a.cf: query failed: ERROR:  syntax error at or near "SELEC"',
 ]
 
 
@@ -203,3 +229,28 @@ def test_the_lines_of_an_output(text, lines):
 
 def test_what_was_printed_is_not_in_a_traceback():
     assert repr(Done(1, "SECRET", "SECRET")) == "Done(returncode=1)"
+
+
+WHERE = "Error in configuration file /etc/dovecot/d.conf"
+OF_DOVECONF = [
+    (f"Fatal: {WHERE} line 1: Invalid number SECRET: Not a valid number", f"{WHERE} line 1: Invalid number: "),
+    (f"Fatal: {WHERE} line 1: Invalid value: SECRET", f"{WHERE} line 1: Invalid value: "),
+    (f"Fatal: {WHERE} line 1: Unknown setting: SECRET {{ x", f"{WHERE} line 1: Unknown setting: "),
+    (f"Fatal: {WHERE} line 1: Expecting '{{'", f"{WHERE} line 1: Expecting '{{': "),
+    (f"Fatal: {WHERE} line 2: gethostbyname(SECRET) failed: Name or service not known", f"{WHERE} line 2: "),
+    (f"Fatal: {WHERE}: protocols: Unknown protocol: SECRET", f"{WHERE}: protocols: Unknown protocol: "),
+    (f"Fatal: {WHERE}: ssl_min_protocol: SECRET", f"{WHERE}: ssl_min_protocol: "),
+    (f"Fatal: {WHERE}: SECRET: x", f"{WHERE}: "),
+    (f"Fatal: {WHERE}: sesame: SECRET", f"{WHERE}: "),
+    ("Fatal: open(/d.conf) failed: No such file or directory", "open(/d.conf) failed: No such file or directory: "),
+    ("Panic: SECRET", ""),
+]
+
+
+@pytest.mark.parametrize(("line", "shown"), OF_DOVECONF)
+def test_what_doveconf_quotes_is_not_shown(script, line, shown):
+    script("doveconf", f"printf '%s\\n' {shlex.quote(f'doveconf: {line}')} >&2; exit 89")
+    with pytest.raises(CannotAsk) as caught:
+        _ispmail_command.output("doveconf", ["-n", "-c", "/d.conf"])
+    fix = "run doveconf -n -c /d.conf on this server to see what it quotes"
+    assert str(caught.value) == f"doveconf failed: {shown}{fix}"
