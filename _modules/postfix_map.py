@@ -132,10 +132,15 @@ def old_processes(pillar="ispmail"):
         process
         for each in instances(__pillar__, pillar).values()
         if each.wanted
-        for process in _ispmail_postfix.old_processes(
-            [one.path for one in each.wanted], _ispmail_inventory.settings(each.config_directory).queue_directory
-        )
+        for process in _old_processes(each)
     ]
+
+
+def _old_processes(each):
+    """Those of one instance."""
+    paths = [one.path for one in each.wanted]
+    inventory = _ispmail_inventory.read(each.config_directory)
+    return _ispmail_postfix.old_processes(paths, inventory.settings.queue_directory, inventory.programs(paths))
 
 
 def _described(each, known):

@@ -79,6 +79,7 @@ def _apply_to_postfix(
         _ispmail_postfix.refuse_reload(after.settings.expanded)
     files = (*difference.files, *found.option_files.files)
     expected = difference.settings.relied_on(difference.parameters)
+    paths = [each.path for each in instance.maps]
     change = Change(
         directory,
         cache_directory,
@@ -90,6 +91,7 @@ def _apply_to_postfix(
         pillar_key=instance.pillar_key,
         named=_ispmail_transaction.named((each.path for each in after.tables), files),
         owned=found.owned,
+        programs=inventory.programs(paths) | after.programs(paths),
     )
     if test:
         _ispmail_transaction.rehearse(change)

@@ -270,7 +270,8 @@ def _smtpd_can_ask(postfix: Postfix, running: bool) -> Iterator[Finding]:
 
 def _no_old_processes(postfix: Postfix, maps: Sequence[LiveMap]) -> Iterator[Finding]:
     queue_directory = postfix.inventory.settings.queue_directory
-    old = _ispmail_postfix.old_processes([live.map.path for live in maps], queue_directory)
+    paths = [live.map.path for live in maps]
+    old = _ispmail_postfix.old_processes(paths, queue_directory, postfix.inventory.programs(paths))
     fix = ""
     if old:
         command = f"postfix -c {postfix.config_directory} reload"

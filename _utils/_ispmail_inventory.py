@@ -165,6 +165,16 @@ class Inventory(NamedTuple):
             known[programs] = self._readers(programs)
         return known[programs]
 
+    def programs(self, paths: Iterable[str]) -> frozenset[str]:
+        """The programs whose processes may hold what was in one of these table files: what is asked for each mail, and
+        what reads a parameter that reaches one. The others, such as an smtp(8) with a slow server, hold none.
+        """
+        real = set(map(self.settings.real_path, paths))
+        names = {place.name.rpartition("/")[2] for each in self.tables if each.path in real for place in each.places}
+        found = {"proxymap", *MOST, *(each for name in names for each in _programs(name, self))}
+        # An option of master.cf stands for its service.
+        return frozenset(found.union(each.program for each in self.services if f"{each.name}/{each.type}" in found))
+
     def _readers(self, programs: Collection[str]) -> tuple[Reader, ...]:
         owner = self.settings.expanded("mail_owner")
         old_defaults = self.settings.expanded("compatibility_level").split(".")[0] == "0"

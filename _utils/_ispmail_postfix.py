@@ -8,10 +8,11 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from _ispmail_command import output
 from _ispmail_errors import CannotAsk, Failed, listed
+from _ispmail_programs import ASKERS
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +22,6 @@ _RELOAD_NEEDS = {
     "command_directory": ("postsuper",),
     "queue_directory": ("",),
 }
-# The programs that ask lookup tables for every mail.
-_READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
-# All that may ask any.
-_ASKERS = (*_READERS, "local", "virtual", "smtp", "lmtp", "flush", "postscreen", "tlsproxy")
-
-
 # How long after a reload at least one of the old processes has ended, on a server that is not busy.
 _SIGNALLED_SECONDS = 0.5
 
@@ -67,13 +62,20 @@ def master(queue_directory: str) -> int | None:
         raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
 
 
-def reload(config_directory: str, queue_directory: str, drain: float = 2, once_more: bool = False) -> list[str]:
+def reload(
+    config_directory: str,
+    queue_directory: str,
+    drain: float = 2,
+    once_more: bool = False,
+    programs: Collection[str] = ASKERS,
+) -> list[str]:
     """Make a running instance read its configuration again; no mail is refused.
 
     A busy process ends its session first, an idle one ends within a second.
 
     Args:
         drain: How many seconds to wait for the processes that have read the old table files.
+        programs: Those that read them, see `_ispmail_inventory.Inventory.programs`.
         once_more: Another reload follows at once: signal master(8) alone, and leave it to that one to go through
             the queue first.
 
@@ -85,7 +87,7 @@ def reload(config_directory: str, queue_directory: str, drain: float = 2, once_m
     """
     began = time.clock_gettime(time.CLOCK_BOOTTIME)
     started = time.monotonic()
-    before = old = _started_before(began, queue_directory)
+    before = old = _started_before(began, queue_directory, programs)
     if once_more:
         _signal_master(queue_directory)
     else:
@@ -93,7 +95,7 @@ def reload(config_directory: str, queue_directory: str, drain: float = 2, once_m
     again = time.monotonic() + _SIGNALLED_SECONDS
     until = time.monotonic() + drain
     while True:
-        old = _started_before(began, queue_directory, old)
+        old = _started_before(began, queue_directory, programs, old)
         if not old or time.monotonic() > until:
             log.info("reloaded Postfix in %s in %.2f s", config_directory, time.monotonic() - started)
             return _named(old)
@@ -122,8 +124,11 @@ def refuse_reload(expanded: Callable[[str], str]) -> None:
         raise Failed(listed("Nothing was changed, because Postfix cannot be reloaded", missing))
 
 
-def old_processes(files: Sequence[str], queue_directory: str) -> list[str]:
+def old_processes(files: Collection[str], queue_directory: str, programs: Collection[str]) -> list[str]:
     """Tell which processes of an instance started before its table files were replaced.
+
+    Args:
+        programs: Those that read them, see `_ispmail_inventory.Inventory.programs`.
 
     Returns:
         A list such as ``smtpd 4711``: they use what they have read before, and end with their sessions.
@@ -133,12 +138,12 @@ def old_processes(files: Sequence[str], queue_directory: str) -> list[str]:
     if not changed:
         return []
     began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - max(changed))
-    return _named(_started_before(began, queue_directory))
+    return _named(_started_before(began, queue_directory, programs))
 
 
 def askers(queue_directory: str) -> dict[int, str]:
     """The processes of an instance that may ask a table now, with their names."""
-    return _started_before(time.clock_gettime(time.CLOCK_BOOTTIME), queue_directory, programs=_ASKERS)
+    return _started_before(time.clock_gettime(time.CLOCK_BOOTTIME), queue_directory, ASKERS)
 
 
 def let_end(processes: Iterable[int], queue_directory: str, seconds: float) -> list[str]:
@@ -149,7 +154,7 @@ def let_end(processes: Iterable[int], queue_directory: str, seconds: float) -> l
     """
     began = time.clock_gettime(time.CLOCK_BOOTTIME)
     until = time.monotonic() + seconds
-    while (left := _started_before(began, queue_directory, processes, _ASKERS)) and time.monotonic() < until:
+    while (left := _started_before(began, queue_directory, ASKERS, processes)) and time.monotonic() < until:
         time.sleep(0.1)
     return _named(left)
 
@@ -159,16 +164,13 @@ def _named(processes: Mapping[int, str]) -> list[str]:
 
 
 def _started_before(
-    began: float,
-    queue_directory: str,
-    among: Iterable[int] | None = None,
-    programs: Collection[str] = _READERS,
+    began: float, queue_directory: str, programs: Collection[str], among: Iterable[int] | None = None
 ) -> dict[int, str]:
     """The processes of an instance that started before that second since boot, with their names.
 
     Args:
-        among: Only these are looked at: those of an earlier answer, to which nothing can be added.
         programs: Which programs they run.
+        among: Only these are looked at: those of an earlier answer, to which nothing can be added.
     """
     parent = master(queue_directory)
     if parent is None:

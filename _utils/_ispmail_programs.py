@@ -56,6 +56,9 @@ _BY_PATTERN: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 # What is taken for a parameter that we do not know.
 MOST = (_SMTPD, _CLEANUP, _REWRITE)
+# All daemons that may ask a table.
+ASKERS = frozenset(each for found in (*_PROGRAMS.values(), *(found for _, found in _BY_PATTERN)) for each in found)
+ASKERS -= {*_COMMANDS}
 
 _TAKES_TABLES = re.compile(
     r".*_maps|.*_checks|.*_domains|.*_networks|.*_exceptions|.*_clients|mydestination|mynetworks"

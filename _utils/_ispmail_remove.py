@@ -102,6 +102,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         keep=instance.history,
         pillar_key=instance.pillar_key,
         owned=owned,
+        programs=inventory.programs(paths),
     )
     if changes and test:
         _ispmail_transaction.rehearse(change)

@@ -297,7 +297,13 @@ def _change_postfix(
         warnings.append("Postfix is not running, so there was nothing to reload")
     expected = {**known.relied_on([]), **(change.expected or {})}
     named = _ispmail_transaction.named((each.path for each in after.tables), change.files)
-    change = change._replace(expected=expected, queue_directory=known.queue_directory, named=named)
+    paths = [each.path for each in (*inventory.tables, *after.tables)]
+    change = change._replace(
+        expected=expected,
+        queue_directory=known.queue_directory,
+        named=named,
+        programs=inventory.programs(paths) | after.programs(paths),
+    )
     if test:
         _ispmail_transaction.rehearse(change)
     else:

@@ -27,6 +27,7 @@ from _ispmail_history import History
 from _ispmail_journal import Journal
 from _ispmail_locks import postconf_lock
 from _ispmail_maincf import MEANWHILE, READABLE, differing, same
+from _ispmail_programs import ASKERS
 from _ispmail_replaced import Entry, Values
 from _ispmail_steps import Step
 
@@ -54,6 +55,7 @@ class Change(NamedTuple):
     pillar_key: str = ""  # of the instance, for the history
     named: tuple[str, ...] = ()  # table files that main.cf will name, and that are there already
     owned: tuple[str, ...] = ()  # all files of the instance that changes replace, beside main.cf
+    programs: frozenset[str] = ASKERS  # those that read the table files, before or after it
 
     def __repr__(self) -> str:
         return repr_without(self, "parameters", "expected")
@@ -460,7 +462,9 @@ def _master(change: Change) -> int | None:
 
 
 def _reload(change: Change, once_more: bool = False) -> list[str]:
-    return _ispmail_postfix.reload(change.config_directory, change.queue_directory, once_more=once_more)
+    return _ispmail_postfix.reload(
+        change.config_directory, change.queue_directory, once_more=once_more, programs=change.programs
+    )
 
 
 def _reason(err: BaseException) -> str:

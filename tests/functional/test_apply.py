@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import smtplib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from urllib.parse import quote
 
 import pytest
 
+from lab import wait_until
 from lab.postfix import write_cold
 from lab.smtp import Load, rcpt
 
 from ..conftest import PASSWORD, release
 
+OTHER_QUERY = "SELECT destination FROM virtual_aliases WHERE '%s' = source"
 GUIDES = ("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
 ANSWERED = {"jack@example.org": 250, "john@example.org": 250, "nobody@example.org": 550, "joe@elsewhere.test": 554}
 
@@ -403,3 +406,29 @@ def test_packages_can_be_applied_alone(minion, pillar):
     found = without_postfix(minion, "state.apply", "ispmail.maps", hidden="/usr/bin/apt-get /usr/bin/dpkg-query")
     assert found["pkginstalled"]["result"] is found["postfix_mapmanaged"]["result"] is False
     assert "requisite failed: ispmail.packages.Postfix and its" in found["postfix_mapmanaged"]["comment"]
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["its own map", "no map"])
+def test_a_client_with_a_slow_server_counts_where_it_reads_a_map(minion, postfix, pillar, silent_port, reads):
+    """It holds the old password, and would log in with it once that is dropped. Without a map nobody waits for it."""
+    generic = {"parameter": "smtp_generic_maps", "query": "SELECT destination FROM virtual_aliases WHERE source='%s'"}
+    maps = {"generic": generic} if reads else {}
+    postfix.write_main_cf(virtual_transport=f"smtp:[127.0.0.1]:{silent_port}")
+    minion.pillar = pillar(maps=maps)
+    assert managed(minion)["result"] is True
+    with smtplib.SMTP("127.0.0.1", postfix.port) as client:
+        client.sendmail("x@example.test", ["john@example.org"], "Subject: x\r\n\r\nx")
+
+    def clients():
+        return [f"smtp {pid}" for pid in postfix.processes() if Path(f"/proc/{pid}/comm").read_text() == "smtp\n"]
+
+    assert wait_until(clients, 10)
+    file = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
+    minion.pillar = pillar(maps={**maps, "virtual_alias_maps": {"query": f"{OTHER_QUERY} AND 1"}})
+    done = managed(minion)
+    assert done["result"] is True and OTHER_QUERY in file.read_text()
+    (busy,) = clients()
+    assert (f"busy processes end their sessions with the old maps: {busy}" in done["comment"]) is reads
+    assert minion.call("postfix_map.old_processes") == [busy] * reads
+    (drained,) = minion.call("state.single", "postfix_map.drained", "drained", timeout=0.5).values()
+    assert drained["result"] is not reads and (busy in drained["comment"]) is reads

@@ -128,7 +128,7 @@ def neighbours(monkeypatch):
     monkeypatch.setattr("_ispmail_sockets.unknown_in_chroot", lambda names, chroot, user: {})
     monkeypatch.setattr("_ispmail_postconf.deprecated", lambda directory, tables: said.deprecated(tables))
     monkeypatch.setattr("_ispmail_postfix.running", lambda directory: said.running)
-    monkeypatch.setattr("_ispmail_postfix.old_processes", lambda files, directory: said.old_processes)
+    monkeypatch.setattr("_ispmail_postfix.old_processes", lambda files, directory, programs: said.old_processes)
     monkeypatch.setattr("_ispmail_answers.live", lambda maps, inventory, running: said.groups if running else [])
     monkeypatch.setattr("_ispmail_answers.probe", lambda group, directory: group)
     monkeypatch.setattr("_ispmail_answers.broken_others", lambda maps, inventory, running: said.others)

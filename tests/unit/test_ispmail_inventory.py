@@ -93,6 +93,42 @@ def inventory(*services, **values):
     return _ispmail_inventory.of(settings(**values), services or SERVICES)
 
 
+@pytest.mark.parametrize(
+    ("values", "more"),
+    [
+        ({"virtual_alias_maps": "mysql:/a.cf"}, set()),
+        # What is not in main.cf yet.
+        ({"smtp_generic_maps": "mysql:/b.cf"}, set()),
+        ({"smtp_generic_maps": "proxy:mysql:/a.cf"}, {"smtp"}),
+        ({"smtp_generic_maps": "$ours", "ours": "hash:/x, mysql:/a.cf"}, {"smtp"}),
+        ({"virtual_mailbox_maps": "mysql:/a.cf", "virtual_transport": "lmtp:x"}, {"virtual"}),
+        ({"local_recipient_maps": "$alias_maps", "alias_maps": "unionmap:{mysql:/a.cf}"}, {"local"}),
+        ({"fast_flush_domains": "$relay_domains", "relay_domains": "mysql:/a.cf"}, {"flush"}),
+        ({"postscreen_access_list": "mysql:/a.cf"}, {"postscreen"}),
+        ({"tlsproxy_client_policy_maps": "mysql:/a.cf"}, {"tlsproxy"}),
+        ({"lmtp_generic_maps": "mysql:/a.cf"}, {"lmtp"}),
+        ({"qmqpd_authorized_clients": "mysql:/a.cf"}, {"qmqpd"}),
+        # By options in master.cf.
+        ({"slow": "mysql:/a.cf"}, {"smtp"}),
+        ({"ours": "mysql:/a.cf"}, {"pipe"}),
+    ],
+)
+def test_which_processes_may_hold_what_was_in_a_table_file(tmp_path, values, more):
+    """Those that are asked for each mail, and those that read a parameter which reaches the file."""
+    (tmp_path / "a.cf").touch()
+    (tmp_path / "link.cf").symlink_to("a.cf")
+    services = (
+        *SERVICES,
+        Service("slow", "unix", "n", "smtp -o smtp_generic_maps=$slow"),
+        Service("own", "unix", "n", "pipe -o own_maps=$ours"),
+    )
+    if "ours" in values and len(values) > 1:
+        services = SERVICES
+    values = {name: value.replace("/a.cf", f"{tmp_path}/a.cf") for name, value in values.items()}
+    found = inventory(*services, **values).programs([f"{tmp_path}/link.cf", "/none.cf"])
+    assert {each for each in found if "/" not in each} == {"smtpd", "cleanup", "trivial-rewrite", "proxymap", *more}
+
+
 def test_settings():
     known = settings(biff="no", queue_directory="/var/$spool", spool="x", mail_version="3.10.3")
     assert (known.version, known.queue_directory) == ("3.10.3", "/var/x")

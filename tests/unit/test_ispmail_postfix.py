@@ -15,9 +15,10 @@ import pytest
 
 import _ispmail_postfix
 from _ispmail_errors import CannotAsk, Failed
+from _ispmail_programs import ASKERS
 from lab import wait_until
 
-READERS = ("smtpd", "cleanup", "trivial-rewrite", "proxymap")
+READERS = ("smtpd", "cleanup", "smtp", "proxymap")
 # Like master(8) it starts others. At SIGHUP the first of them ends, as one that is idle does; the others are busy.
 MASTER = """
 import signal, subprocess, sys
@@ -197,16 +198,16 @@ def test_any_user_can_give_a_process_any_name(name, shown):
 
 
 def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
-    """They keep what they have read: the ones that ask tables for mail, of this instance alone."""
+    """They keep what they have read: the programs that read it, of this instance alone."""
     old, new = tmp_path / "a.cf", tmp_path / "b.cf"
     for path in (old, new):
         path.write_text("")
     time.sleep(0.1)
 
     def found(*paths):
-        return _ispmail_postfix.old_processes([str(path) for path in paths], instance.queue)
+        return _ispmail_postfix.old_processes([str(path) for path in paths], instance.queue, READERS)
 
-    with instance.running(*READERS, "qmgr") as (_, *children):
+    with instance.running(*READERS, "local", "qmgr") as (_, *children):
         readers = [f"{name} {pid}" for name, pid in zip(READERS, children)]
         with process(tmp_path / "smtpd", "60"):
             assert found(old, new) == found(tmp_path / "none") == found() == []
@@ -219,10 +220,9 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
 
 
 def test_which_programs_may_ask_a_table(instance):
-    others = ("local", "virtual", "smtp", "lmtp", "flush", "postscreen", "tlsproxy")
-    with instance.running(*READERS, *others, "qmgr"):
+    with instance.running(*ASKERS, "qmgr"):
         time.sleep(0.1)
-        assert sorted(_ispmail_postfix.askers(instance.queue).values()) == sorted([*READERS, *others])
+        assert sorted(_ispmail_postfix.askers(instance.queue).values()) == sorted(ASKERS)
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -247,7 +247,7 @@ def test_processes_that_may_ask_a_table_are_let_end(instance, monkeypatch, ends)
 def test_where_no_postfix_runs_other_processes_are_not_looked_at(instance, monkeypatch, tmp_path):
     """Each program of a server would be opened, at each look: one that cannot be read is an error."""
     monkeypatch.setattr("os.listdir", lambda path: pytest.fail(f"{path} is listed"))
-    assert _ispmail_postfix.old_processes([str(tmp_path)], instance.queue) == []
+    assert _ispmail_postfix.old_processes([str(tmp_path)], instance.queue, READERS) == []
 
 
 def test_after_a_reload_the_processes_that_are_busy_are_left(instance, monkeypatch, tmp_path):
@@ -258,6 +258,18 @@ def test_after_a_reload_the_processes_that_are_busy_are_left(instance, monkeypat
         assert _ispmail_postfix.reload(instance.directory, instance.queue, drain=0.8) == [f"cleanup {busy}"]
         assert instance.hups == 1
     assert calls.read_text() == f"-c {instance.directory} reload\n"
+
+
+def test_a_reload_does_not_wait_for_what_reads_no_table_file(instance, monkeypatch):
+    """An smtp(8) with a slow server may take ten minutes."""
+    instance.command("exit 0", monkeypatch)
+    with instance.running("qmgr", "smtp") as (_, _, busy):
+        time.sleep(0.1)
+        began = time.monotonic()
+        assert _ispmail_postfix.reload(instance.directory, instance.queue, drain=30, programs=["smtpd"]) == []
+        assert time.monotonic() - began < 10
+        left = _ispmail_postfix.reload(instance.directory, instance.queue, drain=0.3, programs=["smtpd", "smtp"])
+        assert left == [f"smtp {busy}"]
 
 
 def test_a_reload_ends_once_no_process_is_left(instance, monkeypatch):
@@ -299,7 +311,7 @@ def test_how_long_a_reload_waits(instance, monkeypatch):
     fake = {"monotonic": lambda: clock[0], "sleep": sleep}
     kept = {name: getattr(time, name) for name in ("time", "clock_gettime", "CLOCK_BOOTTIME")}
     monkeypatch.setattr(_ispmail_postfix, "time", SimpleNamespace(**fake, **kept))
-    monkeypatch.setattr(_ispmail_postfix, "_started_before", lambda began, queue, among=None: {4711: "smtpd"})
+    monkeypatch.setattr(_ispmail_postfix, "_started_before", lambda *_: {4711: "smtpd"})
     monkeypatch.setattr(_ispmail_postfix, "_signal_master", lambda queue: signalled.append((queue, clock[0])))
     instance.command("exit 0", monkeypatch)
     assert _ispmail_postfix.reload(instance.directory, instance.queue) == ["smtpd 4711"]

@@ -70,6 +70,8 @@ READERS = {
     "lmtp": "lmtp_sasl_password_maps",
     "postscreen": "postscreen_access_list",
     "tlsproxy": "tlsproxy_client_policy_maps",
+    "smtp": "smtp_generic_maps smtp_tls_policy_maps",
+    "qmqpd": "qmqpd_authorized_clients",
 }
 
 
@@ -77,6 +79,10 @@ READERS = {
 def test_all_programs_that_open_a_table_are_its_readers(parameter):
     readers = {program for program, names in READERS.items() if parameter in names.split()}
     assert set(_ispmail_programs.programs_of(parameter)) == readers
+
+
+def test_all_programs_that_may_ask_a_table_are_known():
+    assert {*READERS, *_ispmail_programs.MOST} == _ispmail_programs.ASKERS
 
 
 @pytest.mark.parametrize(

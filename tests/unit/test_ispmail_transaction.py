@@ -28,6 +28,7 @@ from .configured import Configured
 OLD, NEW, THEIRS = "query = old\n", "query = new\n", "query = theirs\n"
 MAPS = {"virtual_alias_maps": "mysql:DIR/b.cf"}
 DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
+PROGRAMS = frozenset(["smtpd", "smtp"])
 PUT_BACK = "Everything was put back as it was, and Postfix reloaded."
 
 
@@ -62,7 +63,8 @@ class Postfix:
         self.waits.append((len(self.found), seconds))
         return []
 
-    def reload(self, directory, queue, once_more):
+    def reload(self, directory, queue, once_more, programs):
+        assert programs == PROGRAMS
         assert directory == str(self.server.directory) and self.master(queue)
         self.found.append(visible(self.server))
         self.followed.append(once_more)
@@ -117,10 +119,8 @@ def change(server, files=(), parameters=None, **options):
         replacements.append(Replacement(new, still=(read(new.path).content,)))
     if parameters:
         parameters = {name: value and value.replace("DIR", str(server.directory)) for name, value in parameters.items()}
-    queue = str(server.queue)
-    return Change(
-        str(server.directory), server.cache, tuple(replacements), parameters, queue_directory=queue, **options
-    )
+    where = {"queue_directory": str(server.queue), "programs": PROGRAMS}
+    return Change(str(server.directory), server.cache, tuple(replacements), parameters, **where, **options)
 
 
 def journal(server):

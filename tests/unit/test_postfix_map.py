@@ -5,6 +5,7 @@ import grp
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
+import _ispmail_inventory
 import _ispmail_optionfile
 from _ispmail_errors import CannotAsk
 from _ispmail_inventory import Settings
@@ -122,21 +123,26 @@ def test_old_processes_are_those_of_all_instances(on_minion, monkeypatch):
     on_minion(postfix_map, ispmail=section("/etc/postfix", instances=["second"]), second=second)
     seen = []
 
-    def old_processes(files, queue):
-        seen.append(files)
+    def old_processes(files, queue, programs):
+        seen.append((files, "smtp" in programs))
         return [f"smtpd of {queue}"]
 
-    def settings(directory):
-        return Settings(directory, {"queue_directory": f"$own{directory}", "own": "/queue"}, frozenset())
+    def read(directory):
+        values = {"queue_directory": f"$own{directory}", "own": "/queue", "mail_owner": "postfix"}
+        # The other one has none of the tables in a parameter of smtp(8).
+        tables = f"mysql:{seen[0][0][0]}" if seen else table("/etc/postfix", NAMES[0])
+        known = Settings(directory, {**values, "smtp_generic_maps": tables}, frozenset())
+        return _ispmail_inventory.of(known, [])
 
     monkeypatch.setattr("_ispmail_postfix.old_processes", old_processes)
-    monkeypatch.setattr("_ispmail_inventory.settings", settings)
+    monkeypatch.setattr("_ispmail_inventory.read", read)
     assert postfix_map.old_processes() == ["smtpd of /queue/etc/postfix", "smtpd of /queue/etc/postfix-second"]
     assert postfix_map.old_processes("second") == ["smtpd of /queue/etc/postfix-second"]
-    assert seen[0] == [table("/etc/postfix", name).removeprefix("mysql:") for name in NAMES]
+    assert seen[0] == ([table("/etc/postfix", name).removeprefix("mysql:") for name in NAMES], True)
+    assert [is_smtp for _, is_smtp in seen] == [True, False, False]
     # Where pillar names no map there may be no Postfix.
     on_minion(postfix_map, ispmail=section("/nowhere", **NO_MAPS))
-    monkeypatch.setattr("_ispmail_inventory.settings", fails(CannotAsk("Postfix is not there")))
+    monkeypatch.setattr("_ispmail_inventory.read", fails(CannotAsk("Postfix is not there")))
     assert postfix_map.old_processes() == []
 
 
