@@ -91,6 +91,7 @@ def _apply_to_postfix(
         pillar_key=instance.pillar_key,
         named=_ispmail_transaction.named((each.path for each in after.tables), files),
         owned=found.owned,
+        asked=frozenset(each.path for each in inventory.tables),
         programs=inventory.programs(paths) | after.programs(paths),
     )
     if test:

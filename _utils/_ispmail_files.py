@@ -216,6 +216,16 @@ class Exchange:
         """The files that are replaced or deleted."""
         return list(self._new)
 
+    @property
+    def going(self) -> list[str]:
+        """The files that `delete` deletes; known once the others are put."""
+        return [path for path, each in self._new.items() if each.new.content is None and self._exists_before(path)]
+
+    @property
+    def coming(self) -> list[str]:
+        """The files that were not there before, and are there now: `drop` removes them."""
+        return [path for path in self.begun if not self._exists_before(path)]
+
     def put(self) -> None:
         """Replace the files that get new content, in the order given; those to be deleted are only looked at.
 
@@ -262,12 +272,12 @@ class Exchange:
         Raises:
             Failed: One cannot be deleted.
         """
-        gone = [path for path, each in self._new.items() if each.new.content is None and self._exists_before(path)]
-        with _failures(gone):
-            for path in gone:
+        going = self.going
+        with _failures(going):
+            for path in going:
                 self.begun.append(path)
                 os.unlink(path)
-            sync_directories(gone)
+            sync_directories(going)
 
     def forget(self) -> None:
         """Remove what is left beside the files: the temporary ones, and the second names of the old ones.
@@ -310,9 +320,9 @@ class Exchange:
         Raises:
             Failed: One cannot be removed.
         """
-        new = [path for path in self.begun if not self._exists_before(path)]
-        with _failures(new):
-            for path in new:
+        coming = self.coming
+        with _failures(coming):
+            for path in coming:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                 self.begun.remove(path)

@@ -13,7 +13,7 @@ import _ispmail_postconf
 import _ispmail_tablefile
 from _ispmail_errors import CannotAsk, repr_without
 from _ispmail_expand import expand, names_in, referred
-from _ispmail_maincf import PERMITS, READABLE, overrides, settled, words
+from _ispmail_maincf import PERMITS, READABLE, overrides, settled, without_inline, words
 from _ispmail_postconf import Service
 from _ispmail_programs import MOST, has_transports, is_match_list, is_transport, programs_of
 from _ispmail_reach import Place, Reference, Word, places, references, tables_in, words_of
@@ -164,6 +164,11 @@ class Inventory(NamedTuple):
         if programs not in known:
             known[programs] = self._readers(programs)
         return known[programs]
+
+    def asking(self, paths: Collection[str]) -> list[str]:
+        """What leads to one of these table files, such as ``relay_domains (mysql:/etc/postfix/x.cf)``; for people."""
+        places = [place for place in self.places if place.reference.path in paths]
+        return list(dict.fromkeys(f"{place.name} ({without_inline(place.word.text)})" for place in places))
 
     def programs(self, paths: Iterable[str]) -> frozenset[str]:
         """The programs whose processes may hold what was in one of these table files: what is asked for each mail, and

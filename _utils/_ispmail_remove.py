@@ -164,12 +164,7 @@ def refuse_in_use(
         Failed: Names what leads to it.
         CannotAsk: Another Postfix of this server could not be read.
     """
-    users = [
-        f"{place.name} ({without_inline(place.word.text)})"
-        for table in after.tables
-        if table.path in paths
-        for place in table.places
-    ]
+    users = after.asking(paths)
     users += [f"{name} ({word})" for name, word in _left_alone(inventory, after, parameters)]
     users += [
         f"{place.name} ({without_inline(place.word.text)}) of the Postfix in {other.settings.config_directory}"

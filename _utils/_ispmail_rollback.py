@@ -302,6 +302,7 @@ def _change_postfix(
         expected=expected,
         queue_directory=known.queue_directory,
         named=named,
+        asked=frozenset(each.path for each in inventory.tables),
         programs=inventory.programs(paths) | after.programs(paths),
     )
     if test:

@@ -11,10 +11,11 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import _ispmail_files
+import _ispmail_inventory
 import _ispmail_obstacles
 import _ispmail_postconf
 import _ispmail_postfix
@@ -55,6 +56,7 @@ class Change(NamedTuple):
     pillar_key: str = ""  # of the instance, for the history
     named: tuple[str, ...] = ()  # table files that main.cf will name, and that are there already
     owned: tuple[str, ...] = ()  # all files of the instance that changes replace, beside main.cf
+    asked: frozenset[str] = frozenset()  # table files that something led to before it
     programs: frozenset[str] = ASKERS  # those that read the table files, before or after it
 
     def __repr__(self) -> str:
@@ -273,8 +275,9 @@ def _load(change: Change, exchange: Exchange, way: _Way, due: bool, check: Calla
     old_processes = _reload(change) if running and reload_due else []
     if check:
         check(running)
-    _refuse_lost(change)
-    exchange.delete()
+    with _unasked(change, exchange.going):
+        _refuse_lost(change)
+        exchange.delete()
     return _warnings(leaving, [each for each in old_processes if each not in leaving])
 
 
@@ -304,6 +307,24 @@ def _read_step(change: Change, step: Step, check: Callable[[bool], None] | None 
     if left:
         log.warning("not waited for any longer in %s: %s", change.config_directory, ", ".join(left))
     return left
+
+
+@contextlib.contextmanager
+def _unasked(change: Change, paths: Collection[str]) -> Iterator[None]:
+    """Keep postconf from main.cf while files are unlinked, having seen that nothing leads to them at this moment.
+
+    Raises:
+        ChangedMeanwhile: Something does. It would be a 451 for every RCPT.
+    """
+    with contextlib.ExitStack() as stack:
+        if paths and change.queue_directory:
+            stack.enter_context(postconf_lock(_path(change), required=False))
+            if users := _ispmail_inventory.read(change.config_directory).asking(paths):
+                raise ChangedMeanwhile(
+                    f"another program has had the table files asked by {', '.join(users)} meanwhile: "
+                    "take them out there first"
+                )
+        yield
 
 
 def _refuse_lost(change: Change) -> None:
@@ -428,9 +449,8 @@ def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
         except IspmailError:
             # Processes with different configurations may accept what they should not: worth a second try.
             running = _reloaded(change)
-        if named := _named(change, exchange):
-            raise ChangedMeanwhile(f"another program has set main.cf to use {', '.join(named)}")
-        exchange.drop()
+        with _unasked(change, [path for path in exchange.coming if path not in change.asked]):
+            exchange.drop()
         return running
     except IspmailError as err:
         directory = change.config_directory
@@ -440,12 +460,6 @@ def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
             f"All files are as before{new}. The rest could not be done ({err}): "
             f"processes of Postfix may still use the new files. Run postfix -c {directory} reload, or apply again"
         ) from err
-
-
-def _named(change: Change, exchange: Exchange) -> list[str]:
-    """The new files that main.cf names all the same."""
-    text = _ispmail_files.content(_path(change)) or b"" if change.parameters and exchange.begun else b""
-    return [path for path in exchange.begun if os.fsencode(path) in text]
 
 
 def _reloaded(change: Change, once_more: bool = False) -> bool:

@@ -42,10 +42,15 @@ def reloads(postfix):
 
 def apply_with(minion, condition, act):
     """Apply in a process of its own that does `act` at that moment."""
+    return command_with(minion, condition, act, "state.apply", "ispmail.maps")
+
+
+def command_with(minion, condition, act, *arguments):
+    """The same of another function."""
     with scratch() as site:
         (site / "sitecustomize.py").write_text(AT_EVENT.format(condition=condition, act=act))
         environment = {**os.environ, "PYTHONPATH": str(site)}
-        return minion.command("state.apply", "ispmail.maps", env=environment)
+        return minion.command(*arguments, env=environment)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -172,6 +177,33 @@ def test_a_table_file_that_is_asked_elsewhere_is_not_removed(minion, postfix):
     assert result["result"] is False
     assert f"the table files are asked by smtpd_recipient_restrictions ({table}) too" in result["comment"]
     assert contents(postfix) == before
+
+
+MEANWHILE = {
+    "before it locks main.cf": "event == 'os.mkdir' and str(arguments[0]).endswith('.work')",
+    "during its reload": "event == 'subprocess.Popen' and 'reload' in arguments[1]",
+}
+
+
+@pytest.mark.parametrize("moment", MEANWHILE)
+@pytest.mark.parametrize("change", ["removal", "rollback"])
+def test_a_table_file_that_is_asked_elsewhere_meanwhile_is_not_removed(minion, postfix, moment, change):
+    """Somebody sets another parameter to our table, and reloads Postfix: 451 for every RCPT, and success was said."""
+    managed(minion)
+    minion.command("saltutil.sync_all")
+    directory = str(postfix.config_directory)
+    table = f"mysql:{directory}/mariadb-virtual-alias-maps.cf"
+    edit = ["postconf", "-c", directory, "-e", f"recipient_canonical_maps={table}"]
+    act = f"subprocess.run({edit!r}); subprocess.run(['postfix', '-c', {directory!r}, 'reload'], stderr=-3)"
+    arguments = {"removal": ["postfix_map.remove", "[virtual_alias_maps]"], "rollback": ["postfix_map.rollback"]}
+    with Load(postfix.port, ANSWERED, rate=50) as load:
+        done = command_with(minion, MEANWHILE[moment], act, *arguments[change])
+    report = load.stop()
+    assert done.returncode and f"asked by recipient_canonical_maps ({table}) meanwhile" in done.stdout + done.stderr
+    assert "Everything was put back as it was, and Postfix reloaded" in done.stdout + done.stderr
+    assert replies(postfix) == ANSWERED
+    assert not {record.code for record in report.records} & {451}
+    assert managed(minion)["changes"] == {}
 
 
 def test_domains_alone_are_warned_of(minion, pillar):

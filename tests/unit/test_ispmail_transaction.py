@@ -4,6 +4,7 @@ Whether Postfix runs, and what comes of its reloads, is said here: a real one is
 """
 
 import os
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from .configured import Configured
 OLD, NEW, THEIRS = "query = old\n", "query = new\n", "query = theirs\n"
 MAPS = {"virtual_alias_maps": "mysql:DIR/b.cf"}
 DOMAINS = ("mydestination", "relay_domains", "virtual_alias_domains", "virtual_mailbox_domains")
+HAD = "another program has had the table files asked by"
 PROGRAMS = frozenset(["smtpd", "smtp"])
 PUT_BACK = "Everything was put back as it was, and Postfix reloaded."
 
@@ -672,6 +674,61 @@ def test_another_programs_edit_stays(server, postfix):
     assert visible(server) == {"a.cf": OLD, "main.cf": {"relocated_maps": "hash:/theirs", "biff": "no"}}
 
 
+THEIRS_IN = {
+    "main.cf": "relocated_maps (mysql:DIR/a.cf)",
+    "master.cf": "smtp/inet/relocated_maps (mysql:DIR/a.cf)",
+    "by a parameter of their own": "theirs (mysql:DIR/a.cf)",
+}
+
+
+@pytest.mark.parametrize("where", THEIRS_IN)
+@pytest.mark.parametrize("parameters", [{"virtual_alias_maps": None}, None])
+def test_a_table_file_that_another_program_has_put_to_use_is_not_deleted(server, postfix, where, parameters):
+    """Whether main.cf has named it before or not. It would be a 451 for every RCPT."""
+    ours = "virtual_alias_maps = mysql:DIR/a.cf\n" if parameters else ""
+    server.main_cf(ours).table("a", OLD)
+    directory = str(server.directory)
+
+    def check(running):
+        if where == "master.cf":
+            command = ["postconf", "-c", directory, "-P", f"smtp/inet/relocated_maps=mysql:{directory}/a.cf"]
+        else:
+            theirs = {"relocated_maps": f"mysql:{directory}/a.cf"}
+            if where != "main.cf":
+                theirs = {"theirs": theirs["relocated_maps"], "relocated_maps": "$theirs"}
+            command = ["postconf", "-c", directory, "-e", *(f"{name}={value}" for name, value in theirs.items())]
+        subprocess.run(command, check=True)
+
+    error = made(server, check, files={"a": None}, parameters=parameters)
+    back = PUT_BACK if parameters else "Nothing was changed, Postfix answers as before."
+    assert error.text.startswith(f"{HAD} ") and THEIRS_IN[where] in error.text
+    assert error.text.endswith(f"meanwhile: take them out there first\n{back}")
+    found = visible(server)
+    assert found["a.cf"] == OLD and (found["main.cf"].get("virtual_alias_maps") is not None) is bool(parameters)
+
+
+def test_postconf_waits_while_table_files_are_deleted(server, postfix, monkeypatch):
+    """What it writes afterwards names a file that its admin sees to be gone."""
+    server.table("a", OLD)
+    held = []
+    delete = _ispmail_files.Exchange.delete
+    lock = str(server.directory / "main.cf.tmp")
+    monkeypatch.setattr(
+        _ispmail_files.Exchange, "delete", lambda each: held.append(os.path.exists(lock)) or delete(each)
+    )
+    _ispmail_transaction.make(change(server, {"a": None}))
+    assert held == [True] and not os.path.exists(lock) and "a.cf" not in visible(server)
+
+
+def test_nothing_is_read_where_no_file_goes(server, postfix, monkeypatch):
+    """An apply of 300 maps would read all of main.cf once more."""
+    monkeypatch.setattr("_ispmail_inventory.read", lambda directory: pytest.fail("it is read"))
+    server.table("c", OLD)
+    _ispmail_transaction.make(change(server, {"b": NEW, "c": NEW, "none": None}, MAPS))
+    assert made(server, fails(), files={"b": OLD, "c": OLD}).text == f"no\n{PUT_BACK}"
+    assert visible(server) == {"b.cf": NEW, "c.cf": NEW, "main.cf": MAPS}
+
+
 def test_another_programs_edit_of_something_else_is_kept(server, postfix):
     """Also where two steps are due: what was written meanwhile cannot be undone step by step."""
     parameters = {"relay_domains": "x.test", **MAILBOXES}
@@ -801,14 +858,16 @@ def test_a_new_file_that_another_program_has_put_to_use_stays(server, postfix):
     theirs = "virtual_alias_maps = mysql:DIR/b.cf\nrelocated_maps = mysql:DIR/b.cf\n"
     error = made(server, fails(lambda: server.main_cf(theirs)), files={"b": NEW, "c": NEW}, parameters=MAPS)
     assert error.type is NotPutBack
-    assert "(another program has set main.cf to use DIR/b.cf)" in error.text
+    users = "relocated_maps (mysql:DIR/b.cf)"
+    assert f"({HAD} {users} meanwhile: take them out there first): processes of Postfix may still use" in error.text
     assert visible(server)["b.cf"] == NEW and visible(server)["main.cf"] == {"relocated_maps": "mysql:DIR/b.cf"}
 
 
 def test_a_new_file_that_main_cf_has_named_all_the_time_goes_again(server, postfix):
     """As it was."""
     server.main_cf("virtual_alias_maps = mysql:DIR/b.cf")
-    assert made(server, fails(), files={"b": NEW}).text == f"no\n{PUT_BACK}"
+    asked = frozenset([server.path("b")])
+    assert made(server, fails(), files={"b": NEW}, asked=asked).text == f"no\n{PUT_BACK}"
     assert visible(server) == {"main.cf": MAPS}
 
 
