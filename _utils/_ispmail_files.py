@@ -270,13 +270,16 @@ class Exchange:
         """Delete the files that are to be deleted.
 
         Raises:
+            ChangedMeanwhile: Somebody else has changed one.
             Failed: One cannot be deleted.
         """
         going = self.going
         with _failures(going):
             for path in going:
+                if content(path) not in (None, self._old[path].content):
+                    raise _changed_meanwhile(path)
                 self.begun.append(path)
-                os.unlink(path)
+                _unlink(path)
             sync_directories(going)
 
     def forget(self) -> None:
@@ -314,18 +317,24 @@ class Exchange:
                     replace(edited())
             self.begun.remove(path)
 
-    def drop(self) -> None:
+    def drop(self) -> list[str]:
         """Remove the files that were not there before.
+
+        Returns:
+            Those that are left, because somebody else has changed them.
 
         Raises:
             Failed: One cannot be removed.
         """
-        coming = self.coming
+        coming, left = self.coming, []
         with _failures(coming):
             for path in coming:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+                if content(path) in (None, *self._written[path]):
+                    _unlink(path)
+                else:
+                    left.append(path)
                 self.begun.remove(path)
+        return left
 
     def _exists_before(self, path: str) -> bool:
         return self._old[path].content is not None
@@ -336,8 +345,7 @@ class Exchange:
         old = on_disk(replacement.new)
         _refuse_changed(replacement, old)
         if old.content is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_second_name(path))
+            _unlink(_second_name(path))
             os.link(path, _second_name(path))
         return old
 
@@ -425,6 +433,11 @@ def _failures(paths: Sequence[str]) -> Iterator[None]:
         raise Failed(f"{path} cannot be written: {err.strerror}") from err
 
 
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 def side_names(path: str) -> tuple[str, str]:
     """The other names that a file has while it is replaced, and after a change of it that was cut off."""
     return _temporary(path), _second_name(path)
@@ -479,8 +492,7 @@ def _write_temporaries(files: Sequence[File]) -> None:
 
 def _written_temporary(file: File) -> BinaryIO:
     temporary = _temporary(file.path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
+    _unlink(temporary)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(open(descriptor, "wb"))
@@ -500,8 +512,7 @@ def write_aside(path: str, content: bytes) -> None:
         OSError: It cannot be written. It is as before then.
     """
     # One that is there may be open to others, or be somebody else's.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(aside(path))
+    _unlink(aside(path))
     descriptor = os.open(aside(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as stream:
         stream.write(content)

@@ -391,10 +391,13 @@ def _put_back(
     outcome, running = "Nothing was changed, Postfix answers as before.", False
     if changed:
         _restore(change, exchange, journal.workspace, old_values)
-        running = _reload_and_drop(change, exchange)
+        running, left = _reload_and_drop(change, exchange)
         # An interrupted state is not "as it was": main.cf and files may be of two changes.
         state = "as it was" if due is None else "as the change that was cut off before had left it"
-        outcome = f"Everything was put back {state}{', and Postfix reloaded' if running else ''}."
+        all_of_it = "Everything else" if left else "Everything"
+        outcome = f"{all_of_it} was put back {state}{', and Postfix reloaded' if running else ''}."
+        if left:
+            outcome += f" What somebody else has written meanwhile was left: {', '.join(left)}."
         if due is not None:
             outcome += " Apply again to finish that change."
         log.warning("put back in %s: %s, in %.2f s", change.config_directory, changed, time.monotonic() - began)
@@ -441,8 +444,12 @@ def _old_main_cf(change: Change, workspace: str, old_values: Mapping[str, str | 
     return _ispmail_postconf.edited(values, change.config_directory, workspace)
 
 
-def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
-    """Reload Postfix if it runs, then remove the new files, which it asks no more; return whether it runs."""
+def _reload_and_drop(change: Change, exchange: Exchange) -> tuple[bool, list[str]]:
+    """Reload Postfix if it runs, then remove the new files, which it asks no more.
+
+    Returns:
+        Whether it runs, and the new files that are somebody else's now, and were left.
+    """
     try:
         try:
             running = _reloaded(change)
@@ -450,8 +457,7 @@ def _reload_and_drop(change: Change, exchange: Exchange) -> bool:
             # Processes with different configurations may accept what they should not: worth a second try.
             running = _reloaded(change)
         with _unasked(change, [path for path in exchange.coming if path not in change.asked]):
-            exchange.drop()
-        return running
+            return running, exchange.drop()
     except IspmailError as err:
         directory = change.config_directory
         new = f" except {', '.join(exchange.begun)}, which were not there before" if exchange.begun else ""

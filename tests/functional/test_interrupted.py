@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import threading
 
@@ -9,6 +10,7 @@ import pytest
 
 from lab import scratch
 from lab.minion import Minion
+from lab.postfix import write_cold
 from lab.smtp import Load
 
 from ..conftest import pillar_for
@@ -204,6 +206,34 @@ def test_a_table_file_that_is_asked_elsewhere_meanwhile_is_not_removed(minion, p
     assert replies(postfix) == ANSWERED
     assert not {record.code for record in report.records} & {451}
     assert managed(minion)["changes"] == {}
+
+
+def test_a_file_that_somebody_else_replaces_during_the_reload_is_not_deleted(minion, postfix, pillar):
+    """Neither by a removal, nor where an apply is put back: it may be the only copy."""
+    managed(minion)
+    minion.command("saltutil.sync_all")
+    theirs = "# what somebody else has written meanwhile\n"
+    file, new = (postfix.config_directory / f"mariadb-{name}.cf" for name in ("virtual-alias-maps", "more"))
+    text = file.read_text()
+
+    def replace(path, written):
+        return f"open({str(path)!r} + '.x', 'w').write({written!r}); os.rename({str(path)!r} + '.x', {str(path)!r})"
+
+    moment = MEANWHILE["during its reload"]
+    done = command_with(minion, moment, replace(file, theirs + text), "postfix_map.remove", "[virtual_alias_maps]")
+    said = done.stdout + done.stderr
+    assert done.returncode and f"{file} was changed by somebody else meanwhile: try again" in said
+    assert "Everything was put back as it was, and Postfix reloaded" in said
+    assert file.read_text() == theirs + text and replies(postfix) == ANSWERED
+    # A proxymap in a chroot cannot open it: seen only once it is live.
+    services = postfix.master_cf.read_text()
+    write_cold(postfix.master_cf, re.sub(r"(?m)^(proxymap\s+unix\s+\S+\s+\S+\s+)n", r"\1y", services))
+    minion.pillar = pillar(maps={"more": {**OTHER["more"], "proxy": True}})
+    said = apply_with(minion, moment, replace(new, theirs)).stdout
+    assert "The live maps do not answer as they should" in said and "Everything else was put back as it was" in said
+    assert f"What somebody else has written meanwhile was left: {new}." in said
+    assert new.read_text() == theirs and replies(postfix) == ANSWERED
+    assert str(new) not in postfix.main_cf.read_text()
 
 
 def test_domains_alone_are_warned_of(minion, pillar):

@@ -177,6 +177,47 @@ def test_what_somebody_else_has_changed_since_is_not_put_back(three, tmp_path):
     assert (tmp_path / "a").read_bytes() == b"theirs\n" and str(tmp_path / "a") in three.begun
 
 
+@pytest.mark.parametrize("how", ["in place", "by a rename"])
+def test_what_somebody_else_has_changed_since_is_not_deleted(tmp_path, how):
+    """It may be the only copy. Those that were deleted before it come back."""
+    for name in "abc":
+        (tmp_path / name).write_bytes(OLD)
+    exchange = Exchange([Replacement(file(tmp_path / name, None)) for name in "abc"])
+    exchange.put()
+    (tmp_path / "c").unlink()
+    theirs = tmp_path / ("b" if how == "in place" else "theirs")
+    theirs.write_bytes(b"theirs\n")
+    theirs.rename(tmp_path / "b")
+    with pytest.raises(ChangedMeanwhile, match=r"/b was changed by somebody else meanwhile: try again$"):
+        exchange.delete()
+    assert exchange.begun == [str(tmp_path / "a")] and names(tmp_path) == [".a.old", ".b.old", ".c.old", "b"]
+    exchange.restore()
+    assert exchange.drop() == []
+    exchange.forget()
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()) == (OLD, b"theirs\n")
+
+
+def test_a_file_that_somebody_else_has_deleted_since_is_as_wished(three, tmp_path):
+    three.put()
+    (tmp_path / "c").unlink()
+    three.delete()
+    three.restore()
+    assert (tmp_path / "c").read_bytes() == OLD
+
+
+def test_what_somebody_else_has_put_in_place_of_a_new_file_is_not_dropped(tmp_path):
+    """The others go: they may hold a password."""
+    exchange = Exchange([Replacement(file(tmp_path / name, NEW)) for name in "abcd"])
+    exchange.put()
+    for name in "ac":
+        (tmp_path / "theirs").write_bytes(b"theirs\n")
+        (tmp_path / "theirs").rename(tmp_path / name)
+    (tmp_path / "d").unlink()
+    assert exchange.drop() == [str(tmp_path / "a"), str(tmp_path / "c")]
+    assert exchange.begun == [] and names(tmp_path) == ["a", "c"]
+    assert (tmp_path / "a").read_bytes() == b"theirs\n"
+
+
 def test_an_edit_of_main_cf_since_is_kept(tmp_path):
     path = tmp_path / "main.cf"
     path.write_bytes(OLD)

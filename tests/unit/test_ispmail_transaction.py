@@ -707,6 +707,31 @@ def test_a_table_file_that_another_program_has_put_to_use_is_not_deleted(server,
     assert found["a.cf"] == OLD and (found["main.cf"].get("virtual_alias_maps") is not None) is bool(parameters)
 
 
+def test_a_table_file_that_somebody_else_replaces_meanwhile_is_not_deleted(server, postfix):
+    """They say so, and what was to go with it is as it was."""
+    server.main_cf("virtual_alias_maps = mysql:DIR/a.cf").table("a", OLD).table("c", OLD)
+    error = made(
+        server,
+        lambda _: server.table("a", THEIRS),
+        files={"c": None, "a": None},
+        parameters={"virtual_alias_maps": None},
+    )
+    assert error.text == f"DIR/a.cf was changed by somebody else meanwhile: try again\n{PUT_BACK}"
+    aliases = {"virtual_alias_maps": "mysql:DIR/a.cf"}
+    assert visible(server) == {"a.cf": THEIRS, "c.cf": OLD, "main.cf": aliases}
+    assert sorted(os.listdir(server.directory)) == ["a.cf", "c.cf", "main.cf", "master.cf"]
+
+
+def test_a_new_file_that_somebody_else_replaces_meanwhile_is_left_and_told(server, postfix):
+    error = made(server, fails(lambda: server.table("b", THEIRS)), files={"b": NEW, "c": NEW}, parameters=MAPS)
+    assert (error.type, error.text) == (
+        Failed,
+        "no\nEverything else was put back as it was, and Postfix reloaded. "
+        "What somebody else has written meanwhile was left: DIR/b.cf.",
+    )
+    assert visible(server) == {"b.cf": THEIRS, "main.cf": {}} and journal(server).due() is None
+
+
 def test_postconf_waits_while_table_files_are_deleted(server, postfix, monkeypatch):
     """What it writes afterwards names a file that its admin sees to be gone."""
     server.table("a", OLD)
