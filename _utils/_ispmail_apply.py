@@ -121,7 +121,7 @@ def refuse_before_a_reload(broken: Sequence[Broken], inventory: Inventory, runni
 
 
 def _check(instance: CompleteInstance, difference: Difference, inventory: Inventory, running: bool) -> list[str]:
-    """Refuse what this server cannot do, ask each new table file, and return the warnings."""
+    """Refuse what this server cannot do, ask each new table file and all that pillar expects, return the warnings."""
     unknown, warnings = _unknown_in_chroot(instance, inventory)
     faults = [*difference.faults, *_faults_here(instance, difference, inventory), *(unknown if running else [])]
     changed = [each for each in instance.maps if each.name in difference.changed]
@@ -135,7 +135,8 @@ def _check(instance: CompleteInstance, difference: Difference, inventory: Invent
     warnings += [f"{name} is not a parameter that Postfix knows: is it spelt right?" for name in difference.unknown]
     warnings += unread(changed, inventory)
     failures, doubts = unaskable(staged(changed, inventory), instance.config_directory)
-    failures = failures or wrong_answers(instance, staged(answering(instance, changed), inventory))
+    # Of all maps: what is wrong in one that stays would put the change back.
+    failures = failures or wrong_answers(instance, staged(answering(instance, instance.maps), inventory))
     if failures:
         if faults := _unopenable(instance):
             raise PillarFault(instance.pillar_key, faults)

@@ -13,6 +13,7 @@ import _ispmail_postfix
 from _ispmail_config import CompleteInstance
 from _ispmail_config_consumers import Consumers
 from _ispmail_errors import below
+from _ispmail_maincf import READABLE
 from _ispmail_plan import Outcome
 
 
@@ -40,6 +41,16 @@ class Comparison(NamedTuple):
     def is_due(self) -> bool:
         """Whether there is anything to do, or a fault to tell."""
         return self.concerns_postfix or bool(self.option_files.changes) or self.interrupted or self.lacks_postfix
+
+    @property
+    def settled(self) -> list[str]:
+        """The maps whose live answers an apply would leave as they are."""
+        if self.maps is None or self.interrupted:
+            return []
+        anew = READABLE in self.maps.parameters
+        return [
+            each.name for each in self.instance.maps if each.name not in self.maps.changed and not (anew and each.proxy)
+        ]
 
     @property
     def faults(self) -> list[str]:

@@ -395,6 +395,44 @@ def test_answers_of_a_dry_run_are_those_of_the_live_maps(minion, pillar):
     assert answered(True) is False
 
 
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_wrong_answer_of_a_map_that_stays_is_told_before_anything_goes_live(minion, postfix, pillar, mariadb, proxy):
+    """A dry run said that the other map would be applied; the apply went live, failed, and was put back."""
+    answers = [
+        {"map": "virtual_mailbox_maps", "question": "new@example.org", "answer": True},
+        {"map": "virtual_alias_maps", "question": "jack@example.org", "answer": True},
+    ]
+    maps = {"virtual_mailbox_maps": {"proxy": proxy}}
+    minion.pillar = pillar(maps=maps)
+    assert managed(minion)["result"] is True
+    other = {**maps, "virtual_alias_maps": {"query": OTHER_QUERY}}
+    minion.pillar = pillar(answers=answers, maps=other)
+    before, reloads = everything(postfix), postfix.log.count(": reload --")
+    wrong = "virtual_mailbox_maps: new@example.org should give any answer, but gives no answer"
+    for test in (True, False):
+        result = managed(minion, test=test)
+        assert result["result"] is False and result["changes"] == {}
+        assert result["comment"] == f"Nothing was changed, Postfix answers as before:\n- {wrong}"
+    assert everything(postfix) == before and postfix.log.count(": reload --") == reloads
+
+    def answered():
+        (state,) = minion.call("state.single", "postfix_map.answers", "they answer", test=True).values()
+        return state["result"], state["comment"].split("\n- ")[1:]
+
+    # That one is known to be wrong, whatever an apply does to the other.
+    assert answered() == (False, [wrong])
+    broken = {"virtual_alias_maps": {"query": "SELECT 1 FROM virtual_users WHERE email='no%s'"}}
+    minion.pillar = pillar(answers=answers[1:], maps={**maps, **broken}, history=0)
+    write_cold(
+        postfix.config_directory / "mariadb-virtual-alias-maps.cf",
+        (postfix.config_directory / "mariadb-virtual-alias-maps.cf").read_text().replace("source=", "'no'="),
+        0o640,
+        "postfix",
+    )
+    result, (said,) = answered()
+    assert result is None and said.startswith("virtual_alias_maps: jack@example.org should give any answer")
+
+
 def test_packages_can_be_applied_alone(minion, pillar):
     """It was: Cannot extend ID … It is not part of the high state."""
     mine = pillar()

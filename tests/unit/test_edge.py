@@ -14,6 +14,7 @@ from _ispmail_plan import Outcome
 from _states import postconf, postfix_database, postfix_map
 
 from .test_documentation import FILES, ROOT, called, public_functions
+from .test_ispmail_compare import SAME, comparison, instance
 from .test_ispmail_reapply import fails
 
 MODULES = [importlib.import_module(f"{file.parent.name}.{file.stem}") for file in FILES]
@@ -222,11 +223,18 @@ def test_an_apply_is_called_only_where_something_is_due(salt, compared, test):
     assert failed["result"] is False and "perhaps a sync is under way: apply again" in failed["comment"]
 
 
+OWN = {"parameter": "virtual_alias_maps", "query": "SELECT '%s'"}
+DUE = SAME._replace(changes={"main.cf": {}}, changed=frozenset(["virtual_alias_maps"]))
 NOT_YET = [
     # In a dry run, what an apply would mend is no failure.
-    (True, True, None),
-    (False, True, False),
-    (True, False, False),
+    (comparison(DUE), True, None),
+    (comparison(maps=None, lacks_postfix=True), True, None),
+    (comparison(DUE, interrupted=True), True, None),
+    (comparison(), True, False),
+    # An apply would not change that map, or no map at all.
+    (comparison(DUE, instance=instance(maps={"ispmail": OWN, "second": OWN})), True, False),
+    (comparison(files={"consumer:dovecot": {}}), True, False),
+    (comparison(DUE), False, False),
     (Failed("no"), True, False),
     (InvalidInput("no"), True, False),
 ]
@@ -234,9 +242,9 @@ NOT_YET = [
 
 @pytest.mark.parametrize(("found", "test", "result"), NOT_YET)
 def test_answers_that_are_wrong(salt, compared, monkeypatch, found, test, result):
-    compared(Outcome(), is_due=found)
-    if isinstance(found, Exception):
-        monkeypatch.setattr("_ispmail_compare.compare", fails(found))
+    compared(Outcome(), is_due=False)
+    compare = fails(found) if isinstance(found, Exception) else lambda *_: found
+    monkeypatch.setattr("_ispmail_compare.compare", compare)
     salt(postfix_map, test, postfix_map__answers=lambda pillar: [f"{pillar}: no"])
     for pillar, said in (({}, "ispmail"), ({"pillar": "second"}, "second")):
         assert postfix_map.answers("a name", **pillar) == {

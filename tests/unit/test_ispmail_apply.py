@@ -141,6 +141,16 @@ def test_a_map_that_gives_another_answer_does_not_go_live(server, lite, test):
     assert not os.path.exists(server.path("a"))
 
 
+@pytest.mark.parametrize("test", [True, False])
+def test_a_map_that_stays_and_gives_another_answer_ends_a_change_before_it_goes_live(server, lite, test):
+    """Else it would be put back, and a dry run would have said yes."""
+    apply(server, {"a": lite("virtual_alias_maps")})
+    maps = {"a": lite("virtual_alias_maps"), "b": lite("relocated_maps"), "c": lite("transport_maps")}
+    with pytest.raises(Failed, match=f"^Nothing was changed, Postfix answers as before:\n- a: {WRONG}$"):
+        apply(server, maps, answers(a="other", b="lite.test"), test=test)
+    assert os.path.exists(server.path("a")) and not os.path.exists(server.path("b"))
+
+
 @pytest.fixture
 def ask_live(server, lite, database):
     """A function that asks the live maps a and b after a change of some."""

@@ -22,8 +22,8 @@ FILES = {"consumer:dovecot": {"password": {"old": "***", "new": "***"}}}
 DOVECOT = consumer("dovecot", "/x.cnf")
 
 
-def instance(**section):
-    return complete("second", {"database": {"password": "x", **section}})
+def instance(maps=(), **section):
+    return complete("second", {"database": {"password": "x", **section}, "maps": dict(maps)})
 
 
 def comparison(maps=SAME, files=(), **values):
@@ -47,6 +47,27 @@ def comparison(maps=SAME, files=(), **values):
 )
 def test_what_is_due(found, concerns_postfix, is_due):
     assert (found.concerns_postfix, found.is_due) == (concerns_postfix, is_due)
+
+
+PROXIED = instance(maps={"virtual_alias_maps": {"proxy": True}})
+
+
+@pytest.mark.parametrize(
+    ("found", "settled"),
+    [
+        (comparison(), "dam"),
+        (comparison(files=FILES), "dam"),
+        (comparison(SAME._replace(changed=frozenset(["virtual_alias_maps"]))), "dm"),
+        # proxymap does not allow it now.
+        (comparison(SAME._replace(parameters={"proxy_read_maps": "x"}), instance=PROXIED), "dm"),
+        (comparison(SAME._replace(parameters={"virtual_mailbox_maps": "x"}), instance=PROXIED), "dam"),
+        (comparison(interrupted=True), ""),
+        (comparison(maps=None, lacks_postfix=True), ""),
+    ],
+)
+def test_which_live_answers_an_apply_leaves_as_they_are(found, settled):
+    names = {"d": "virtual_mailbox_domains", "a": "virtual_alias_maps", "m": "virtual_mailbox_maps"}
+    assert sorted(found.settled) == sorted(names[each] for each in settled)
 
 
 def test_faults_and_warnings_are_those_of_both_sides():
