@@ -15,6 +15,7 @@ import _ispmail_applied
 import _ispmail_compare
 import _ispmail_consumers
 import _ispmail_files
+import _ispmail_instances
 import _ispmail_inventory
 import _ispmail_plan
 import _ispmail_postfix
@@ -115,10 +116,11 @@ def old_processes(pillar="ispmail"):
     pillar : ispmail
         The pillar key that holds the configuration; the ``instances`` that it names are included.
 
-    Returns a list such as ``smtpd 4711``; empty where all have read the live ones.
+    Returns a list such as ``smtpd 4711``; empty where all have read the live ones. Of an instance that pillar does not
+    name, and that asks these table files too, it is ``smtpd 4711 of the Postfix in /etc/postfix-out``.
 
     Raises SaltInvocationError for faults in pillar, CommandExecutionError where postconf cannot tell the queue
-    directory.
+    directory, or which tables another instance asks that a main.cf names.
 
     Source: master(8), proc(5)
 
@@ -128,19 +130,7 @@ def old_processes(pillar="ispmail"):
 
         salt '*' postfix_map.old_processes
     """
-    return [
-        process
-        for each in instances(__pillar__, pillar).values()
-        if each.wanted
-        for process in _old_processes(each)
-    ]
-
-
-def _old_processes(each):
-    """Those of one instance."""
-    paths = [one.path for one in each.wanted]
-    inventory = _ispmail_inventory.read(each.config_directory)
-    return _ispmail_postfix.old_processes(paths, inventory.settings.queue_directory, inventory.programs(paths))
+    return _ispmail_instances.old_processes(instances(__pillar__, pillar).values())
 
 
 def _described(each, known):

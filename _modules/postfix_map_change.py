@@ -15,7 +15,7 @@ import _ispmail_consumers
 import _ispmail_holders
 import _ispmail_remove
 from _ispmail_errors import InvalidInput
-from _ispmail_salt import consumer_logins, for_salt, instance, scope, wanted
+from _ispmail_salt import consumer_logins, for_salt, instance, named_directories, scope, wanted
 
 __virtualname__ = "postfix_map"
 
@@ -103,5 +103,6 @@ def remove(maps=None, pillar="ispmail", test=False):
         salt '*' postfix_map.remove '[virtual_alias_maps]' test=True
     """
     consumers = consumer_logins(__pillar__, pillar)
-    found = _ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test)
+    directories = named_directories(__pillar__)
+    found = _ispmail_remove.remove(instance(__pillar__, pillar), maps, __opts__["cachedir"], test, directories)
     return found.describe(_ispmail_consumers.left_behind(consumers) if maps is None else ())

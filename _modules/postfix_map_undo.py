@@ -8,7 +8,7 @@ import _ispmail_stamp
 _ispmail_stamp.require("a929715bc9c1")
 
 import _ispmail_rollback
-from _ispmail_salt import for_salt, undoable
+from _ispmail_salt import for_salt, named_directories, undoable
 
 __virtualname__ = "postfix_map"
 
@@ -78,4 +78,5 @@ def rollback(entry=None, pillar="ispmail", test=False):
         salt '*' postfix_map.rollback test=True
     """
     found = undoable(__pillar__, __opts__, pillar, _ispmail_rollback.last_changed_by)
-    return _ispmail_rollback.rollback(*found, entry, __opts__["cachedir"], test).describe()
+    options = {"test": test, "directories": named_directories(__pillar__)}
+    return _ispmail_rollback.rollback(*found, entry, __opts__["cachedir"], **options).describe()

@@ -9,6 +9,7 @@ import _ispmail_doctor_login
 import _ispmail_doctor_postfix
 import _ispmail_doctor_postgresql
 import _ispmail_doctor_server
+import _ispmail_instances
 import _ispmail_table_users
 from _ispmail_config_database import MYSQL, PGSQL
 from _ispmail_doctor_postfix import LiveMap, Target
@@ -16,6 +17,7 @@ from _ispmail_doctor_server import Live
 from _ispmail_inventory import Inventory
 from _ispmail_report import Finding
 from _ispmail_scope import Scope
+from _ispmail_table_users import Users
 
 
 def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[], Scope]) -> Iterator[Finding]:
@@ -37,12 +39,17 @@ def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[
         yield from _ispmail_doctor_postfix.check(postfix, found)
         maps += found
         inventories.append(postfix.inventory)
+    others = _ispmail_instances.others(inventories)
+    inventories += others.read
+    unknown = Users(frozenset(), tuple(others.unread.values()))
     yield from _ispmail_doctor_login.check(maps)
     yield from _ispmail_doctor_postgresql.check(maps)
     live = {
         table_type: Live(
             [login.host for login in _ispmail_doctor_login.logins(maps, table_type)],
-            _ispmail_table_users.together(_ispmail_table_users.of_inventory(each, table_type) for each in inventories),
+            _ispmail_table_users.together(
+                [*(_ispmail_table_users.of_inventory(each, table_type) for each in inventories), unknown]
+            ),
         )
         for table_type in (MYSQL, PGSQL)
     }

@@ -18,6 +18,7 @@ import _ispmail_connections
 import _ispmail_consumers
 import _ispmail_files
 import _ispmail_hosts
+import _ispmail_instances
 import _ispmail_inventory
 import _ispmail_remembered
 import _ispmail_search
@@ -54,6 +55,13 @@ _CONNECTION = re.compile(r"\S+:[0-9]{1,5}")
 _MOST_FILES, _APPLY_SECONDS = 50, 10
 
 _HOW = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
+_MAKE_IT = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
+_OWN_KEY = "give that Postfix a pillar key of its own (ispmail:instances, docs/sites.md)"
+_NAME_INSTANCE = f"{_OWN_KEY} with that map, or name the table in ispmail:consumers (docs/consumers.md)"
+_SHARED = (
+    f"{_OWN_KEY} with a table file of its own, or name the file in holds of a consumer whose SLS reloads that Postfix "
+    "(docs/consumers.md)"
+)
 
 
 class Holder(NamedTuple):
@@ -247,35 +255,61 @@ def _with_other_users(scope: Scope, logins: Sequence[_LiveLogin]) -> Holder:
 def _inventories(scope: Scope) -> list[Inventory]:
     """What each Postfix of pillar has; a server with other programs only needs none."""
     folders = [one.config_directory for one in scope.instances.values()]
-    return [_ispmail_inventory.read(folder) for folder in folders if os.path.isfile(os.path.join(folder, "main.cf"))]
+    return [_ispmail_inventory.read(folder) for folder in folders if _ispmail_instances.is_there(folder)]
 
 
-def _foreign_tables(scope: Scope, inventories: Sequence[Inventory], found: Holders) -> list[str]:
+def _foreign_tables(scope: Scope, own: Sequence[Inventory], found: Holders) -> list[str]:
     """The files of tables that Postfix asks, perhaps with the account, and that are not pillar's.
 
-    Those that nobody names are reported.
+    Those that nobody names are reported, and so are pillar's where another instance than theirs asks them.
+
+    Args:
+        own: The instances of pillar. Those that pillar does not name are looked for.
     """
-    ours = {os.path.realpath(each.path) for one in scope.instances.values() for each in one.wanted}
+    others = _ispmail_instances.others(own)
+    for folder, sentence in others.unread.items():
+        found.unnamed.append(Holder(TABLE, escaped(folder), sentence))
+    owners = {
+        os.path.realpath(each.path): os.path.realpath(one.config_directory)
+        for one in scope.instances.values()
+        for each in one.wanted
+    }
     foreign = []
-    for settings, table, places in (
-        (each.settings, *item) for each in inventories for item in _tables(each, scope.database.type)
+    for inventory, table, places in (
+        (each, *item) for each in (*own, *others.read) for item in _tables(each, scope.database.type)
     ):
+        settings, owner = inventory.settings, owners.get(table.path)
         users = _ispmail_table_users.of(table, settings, scope.database.type)
         named = [user for user in scope.accounts if user in users.names]
-        if table.path in ours or not (named or users.unknown):
+        if owner == os.path.realpath(settings.config_directory) or not (named or users.unknown):
             continue
         # A table without a path is in main.cf.
         path, shown = table.path, printable(table.path)
         if not os.path.isabs(path):
             path = os.path.join(settings.config_directory, "main.cf")
             shown = f"{table.type}:{shown} in {printable(path)}"
-        foreign.append(path)
-        if not scope.names(path):
-            what = f"the table {shown}, which {', '.join(places)} asks"
-            how = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
-            text = f"{what}, {_logs_in(named or scope.accounts, users)} and is not a map of pillar: {how}"
-            found.unnamed.append(Holder(TABLE, escaped(path), text))
+        foreign += [] if owner else [path]
+        is_pillars = inventory in own
+        # What is started later reads what pillar's file has then.
+        if not scope.names(path) and (not owner or is_pillars or _ispmail_instances.may_run(inventory)):
+            asker = "" if is_pillars and not owner else f" {_ispmail_instances.of(inventory)}"
+            what = (
+                f"the table {shown}, which {', '.join(places)}{asker} asks, {_logs_in(named or scope.accounts, users)}"
+            )
+            found.unnamed.append(Holder(TABLE, escaped(path), f"{what} {_whose(owner, is_pillars)}"))
     return foreign
+
+
+def _whose(owner: str | None, is_pillars: bool) -> str:
+    """Why a table is reported, and what to do.
+
+    Args:
+        owner: The directory of the instance that has it as a map of pillar.
+        is_pillars: Whether pillar names the instance that asks it.
+    """
+    if owner:
+        return f"and is a map of {printable(owner)}, whose changes do not reload that Postfix: {_SHARED}"
+    return f"and is not a map of pillar: {_MAKE_IT if is_pillars else _NAME_INSTANCE}"
 
 
 def _logs_in(accounts: Sequence[str], users: Users) -> str:

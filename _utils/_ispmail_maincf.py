@@ -18,6 +18,8 @@ SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps", "tls_
 # What proxymap may open: that a table stands there asks nothing.
 READABLE = "proxy_read_maps"
 PERMITS = (READABLE, "proxy_write_maps")
+# These name the directories of other instances, see postmulti(1).
+INSTANCES = ("multi_instance_directories", "alternate_config_directories")
 # Ours: what else proxymap may open while a change is under way, for processes that have read another main.cf.
 MEANWHILE = "ispmail_meanwhile"
 

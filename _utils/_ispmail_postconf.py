@@ -19,6 +19,7 @@ from _ispmail_expand import names_in
 from _ispmail_files import Replacement
 from _ispmail_locks import alone, postconf_lock
 from _ispmail_maincf import (
+    INSTANCES,
     SECRET_PARAMETERS,
     checked_names,
     checked_values,
@@ -68,12 +69,12 @@ def known_directory(directory: object, named: Collection[str] = ()) -> str:
     known = [DEFAULT_DIRECTORY, *named]
     directory = os.path.normpath(directory) if isinstance(directory, str) and directory else ""
     if directory not in known and os.path.isfile(os.path.join(DEFAULT_DIRECTORY, "main.cf")):
-        values = get(["multi_instance_directories", "alternate_config_directories"], DEFAULT_DIRECTORY)
+        values = get(INSTANCES, DEFAULT_DIRECTORY)
         known += [os.path.normpath(word) for value in values.values() for word in words(value)]
     if directory not in known:
         raise InvalidInput(
             f"config_directory must be {DEFAULT_DIRECTORY}, one that pillar names (ispmail:postfix:config_directory), "
-            f"or one that {DEFAULT_DIRECTORY}/main.cf names (multi_instance_directories, alternate_config_directories)"
+            f"or one that {DEFAULT_DIRECTORY}/main.cf names ({', '.join(INSTANCES)})"
         )
     return directory
 

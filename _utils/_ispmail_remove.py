@@ -8,10 +8,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import _ispmail_files
+import _ispmail_instances
 import _ispmail_inventory
 import _ispmail_journal
 import _ispmail_postconf
@@ -19,7 +20,7 @@ import _ispmail_postfix
 import _ispmail_smtpd
 import _ispmail_transaction
 from _ispmail_answers import choose
-from _ispmail_config import DEFAULT_DIRECTORY, Instance, Map
+from _ispmail_config import Instance, Map
 from _ispmail_errors import CannotAsk, Failed, PillarFault
 from _ispmail_expand import expand, names_in, sole_name
 from _ispmail_files import Replacement
@@ -33,12 +34,16 @@ from _ispmail_transaction import Change
 
 log = logging.getLogger(__name__)
 
-# The parameters that name the directories of other instances.
-_INSTANCES = ("multi_instance_directories", "alternate_config_directories")
 _EMPTY_BRACES = re.compile(r"(?:unionmap|pipemap):\{[\s,]*\}")
 
 
-def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str, test: bool = False) -> Outcome:
+def remove(
+    instance: Instance,
+    names: Sequence[str] | None,
+    cache_directory: str,
+    test: bool = False,
+    directories: Collection[str] = (),
+) -> Outcome:
     """Take maps out of main.cf, reload Postfix if it runs, ask smtpd, then remove their table files.
 
     A change that was cut off before is finished by it.
@@ -47,6 +52,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
         names: Maps in pillar; None for all. Those that it sets to null are not ours.
         cache_directory: Where the journal of changes is.
         test: Whether only to tell what would be done.
+        directories: Those of all instances of pillar: another one may ask the table files too.
 
     Raises:
         InvalidInput: Pillar names no such map.
@@ -80,7 +86,7 @@ def remove(instance: Instance, names: Sequence[str] | None, cache_directory: str
             for name, new in parameters.items()
         }
     after = _ispmail_inventory.changed(inventory, parameters)
-    refuse_in_use(inventory, after, parameters, paths, there)
+    refuse_in_use(inventory, after, parameters, paths, there, directories)
     warnings = _doubts(chosen, after.settings)
     owned = tuple(each.path for each in instance.wanted)
     interrupted = _ispmail_journal.interrupted(directory, cache_directory, owned)
@@ -153,12 +159,18 @@ def _referred_by_others(ours: Sequence[str], inventory: Inventory) -> set[str]:
 
 
 def refuse_in_use(
-    inventory: Inventory, after: Inventory, parameters: Mapping[str, str | None], paths: set[str], there: set[str]
+    inventory: Inventory,
+    after: Inventory,
+    parameters: Mapping[str, str | None],
+    paths: set[str],
+    there: set[str],
+    directories: Collection[str] = (),
 ) -> None:
     """Refuse to remove a table file while anything leads to it: each RCPT would be answered by 451.
 
     Args:
         there: Those of the paths where there is a file: another instance may ask it too.
+        directories: Those of all instances of pillar.
 
     Raises:
         Failed: Names what leads to it.
@@ -166,40 +178,17 @@ def refuse_in_use(
     """
     users = after.asking(paths)
     users += [f"{name} ({word})" for name, word in _left_alone(inventory, after, parameters)]
-    users += [
-        f"{place.name} ({without_inline(place.word.text)}) of the Postfix in {other.settings.config_directory}"
-        for other in (_other_instances(inventory) if there else ())
-        for place in other.places
-        if place.reference.path in there
-    ]
+    if there:
+        others = _ispmail_instances.others([inventory], directories)
+        if others.unread:
+            raise CannotAsk(f"Nothing was changed: {'; '.join(others.unread.values())}")
+        users += [f"{each} {_ispmail_instances.of(other)}" for other in others.read for each in other.asking(there)]
     if users:
         users = list(dict.fromkeys(users))
         log.warning("refused to remove table files that are still asked by %s", ", ".join(users))
         raise Failed(
             f"Nothing was changed: the table files are asked by {', '.join(users)} too: take them out there first"
         )
-
-
-def _other_instances(inventory: Inventory) -> Iterator[Inventory]:
-    """The other instances of this server that main.cf, or the one of the default instance, names, see postmulti(1)."""
-    waiting = [DEFAULT_DIRECTORY, *_named_instances(inventory.settings)]
-    seen = {os.path.realpath(inventory.settings.config_directory)}
-    for folder in waiting:
-        real = os.path.realpath(folder)
-        if real in seen or not os.path.isfile(os.path.join(folder, "main.cf")):
-            continue
-        seen.add(real)
-        try:
-            other = _ispmail_inventory.read(folder)
-        except CannotAsk as err:
-            what = f"whether the Postfix in {folder} asks the table files could not be told"
-            raise CannotAsk(f"Nothing was changed: {what}: {err}") from err
-        waiting += _named_instances(other.settings)
-        yield other
-
-
-def _named_instances(known: Settings) -> list[str]:
-    return [word for name in _INSTANCES for word in words(known.expanded(name))]
 
 
 def _left_alone(

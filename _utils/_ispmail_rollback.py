@@ -102,6 +102,8 @@ def rollback(
     entry: object,
     cache_directory: str,
     test: bool = False,
+    *,
+    directories: Collection[str] = (),
 ) -> Outcome:
     """Bring table files, main.cf and option files to what they were before an earlier change, and all since.
 
@@ -113,6 +115,7 @@ def rollback(
         entry: The number of the change; None for the newest one.
         cache_directory: Where the journal and the history are.
         test: Whether only to tell what would be done.
+        directories: Those of all instances of pillar: another one may ask a table file that goes.
 
     Raises:
         InvalidInput: There is no such entry.
@@ -147,7 +150,7 @@ def rollback(
         warnings.append(f"nothing was changed, all is as it was before change {chosen.number}")
     else:
         if any(each.of_postfix for each in undone) or (interrupted and _ispmail_postfix.installed()):
-            warned, running = _change_postfix(instance, answers, change, files, test)
+            warned, running = _change_postfix(instance, answers, change, files, test, directories)
             warnings += warned
         elif test:
             _ispmail_transaction.rehearse(change)
@@ -273,7 +276,12 @@ def _probe_logins(files: Iterable[_Back], consumers: Consumers) -> list[str]:
 
 
 def _change_postfix(
-    instance: Instance, answers: Sequence[Answer], change: Change, files: Sequence[_Back], test: bool
+    instance: Instance,
+    answers: Sequence[Answer],
+    change: Change,
+    files: Sequence[_Back],
+    test: bool,
+    directories: Collection[str],
 ) -> tuple[list[str], bool]:
     """Ask what comes back as an apply does, make the change, and return the warnings and whether Postfix runs."""
     began = time.monotonic()
@@ -290,7 +298,7 @@ def _change_postfix(
         for each in wrong_answers(_complete(instance, maps, wanted), staged(maps, after))
     ]
     gone = {each.then.path for each in files if each.then.content is None}
-    _ispmail_remove.refuse_in_use(inventory, after, parameters, gone, gone)
+    _ispmail_remove.refuse_in_use(inventory, after, parameters, gone, gone, directories)
     if running:
         _ispmail_postfix.refuse_reload(after.settings.expanded)
     else:

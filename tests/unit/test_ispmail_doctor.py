@@ -1,5 +1,7 @@
 """What the doctor's checks are given, and in which order they come."""
 
+from pathlib import Path
+
 import pytest
 
 import _ispmail_doctor
@@ -24,7 +26,8 @@ def two():
             (folder / "a.cf").write_text(f"user = mailserver\nhosts = 127.0.0.1:{port}\n")
             (folder / "own.cf").write_text(f"user = {user}\n")
             tables = f"mysql:{folder}/a.cf mysql:{folder}/own.cf"
-            write_cold(folder / "main.cf", f"compatibility_level = 3.6\nvirtual_alias_maps = {tables}\n")
+            main_cf = f"compatibility_level = 3.6\nvirtual_alias_maps = {tables}\n"
+            write_cold(folder / "main.cf", f"{main_cf}multi_instance_directories = {path}/third\n")
             write_cold(folder / "master.cf", "25 inet n - y - - smtpd\n")
             maps = (Map("aliases", "virtual_alias_maps", "mysql", False, str(folder / "a.cf")),)
             targets.append(target(prefix)._replace(instance=Instance("ispmail", str(folder), maps)))
@@ -58,3 +61,20 @@ def test_each_postfix_then_the_logins_the_servers_and_who_else_holds_the_passwor
         (two, live, ["192.0.2.1"]),
         "the holders",
     ]
+
+
+def test_accounts_of_instances_that_pillar_does_not_name_are_not_left_behind(two, monkeypatch):
+    """The doctor advised to drop an account by which another Postfix of this server logs in."""
+    third = Path(two[0].instance.config_directory).parent / "third"
+    third.mkdir()
+    (third / "own.cf").write_text("user = third\n")
+    write_cold(third / "main.cf", f"compatibility_level = 3.6\nrelocated_maps = mysql:{third}/own.cf\n")
+    for name in ("postfix", "login", "postgresql", "holders"):
+        monkeypatch.setattr(f"_ispmail_doctor_{name}.check", lambda *_: iter(()))
+    monkeypatch.setattr("_ispmail_doctor_server.check", lambda targets, live, addresses: iter([live["mysql"].users]))
+    (users,) = _ispmail_doctor.check(two, [], None)
+    (unknown,) = users.unknown
+    assert unknown.startswith(f"whether the Postfix in {third} asks the table files could not be told: ")
+    write_cold(third / "master.cf", "25 inet n - y - - smtpd\n")
+    (users,) = _ispmail_doctor.check(two, [], None)
+    assert users == Users(frozenset(["mailserver", "own0", "own1", "third"]))

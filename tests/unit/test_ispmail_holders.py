@@ -235,6 +235,75 @@ def test_a_table_in_main_cf(site, tmp_path):
     assert find(site.scope(consumer("own", holds=(where,)))).unnamed == []
 
 
+class Second:
+    """Another instance of the site's server, which the main.cf of the first one names."""
+
+    def __init__(self, site, name, **main_cf):
+        self.folder = site.folder / name
+        for each in (self.folder, self.folder / "queue" / "pid"):
+            each.mkdir(parents=True)
+        self.main_cf(**main_cf)
+        write_cold(self.folder / "master.cf", "25 inet n - y - - smtpd\n")
+        site.main_cf(f"virtual_alias_maps = mysql:{site.folder}/etc/a.cf\nmulti_instance_directories = {self.folder}\n")
+
+    def main_cf(self, **parameters):
+        known = {"compatibility_level": "3.6", "queue_directory": f"{self.folder}/queue", **parameters}
+        write_cold(self.folder / "main.cf", "".join(f"{name} = {value}\n" for name, value in known.items()))
+
+
+OWN_KEY = "give that Postfix a pillar key of its own (ispmail:instances, docs/sites.md) with"
+
+
+def test_a_table_of_an_instance_that_pillar_does_not_name(site, tmp_path):
+    """A rotation locked it out; whether it runs or not: what is started later has the old password."""
+    path, named = (site.file(name, table()) for name in ("own.cf", "named.cf"))
+    site.file("other.cf", table(user="another", password=None))
+    tables = f"mysql:{tmp_path}/tree/other.cf mysql:{path} mysql:{named}"
+    second = Second(site, "second", relocated_maps=tables, canonical_maps=f"proxy:mysql:{path}")
+    (found,) = find(site.scope(consumer("own", holds=(named,)))).unnamed
+    who = f"which canonical_maps, relocated_maps of the Postfix in {second.folder} asks, logs in as mailserver"
+    how = f"{OWN_KEY} that map, or name the table in ispmail:consumers (docs/consumers.md)"
+    assert found == (TABLE, path, f"the table {path}, {who} and is not a map of pillar: {how}")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_pillars_own_table_that_another_instance_asks(site, tmp_path, enabled):
+    """Nobody reloads that one: it kept the old password. One that does not run will read what is there then."""
+    path = f"{tmp_path}/etc/a.cf"
+    options = {"multi_instance_enable": "yes" if enabled else "no"}
+    second = Second(site, "second", relocated_maps=f"mysql:{path}", **options)
+    who = f"which relocated_maps of the Postfix in {second.folder} asks, logs in as mailserver"
+    what = f"and is a map of {tmp_path}/etc, whose changes do not reload that Postfix"
+    how = (
+        f"{OWN_KEY} a table file of its own, or name the file in holds of a consumer whose SLS reloads that Postfix "
+        "(docs/consumers.md)"
+    )
+    told = Holder(TABLE, path, f"the table {path}, {who} {what}: {how}")
+    assert find(site.scope()).unnamed == ([told] if enabled else [])
+    assert find(site.scope(consumer("own", holds=(path,)))).unnamed == []
+    # Pillar that sets its maps to null, or has others, says nothing of the file.
+    scope = site.scope()
+    null = site.map("a.cf", wanted=False)
+    for maps in ((null,), (null, site.map("b.cf", table()))):
+        instances = {**scope.instances, "out": Instance("out", str(second.folder), maps)}
+        assert find(scope._replace(instances=instances)).unnamed == [told]
+    site.maps[0] = site.map("a.cf", table(user="another"))
+    assert find(site.scope()).unnamed == []
+
+
+def test_an_instance_of_which_cannot_be_told_what_it_asks(site):
+    """The rest is found all the same. Where there is no main.cf, there is no instance."""
+    second = Second(site, "second")
+    path = site.file("x")
+    (second.folder / "master.cf").unlink()
+    unknown, found = find(site.scope(consumer("own", holds=(str(second.folder),)))).unnamed
+    assert unknown[:2] == (TABLE, str(second.folder)) and found[:2] == (FILE, path)
+    said = f"whether the Postfix in {second.folder} asks the table files could not be told: "
+    assert unknown.text.startswith(said) and "mend that, or take the directory out of multi_instance_d" in unknown.text
+    (second.folder / "main.cf").unlink()
+    assert find(site.scope()).unnamed == [found]
+
+
 def test_a_server_without_a_postfix_has_no_tables(site, tmp_path):
     """One with other programs only."""
     (tmp_path / "etc" / "main.cf").unlink()

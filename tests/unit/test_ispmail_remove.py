@@ -5,6 +5,7 @@ import pwd
 
 import pytest
 
+import _ispmail_instances
 import _ispmail_postconf
 import _ispmail_remove
 import _ispmail_transaction
@@ -329,7 +330,7 @@ def test_a_table_that_an_instance_of_the_default_one_asks_stays(server, changes,
     default = Configured(tmp_path / "default").main_cf(
         f"multi_instance_directories = {server.directory} {other.directory}"
     )
-    monkeypatch.setattr(_ispmail_remove, "DEFAULT_DIRECTORY", str(default.directory))
+    monkeypatch.setattr(_ispmail_instances, "DEFAULT_DIRECTORY", str(default.directory))
     server.table("a")
     with pytest.raises(Failed, match=rf"own \(.*\) of the Postfix in {other.directory}, "):
         remove(server, A)

@@ -8,7 +8,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_inventory
 import _ispmail_optionfile
 from _ispmail_errors import CannotAsk
-from _ispmail_inventory import Settings
+from _ispmail_inventory import Inventory, Settings
 from _modules import postfix_map
 from lab.postfix import write_cold
 
@@ -153,7 +153,7 @@ def test_errors_are_salts(on_minion, monkeypatch, name):
     with pytest.raises(SaltInvocationError, match="ispmail:maps:virtual_alias_maps:type"):
         function()
     on_minion(postfix_map, ispmail=section("/etc/postfix"))
-    for callee in ("inventory.settings", "compare.compare", "consumers.unready", "postfix.old_processes"):
+    for callee in ("inventory.settings", "compare.compare", "consumers.unready", "instances.old_processes"):
         monkeypatch.setattr(f"_ispmail_{callee}", fails(CannotAsk("Postfix is not there")))
     with pytest.raises(CommandExecutionError, match="Postfix is not there"):
         function()
