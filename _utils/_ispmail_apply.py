@@ -170,7 +170,7 @@ def _faults_here(instance: CompleteInstance, difference: Difference, inventory: 
         if each.parameter in difference.parameters:
             is_own = each.parameter in own
             key = f"maps:{each.name}:parameter"
-            of_commands = command_fault(each.parameter, key, inventory.programs(each.parameter))
+            of_commands = command_fault(each.parameter, key, inventory.openers(each.parameter))
             faults += filter(None, [table_fault(each.parameter, key, is_own) or of_commands])
         faults += _unknown_services(each)
         for as_ in askers(each, inventory, staged=True):

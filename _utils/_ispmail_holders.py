@@ -56,11 +56,10 @@ _MOST_FILES, _APPLY_SECONDS = 50, 10
 
 _HOW = "name it in ispmail:consumers, or give it an account of its own (docs/consumers.md)"
 _MAKE_IT = "make it a map of pillar, or name it in ispmail:consumers (docs/consumers.md)"
-_OWN_KEY = "give that Postfix a pillar key of its own (ispmail:instances, docs/sites.md)"
-_NAME_INSTANCE = f"{_OWN_KEY} with that map, or name the table in ispmail:consumers (docs/consumers.md)"
+_OWN_KEY = "give that Postfix a pillar key of its own (ispmail:instances)"
+_NAME_INSTANCE = f"{_OWN_KEY} with that map, or name the table in ispmail:consumers (docs/sites.md, docs/consumers.md)"
 _SHARED = (
-    f"{_OWN_KEY} with a table file of its own, or name the file in holds of a consumer whose SLS reloads that Postfix "
-    "(docs/consumers.md)"
+    "with a table file of its own, or name the file in holds of a consumer that reloads that Postfix (docs/sites.md)"
 )
 
 
@@ -308,7 +307,8 @@ def _whose(owner: str | None, is_pillars: bool) -> str:
         is_pillars: Whether pillar names the instance that asks it.
     """
     if owner:
-        return f"and is a map of {printable(owner)}, whose changes do not reload that Postfix: {_SHARED}"
+        own_file = f"{'give its pillar key that map' if is_pillars else _OWN_KEY} {_SHARED}"
+        return f"and is a map of {printable(owner)}, whose changes do not reload that Postfix: {own_file}"
     return f"and is not a map of pillar: {_MAKE_IT if is_pillars else _NAME_INSTANCE}"
 
 

@@ -153,13 +153,13 @@ class Inventory(NamedTuple):
                     found.update(each.table for each in references(value, values) if each.proxied)
         return found
 
-    def programs(self, parameter: str) -> tuple[str, ...]:
+    def openers(self, parameter: str) -> tuple[str, ...]:
         """The programs that open the tables of a parameter or of what refers to it; services that do by an option."""
         return _programs(parameter, self)
 
     def readers(self, parameter: str, proxied: bool = False) -> tuple[Reader, ...]:
         """The services that open the tables of a parameter, or of what refers to it."""
-        programs = ("proxymap",) if proxied else self.programs(parameter)
+        programs = ("proxymap",) if proxied else self.openers(parameter)
         known = {} if self.by_programs is None else self.by_programs
         if programs not in known:
             known[programs] = self._readers(programs)

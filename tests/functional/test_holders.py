@@ -13,8 +13,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_connections
 import _ispmail_search
 from lab import HOST, scratch, wait_until
-from lab.mariadb import MariaDB, set_password
-from lab.minion import Minion
+from lab.mariadb import MariaDB, native_hash, set_password
+from lab.minion import FILE_ROOTS, Minion
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
@@ -289,6 +289,125 @@ def test_a_table_that_is_not_pillars(applied, postfix, trees):
     option_file.write_text("[client]\nuser = mailserver\n")
     write_cold(table, ours.replace("user = mailserver", f"option_file = {option_file}"))
     assert [where for where, _ in holders(applied)["table"]] == [str(table)]
+
+
+@pytest.fixture
+def second(applied, postfix):
+    """Another Postfix of this server, which asks pillar's table files. Pillar does not name it; main.cf does."""
+    tables = postfix.postconf(*MAPS)
+    with Postfix(postfix.directory / "second", **tables) as second:
+        postfix.write_main_cf(**tables, multi_instance_directories=second.config_directory)
+        assert rcpt(second.port, "john@example.org")[0] == 250
+        yield second
+
+
+def test_a_postfix_that_pillar_does_not_name_asks_pillars_tables(applied, postfix, second, mariadb):
+    """Nobody reloaded it: after a rotation it answered 451 for every address, and nobody had told of it."""
+    shared = [str(postfix.config_directory / f"mariadb-{name.replace('_', '-')}.cf") for name in MAPS]
+    for search in ("all", "old", "none"):
+        found = holders(applied, search=search)
+        assert set(found) == {"table"} and sorted(where for where, _ in found["table"]) == sorted(shared)
+        who = f"of the Postfix in {second.config_directory} asks, logs in as mailserver and is a map of"
+        assert all(who in text and "pillar key of its own" in text for _, text in found["table"])
+    pillar = applied.pillar
+    pillar["ispmail"]["database"]["password"] = NEW
+    applied.pillar = pillar
+    old, new = native_hash(PASSWORD), native_hash(NEW)
+    both = "ALTER USER mailserver@'127.0.0.1' IDENTIFIED VIA mysql_native_password USING %s"
+    mariadb.sql(f"{both} OR mysql_native_password USING %s", old, new)
+    try:
+        state = managed(applied)
+        assert state["result"] is True
+        assert all(f"warning: the password changes: the table {path}, which " in state["comment"] for path in shared)
+        # The proof names its processes until they have ended, and the old password stays until then.
+        left = applied.call("postfix_map.old_processes")
+        assert left and all(f" of the Postfix in {second.config_directory}" in process for process in left)
+        (drained,) = applied.call("state.single", "postfix_map.drained", "no old processes", timeout=1).values()
+        assert drained["result"] is False and left[0] in drained["comment"]
+        second.reload()
+        assert wait_until(lambda: applied.call("postfix_map.old_processes") == [], 20)
+        set_password(mariadb, NEW)
+        assert [rcpt(each.port, "john@example.org")[0] for each in (postfix, second)] == [250, 250]
+    finally:
+        set_password(mariadb, PASSWORD)
+
+
+RELOADS = """
+The other Postfix has read the new table files:
+  cmd.run:
+    - name: postfix -c DIRECTORY reload
+    - onchanges:
+      - postfix_map: Postfix asks the maps that pillar names
+"""
+
+
+def test_a_consumer_whose_sls_reloads_the_other_postfix(applied, postfix, second, mariadb, scratch_directory):
+    """As docs/sites.md has it."""
+    shared = [str(postfix.config_directory / f"mariadb-{name.replace('_', '-')}.cf") for name in MAPS]
+    tree = scratch_directory / "salt"
+    tree.mkdir()
+    (tree / "out.sls").write_text(RELOADS.replace("DIRECTORY", str(second.config_directory)))
+    name(applied, out={"holds": shared, "sls": "out"})
+    assert holders(applied) == {}
+    pillar = applied.pillar
+    pillar["ispmail"]["database"]["password"] = NEW
+    minion = Minion(scratch_directory / "minion", pillar, file_roots={"base": [*FILE_ROOTS, str(tree)]})
+    set_password(mariadb, NEW)
+    try:
+        done = minion.apply("ispmail")
+        assert all(state["result"] for state in done.values()), done
+        assert wait_until(lambda: minion.call("postfix_map.old_processes") == [], 20)
+        assert [rcpt(each.port, "john@example.org")[0] for each in (postfix, second)] == [250, 250]
+    finally:
+        set_password(mariadb, PASSWORD)
+
+
+def test_ways_out_of_a_shared_table(applied, postfix, second, pillar):
+    """Named in holds, or tables of its own under a pillar key; one that does not run reads the file as it is then."""
+    shared = [str(postfix.config_directory / f"mariadb-{name.replace('_', '-')}.cf") for name in MAPS]
+    name(applied, out={"holds": shared, "sls": "reload.out"})
+    assert holders(applied) == {}
+    name(applied)
+    own = {"postfix": {"config_directory": str(second.config_directory)}, "maps": dict.fromkeys(MAPS)}
+    given = applied.pillar
+    given["ispmail"]["instances"] = ["out"]
+    given["out"] = {**given["ispmail"], "instances": [], **own}
+    applied.pillar = given
+    # To name it, and no map of it, changes nothing.
+    assert set(holders(applied)) == {"table"}
+    second.stop()
+    assert set(holders(applied)) == {"table"}
+    del given["out"], given["ispmail"]["instances"]
+    applied.pillar = given
+    assert holders(applied) == {}
+    second.write_main_cf(multi_instance_enable="yes")
+    assert set(holders(applied)) == {"table"}
+    own["maps"] = {}
+    given["ispmail"]["instances"] = ["out"]
+    given["out"] = {**given["ispmail"], "instances": [], **own}
+    applied.pillar = given
+    second.write_main_cf(**dict.fromkeys(MAPS))
+    second.start()
+    assert managed(applied)["result"] is True and holders(applied) == {}
+    assert rcpt(second.port, "john@example.org")[0] == 250
+
+
+def test_a_table_of_a_postfix_that_pillar_does_not_name(applied, postfix, second, scratch_directory):
+    """It lies outside of all that is searched."""
+    table = scratch_directory / "own.cf"
+    write_cold(table, (postfix.config_directory / "mariadb-virtual-alias-maps.cf").read_text())
+    second.write_main_cf(**dict.fromkeys(MAPS), relocated_maps=f"mysql:{table}")
+    ((where, text),) = holders(applied)["table"]
+    assert where == str(table)
+    assert f"relocated_maps of the Postfix in {second.config_directory} asks, logs in as mailserver and is not" in text
+    (row,) = [each for each in applied.call("postfix_doctor.check") if each["where"] == str(table)]
+    assert (row["result"], row["fix"]) == ("warning", text)
+    name(applied, own={"holds": [str(table)], "sls": "own"})
+    assert holders(applied) == {}
+    second.master_cf.unlink()
+    ((where, text),) = holders(applied)["table"]
+    assert where == str(second.config_directory)
+    assert text.startswith(f"whether the Postfix in {where} asks the table files could not be told: ")
 
 
 def test_a_stranger_in_the_databases_list(applied, mariadb):

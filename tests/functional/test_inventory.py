@@ -404,6 +404,24 @@ def test_a_table_of_another_instance_is_not_removed(minion, postfix):
         assert set(minion.call("postfix_map.remove")["changes"]) == {*tables, "main.cf"}
 
 
+def test_a_table_of_another_instance_of_pillar_is_not_removed(minion, postfix):
+    """Pillar names it, main.cf does not: the file was deleted by a removal, and by a rollback."""
+    managed(minion)
+    tables = postfix.postconf("virtual_mailbox_domains", "virtual_alias_maps", "virtual_mailbox_maps")
+    second = Postfix(postfix.directory / "second", **tables)
+    pillar = minion.pillar
+    pillar["out"] = {"postfix": {"config_directory": str(second.config_directory)}, "maps": dict.fromkeys(tables)}
+    minion.pillar = {**pillar, "ispmail": {**pillar["ispmail"], "instances": ["out"]}}
+    before = contents(postfix)
+    for function in ("postfix_map.remove", "postfix_map.rollback"):
+        with pytest.raises(CommandExecutionError) as caught:
+            minion.call(function)
+        assert f"{ALIASES}) of the Postfix in {second.config_directory}" in str(caught.value)
+    assert contents(postfix) == before
+    second.write_main_cf(**dict.fromkeys(tables))
+    assert set(minion.call("postfix_map.remove")["changes"]) == {*tables, "main.cf"}
+
+
 def test_what_pillar_sets_to_null_is_not_removed(minion, postfix, pillar):
     managed(minion)
     before = contents(postfix)

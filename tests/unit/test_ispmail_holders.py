@@ -251,7 +251,7 @@ class Second:
         write_cold(self.folder / "main.cf", "".join(f"{name} = {value}\n" for name, value in known.items()))
 
 
-OWN_KEY = "give that Postfix a pillar key of its own (ispmail:instances, docs/sites.md) with"
+OWN_KEY = "give that Postfix a pillar key of its own (ispmail:instances)"
 
 
 def test_a_table_of_an_instance_that_pillar_does_not_name(site, tmp_path):
@@ -259,10 +259,10 @@ def test_a_table_of_an_instance_that_pillar_does_not_name(site, tmp_path):
     path, named = (site.file(name, table()) for name in ("own.cf", "named.cf"))
     site.file("other.cf", table(user="another", password=None))
     tables = f"mysql:{tmp_path}/tree/other.cf mysql:{path} mysql:{named}"
-    second = Second(site, "second", relocated_maps=tables, canonical_maps=f"proxy:mysql:{path}")
+    second = Second(site, "second", relocated_maps=tables)
     (found,) = find(site.scope(consumer("own", holds=(named,)))).unnamed
-    who = f"which canonical_maps, relocated_maps of the Postfix in {second.folder} asks, logs in as mailserver"
-    how = f"{OWN_KEY} that map, or name the table in ispmail:consumers (docs/consumers.md)"
+    who = f"which relocated_maps of the Postfix in {second.folder} asks, logs in as mailserver"
+    how = f"{OWN_KEY} with that map, or name the table in ispmail:consumers (docs/sites.md, docs/consumers.md)"
     assert found == (TABLE, path, f"the table {path}, {who} and is not a map of pillar: {how}")
 
 
@@ -275,10 +275,10 @@ def test_pillars_own_table_that_another_instance_asks(site, tmp_path, enabled):
     who = f"which relocated_maps of the Postfix in {second.folder} asks, logs in as mailserver"
     what = f"and is a map of {tmp_path}/etc, whose changes do not reload that Postfix"
     how = (
-        f"{OWN_KEY} a table file of its own, or name the file in holds of a consumer whose SLS reloads that Postfix "
-        "(docs/consumers.md)"
+        "with a table file of its own, or name the file in holds of a consumer that reloads that Postfix "
+        "(docs/sites.md)"
     )
-    told = Holder(TABLE, path, f"the table {path}, {who} {what}: {how}")
+    told = Holder(TABLE, path, f"the table {path}, {who} {what}: {OWN_KEY} {how}")
     assert find(site.scope()).unnamed == ([told] if enabled else [])
     assert find(site.scope(consumer("own", holds=(path,)))).unnamed == []
     # Pillar that sets its maps to null, or has others, says nothing of the file.
@@ -286,7 +286,8 @@ def test_pillars_own_table_that_another_instance_asks(site, tmp_path, enabled):
     null = site.map("a.cf", wanted=False)
     for maps in ((null,), (null, site.map("b.cf", table()))):
         instances = {**scope.instances, "out": Instance("out", str(second.folder), maps)}
-        assert find(scope._replace(instances=instances)).unnamed == [told]
+        text = told.text.replace(OWN_KEY, "give its pillar key that map")
+        assert find(scope._replace(instances=instances)).unnamed == [told._replace(text=text)]
     site.maps[0] = site.map("a.cf", table(user="another"))
     assert find(site.scope()).unnamed == []
 

@@ -282,7 +282,7 @@ def test_a_service_may_send_its_mail_to_virtual(option, used):
 def test_no_service_reads_what_commands_read(parameter, programs):
     """The doctor named smtpd, cleanup and trivial-rewrite as readers."""
     found = inventory(local_login_sender_maps="$own", authorized_mailq_users="!x, $virtual_alias_maps")
-    assert set(found.programs(parameter)) == set(programs)
+    assert set(found.openers(parameter)) == set(programs)
     services = [each.service for each in found.readers(parameter)]
     assert services == (["smtp/inet", "submission/inet", "cleanup/unix"] if "smtpd" in programs else [])
 

@@ -325,6 +325,15 @@ def test_a_table_that_another_instance_asks_stays(server, changes, other, name):
     assert len(changes) == 1
 
 
+def test_a_table_that_another_instance_of_pillar_asks_stays(server, changes, other):
+    """No main.cf names that one."""
+    server.table("a")
+    with pytest.raises(Failed, match=rf"own \(.*\) of the Postfix in {other.directory}, "):
+        remove(server, A, directories=[str(server.directory), str(other.directory)])
+    remove(server, A, directories=[str(server.directory)])
+    assert len(changes) == 1
+
+
 def test_a_table_that_an_instance_of_the_default_one_asks_stays(server, changes, other, tmp_path, monkeypatch):
     (tmp_path / "default").mkdir()
     default = Configured(tmp_path / "default").main_cf(

@@ -8,7 +8,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_inventory
 import _ispmail_optionfile
 from _ispmail_errors import CannotAsk
-from _ispmail_inventory import Inventory, Settings
+from _ispmail_inventory import Settings
 from _modules import postfix_map
 from lab.postfix import write_cold
 
