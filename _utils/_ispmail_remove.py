@@ -28,7 +28,7 @@ from _ispmail_inventory import Inventory, Settings, own_parameters
 from _ispmail_maincf import PERMITS, shown, without_inline, words
 from _ispmail_plan import OPEN_DOMAINS, Outcome, finished, named_by, parameters_of, restriction_faults, table_file
 from _ispmail_programs import is_check
-from _ispmail_reach import without
+from _ispmail_reach import Place, without
 from _ispmail_smtpd import refuse_if_worse
 from _ispmail_transaction import Change
 

@@ -18,6 +18,7 @@ from lab.minion import FILE_ROOTS, Minion
 from lab.postfix import Postfix, write_cold
 from lab.smtp import rcpt
 
+from .. import pages
 from ..conftest import PASSWORD, pillar_for
 from .test_apply import managed
 
@@ -332,21 +333,13 @@ def test_a_postfix_that_pillar_does_not_name_asks_pillars_tables(applied, postfi
         set_password(mariadb, PASSWORD)
 
 
-RELOADS = """
-The other Postfix has read the new table files:
-  cmd.run:
-    - name: postfix -c DIRECTORY reload
-    - onchanges:
-      - postfix_map: Postfix asks the maps that pillar names
-"""
-
-
 def test_a_consumer_whose_sls_reloads_the_other_postfix(applied, postfix, second, mariadb, scratch_directory):
     """As docs/sites.md has it."""
     shared = [str(postfix.config_directory / f"mariadb-{name.replace('_', '-')}.cf") for name in MAPS]
     tree = scratch_directory / "salt"
     tree.mkdir()
-    (tree / "out.sls").write_text(RELOADS.replace("DIRECTORY", str(second.config_directory)))
+    reloads = pages.block("docs/sites.md", "whose `sls` reloads it:").text
+    (tree / "out.sls").write_text(reloads.replace("/etc/postfix-out", str(second.config_directory)))
     name(applied, out={"holds": shared, "sls": "out"})
     assert holders(applied) == {}
     pillar = applied.pillar

@@ -97,15 +97,15 @@ def test_a_removal(on_minion, monkeypatch, tmp_path, files, arguments, given, le
     on_minion(postfix_map_change, **files)
     calls = []
 
-    def remove(instance, maps, cache, test):
-        calls.append((instance.pillar_key, maps, cache, test))
+    def remove(instance, maps, cache, test, directories):
+        calls.append((instance.pillar_key, maps, cache, test, directories))
         return DONE
 
     monkeypatch.setattr("_ispmail_remove.remove", remove)
     told = postfix_map_change.remove(**arguments)
     more = [f"{tmp_path}/web.cnf was left, because webmail logs in by it: delete it when nothing names it any more"]
     assert told == {**TOLD, "warnings": ["first", *(more if left else [])]}
-    assert calls == [(*given[:2], str(tmp_path / "cache"), given[2])]
+    assert calls == [(*given[:2], str(tmp_path / "cache"), given[2], ["/etc/postfix"])]
 
 
 def test_errors_are_salts(on_minion, monkeypatch, files):
