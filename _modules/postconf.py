@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a929715bc9c1")
+_ispmail_stamp.require("851dbd6b134c")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

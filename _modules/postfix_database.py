@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a929715bc9c1")
+_ispmail_stamp.require("851dbd6b134c")
 
 import _ispmail_applied
 import _ispmail_holders

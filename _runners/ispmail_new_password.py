@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a929715bc9c1")
+_ispmail_stamp.require("851dbd6b134c")
 
 import salt.client
 import salt.utils.minions

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a929715bc9c1")
+_ispmail_stamp.require("851dbd6b134c")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

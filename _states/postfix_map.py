@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("a929715bc9c1")
+_ispmail_stamp.require("851dbd6b134c")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

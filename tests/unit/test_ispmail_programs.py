@@ -71,7 +71,6 @@ READERS = {
     "postscreen": "postscreen_access_list",
     "tlsproxy": "tlsproxy_client_policy_maps",
     "smtp": "smtp_generic_maps smtp_tls_policy_maps",
-    "qmqpd": "qmqpd_authorized_clients",
 }
 
 
