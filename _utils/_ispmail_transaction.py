@@ -275,8 +275,8 @@ def _load(change: Change, exchange: Exchange, way: _Way, due: bool, check: Calla
     old_processes = _reload(change) if running and reload_due else []
     if check:
         check(running)
+    _refuse_lost(change)
     with _unasked(change, exchange.going):
-        _refuse_lost(change)
         exchange.delete()
     return _warnings(leaving, [each for each in old_processes if each not in leaving])
 

@@ -29,6 +29,7 @@ import _ispmail_rollback
 import _ispmail_smtpd
 from _ispmail_errors import IspmailError
 from _ispmail_history import History
+from _ispmail_programs import ASKERS
 from _ispmail_replaced import Replaced
 from _ispmail_smtpd import Reply
 from lab import scratch, tail, wait_until
@@ -212,9 +213,9 @@ class Site:
         # Once in many hundred times a process that starts in this moment does not end by the first signal.
         for _ in range(3):
             _ispmail_postfix._signal_master(queue)
-            if wait_until(lambda: not _ispmail_postfix._started_before(began, queue), 20):
+            if wait_until(lambda: not _ispmail_postfix._started_before(began, queue, ASKERS), 20):
                 return
-        left = _ispmail_postfix._started_before(began, queue)
+        left = _ispmail_postfix._started_before(began, queue, ASKERS)
         raise AssertionError(f"Postfix has old processes {left}:\n{self.postfix.log[-2000:]}")
 
     def _restore_files(self, kept: Path) -> None:

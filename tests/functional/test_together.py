@@ -175,7 +175,8 @@ def test_new_files_that_another_program_uses_are_not_deleted(found, monkeypatch)
     with monkeypatch.context() as patched:
         at_reload(found, patched, act)
         said = found.run("apply second")
-    assert said.startswith("NotPutBack") and "another program has set main.cf to use" in said, said
+    users = f"virtual_alias_maps ({table})"
+    assert said.startswith("NotPutBack") and f"has had the table files asked by {users}" in said, said
     assert (found.postfix.config_directory / "mariadb-more.cf").exists() and found.interrupted()
     assert found.run("apply second") == CONVERGED and not found.interrupted()
 
