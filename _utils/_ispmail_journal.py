@@ -131,9 +131,6 @@ class Journal:
     def locked(self) -> Iterator[None]:
         """Let one change at a time go on, with an empty workspace.
 
-        All that changes an instance has its configuration directory in common: that is locked. Without one, where there
-        is no Postfix, it is the directory of the journal.
-
         Raises:
             Failed: Another one takes too long, or the directory cannot be written.
         """
@@ -144,8 +141,7 @@ class Journal:
                 _ispmail_files.sync_directories([directory])
         except OSError as err:
             raise Failed(f"Nothing was changed: {directory} cannot be written: {err.strerror}") from err
-        is_there = os.path.isdir(self._config_directory)
-        with alone(self._config_directory if is_there else directory):
+        with alone(self._config_directory):
             try:
                 if os.path.isdir(self.workspace):
                     shutil.rmtree(self.workspace)

@@ -6,35 +6,36 @@ import contextlib
 import fcntl
 import os
 import time
+import urllib.parse
 from collections.abc import Iterator
 
 from _ispmail_errors import Failed
 
 # How long to wait for another postconf, and for another change of the same instance, in seconds.
 _POSTCONF_SECONDS, _CHANGE_SECONDS = 10, 60
+# What anybody can open, anybody can lock: /etc/postfix and main.cf too.
+_FOLDER = "/run/ispmail"
 
 
 @contextlib.contextmanager
-def alone(directory: str) -> Iterator[None]:
-    """Let one change at a time go on that locks this directory, whichever minion or command makes it.
+def alone(config_directory: str) -> Iterator[None]:
+    """Let one change at a time of a Postfix instance go on, whichever minion or command makes it.
+
+    The lock is a file that only root can open. It is not in the cache, as each minion has its own, nor on a disk that
+    may be full.
 
     Raises:
-        Failed: Another change takes too long, or the directory cannot be locked.
+        Failed: Another change takes too long, or the lock file cannot be written.
     """
-    until = time.monotonic() + _CHANGE_SECONDS
+    lock = os.path.join(_FOLDER, urllib.parse.quote(os.path.realpath(config_directory), safe=""))
     with contextlib.ExitStack() as stack:
         try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, descriptor)
-            while not _locked(descriptor):
-                if time.monotonic() > until:
-                    raise Failed(
-                        f"another apply has been at work for {_CHANGE_SECONDS} s, nothing was changed: "
-                        f"see who holds it with fuser -v {directory}"
-                    )
-                time.sleep(0.1)
+            os.makedirs(_FOLDER, mode=0o700, exist_ok=True)
+            busy = f"another apply has been at work for {_CHANGE_SECONDS} s, nothing was changed: see who holds it with"
+            descriptor = _waited_for(lock, _CHANGE_SECONDS, f"{busy} fuser -v {lock}")
+            stack.callback(_unlock, lock, descriptor)
         except OSError as err:
-            raise Failed(f"Nothing was changed: {directory} cannot be locked: {err.strerror}") from err
+            raise Failed(f"Nothing was changed: {lock} cannot be locked: {err.strerror}") from err
         yield
 
 
@@ -50,16 +51,10 @@ def postconf_lock(path: str, required: bool = True) -> Iterator[None]:
         Failed: Another postconf holds it for too long, or the lock file cannot be written.
     """
     lock = f"{path}.tmp"
-    until = time.monotonic() + _POSTCONF_SECONDS
     with contextlib.ExitStack() as stack:
         try:
-            while (descriptor := _opened_and_locked(lock)) is None:
-                if time.monotonic() > until:
-                    raise Failed(
-                        f"another postconf has held {lock} for {_POSTCONF_SECONDS} s, nothing was written: "
-                        f"look with fuser {lock}"
-                    )
-                time.sleep(0.05)
+            busy = f"another postconf has held {lock} for {_POSTCONF_SECONDS} s, nothing was written: look with"
+            descriptor = _waited_for(lock, _POSTCONF_SECONDS, f"{busy} fuser {lock}")
             stack.callback(_unlock, lock, descriptor)
         except OSError as err:
             if required:
@@ -67,12 +62,27 @@ def postconf_lock(path: str, required: bool = True) -> Iterator[None]:
         yield
 
 
+def _waited_for(lock: str, seconds: float, busy: str) -> int:
+    """Open and lock a lock file, for some seconds at most.
+
+    Raises:
+        Failed: Somebody else has it all that time.
+        OSError: It cannot be opened.
+    """
+    until = time.monotonic() + seconds
+    while (descriptor := _opened_and_locked(lock)) is None:
+        if time.monotonic() > until:
+            raise Failed(busy)
+        time.sleep(0.05)
+    return descriptor
+
+
 def _opened_and_locked(lock: str) -> int | None:
-    """Open and lock a lock file; None where another postconf has it, or has just finished."""
+    """Open and lock a lock file; None where another process has it, or has just finished."""
     with contextlib.ExitStack() as stack:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         stack.callback(os.close, descriptor)
-        # postconf renames its lock file away when it has finished.
+        # postconf renames its lock file away when it has finished, and we remove ours.
         with contextlib.suppress(FileNotFoundError):
             if _locked(descriptor) and os.path.samestat(os.stat(lock), os.fstat(descriptor)):
                 stack.pop_all()
@@ -89,7 +99,7 @@ def _unlock(lock: str, descriptor: int) -> None:
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock an open file or directory; False where somebody else has locked it."""
+    """Lock an open file; False where somebody else has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -205,7 +205,7 @@ def test_a_table_file_that_cannot_be_deleted_is_put_back(found, call):
         ("^fchmod /memfd", "no memory to ask the new table file of"),
         ("^execve .*/postmap", "postmap cannot be run: "),
         ("^execve .*/postconf", "postconf cannot be run: "),
-        ("^flock .*/etc$", "cannot be locked: "),
+        ("^flock /run/ispmail/", "cannot be locked: "),
         ("^mkdir .*/postfix_change/.*work$", "cannot be written: "),
         ("^fsync .*/postfix_change$", "cannot be written: "),
     ],

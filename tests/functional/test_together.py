@@ -4,10 +4,12 @@ This runs a share of the rounds; `python -m tests.functional.together` runs all 
 """
 
 import contextlib
-import fcntl
 import os
+import signal
 import subprocess
 import threading
+import urllib.parse
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ import _ispmail_postconf
 import _ispmail_postfix
 import _ispmail_transaction
 from _ispmail_errors import CannotAsk, Failed
+from _ispmail_journal import Journal
 from lab.smtp import rcpt
 
 from .killed import CONVERGED, FIRST, NONE, SECOND
@@ -90,13 +93,12 @@ def test_a_table_file_that_is_changed_again_and_again_is_told(found):
     assert done.returncode is None and done.stderr == "no end within 0 s"
 
 
-def test_another_minions_change_is_waited_for(found, monkeypatch):
+def test_another_minions_change_is_waited_for(found, monkeypatch, tmp_path):
     """Two minions have their own cache directories: what they wrote aside had the same names, and got mixed up."""
     found.restore("first")
     directory = str(found.postfix.config_directory)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    other = Journal(directory, str(tmp_path))
+    with other.locked():
         monkeypatch.setattr(_ispmail_locks, "_CHANGE_SECONDS", 0.3)
         start = found.contents()
         said = found.run("apply second")
@@ -106,9 +108,33 @@ def test_another_minions_change_is_waited_for(found, monkeypatch):
             _ispmail_postconf.change({"biff": "yes"}, directory, test=False)
         # A dry run changes nothing, and need not wait.
         assert _ispmail_postconf.change({"biff": "yes"}, directory, test=True)
-    finally:
-        os.close(descriptor)
     assert found.run("apply second") == CONVERGED
+
+
+def test_no_user_of_the_server_can_stop_changes(found, monkeypatch, tmp_path):
+    """Anybody can lock what he can open: the configuration directory, main.cf, a directory of Postfix."""
+    found.restore("first")
+    monkeypatch.setattr(_ispmail_locks, "_CHANGE_SECONDS", 0.3)
+    directory = found.postfix.config_directory
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    others = []
+    with Journal(str(directory), str(tmp_path)).locked():
+        lock = next(Path("/run/ispmail").glob(f"*{urllib.parse.quote(str(directory), safe='')}"))
+        done = subprocess.run([*nobody, "flock", "-n", str(lock), "true"], check=False, capture_output=True, text=True)
+        assert done.returncode and "Permission denied" in done.stderr, done
+    try:
+        for path in (directory, directory / "main.cf", directory / "master.cf", "/run/ispmail", "/run"):
+            command = [*nobody, "flock", "-x", str(path), "sh", "-c", "echo locked; exec sleep 60"]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+            others.append(subprocess.Popen(command, start_new_session=True, **pipes))
+        said = [each.stdout.readline() for each in others]
+        assert said == ["locked\n"] * 3 + ["", "locked\n"]
+        assert found.run("apply second") == CONVERGED
+    finally:
+        for each in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each.pid, signal.SIGKILL)
+            each.communicate()
 
 
 def at_reload(found, monkeypatch, act, number=1):
