@@ -27,6 +27,8 @@ _BUILT_IN: dict[str, dict[str, object]] = {
 # What only an option file has.
 _OF_OPTION_FILE = ("option_group", "user", "group", "mode", "config_file")
 _KEYS = ("option_file", *_OF_OPTION_FILE, "sls", "holds", "programs", "ignore")
+# By any spelling; a name that begins with a dot is taken from where it is included, as salt/ispmail/consumers.sls does.
+_OWN_SLS = re.compile(r"[./]|ispmail(?:[./]|\Z)")
 # The keys of a table file that say how to log in.
 _LOGIN_KEYS = (
     *("user", "password", "hosts", "dbname"),
@@ -189,6 +191,9 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
     sls = fields.get("sls")
     if sls is not None and (not isinstance(sls, str) or not re.fullmatch(r"[A-Za-z0-9_./-]+", sls)):
         faults.append(Fault(f"{key}:sls", "must be the name of an SLS, such as webmail.config"))
+    elif sls and _OWN_SLS.match(sls):
+        reason = "is an SLS of this formula, which would wait for itself"
+        faults.append(Fault(f"{key}:sls", reason, "name the one of yours that writes the files in holds"))
     if not isinstance(fields.get("ignore", False), bool):
         faults.append(Fault(f"{key}:ignore", "must be true or false"))
     if faults:

@@ -1,13 +1,14 @@
 # The other programs that log in with the maps' account get pillar's password: after the maps, the SLS that `consumers`
 # names are applied, then all consumers are checked. Option files are written together with the table files, in
-# ispmail.maps.
+# ispmail.maps. One of this formula's own among them is told by that state: it could not be rendered here.
+{%- set yours = '(?!ispmail([./]|\\Z))[A-Za-z0-9_-][A-Za-z0-9_./-]*\\Z' %}
 {%- set names = [] %}
 {%- set keys = [] %}
 {%- for key in ['ispmail', salt['pillar.get']('ispmail:instances')] | flatten | select('string') | select('match', '[A-Za-z0-9_.-]+\\Z') | list | unique %}
 {%- set consumers = salt['pillar.get'](key ~ ':consumers') or {} %}
 {%- if consumers is mapping and consumers %}
 {%- do keys.append(key) %}
-{%- for consumer in consumers.values() if consumer is mapping and consumer.get('sls') is string and consumer['sls'] is match('[A-Za-z0-9_./-]+\\Z') %}
+{%- for consumer in consumers.values() if consumer is mapping and consumer.get('sls') is string and consumer['sls'] is match(yours) %}
 {%- do names.append(consumer['sls']) %}
 {%- endfor %}
 {%- endif %}

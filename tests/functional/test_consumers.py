@@ -616,6 +616,20 @@ def test_an_sls_that_forgets_the_password(webmail):
     assert ["is not there" in reason for reason in webmail.minion.call("postfix_map.consumers")] == [True]
 
 
+@pytest.mark.parametrize("name", ["ispmail", "ispmail.maps", "ispmail.consumers", ".maps"])
+def test_an_sls_of_the_formula_is_refused(webmail, name):
+    """It would wait for itself: Salt said "Recursive requisites were found", and not where."""
+    change(webmail.minion, consumers={"webmail": {"sls": name, "holds": [str(webmail.path)]}})
+    for test in (True, False):
+        done = webmail(test=test)["postfix_map.managed"]
+        fix = "name the one of yours that writes the files in holds"
+        assert done["result"] is False
+        assert (
+            f"ispmail:consumers:webmail:sls is an SLS of this formula, which would wait for itself: {fix}"
+            in (done["comment"])
+        )
+
+
 def test_the_sls_waits_for_the_maps(webmail):
     """A password that does not work reaches no program."""
     change(

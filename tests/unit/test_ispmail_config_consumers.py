@@ -41,6 +41,8 @@ def test_dovecot_is_built_in():
 
 
 def test_dovecot_whose_password_is_written_by_an_sls():
+    # One whose name only begins like the formula's is the admin's own.
+    assert read(x={"sls": "ispmail-webmail.a", "holds": ["/a"]})[0].sls == "ispmail-webmail.a"
     (found,) = read(dovecot={"sls": "dovecot.sql", "holds": ["/etc/dovecot/dovecot-sql.conf.ext"]})
     assert (found.option_file, found.sls, found.programs) == (None, "dovecot.sql", ("auth",))
 
@@ -77,6 +79,10 @@ FAULTS = [
     ({"x": {"ignore": "yes", "holds": ["/a"]}}, "consumers:x:ignore", "true or false"),
     *(({name: {"sls": "a.b"}}, f"consumers:{name}:holds", "is missing") for name in ("x", "dovecot")),
     ({"x": {"sls": 1, "holds": ["/a"]}}, "consumers:x:sls", "name of an SLS"),
+    *(
+        ({"x": {"sls": name, "holds": ["/a"]}}, "consumers:x:sls", "is an SLS of this formula")
+        for name in ("ispmail", "ispmail.maps", "ispmail/maps", ".maps", "/ispmail/maps")
+    ),
     *(({"x": {"holds": holds}}, "consumers:x:holds", "absolute paths") for holds in ("/a", ["a"], [1], ["/a b"])),
     *(
         ({"dovecot": {"programs": names}}, "consumers:dovecot:programs", "names")
