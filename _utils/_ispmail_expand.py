@@ -110,11 +110,11 @@ def _end_of_group(text: str, start: int) -> int | None:
 
 
 def _value(body: str, values: _Values) -> str:
-    body = body.strip(BLANKS)
+    body = body.lstrip(BLANKS)
     if body.startswith("{"):
         return _compared(body, values)
     name = re.split(r"\W", body)[0]
-    rest = body[len(name) :].strip(BLANKS)
+    rest = body[len(name) :].lstrip(BLANKS)
     value = _expanded(values.values.get(name, ""), values)
     return _chosen(rest, bool(value), values) if rest else value
 
@@ -125,7 +125,7 @@ def _compared(body: str, values: _Values) -> str:
     operator = next((each for each in _OPERATORS if rest.startswith(each)), "")
     rest = rest[len(operator) :]
     by_level = rest.startswith("level")
-    right, rest = _argument(rest.removeprefix("level").strip(BLANKS))
+    right, rest = _argument(rest.removeprefix("level"))
     sides = (_expanded(left, values), _expanded(right, values))
     holds = _holds(operator, *sides, by_level=by_level)
     return _chosen(rest, holds, values) if rest else ("true" if holds else "")
@@ -155,20 +155,16 @@ def _level(text: str) -> tuple[int, ...]:
 
 def _chosen(rest: str, condition: bool, values: _Values) -> str:
     """What stands behind ``?`` or ``:``, as the condition chooses."""
-    operator, argument = rest[:1], rest[1:].strip(BLANKS)
-    if operator == ":":
-        return "" if condition else _expanded(_argument(argument)[0], values)
-    first, others = _argument(argument)
+    if rest.startswith(":"):
+        return "" if condition else _expanded(_argument(rest[1:])[0], values)
+    first, others = _argument(rest[1:])
     if condition:
         return _expanded(first, values)
-    return _expanded(_argument(others[1:].strip(BLANKS))[0], values) if others.startswith(":") else ""
+    return _expanded(_argument(others[1:])[0], values) if others.startswith(":") else ""
 
 
 def _argument(text: str) -> tuple[str, str]:
-    """A text in braces, or all of a text without, and what follows it."""
-    if not text.startswith("{"):
-        return text, ""
-    end = _end_of_group(text, 0)
-    if end is None:
-        return text, ""
-    return text[1:end].strip(BLANKS), text[end + 1 :].strip(BLANKS)
+    """A text in braces, or all of a text without, and what follows it. Blanks count, but for those round the braces."""
+    found = text.lstrip(BLANKS)
+    end = _end_of_group(found, 0) if found.startswith("{") else None
+    return (text, "") if end is None else (found[1:end], found[end + 1 :].lstrip(BLANKS))

@@ -1,6 +1,7 @@
 """What main.cf reaches by any spelling, and that apply and remove decide by it."""
 
 import os
+import random
 import shutil
 import smtplib
 import subprocess
@@ -14,6 +15,7 @@ import _ispmail_inventory
 import _ispmail_transaction
 from _ispmail_command import run
 from _ispmail_errors import Failed
+from _ispmail_maincf import BLANKS, same, values_of
 from _ispmail_transaction import Change
 from lab import wait_until
 from lab.postfix import Postfix, write_cold
@@ -29,11 +31,75 @@ ALIASES = "mariadb-virtual-alias-maps.cf"
 @pytest.mark.parametrize("text, expanded", EXPANDED)
 def test_postconf_expands_as_we_do(scratch_directory, text, expanded):
     values = {name: value for name, value in VALUES.items() if name != "circle"}
-    lines = [f"{name} = {value}\n" for name, value in {**values, "relay_domains": text}.items()]
-    write_cold(scratch_directory / "main.cf", "".join(lines))
-    write_cold(scratch_directory / "master.cf", "")
-    printed = run("postconf", ["-c", str(scratch_directory), "-x", "relay_domains"]).stdout
-    assert printed.partition("=")[2].split() == _ispmail_expand.expand(text, VALUES).split() == expanded.split()
+    printed = by_postconf(scratch_directory, {**values, "relay_domains": text}, ["relay_domains"])
+    assert printed["relay_domains"].split() == _ispmail_expand.expand(text, VALUES).split() == expanded.split()
+
+
+def by_postconf(directory, values, names):
+    """What postconf makes of some of the parameters of a main.cf."""
+    write_cold(directory / "main.cf", "".join(f"{name} = {value}\n" for name, value in values.items()))
+    write_cold(directory / "master.cf", "")
+    return values_of(run("postconf", ["-c", str(directory), "-x", *names]).stdout)
+
+
+REFERRED = {"a": "hello", "b": "mysql:/x.cf", "c": "$a-$b", "empty": "", "n_1": "10", "A": "3.9"}
+TEXTS = ["x", " x", "x ", "", "mysql:/a.cf", "a b", "10", "9", "2", "$$", "a$$b", "hello", " hello ", "/$a/x"]
+
+
+class Expressions(random.Random):
+    """Random values with all that Postfix takes, well-formed: blanks count in braces, and not around them."""
+
+    def blank(self):
+        return self.choice(["", "", " ", "  "])
+
+    def braces(self, depth):
+        return f"{self.blank()}{{{self.expression(depth)}}}{self.blank()}"
+
+    def level(self):
+        return f"{self.blank()}{{{self.choice(['3', ' 3.6', '3.10', '3.9.1', '$A', '$n_1'])}}}{self.blank()}"
+
+    def compared(self, depth):
+        operator = self.choice(["==", "!=", "<", ">", "<=", ">="])
+        if self.randrange(4):
+            return self.braces(depth) + operator + self.braces(depth)
+        return f"{self.level()}{operator}level{self.level()}"
+
+    def choices(self, depth):
+        first, second = self.choice("?:"), self.choice(["", f":{self.braces(depth)}", f":{self.bare()}"])
+        return first + self.braces(depth) + (second if first == "?" else "")
+
+    def bare(self):
+        return self.choice(["x", " x", "x ", "/a: b", "a?b", "$a", ""])
+
+    def expression(self, depth):
+        name = self.choice([*REFERRED, "undefined"])
+        if not depth or not self.randrange(5):
+            spaced = f"${{{self.blank()}{name}{self.blank()}}}"
+            return self.choice([self.choice(TEXTS), f"${name}", spaced, f"$({name})"])
+        depth -= 1
+        return self.choice(
+            [
+                f"${{{self.blank()}{name}{self.blank()}{self.choices(depth)}}}",
+                f"${{{self.blank()}{name}{self.blank()}{self.choice('?:')}{self.bare()}}}",
+                f"${{{self.compared(depth)}{self.choices(depth)}}}",
+                f"${{{self.compared(depth)}}}",
+                self.expression(depth) + self.choice(["", "/", ", "]) + self.expression(depth),
+            ]
+        )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_postconf_expands_any_reference_as_we_do(scratch_directory, seed):
+    """Blanks in braces were taken out: a comparison held that does not, and a table in use was not seen."""
+    some = Expressions(seed)
+    texts = {f"p{number}": some.expression(3).strip(BLANKS) for number in range(500)}
+    # postconf prints a parameter of the admin's own where another one uses it.
+    values = {"compatibility_level": "3.6", **REFERRED, **texts, "alias_maps": " ".join(f"${name}" for name in texts)}
+    printed = by_postconf(scratch_directory, values, texts)
+    assert printed.keys() == texts.keys()
+    # postconf prints blanks behind a comma as one.
+    ours = {name: _ispmail_expand.expand(text, values) for name, text in texts.items()}
+    assert not {texts[name]: (printed[name], ours[name]) for name in texts if not same(printed[name], ours[name])}
 
 
 def test_every_spelling_is_found(postfix):
