@@ -17,6 +17,9 @@ from _ispmail_maincf import BLANKS
 _DEEPEST, _MOST = 100, 10_000  # names inside each other, as in Postfix; names and $$ together
 _CLOSING = {"{": "}", "(": ")"}
 _OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
+# What each process of Postfix sets for itself, whatever main.cf says: its name, its service's, and by master(8) whether
+# there are too many clients, see STRESS_README. What postconf prints of them is its own.
+OF_A_PROCESS = frozenset(["process_id", "process_name", "service_name", "stress"])
 _NUMBER = re.compile("[0-9]{1,18}")  # longer ones are fatal to Postfix
 
 
@@ -26,6 +29,7 @@ class _Values(NamedTuple):
     values: Mapping[str, str]
     depth: int
     left: list[int]  # one number, that of all values of an expansion
+    doubts: list[str]  # the names so far of which only a process of Postfix knows the value
 
     def __repr__(self) -> str:
         return repr_without(self, "values")
@@ -42,9 +46,21 @@ def expand(text: str, values: Mapping[str, str]) -> str:
         values: Name to value, not expanded; a name that is not there has an empty value.
 
     Returns:
-        The text; what Postfix would refuse is left as it is, or out.
+        The text; what Postfix would refuse is left as it is, or out. Both texts of a choice by what only a process of
+        Postfix knows, see `doubts_of`.
     """
-    return _expanded(text, _Values(values, _DEEPEST, [_MOST])) if "$" in text else text
+    return _expanded(text, _values(values)) if "$" in text else text
+
+
+def doubts_of(text: str, values: Mapping[str, str]) -> list[str]:
+    """The names by which a text is another one in each process of Postfix: OF_A_PROCESS without a known value."""
+    known = _values(values)
+    _expanded(text, known)
+    return list(dict.fromkeys(known.doubts))
+
+
+def _values(values: Mapping[str, str]) -> _Values:
+    return _Values(values, _DEEPEST, [_MOST], [])
 
 
 def _expanded(text: str, values: _Values) -> str:
@@ -115,8 +131,11 @@ def _value(body: str, values: _Values) -> str:
         return _compared(body, values)
     name = re.split(r"\W", body)[0]
     rest = body[len(name) :].lstrip(BLANKS)
+    earlier = len(values.doubts)
+    if name in OF_A_PROCESS and name not in values.values:
+        values.doubts.append(name)
     value = _expanded(values.values.get(name, ""), values)
-    return _chosen(rest, bool(value), values) if rest else value
+    return _chosen(rest, bool(value), len(values.doubts) > earlier, values) if rest else value
 
 
 def _compared(body: str, values: _Values) -> str:
@@ -126,9 +145,10 @@ def _compared(body: str, values: _Values) -> str:
     rest = rest[len(operator) :]
     by_level = rest.startswith("level")
     right, rest = _argument(rest.removeprefix("level"))
+    earlier = len(values.doubts)
     sides = (_expanded(left, values), _expanded(right, values))
     holds = _holds(operator, *sides, by_level=by_level)
-    return _chosen(rest, holds, values) if rest else ("true" if holds else "")
+    return _chosen(rest, holds, len(values.doubts) > earlier, values) if rest else ("true" if holds else "")
 
 
 def _holds(operator: str, left: str, right: str, by_level: bool) -> bool:
@@ -153,14 +173,15 @@ def _level(text: str) -> tuple[int, ...]:
     return tuple([*numbers, 0, 0][:3])
 
 
-def _chosen(rest: str, condition: bool, values: _Values) -> str:
-    """What stands behind ``?`` or ``:``, as the condition chooses."""
+def _chosen(rest: str, condition: bool, is_doubtful: bool, values: _Values) -> str:
+    """What stands behind ``?`` and ``:``, as the condition chooses; both where nobody knows whether it holds."""
     if rest.startswith(":"):
-        return "" if condition else _expanded(_argument(rest[1:])[0], values)
-    first, others = _argument(rest[1:])
-    if condition:
-        return _expanded(first, values)
-    return _expanded(_argument(others[1:])[0], values) if others.startswith(":") else ""
+        first, others = "", rest
+    else:
+        first, others = _argument(rest[1:])
+    second = _argument(others[1:])[0] if others.startswith(":") else ""
+    chosen = [first, second] if is_doubtful else [first if condition else second]
+    return " ".join(_expanded(each, values) for each in chosen)
 
 
 def _argument(text: str) -> tuple[str, str]:

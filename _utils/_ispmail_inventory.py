@@ -12,7 +12,7 @@ import _ispmail_files
 import _ispmail_postconf
 import _ispmail_tablefile
 from _ispmail_errors import CannotAsk, repr_without
-from _ispmail_expand import expand, names_in, referred
+from _ispmail_expand import OF_A_PROCESS, doubts_of, expand, names_in, referred
 from _ispmail_maincf import PERMITS, READABLE, overrides, settled, without_inline, words
 from _ispmail_postconf import Service
 from _ispmail_programs import MOST, has_transports, is_match_list, is_transport, programs_of
@@ -46,10 +46,12 @@ class Settings(NamedTuple):
         """The words of a parameter, with the tables that each reaches, their paths resolved.
 
         Raises:
-            CannotAsk: A word names a file, which may name tables and cannot be read.
+            CannotAsk: A word names a file, which may name tables and cannot be read. Or its tables are others in each
+                process of Postfix.
         """
         known = {} if self.split is None else self.split
         if name not in known:
+            _refuse_doubtful(self, name)
             in_files = functools.partial(_in_files, self, name)
             known[name] = words_of(self.values.get(name, ""), self.values, self.real_path, in_files)
         return known[name]
@@ -123,12 +125,22 @@ class Inventory(NamedTuple):
     by_programs: dict[tuple[str, ...], tuple[Reader, ...]] | None = None  # of the readers, those that were asked for
 
     def options(self) -> list[tuple[str, dict[str, str]]]:
-        """What services set by options in master.cf: each one, such as submission/inet, with its parameters."""
-        return [(f"{service.name}/{service.type}", overrides(service.command)) for service in self.services]
+        """What services set: each one, such as submission/inet, with its options in master.cf, and its names."""
+        return [
+            (
+                f"{service.name}/{service.type}",
+                {"process_name": service.program, **overrides(service.command), "service_name": service.name},
+            )
+            for service in self.services
+        ]
 
     def overrides(self) -> dict[str, str]:
-        """The same as one: such as submission/inet/virtual_alias_maps to the value."""
-        return {f"{where}/{name}": value for where, own in self.options() for name, value in own.items()}
+        """The options alone, as one: such as submission/inet/virtual_alias_maps to the value."""
+        return {
+            f"{service.name}/{service.type}/{name}": value
+            for service in self.services
+            for name, value in overrides(service.command).items()
+        }
 
     def unasked(self, names: Iterable[str]) -> set[str]:
         """Those of these parameters whose tables nothing asks: the admin's own, to which no other one refers."""
@@ -224,7 +236,10 @@ def settings(config_directory: str) -> Settings:
     # postconf does not print a parameter of the admin's own until another one uses it.
     explicit = _ispmail_postconf.explicit(config_directory)
     known = {**explicit, **values, "config_directory": config_directory}
-    return Settings(config_directory, known, frozenset(explicit), _ispmail_files.resolver(), split={})
+    for name in OF_A_PROCESS:
+        known.pop(name, None)
+    is_set = frozenset(explicit).intersection(known)
+    return Settings(config_directory, known, is_set, _ispmail_files.resolver(), split={})
 
 
 def read(config_directory: str, known: Settings | None = None) -> Inventory:
@@ -286,6 +301,26 @@ def _may_name_table(name: str, value: str, values: Mapping[str, str]) -> bool:
     return _TYPES.search(expanded) is not None or (is_match_list(name) and _PATTERN_FILE.search(expanded) is not None)
 
 
+def _refuse_doubtful(known: Settings, parameter: str) -> None:
+    """Refuse a value whose tables nobody can tell who is not the process that reads it: one in use may be among them.
+
+    Raises:
+        CannotAsk: Names the parameter, and what its tables depend on.
+    """
+    for word in words(known.values.get(parameter, "")):
+        doubts = doubts_of(word, known.values)
+        if doubts and _may_name_table(parameter, word, known.values):
+            names = " and ".join(f"${name}" for name in doubts)
+            raise CannotAsk(
+                f"{_untold(parameter)}: that depends on {names}, which each process of Postfix sets for itself: "
+                f"write the tables there without {names}"
+            )
+
+
+def _untold(parameter: str) -> str:
+    return f"whether {parameter} leads to SQL tables cannot be told"
+
+
 def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
     """The tables in the files that an expanded word of a parameter names, or in files that those name.
 
@@ -300,13 +335,12 @@ def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
         if (path, is_pattern) in seen or (is_pattern and os.path.isdir(path)):
             continue
         seen.add((path, is_pattern))
-        what = f"whether {parameter} leads to SQL tables cannot be told"
         if len(seen) > _MOST_FILES:
-            raise CannotAsk(f"{what}: it names more than {_MOST_FILES} files, some of them inside others")
+            raise CannotAsk(f"{_untold(parameter)}: it names more than {_MOST_FILES} files, some of them inside others")
         try:
             inside = _patterns(path) if is_pattern else _backup(path, known)
         except CannotAsk as err:
-            raise CannotAsk(f"{what}: {err}") from err
+            raise CannotAsk(f"{_untold(parameter)}: {err}") from err
         found += [each._replace(path=known.real_path(each.path)) for each in tables_in(inside, known.values)]
         waiting += _files(inside, is_pattern)
     return found

@@ -488,6 +488,27 @@ def test_a_table_of_another_instance_of_pillar_is_not_removed(minion, postfix):
     assert set(minion.call("postfix_map.remove")["changes"]) == {*tables, "main.cf"}
 
 
+@pytest.mark.parametrize(
+    "spelling", ["${{$process_name} == {smtpd} ? {TABLE} : {static:x}}", "$own", "${{$service_name} != {} ? {TABLE}}"]
+)
+def test_a_table_that_only_some_processes_ask_is_not_removed(minion, postfix, spelling):
+    """postconf's own name was taken for smtpd's: the file was deleted, and each RCPT answered by 451."""
+    managed(minion)
+    tables = postfix.postconf()
+    table = tables["virtual_mailbox_maps"]
+    own = f"${{{{smtpd}} == {{$process_name}} ? {{{table}}}}}"
+    postfix.write_main_cf(**{**tables, "virtual_mailbox_maps": spelling.replace("TABLE", table), "own": own})
+    postfix.reload()
+    assert replies(postfix) == ANSWERED
+    before = contents(postfix)
+    for test in (True, False):
+        with pytest.raises(CommandExecutionError, match="leads to SQL tables cannot be told: that depends on"):
+            minion.call("postfix_map.remove", ["virtual_mailbox_maps"], test=test)
+        result = managed(minion, test=test)
+        assert result["result"] is False and "cannot be told: that depends on $" in " ".join(result["comment"].split())
+    assert contents(postfix) == before and replies(postfix) == ANSWERED
+
+
 def test_what_pillar_sets_to_null_is_not_removed(minion, postfix, pillar):
     managed(minion)
     before = contents(postfix)

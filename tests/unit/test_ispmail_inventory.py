@@ -43,8 +43,7 @@ def test_what_a_change_that_was_cut_off_has_set_for_a_while_does_not_count(tmp_p
     left = f"{readable}, $ispmail_meanwhile" if readable else "$ispmail_meanwhile"
     server.main_cf(f"own_maps = hash:/x\nproxy_read_maps = {left}\nispmail_meanwhile = proxy:mysql:/a")
     found = _ispmail_inventory.settings(str(server.directory))
-    differing = {name for name in {*found.values, *known.values} if found.values.get(name) != known.values.get(name)}
-    assert (found.explicit, differing) == (known.explicit, {"process_id"})
+    assert (found.explicit, found.values) == (known.explicit, known.values)
 
 
 def test_who_refers_to_a_parameter_is_read_once(monkeypatch):
@@ -353,6 +352,72 @@ def test_an_option_of_a_service_is_read_by_it_alone():
         "submission/inet/ours": "mysql:/own.cf",
         "submission/inet/biff": "no",
     }
+
+
+# Which tables these have, each process of Postfix knows alone.
+DOUBTFUL = {
+    "${{$process_name} == {smtpd} ? {sqlite:/a.cf}}": "$process_name",
+    "${{$process_name} != {smtpd} ? {sqlite:/a.cf}}": "$process_name",
+    "${{x} != {$own} ? {hash:/x} : {mysql:/a.cf}}": "$process_name",
+    "hash:/x, mysql:/etc/postfix/${service_name}.cf": "$service_name",
+    "${stress?{mysql:/a.cf}}": "$stress",
+    "${stress:mysql:/a.cf}": "$stress",
+    "$reached": "$stress",
+    "mysql:/$process_id$process_name$process_id.cf": "$process_id and $process_name",
+    "memcache:/$service_name.cf": "$service_name",
+}
+
+
+@pytest.mark.parametrize("value, names", DOUBTFUL.items())
+def test_tables_that_depend_on_the_process_cannot_be_told(value, names):
+    """What postconf said of itself was taken: a removal deleted a table that smtpd asked."""
+    values = {"own": "$process_name", "reached": "${none:{${stress:{pgsql:/x.cf}}}}"}
+    known = settings(**values, virtual_mailbox_maps=value)
+    with pytest.raises(CannotAsk) as caught:
+        known.words("virtual_mailbox_maps")
+    assert str(caught.value) == (
+        f"whether virtual_mailbox_maps leads to SQL tables cannot be told: that depends on {names}, which each process "
+        f"of Postfix sets for itself: write the tables there without {names}"
+    )
+    with pytest.raises(CannotAsk, match=r"\$"):
+        _ispmail_inventory.of(known, ())
+
+
+def test_a_list_in_a_file_that_depends_on_the_process_cannot_be_told():
+    with pytest.raises(CannotAsk, match="whether mynetworks leads to SQL tables cannot be told"):
+        _ispmail_inventory.of(settings(mynetworks="/etc/$service_name"), ())
+
+
+def test_what_else_depends_on_the_process_is_no_doubt():
+    """Such values name no table, or stand beside one."""
+    values = {
+        "smtpd_banner": "$process_name $process_id",
+        "syslog_name": "postfix/$service_name",
+        "smtpd_recipient_restrictions": "check_recipient_access mysql:/a.cf, ${stress?reject_rbl_client x}, $$stress",
+    }
+    found = _ispmail_inventory.of(settings(**values), ())
+    assert [(each.path, each.places[0].word.text) for each in found.tables] == [("/a.cf", "mysql:/a.cf")]
+
+
+def test_an_option_knows_the_names_of_its_service():
+    """As master(8) gives them: the whole name of the service, and what an option sets as the name of the process."""
+    option = "-o smtpd_sender_login_maps=mysql:/$service_name/${process_name}.cf"
+    services = [
+        Service("127.0.0.1:25", "inet", "n", f"smtpd {option} -o service_name=x"),
+        Service("smtp", "inet", "n", f"smtpd {option} -o process_name=y -o stress="),
+    ]
+    found = inventory(*services)
+    assert [each.path for each in found.tables] == ["/127.0.0.1:25/smtpd.cf", "/smtp/y.cf"]
+    with pytest.raises(CannotAsk, match=r"depends on \$process_id, which"):
+        inventory(Service("smtp", "inet", "n", "smtpd -o smtpd_sender_login_maps=mysql:/$process_id.cf"))
+
+
+def test_what_a_process_sets_is_no_setting(tmp_path):
+    """postconf says how it itself is called, and main.cf's own value counts for nobody."""
+    main_cf = "stress = yes\nservice_name = x\nsmtpd_banner = $process_name $stress"
+    known = _ispmail_inventory.settings(str(Configured(tmp_path).main_cf(main_cf).directory))
+    assert not known.values.keys() & {"process_id", "process_name", "service_name", "stress"}
+    assert not known.explicit - known.values.keys() and "smtpd_banner" in known.explicit
 
 
 def test_the_inventory_after_a_change():
