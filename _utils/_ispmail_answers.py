@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import _ispmail_files
@@ -14,11 +14,11 @@ import _ispmail_inventory
 import _ispmail_lookup
 import _ispmail_route
 from _ispmail_config import Answer, CompleteInstance, CompleteMap, Instance, Map
-from _ispmail_errors import InvalidInput
+from _ispmail_errors import InvalidInput, repr_without
 from _ispmail_expand import expand, referred
 from _ispmail_inventory import Inventory
 from _ispmail_lookup import COULD_NOT_ASK, ROOT, Asker, Group, Lookup, Probed, renamed
-from _ispmail_maincf import BLANKS, SECRET_PARAMETERS, without_inline, words
+from _ispmail_maincf import BLANKS, without_holders, without_inline, words
 from _ispmail_query import probes
 from _ispmail_reach import words_of
 from _ispmail_tablefile import SECRET, shown_key
@@ -64,7 +64,7 @@ def lookup(instance: Instance, name: str, question: str) -> Lookup:
 def secret_tables(instance: Instance | CompleteInstance, inventory: Inventory) -> set[str]:
     """The paths of tables whose answers are passwords: a relay's, however it is spelt, and those that pillar says."""
     known = inventory.settings
-    secret = referred(SECRET_PARAMETERS, {**known.values, **inventory.overrides()})
+    secret = inventory.secret_parameters()
     found = {
         table.path
         for table in inventory.tables
@@ -164,6 +164,17 @@ class Broken(NamedTuple):
         return f"{self.parameter} also asks {self.table}, which is not pillar's and cannot be asked: {self.reason}"
 
 
+class _Other(NamedTuple):
+    """A table of somebody else's, or another word."""
+
+    parameter: str
+    text: str
+    is_secret: bool  # it holds its answers itself, and they may be passwords
+
+    def __repr__(self) -> str:
+        return repr_without(self, "text")
+
+
 def broken_others(
     maps: Sequence[Map], inventory: Inventory, running: bool, parameters: Iterable[str] = ()
 ) -> list[Broken]:
@@ -176,26 +187,47 @@ def broken_others(
         parameters: Further ones, which may have none of these maps.
     """
     known = inventory.settings
-    ours = {known.real_path(each.path) for each in maps}
     found: list[Broken] = []
     until = time.monotonic() + PROBE_SECONDS
+    for other in _others(maps, inventory, parameters):
+        parameter, table = other.parameter, other.text
+        # A list in a file, which only lists may have: Postfix opens it at the first look.
+        if table.startswith("/") and not os.path.exists(table):
+            found.append(Broken(parameter, table, "there is no such file", opens=False))
+        if not _TABLE.match(table) or other.is_secret or (table.startswith("proxy:") and not running):
+            continue
+        if found and time.monotonic() > until:
+            return found
+        asked = _ispmail_lookup.ask(probes()[0].question, [table], known.config_directory)
+        if asked.result == COULD_NOT_ASK:
+            shown = without_inline(table)
+            reason = renamed(asked.reason or "", table, shown)
+            found.append(Broken(parameter, shown, reason, opens=not re.search("open |supported", reason)))
+    return found
+
+
+def unasked_others(maps: Sequence[Map], inventory: Inventory, parameters: Iterable[str] = ()) -> list[str]:
+    """Sentences on the tables beside these maps of which `broken_others` cannot tell anything: each is said once."""
+    return [
+        f"whether Postfix can ask {without_inline(each.text)} in {each.parameter} could not be told: it holds its "
+        "answers itself, which may be passwords, and anybody can read the arguments of postmap"
+        for each in _others(maps, inventory, parameters)
+        if _TABLE.match(each.text) and each.is_secret
+    ]
+
+
+def _others(maps: Sequence[Map], inventory: Inventory, parameters: Iterable[str]) -> Iterator[_Other]:
+    """What stands beside these maps in their parameters, and in further ones."""
+    known = inventory.settings
+    ours = {known.real_path(each.path) for each in maps}
+    secret = inventory.secret_parameters()
     for parameter in dict.fromkeys([*(each.parameter for each in maps), *parameters]):
         others = [word for word in known.words(parameter) if not any(each.path in ours for each in word.references)]
-        texts = [text for word in others for text in words(expand(word.text, known.values))]
-        for table in [text.lstrip("!") for text in texts]:
-            # A list in a file, which only lists may have: Postfix opens it at the first look.
-            if table.startswith("/") and not os.path.exists(table):
-                found.append(Broken(parameter, table, "there is no such file", opens=False))
-            if not _TABLE.match(table) or (table.startswith("proxy:") and not running):
-                continue
-            if found and time.monotonic() > until:
-                return found
-            asked = _ispmail_lookup.ask(probes()[0].question, [table], known.config_directory)
-            if asked.result == COULD_NOT_ASK:
-                shown = without_inline(table)
-                reason = renamed(asked.reason or "", table, shown)
-                found.append(Broken(parameter, shown, reason, opens=not re.search("open |supported", reason)))
-    return found
+        is_secret = not secret.isdisjoint(referred([parameter], known.values))
+        for text in (text for word in others for text in words(expand(word.text, known.values))):
+            table = text.lstrip("!")
+            for each in without_holders(table) if is_secret else [table]:
+                yield _Other(parameter, each, is_secret and without_inline(each) != each)
 
 
 def unaskable_live(instance: Instance) -> list[str]:

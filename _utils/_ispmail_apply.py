@@ -18,7 +18,18 @@ import _ispmail_postfix
 import _ispmail_smtpd
 import _ispmail_sockets
 import _ispmail_transaction
-from _ispmail_answers import Broken, answering, askers, broken_others, live, staged, unaskable, unread, wrong_answers
+from _ispmail_answers import (
+    Broken,
+    answering,
+    askers,
+    broken_others,
+    live,
+    staged,
+    unaskable,
+    unasked_others,
+    unread,
+    wrong_answers,
+)
 from _ispmail_compare import Comparison
 from _ispmail_config import CompleteInstance, CompleteMap
 from _ispmail_errors import CannotAsk, Failed, Fault, PillarFault, below, listed
@@ -74,6 +85,7 @@ def _apply_to_postfix(
     if not running:
         warnings.append("Postfix is not running, so there was nothing to reload")
     warnings += refuse_before_a_reload(broken_others(instance.maps, inventory, running), inventory, running)
+    warnings += unasked_others(instance.maps, inventory)
     after = _ispmail_inventory.changed(inventory, difference.parameters)
     if running:
         _ispmail_postfix.refuse_reload(after.settings.expanded)

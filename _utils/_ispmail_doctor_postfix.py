@@ -248,9 +248,12 @@ def _can_be_asked(postfix: Postfix, maps: Sequence[LiveMap], running: bool) -> I
 
 def _others_can_be_asked(postfix: Postfix, running: bool) -> Iterator[Finding]:
     """Postfix asks a parameter's tables in turn: one that fails fails the lookup, whosever it is."""
-    broken = _ispmail_answers.broken_others(postfix.target.instance.wanted, postfix.inventory, running)
+    maps, check = postfix.target.instance.wanted, "tables of others can be asked"
+    broken = _ispmail_answers.broken_others(maps, postfix.inventory, running)
     fix = "; ".join(map(str, broken))
-    yield fault_if(f"{fix}: mend it, or take it out" if fix else "", "tables of others can be asked", postfix.where)
+    yield fault_if(f"{fix}: mend it, or take it out" if fix else "", check, postfix.where)
+    for doubt in _ispmail_answers.unasked_others(maps, postfix.inventory):
+        yield warning_if(doubt, check, postfix.where)
 
 
 def _smtpd_can_ask(postfix: Postfix, running: bool) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import _ispmail_postconf
 import _ispmail_tablefile
 from _ispmail_errors import CannotAsk, repr_without
 from _ispmail_expand import OF_A_PROCESS, doubts_of, expand, names_in, referred
-from _ispmail_maincf import PERMITS, READABLE, overrides, settled, without_inline, words
+from _ispmail_maincf import PERMITS, READABLE, SECRET_PARAMETERS, overrides, settled, without_inline, words
 from _ispmail_postconf import Service
 from _ispmail_programs import MOST, has_transports, is_match_list, is_transport, programs_of
 from _ispmail_reach import Place, Reference, Word, places, references, tables_in, words_of
@@ -141,6 +141,10 @@ class Inventory(NamedTuple):
             for service in self.services
             for name, value in overrides(service.command).items()
         }
+
+    def secret_parameters(self) -> set[str]:
+        """The parameters whose tables answer with passwords, or hold them: a relay's, however it is spelt."""
+        return referred(SECRET_PARAMETERS, {**self.settings.values, **self.overrides()})
 
     def unasked(self, names: Iterable[str]) -> set[str]:
         """Those of these parameters whose tables nothing asks: the admin's own, to which no other one refers."""

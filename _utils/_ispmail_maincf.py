@@ -15,6 +15,17 @@ _BETWEEN = re.compile(f"[{BLANKS}]+")
 # Passwords and keys are looked up by these: their answers are never shown.
 SECRET_PARAMETERS = ("smtp_sasl_password_maps", "lmtp_sasl_password_maps", "tls_server_sni_maps")
 
+_NAME = r"\$(?:\w+|\{\w+\}|\(\w+\))"
+# What of a value is shown to people: $name, and tables in files or elsewhere, by their paths and addresses.
+_SHOWN = re.compile(
+    r"check_\w+|!?(?:(?:proxy|debug):)*"
+    rf"(?:(?:(?!static|inline|randmap)[a-z][a-z0-9_]*:)?(?:\.{{0,2}}/|{_NAME})(?:[^\s,{{}}$]|{_NAME})*"
+    r"|(?:ldap|memcache|mongodb|mysql|nis|pgsql|socketmap|sqlite|tcp|unix):[^\s,{}$]+)"
+)
+_SEVERAL = re.compile(r"(?s)(!?(?:(?:proxy|debug):)*(?:unionmap|pipemap):\{|!?\{)(.*)(\})")
+_CHOICE = re.compile(rf"(?s)(\$\{{[{BLANKS}]*\w+[{BLANKS}]*[?:])(.*)(\}})")
+_HOLDS_ANSWERS = re.compile(r"!?(?:(?:proxy|debug):)*(?:static|inline|randmap|regexp|pcre|cidr):")
+
 # What proxymap may open: that a table stands there asks nothing.
 READABLE = "proxy_read_maps"
 PERMITS = (READABLE, "proxy_write_maps")
@@ -84,11 +95,11 @@ def path_of(word: str) -> str:
     return word.rpartition(":")[2]
 
 
-def shown(name: str, value: str | None, secret_names: Collection[str] = SECRET_PARAMETERS) -> str | None:
+def shown(name: str, value: str | None, secret_names: Collection[str]) -> str | None:
     """A parameter's value for people: passwords that stand in main.cf itself as ***.
 
     Args:
-        secret_names: Parameters whose ``static:`` and ``inline:`` tables hold passwords.
+        secret_names: SECRET_PARAMETERS, and those that they refer to.
     """
     if value is None:
         return None
@@ -98,8 +109,29 @@ def shown(name: str, value: str | None, secret_names: Collection[str] = SECRET_P
 
 
 def without_inline(value: str) -> str:
-    """A value without what it holds itself: that may be passwords."""
-    return re.sub(r"(?s)\b(static|inline):.*", r"\1:***", value)
+    """A value without what it holds itself, which may be passwords: tables by their paths, and each $name, are left."""
+    found, rest = "", value
+    for word in words(value):
+        before, _, rest = rest.partition(word)
+        found += before + _without_answers(word)
+    return found + rest
+
+
+def _without_answers(word: str) -> str:
+    if _SHOWN.fullmatch(word):
+        return word
+    if found := _SEVERAL.fullmatch(word) or _CHOICE.fullmatch(word):
+        return found[1] + without_inline(found[2]) + found[3]
+    holds = _HOLDS_ANSWERS.match(word)
+    return f"{holds[0] if holds else ''}***"
+
+
+def without_holders(table: str) -> list[str]:
+    """A table, or those in its braces where these hold answers themselves, which may be passwords."""
+    several = _SEVERAL.fullmatch(table)
+    if without_inline(table) == table or not several or "proxy:" in several[1]:
+        return [table]
+    return [each for word in words(several[2]) for each in without_holders(word)]
 
 
 def overrides(command: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import _ispmail_files
 import _ispmail_inventory
 import _ispmail_original
+import _ispmail_postconf
 import _ispmail_release
 import _ispmail_tablefile
 from _ispmail_config import CompleteInstance, CompleteMap, Map
@@ -22,7 +23,7 @@ from _ispmail_errors import CannotAsk, Fault, plural, repr_without
 from _ispmail_expand import expand, names_in
 from _ispmail_files import File, Replacement
 from _ispmail_inventory import Inventory, Settings
-from _ispmail_maincf import shown, without_inline
+from _ispmail_maincf import without_inline
 from _ispmail_maincf import words as split_words
 from _ispmail_programs import is_check, restriction_fault, restriction_lists, second_table_fault, takes_one_table
 from _ispmail_reach import Reference, Wanted, joined, pointing, references
@@ -113,10 +114,8 @@ def compare(instance: CompleteInstance) -> Difference:
     if readable is not None:
         parameters["proxy_read_maps"] = readable
     if parameters:
-        changes["main.cf"] = {
-            name: {"old": shown(name, known.set_value(name)), "new": shown(name, new)}
-            for name, new in parameters.items()
-        }
+        held = {name: known.set_value(name) for name in parameters}
+        changes["main.cf"] = _ispmail_postconf.differences(held, parameters, instance.config_directory)
     return Difference(
         settings=known,
         files=tuple(files),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ import _ispmail_tablefile
 from _ispmail_command import Name, lines, output, run, safe
 from _ispmail_config import DEFAULT_DIRECTORY
 from _ispmail_errors import CannotAsk, Failed, InvalidInput, repr_without
-from _ispmail_expand import names_in
+from _ispmail_expand import referred
 from _ispmail_files import Replacement
 from _ispmail_locks import alone, postconf_lock
 from _ispmail_maincf import (
@@ -24,6 +25,7 @@ from _ispmail_maincf import (
     checked_names,
     checked_values,
     differing,
+    overrides,
     parts,
     settled,
     values_of,
@@ -129,13 +131,34 @@ def _held(config_directory: str) -> dict[str, str]:
 
 def shown(values: Mapping[str, str | None], config_directory: str) -> dict[str, str | None]:
     """Values for people: no password that stands in main.cf itself, or in a parameter that one of those refers to."""
-    secret_names: set[str] = set()
-    new = set(SECRET_PARAMETERS)
-    while new:
-        secret_names |= new
-        referred = {found for value in get(sorted(new), config_directory).values() for found in names_in(value)}
-        new = referred - secret_names
+    secret_names = _secret_names(config_directory, values)
     return {name: _ispmail_maincf.shown(name, value, secret_names) for name, value in values.items()}
+
+
+def differences(
+    old: Mapping[str, str | None], new: Mapping[str, str | None], config_directory: str
+) -> dict[str, dict[str, str | None]]:
+    """The new values for people, each with its ``old`` and ``new`` one; see `shown`."""
+    secret_names = _secret_names(config_directory, old, new)
+    return {
+        name: {
+            "old": _ispmail_maincf.shown(name, old.get(name), secret_names),
+            "new": _ispmail_maincf.shown(name, value, secret_names),
+        }
+        for name, value in new.items()
+    }
+
+
+def _secret_names(config_directory: str, *values: Mapping[str, str | None]) -> set[str]:
+    """The parameters that may hold passwords, as main.cf and master.cf are, and with each of these values too."""
+    files = (_ispmail_files.content(os.path.join(config_directory, name)) for name in ("main.cf", "master.cf"))
+    main_cf, master_cf = ((content or b"").decode("utf-8", "surrogateescape") for content in files)
+    given = _ispmail_tablefile.parse(main_cf)
+    for number, line in _ispmail_tablefile.logical_lines(master_cf):
+        given |= {f"{number}/{name}": value for name, value in overrides(line).items()}
+    for number, each in enumerate(values):
+        given |= {f"values {number}/{name}": value or "" for name, value in each.items()}
+    return referred(SECRET_PARAMETERS, given)
 
 
 def defaults(parameters: Iterable[str], config_directory: str) -> dict[str, str]:
@@ -189,7 +212,7 @@ def deprecated(config_directory: str, tables: Iterable[str]) -> list[str]:
 
 
 def edited(parameters: Mapping[str, object], config_directory: str, workspace: str | None = None) -> Replacement:
-    """Prepare a main.cf with other values: postconf edits a copy of it.
+    """Prepare a main.cf with other values: postconf edits a copy of it, and sees no value, which may be a password.
 
     Args:
         parameters: Name to value, None to take the parameter out.
@@ -205,7 +228,7 @@ def edited(parameters: Mapping[str, object], config_directory: str, workspace: s
     if content and not content.endswith(b"\n"):
         # postconf 3.7 would glue the new parameter to the last line.
         content += b"\n"
-    edits = [f"{name}={value}" for name, value in values.items() if value is not None]
+    edits = {name: value for name, value in values.items() if value is not None}
     removals = [name for name, value in values.items() if value is None]
     try:
         after = _on_a_copy(content, edits, removals, workspace)
@@ -278,13 +301,12 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
     changed = {name: values[name] for name in differing(current, values)}
     if not changed:
         return {}
-    old = shown({name: current.get(name) for name in changed}, config_directory)
-    new = shown(changed, config_directory)
+    told = differences(current, changed, config_directory)
     if not test:
         path = os.path.realpath(_main_cf(config_directory))
         with alone(config_directory), postconf_lock(path):
             _ispmail_files.replace(edited(changed, config_directory))
-    return {name: {"old": old[name], "new": new[name]} for name in changed}
+    return told
 
 
 def _printed(config_directory: str, *arguments: str) -> dict[str, str]:
@@ -295,16 +317,21 @@ def _printed(config_directory: str, *arguments: str) -> dict[str, str]:
     return values
 
 
-def _on_a_copy(content: bytes, edits: Sequence[str], removals: Sequence[str], workspace: str | None) -> bytes:
-    """What postconf makes of a main.cf."""
+def _on_a_copy(content: bytes, edits: Mapping[str, str], removals: Sequence[str], workspace: str | None) -> bytes:
+    """What postconf makes of a main.cf. It sets words in place of the values: anybody can read its arguments."""
+    in_place = {f"ispmail-{secrets.token_hex(16)}": value for value in edits.values()}
+    arguments = [f"{name}={word}" for name, word in zip(edits, in_place)]
     with tempfile.TemporaryDirectory(prefix="postconf-", dir=workspace) as directory:
         copy = _write_copy(directory, "main.cf", content)
-        for flag, arguments in (("-e", edits), ("-X", removals)):
-            if arguments:
+        for flag, some in (("-e", arguments), ("-X", removals)):
+            if some:
                 _set_back(copy)
-                output("postconf", ["-c", directory, flag, *arguments])
+                output("postconf", ["-c", directory, flag, *some])
         with open(copy, "rb") as stream:
-            return stream.read()
+            after = stream.read()
+    for word, value in in_place.items():
+        after = after.replace(word.encode(), value.encode("utf-8", "surrogateescape"))
+    return after
 
 
 def _write_copy(directory: str, name: str, content: bytes) -> str:

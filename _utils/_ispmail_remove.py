@@ -25,10 +25,10 @@ from _ispmail_errors import CannotAsk, Failed, PillarFault
 from _ispmail_expand import expand, names_in, sole_name
 from _ispmail_files import Replacement
 from _ispmail_inventory import Inventory, Settings, own_parameters
-from _ispmail_maincf import PERMITS, shown, without_inline, words
+from _ispmail_maincf import PERMITS, without_inline, words
 from _ispmail_plan import OPEN_DOMAINS, Outcome, finished, named_by, parameters_of, restriction_faults, table_file
 from _ispmail_programs import is_check
-from _ispmail_reach import Place, without
+from _ispmail_reach import without
 from _ispmail_smtpd import refuse_if_worse
 from _ispmail_transaction import Change
 
@@ -81,10 +81,8 @@ def remove(
         each.name: {"file": {"old": each.path, "new": None}} for each in chosen if known.real_path(each.path) in there
     }
     if parameters:
-        changes["main.cf"] = {
-            name: {"old": shown(name, known.set_value(name)), "new": shown(name, new)}
-            for name, new in parameters.items()
-        }
+        old = {name: known.set_value(name) for name in parameters}
+        changes["main.cf"] = _ispmail_postconf.differences(old, parameters, directory)
     after = _ispmail_inventory.changed(inventory, parameters)
     refuse_in_use(inventory, after, parameters, paths, there, directories)
     warnings = _doubts(chosen, after.settings)

@@ -28,7 +28,7 @@ from _ispmail_errors import Failed, InvalidInput, listed
 from _ispmail_files import File, Replacement
 from _ispmail_history import History
 from _ispmail_inventory import Inventory
-from _ispmail_maincf import differing, same, shown
+from _ispmail_maincf import differing, same
 from _ispmail_plan import Outcome, finished, ownership_changes
 from _ispmail_replaced import Entry, Keys, Replaced, Values
 from _ispmail_transaction import Change
@@ -89,7 +89,7 @@ def history(instance: Instance, consumers: Consumers, cache_directory: str) -> l
             "entry": str(each.number),
             "when": _when(each),
             "act": f"{each.act} (cut off)" if each.interrupted else each.act,
-            "changes": _described(each.files, each.parameters, names),
+            "changes": _described(each.files, each.parameters, names, instance.config_directory),
         }
         for each in (entry.differing for entry in _entries(instance.config_directory, cache_directory))
     ]
@@ -144,7 +144,7 @@ def rollback(
         pillar_key=instance.pillar_key,
         owned=owned,
     )
-    changes = _described(replaced, values, _names(instance, consumers))
+    changes = _described(replaced, values, _names(instance, consumers), instance.config_directory)
     running = False
     if not files and not values and not interrupted:
         warnings.append(f"nothing was changed, all is as it was before change {chosen.number}")
@@ -345,6 +345,7 @@ def _refuse_unaskable(
     if failures:
         head = "Nothing was changed, Postfix answers as before. What was there then cannot be asked any more"
         raise Failed(listed(head, failures))
+    doubts += _ispmail_answers.unasked_others(maps, after, parameters)
     return [*doubts, *_ispmail_apply.refuse_before_a_reload(broken, inventory, running)]
 
 
@@ -382,15 +383,14 @@ def _names(instance: Instance, consumers: Consumers) -> dict[str, str]:
 
 
 def _described(
-    files: Iterable[Replaced], parameters: Mapping[str, Values], names: Mapping[str, str]
+    files: Iterable[Replaced], parameters: Mapping[str, Values], names: Mapping[str, str], config_directory: str
 ) -> dict[str, dict[str, Any]]:
     """What a change changes, without secrets, as an apply tells it."""
     changes = {names.get(each.before.path, each.before.path): _difference(each) for each in files}
     if parameters:
-        changes["main.cf"] = {
-            name: {"old": shown(name, value.before), "new": shown(name, value.after)}
-            for name, value in parameters.items()
-        }
+        before = {name: value.before for name, value in parameters.items()}
+        after = {name: value.after for name, value in parameters.items()}
+        changes["main.cf"] = _ispmail_postconf.differences(before, after, config_directory)
     return changes
 
 

@@ -271,6 +271,47 @@ def test_passwords_in_main_cf_are_not_shown(minion, postfix):
     assert minion.call("postconf.get", "virtual_transport", directory) == {"virtual_transport": "discard:"}
 
 
+@pytest.mark.parametrize(
+    "holder, told, doubts",
+    [
+        ("static:user:CANARY", "static:***", ["randmap:***"]),
+        ("regexp:{{/./ user:CANARY}}", "regexp:***", ["regexp:***", "randmap:***"]),
+        (
+            "pipemap:{static:x, pcre:{{/./ user:CANARY}}}",
+            "pipemap:{static:***, pcre:***}",
+            ["pcre:***", "randmap:***"],
+        ),
+    ],
+)
+def test_a_relays_password_in_main_cf_is_in_no_argument_and_not_shown(
+    minion, postfix, pillar, audit, holder, told, doubts
+):
+    """Only static: and inline: were known, and postmap and postconf had the whole value as an argument."""
+    held = f"{holder.replace('CANARY', CANARY)}, $relay_logins"
+    postfix.write_main_cf(smtp_sasl_password_maps=held, relay_logins=f"randmap:{{user:{CANARY}}}")
+    relay = {"parameter": "smtp_sasl_password_maps", "query": "SELECT '%s' FROM virtual_aliases"}
+    minion.pillar = pillar(maps={"relay": relay})
+    directory = str(postfix.config_directory)
+    with audit() as seen:
+        done = [managed(minion, test=True), managed(minion)]
+        done += [minion.call("postconf.get", None, directory), minion.call("postfix_doctor.check")]
+        done += [minion.call("postfix_map.history"), minion.call("postfix_map.remove", ["relay"], test=True)]
+        done += [minion.call("postconf.set", {"relay_logins": f"static:{CANARY}"}, directory)]
+        done += [minion.call("postfix_map.rollback", test=True)]
+        done += [minion.call("postfix_map.remove", ["relay"])]
+    changed = done[0]["changes"]["main.cf"]["smtp_sasl_password_maps"]
+    assert changed["old"] == f"{told}, $relay_logins" and changed["new"].startswith(f"{told}, $relay_logins, mysql:")
+    assert done[1]["result"] is True and CANARY not in repr(done)
+    assert CANARY not in repr(seen.commands) and len(seen.commands) > 10
+    main_cf = postfix.main_cf.read_text()
+    assert f"smtp_sasl_password_maps = {held}\n" in main_cf and f"relay_logins = static:{CANARY}\n" in main_cf
+    rows = [row for row in done[3] if row["check"] == "tables of others can be asked"]
+    assert [row["result"] for row in rows] == ["ok", *["warning"] * len(doubts)]
+    for row, doubt in zip(rows[1:], doubts):
+        assert f"whether Postfix can ask {doubt} in smtp_sasl_password_maps could not be told" in row["fix"]
+        assert row["fix"].partition(":")[0] in " ".join(done[1]["comment"].split())
+
+
 def test_a_fifo_in_place_of_a_table_file_holds_nobody_up(minion, postfix):
     path = postfix.config_directory / "mariadb-virtual-alias-maps.cf"
     os.mkfifo(path)

@@ -219,7 +219,7 @@ def test_a_table_in_braces_with_others_is_not_removed(minion, postfix):
     result = minion.apply("ispmail.clean")["postfix_map.absent"]
     assert result["result"] is False
     # What main.cf holds itself may be passwords.
-    shown = tables.replace("{a=b}}", "***")
+    shown = tables.replace("{a=b}", "***")
     assert f"virtual_alias_maps ({shown})" in result["comment"] and "take them out there first" in result["comment"]
     assert contents(postfix) == before
     assert replies(postfix) == ANSWERED

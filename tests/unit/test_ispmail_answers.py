@@ -462,11 +462,11 @@ def test_tables_of_others_that_cannot_be_asked(answering):
         ("odd:/c", False),
         ("mysql:/own.cf", True),
         ("/a/file", False),
-        ("pipemap:{static:***", True),
+        ("pipemap:{static:***}", True),
         ("regexp:/e", True),
         ("{ mysql:/f.cf }", False),
     ]
-    assert [each.reason for each in found][2:6] == ["away", "there is no such file", "pipemap:{static:*** is odd", ""]
+    assert [each.reason for each in found][2:6] == ["away", "there is no such file", "pipemap:{static:***} is odd", ""]
     assert {question for question, _ in asked} == {"probe@a.b.c.d.e.f.g.h.probe.invalid"}
     assert [table for _, table in asked] == [
         *("hash:/b", "odd:/c", "mysql:/own.cf", "pipemap:{static:SECRET}", "hash:/fine", "regexp:/e"),
@@ -578,3 +578,34 @@ def test_how_long_answers_are_compared(pillar, monkeypatch, answering, seconds, 
     assert sentences.count(left_out) <= 1
     if first:
         assert sentences[0].endswith("should give no answer, but gives could not ask: away")
+
+
+def test_passwords_that_stand_in_main_cf_are_no_argument(answering):
+    """postmap was run with a relay's password. What is beside it, in the same braces too, is asked."""
+    asked = answering({"hash:/b": Lookup(COULD_NOT_ASK, reason="open hash:/b: No such file or directory")})
+    values = {
+        "smtp_sasl_password_maps": "mysql:/a.cf regexp:{{/./ SECRET}} $own static:SECRET",
+        "own": "!pipemap:{hash:/b, pcre:{{/./ SECRET}}, hash:/fine} proxy:pipemap:{hash:/c, inline:{a=SECRET}}",
+        "virtual_alias_maps": "$own",
+        "relay_domains": "regexp:{{/./ x}}",
+    }
+    known = inventory(**values)
+    for parameter in ("smtp_sasl_password_maps", "virtual_alias_maps"):
+        del asked[:]
+        maps = [Map("a", parameter, "mysql", False, "/a.cf")]
+        (broken,) = _ispmail_answers.broken_others(maps, known, True)
+        assert (broken.table, [table for _, table in asked]) == ("hash:/b", ["hash:/b", "hash:/fine"])
+        shown = ["pcre:***", "proxy:pipemap:{hash:/c, inline:***}"]
+        shown = ["regexp:***", *shown] if parameter == "smtp_sasl_password_maps" else shown
+        doubts = _ispmail_answers.unasked_others(maps, known)
+        assert doubts == [
+            f"whether Postfix can ask {each} in {parameter} could not be told: it holds its answers itself, which may "
+            "be passwords, and anybody can read the arguments of postmap"
+            for each in shown
+        ]
+    assert "SECRET" not in repr(list(_ispmail_answers._others(maps, known, [])))
+    # Another parameter's are no passwords.
+    del asked[:]
+    maps = [Map("a", "relay_domains", "mysql", False, "/a.cf")]
+    assert _ispmail_answers.broken_others(maps, known, True) == _ispmail_answers.unasked_others(maps, known) == []
+    assert [table for _, table in asked] == ["regexp:{{/./ x}}"]

@@ -351,7 +351,7 @@ def test_a_table_that_pillar_does_not_name_is_kept_and_told(server):
     kept = "which pillar does not name: it is kept, take it out if it is a leftover"
     assert server.short(found.warnings) == [
         f"virtual_alias_maps also asks mysql:DIR/old.cf, {kept}",
-        f"virtual_alias_maps also asks pipemap:{{mysql:DIR/a.cf, inline:***, {kept}",
+        f"virtual_alias_maps also asks pipemap:{{mysql:DIR/a.cf, inline:***, pgsql:DIR/b.cf}}, {kept}",
     ]
 
 

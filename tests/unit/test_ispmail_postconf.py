@@ -1,6 +1,7 @@
 """Reading and editing main.cf by the real postconf, in a folder that no Postfix runs on; what it may print or not."""
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -8,6 +9,7 @@ import time
 import pytest
 
 import _ispmail_postconf
+from _ispmail_command import output
 from _ispmail_errors import CannotAsk, Failed, InvalidInput
 from _ispmail_files import File, Replacement
 from _ispmail_postconf import Service
@@ -31,7 +33,7 @@ def watched(script, tmp_path):
     """A postconf that first writes down where main.cf is, its mode, its age in seconds, and what is to be done."""
     real = shutil.which("postconf", path="/usr/sbin:/sbin")
     log = tmp_path / "postconf.log"
-    note = f'echo "$2 $(stat -c %a main.cf) $(($(date +%s) - $(stat -c %Y main.cf))) $3" >>{log}'
+    note = f'echo "$2 $(stat -c %a main.cf) $(($(date +%s) - $(stat -c %Y main.cf))) $(shift 2; echo "$@")" >>{log}'
     script("postconf", f'cd "$2"; {note}; exec {real} "$@"')
     return lambda: [line.split() for line in log.read_text().splitlines()]
 
@@ -190,6 +192,64 @@ def test_passwords_are_not_shown(folder):
     }
 
 
+def test_passwords_that_an_option_or_a_new_value_leads_to_are_not_shown(folder):
+    """A service may ask for a relay's password by an option, and a parameter may become one that holds passwords."""
+    write_cold(folder / "master.cf", "smtp unix - - n - - smtp\n  -o smtp_sasl_password_maps=$of_service\n")
+    values = {"of_service": "static:SECRET", "new": "static:SECRET", "lmtp_sasl_password_maps": "$new", "x": "static:x"}
+    told = {**values, "of_service": "static:***", "new": "static:***"}
+    assert _ispmail_postconf.shown(values, str(folder)) == told
+    assert _ispmail_postconf.differences(values, {**dict.fromkeys(values), "new": "static:SECRET"}, str(folder)) == {
+        **{name: {"old": told[name], "new": None} for name in values},
+        "new": {"old": "static:***", "new": "static:***"},
+    }
+    # The history tells of a Postfix that is no longer there, too.
+    (folder / "main.cf").unlink()
+    (folder / "master.cf").unlink()
+    assert _ispmail_postconf.shown(values, str(folder))["new"] == "static:***"
+
+
+# Values that postconf might read in another way than as a text.
+ODD = [
+    "",
+    "#x",
+    "a  b",
+    "{ x }",
+    "= x",
+    "$$x ${a?{b}}",
+    "\u00e9",
+    "\udce9",
+    "\\",
+    "'\"",
+    "a\tb",
+    "\x01",
+    "-e",
+    "static:u:p",
+]
+
+
+@pytest.mark.parametrize("name", ["myhostname", "my_class", "continued", "twice", "new"])
+def test_an_edit_is_that_of_postconf(folder, tmp_path, name):
+    """It sees a word in place of the value; all else in main.cf is as it leaves it."""
+    before = f"{MAIN_CF}# comment\ncontinued = x\n  y\n# inside\n  z\ntwice = 1\ntwice = 2\n"
+    own = tmp_path / "own"
+    own.mkdir()
+    for value in ODD:
+        for directory in (folder, own):
+            write_cold(directory / "main.cf", before)
+        ours = _ispmail_postconf.edited({name: value}, str(folder)).new.content
+        output("postconf", ["-c", str(own), "-e", f"{name}={value}"])
+        assert ours == (own / "main.cf").read_bytes(), value
+
+
+def test_no_value_is_in_an_argument(folder, watched):
+    """They may be passwords, such as a relay's, which stands beside a table of ours; anybody can read arguments."""
+    after = _ispmail_postconf.edited({"own": "static:SECRET", "myhostname": None, "x": "S2"}, str(folder)).new.content
+    assert b"\nown = static:SECRET\n" in after and b"\nx = S2\n" in after and b"ispmail-" not in after
+    (_, _, _, flag, *edits), (*_, removal) = watched()
+    assert flag == "-e" and removal == "myhostname"
+    assert [re.fullmatch("(own|x)=ispmail-[0-9a-f]{32}", each)[1] for each in edits] == ["own", "x"]
+
+
 @pytest.mark.parametrize(
     ("before", "parameters", "after"),
     [
@@ -217,8 +277,8 @@ def test_the_copy_is_private_and_no_program_waits_for_it(folder, tmp_path, watch
     _ispmail_postconf.edited({"myhostname": None, "biff": "no"}, str(folder), str(workspace))
     (where, mode, *first), (again, _, *second) = watched()
     assert where == again and where.startswith(f"{workspace}/postconf-") and mode == "600"
-    assert [action for _, action in (first, second)] == ["-e", "-X"]
-    assert all(2 < int(age) < 60 for age, _ in (first, second))
+    assert [action for _, action, _ in (first, second)] == ["-e", "-X"]
+    assert all(2 < int(age) < 60 for age, _, _ in (first, second))
     assert list(workspace.iterdir()) == []
 
 

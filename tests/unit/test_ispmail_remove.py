@@ -180,7 +180,7 @@ def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
             "canonical_maps = pipemap:{mysql:DIR/./a.cf, mysql:DIR/a.cf, inline:{x=SECRET}}",
             "",
             "virtual_alias_maps",
-            "canonical_maps (pipemap:{mysql:DIR/./a.cf, mysql:DIR/a.cf, inline:***)",
+            "canonical_maps (pipemap:{mysql:DIR/./a.cf, mysql:DIR/a.cf, inline:***})",
         ),
         ("", "-o relocated_maps=mysql:DIR/a.cf", "virtual_alias_maps", "smtp/inet/relocated_maps (mysql:DIR/a.cf)"),
         # The admin's own parameter that something else needs too.
@@ -203,7 +203,7 @@ def test_proxymap_may_open_what_it_may_by_default_again(server, changes):
             "own = mysql:DIR/a.cf\nrelocated_maps = pipemap:{inline:{x=SECRET}, $own}",
             "",
             "own",
-            "relocated_maps (pipemap:{inline:***, $own)",
+            "relocated_maps (pipemap:{inline:***, $own})",
         ),
         # A restriction that would stand alone: 451 for each recipient.
         (

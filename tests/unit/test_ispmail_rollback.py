@@ -138,7 +138,7 @@ def test_what_people_are_told_has_no_secret(server):
         kept(file(server, TABLE % 5, name="d.cf"), file(server, None, name="d.cf"), Keys()),
     ]
     values = {"virtual_alias_maps": Values(None, "x"), "smtp_sasl_password_maps": Values("static:canary-6", None)}
-    found = _ispmail_rollback._described(files, values, {a: "a_map"})
+    found = _ispmail_rollback._described(files, values, {a: "a_map"}, str(server.directory))
     assert found["a_map"] == {"password": {"old": "***", "new": "***"}}
     assert found[other]["file"] == {"old": None, "new": other} and found[other]["password"]["new"] == "***"
     assert found[str(server.directory / "c.cf")] == {
@@ -170,13 +170,14 @@ def test_tables_that_main_cf_would_name_again_have_to_be_there(monkeypatch):
         return [SimpleNamespace(table=each, opens=True) for each in broken[inventory.name]]
 
     monkeypatch.setattr("_ispmail_answers.broken_others", broken_others)
+    monkeypatch.setattr("_ispmail_answers.unasked_others", lambda maps, inventory, parameters: [inventory.name])
     monkeypatch.setattr(_ispmail_rollback, "unaskable", lambda groups, directory: (list(failures), ["a doubt"]))
     monkeypatch.setattr("_ispmail_apply.refuse_before_a_reload", lambda broken, inventory, running: ["told"])
     before, after = (SimpleNamespace(name=name, settings=SimpleNamespace(config_directory="/")) for name in broken)
     failures = []
     for held in ([], ["a"]):
         broken.update(before=held, after=held)
-        assert _ispmail_rollback._refuse_unaskable([], ["x"], before, after, True) == ["a doubt", "told"]
+        assert _ispmail_rollback._refuse_unaskable([], ["x"], before, after, True) == ["a doubt", "after", "told"]
     broken["after"] = ["a", "b"]
     with pytest.raises(Failed, match=r"What was there then cannot be asked any more:\n- .*'b'"):
         _ispmail_rollback._refuse_unaskable([], ["x"], before, after, True)
