@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("851dbd6b134c")
+_ispmail_stamp.require("54378bba4f5c")
 
 import contextlib
 import json

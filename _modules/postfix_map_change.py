@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("851dbd6b134c")
+_ispmail_stamp.require("54378bba4f5c")
 
 import _ispmail_apply
 import _ispmail_compare

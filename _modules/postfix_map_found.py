@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("851dbd6b134c")
+_ispmail_stamp.require("54378bba4f5c")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("851dbd6b134c")
+_ispmail_stamp.require("54378bba4f5c")
 
 import salt.client
 import salt.utils.event

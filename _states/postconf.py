@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("851dbd6b134c")
+_ispmail_stamp.require("54378bba4f5c")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

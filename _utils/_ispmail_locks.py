@@ -31,8 +31,11 @@ def alone(config_directory: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(_FOLDER, mode=0o700, exist_ok=True)
-            busy = f"another apply has been at work for {_CHANGE_SECONDS} s, nothing was changed: see who holds it with"
-            descriptor = _waited_for(lock, _CHANGE_SECONDS, f"{busy} fuser -v {lock}")
+            busy = (
+                f"another apply has been at work for {_CHANGE_SECONDS} s, nothing was changed: "
+                f"see who holds it with fuser -v {lock}"
+            )
+            descriptor = _waited_for(lock, _CHANGE_SECONDS, busy)
             stack.callback(_unlock, lock, descriptor)
         except OSError as err:
             raise Failed(f"Nothing was changed: {lock} cannot be locked: {err.strerror}") from err

@@ -393,10 +393,12 @@ def _put_back(
         _restore(change, exchange, journal.workspace, old_values)
         running, left = _reload_and_drop(change, exchange)
         # An interrupted state is not "as it was": main.cf and files may be of two changes.
-        state = "as it was" if due is None else "as the change that was cut off before had left it"
-        all_of_it = "Everything else" if left else "Everything"
-        outcome = f"{all_of_it} was put back {state}{', and Postfix reloaded' if running else ''}."
+        outcome = "Everything was put back as it was"
+        if due is not None:
+            outcome = "Everything was put back as the change that was cut off before had left it"
+        outcome += ", and Postfix reloaded." if running else "."
         if left:
+            outcome = outcome.replace("Everything", "Everything else", 1)
             outcome += f" What somebody else has written meanwhile was left: {', '.join(left)}."
         if due is not None:
             outcome += " Apply again to finish that change."

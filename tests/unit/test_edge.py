@@ -96,7 +96,7 @@ def test_a_state_of_the_database(salt, name, what, test):
     changes.update(first={"old": None, "new": 1}, second={"old": None, "new": 2})
     assert state("a name", "second_ispmail") == {
         **{"name": "a name", "changes": changes, "result": None if test else True},
-        "comment": f"{what}: first, second {'would be' if test else 'has been'} changed",
+        "comment": f"{what}: first, second {'would be' if test else 'have been'} changed",
     }
     assert calls == [("ispmail", test), ("second_ispmail", test)]
 
@@ -128,7 +128,7 @@ def test_a_state_of_main_cf(salt, name, given, asked, done, test):
     changes.update(biff={"old": "yes", "new": "no"}, relayhost={"old": "", "new": "x"})
     assert state("a name", given, "/etc/postfix-out") == {
         **{"name": "a name", "changes": changes, "result": None if test else True},
-        "comment": f"biff, relayhost {'would be' if test else 'has been'} {done}",
+        "comment": f"biff, relayhost {'would be' if test else 'have been'} {done}",
     }
     assert calls == [(asked, "/etc/postfix", test), (asked, "/etc/postfix-out", test)]
 

@@ -123,7 +123,7 @@ def test_whose_old_processes_count(server, monkeypatch):
     one, null, two, three = (server(name) for name in ("one", "null", "two", "three"))
     asked = {}
 
-    def of_postfix(files, queue):
+    def of_postfix(files, queue, programs):
         asked[queue] = sorted(files)
         return ["smtpd 1"] if files else []
 

@@ -81,7 +81,8 @@ def test_all_programs_that_open_a_table_are_its_readers(parameter):
 
 
 def test_all_programs_that_may_ask_a_table_are_known():
-    assert {*READERS, *_ispmail_programs.MOST} == _ispmail_programs.ASKERS
+    commands = {"postdrop", "sendmail", "postqueue"}
+    assert {*READERS, *_ispmail_programs.MOST} - commands == _ispmail_programs.ASKERS
 
 
 @pytest.mark.parametrize(
