@@ -86,6 +86,7 @@ OBSTACLES = {
     "a pair in other letters": ("greylist", "Check_Client_Access mysql:/a.cf", "$my_senders in its place"),
     "a restriction class": ("greylist", "check_client_access mysql:/a.cf", "$my_senders in its place"),
     "a restriction by its table": ("smtpd_helo_restrictions", "mysql:/a.cf", "$my_senders in its place"),
+    "what a command reads": ("authorized_mailq_users", "mysql:/a.cf", "is read by postqueue(1), as the local user"),
     "settings in main.cf": ("x_maps", "mysql:aliases", "no table file"),
     "a reference to itself": ("x_maps", "mysql:$loop/x.cf", "no table file"),
     "a colon in the path": ("x_maps", "mysql:/a:b.cf", "a character that pillar cannot hold"),

@@ -368,6 +368,28 @@ def test_a_parameter_that_names_its_map_already_is_not_looked_at(server, lite, d
     assert list(apply(server, {"a": lite("mail_name")}, test=True).changes) == ["a"]
 
 
+def test_a_parameter_that_a_command_reads_by_another_one(server, lite):
+    server.main_cf("authorized_submit_users = $own")
+    reason = (
+        "own is read by sendmail(1) and postdrop(1), as the local user who runs it, and a map's table file is for root"
+    )
+    assert faults(server, {"own": lite("own")}) == {
+        "maps:own:parameter": f"{reason} and Postfix alone, for the password in it"
+    }
+    # Postfix has it so.
+    server.main_cf("authorized_submit_users = $own\nown = sqlite:DIR/own.cf")
+    assert _ispmail_apply._faults_here(*_of(server, {"own": lite("own")})) == []
+
+
+def test_a_map_that_no_service_reads_is_a_warning(server, lite):
+    server.master_cf("cleanup unix n - y - 0 cleanup\n")
+    maps = {"a": lite("relocated_maps", proxy=True), "b": lite("virtual_alias_maps")}
+    said = [each for each in apply(server, maps, test=True).warnings if "no service" in each]
+    assert len(said) == 1 and said[0].startswith(
+        "a: no service of master.cf has a proxymap, so it was asked as user postfix"
+    )
+
+
 @pytest.mark.parametrize(("proxy", "in_chroot"), [(False, "smtpd"), (True, "proxymap")])
 def test_what_a_chroot_lacks(server, proxy, in_chroot):
     """Who asks a map connects from inside of it: each thing that is missing is told once."""
