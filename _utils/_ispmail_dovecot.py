@@ -16,12 +16,13 @@ _SHOWN = (
 )
 # What Dovecot 2.3 strips, and splits at, in a file with SQL settings.
 _BLANKS = " \t"
-# A line up to its comment: # in quotes begins none. A quote that is not closed goes to the end of the line.
-_BARE = re.compile(r"""(?:[^'"#]|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)*""", re.DOTALL)
-_SETTING = re.compile(r"([^ \t=]*)[ \t]*=[ \t]*(.*)", re.DOTALL)
-_BEGIN = re.compile(r"[^ \t=]*[ \t]+(?:[^ \t{][^ \t]*[ \t]+)?\{.*", re.DOTALL)
-_INCLUDE = re.compile(r"!include(_try)?(?![^ \t=])")
-_ENVIRONMENT = re.compile(r"(?:^|[ \t])\$ENV:")
+# Patterns for lines of such a file; compiled where there is one, as each apply imports this file.
+# Up to the comment: # in quotes begins none. A quote that is not closed goes to the end of the line.
+_BARE = r"""(?s)(?:[^'"#]|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)*"""
+_SETTING = r"(?s)([^ \t=]*)[ \t]*=[ \t]*(.*)"
+_BEGIN = r"(?s)[^ \t=]*[ \t]+(?:[^ \t{][^ \t]*[ \t]+)?\{.*"
+_INCLUDE = r"!include(_try)?(?![^ \t=])"
+_ENVIRONMENT = r"(?:^|[ \t])\$ENV:"
 
 
 class Connection(NamedTuple):
@@ -174,13 +175,13 @@ def _sql_settings(content: str) -> dict[str, str]:
         if not line:
             continue
         line, begun = begun + line, ""
-        if _INCLUDE.match(line):
+        if re.match(_INCLUDE, line):
             raise ValueError(f"line {number} includes another file: write what that says in this one")
-        if setting := _SETTING.fullmatch(line):
+        if setting := re.fullmatch(_SETTING, line):
             if not depth:
                 found[setting[1]] = _value(setting[2], number)
             continue
-        if _BEGIN.fullmatch(line):
+        if re.fullmatch(_BEGIN, line):
             depth += 1
         elif line == "}" and depth:
             depth -= 1
@@ -194,7 +195,7 @@ def _sql_settings(content: str) -> dict[str, str]:
 def _bare(text: str) -> str:
     """A line without its comment and the blanks at its ends."""
     line = text.removesuffix("\r").partition("\0")[0].lstrip(_BLANKS)
-    return str(_BARE.findall(line)[0]).rstrip(_BLANKS)
+    return str(re.findall(_BARE, line)[0]).rstrip(_BLANKS)
 
 
 def _value(text: str, line: int) -> str:
@@ -203,7 +204,7 @@ def _value(text: str, line: int) -> str:
     Raises:
         ValueError: It is in the environment of Dovecot.
     """
-    if (unquoted := _unquoted(text)) is None and _ENVIRONMENT.search(text):
+    if (unquoted := _unquoted(text)) is None and re.search(_ENVIRONMENT, text):
         raise ValueError(f"line {line} takes a value from Dovecot's environment: write it there")
     return text if unquoted is None else unquoted
 

@@ -416,7 +416,8 @@ def test_other_accounts_that_read_the_maps_tables_by_roles(minion, server):
                     cursor.execute(f"SELECT COUNT(*) FROM mailserver.virtual_{table}")
             others = call(minion, "read")["others"]
         assert others.pop("oldmail@127.0.0.1") == {"drop": "DROP USER 'oldmail'@'127.0.0.1'", "connections": {HOST: 1}}
-        assert list(others) == ["chooser@127.0.0.1"]
+        # The test above leaves its own.
+        assert [name for name in others if not name.startswith("oldserver@")] == ["chooser@127.0.0.1"]
     finally:
         for name in ("webread", "staff"):
             server.sql(f"DROP ROLE {name}")
