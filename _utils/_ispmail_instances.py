@@ -94,7 +94,7 @@ def old_processes(instances: Iterable[Instance]) -> list[str]:
     ours = {os.path.realpath(path) for each in paths for path in each}
     found: list[str] = []
     for inventory, of_pillar in [*zip(own, paths), *((each, list[str]()) for each in beside.read)]:
-        files = [*of_pillar, *ours.intersection(table.path for table in inventory.tables)]
+        files = list(dict.fromkeys([*of_pillar, *(each.path for each in inventory.tables if each.path in ours)]))
         old = _ispmail_postfix.old_processes(files, inventory.settings.queue_directory, inventory.programs(files))
         found += [f"{process} {of(inventory)}" for process in old] if inventory in beside.read else old
     return found

@@ -129,8 +129,8 @@ def test_old_processes_are_those_of_all_instances(on_minion, monkeypatch):
 
     def read(directory):
         values = {"queue_directory": f"$own{directory}", "own": "/queue", "mail_owner": "postfix"}
-        # The other one has none of the tables in a parameter of smtp(8).
-        tables = f"mysql:{seen[0][0][0]}" if seen else table("/etc/postfix", NAMES[0])
+        # The other one has none of its tables in a parameter of smtp(8).
+        tables = table("/etc/postfix", NAMES[0]) if directory == "/etc/postfix" else "mysql:/another.cf"
         known = Settings(directory, {**values, "smtp_generic_maps": tables}, frozenset())
         return _ispmail_inventory.of(known, [])
 
