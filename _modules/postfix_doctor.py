@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("54378bba4f5c")
+_ispmail_stamp.require("5dc9a2e3e87e")
 
 
 import _ispmail_applied

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("54378bba4f5c")
+_ispmail_stamp.require("5dc9a2e3e87e")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("54378bba4f5c")
+_ispmail_stamp.require("5dc9a2e3e87e")
 
 import salt.client
 import salt.utils.event
