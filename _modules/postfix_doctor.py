@@ -87,7 +87,7 @@ def check(pillar="ispmail", notify=False, width=None):
 
 def _notify(pillar, findings):
     """Send an event where other checks have a fault than the last time. A fix may have a number that always changes."""
-    faults = [Finding(*_ispmail_salt.sendable(each)) for each in findings if each.result == FAULT]
+    faults = [_ispmail_salt.sendable(each) for each in findings if each.result == FAULT]
     checks = [f"{each.check} ({each.where})" for each in faults]
     data = {
         "faults": [{"check": each.check, "where": each.where, "fix": each.fix} for each in faults],

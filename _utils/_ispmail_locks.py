@@ -56,8 +56,11 @@ def postconf_lock(path: str, required: bool = True) -> Iterator[None]:
     lock = f"{path}.tmp"
     with contextlib.ExitStack() as stack:
         try:
-            busy = f"another postconf has held {lock} for {_POSTCONF_SECONDS} s, nothing was written: look with"
-            descriptor = _waited_for(lock, _POSTCONF_SECONDS, f"{busy} fuser {lock}")
+            busy = (
+                f"another postconf has held {lock} for {_POSTCONF_SECONDS} s, nothing was written: "
+                f"look with fuser {lock}"
+            )
+            descriptor = _waited_for(lock, _POSTCONF_SECONDS, busy)
             stack.callback(_unlock, lock, descriptor)
         except OSError as err:
             if required:

@@ -56,7 +56,9 @@ def sendable(value: Any) -> Any:
         return readable(value)
     if isinstance(value, dict):
         return {sendable(key): sendable(item) for key, item in value.items()}
-    return [sendable(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return getattr(value, "_make", type(value))(map(sendable, value))
+    return value
 
 
 def section(pillar: Mapping[str, Any], key: str) -> Any:

@@ -57,7 +57,7 @@ def test_what_a_function_returns_and_raises_can_be_sent():
             raise error(value)
         return {value: {"old": [value, 1, None], "new": (value, True)}}
 
-    assert function(ODD) == {SHOWN: {"old": [SHOWN, 1, None], "new": [SHOWN, True]}}
+    assert function(ODD) == {SHOWN: {"old": [SHOWN, 1, None], "new": (SHOWN, True)}}
     # JSON in pillar may have any surrogate.
     assert function("\ud800") == function("\ufffd")
     for error, becomes in ((InvalidInput, SaltInvocationError), (Failed, CommandExecutionError)):
