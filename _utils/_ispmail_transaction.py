@@ -396,10 +396,9 @@ def _put_back(
         outcome = "Everything was put back as it was"
         if due is not None:
             outcome = "Everything was put back as the change that was cut off before had left it"
-        outcome += ", and Postfix reloaded." if running else "."
         if left:
-            outcome = outcome.replace("Everything", "Everything else", 1)
-            outcome += f" What somebody else has written meanwhile was left: {', '.join(left)}."
+            outcome += f" except {', '.join(left)}, which somebody else has written meanwhile"
+        outcome += ", and Postfix reloaded." if running else "."
         if due is not None:
             outcome += " Apply again to finish that change."
         log.warning("put back in %s: %s, in %.2f s", change.config_directory, changed, time.monotonic() - began)

@@ -726,8 +726,8 @@ def test_a_new_file_that_somebody_else_replaces_meanwhile_is_left_and_told(serve
     error = made(server, fails(lambda: server.table("b", THEIRS)), files={"b": NEW, "c": NEW}, parameters=MAPS)
     assert (error.type, error.text) == (
         Failed,
-        "no\nEverything else was put back as it was, and Postfix reloaded. "
-        "What somebody else has written meanwhile was left: DIR/b.cf.",
+        "no\nEverything was put back as it was except DIR/b.cf, which somebody else has written meanwhile, "
+        "and Postfix reloaded.",
     )
     assert visible(server) == {"b.cf": THEIRS, "main.cf": {}} and journal(server).due() is None
 
