@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5dc9a2e3e87e")
+_ispmail_stamp.require("2f7696fd5d4f")
 
 
 import _ispmail_applied

@@ -5,7 +5,7 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5dc9a2e3e87e")
+_ispmail_stamp.require("2f7696fd5d4f")
 
 import _ispmail_rollback
 from _ispmail_salt import for_salt, named_directories, undoable

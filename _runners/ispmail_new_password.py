@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5dc9a2e3e87e")
+_ispmail_stamp.require("2f7696fd5d4f")
 
 import salt.client
 import salt.utils.minions

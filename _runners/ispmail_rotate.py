@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5dc9a2e3e87e")
+_ispmail_stamp.require("2f7696fd5d4f")
 
 import salt.client
 import salt.utils.event

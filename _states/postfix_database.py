@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5dc9a2e3e87e")
+_ispmail_stamp.require("2f7696fd5d4f")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -37,7 +37,7 @@ def test_by_default_it_is_the_default_postfix(on_minion, monkeypatch):
     monkeypatch.setattr("_ispmail_postconf.known_directory", lambda directory, named: directory)
     monkeypatch.setattr("_ispmail_found.found", lambda directory: [directory])
     monkeypatch.setattr("_ispmail_found.text", lambda *found: found)
-    assert postfix_map_found.found() == [["/etc/postfix"], "/etc/postfix"]
+    assert postfix_map_found.found() == (["/etc/postfix"], "/etc/postfix")
 
 
 def test_errors_are_salts(on_minion, monkeypatch):
