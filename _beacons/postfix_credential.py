@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2f7696fd5d4f")
+_ispmail_stamp.require("40b87b56db6e")
 
 import contextlib
 import json

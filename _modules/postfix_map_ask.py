@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2f7696fd5d4f")
+_ispmail_stamp.require("40b87b56db6e")
 
 import _ispmail_answers
 import _ispmail_classes

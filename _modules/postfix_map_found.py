@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2f7696fd5d4f")
+_ispmail_stamp.require("40b87b56db6e")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -5,7 +5,7 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2f7696fd5d4f")
+_ispmail_stamp.require("40b87b56db6e")
 
 import _ispmail_rollback
 from _ispmail_salt import for_salt, named_directories, undoable

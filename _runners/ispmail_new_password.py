@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2f7696fd5d4f")
+_ispmail_stamp.require("40b87b56db6e")
 
 import salt.client
 import salt.utils.minions

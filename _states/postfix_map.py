@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2f7696fd5d4f")
+_ispmail_stamp.require("40b87b56db6e")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

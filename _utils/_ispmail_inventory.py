@@ -377,17 +377,34 @@ def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
 
 
 def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
-    """Tables in the options of a service. A table may be an argument of its command too, as for postmulti's own."""
+    """Tables in the options of a service, and those that only these make of main.cf's parameters.
+
+    A table may be an argument of its command too, as for postmulti's own.
+    """
     known = inventory.settings
     for where, own in inventory.options():
         of_service = known.having(own)
-        for name, value in own.items():
-            if name in PERMITS or not _may_name_table(name, value, of_service.values):
+        for name in (*own, *_referring(own, inventory)):
+            if name in PERMITS or not _may_name_table(name, of_service.values[name], of_service.values):
                 continue
+            of_main_cf = () if name in own else [each.reference for each in places(name, known.words(name))]
             for place in places(f"{where}/{name}", of_service.words(name)):
+                if place.reference in of_main_cf:
+                    continue
                 proxied = place.reference.proxied
                 readers = inventory.readers(name, proxied)
                 yield place, tuple(one for one in readers if proxied or one.service == where)
+
+
+def _referring(names: Collection[str], inventory: Inventory) -> list[str]:
+    """Main.cf's other parameters that refer to some, directly or by way of each other."""
+    found: dict[str, None] = {}
+    left = [*names]
+    while left:
+        users = [each for each in inventory.users.get(left.pop(), ()) if "/" not in each]
+        left += [each for each in users if each not in found]
+        found.update(dict.fromkeys(users))
+    return [each for each in found if each not in names]
 
 
 def _programs(parameter: str, inventory: Inventory) -> tuple[str, ...]:

@@ -509,6 +509,22 @@ def test_a_table_that_only_some_processes_ask_is_not_removed(minion, postfix, sp
     assert contents(postfix) == before and replies(postfix) == ANSWERED
 
 
+def test_a_table_by_an_option_that_a_parameter_refers_to_is_not_removed(minion, postfix):
+    """Only the option makes it a table of that service: the file was deleted, and each RCPT answered by 451."""
+    managed(minion)
+    tables = postfix.postconf()
+    postfix.write_main_cf(**{**tables, "virtual_mailbox_maps": "mysql:$config_directory/mariadb-$own.cf", "own": "x"})
+    with_option = f" smtpd\n  -o own={Path(tables['virtual_mailbox_maps']).stem.removeprefix('mariadb-')}\n"
+    write_cold(postfix.master_cf, postfix.master_cf.read_text().replace(" smtpd\n", with_option))
+    postfix.reload()
+    assert replies(postfix) == ANSWERED
+    before = contents(postfix)
+    for test in (True, False):
+        with pytest.raises(CommandExecutionError, match=r"asked by .*/inet/virtual_mailbox_maps"):
+            minion.call("postfix_map.remove", ["virtual_mailbox_maps"], test=test)
+    assert contents(postfix) == before and replies(postfix) == ANSWERED
+
+
 def test_what_pillar_sets_to_null_is_not_removed(minion, postfix, pillar):
     managed(minion)
     before = contents(postfix)

@@ -342,6 +342,23 @@ def test_each_table_with_its_places_and_readers():
     assert own.readers[0] != own.readers[1], "one is in the chroot"
 
 
+def test_an_option_may_give_a_parameter_of_main_cf_another_table():
+    """Directly, or by way of another parameter. What main.cf has in any case is no table of the service."""
+    services = [Service("out", "inet", "n", "smtpd -o site=b -o proxy_read_maps=$virtual_alias_maps"), *SERVICES]
+    values = {
+        "virtual_alias_maps": "mysql:/all.cf mysql:/$site.cf",
+        "virtual_alias_domains": "$virtual_alias_maps",
+        "relay_domains": "$relay_domains $site",
+        "site": "a",
+    }
+    found = inventory(*services, **values)
+    assert [(each.path, [place.name for place in each.places]) for each in found.tables if each.path != "/own.cf"] == [
+        *((path, ["virtual_alias_maps", "virtual_alias_domains"]) for path in ("/all.cf", "/a.cf")),
+        ("/b.cf", ["out/inet/virtual_alias_maps", "out/inet/virtual_alias_domains"]),
+    ]
+    assert {each.service for each in found.tables[-2].readers} == {"out/inet"}
+
+
 def test_an_option_of_a_service_is_read_by_it_alone():
     found = inventory()
     assert [(each.path, [one.service for one in each.readers]) for each in found.tables] == [
