@@ -402,10 +402,10 @@ def test_other_accounts_that_read_the_maps_tables_by_roles(minion, server):
         *("CREATE ROLE webread", "CREATE ROLE staff"),
         *("GRANT SELECT ON mailserver.virtual_users TO webread", "GRANT webread TO staff"),
         *(f"GRANT SELECT ON mailserver.virtual_{table} TO staff" for table in ("domains", "aliases")),
-        *(f"CREATE USER {name}@'127.0.0.1' {user}" for name in ("oldmail", "chooser", "partly", "boss")),
+        *(f"CREATE USER {name}@'127.0.0.1' {user}" for name in ("oldmail", "chooser", "partly", "overseer")),
         *("GRANT staff TO oldmail@'127.0.0.1'", "SET DEFAULT ROLE staff FOR oldmail@'127.0.0.1'"),
         *("GRANT staff TO chooser@'127.0.0.1'", "GRANT webread TO partly@'127.0.0.1'"),
-        *("GRANT staff TO boss@'127.0.0.1'", "GRANT SELECT ON *.* TO boss@'127.0.0.1'"),
+        *("GRANT staff TO overseer@'127.0.0.1'", "GRANT SELECT ON *.* TO overseer@'127.0.0.1'"),
     ]
     for statement in statements:
         server.sql(statement)
@@ -421,5 +421,5 @@ def test_other_accounts_that_read_the_maps_tables_by_roles(minion, server):
     finally:
         for name in ("webread", "staff"):
             server.sql(f"DROP ROLE {name}")
-        for name in ("oldmail", "chooser", "partly", "boss"):
+        for name in ("oldmail", "chooser", "partly", "overseer"):
             server.sql(f"DROP USER {name}@'127.0.0.1'")
