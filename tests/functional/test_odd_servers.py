@@ -11,7 +11,7 @@ import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 import _ispmail_accounts
-import _ispmail_client
+import _ispmail_bounds
 import _ispmail_session
 from _ispmail_client import TLS, Client, Login
 from _ispmail_config_database import AdminLogin, DatabaseConfig
@@ -103,7 +103,7 @@ def endless_results(talk, _):
 @pytest.mark.parametrize("answer", [endless_rows, endless_empty_rows, endless_results])
 def test_a_statement_takes_bounded_memory(answer, monkeypatch):
     # It is the time of a busy machine that is not to end it.
-    monkeypatch.setattr(_ispmail_client, "_READ", 60)
+    monkeypatch.setattr(_ispmail_bounds, "_STATEMENT", 60)
     with OddServer(knows(answer)) as server:
         assert statement(server) == f"{server.host}: {TOO_MUCH}"
 
@@ -140,7 +140,7 @@ def slow_results(talk, _):
 
 @pytest.mark.parametrize("answer", [slow_results, lambda talk, _: drip(talk, b"\xff\xff\0\1" + b"A" * 65530)])
 def test_a_statement_ends_in_time(answer, monkeypatch):
-    monkeypatch.setattr(_ispmail_client, "_READ", 0.5)
+    monkeypatch.setattr(_ispmail_bounds, "_STATEMENT", 0.5)
     with OddServer(knows(answer)) as server:
         began = time.monotonic()
         assert statement(server) == f"{server.host}: {LOST}"
@@ -152,7 +152,7 @@ def test_a_statement_ends_in_time(answer, monkeypatch):
 
 def test_after_an_answer_that_took_too_long_nothing_is_asked(monkeypatch):
     """What comes then would be taken for the answer to the next statement."""
-    monkeypatch.setattr(_ispmail_client, "_READ", 0.3)
+    monkeypatch.setattr(_ispmail_bounds, "_STATEMENT", 0.3)
     heard = []
 
     def once(talk, statement):
@@ -167,7 +167,7 @@ def test_after_an_answer_that_took_too_long_nothing_is_asked(monkeypatch):
 
 
 def test_building_may_take_longer(monkeypatch):
-    monkeypatch.setattr(_ispmail_client, "_READ", 0.3)
+    monkeypatch.setattr(_ispmail_bounds, "_STATEMENT", 0.3)
 
     def slowly(talk, _):
         time.sleep(0.6)
