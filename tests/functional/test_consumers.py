@@ -388,14 +388,19 @@ def test_the_first_time_is_as_the_page_says(alone, db, dovecot):
 
 
 def test_could_not_tell_is_an_error(alone, dovecot, mail):
+    # Dovecot 2.4 reads nothing without its versions.
+    lines = dovecot.config_file.read_text().splitlines(keepends=True)
+    versions = [line for line in lines if re.match("dovecot_(config|storage)_version", line)]
     dovecot.config_file.write_text("passdb {\n")
     done = managed(alone)
     assert done["result"] is False and "doveconf failed" in done["comment"], done["comment"]
     # What doveconf cannot use it quotes: a password in the wrong line.
     for setting, kind in {"mail_max_userip_connections": "Invalid number", "ssl": "Invalid value"}.items():
-        dovecot.config_file.write_text(f"{setting} = S3cretPw9\n")
+        dovecot.config_file.write_text(f"{''.join(versions)}{setting} = S3cretPw9\n")
         done = managed(alone)
-        assert f"{dovecot.config_file} line 1: {kind}: run doveconf -n -c " in done["comment"], done["comment"]
+        assert f"{dovecot.config_file} line {len(versions) + 1}: {kind}: run doveconf -n -c " in done["comment"], done[
+            "comment"
+        ]
         assert "S3cretPw9" not in done["comment"]
     change(alone, consumers={"dovecot": {**consumer_of(dovecot), "config_file": str(mail / "none.conf")}})
     assert "doveconf failed" in managed(alone)["comment"]
