@@ -397,11 +397,10 @@ def test_could_not_tell_is_an_error(alone, dovecot, mail):
     # What doveconf cannot use it quotes: a password in the wrong line.
     for setting, kind in {"mail_max_userip_connections": "Invalid number", "ssl": "Invalid value"}.items():
         dovecot.config_file.write_text(f"{''.join(versions)}{setting} = S3cretPw9\n")
-        done = managed(alone)
-        assert f"{dovecot.config_file} line {len(versions) + 1}: {kind}: run doveconf -n -c " in done["comment"], done[
-            "comment"
-        ]
-        assert "S3cretPw9" not in done["comment"]
+        comment = managed(alone)["comment"]
+        # Dovecot 2.4 tells the setting too.
+        assert f"{dovecot.config_file} line {len(versions) + 1}: " in comment, comment
+        assert f": {kind}: run doveconf -n -c " in comment and "S3cretPw9" not in comment, comment
     change(alone, consumers={"dovecot": {**consumer_of(dovecot), "config_file": str(mail / "none.conf")}})
     assert "doveconf failed" in managed(alone)["comment"]
 
