@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b87b56db6e")
+_ispmail_stamp.require("446f52260c00")
 
 import contextlib
 import json

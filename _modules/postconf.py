@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b87b56db6e")
+_ispmail_stamp.require("446f52260c00")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

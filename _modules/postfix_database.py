@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b87b56db6e")
+_ispmail_stamp.require("446f52260c00")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b87b56db6e")
+_ispmail_stamp.require("446f52260c00")
 
 import _ispmail_apply
 import _ispmail_compare

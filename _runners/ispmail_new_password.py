@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b87b56db6e")
+_ispmail_stamp.require("446f52260c00")
 
 import salt.client
 import salt.utils.minions

@@ -131,7 +131,7 @@ def live(maps: Sequence[Map | CompleteMap], inventory: Inventory, running: bool 
 
 
 def unaskable(groups: Iterable[Group], config_directory: str, special: bool = True) -> tuple[list[str], list[str]]:
-    """Probed tables. Once some cannot be asked, no further group is asked after PROBE_SECONDS.
+    """Probe tables. Once some cannot be asked, no further group is asked after PROBE_SECONDS.
 
     Args:
         special: Whether to ask for special keys too: what fails for one of them only is a warning.
@@ -238,7 +238,7 @@ def unaskable_live(instance: Instance) -> list[str]:
 
 
 def probe(group: Group, config_directory: str, special: bool = True) -> dict[str, Probed]:
-    """Probed tables; in what is said of each, its map stands for the table.
+    """Probe tables; in what is said of each, its map stands for the table.
 
     So maps that fail in the same way have the same reason.
     """
