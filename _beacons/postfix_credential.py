@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("446f52260c00")
+_ispmail_stamp.require("ae05281066e9")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("446f52260c00")
+_ispmail_stamp.require("ae05281066e9")
 
 
 import _ispmail_applied

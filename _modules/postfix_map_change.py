@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("446f52260c00")
+_ispmail_stamp.require("ae05281066e9")
 
 import _ispmail_apply
 import _ispmail_compare

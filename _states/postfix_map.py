@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("446f52260c00")
+_ispmail_stamp.require("ae05281066e9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

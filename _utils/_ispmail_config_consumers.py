@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeGuard
 import _ispmail_optionfile
 import _ispmail_tablefile
 from _ispmail_config import DATABASE, SEE_EXAMPLE, owner_of, unknown_keys
-from _ispmail_config_database import PGSQL, server_type
+from _ispmail_config_database import PGSQL, accounts, server_type
 from _ispmail_errors import Fault, PillarFault, repr_without
 from _ispmail_tablefile import shown_key
 
@@ -60,6 +60,7 @@ class Consumers(NamedTuple):
     pillar_key: str
     consumers: tuple[Consumer, ...]
     keys: Mapping[str, str] = MappingProxyType({})  # those of a table file, without its query
+    accounts: tuple[str, ...] = ()  # the users that stand for the maps' account: that of `keys`, the other of a pair
 
     def __repr__(self) -> str:
         return repr_without(self, "keys")
@@ -122,7 +123,7 @@ def assemble(pillar_key: str, section: object) -> tuple[Consumers, list[Fault]]:
         faults.append(Fault("database:password", "is missing", "it has no default"))
     elif not any(fault.key in ("user", "password") for fault in wrong):
         faults += _ispmail_optionfile.faults(str(keys.get("user", "")), str(keys["password"]))
-    return Consumers(pillar_key, found, {} if faults else _canonical(keys)), faults
+    return Consumers(pillar_key, found, {} if faults else _canonical(keys), accounts(section)), faults
 
 
 def _consumers(section: object) -> tuple[tuple[Consumer, ...], list[Fault]]:

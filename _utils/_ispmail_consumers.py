@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import _ispmail_dovecot
@@ -87,7 +87,7 @@ def misconfigured(consumers: Consumers) -> list[str]:
         f"{consumers.pillar_key}:consumers:{each.name}: {fault}"
         for each in consumers.with_option_file
         if each.config_file and not each.ignore
-        for fault in _dovecot_faults(each, consumers.keys["user"])
+        for fault in _dovecot_faults(each, consumers.accounts)
     ]
 
 
@@ -189,8 +189,8 @@ def _differing_keys(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str,
     )
 
 
-def _dovecot_faults(consumer: Consumer, account: str) -> list[str]:
-    """What is wrong with a Dovecot's logins for the account, with the lines to write.
+def _dovecot_faults(consumer: Consumer, accounts: Collection[str]) -> list[str]:
+    """What is wrong with a Dovecot's logins for the accounts, with the lines to write.
 
     Raises:
         CannotAsk: doveconf is not there or fails, or as whom Dovecot logs in cannot be told.
@@ -210,12 +210,12 @@ def _dovecot_faults(consumer: Consumer, account: str) -> list[str]:
             connections += _ispmail_dovecot.old_connections(where, content.decode("utf-8", "surrogateescape"))
     except ValueError as err:
         raise CannotAsk(f"{where}: as whom Dovecot logs in cannot be told: {err}") from None
-    known = [_with_user(each, consumer, account) for each in connections]
-    return _ispmail_dovecot.faults(consumer, account, known, old)
+    known = [_with_user(each, consumer, accounts) for each in connections]
+    return _ispmail_dovecot.faults(consumer, accounts, known, old)
 
 
-def _with_user(each: Connection, consumer: Consumer, account: str) -> Connection:
-    """A login of Dovecot with the account as its user, where another option file than ours has that.
+def _with_user(each: Connection, consumer: Consumer, accounts: Collection[str]) -> Connection:
+    """A login of Dovecot with one of the accounts as its user, where another option file than ours has that.
 
     Raises:
         CannotAsk: The option file cannot be read, or by its path nobody can tell which one it is.
@@ -224,8 +224,8 @@ def _with_user(each: Connection, consumer: Consumer, account: str) -> Connection
         return each
     if each.option_file and not os.path.isabs(each.option_file):
         raise CannotAsk(f"{each.where} names an option file by no absolute path: write its whole path")
-    users = _ispmail_option_users.users(each.option_file, each.option_group)
-    return each._replace(user=account) if account in users else each
+    ours = _ispmail_option_users.users(each.option_file, each.option_group).intersection(accounts)
+    return each._replace(user=min(ours)) if ours else each
 
 
 def _user(each: Consumer) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from _ispmail_config_consumers import Consumer
@@ -116,17 +116,17 @@ def new_connections(doveconf: str) -> list[Connection]:
     return found
 
 
-def faults(consumer: Consumer, account: str, connections: list[Connection], old: bool) -> list[str]:
-    """What is wrong with Dovecot's logins for the account, each with the lines to write; empty if nothing is.
+def faults(consumer: Consumer, accounts: Collection[str], connections: list[Connection], old: bool) -> list[str]:
+    """What is wrong with Dovecot's logins for the accounts, each with the lines to write; empty if nothing is.
 
-    A login that names neither the option file nor the account is not looked at: it is another account's.
+    A login that names neither the option file nor one of the accounts is not looked at: it is somebody else's.
     """
     found, named = [], False
     for each in connections:
         names_it = each.option_file == consumer.option_file and each.option_group == consumer.option_group
         if names_it and each.user is None and not each.has_password:
             named = True
-        elif names_it or each.option_file == consumer.option_file or each.user == account:
+        elif names_it or each.option_file == consumer.option_file or each.user in accounts:
             reason = (
                 "has a user or password of its own, which goes before the option file"
                 if names_it
@@ -204,15 +204,16 @@ def _value(text: str, line: int) -> str:
     Raises:
         ValueError: It is in the environment of Dovecot.
     """
-    if (unquoted := _unquoted(text)) is None and re.search(_ENVIRONMENT, text):
+    value = _unquoted(text)
+    if value == text and re.search(_ENVIRONMENT, text):
         raise ValueError(f"line {line} takes a value from Dovecot's environment: write it there")
-    return text if unquoted is None else unquoted
+    return value
 
 
-def _unquoted(text: str) -> str | None:
-    """What is between quotes, with its escapes replaced; None where there are none."""
+def _unquoted(text: str) -> str:
+    """A text without the quotes around it, and with its escapes replaced; as it is where there are none."""
     if text[:1] not in ("'", '"') or text[-1] != text[0]:
-        return None
+        return text
     return re.sub(r"\\(.?)", r"\1", text[1:-1], flags=re.DOTALL)
 
 
@@ -235,5 +236,4 @@ def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
             blocks = blocks[:-1]
         else:
             name, _, value = bare.partition("=")
-            text = value.strip()
-            yield tuple(blocks), name.strip(), text if (unquoted := _unquoted(text)) is None else unquoted
+            yield tuple(blocks), name.strip(), _unquoted(value.strip())

@@ -246,6 +246,21 @@ def test_a_dovecot_that_would_not_use_the_option_file(alone, db, dovecot, login)
     assert managed(alone)["result"] is True
 
 
+def test_a_login_by_the_other_account_of_a_pair(alone, db, dovecot, mail):
+    """Dovecot logs in by the account that the next rotation locks: it has to be told before, not by failed logins."""
+    dovecot.configure(user="mailserver_b", password=OLD)
+    database = {**alone.pillar["ispmail"]["database"], "user": "mailserver_a"}
+    change(alone, database=database, rotation={"method": "two_accounts"})
+    done = managed(alone)
+    assert (done["result"], done["changes"]) == (False, {}), done["comment"]
+    assert f"does not log in by {option_file(dovecot)}" in done["comment"] and OLD not in done["comment"]
+    # An option file of its own is no other way.
+    other = mail / "other.cnf"
+    other.write_text(f"[client]\nuser = mailserver_b\npassword = {OLD}\n")
+    dovecot.configure(option_file=str(other))
+    assert managed(alone)["comment"] == done["comment"]
+
+
 MAP = "map {\n  pattern = priv/x\n  table = t\n  username_field = u\n  value_field = v\n}\n"
 
 

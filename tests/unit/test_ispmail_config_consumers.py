@@ -136,6 +136,22 @@ def test_how_consumers_log_in():
 
 
 @pytest.mark.parametrize(
+    ("rotation", "accounts"),
+    [
+        (None, ("x_b",)),
+        ({"batch": 2}, ("x_b",)),
+        ({"method": "two_passwords"}, ("x_b",)),
+        ({"method": "two_accounts"}, ("x_b", "x_a")),
+        ({"method": "two_accounts", "accounts": ["other", "x_b"]}, ("x_b", "other")),
+    ],
+)
+def test_the_users_that_stand_for_the_account(rotation, accounts):
+    section = {"consumers": {"dovecot": {}}, "database": {"user": "x_b", "password": "x", "hosts": "db"}}
+    found, faults = assemble("ispmail", {**section, "rotation": rotation})
+    assert (found.accounts, faults) == (accounts, [])
+
+
+@pytest.mark.parametrize(
     ("database", "told"),
     [
         ({"password": "x" * 5000}, ["password is too long"]),

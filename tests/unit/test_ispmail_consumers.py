@@ -24,7 +24,7 @@ def program(name, folder, **values):
 
 
 def of(*consumers, **keys):
-    return Consumers("second", consumers, {**KEYS, **keys})
+    return Consumers("second", consumers, {**KEYS, **keys}, ("mailserver", "mailserver_b"))
 
 
 def written(path, user="mailserver", password="new;#pass", mode=0o640):
@@ -236,6 +236,7 @@ def test_a_new_dovecot_has_to_name_the_option_file(dovecot, tmp_path):
     with pytest.raises(Failed) as raised:
         _ispmail_consumers.check(consumers)
     assert str(raised.value) == f"Nothing was changed, a consumer would not use the password:\n- {fault}"
+    assert _ispmail_consumers.misconfigured(dovecot(NEW.format("  user = mailserver_b\n"))) == [fault]
     written(tmp_path / "dovecot.cnf")
     assert _ispmail_consumers.unready(consumers) == [fault]
 

@@ -44,11 +44,11 @@ passdb sql {
 
 
 def of_old(line, consumer=DOVECOT):
-    return faults(consumer, "mailserver", old_connections("/f", f"driver = mysql\n{line}\n"), old=True)
+    return faults(consumer, ["mailserver"], old_connections("/f", f"driver = mysql\n{line}\n"), old=True)
 
 
 def of_new(text, consumer=DOVECOT):
-    return faults(consumer, "mailserver", new_connections(text), old=False)
+    return faults(consumer, ["mailserver"], new_connections(text), old=False)
 
 
 def test_which_files_dovecot_reads():
@@ -109,9 +109,9 @@ def test_a_password_that_all_blocks_of_2_4_share():
 
 
 def test_dovecot_without_a_database():
-    assert "option_file=/etc/dovecot/ispmail.cnf" in faults(DOVECOT, "mailserver", [], old=True)[0]
-    assert "Write in /etc/dovecot/dovecot.conf" in faults(DOVECOT, "mailserver", [], old=False)[0]
-    assert "option_group = mail" in faults(OTHER_GROUP, "mailserver", [], old=False)[0]
+    assert "option_file=/etc/dovecot/ispmail.cnf" in faults(DOVECOT, ["mailserver"], [], old=True)[0]
+    assert "Write in /etc/dovecot/dovecot.conf" in faults(DOVECOT, ["mailserver"], [], old=False)[0]
+    assert "option_group = mail" in faults(OTHER_GROUP, ["mailserver"], [], old=False)[0]
 
 
 def test_another_group_of_the_option_file():
@@ -122,8 +122,8 @@ def test_another_group_of_the_option_file():
 def test_logins_of_others_are_left_alone():
     named = old_connections("/f", "connect = host=127.0.0.1 option_file=/etc/dovecot/ispmail.cnf")
     other = old_connections("/g", "connect = host=127.0.0.1 user=quota password=x")
-    assert faults(DOVECOT, "mailserver", [*named, *other], old=True) == []
-    assert len(faults(DOVECOT, "mailserver", other, old=True)) == 1, "nothing names the option file"
+    assert faults(DOVECOT, ["mailserver"], [*named, *other], old=True) == []
+    assert len(faults(DOVECOT, ["mailserver"], other, old=True)) == 1, "nothing names the option file"
     assert old_connections("/h", "driver = pgsql\nconnect = host=127.0.0.1 user=mailserver password=x") == []
 
 
@@ -297,12 +297,12 @@ def test_blocks_end_where_they_are_closed():
 
 
 def test_what_to_write_where_dovecot_has_no_database():
-    (old,) = faults(DOVECOT, "mailserver", [], old=True)
+    (old,) = faults(DOVECOT, ["mailserver"], [], old=True)
     assert old.splitlines()[1:] == [
         "    connect = host=127.0.0.1 dbname=mailserver option_file=/etc/dovecot/ispmail.cnf"
     ]
     assert "Write in the file with its SQL settings:" in old
-    (new,) = faults(DOVECOT, "mailserver", [], old=False)
+    (new,) = faults(DOVECOT, ["mailserver"], [], old=False)
     assert new.splitlines()[1:] == [
         "    mysql 127.0.0.1 {",
         "      dbname = mailserver",
