@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ae05281066e9")
+_ispmail_stamp.require("99df28bad99a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ae05281066e9")
+_ispmail_stamp.require("99df28bad99a")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ae05281066e9")
+_ispmail_stamp.require("99df28bad99a")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ae05281066e9")
+_ispmail_stamp.require("99df28bad99a")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -16,7 +16,8 @@ from _ispmail_errors import Fault, repr_without
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 BLANKS = " \t\n\v\f\r"
 PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
-_URI = "postgresql://"
+# What Postfix hands over to libpq from 3.10 on. Before, it was all that begins with postgresql: and nothing else.
+_URIS = ("postgresql://", "postgres://")
 # Where Debian's MariaDB and MySQL listen.
 MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 # Where Debian's PostgreSQL has its sockets: clients name the directory.
@@ -45,7 +46,7 @@ def hosts(keys: Mapping[str, str]) -> list[str]:
 
 def parse_host(text: str, table_type: str = "mysql") -> Host:
     """Take a host apart, see host_init() in Postfix's dict_mysql.c and dict_pgsql.c."""
-    if _is_uri(text, table_type):
+    if is_read_by_libpq(text, table_type):
         return Host(text, name=None, port=None, socket=None)
     return _host(text, table_type)
 
@@ -68,7 +69,7 @@ def postgresql_socket(path: str, port: int = 5432) -> str:
 
 def is_read_by_libpq(text: str, table_type: str) -> bool:
     """Whether a host is a URI, which PostgreSQL's client library takes apart itself."""
-    return _is_uri(text, table_type)
+    return table_type == "pgsql" and text.startswith(_URIS)
 
 
 def uri_user(uri: str) -> str | None:
@@ -77,7 +78,7 @@ def uri_user(uri: str) -> str | None:
     Returns:
         Empty: the user that the process runs as. None: a file of libpq's decides, see pg_service.conf.
     """
-    rest = uri.removeprefix(_URI)
+    rest = uri.partition("://")[2]
     login, at, behind = rest.partition("@")
     # A slash ends what may be the login.
     has_login = bool(at) and "/" not in login
@@ -111,7 +112,7 @@ def is_remote(text: str, table_type: str = "mysql") -> bool:
 
 def host_fault(text: str, table_type: str) -> Fault | None:
     """Say why Postfix cannot use a host, or None."""
-    if _is_uri(text, table_type):
+    if table_type == "pgsql" and text.startswith(("postgresql:", *_URIS)):
         return _uri_fault(text)
     return _path_fault(text, table_type) if text.startswith(("/", "unix:")) else _name_fault(text, table_type)
 
@@ -146,20 +147,13 @@ def _is_address(text: str, parsed: Callable[[str], object] = ipaddress.ip_addres
     return True
 
 
-def _is_uri(text: str, table_type: str) -> bool:
-    """Whether a host is none that Postfix takes apart: it hands all behind postgresql: to libpq, and what other clients
-    take for a URI names no host either.
-    """
-    return table_type == "pgsql" and text.startswith(("postgresql:", "postgres://"))
-
-
 def _uri_fault(uri: str) -> Fault | None:
     if PASSWORD_IN_URI.search(uri):
         fix = "write host:port in place of the URI, and the keys user and password"
         return Fault("hosts", "holds a password in a URI", fix)
-    if not uri.startswith(_URI):
-        fix = f"begin it with {_URI}, or write inet: before it if it is the name of a host"
-        return Fault("hosts", "is a URI that Postfix does not know", fix)
+    if not uri.startswith(_URIS[0]):
+        fix = f"begin it with {_URIS[0]}, or write inet: before it if it is the name of a host"
+        return Fault("hosts", "is a URI to some releases of Postfix and a host to others", fix)
     return None
 
 

@@ -46,9 +46,8 @@ HOSTS = [
     ("mysql", "::1:3307", "::1", 3307, None),
     ("mysql", "localhost.example.org", "localhost.example.org", 3306, None),
     ("pgsql", "postgresql://u@db:5433/mail", None, None, None),
-    # Postfix hands over all behind the colon, and a URI that it does not know names no host.
-    ("pgsql", "postgresql:5433", None, None, None),
     ("pgsql", "postgres://u@db:5433/mail", None, None, None),
+    ("pgsql", "postgresql:5433", "postgresql", 5433, None),
     ("pgsql", "postgres:5433", "postgres", 5433, None),
     ("pgsql", "inet:postgresql:5433", "postgresql", 5433, None),
 ]
@@ -110,7 +109,8 @@ NAMES = [
     ("pgsql", "postgres://db/mail?password=x", "holds a password in a URI"),
     ("pgsql", "postgres://db/mail?user=u&sslpassword=x", "holds a password in a URI"),
     ("pgsql", "postgresql://u@db/mail", None),
-    *(("pgsql", text, "is a URI that Postfix does not know") for text in ("postgres://db/mail", "postgresql:5433")),
+    ("pgsql", "postgres://db/mail", "is a URI to some releases of Postfix and a host to others"),
+    ("pgsql", "postgresql:5433", "is a URI to some releases of Postfix and a host to others"),
     *(("pgsql", text, None) for text in ("postgres:5433", "inet:postgresql:5433")),
 ]
 
@@ -175,7 +175,7 @@ def test_which_hosts_of_a_postgresql_are_reached_over_a_network(text, remote):
 )
 def test_the_user_in_a_uri(uri, user):
     """tests/functional/test_table_users.py compares it with what the server is told."""
-    assert _ispmail_hosts.uri_user(f"postgresql://{uri}") == user
+    assert _ispmail_hosts.uri_user(f"postgresql://{uri}") == _ispmail_hosts.uri_user(f"postgres://{uri}") == user
 
 
 def test_the_socket_of_a_postgresql():
