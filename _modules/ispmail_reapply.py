@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("99df28bad99a")
+_ispmail_stamp.require("ff1e596d0c71")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

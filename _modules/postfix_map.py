@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("99df28bad99a")
+_ispmail_stamp.require("ff1e596d0c71")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("99df28bad99a")
+_ispmail_stamp.require("ff1e596d0c71")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("99df28bad99a")
+_ispmail_stamp.require("ff1e596d0c71")
 
 import salt.client
 import salt.utils.event

@@ -274,8 +274,9 @@ def _foreign_tables(scope: Scope, own: Sequence[Inventory], found: Holders) -> l
         for each in one.wanted
     }
     foreign = []
-    for inventory, table, places in (
-        (each, *item) for each in (*own, *others.read) for item in _tables(each, scope.database.type)
+    inventories = [*((each, True) for each in own), *((each, False) for each in others.read)]
+    for inventory, is_pillars, (table, places) in (
+        (*each, item) for each in inventories for item in _tables(each[0], scope.database.type)
     ):
         settings, owner = inventory.settings, owners.get(table.path)
         users = _ispmail_table_users.of(table, settings, scope.database.type)
@@ -288,7 +289,6 @@ def _foreign_tables(scope: Scope, own: Sequence[Inventory], found: Holders) -> l
             path = os.path.join(settings.config_directory, "main.cf")
             shown = f"{table.type}:{shown} in {printable(path)}"
         foreign += [] if owner else [path]
-        is_pillars = inventory in own
         # What is started later reads what pillar's file has then.
         if not scope.names(path) and (not owner or is_pillars or _ispmail_instances.may_run(inventory)):
             asker = "" if is_pillars and not owner else f" {_ispmail_instances.of(inventory)}"

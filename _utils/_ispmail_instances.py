@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -93,10 +94,11 @@ def old_processes(instances: Iterable[Instance]) -> list[str]:
     paths = [[one.path for one in each.wanted] for each in some]
     ours = {os.path.realpath(path) for each in paths for path in each}
     found: list[str] = []
-    for inventory, of_pillar in [*zip(own, paths), *((each, list[str]()) for each in beside.read)]:
+    own_first = [*zip(own, paths, itertools.repeat("")), *((each, list[str](), f" {of(each)}") for each in beside.read)]
+    for inventory, of_pillar, where in own_first:
         files = list(dict.fromkeys([*of_pillar, *(each.path for each in inventory.tables if each.path in ours)]))
         old = _ispmail_postfix.old_processes(files, inventory.settings.queue_directory, inventory.programs(files))
-        found += [f"{process} {of(inventory)}" for process in old] if inventory in beside.read else old
+        found += [f"{process}{where}" for process in old]
     return found
 
 
