@@ -246,21 +246,6 @@ def test_a_dovecot_that_would_not_use_the_option_file(alone, db, dovecot, login)
     assert managed(alone)["result"] is True
 
 
-def test_a_login_by_the_other_account_of_a_pair(alone, db, dovecot, mail):
-    """Dovecot logs in by the account that the next rotation locks: it has to be told before, not by failed logins."""
-    dovecot.configure(user="mailserver_b", password=OLD)
-    database = {**alone.pillar["ispmail"]["database"], "user": "mailserver_a"}
-    change(alone, database=database, rotation={"method": "two_accounts"})
-    done = managed(alone)
-    assert (done["result"], done["changes"]) == (False, {}), done["comment"]
-    assert f"does not log in by {option_file(dovecot)}" in done["comment"] and OLD not in done["comment"]
-    # An option file of its own is no other way.
-    other = mail / "other.cnf"
-    other.write_text(f"[client]\nuser = mailserver_b\npassword = {OLD}\n")
-    dovecot.configure(option_file=str(other))
-    assert managed(alone)["comment"] == done["comment"]
-
-
 MAP = "map {\n  pattern = priv/x\n  table = t\n  username_field = u\n  value_field = v\n}\n"
 
 
@@ -348,8 +333,10 @@ OTHER_FILE = "connect = host={host} port={port} dbname=mailserver option_file={o
         "# old: \\\nconnect = host={host} port={port}\\\n  user=mailserver password={password} \\ \n dbname=mailserver",
         "connect = host={host} port={port} dbname=mailserver option_file={own}\\\n user=mailserver password={password}",
         OTHER_FILE,
+        "connect = host={host} port={port} dbname=mailserver user=mailserver_b password={password}",
+        OTHER_FILE.replace("{other}", "{pair}"),
     ],
-    ids=["joined lines", "beside the option file", "another option file"],
+    ids=["joined lines", "beside the option file", "another option file", "other account", "other account's file"],
 )
 def test_a_login_that_stays_behind_is_found(alone, db, dovecot, lines):
     """Dovecot logs in so, and a dictionary that does it right is no reason to pass over it."""
@@ -357,11 +344,16 @@ def test_a_login_that_stays_behind_is_found(alone, db, dovecot, lines):
         pytest.skip("Dovecot 2.4 has no such files: doveconf reads its blocks")
     own, other = option_file(dovecot), dovecot.config_file.with_name("other.cnf")
     other.write_text(f"[client]\nuser = mailserver\npassword = {OLD}\n")
+    pair = dovecot.config_file.with_name("pair.cnf")
+    pair.write_text(f"[client]\nuser = mailserver_b\npassword = {OLD}\n")
+    # The next rotation locks it.
+    change(alone, rotation={"method": "two_accounts", "accounts": ["mailserver", "mailserver_b"]})
+    schema(db, OLD, "mailserver_b")
     good = dovecot.config_file.with_name("good.ext")
     good.write_text(f"connect = host={HOST} port={db.port} option_file={own}\n")
     with dovecot.config_file.open("a") as file:
         file.write(f"dict {{\n  quota = mysql:{good}\n}}\n")
-    values = {"host": HOST, "port": db.port, "password": OLD, "own": own, "other": other}
+    values = {"host": HOST, "port": db.port, "password": OLD, "own": own, "other": other, "pair": pair}
     text = dovecot.sql_file.read_text()
     dovecot.sql_file.write_text(re.sub(r"^connect = .*", lambda _: lines.format(**values), text, flags=re.MULTILINE))
     own.write_text('[client]\nuser="mailserver"\npassword="not the one"\n')

@@ -124,6 +124,7 @@ def test_logins_of_others_are_left_alone():
     other = old_connections("/g", "connect = host=127.0.0.1 user=quota password=x")
     assert faults(DOVECOT, ["mailserver"], [*named, *other], old=True) == []
     assert len(faults(DOVECOT, ["mailserver"], other, old=True)) == 1, "nothing names the option file"
+    assert "/g does not log in by" in faults(DOVECOT, ["mailserver", "quota"], [*named, *other], old=True)[0]
     assert old_connections("/h", "driver = pgsql\nconnect = host=127.0.0.1 user=mailserver password=x") == []
 
 
