@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ff1e596d0c71")
+_ispmail_stamp.require("9b9545355d47")
 
 import contextlib
 import json

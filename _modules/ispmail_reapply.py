@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ff1e596d0c71")
+_ispmail_stamp.require("9b9545355d47")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("ff1e596d0c71")
+_ispmail_stamp.require("9b9545355d47")
 
 import salt.client
 import salt.utils.minions

@@ -20,6 +20,8 @@ _OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
 # What each process of Postfix sets for itself, whatever main.cf says: its name, its service's, and by master(8) whether
 # there are too many clients, see STRESS_README. What postconf prints of them is its own.
 OF_A_PROCESS = frozenset(["process_id", "process_name", "service_name", "stress"])
+# What Postfix 3.11 makes of a domain: itself, where it is of ASCII. To older ones they are fatal.
+_FUNCTIONS = frozenset(["domain_to_ascii", "domain_to_utf8"])
 _NUMBER = re.compile("[0-9]{1,18}")  # longer ones are fatal to Postfix
 
 
@@ -131,6 +133,8 @@ def _value(body: str, values: _Values) -> str:
         return _compared(body, values)
     name = re.split(r"\W", body)[0]
     rest = body[len(name) :].lstrip(BLANKS)
+    if name in _FUNCTIONS and rest.startswith("{"):
+        return _expanded(_argument(rest)[0], values)
     earlier = len(values.doubts)
     if name in OF_A_PROCESS and name not in values.values:
         values.doubts.append(name)

@@ -47,7 +47,7 @@ _COMMANDS = ("sendmail", "postdrop", "postqueue")
 _BY_PATTERN: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(address_verify_)?(sender_dependent|empty_address|transport).*_maps", (_REWRITE,)),
     (r"smtpd_.*|permit_mx_backup_networks|.*_clients", (_SMTPD,)),
-    (r"smtp_.*", ("smtp",)),
+    (r"smtp_.*|use_srv_lookup", ("smtp",)),
     (r"lmtp_.*", ("lmtp",)),
     (r"postscreen_.*", ("postscreen",)),
     (r"tlsproxy_.*", ("tlsproxy",)),
@@ -67,7 +67,7 @@ _TAKES_TABLES = re.compile(
 # Lists in which "/file/name" stands for what is in that file.
 _MATCH_LISTS = re.compile(
     r".*_(domains|networks|clients|hosts|users|exceptions|exclusions|destinations|interfaces|list|mechanism_filter)"
-    r"|mydestination|mynetworks|smtpd_log_access_permit_actions"
+    r"|mydestination|mynetworks|smtpd_log_access_permit_actions|(smtpd|postscreen)_forbidden_commands|use_srv_lookup"
 )
 _RESTRICTIONS = re.compile(r"smtpd_\w+_restrictions|postscreen_access_list|smtpd_restriction_classes")
 # What smtpd asks a table by that stands in such a list without a restriction before it, see access(5).

@@ -94,6 +94,12 @@ def test_no_text_breaks_it(text):
     _ispmail_expand.expand(text, VALUES)
 
 
+def test_a_function_of_postfix_3_11():
+    values = {"a": "example.org", "b": "$a"}
+    assert _ispmail_expand.expand("mysql:/etc/${domain_to_ascii{$b}}.cf", values) == "mysql:/etc/example.org.cf"
+    assert _ispmail_expand.expand("${domain_to_utf8{x.$a}} $a", values) == "x.example.org example.org"
+
+
 def test_a_circle_ends():
     """And so does what Postfix refuses for its depth, or an admin for its length: what is left stays as it is."""
     assert _ispmail_expand.expand("$circle", VALUES) == "a" * 100 + "$circle"

@@ -70,7 +70,7 @@ READERS = {
     "lmtp": "lmtp_sasl_password_maps",
     "postscreen": "postscreen_access_list",
     "tlsproxy": "tlsproxy_client_policy_maps",
-    "smtp": "smtp_generic_maps smtp_tls_policy_maps",
+    "smtp": "smtp_generic_maps smtp_tls_policy_maps use_srv_lookup",
 }
 
 
@@ -90,6 +90,9 @@ def test_all_programs_that_may_ask_a_table_are_known():
     [
         *((each, True) for each in ("mydestination", "relay_domains", "smtpd_authorized_xclient_hosts", "my_networks")),
         *((each, False) for each in ("virtual_alias_maps", "command_directory", "domains_file", "mydestinations")),
+        ("smtpd_forbidden_commands", True),
+        ("postscreen_forbidden_commands", True),
+        ("use_srv_lookup", True),
     ],
 )
 def test_which_parameters_take_pattern_files(parameter, takes):
