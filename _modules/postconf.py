@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9b9545355d47")
+_ispmail_stamp.require("29ce3965576f")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

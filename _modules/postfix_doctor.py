@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9b9545355d47")
+_ispmail_stamp.require("29ce3965576f")
 
 
 import _ispmail_applied

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9b9545355d47")
+_ispmail_stamp.require("29ce3965576f")
 
 import _ispmail_apply
 import _ispmail_compare

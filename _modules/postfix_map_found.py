@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9b9545355d47")
+_ispmail_stamp.require("29ce3965576f")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("9b9545355d47")
+_ispmail_stamp.require("29ce3965576f")
 
 import salt.client
 import salt.utils.minions

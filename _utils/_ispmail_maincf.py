@@ -177,8 +177,9 @@ def checked_values(parameters: Mapping[str, object]) -> dict[str, str | None]:
     """
     values: dict[str, str | None] = {}
     faults = []
-    for name in checked_names(parameters):
-        value = parameters[name]
+    # A name may be a number in YAML: its text is no key of `parameters`.
+    for name, given in zip(checked_names(parameters), parameters.values()):
+        value = given
         if isinstance(value, (list, tuple)):
             value = ", ".join(map(str, value))
         elif isinstance(value, bool):

@@ -247,3 +247,8 @@ def test_values_that_main_cf_cannot_hold_are_all_named():
     assert [text.partition(":")[0] for text in str(caught.value).split("; ")] == ["a", "c", "d", "e"]
     assert "must be a text, a number, a list, true or false" in str(caught.value)
     assert "has a newline or NUL character" in str(caught.value) and "x\ny" not in str(caught.value)
+
+
+def test_a_name_that_yaml_reads_as_a_number():
+    """It was a KeyError, and the state ended with a traceback."""
+    assert _ispmail_maincf.checked_values({5: 6, "x": "y"}) == {"5": "6", "x": "y"}
