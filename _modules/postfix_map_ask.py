@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ce3965576f")
+_ispmail_stamp.require("06bf23d43669")
 
 import _ispmail_answers
 import _ispmail_classes

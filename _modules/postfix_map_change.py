@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ce3965576f")
+_ispmail_stamp.require("06bf23d43669")
 
 import _ispmail_apply
 import _ispmail_compare

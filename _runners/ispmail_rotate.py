@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ce3965576f")
+_ispmail_stamp.require("06bf23d43669")
 
 import salt.client
 import salt.utils.event
@@ -19,7 +19,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 import _ispmail_fleet
 import _ispmail_master
 from _ispmail_errors import Failed, kind_of, plural, printable
-from _ispmail_events import ROTATION_FAILED, ROTATION_REFUSED, ROTATION_STEP
+from _ispmail_events import ROTATION_FAILED, ROTATION_LISTENING, ROTATION_REFUSED, ROTATION_STEP
 from _ispmail_queue import bounded, merged
 from _ispmail_rotation import Progress, dropped, reasons, table
 from _ispmail_salt import cache_folder, salt_errors
@@ -156,6 +156,7 @@ def _listening(progress):
             salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=False) as sender,
         ):
             bus.connect_pub()
+            _hear_oneself(bus, sender)
             ready.set()
             while True:
                 # Read before the wait: what was sent until then is still heard.
@@ -177,6 +178,14 @@ def _listening(progress):
     finally:
         ended.set()
         thread.join(_READY_SECONDS)
+
+
+def _hear_oneself(bus, sender):
+    """Wait until the bus hands over what is sent: it takes a listener in some time after that one has connected."""
+    for _ in range(round(_READY_SECONDS / _POLL_SECONDS)):
+        sender.fire_event({}, ROTATION_LISTENING.tag)
+        if bus.get_event(wait=_POLL_SECONDS, tag=ROTATION_LISTENING.tag):
+            break
 
 
 def _heard(progress, event, now):

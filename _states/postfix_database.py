@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ce3965576f")
+_ispmail_stamp.require("06bf23d43669")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("29ce3965576f")
+_ispmail_stamp.require("06bf23d43669")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -24,6 +24,12 @@ CREDENTIALS_CHANGED = Event(
     "Pillar has a new login: the reactor rotates to it, or has all mail servers apply it. Nothing in it is used.",
     {},
 )
+ROTATION_LISTENING = Event(
+    "ispmail/rotation/listening",
+    "the runner ispmail.rotate",
+    "The runner has begun to listen to the bus: what it hears of its own, so that it misses no step. Nothing is in it.",
+    {},
+)
 ROTATION_STEP = Event(
     "ispmail/rotation/step",
     "the runner ispmail.rotate",
@@ -83,6 +89,7 @@ DOCTOR_FAULT = Event(
 
 ALL = (
     CREDENTIALS_CHANGED,
+    ROTATION_LISTENING,
     ROTATION_STEP,
     ROTATION_FAILED,
     ROTATION_REFUSED,

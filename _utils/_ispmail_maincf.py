@@ -162,10 +162,15 @@ def checked_names(names: Iterable[object]) -> list[str]:
     Raises:
         InvalidInput: Names all that cannot.
     """
-    texts = [str(name) for name in names]
+    given = list(names)
+    texts = [name for name in given if isinstance(name, str)]
     bad = [name for name in texts if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", name)]
-    if bad:
-        raise InvalidInput(f"not the name of a parameter: {', '.join(map(repr, bad))}")
+    faults = [f"not the name of a parameter: {', '.join(map(repr, bad))}"] if bad else []
+    if others := [repr(name) for name in given if not isinstance(name, str)]:
+        # YAML reads no, on and 5 so.
+        faults.append(f"not a text in YAML, but the name of a parameter must be: put it in quotes: {', '.join(others)}")
+    if faults:
+        raise InvalidInput("; ".join(faults))
     return texts
 
 
@@ -177,9 +182,8 @@ def checked_values(parameters: Mapping[str, object]) -> dict[str, str | None]:
     """
     values: dict[str, str | None] = {}
     faults = []
-    # A name may be a number in YAML: its text is no key of `parameters`.
-    for name, given in zip(checked_names(parameters), parameters.values()):
-        value = given
+    for name in checked_names(parameters):
+        value = parameters[name]
         if isinstance(value, (list, tuple)):
             value = ", ".join(map(str, value))
         elif isinstance(value, bool):

@@ -300,7 +300,9 @@ def test_random_forms_are_read_as_dovecot_reads_them(db, mail):
     with dovecot:
         for number in range(len(texts)):
             asked = ["dict", "get", "-u", JOHN, f"proxy:{dovecot.directory}/run/dict:d{number}", "priv/x"]
-            subprocess.run(["doveadm", "-c", dovecot.config_file, *asked], check=False, capture_output=True, timeout=30)
+            subprocess.run(
+                ["doveadm", "-c", dovecot.config_file, *asked], check=False, capture_output=True, timeout=120
+            )
         log = dovecot.log
     seen = Counter()
     for number, text in enumerate(texts):

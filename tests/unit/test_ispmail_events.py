@@ -12,7 +12,7 @@ TAGS = {event.tag for event in _ispmail_events.ALL}
 
 
 def test_each_is_there_once():
-    assert len(TAGS) == len(_ispmail_events.ALL) == 7
+    assert len(TAGS) == len(_ispmail_events.ALL) == 8
     assert all(event.meaning.endswith(".") and event.sender for event in _ispmail_events.ALL)
 
 

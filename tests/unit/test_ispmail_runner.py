@@ -558,6 +558,23 @@ def test_calls_are_five_seconds_apart(monkeypatch, tmp_path, now, waited):
     assert slept == waited and path.stat().st_mtime > 2000
 
 
+@pytest.mark.parametrize(("lost", "sent"), [(0, 1), (2, 3), (99, 50)])
+def test_a_bus_that_takes_a_listener_late(lost, sent):
+    """What is sent before that is lost: a rotation begins when the listener has heard itself, or after five seconds."""
+    sends = []
+
+    class Bus:
+        def fire_event(self, data, tag):
+            sends.append((data, tag))
+
+        def get_event(self, wait, tag):
+            assert (wait, tag) == (0.1, "ispmail/rotation/listening")
+            return {} if len(sends) <= lost else {"_stamp": "now"}
+
+    ispmail_rotate._hear_oneself(Bus(), Bus())
+    assert sends == [({}, "ispmail/rotation/listening")] * sent
+
+
 def test_each_step_is_printed_and_sent_as_it_ends(master, bus, monkeypatch, capsys):
     """On a bus of Salt's own; what is sent at once is heard, and what has not ended at the end does not answer."""
     idle = threading.Event()
