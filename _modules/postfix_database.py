@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("06bf23d43669")
+_ispmail_stamp.require("0bf8a5893c40")
 
 import _ispmail_applied
 import _ispmail_holders

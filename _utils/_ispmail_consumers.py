@@ -199,8 +199,8 @@ def _dovecot_faults(consumer: Consumer, accounts: Collection[str]) -> list[str]:
     settings = output("doveconf", ["-n", "-c", consumer.config_file or ""])
     old = _ispmail_dovecot.is_old(settings)
     where = f"{consumer.config_file}"
-    connections = [] if old else _ispmail_dovecot.new_connections(settings)
     try:
+        connections = [] if old else _ispmail_dovecot.new_connections(settings)
         for where in _ispmail_dovecot.sql_files(settings) if old else ():
             content = _ispmail_files.content(where)
             if content is None:

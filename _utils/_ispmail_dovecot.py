@@ -23,6 +23,11 @@ _SETTING = r"(?s)([^ \t=]*)[ \t]*=[ \t]*(.*)"
 _BEGIN = r"(?s)[^ \t=]*[ \t]+(?:[^ \t{][^ \t]*[ \t]+)?\{.*"
 _INCLUDE = r"!include(_try)?(?![^ \t=])"
 _ENVIRONMENT = r"(?:^|[ \t])\$ENV:"
+# What Dovecot 2.4 replaces by something else when it reads a setting.
+_TAKEN = r"\$(?:ENV|SET):|%\{"
+
+# The names of the blocks around a setting, from the outside in.
+_Path = tuple[str, ...]
 
 
 class Connection(NamedTuple):
@@ -34,6 +39,7 @@ class Connection(NamedTuple):
     option_file: str | None
     option_group: str
     lines: str  # what to write there; %s stands for the options that name the option file
+    elsewhere: tuple[str, ...] = ()  # which settings of user and password stand in another place
 
 
 def is_old(doveconf: str) -> bool:
@@ -49,7 +55,7 @@ def sql_files(doveconf: str) -> list[str]:
         ValueError: It names one by no absolute path. Says which.
     """
     found = []
-    blocks: dict[tuple[str, ...], dict[str, str]] = {}
+    blocks: dict[_Path, dict[str, str]] = {}
     for block, name, value in _settings(doveconf):
         blocks.setdefault(block, {})[name] = value
     for block, values in blocks.items():
@@ -91,29 +97,63 @@ def old_connections(path: str, content: str) -> list[Connection]:
 
 
 def new_connections(doveconf: str) -> list[Connection]:
-    """The logins in what `doveconf -n` of Dovecot 2.4 printed: its blocks ``mysql HOST { … }``."""
-    blocks: dict[tuple[str, ...], dict[str, str]] = {}
-    common: dict[str, str] = {}
+    """The logins in what `doveconf -n` of Dovecot 2.4 printed: its blocks ``mysql HOST { … }``.
+
+    Settings around such a block, as ``mysql_user``, count where it has none of its own. Those in another block, such as
+    ``passdb sql { … }``, count for who asks by that one. Whether they go before those of the block itself depends on
+    which were written last, which doveconf does not tell: both are logins.
+
+    Raises:
+        ValueError: Which logins it has cannot be told. Says why.
+    """
+    blocks: dict[_Path, dict[str, str]] = {}
+    others: dict[_Path, dict[str, str]] = {}
     for block, name, value in _settings(doveconf):
         if block and block[-1].startswith("mysql "):
             blocks.setdefault(block, {})[name.removeprefix("mysql_")] = value
         elif name.startswith("mysql_"):
-            common[name.removeprefix("mysql_")] = value
+            others.setdefault(block, {})[name.removeprefix("mysql_")] = value
     found = []
     for block, own in blocks.items():
-        values = {**common, **own}
-        shown = "".join(f"  {name} = {value}\n" for name, value in own.items() if name in _SHOWN)
-        found.append(
-            Connection(
-                f"the block {block[-1]}",
-                values.get("user") or None,
-                bool(values.get("password")),
-                values.get("option_file") or None,
-                values.get("option_group") or "client",
-                f"{block[-1]} {{\n{shown}%s}}",
-            )
-        )
+        above = block[:-1]
+        around = {path: values for path, values in others.items() if path == above[: len(path)]}
+        found.append(_new_connection(block, own, [*around.items(), (block, own)]))
+        for path in others:
+            if path not in around and path[: len(above)] == above:
+                below = [(each, others[each]) for each in others if each == path[: len(each)] and each not in around]
+                found.append(_new_connection(block, own, [*around.items(), (block, own), *below]))
     return found
+
+
+def _new_connection(block: _Path, own: dict[str, str], given: list[tuple[_Path, dict[str, str]]]) -> Connection:
+    """The login by a block of Dovecot 2.4, with the settings that count for it, by where they are; later ones win."""
+    values: dict[str, str] = {}
+    places: dict[str, _Path] = {}
+    for path, settings in given:
+        values.update(settings)
+        places.update(dict.fromkeys(settings, path))
+    where = f"the block {_shown_path(block)}"
+    if any(re.search(_TAKEN, values.get(name, "")) for name in ("user", "option_file", "option_group")):
+        raise ValueError(f"{where} takes a value from elsewhere: write it there")
+    shown = "".join(f"  {name} = {value}\n" for name, value in own.items() if name in _SHOWN)
+    return Connection(
+        where,
+        values.get("user") or None,
+        bool(values.get("password")),
+        values.get("option_file") or None,
+        values.get("option_group") or "client",
+        f"{block[-1]} {{\n{shown}%s}}",
+        tuple(
+            f"mysql_{name} {f'in the block {_shown_path(places[name])}' if places[name] else 'outside of all blocks'}"
+            for name in ("user", "password")
+            if values.get(name) and places[name] != block
+        ),
+    )
+
+
+def _shown_path(path: _Path) -> str:
+    """Blocks for people, from the inside out."""
+    return " in ".join(re.sub(r"#\d+$", "", name) for name in reversed(path))
 
 
 def faults(consumer: Consumer, accounts: Collection[str], connections: list[Connection], old: bool) -> list[str]:
@@ -132,7 +172,8 @@ def faults(consumer: Consumer, accounts: Collection[str], connections: list[Conn
                 if names_it
                 else f"does not log in by {consumer.option_file}"
             )
-            found.append(f"{each.where} {reason}. Write there:\n{_lines(each.lines, consumer, old)}")
+            take = "".join(f"\nTake out {setting}." for setting in each.elsewhere)
+            found.append(f"{each.where} {reason}. Write there:\n{_lines(each.lines, consumer, old)}{take}")
     if not named and not found:
         lines = (
             "connect = host=127.0.0.1 dbname=mailserver %s" if old else "mysql 127.0.0.1 {\n  dbname = mailserver\n%s}"
@@ -217,10 +258,11 @@ def _unquoted(text: str) -> str:
     return re.sub(r"\\(.?)", r"\1", text[1:-1], flags=re.DOTALL)
 
 
-def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
+def _settings(doveconf: str) -> Iterator[tuple[_Path, str, str]]:
     """Each setting that doveconf printed: the blocks around it, its name and its value, without quotes.
 
-    Blocks of one name, such as several passdbs of Dovecot 2.3, are told apart by a number.
+    A block begins with a setting that has neither name nor value. Blocks of one name, such as several passdbs of
+    Dovecot 2.3, are told apart by a number.
     """
     blocks: list[str] = []
     number = 0
@@ -232,6 +274,7 @@ def _settings(doveconf: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
             number += 1
             name = bare.removesuffix("{").strip()
             blocks.append(f"{name}#{number}" if " " not in name else name)
+            yield tuple(blocks), "", ""
         elif bare == "}":
             blocks = blocks[:-1]
         else:

@@ -285,6 +285,63 @@ def random_form(chance, number, port):
     return "\n".join([*before, f"{key}{quote}{value}{quote}", MAP])
 
 
+BLOCK = "mysql HOST {{\n  port = PORT\n  dbname = x\n  {}\n}}\n"
+OWN = BLOCK.format("user = own")
+PASSDB = "passdb sql {{\n  query = SELECT 1 as user, 2 as password\n{}}}\n"
+USERDB = "userdb sql {{\n  query = SELECT 1 as user\n{}}}\n"
+# Where Dovecot 2.4 may have a user, and no user of a test is dovecot or root: as those it logs in where it has none.
+PLACES = {
+    "in the block": OWN + PASSDB.format("") + USERDB.format(""),
+    "around it": "mysql_user = top\n" + BLOCK.format("") + PASSDB.format("") + USERDB.format(""),
+    "around it too": OWN + "mysql_user = top\n" + PASSDB.format("") + USERDB.format(""),
+    "below it": BLOCK.format("") + PASSDB.format("mysql_user = scoped\n") + USERDB.format(""),
+    "below it, last": OWN + PASSDB.format("mysql_user = scoped\n") + USERDB.format(""),
+    "below it, first": PASSDB.format("mysql_user = scoped\n") + USERDB.format("") + OWN,
+    "two blocks": OWN + PASSDB.format(BLOCK.format("user = in")) + USERDB.format(""),
+    "beside each other": PASSDB.format(f"mysql_user = a\n{BLOCK.format('')}")
+    + USERDB.format(f"mysql_user = b\n{BLOCK.format('')}"),
+    "one alone": PASSDB.format(BLOCK.format("")) + USERDB.format(f"mysql_option_file = FILE\n{BLOCK.format('')}"),
+    "in a protocol": BLOCK.format("")
+    + PASSDB.format("")
+    + USERDB.format("")
+    + "protocol auth {\n  mysql_user = p\n}\n",
+    "a file below": OWN + PASSDB.format("mysql_option_file = FILE\n") + USERDB.format(""),
+    "a file around": "mysql_option_file = FILE\n" + BLOCK.format("user =") + PASSDB.format("") + USERDB.format(""),
+    "a variable": f"mysql_user = $SET:mail_uid\n{BLOCK.format('')}" + PASSDB.format("") + USERDB.format(""),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_places_of_a_user_are_read_as_dovecot_reads_them(db, mail, place):
+    dovecot = Dovecot(mail / "dovecot", db.port)
+    if not dovecot.new:
+        pytest.skip("Dovecot 2.3 has its logins in files of their own")
+    file = mail / "option.cnf"
+    file.write_text("[client]\nuser = byfile\n")
+    before, _, rest = dovecot.config_file.read_text().partition("sql_driver = mysql\n")
+    text = PLACES[place].replace("HOST", HOST).replace("PORT", str(db.port)).replace("FILE", str(file))
+    behind = rest[rest.index("userdb sql") :].partition("\n}\n")[2]
+    dovecot.config_file.write_text(f"{before}sql_driver = mysql\n{text}{behind}")
+    with dovecot:
+        dovecot.login(JOHN, MAIL_PASSWORD)
+        wait_until(lambda: "Access denied for user" in dovecot.log, 20)
+        log = dovecot.log
+    refused = set(re.findall(r"Access denied for user '(.*?)'@", log)) - {"dovecot", "root"}
+    printed = subprocess.run(["doveconf", "-n", "-c", dovecot.config_file], capture_output=True, text=True, check=True)
+    assert refused or place == "one alone", log
+    if place == "a variable":
+        assert refused == {"mail"}
+        with pytest.raises(ValueError, match="takes a value from elsewhere"):
+            _ispmail_dovecot.new_connections(printed.stdout)
+        return
+    found = _ispmail_dovecot.new_connections(printed.stdout)
+    users = {each.user or ("byfile" if each.option_file == str(file) else None) for each in found}
+    assert refused <= users, (refused, found)
+    # Who has none of these is not said to have one.
+    if place in ("beside each other", "in the block", "around it too"):
+        assert users == refused
+
+
 def test_random_forms_are_read_as_dovecot_reads_them(db, mail):
     """Dovecot's dict server reads such a file for each dictionary, and says as whom the database let it not in."""
     dovecot = Dovecot(mail / "dovecot", db.port)

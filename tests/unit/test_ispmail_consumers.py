@@ -239,6 +239,8 @@ def test_a_new_dovecot_has_to_name_the_option_file(dovecot, tmp_path):
     assert _ispmail_consumers.misconfigured(dovecot(NEW.format("  user = mailserver_b\n"))) == [fault]
     written(tmp_path / "dovecot.cnf")
     assert _ispmail_consumers.unready(consumers) == [fault]
+    with pytest.raises(CannotAsk, match="as whom Dovecot logs in cannot be told: the block mysql db takes a value"):
+        _ispmail_consumers.misconfigured(dovecot(NEW.format("  user = $ENV:X\n")))
 
 
 def test_an_old_dovecot_has_to_name_it_in_each_file_with_sql_settings(dovecot, tmp_path):

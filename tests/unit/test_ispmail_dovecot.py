@@ -335,3 +335,49 @@ def test_a_setting_belongs_to_its_block(others, users):
 def test_a_block_may_write_its_settings_in_full():
     (found,) = new_connections("mysql db1 {\n  mysql_dbname = m\n  mysql_user = u\n}\n")
     assert (found.user, found.lines) == ("u", "mysql db1 {\n  dbname = m\n%s}")
+
+
+BLOCK = "mysql db {\n  dbname = x\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "users"),
+    [
+        ("mysql_user = top\nmysql db {\n}\n", ["top"]),
+        ("mysql_user = top\nmysql db {\n  user = own\n}\n", ["own"]),
+        (f"passdb sql {{\n  mysql_user = scoped\n}}\n{BLOCK}", [None, "scoped"]),
+        (f"passdb sql {{\n  mysql_user = a\n  {BLOCK}}}\nuserdb sql {{\n  mysql_user = b\n  {BLOCK}}}\n", ["a", "b"]),
+        (f"protocol imap {{\n  mysql_user = p\n  passdb sql {{\n    {BLOCK}  }}\n}}\n", ["p"]),
+        (
+            f"protocol imap {{\n  mysql_user = p\n  passdb sql {{\n    mysql_port = 1\n  }}\n}}\n{BLOCK}",
+            [None, "p", "p"],
+        ),
+        (f"protocol imap {{\n  mysql_user = p\n}}\nprotocol lmtp {{\n  {BLOCK}}}\n", [None]),
+    ],
+)
+def test_the_users_of_dovecot_2_4(text, users):
+    """tests/functional/test_consumers.py compares it with what the database is told."""
+    assert [each.user for each in new_connections(f"# 2.4.1 (x)\n{text}")] == users
+
+
+def test_a_login_beside_the_one_that_names_the_file():
+    """The passdb has no option file because the userdb has one."""
+    named = f"userdb sql {{\n  mysql_option_file = /etc/dovecot/ispmail.cnf\n  {BLOCK}}}\n"
+    text = f"# 2.4.1 (x)\npassdb sql {{\n  mysql_user = mailserver\n  mysql_password = # hidden\n  {BLOCK}}}\n{named}"
+    (fault,) = of_new(text)
+    assert fault.startswith(
+        "the block mysql db in passdb sql does not log in by /etc/dovecot/ispmail.cnf. Write there:"
+    )
+    assert fault.endswith(
+        "\nTake out mysql_user in the block passdb sql.\nTake out mysql_password in the block passdb sql."
+    )
+    assert of_new(f"# 2.4.1 (x)\n{named}") == []
+    (fault,) = of_new(f"# 2.4.1 (x)\nmysql_user = mailserver\n{BLOCK}")
+    assert fault.endswith("\nTake out mysql_user outside of all blocks.")
+
+
+@pytest.mark.parametrize("value", ["$ENV:HOME", "$SET:mail_uid", "%{system:hostname}"])
+@pytest.mark.parametrize("name", ["user", "option_file", "option_group"])
+def test_what_dovecot_2_4_takes_from_elsewhere(name, value):
+    with pytest.raises(ValueError, match="the block mysql db takes a value from elsewhere: write it there"):
+        new_connections(f"# 2.4.1 (x)\nmysql db {{\n  {name} = {value}\n}}\n")
