@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("0bf8a5893c40")
+_ispmail_stamp.require("e6da1ba9a5c6")
 
 import _ispmail_applied
 import _ispmail_compare

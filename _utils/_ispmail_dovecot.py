@@ -24,7 +24,7 @@ _BEGIN = r"(?s)[^ \t=]*[ \t]+(?:[^ \t{][^ \t]*[ \t]+)?\{.*"
 _INCLUDE = r"!include(_try)?(?![^ \t=])"
 _ENVIRONMENT = r"(?:^|[ \t])\$ENV:"
 # What Dovecot 2.4 replaces by something else when it reads a setting.
-_TAKEN = r"\$(?:ENV|SET):|%\{"
+_REPLACED = r"\$(?:ENV|SET):|%\{"
 
 # The names of the blocks around a setting, from the outside in.
 _Path = tuple[str, ...]
@@ -122,7 +122,7 @@ def new_connections(doveconf: str) -> list[Connection]:
             if path not in around and path[: len(above)] == above:
                 below = [(each, others[each]) for each in others if each == path[: len(each)] and each not in around]
                 found.append(_new_connection(block, own, [*around.items(), (block, own), *below]))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _new_connection(block: _Path, own: dict[str, str], given: list[tuple[_Path, dict[str, str]]]) -> Connection:
@@ -133,7 +133,7 @@ def _new_connection(block: _Path, own: dict[str, str], given: list[tuple[_Path, 
         values.update(settings)
         places.update(dict.fromkeys(settings, path))
     where = f"the block {_shown_path(block)}"
-    if any(re.search(_TAKEN, values.get(name, "")) for name in ("user", "option_file", "option_group")):
+    if any(re.search(_REPLACED, values.get(name, "")) for name in ("user", "option_file", "option_group")):
         raise ValueError(f"{where} takes a value from elsewhere: write it there")
     shown = "".join(f"  {name} = {value}\n" for name, value in own.items() if name in _SHOWN)
     return Connection(

@@ -350,7 +350,7 @@ BLOCK = "mysql db {\n  dbname = x\n}\n"
         (f"protocol imap {{\n  mysql_user = p\n  passdb sql {{\n    {BLOCK}  }}\n}}\n", ["p"]),
         (
             f"protocol imap {{\n  mysql_user = p\n  passdb sql {{\n    mysql_port = 1\n  }}\n}}\n{BLOCK}",
-            [None, "p", "p"],
+            [None, "p"],
         ),
         (f"protocol imap {{\n  mysql_user = p\n}}\nprotocol lmtp {{\n  {BLOCK}}}\n", [None]),
     ],
