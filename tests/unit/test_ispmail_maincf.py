@@ -249,7 +249,7 @@ def test_values_that_main_cf_cannot_hold_are_all_named():
 def test_a_name_that_is_no_text_in_yaml():
     """It was a KeyError, and the state ended with a traceback."""
     with pytest.raises(InvalidInput) as caught:
-        _ispmail_maincf.checked_values({5: 6, "x": "y", "a b": "c", False: "y"})
+        _ispmail_maincf.checked_values({5: 6, "x": "y", "a b": "c", False: "y", None: "z"})
     first, second = str(caught.value).split("; ")
     assert first == "not the name of a parameter: 'a b'"
-    assert second.startswith("not a text in YAML") and second.endswith(": 5, False")
+    assert second.startswith("not a text in YAML") and second.endswith(": 5, False, None")
