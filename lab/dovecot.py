@@ -7,10 +7,8 @@ IMAP and LMTP as in the ISPmail guide, but on TCP ports, and mails in Maildirs o
 logs in and delivers until SIGTERM, then prints one line of JSON: how often, how often in vain, and why.
 """
 
-import contextlib
 import imaplib
 import json
-import os
 import shutil
 import signal
 import smtplib
@@ -160,14 +158,6 @@ class Dovecot(Private):
             shutil.chown(path, "root", "dovecot")
             path.chmod(0o640)
 
-    def stop(self, patience: float = 10) -> None:
-        """End it; its children that are still there then, or after `patience` seconds, are killed."""
-        group = self._process.pid if self._process else None
-        super().stop(patience)
-        if group:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-
     def login(self, user: str, password: str, timeout: float = 30) -> str:
         """Log in by IMAP; "ok", or why not."""
         return imap_login(self.host, self.imap_port, user, password, timeout)
@@ -181,8 +171,11 @@ class Dovecot(Private):
 
     def _answers(self) -> bool:
         for port in (self.imap_port, self.lmtp_port):
+            # The master process takes connections before there is anybody who greets.
             try:
-                socket.create_connection((self.host, port), timeout=2).close()
+                with socket.create_connection((self.host, port), timeout=2) as client:
+                    if not client.recv(1):
+                        return False
             except OSError:
                 return False
         return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab import START_SECONDS, tail, wait_until
+from lab.processes import kill_group
 
 Kind = TypeVar("Kind", bound="Private")
 
@@ -66,7 +67,7 @@ class Private:
         return self
 
     def stop(self, patience: float = 15) -> None:
-        """End it; after `patience` seconds, kill it. Its data stay."""
+        """End it; after `patience` seconds, kill it, and all that it has started. Its data stay, its ports are free."""
         atexit.unregister(self.stop)
         process, self._process = self._process, None
         if process is None:
@@ -77,6 +78,7 @@ class Private:
         except subprocess.TimeoutExpired:
             process.send_signal(self.kills)
             process.wait()
+        kill_group(process.pid)
 
     def restart(self: Kind) -> Kind:
         """Stop it and start it again, with the same data on the same port."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab import wait_until
+
 # The names of all that the lab creates outside its cache begin with this: folders in /tmp, network namespaces and
 # control groups. The id of the Python process that created them follows, see lab/cleanup.py.
 PREFIX = "salt-ispmail-lab-"
@@ -94,6 +96,22 @@ def end(process: subprocess.Popen) -> None:
             if process.poll() is None:
                 send()
                 process.wait(5)
+
+
+def kill_group(group: int) -> None:
+    """Kill all processes of a group, and wait until each has let go of its ports and files (a zombie has)."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+        wait_until(lambda: group not in _groups(), 60)
+
+
+def _groups() -> Iterator[int]:
+    """The process group of each process that is no zombie, see proc_pid_stat(5)."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _parent, group = file.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if state not in "ZX":
+                yield int(group)
 
 
 def mounts() -> Iterator[list[str]]:

@@ -3,8 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +15,7 @@ import yaml
 
 from lab import HOST, free_port, is_free, tail, wait_until
 from lab.images import cache
+from lab.processes import kill_group
 
 # Series to the newest Python that it runs on.
 SERIES = {"3006": (3, 11), "3008": (3, 14)}
@@ -168,8 +167,7 @@ class Salt:
         for process in reversed(self._processes):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(self._patience)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process.pid)
             process.wait()
         self._processes.clear()
 
