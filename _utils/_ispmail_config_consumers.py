@@ -216,9 +216,9 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
 
 
 def _defaults(name: str, fields: Mapping[object, object]) -> dict[str, object]:
-    """The defaults of a consumer that is built in. One whose password is elsewhere gets no option file."""
+    """The defaults of a consumer that is built in. One that may break, or has its password elsewhere, gets no file."""
     known = _BUILT_IN.get(name, {})
-    if any(fields.get(key) is not None for key in ("sls", "holds")):
+    if fields.get("ignore") is True or any(fields.get(key) is not None for key in ("sls", "holds")):
         return {key: value for key, value in known.items() if key == "programs"}
     return dict(known)
 
@@ -232,7 +232,12 @@ def _way_faults(key: str, fields: Mapping[str, object]) -> list[Fault]:
         faults.append(Fault(f"{key}:option_file", reason, "a consumer reads its password from one place"))
     if fields.get("sls") is not None and not fields.get("holds"):
         faults.append(Fault(f"{key}:holds", "is missing", "name the files that the SLS writes the password to"))
-    if not has_file and not fields.get("sls") and not fields.get("holds") and fields.get("ignore") is not True:
+    if fields.get("ignore") is True:
+        reason, fix = "is there beside ignore: true", "a program that may break gets no password: take out one of them"
+        faults += [
+            Fault(f"{key}:{name}", reason, fix) for name in ("option_file", "sls") if fields.get(name) is not None
+        ]
+    elif not has_file and not fields.get("sls") and not fields.get("holds"):
         fix = "set option_file, or sls and holds, or ignore: true"
         faults.append(Fault(key, "does not say where its password is", fix))
     if not has_file:

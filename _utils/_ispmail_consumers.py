@@ -86,7 +86,7 @@ def misconfigured(consumers: Consumers) -> list[str]:
     return [
         f"{consumers.pillar_key}:consumers:{each.name}: {fault}"
         for each in consumers.with_option_file
-        if each.config_file and not each.ignore
+        if each.config_file
         for fault in _dovecot_faults(each, consumers.accounts)
     ]
 

@@ -47,6 +47,11 @@ def test_dovecot_whose_password_is_written_by_an_sls():
     assert (found.option_file, found.sls, found.programs) == (None, "dovecot.sql", ("auth",))
 
 
+def test_a_dovecot_that_may_break_gets_no_file():
+    (found,) = read(dovecot={"ignore": True})
+    assert (found.option_file, found.config_file, found.programs, found.ignore) == (None, None, ("auth",), True)
+
+
 def test_other_consumers():
     backup, webmail, script = read(
         backup={"option_file": "/etc/backup/db.cnf", "group": "backup", "mode": "0440", "programs": ["mysqldump"]},
@@ -93,6 +98,9 @@ FAULTS = [
     ({"dovecot": {"option_file": "/etc/.a.cnf.new"}}, "consumers:dovecot:option_file", "each change's own"),
     ({"dovecot": {"option_file": "/etc/postfix/main.cf"}}, "consumers:dovecot:option_file", "Postfix's own"),
     ({"x": {"option_file": "/a", "holds": ["/b"]}}, "consumers:x:option_file", "beside sls or holds"),
+    ({"x": {"option_file": "/a", "ignore": True}}, "consumers:x:option_file", "gets no password"),
+    ({"x": {"sls": "a.b", "holds": ["/b"], "ignore": True}}, "consumers:x:sls", "gets no password"),
+    ({"dovecot": {"ignore": True, "group": "mail"}}, "consumers:dovecot:group", "belongs to an option_file"),
     ({"x": {"holds": ["/b"], "mode": "0600"}}, "consumers:x:mode", "belongs to an option_file"),
     *(({"dovecot": {"mode": mode}}, "consumers:dovecot:mode", "0640") for mode in ("0644", 640, "640", "0660")),
     *(({"dovecot": {key: "a]"}}, f"consumers:dovecot:{key}", "a name") for key in ("user", "group", "option_group")),

@@ -200,7 +200,7 @@ def test_what_a_removal_leaves(tmp_path):
 
 
 def test_a_program_without_a_configuration_to_look_at_is_not_misconfigured(tmp_path):
-    consumers = of(program("a", tmp_path), program("b", tmp_path, config_file="/no-such", ignore=True))
+    consumers = of(program("a", tmp_path))
     assert _ispmail_consumers.misconfigured(consumers) == []
     _ispmail_consumers.check(consumers)
 
