@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30cd0c8c4ed1")
+_ispmail_stamp.require("7948854dfb03")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30cd0c8c4ed1")
+_ispmail_stamp.require("7948854dfb03")
 
 import salt.client
 import salt.utils.minions

@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("30cd0c8c4ed1")
+_ispmail_stamp.require("7948854dfb03")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

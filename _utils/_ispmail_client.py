@@ -41,7 +41,7 @@ class TLS(NamedTuple):
     ca_path: str | None
     certificate: str | None
     key: str | None
-    verify_name: bool  # the certificate must have been issued for the host
+    verify_name: bool  # the certificate must be one of the CA's for the host; without a CA only TLS is asked for
 
 
 class Login(NamedTuple):

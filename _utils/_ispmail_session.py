@@ -75,7 +75,7 @@ def login(host_text: str, keys: Mapping[str, str], table_type: str = MYSQL) -> L
         host=None if host.socket else host.name,
         port=host.port or 3306,
         database=keys.get("dbname"),
-        tls=tls if tls.ca_file or tls.ca_path or tls.certificate or tls.key else None,
+        tls=tls if any(tls) else None,
     )
 
 

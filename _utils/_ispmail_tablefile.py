@@ -439,10 +439,11 @@ def _hosts_rules(table: _Table) -> Findings:
     texts = hosts(table.texts)
     faults = [host_fault(text, table.type) for text in texts]
     errors = tuple(dict.fromkeys(fault for fault in faults if fault))
-    has_tls = any(key.startswith("tls_") for key in table.texts)
-    if table.type == "mysql" and not has_tls and any(is_remote(text) for text in texts):
-        fix = "set tls_CAfile, or be sure of that network"
-        return Findings(errors, (Fault("hosts", "goes over the network without TLS", fix),))
+    has_ca = any(table.texts.get(key) for key in ("tls_CAfile", "tls_CApath"))
+    verified = has_ca and table.texts.get("tls_verify_cert") == "yes"
+    if table.type == "mysql" and not verified and any(is_remote(text) for text in texts):
+        fix = "set tls_CAfile and tls_verify_cert: true, or be sure of that network"
+        return Findings(errors, (Fault("hosts", "goes over the network without TLS that is verified", fix),))
     if table.type == "pgsql" and not errors and any(is_remote(text, "pgsql") for text in texts):
         fix = "be sure of that network, or have a tunnel to it that ends on 127.0.0.1"
         return Findings(warnings=(Fault("hosts", "goes over the network, where libpq trusts any server", fix),))

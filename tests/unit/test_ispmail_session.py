@@ -28,7 +28,9 @@ FILES = [
         {"hosts": "db", "tls_CAfile": "", "tls_CApath": "", "tls_cert_file": "", "tls_key_file": ""},
         Login("", b"", host="db"),
     ),
-    ({"hosts": "db", "tls_verify_cert": "yes"}, Login("", b"", host="db")),
+    # Postfix's client goes on without TLS by none of the others, and by this one never.
+    ({"hosts": "db", "tls_verify_cert": "yes"}, Login("", b"", host="db", tls=TLS(None, None, None, None, True))),
+    ({"hosts": "db", "tls_verify_cert": "no", "tls_ciphers": "HIGH"}, Login("", b"", host="db")),
 ]
 
 

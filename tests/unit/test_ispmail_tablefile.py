@@ -275,6 +275,16 @@ WARNINGS = [
     ),
     ("mysql", {"hosts": "TOKEN.example.org"}, {}, "hosts", "without TLS"),
     ("mysql", {"hosts": "127.0.0.1 inet:192.0.2.1:3306"}, {}, "hosts", "without TLS"),
+    *(
+        ("mysql", {"hosts": "db.example.org", **keys}, {}, "hosts", "without TLS that is verified")
+        for keys in (
+            {"tls_verify_cert": True},
+            {"tls_ciphers": "HIGH"},
+            {"tls_CAfile": "/etc/ssl/ca.pem"},
+            {"tls_CApath": "/etc/ssl/certs", "tls_verify_cert": False},
+            {"tls_CAfile": "", "tls_verify_cert": True},
+        )
+    ),
     ("mysql", {"hosts": "localhost.example.org"}, {}, "hosts", "without TLS"),
     ("pgsql", {"hosts": "127.0.0.1 TOKEN.example.org"}, {}, "hosts", "where libpq trusts any server"),
     ("mysql", {"hosts": "postgres.example.org"}, {}, "hosts", "without TLS"),
@@ -286,7 +296,10 @@ UNWARNED = [
         ("mysql", {"hosts": value})
         for value in ("127.0.0.1:3307", "localhost", "LOCALHOST", "unix:/x", "inet:127.1.2.3")
     ),
-    ("mysql", {"hosts": "db.example.org", "tls_CAfile": "/etc/ssl/ca.pem"}),
+    *(
+        ("mysql", {"hosts": "db.example.org", "tls_verify_cert": True, key: "/etc/ssl/ca"})
+        for key in ("tls_CAfile", "tls_CApath")
+    ),
     # A login by the name of the process, or without any check.
     ("pgsql", {"password": ""}),
     ("pgsql", {"hosts": "127.0.0.1 postgresql://db.example.org/?sslmode=verify-full"}),
