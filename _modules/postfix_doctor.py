@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7948854dfb03")
+_ispmail_stamp.require("fdffdb18d138")
 
 
 import _ispmail_applied

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7948854dfb03")
+_ispmail_stamp.require("fdffdb18d138")
 
 import _ispmail_applied
 import _ispmail_compare

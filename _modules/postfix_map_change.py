@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7948854dfb03")
+_ispmail_stamp.require("fdffdb18d138")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7948854dfb03")
+_ispmail_stamp.require("fdffdb18d138")
 
 import _ispmail_found
 import _ispmail_postconf

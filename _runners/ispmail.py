@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7948854dfb03")
+_ispmail_stamp.require("fdffdb18d138")
 
 import salt.client
 import salt.utils.minions
@@ -16,7 +16,6 @@ import _ispmail_fleet
 import _ispmail_master
 import _ispmail_status
 from _ispmail_errors import Failed
-from _ispmail_master import NEEDED
 from _ispmail_queue import merged
 from _ispmail_salt import cache_folder, salt_errors
 
@@ -74,11 +73,11 @@ def sites(batch="25%"):
     batch : 25%
         How many mail servers go at a time after the canary: a number or a share of them.
 
-    Returns a dict: site to a dict of ``database`` and ``canary`` (lists of servers that answer), ``batches`` (a list
-    of such lists, all other mail servers), ``down`` (a list of those that do not answer) and ``faults``, a list of
-    sentences: why a rotation cannot start.
+    Returns a dict: site that has a database to a dict of ``database`` and ``canary`` (lists of servers that answer),
+    ``batches`` (a list of such lists, all other mail servers), ``down`` (a list of those that do not answer) and
+    ``faults``, a list of sentences: why a rotation cannot start.
 
-    Raises SaltInvocationError where the configuration is wrong, or for another kind of batch.
+    Raises SaltInvocationError where the configuration is wrong or no site has a database, or for another kind of batch.
 
     Source: salt.modules.saltutil.refresh_pillar
 
@@ -90,7 +89,7 @@ def sites(batch="25%"):
     """
     master = _master()
     with salt_errors(), salt.client.get_local_client(__opts__["conf_file"]) as client:
-        return {name: master.targets(client, name, batch) for name in master.sites()}
+        return {name: master.targets(client, name, batch) for name in master.rotated()}
 
 
 def holders(site, refresh=True):
@@ -161,11 +160,12 @@ def prove(site, timeout=60):
     master = _master()
     with salt_errors(), salt.client.get_local_client(__opts__["conf_file"]) as client:
         _ispmail_master.require_seconds(timeout=timeout)
-        servers = master.servers(master.site(site))
+        targets = master.site(site)
+        servers = master.servers(targets)
         up = _ispmail_fleet.present(client, servers.all)
         faults, maps = _ispmail_fleet.proof(client, servers, up, timeout)
-    matched = zip(NEEDED, (servers.database, servers.mail))
-    faults = [*(f"ispmail:sites:{site}:{role} matches no server" for role, found in matched if not found), *faults]
+    unmatched = _ispmail_master.unmatched(targets, servers._asdict())
+    faults = [*(_ispmail_master.said_of(site, fault) for fault in unmatched), *faults]
     if faults:
         # An exception would come with Salt's traceback around it.
         __context__["retcode"] = 1

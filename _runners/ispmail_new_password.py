@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7948854dfb03")
+_ispmail_stamp.require("fdffdb18d138")
 
 import salt.client
 import salt.utils.minions

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7948854dfb03")
+_ispmail_stamp.require("fdffdb18d138")
 
 import salt.client
 import salt.utils.event
@@ -39,10 +39,10 @@ def __virtual__():
 
 def rotate(test=False, watch=30, timeout=3600):
     """
-    Rotate the password of every site, or its account and password (``ispmail:rotation:method`` in pillar). Calls that
-    come at the same time are merged: one runs, one waits, the others return at once. At least one rotation is
-    guaranteed to start after this call. Each step is printed as it ends (stderr), and is told by an event
-    ``ispmail/rotation/step``.
+    Rotate the password of every site whose database Salt manages, or its account and password
+    (``ispmail:rotation:method`` in pillar). Calls that come at the same time are merged: one runs, one waits, the
+    others return at once. At least one rotation is guaranteed to start after this call. Each step is printed as it ends
+    (stderr), and is told by an event ``ispmail/rotation/step``.
 
     test : False
         Whether only to tell what would be done, and what would stop it.
@@ -62,8 +62,8 @@ def rotate(test=False, watch=30, timeout=3600):
     ``ispmail/rotation/failed`` reports it, with the reasons as ``comment``. With ``test=True`` a dict: site to a dict
     of ``would`` and ``stops``, lists of sentences; and ``retcode``.
 
-    Raises SaltInvocationError where the configuration is wrong, CommandExecutionError where the cache directory cannot
-    be written, or Salt itself fails.
+    Raises SaltInvocationError where the configuration is wrong or no site has a database, CommandExecutionError where
+    the cache directory cannot be written, or Salt itself fails.
 
     Source: salt.runners.state.orchestrate
 
@@ -76,7 +76,7 @@ def rotate(test=False, watch=30, timeout=3600):
     try:
         with salt_errors():
             _ispmail_master.require_seconds(watch=watch, timeout=timeout)
-            _master().sites()
+            _master().rotated()
     except SaltInvocationError as err:
         if not test:
             __salt__["event.send"](ROTATION_FAILED.tag, {"comment": str(err)})
@@ -104,7 +104,7 @@ def _orchestrate(timeout):
     """Run the orchestration, and tell of each step as it ends."""
     began = time.monotonic()
     master = _master()
-    known = master.sites()
+    known = master.rotated()
     before = _refused_logins()
     job = salt.utils.jid.gen_jid(__opts__)
     mail = {name: master.matching(site, "mail") for name, site in known.items()}
@@ -208,7 +208,7 @@ def _preview():
     """What a rotation would do in each site, and what would stop it."""
     master = _master()
     with salt_errors(), salt.client.get_local_client(__opts__["conf_file"]) as client:
-        found = {name: master.preview(client, name) for name in master.sites()}
+        found = {name: master.preview(client, name) for name in master.rotated()}
     failed = any(each["stops"] for each in found.values())
     if failed:
         __context__["retcode"] = 1
@@ -245,7 +245,7 @@ def _refused_logins():
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
         return {
             name: _ispmail_fleet.refused_logins(client, master.matching(site, "database"))
-            for name, site in master.sites().items()
+            for name, site in master.rotated().items()
         }
 
 

@@ -10,7 +10,7 @@ import _ispmail_sites
 from _ispmail_errors import InvalidInput
 from _ispmail_fleet import Servers
 
-NEEDED = ("database", "mail")
+_ELSEWHERE = "so nothing is rotated there: whoever changes its password runs salt-run ispmail.reapply after that"
 # What poll(2) can still wait.
 _MOST_SECONDS = 1_000_000
 
@@ -45,6 +45,17 @@ class Master(NamedTuple):
         """
         return _ispmail_sites.sites(self.configuration)
 
+    def rotated(self) -> dict[str, dict[str, Any]]:
+        """Read the sites whose database Salt manages: in the others somebody else changes the password.
+
+        Raises:
+            InvalidInput: There is none, or the configuration is wrong.
+        """
+        found = {name: site for name, site in self.sites().items() if site.get("database")}
+        if not found:
+            raise InvalidInput(f"ispmail:sites has no site with a database, {_ELSEWHERE}")
+        return found
+
     def site(self, name: str) -> dict[str, Any]:
         """Read the targets of one site.
 
@@ -68,7 +79,7 @@ class Master(NamedTuple):
 
     def servers(self, site: Mapping[str, Any]) -> Servers:
         """List the servers of a site, and the names by which its database may list their connections."""
-        database, mail = (self.matching(site, role) for role in NEEDED)
+        database, mail = (self.matching(site, role) for role in ("database", "mail"))
         # From the master's cache: a server that is down is one of the site's too.
         grains = self.cached_grains(sorted({*database, *mail}), tgt_type="list")
         return Servers(database, mail, _ispmail_sites.hosts(grains, site["addresses"]))
@@ -89,7 +100,7 @@ class Master(NamedTuple):
         up = _ispmail_fleet.present(client, sorted({server for servers in roles.values() for server in servers}))
         mail = [server for server in roles["mail"] if server in up]
         canary = [server for server in roles["canary"] if server in up]
-        faults = [f"{role}, {site[role]}, matches no server" for role in NEEDED if not roles[role]]
+        faults = unmatched(site, roles)
         faults += [f"the database server {server} does not answer" for server in roles["database"] if server not in up]
         faults += _canary_faults(site, roles, canary)
         if not site.get("canary"):
@@ -103,7 +114,7 @@ class Master(NamedTuple):
             "canary": canary,
             "batches": [rest[start : start + size] for start in range(0, len(rest), size)],
             "down": [server for server in roles["mail"] if server not in up],
-            "faults": [f"ispmail:sites:{name}: {fault}" for fault in faults],
+            "faults": [said_of(name, fault) for fault in faults],
         }
 
     def preview(self, client: Any, name: str) -> dict[str, list[str]]:
@@ -134,6 +145,25 @@ def of(opts: Mapping[str, Any], functions: Mapping[str, Any], minions: Callable[
         return found
 
     return Master(opts.get("ispmail"), match, functions["cache.grains"])
+
+
+def unmatched(site: Mapping[str, Any], found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tell what a proof needs of a site and has not: its database server, and mail servers.
+
+    Args:
+        site: Its targets.
+        found: ``database`` and ``mail`` to the servers that match.
+    """
+    return [
+        f"{role}, {site[role]}, matches no server" if site.get(role) else f"it has no {role}, {_ELSEWHERE}"
+        for role in ("database", "mail")
+        if not found[role]
+    ]
+
+
+def said_of(site: str, fault: str) -> str:
+    """A sentence on what is wrong with a site's targets."""
+    return f"ispmail:sites:{site}: {fault}"
 
 
 def absent(who: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 from _ispmail_errors import InvalidInput, listed, printable
 
 _KEYS = ("database", "mail", "canary", "tgt_type", "without", "addresses", "sdb_password", "sdb_user", "accounts")
-_NEEDED = ("database", "mail")
 _TARGETS = ("glob", "list", "compound", "grain", "grain_pcre", "pcre", "pillar", "pillar_pcre", "nodegroup", "ipcidr")
 # The grains by which a database may list a server's connections.
 _ADDRESSES = ("ipv4", "ipv6", "fqdn", "host", "fqdns")
@@ -38,7 +37,11 @@ def sites(configuration: object) -> dict[str, dict[str, Any]]:
             continue
         targets: dict[str, Any] = {"tgt_type": "glob", "without": [], "addresses": [], **given}
         unknown = [key for key in targets if key not in _KEYS]
-        faults += [f"ispmail:sites:{site}:{key} is missing" for key in _NEEDED if not targets.get(key)]
+        if not targets.get("mail"):
+            faults.append(f"ispmail:sites:{site}:mail is missing")
+        if targets.get("database") in ("", []):
+            fix = "leave the key out where Salt does not manage the database"
+            faults.append(f"ispmail:sites:{site}:database names no server: {fix}")
         faults += [
             f"ispmail:sites:{site}:{key} is not a key: known are {', '.join(_KEYS)}" for key in map(_shown, unknown)
         ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import inspect
 import json
 import multiprocessing
@@ -219,7 +220,10 @@ def test_nobody_is_no_proof(configured, monkeypatch):
     configured({"main": MAIN})
     monkeypatch.setattr(Master, "matching", lambda self, who, role: [])
     monkeypatch.setattr(ispmail.salt.client, "get_local_client", lambda path: FakeClient({}))
-    assert "ispmail:sites:main:mail matches no server" in ispmail.prove("main")
+    assert ispmail.prove("main")[1:] == [
+        "ispmail:sites:main: database, db*, matches no server",
+        "ispmail:sites:main: mail, mx*, matches no server",
+    ]
 
 
 @pytest.fixture
@@ -518,6 +522,24 @@ def test_who_is_a_server_of_a_site(master):
 def test_the_servers_of_a_rotation(master):
     expected = {"database": ["db"], "canary": ["mx1"], "batches": [["mx2"]], "down": [], "faults": []}
     assert ispmail.sites() == {"main": expected}
+
+
+@pytest.mark.parametrize("database", [{}, {"database": None}])
+def test_a_site_whose_database_salt_does_not_manage(master, database):
+    """Its servers apply what pillar has; nothing is rotated there, and that stops no other site."""
+    ispmail.__opts__["ispmail"] = {"sites": {"main": MAIN, "elsewhere": {"mail": "mx2", **database}}}
+    assert list(ispmail.sites()) == ["main"]
+    assert set(ispmail_rotate.rotate(test=True)) == {"main", "retcode"}
+    assert ispmail.prove("elsewhere")[1].startswith(
+        "ispmail:sites:elsewhere: it has no database, so nothing is rotated"
+    )
+    assert ispmail.holders("elsewhere") == {"mx2": []}
+    ispmail.__opts__["ispmail"]["sites"].pop("main")
+    master.cmd_async = lambda target, *_, **__: target
+    assert ispmail.reapply() == {"elsewhere": "mx2"}
+    for call in (ispmail.sites, functools.partial(ispmail_rotate.rotate, test=True)):
+        with pytest.raises(SaltInvocationError, match="has no site with a database"):
+            call()
 
 
 @pytest.mark.parametrize("test", [False, True])
