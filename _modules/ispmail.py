@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fdffdb18d138")
+_ispmail_stamp.require("48a83fb800c7")
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from _ispmail_stamp import version as _version

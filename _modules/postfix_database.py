@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fdffdb18d138")
+_ispmail_stamp.require("48a83fb800c7")
 
 import _ispmail_applied
 import _ispmail_holders

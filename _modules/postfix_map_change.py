@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fdffdb18d138")
+_ispmail_stamp.require("48a83fb800c7")
 
 import _ispmail_apply
 import _ispmail_compare

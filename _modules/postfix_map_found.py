@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fdffdb18d138")
+_ispmail_stamp.require("48a83fb800c7")
 
 import _ispmail_found
 import _ispmail_postconf

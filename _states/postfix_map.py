@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fdffdb18d138")
+_ispmail_stamp.require("48a83fb800c7")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -31,6 +32,8 @@ from _ispmail_maincf import (
     values_of,
     words,
 )
+
+log = logging.getLogger(__name__)
 
 # A parameter that nobody sets. postconf exits with 0 also where it could not print: asked for with each question, this
 # one tells "is not set" from "was not printed".
@@ -306,6 +309,7 @@ def change(parameters: Mapping[str, object], config_directory: str, test: bool) 
         path = os.path.realpath(_main_cf(config_directory))
         with alone(config_directory), postconf_lock(path):
             _ispmail_files.replace(edited(changed, config_directory))
+        log.info("set in %s: %s", path, ", ".join(changed))
     return told
 
 

@@ -122,6 +122,7 @@ def rollback(
         Failed: Somebody else has changed what would be replaced, a map could not be asked, a login is refused, or a
             file could not be written. Everything is as before then.
     """
+    began = time.monotonic()
     entries = _entries(instance.config_directory, cache_directory)
     chosen = _chosen(entries, entry, instance.config_directory)
     undone = entries[: entries.index(chosen) + 1]
@@ -156,6 +157,8 @@ def rollback(
             _ispmail_transaction.rehearse(change)
         else:
             _ispmail_transaction.make(change)
+        if not test:
+            log.info("%s in %s, in %.2f s", change.act, change.config_directory, time.monotonic() - began)
         warnings.append(_GOES_FORWARD)
     if interrupted:
         changes["postfix"] = finished(running)
@@ -284,7 +287,6 @@ def _change_postfix(
     directories: Collection[str],
 ) -> tuple[list[str], bool]:
     """Ask what comes back as an apply does, make the change, and return the warnings and whether Postfix runs."""
-    began = time.monotonic()
     parameters = change.parameters or {}
     inventory = _ispmail_inventory.read(change.config_directory)
     after = _ispmail_inventory.changed(inventory, parameters)
@@ -318,7 +320,6 @@ def _change_postfix(
     else:
         checked = _complete(instance, maps, ())
         warnings += _ispmail_apply.make(checked, change, {each.name for each in maps}, inventory, after, running)
-        log.info("%s in %s, in %.2f s", change.act, change.config_directory, time.monotonic() - began)
     return warnings, running
 
 

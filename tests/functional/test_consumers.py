@@ -162,7 +162,7 @@ def test_dovecot_gets_its_option_file(alone, db, dovecot, audit):
     assert fixed["mode"] == {"old": "0644", "new": "0640"} and "password" not in fixed
 
 
-def test_a_new_password_of_dovecot_is_undone(alone, db, dovecot):
+def test_a_new_password_of_dovecot_is_undone(alone, db, dovecot, caplog):
     """A password that the database refuses does not come back; one that it accepts does, and nothing is restarted."""
     path = option_file(dovecot)
     before = path.read_text()
@@ -181,8 +181,10 @@ def test_a_new_password_of_dovecot_is_undone(alone, db, dovecot):
     set_password(db, OLD)
     assert alone.call("postfix_map.rollback", test=True)["changes"] == newest["changes"]
     assert path.read_text() == after
+    caplog.set_level("INFO")
     done = alone.call("postfix_map.rollback")
     assert done["changes"] == newest["changes"] and done["reloaded"] is False
+    assert [line for line in caplog.messages if line.startswith("rollback to ")]
     assert path.read_text() == before and path.stat().st_mode & 0o7777 == 0o640
     assert dovecot.login(JOHN, MAIL_PASSWORD) == dovecot.deliver(JOHN) == "ok"
     assert not [secret for secret in (OLD, NEW) if secret in repr([done, newest, oldest])]

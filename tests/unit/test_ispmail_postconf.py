@@ -366,7 +366,8 @@ def test_a_postmap_that_cannot_tell_is_no_refusal(folder, script, monkeypatch):
 
 
 @pytest.mark.parametrize("test", [True, False])
-def test_a_change_is_told_before_and_after_it_is_made(folder, test):
+def test_a_change_is_told_before_and_after_it_is_made(folder, caplog, test):
+    caplog.set_level("INFO")
     real = folder / "real.cf"
     (folder / "main.cf").rename(real)
     (folder / "main.cf").symlink_to("real.cf")
@@ -383,6 +384,7 @@ def test_a_change_is_told_before_and_after_it_is_made(folder, test):
         test,
     )
     assert (text == MAIN_CF) is test and (folder / "main.cf").is_symlink()
+    assert caplog.messages == ([] if test else [f"set in {real}: myhostname, biff, x_password"])
 
 
 def test_what_is_set_already_is_not_written_again(folder):
