@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48a83fb800c7")
+_ispmail_stamp.require("644e3b0f41a8")
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48a83fb800c7")
+_ispmail_stamp.require("644e3b0f41a8")
 
 import _ispmail_applied
 import _ispmail_holders
@@ -253,7 +253,7 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
 
         salt '*' postfix_database.holders
     """
-    scope = _ispmail_salt.scope(__pillar__, __opts__, pillar)
+    scope = _ispmail_salt.scope(__pillar__, __opts__, pillar, as_admin=site_hosts is not None)
     site = None if site_hosts is None else Site(site_hosts, _ispmail_servers.of(scope.database).listed)
     return _ispmail_holders.find(scope, site, search, connections).describe()
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48a83fb800c7")
+_ispmail_stamp.require("644e3b0f41a8")
 
 
 import _ispmail_applied
@@ -160,7 +160,7 @@ def _findings(pillar, look):
     look.targets.extend(_target(pillar, instance, look.servers) for instance in instances.values())
 
     def scope():
-        return _ispmail_salt.scope(__pillar__, __opts__, pillar)
+        return _ispmail_salt.scope(__pillar__, __opts__, pillar, as_admin=False)
 
     found = list(_ispmail_doctor.check(look.targets, __grains__["ipv4"], scope))
     path = _ispmail_config.textfile(__pillar__.get(pillar))

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48a83fb800c7")
+_ispmail_stamp.require("644e3b0f41a8")
 
 import _ispmail_answers
 import _ispmail_classes

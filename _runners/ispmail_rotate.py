@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("48a83fb800c7")
+_ispmail_stamp.require("644e3b0f41a8")
 
 import salt.client
 import salt.utils.event

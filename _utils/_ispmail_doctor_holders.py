@@ -27,10 +27,7 @@ def check(scope: Callable[[], Scope]) -> Iterator[Finding]:
     """
     try:
         found = _ispmail_holders.find(scope())
-    except InvalidInput:
-        # Pillar is wrong: the check of the apply says so.
-        return
-    except CannotAsk as err:
+    except (CannotAsk, InvalidInput) as err:
         yield warning_if(f"who else holds the password could not be found out: {err}", _CHECKS["program"], _WHERE)
         return
     for kind, name in _CHECKS.items():

@@ -565,6 +565,19 @@ def test_an_apply_needs_no_admin(changes, trees, server):
     assert state["result"] is True and f"the password changes: {trees / 'script'} holds" in state["comment"]
 
 
+def test_who_holds_the_password_is_found_without_the_admin(applied, trees):
+    """The doctor said nothing of it then, and a rotation was stopped."""
+    pillar = applied.pillar
+    pillar["ispmail"]["server"] = {"password": "sdb://none/x"}
+    applied.pillar = pillar
+    (trees / "script").write_text(PASSWORD)
+    assert [where for where, _ in holders(applied)["file"]] == [str(trees / "script")]
+    (told,) = [
+        each for each in applied.call("postfix_doctor.check") if each["check"].endswith("files with the password")
+    ]
+    assert (told["where"], told["result"]) == (str(trees / "script"), "warning")
+
+
 def test_doctor_has_a_row_for_each(applied, mariadb, postfix, trees):
     """None of them is wrong today: a rotation would stop, and a change without one would lock them out."""
     checks = ("files with the password", "programs that are connected", "tables of the account")
