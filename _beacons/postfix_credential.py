@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("644e3b0f41a8")
+_ispmail_stamp.require("fb63af506aeb")
 
 import contextlib
 import json

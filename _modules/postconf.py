@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("644e3b0f41a8")
+_ispmail_stamp.require("fb63af506aeb")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

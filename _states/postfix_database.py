@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("644e3b0f41a8")
+_ispmail_stamp.require("fb63af506aeb")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("644e3b0f41a8")
+_ispmail_stamp.require("fb63af506aeb")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

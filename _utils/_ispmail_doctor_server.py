@@ -167,8 +167,8 @@ def age(name: str, seconds: float | None, limit: int) -> Finding:
         return warning_if(f"{unknown}: known from the next rotation on", check, name)
     old, allowed = (f"{round(each / _DAY, 2):g} days" for each in (seconds, limit))
     fix = (
-        f"it is {old} old, and rotation:max_age is {allowed}: run salt-run ispmail.new_password on the master, or put "
-        "a new one into pillar and rotate"
+        f"it is {old} old, and rotation:max_age is {allowed}: run salt-run ispmail.new_password SITE on the master, "
+        "or put a new one into pillar and rotate"
     )
     return fault_if(fix if seconds > limit else "", check, name)
 

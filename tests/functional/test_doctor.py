@@ -212,7 +212,7 @@ def make_older(server, days):
 def password_that_is_too_old(mail, server, postfix):
     make_older(server, 31)
     mail.pillar = mail_pillar(server, postfix, rotation={"max_age": "30d"})
-    fix = "it is 31 days old, and rotation:max_age is 30 days: run salt-run ispmail.new_password on the master, or put"
+    fix = "it is 31 days old, and rotation:max_age is 30 days: run salt-run ispmail.new_password SITE on the master, or"
     return Expected("the account's password is not too old", NAME, "fault", fix)
 
 
