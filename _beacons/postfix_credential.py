@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fb63af506aeb")
+_ispmail_stamp.require("6010d1155757")
 
 import contextlib
 import json

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fb63af506aeb")
+_ispmail_stamp.require("6010d1155757")
 
 import _ispmail_found
 import _ispmail_postconf

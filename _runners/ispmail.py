@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("fb63af506aeb")
+_ispmail_stamp.require("6010d1155757")
 
 import salt.client
 import salt.utils.minions

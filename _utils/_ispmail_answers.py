@@ -232,6 +232,9 @@ def _others(maps: Sequence[Map], inventory: Inventory, parameters: Iterable[str]
 
 def unaskable_live(instance: Instance) -> list[str]:
     """Sentences on the live maps of an instance that cannot be asked."""
+    if not instance.wanted:
+        # A server that has only other programs with the maps' account, or the database, needs no Postfix.
+        return []
     inventory = _ispmail_inventory.read(instance.config_directory)
     running = _ispmail_route.is_there(inventory.settings.queue_directory)
     return unaskable(live(instance.wanted, inventory, running), instance.config_directory, special=False)[0]

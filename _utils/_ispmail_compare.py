@@ -97,7 +97,8 @@ def compare(instance: CompleteInstance, consumers: Consumers, cache_directory: s
     interrupted = _ispmail_journal.interrupted(instance.config_directory, cache_directory, owned)
     # A server that has only other programs with the maps' account needs no Postfix.
     installed = _ispmail_postfix.installed()
-    maps = _ispmail_plan.compare(instance) if installed and (instance.maps or interrupted) else None
+    concerned = installed if instance.maps else interrupted and _ispmail_postfix.is_there(instance.config_directory)
+    maps = _ispmail_plan.compare(instance) if concerned else None
     return Comparison(instance, consumers, maps, option_files, interrupted, bool(instance.maps) and not installed)
 
 

@@ -20,6 +20,7 @@ import _ispmail_files
 import _ispmail_hosts
 import _ispmail_instances
 import _ispmail_inventory
+import _ispmail_postfix
 import _ispmail_remembered
 import _ispmail_search
 import _ispmail_session
@@ -254,7 +255,7 @@ def _with_other_users(scope: Scope, logins: Sequence[_LiveLogin]) -> Holder:
 def _inventories(scope: Scope) -> list[Inventory]:
     """What each Postfix of pillar has; a server with other programs only needs none."""
     folders = [one.config_directory for one in scope.instances.values()]
-    return [_ispmail_inventory.read(folder) for folder in folders if _ispmail_instances.is_there(folder)]
+    return [_ispmail_inventory.read(folder) for folder in folders if _ispmail_postfix.is_there(folder)]
 
 
 def _foreign_tables(scope: Scope, own: Sequence[Inventory], found: Holders) -> list[str]:

@@ -22,17 +22,6 @@ class Others(NamedTuple):
     unread: Mapping[str, str]  # directory to a sentence: why nobody can tell which tables that one asks
 
 
-def is_there(config_directory: str) -> bool:
-    """Whether there is a main.cf. Postfix does not start where there is none, and postmulti refuses that too."""
-    try:
-        os.stat(os.path.join(config_directory, "main.cf"))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        pass  # there is one, and whoever reads it is told why that fails
-    return True
-
-
 def others(own: Sequence[Inventory], named: Collection[str] = ()) -> Others:
     """Read the other instances of this server: the default one, and those that a main.cf of any names.
 
@@ -46,7 +35,7 @@ def others(own: Sequence[Inventory], named: Collection[str] = ()) -> Others:
     waiting = [DEFAULT_DIRECTORY, *named, *(folder for each in own for folder in _named(each.settings))]
     for folder in waiting:
         real = os.path.realpath(folder)
-        if real in seen or not is_there(folder):
+        if real in seen or not _ispmail_postfix.is_there(folder):
             continue
         seen.add(real)
         try:
@@ -86,7 +75,7 @@ def old_processes(instances: Iterable[Instance]) -> list[str]:
     Raises:
         CannotAsk: An instance cannot be read.
     """
-    some = [each for each in instances if each.wanted or is_there(each.config_directory)]
+    some = [each for each in instances if each.wanted or _ispmail_postfix.is_there(each.config_directory)]
     own = [_ispmail_inventory.read(each.config_directory) for each in some]
     beside = others(own)
     if beside.unread:

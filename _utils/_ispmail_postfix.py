@@ -31,6 +31,20 @@ def installed() -> bool:
     return shutil.which("postfix", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
 
 
+def is_there(config_directory: str) -> bool:
+    """Whether there is an instance with that main.cf. Postfix does not start without, and postmulti refuses that too.
+
+    Debian leaves the main.cf of a Postfix that was removed and not purged: nothing can read it.
+    """
+    try:
+        os.stat(os.path.join(config_directory, "main.cf"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass  # there is one, and whoever reads it is told why that fails
+    return installed()
+
+
 def running(queue_directory: str) -> bool:
     """Tell whether the instance with that queue runs: whether there is its master(8).
 

@@ -64,7 +64,7 @@ def remove(
     _ispmail_files.require_root()
     chosen = choose(instance, names)
     directory = instance.config_directory
-    if not instance.wanted and not _ispmail_postfix.installed():
+    if not instance.wanted and not _ispmail_postfix.is_there(directory):
         # A server that has only other programs with the maps' account.
         return Outcome()
     inventory = _ispmail_inventory.read(directory)

@@ -150,7 +150,9 @@ def rollback(
     if not files and not values and not interrupted:
         warnings.append(f"nothing was changed, all is as it was before change {chosen.number}")
     else:
-        if any(each.of_postfix for each in undone) or (interrupted and _ispmail_postfix.installed()):
+        if any(each.of_postfix for each in undone) or (
+            interrupted and _ispmail_postfix.is_there(instance.config_directory)
+        ):
             warned, running = _change_postfix(instance, answers, change, files, test, directories)
             warnings += warned
         elif test:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import _ispmail_answers
 import _ispmail_inventory
 from _ispmail_answers import Broken
 from _ispmail_config import Answer, CompleteInstance, Instance, Map, complete
-from _ispmail_errors import InvalidInput
+from _ispmail_errors import CannotAsk, InvalidInput
 from _ispmail_lookup import ANSWER, COULD_NOT_ASK, NO_ANSWER, ROOT, Asker, Group, Lookup, Probed
 from lab.postfix import Postfix, write_cold
 
@@ -331,6 +332,14 @@ def test_live_maps_that_cannot_be_asked(pillar):
         f"{name}: dict_sqlite_lookup: {name}: {NO_TABLE}" for name in ("virtual_alias_maps", "relay_domains")
     ]
     assert _ispmail_answers.unaskable_live(wanted(pillar(virtual_alias_maps={}))) == []
+
+
+def test_where_pillar_asks_for_no_map_there_need_be_no_postfix():
+    assert _ispmail_answers.unaskable_live(Instance("ispmail", "/nowhere", ())) == []
+    null = Map("a", "virtual_alias_maps", "mysql", False, "/nowhere/a.cf", wanted=False)
+    assert _ispmail_answers.unaskable_live(Instance("ispmail", "/nowhere", (null,))) == []
+    with pytest.raises(CannotAsk, match=r"^there is no /nowhere/main\.cf"):
+        _ispmail_answers.unaskable_live(Instance("ispmail", "/nowhere", (null, replace(null, wanted=True))))
 
 
 def test_live_maps_are_not_asked_for_special_keys(pillar, monkeypatch):

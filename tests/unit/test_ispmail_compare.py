@@ -108,18 +108,21 @@ def test_maps_without_a_postfix_would_be_applied_once_there_is_one():
 
 
 @pytest.mark.parametrize(
-    ("installed", "maps", "interrupted", "reads", "lacks"),
+    ("installed", "is_there", "maps", "interrupted", "reads", "lacks"),
     [
-        (True, True, False, True, False),
-        (True, False, False, False, False),
-        (True, False, True, True, False),
-        (False, True, True, False, True),
-        (False, False, True, False, False),
+        (True, True, True, False, True, False),
+        (True, False, True, False, True, False),
+        (True, True, False, False, False, False),
+        (True, True, False, True, True, False),
+        (True, False, False, True, False, False),
+        (False, False, True, True, False, True),
+        (False, False, False, True, False, False),
     ],
 )
-def test_main_cf_is_read_only_where_it_matters(monkeypatch, installed, maps, interrupted, reads, lacks):
+def test_main_cf_is_read_only_where_it_matters(monkeypatch, installed, is_there, maps, interrupted, reads, lacks):
     """A server with nothing but other programs of the account needs no Postfix."""
     monkeypatch.setattr("_ispmail_postfix.installed", lambda: installed)
+    monkeypatch.setattr("_ispmail_postfix.is_there", lambda _: is_there)
     monkeypatch.setattr("_ispmail_journal.interrupted", lambda *_: interrupted)
     monkeypatch.setattr("_ispmail_plan.compare", lambda _: SAME)
     wanted = instance() if maps else instance()._replace(maps=())

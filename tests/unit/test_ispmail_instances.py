@@ -6,7 +6,7 @@ import pytest
 
 import _ispmail_instances
 from _ispmail_errors import CannotAsk
-from _ispmail_instances import is_there, may_run, old_processes, others
+from _ispmail_instances import may_run, old_processes, others
 from _ispmail_inventory import read
 
 from .configured import Configured
@@ -55,16 +55,6 @@ def test_who_names_whom(server, default):
     expected.insert(1, str(four.directory))
     assert folders(others([inventory(one)], [str(four.directory), str(one.directory)])) == expected
     assert others([inventory(each) for each in (default, one, two, three)]) == ((), {})
-
-
-def test_where_there_is_no_instance(tmp_path, server):
-    """Postfix does not start there, and postmulti refuses it. What is there, and cannot be read, is another thing."""
-    (tmp_path / "file").write_text("")
-    (tmp_path / "loop").symlink_to("loop")
-    found = {name: is_there(str(tmp_path / name)) for name in ("none", "file", "loop")}
-    assert found == {"none": False, "file": False, "loop": True}
-    assert is_there(str(tmp_path)) is False
-    assert is_there(str(server("one").directory)) is True
 
 
 def break_master_cf(folder):

@@ -112,6 +112,19 @@ def test_postfix_is_installed_wherever_it_is_in_the_path(monkeypatch, tmp_path, 
     assert _ispmail_postfix.installed() is there
 
 
+def test_where_there_is_no_instance(tmp_path, monkeypatch):
+    """Postfix does not start there, and postmulti refuses it. What is there, and cannot be read, is another thing."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "main.cf").write_text("")
+    monkeypatch.setattr(_ispmail_postfix, "installed", lambda: True)
+    found = {name: _ispmail_postfix.is_there(str(tmp_path / name)) for name in ("none", "file", ".", "loop", "one")}
+    assert found == {"none": False, "file": False, ".": False, "loop": True, "one": True}
+    monkeypatch.setattr(_ispmail_postfix, "installed", lambda: False)
+    assert _ispmail_postfix.is_there(str(tmp_path / "one")) is False, "Debian leaves main.cf until Postfix is purged"
+
+
 def test_a_path_without_sbin_does_not_hide_it(monkeypatch):
     """A plain user's has none."""
     monkeypatch.setenv("PATH", "/nonexistent")
