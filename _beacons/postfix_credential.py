@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6010d1155757")
+_ispmail_stamp.require("538c0c68d6ee")
 
 import contextlib
 import json

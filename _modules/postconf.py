@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6010d1155757")
+_ispmail_stamp.require("538c0c68d6ee")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

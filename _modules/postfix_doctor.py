@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6010d1155757")
+_ispmail_stamp.require("538c0c68d6ee")
 
 
 import _ispmail_applied
@@ -17,6 +17,7 @@ import _ispmail_doctor
 import _ispmail_doctor_server
 import _ispmail_logins
 import _ispmail_metrics
+import _ispmail_postfix
 import _ispmail_report
 import _ispmail_salt
 import _ispmail_servers
@@ -58,7 +59,7 @@ def check(pillar="ispmail", notify=False, width=None):
     front), ``result`` (``ok``, ``warning`` or ``fault``) and ``fix`` (what was found instead, and what to do). With
     ``width`` a text: a table of the same, faults first, then warnings, then one line for each check that holds; its
     last line has the counts. The database is asked as its admin only if pillar has ``server:host``, or if the maps'
-    database runs on this machine.
+    database runs on this machine. A server with that database, or with all maps set to null, needs no Postfix.
 
     Raises SaltInvocationError if pillar or the width is wrong, CommandExecutionError if Postfix cannot be asked.
 
@@ -186,12 +187,14 @@ def _target(pillar, instance, servers):
     # An instance without a server of its own shares the main one's. What its preset says is none.
     has_server = is_main or "server" in __pillar__[key]
     source = key if has_server else pillar
+    may_ask = section.get("consumers") or _ispmail_postfix.is_there(instance.config_directory)
     return Target(
         instance=instance,
         prefix="" if is_main else f"{key}: ",
         database=_database(source),
         own_server=has_server,
         names_socket="unix_socket" in (section.get("server") or {}),
+        hosts=_ispmail_config_database.servers(section) if may_ask else (),
         answers=section.get("answers") or (),
         changes=changes,
         admin_view=admin_view,

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6010d1155757")
+_ispmail_stamp.require("538c0c68d6ee")
 
 import _ispmail_applied
 import _ispmail_compare

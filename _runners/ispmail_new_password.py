@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6010d1155757")
+_ispmail_stamp.require("538c0c68d6ee")
 
 import salt.client
 import salt.utils.minions

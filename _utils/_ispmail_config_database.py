@@ -11,7 +11,7 @@ import _ispmail_config_rotation
 import _ispmail_tablefile
 from _ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
 from _ispmail_errors import Fault, PillarFault, repr_without
-from _ispmail_hosts import MYSQL_SOCKET, POSTGRESQL_SOCKETS, postgresql_socket
+from _ispmail_hosts import MYSQL_SOCKET, POSTGRESQL_SOCKETS, postgresql_socket, split_list
 
 # The table types of the servers: MariaDB or MySQL, and PostgreSQL.
 MYSQL, PGSQL = "mysql", "pgsql"
@@ -150,6 +150,12 @@ def database(
 def user(section: object) -> str:
     """Read the user of the maps' account, and nothing else."""
     return str({**DATABASE, **_section(section, "database")}["user"])
+
+
+def servers(section: object) -> tuple[str, ...]:
+    """Read the hosts at which the maps' account logs in, and nothing else."""
+    given = {**DATABASE, **_section(section, "database")}["hosts"]
+    return tuple(map(str, given)) if isinstance(given, list) else tuple(split_list(str(given)))
 
 
 def accounts(section: object) -> tuple[str, ...]:

@@ -29,11 +29,15 @@ def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[
         scope: Reads what pillar says of the account, secrets too.
 
     Raises:
-        CannotAsk: Postfix cannot be asked. A database that cannot be asked is a finding.
+        CannotAsk: Postfix cannot be asked. A database that cannot be asked is a finding, and a server with pillar's
+            database, or with all maps set to null, needs no Postfix.
     """
     maps: list[LiveMap] = []
     inventories: list[Inventory] = []
+    elsewhere = [target for target in targets if _ispmail_doctor_postfix.is_elsewhere(target)]
     for target in targets:
+        if target in elsewhere:
+            continue
         postfix = _ispmail_doctor_postfix.read_postfix(target)
         found = _ispmail_doctor_postfix.read_maps(postfix)
         yield from _ispmail_doctor_postfix.check(postfix, found)
@@ -46,12 +50,17 @@ def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[
     yield from _ispmail_doctor_postgresql.check(maps)
     live = {
         table_type: Live(
-            [login.host for login in _ispmail_doctor_login.logins(maps, table_type)],
+            [host for each in maps if each.map.type == table_type for host in each.hosts],
             _ispmail_table_users.together(
                 [*(_ispmail_table_users.of_inventory(each, table_type) for each in inventories), unknown]
             ),
         )
         for table_type in (MYSQL, PGSQL)
     }
-    yield from _ispmail_doctor_server.check(targets, live, addresses)
+    asked = _ispmail_doctor_server.asked(targets, live, addresses)
+    for target in [] if asked else elsewhere:
+        # A server that has no database either should have the Postfix of pillar's maps: this tells what is missing.
+        if target.instance.wanted:
+            _ispmail_doctor_postfix.read_postfix(target)
+    yield from _ispmail_doctor_server.check(asked, live)
     yield from _ispmail_doctor_holders.check(scope)

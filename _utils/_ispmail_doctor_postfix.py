@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ class Target(NamedTuple):
     database: DatabaseConfig  # without what is in sdb; another instance's where pillar has no server for this one
     own_server: bool  # whether `database` is its own
     names_socket: bool  # whether pillar names the socket of the database server
+    hosts: Sequence[str]  # where pillar has the maps' database; none where no program of this server may ask it
     answers: Sequence[object]  # as pillar has them
     changes: Callable[[], Mapping[str, object]]  # what an apply would change
     admin_view: Callable[[], Mapping[str, Any]]  # what _ispmail_accounts.read tells of the database server
@@ -86,8 +88,25 @@ class LiveMap:
         return list(dict.fromkeys(_ispmail_hosts.hosts(self.keys)))
 
 
+def is_elsewhere(target: Target) -> bool:
+    """Whether nothing of an instance is on this server: no Postfix with its main.cf, and no map's table file.
+
+    The database's own server may have the pillar of the mail servers. A Postfix that is installed, and lacks the
+    main.cf that pillar's maps need, is no such server.
+    """
+    instance = target.instance
+    if _ispmail_postfix.is_there(instance.config_directory):
+        return False
+    is_here = _ispmail_postfix.installed() or any(os.path.lexists(each.path) for each in instance.wanted)
+    return not (instance.wanted and is_here)
+
+
 def read_postfix(target: Target) -> Postfix:
-    """Read how an instance asks its maps."""
+    """Read how an instance asks its maps.
+
+    Raises:
+        CannotAsk: There is no Postfix, or no main.cf.
+    """
     directory = target.instance.config_directory
     inventory = _ispmail_inventory.read(directory)
     limit = inventory.settings.expanded("default_process_limit")

@@ -53,23 +53,31 @@ class Live(NamedTuple):
     users: Users  # those as whom the tables log in
 
 
-def check(targets: Sequence[Target], live: Mapping[str, Live], addresses: Sequence[str]) -> Iterator[Finding]:
-    """Yield what only the admin of a database server can find out, once for instances that share it.
+def asked(targets: Sequence[Target], live: Mapping[str, Live], addresses: Sequence[str]) -> list[Target]:
+    """Pick the instances whose database server its admin can be asked here, once for those that share it.
 
     Args:
         targets: The instances.
         live: Table type to what the tables of that type say.
         addresses: The IPv4 addresses of this machine.
     """
-    seen: list[DatabaseConfig] = []
+    found: dict[DatabaseConfig, Target] = {}
     for target in targets:
         config = target.database
-        of_server = live[config.type]
-        local = any(is_local(host, addresses, config.type) for host in of_server.hosts)
-        identity = config._replace(pillar_key="", password=None, create_tables=False)
-        if target.own_server and identity not in seen and _may_be_asked(target, local):
-            seen.append(identity)
-            yield from _check_server(target, of_server.users)
+        if target.own_server and _may_be_asked(target, live[config.type].hosts, addresses):
+            found.setdefault(config._replace(pillar_key="", password=None, create_tables=False), target)
+    return [*found.values()]
+
+
+def check(targets: Sequence[Target], live: Mapping[str, Live]) -> Iterator[Finding]:
+    """Yield what only the admin of a database server can find out.
+
+    Args:
+        targets: The instances, as `asked` has picked them.
+        live: Table type to what the tables of that type say.
+    """
+    for target in targets:
+        yield from _check_server(target, live[target.database.type].users)
 
 
 def is_local(host: str, addresses: Sequence[str], table_type: str = MYSQL) -> bool:
@@ -78,15 +86,27 @@ def is_local(host: str, addresses: Sequence[str], table_type: str = MYSQL) -> bo
     return parsed.socket is not None or parsed.name in addresses
 
 
-def _may_be_asked(target: Target, local: bool) -> bool:
-    """Whether pillar names the server by host, or the maps' hosts are this machine.
+def _may_be_asked(target: Target, hosts: Sequence[str], addresses: Sequence[str]) -> bool:
+    """Whether pillar names the server by host, or the maps' database is on this machine.
 
-    A server on this machine may also be another one, such as webmail's.
+    A server on this machine may also be another one, such as webmail's. So where table files tell the maps' hosts,
+    these decide. Else pillar decides: the socket that it names, or its own hosts. Where neither Postfix nor a consumer
+    could be meant by those, it is the database's own server that has the pillar.
+
+    Args:
+        hosts: Those of the live table files.
     """
-    login = target.database.login
-    if login.host is not None:
+    config = target.database
+    if config.login.host is not None:
         return True
-    return local and (target.names_socket or os.path.exists(login.unix_socket or ""))
+    if not hosts and target.names_socket:
+        return True
+    types = {each.type for each in target.instance.wanted}
+    if not hosts and types and config.type not in types:
+        return False
+    known = hosts or target.hosts
+    local = not known or any(is_local(host, addresses, config.type) for host in known)
+    return local and (target.names_socket or os.path.exists(config.login.unix_socket or ""))
 
 
 def _check_server(target: Target, users: Users) -> Iterator[Finding]:

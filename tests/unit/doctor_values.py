@@ -30,6 +30,7 @@ def target(
         database=database(**config),
         own_server=own_server,
         names_socket=False,
+        hosts=(),
         answers=answers,
         changes=changes,
         admin_view=lambda: {

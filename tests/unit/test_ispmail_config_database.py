@@ -2,7 +2,7 @@
 
 import pytest
 
-from _ispmail_config_database import AdminLogin, database, user
+from _ispmail_config_database import AdminLogin, database, servers, user
 from _ispmail_errors import PillarFault
 
 
@@ -70,6 +70,19 @@ def test_a_password_that_is_needed():
 )
 def test_the_user_alone(section, name):
     assert user(section) == name
+
+
+@pytest.mark.parametrize(
+    ("section", "hosts"),
+    [
+        ({"database": {"hosts": "a, b:3307"}}, ("a", "b:3307")),
+        ({"database": {"hosts": ["a", 1]}}, ("a", "1")),
+        ({}, ("127.0.0.1",)),
+        (None, ("127.0.0.1",)),
+    ],
+)
+def test_the_hosts_alone(section, hosts):
+    assert servers(section) == hosts
 
 
 def test_a_password_that_is_there_is_taken():

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 import _ispmail_doctor
+import _ispmail_doctor_postfix
 from _ispmail_config import Instance, Map
 from _ispmail_doctor_server import Live
+from _ispmail_errors import CannotAsk
 from _ispmail_table_users import Users
 from lab import scratch
 from lab.postfix import write_cold
@@ -43,12 +45,13 @@ def test_each_postfix_then_the_logins_the_servers_and_who_else_holds_the_passwor
     def of_logins(maps):
         yield [live.name for live in maps]
 
-    def of_servers(targets, live, addresses):
-        yield targets, live, addresses
+    def asked(targets, live, addresses):
+        return [*targets, addresses]
 
     monkeypatch.setattr("_ispmail_doctor_postfix.check", of_postfix)
     monkeypatch.setattr("_ispmail_doctor_login.check", of_logins)
-    monkeypatch.setattr("_ispmail_doctor_server.check", of_servers)
+    monkeypatch.setattr("_ispmail_doctor_server.asked", asked)
+    monkeypatch.setattr("_ispmail_doctor_server.check", lambda targets, live: iter([(targets, live)]))
     monkeypatch.setattr("_ispmail_doctor_holders.check", lambda scope: iter([scope()]))
     monkeypatch.setattr("_ispmail_doctor_postgresql.check", lambda maps: iter([len(maps)]))
     mysql = Live(["127.0.0.1:3306", "127.0.0.1:3307"], Users(frozenset(["mailserver", "own0", "own1"])))
@@ -58,7 +61,7 @@ def test_each_postfix_then_the_logins_the_servers_and_who_else_holds_the_passwor
         "second: this server: ['second: aliases']",
         ["aliases", "second: aliases"],
         2,
-        (two, live, ["192.0.2.1"]),
+        ([*two, ["192.0.2.1"]], live),
         "the holders",
     ]
 
@@ -71,10 +74,53 @@ def test_accounts_of_instances_that_pillar_does_not_name_are_not_left_behind(two
     write_cold(third / "main.cf", f"compatibility_level = 3.6\nrelocated_maps = mysql:{third}/own.cf\n")
     for name in ("postfix", "login", "postgresql", "holders"):
         monkeypatch.setattr(f"_ispmail_doctor_{name}.check", lambda *_: iter(()))
-    monkeypatch.setattr("_ispmail_doctor_server.check", lambda targets, live, addresses: iter([live["mysql"].users]))
+    monkeypatch.setattr("_ispmail_doctor_server.check", lambda targets, live: iter([live["mysql"].users]))
     (users,) = _ispmail_doctor.check(two, [], None)
     (unknown,) = users.unknown
     assert unknown.startswith(f"whether the Postfix in {third} asks the table files could not be told: ")
     write_cold(third / "master.cf", "25 inet n - y - - smtpd\n")
     (users,) = _ispmail_doctor.check(two, [], None)
     assert users == Users(frozenset(["mailserver", "own0", "own1", "third"]))
+
+
+NOWHERE = Instance("ispmail", "/nowhere", ())
+MAP = Map("a", "virtual_alias_maps", "mysql", False, "/nowhere/a.cf")
+
+
+@pytest.mark.parametrize(
+    ("maps", "has_server", "is_missed"), [((), False, False), ((MAP,), True, False), ((MAP,), False, True)]
+)
+def test_a_server_without_a_postfix_is_consumers_or_the_databases(monkeypatch, maps, has_server, is_missed):
+    """All of pillar's maps need one, unless pillar is that of the mail servers, on the database's own server."""
+    monkeypatch.setattr("_ispmail_postfix.installed", lambda: False)
+    one = target(host="db" if has_server else None)._replace(instance=NOWHERE._replace(maps=maps))
+    monkeypatch.setattr("_ispmail_doctor_server.asked", lambda targets, *_: targets if has_server else [])
+    monkeypatch.setattr("_ispmail_doctor_server.check", lambda targets, live: iter([targets]))
+    monkeypatch.setattr("_ispmail_doctor_holders.check", lambda scope: iter(["holders"]))
+    if is_missed:
+        with pytest.raises(CannotAsk, match=r"^there is no /nowhere/main\.cf"):
+            list(_ispmail_doctor.check([one], [], None))
+    else:
+        assert list(_ispmail_doctor.check([one], [], None)) == [[one] if has_server else [], "holders"]
+
+
+@pytest.mark.parametrize(
+    ("is_there", "installed", "has_map", "has_file", "elsewhere"),
+    [
+        (False, False, False, False, True),
+        (False, True, False, False, True),
+        (False, False, True, False, True),
+        (False, True, True, False, False),
+        (False, False, True, True, False),
+        (True, True, True, False, False),
+        (True, True, False, False, False),
+    ],
+)
+def test_an_instance_is_elsewhere(monkeypatch, tmp_path, is_there, installed, has_map, has_file, elsewhere):
+    monkeypatch.setattr("_ispmail_postfix.is_there", lambda _: is_there)
+    monkeypatch.setattr("_ispmail_postfix.installed", lambda: installed)
+    one = Map("a", "virtual_alias_maps", "mysql", False, str(tmp_path / "a.cf"))
+    if has_file:
+        (tmp_path / "a.cf").symlink_to("gone")
+    found = target()._replace(instance=Instance("ispmail", str(tmp_path), (one,) if has_map else ()))
+    assert _ispmail_doctor_postfix.is_elsewhere(found) is elsewhere

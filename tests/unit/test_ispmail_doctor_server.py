@@ -3,6 +3,7 @@
 import pytest
 
 import _ispmail_doctor_server
+from _ispmail_config import Map
 from _ispmail_doctor_server import Live, check_account, is_local
 from _ispmail_errors import CannotAsk
 from _ispmail_table_users import Users
@@ -19,7 +20,8 @@ ADDRESSES = ["127.0.0.1", "198.51.100.7"]
 
 
 def check(targets, hosts, users, addresses):
-    return _ispmail_doctor_server.check(targets, {"mysql": Live(hosts, users)}, addresses)
+    live = {"mysql": Live(hosts, users)}
+    return _ispmail_doctor_server.check(_ispmail_doctor_server.asked(targets, live, addresses), live)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,47 @@ def test_another_database_here_is_not_asked_for_the_maps(host, here):
     """On a mail server with a MariaDB for webmail the doctor said that the maps' account is missing."""
     assert is_local(host, ADDRESSES) == here
     assert bool(list(check([target()], [host], NOBODY, ADDRESSES))) == here
+
+
+MAPS = {kind: Map(kind, "virtual_alias_maps", kind, False, f"/etc/postfix/{kind}.cf") for kind in ("mysql", "sqlite")}
+
+
+@pytest.mark.parametrize(
+    ("live", "pillars", "names_socket", "kinds", "has_socket", "asked"),
+    [
+        # Live table files decide, where there are any.
+        (["198.51.100.7"], ["db"], False, ["mysql"], True, True),
+        (["db", "127.0.0.1"], ["db"], False, ["mysql"], True, True),
+        (["127.0.0.1"], ["127.0.0.1"], False, ["mysql"], False, False),
+        (["127.0.0.1"], ["127.0.0.1"], True, ["mysql"], False, True),
+        (["db"], ["127.0.0.1"], True, ["mysql"], True, False),
+        # Else pillar does: by the socket that it names, or by its hosts.
+        ([], ["db"], True, ["mysql"], False, True),
+        ([], ["127.0.0.1"], False, ["mysql"], True, True),
+        ([], ["db", "198.51.100.7:3306"], False, [], True, True),
+        ([], ["127.0.0.1"], False, ["mysql"], False, False),
+        ([], ["db"], False, ["mysql"], True, False),
+        ([], ["db"], False, [], True, False),
+        # Nothing here could be meant by its hosts: the database's own server.
+        ([], [], False, ["mysql", "sqlite"], True, True),
+        ([], [], False, [], True, True),
+        ([], [], False, [], False, False),
+        # No map of pillar's asks such a server.
+        ([], ["127.0.0.1"], False, ["sqlite"], True, False),
+        ([], ["127.0.0.1"], True, ["sqlite"], True, True),
+    ],
+)
+def test_where_the_maps_database_is(live, pillars, names_socket, kinds, has_socket, asked, tmp_path):
+    one = target()
+    login = one.database.login._replace(unix_socket=str(tmp_path if has_socket else tmp_path / "none"))
+    one = one._replace(
+        database=one.database._replace(login=login),
+        names_socket=names_socket,
+        hosts=pillars,
+        instance=one.instance._replace(maps=tuple(MAPS[kind] for kind in kinds)),
+    )
+    found = _ispmail_doctor_server.asked([one], {"mysql": Live(live, NOBODY)}, ADDRESSES)
+    assert found == ([one] if asked else [])
 
 
 @pytest.mark.parametrize(("create_tables", "result"), [(True, "warning"), (False, "ok")])
