@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("538c0c68d6ee")
+_ispmail_stamp.require("275999adaa0a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("538c0c68d6ee")
+_ispmail_stamp.require("275999adaa0a")
 
 
 import _ispmail_applied

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("538c0c68d6ee")
+_ispmail_stamp.require("275999adaa0a")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("538c0c68d6ee")
+_ispmail_stamp.require("275999adaa0a")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("538c0c68d6ee")
+_ispmail_stamp.require("275999adaa0a")
 
 import salt.client
 import salt.utils.event

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("538c0c68d6ee")
+_ispmail_stamp.require("275999adaa0a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -19,6 +19,9 @@ from _ispmail_report import Finding
 from _ispmail_scope import Scope
 from _ispmail_table_users import Users
 
+# The database's own server does not see by which accounts mail servers ask it.
+_OF_OTHERS = Users(frozenset(), ("no table file of a map is on this server, those of others are not seen from here",))
+
 
 def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[], Scope]) -> Iterator[Finding]:
     """Check all instances of Postfix on this server, then the databases that their table files name.
@@ -48,15 +51,11 @@ def check(targets: Sequence[Target], addresses: Sequence[str], scope: Callable[[
     unknown = Users(frozenset(), tuple(others.unread.values()))
     yield from _ispmail_doctor_login.check(maps)
     yield from _ispmail_doctor_postgresql.check(maps)
-    live = {
-        table_type: Live(
-            [host for each in maps if each.map.type == table_type for host in each.hosts],
-            _ispmail_table_users.together(
-                [*(_ispmail_table_users.of_inventory(each, table_type) for each in inventories), unknown]
-            ),
-        )
-        for table_type in (MYSQL, PGSQL)
-    }
+    live = {}
+    for table_type in (MYSQL, PGSQL):
+        hosts = [host for each in maps if each.map.type == table_type for host in each.hosts]
+        users = [*(_ispmail_table_users.of_inventory(each, table_type) for each in inventories), unknown]
+        live[table_type] = Live(hosts, _ispmail_table_users.together(users if hosts else [*users, _OF_OTHERS]))
     asked = _ispmail_doctor_server.asked(targets, live, addresses)
     for target in [] if asked else elsewhere:
         # A server that has no database either should have the Postfix of pillar's maps: this tells what is missing.

@@ -244,6 +244,6 @@ def _left_behind(others: Mapping[str, Mapping[str, Any]], users: Users, where: s
     advice = "If a program needs one, add its user to server:known_accounts"
     if users.unknown:
         reasons = "; ".join(users.unknown)
-        advice = f"Drop none yet: Postfix may log in by one of them ({reasons}). Correct that first. {advice}"
+        advice = f"Drop none yet: Postfix may log in by one of them ({reasons}). Settle that first. {advice}"
     fix = f"{'; '.join(left)}. {advice}" if left else ""
     yield warning_if(fix, "no table file's old account is left behind", where)

@@ -160,6 +160,23 @@ def test_the_databases_own_server_has_a_doctor(database, db, without):
     assert {check: result for (check, _), (result, _) in found.items()} == {TOO_OLD: "fault", NO_EXPIRY: "fault"}
 
 
+def test_nobody_is_told_to_drop_what_a_mail_server_may_use(database, db, without):
+    """Which accounts its table files have is not seen from here: here one of pillar's own maps has it."""
+    db.sql("CREATE OR REPLACE USER other@'192.0.2.20'")
+    db.sql("GRANT SELECT ON mailserver.* TO other@'192.0.2.20'")
+    own = {"virtual_alias_maps": {"user": "other", "password": NEW}}
+    maps = NO_MAPS if without[1] == "it was never configured" else own
+    database.pillar = {"ispmail": {**database.pillar["ispmail"], "maps": maps}}
+    try:
+        ((check, _),) = found = findings(database)
+    finally:
+        db.sql("DROP USER other@'192.0.2.20'")
+    ((result, fix),) = found.values()
+    assert (check, result) == ("no table file's old account is left behind", "warning")
+    assert "other@192.0.2.20 may read the maps' tables" in fix and "DROP USER" not in fix
+    assert "Drop none yet: Postfix may log in by one of them (no table file of a map is on this server, those" in fix
+
+
 def test_the_databases_own_server_has_metrics(database, db, without):
     make_older(db, 31)
     database.pillar = {"ispmail": {**database.pillar["ispmail"], "maps": NO_MAPS}}

@@ -193,7 +193,7 @@ def test_no_account_is_to_be_dropped_while_a_tables_is_not_known():
         "warning",
         "old@% may read the maps' tables (who is connected cannot be seen without the privilege PROCESS "
         "(PostgreSQL: pg_read_all_stats)). Drop none "
-        "yet: Postfix may log in by one of them (/a.cf is missing or empty; /x.cnf cannot be read: y). Correct that "
+        "yet: Postfix may log in by one of them (/a.cf is missing or empty; /x.cnf cannot be read: y). Settle that "
         "first. If a program needs one, add its user to server:known_accounts",
     )
     assert left_behind(target(host="db"), users).result == "ok"
