@@ -160,6 +160,21 @@ def test_the_databases_own_server_has_a_doctor(database, db, without):
     assert {check: result for (check, _), (result, _) in found.items()} == {TOO_OLD: "fault", NO_EXPIRY: "fault"}
 
 
+def test_the_databases_own_server_can_be_asked_all_that_a_rotation_asks(database, without):
+    """With another instance of the mail servers in its pillar too."""
+    path, way, _ = without
+    given = database.pillar["ispmail"]
+    second = {"postfix": {"config_directory": str(path / "second")}, "database": given["database"]}
+    if way == "it was never configured":
+        given, second = {**given, "maps": NO_MAPS}, {**second, "maps": NO_MAPS}
+    database.pillar = {"ispmail": {**given, "instances": ["second"]}, "second": second}
+    assert database.call("postfix_database.holders", site_hosts=[])["unnamed"] == []
+    assert database.call("postfix_database.credential_accepted", test=True)["changes"] == {}
+    assert database.call("postfix_map.fingerprints", "0123456789abcdef", False).keys() == {"pillar"}
+    assert database.call("postfix_database.refused") == []
+    assert findings(database) == {}
+
+
 def test_nobody_is_told_to_drop_what_a_mail_server_may_use(database, db, without):
     """Which accounts its table files have is not seen from here: here one of pillar's own maps has it."""
     db.sql("CREATE OR REPLACE USER other@'192.0.2.20'")
