@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("275999adaa0a")
+_ispmail_stamp.require("8543d8cfb36c")
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from _ispmail_stamp import version as _version

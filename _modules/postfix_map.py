@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("275999adaa0a")
+_ispmail_stamp.require("8543d8cfb36c")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("275999adaa0a")
+_ispmail_stamp.require("8543d8cfb36c")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("275999adaa0a")
+_ispmail_stamp.require("8543d8cfb36c")
 
 import salt.client
 import salt.utils.minions

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("275999adaa0a")
+_ispmail_stamp.require("8543d8cfb36c")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

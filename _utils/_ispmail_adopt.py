@@ -277,12 +277,14 @@ def _entry(
     if table.proxied:
         entry["proxy"] = True
     inherited = {**shared, **MAPS.get(each.name, {})}
-    has_other_user = each.keys.get("user") != shared.get("user")
+    # One account is of one database server: see _shared.
+    is_elsewhere = table.type == "pgsql" and any(other.named.type == "mysql" for other in maps)
+    has_own_login = is_elsewhere or each.keys.get("user") != shared.get("user")
     for key in _ispmail_tablefile.schema(table.type):
         value = each.keys.get(key)
-        if key == "password" and value and (has_other_user or value != inherited.get(key)):
+        if key == "password" and value and (has_own_login or value != inherited.get(key)):
             entry[key] = _placeholder(each, maps)
-        elif value != inherited.get(key):
+        elif value != inherited.get(key) or (key == "user" and is_elsewhere):
             entry[key] = _value(key, value)
     return entry
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os.path
 import re
@@ -14,7 +13,7 @@ import _ispmail_config_rotation
 import _ispmail_original
 import _ispmail_presets
 import _ispmail_tablefile
-from _ispmail_errors import Fault, PillarFault, below, repr_without
+from _ispmail_errors import Fault, PillarFault, below, besides, has_uri, repr_without
 from _ispmail_programs import table_fault
 from _ispmail_tablefile import shown_key
 
@@ -54,13 +53,15 @@ MAIN = "ispmail"
 # How many changes can be undone where pillar does not say it, and at the most: each keeps old passwords.
 _HISTORY, _LONGEST_HISTORY = 5, 100
 _MAP_KEYS = ("parameter", "file", "type", "proxy", "secret")
+# The keys of tables of any type.
+_OF_TABLES = (*_ispmail_tablefile.SCHEMA, *_ispmail_tablefile.OBSOLETE)
 _FILE_PREFIXES = {"mysql": "mariadb", "pgsql": "pgsql", "sqlite": "sqlite"}
 # Files in a configuration directory that are Postfix's own.
 _POSTFIX_FILES = ("main.cf", "master.cf", "dynamicmaps.cf", "main.cf.proto", "master.cf.proto")
 # The files that each change makes for a moment.
 _PASSING = re.compile(r"\..*\.(new|old)|(main|master)\.cf\.tmp")
-# Names of maps and of pillar keys; of main.cf parameters; of files, with their directory or without.
-_NAME, _PARAMETER = re.compile(r"[A-Za-z0-9_.-]+"), re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Names of main.cf parameters; of files, with their directory or without.
+_PARAMETER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _FILE = re.compile(r"[^\s\0,{}$:]*[^\s\0,{}$:/]")
 SEE_EXAMPLE = "see pillar.example"
 # Room for what is added while a file is replaced, and to the name of its copy.
@@ -177,8 +178,9 @@ def legible(pillar_key: str, section: object, known: Callable[[], Sequence[str]]
     config = {} if section is None else _ours(pillar_key, section)
     found, faults = _instance(pillar_key, config)
     doubts = [fault for fault in faults if fault.key.partition(":")[0] == "postfix"]
-    # A misspelt key may be the one that tells it.
-    if section is None or doubts or (faults and "postfix" not in config):
+    # A misspelt section may be the one that tells it.
+    is_misspelt = any(":" not in fault.key for fault in faults) and "postfix" not in config
+    if section is None or doubts or is_misspelt:
         directories = known()
         if len(directories) != 1:
             last = ", ".join(directories) or "none"
@@ -201,7 +203,7 @@ def complete(pillar_key: str, section: object, faults: Iterable[Fault] = ()) -> 
         PillarFault: Lists all faults, those of all table keys too.
     """
     unchecked, own = assemble(pillar_key, section)
-    warnings = check(unchecked, [*faults, *own])
+    warnings = check(unchecked, besides(faults, own))
     return unchecked._replace(warnings=tuple(warnings))
 
 
@@ -217,16 +219,19 @@ def assemble(pillar_key: str, section: object) -> tuple[CompleteInstance, list[F
     shared = {**DATABASE, **(given if isinstance(given, Mapping) else {})}
     faults += unknown_keys(shared, list(_ispmail_tablefile.SCHEMA), "database:")
     rotation = config.get("rotation")
+    table_type, mixed = server_type(config.get("maps"))
+    faults += mixed
     if isinstance(rotation, Mapping):
-        faults += _ispmail_config_rotation.pair(rotation, str(shared["user"]), server_type(config.get("maps"))[0])[1]
-    maps = [_with_keys(each, config.get("maps"), shared) for each in bare.wanted]
-    without_password = [each for each in maps if _has_no_password(each)]
-    if not any(fault.key == "database" for fault in faults) and without_password:
-        fix = "it has no default"
-        if any(each.keys.get("option_file") for each in without_password):
-            fix = "write it, or '' for an account that has none: Postfix takes none from an option_file"
-        faults.append(Fault("database:password", "is missing", fix))
-    answers, wrong_answers = _answers(config.get("answers"), [each.name for each in maps])
+        faults += _ispmail_config_rotation.pair(rotation, shared["user"], table_type)[1]
+    given_maps = config.get("maps")
+    named = given_maps.items() if isinstance(given_maps, Mapping) else ()
+    entries = {_ispmail_tablefile.shown_name(name): entry for name, entry in named}
+    # An entry that is no mapping is told already.
+    fields = {each: entries.get(each.name, {}) for each in bare.wanted}
+    maps = [_with_keys(each, own, shared) for each, own in fields.items() if isinstance(own, Mapping)]
+    if given is None or isinstance(given, Mapping):
+        faults += _missing_passwords(maps)
+    answers, wrong_answers = _answers(config.get("answers"), [each.name for each in bare.wanted])
     faults += wrong_answers
     return CompleteInstance(pillar_key, bare.config_directory, tuple(maps), answers, (), bare.history), faults
 
@@ -241,13 +246,13 @@ def check(instance: CompleteInstance, faults: Iterable[Fault] = ()) -> list[str]
     Raises:
         PillarFault: Lists all faults at once.
     """
-    errors, warnings = list(faults), []
+    errors, warnings = [], []
     for each in instance.maps:
         found = _ispmail_tablefile.validate(each.type, each.keys, parameter=each.parameter)
         errors += [_at_its_source(each, fault) for fault in found.errors]
         warnings += [_at_its_source(each, fault) for fault in found.warnings]
-    if errors:
-        raise PillarFault(instance.pillar_key, errors)
+    if all_errors := besides(faults, errors):
+        raise PillarFault(instance.pillar_key, all_errors)
     return list(dict.fromkeys(below(instance.pillar_key, warnings)))
 
 
@@ -258,6 +263,53 @@ def server_type(maps: object) -> tuple[str, list[Fault]]:
         maps: What pillar has as ``maps``; the guide's three are there without being listed.
     """
     return _ispmail_config_rotation.server_type({**MAPS, **(maps if isinstance(maps, Mapping) else {})})
+
+
+def sections(pillar_key: str, section: object) -> tuple[dict[str, Any], list[Fault]]:
+    """Read pillar's sections, and tell what is wrong with them as far as no key of a table or of a login is concerned.
+
+    Args:
+        pillar_key: The pillar key, such as ``ispmail``.
+        section: What pillar holds under it.
+
+    Returns:
+        Each section, empty where it is missing or of a wrong kind; and the faults.
+
+    Raises:
+        PillarFault: `section` is not ours.
+    """
+    config = _ours(pillar_key, section)
+    return _sections(config)[0], _instance(pillar_key, config)[1]
+
+
+def takes_uri(path: Sequence[object]) -> bool:
+    """Tell whether a value at this place of pillar may be a URI of sdb: of a table file, of a login, of an answer.
+
+    All else says which maps, files and programs there are: that is read where nothing is looked up, too.
+
+    Args:
+        path: The keys that lead to it, below the pillar key.
+    """
+    first, *rest = path
+    if first == "maps":
+        return len(rest) > 1 and rest[1] not in _MAP_KEYS
+    return (first in ("database", "server", "answers") and rest != []) or list(path[:2]) == ["rotation", "accounts"]
+
+
+def told_as_uris(section: object, faults: Iterable[Fault]) -> list[Fault]:
+    """The faults of values; where one is a URI of sdb, that is what is wrong with it."""
+    return [
+        Fault(fault.key, "is a URI of sdb, and is not looked up here", "write what it stands for")
+        if _has_uri(section, fault.key.split(":")) and not takes_uri(fault.key.split(":"))
+        else fault
+        for fault in faults
+    ]
+
+
+def _has_uri(value: object, path: Iterable[str]) -> bool:
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return has_uri(value)
 
 
 def textfile(section: object) -> str | None:
@@ -286,9 +338,7 @@ def unknown_keys(given: Iterable[object], known: Collection[str], prefix: str) -
     faults = []
     for key in given:
         if key not in known:
-            meant = _ispmail_tablefile.MEANT.get(str(key).lower()) if "hosts" in known else None
-            near = difflib.get_close_matches(str(key), list(known))
-            fix = meant or (f"is {near[0]} meant?" if near else f"known are {', '.join(known)}")
+            fix = _ispmail_tablefile.meant(key, known)
             faults.append(Fault(f"{prefix}{shown_key(key)}", "is not a key of ispmail", fix))
     return faults
 
@@ -304,20 +354,19 @@ def _ours(pillar_key: str, section: object) -> Mapping[object, object]:
 
 
 def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instance, list[Fault]]:
-    faults = unknown_keys(section, _SECTIONS, "")
-    sections, wrong_kinds = _sections(section)
-    faults += wrong_kinds
+    sections, faults = _sections(section)
+    unknown = unknown_keys(section, _SECTIONS, "")
+    unknown += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
+    unknown += unknown_keys(sections["rotation"], _ispmail_config_rotation.KEYS, "rotation:")
+    unknown += unknown_keys(sections["watch"], ("textfile",), "watch:")
     if sections["preset"] and sections["preset"] not in _ispmail_presets.NAMES:
         faults.append(Fault("preset", f"must be one of {', '.join(_ispmail_presets.NAMES)}"))
-    faults += unknown_keys(sections["postfix"], ("config_directory",), "postfix:")
-    faults += unknown_keys(sections["rotation"], _ispmail_config_rotation.KEYS, "rotation:")
-    faults += unknown_keys(sections["watch"], ("textfile",), "watch:")
     path = sections["watch"].get("textfile")
     if path is not None and textfile(section) is None:
         fix = "such as /var/lib/prometheus/node-exporter/ispmail.prom"
         faults.append(Fault("watch:textfile", "must be the absolute path of a file that ends in .prom", fix))
     faults += _ispmail_config_rotation.faults(sections["rotation"], server_type(sections["maps"])[0])
-    others = [key for key in sections["instances"] if isinstance(key, str) and _NAME.fullmatch(key)]
+    others = [key for key in sections["instances"] if _ispmail_tablefile.is_name(key)]
     if others != sections["instances"]:
         faults.append(Fault("instances", "must be a list of other pillar keys", "of letters, digits, _, . and -"))
     directory = sections["postfix"].get("config_directory", DEFAULT_DIRECTORY)
@@ -336,6 +385,7 @@ def _instance(pillar_key: str, section: Mapping[object, object]) -> tuple[Instan
     if isinstance(history, bool) or not 0 <= history <= _LONGEST_HISTORY:
         faults.append(Fault("history", f"must be a whole number from 0 to {_LONGEST_HISTORY}", "0 keeps nothing"))
         history = _HISTORY
+    faults = [*unknown, *told_as_uris(section, faults)]
     return Instance(pillar_key, directory, tuple(maps), tuple(others), history), faults
 
 
@@ -361,11 +411,11 @@ def _ordered(maps: Mapping[object, object]) -> dict[object, object]:
 def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]:
     """Where one map lives, and what is wrong with what pillar says of that."""
     faults = []
-    if isinstance(name, str) and _NAME.fullmatch(name):
-        stem, shown = name, f"maps:{name}"
-    else:
-        stem, shown = "unnamed", f"maps:{shown_key(name)}"
-        faults.append(Fault(shown, "must be a text of letters, digits, _, . and -"))
+    own_name = _ispmail_tablefile.shown_name(name)
+    stem, shown = own_name, f"maps:{own_name}"
+    if not _ispmail_tablefile.is_name(name):
+        stem, fix = "unnamed", "" if isinstance(name, str) else "put it in quotes"
+        faults.append(Fault(shown, "must be a text of letters, digits, _, . and -", fix))
     if entry is not None and not isinstance(entry, Mapping):
         faults.append(Fault(shown, "must be a mapping, or null to leave the map out"))
     fields = entry if isinstance(entry, Mapping) else {}
@@ -379,6 +429,9 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
     if table_type not in _ispmail_tablefile.TYPES:
         faults.append(Fault(f"{shown}:type", f"must be one of {', '.join(_ispmail_tablefile.TYPES)}"))
         table_type = "mysql"
+    # A key of another type of table is told with what is wrong with the table.
+    unknown = [key for key in fields if key not in _OF_TABLES and key not in _MAP_KEYS]
+    faults += unknown_keys(unknown, [*_ispmail_tablefile.schema(table_type), *_MAP_KEYS], f"{shown}:")
     switches = {key: fields.get(key, False) for key in ("proxy", "secret")}
     faults += [
         Fault(f"{shown}:{key}", "must be true or false") for key, on in switches.items() if not isinstance(on, bool)
@@ -395,7 +448,7 @@ def _map(name: object, entry: object, directory: str) -> tuple[Map, list[Fault]]
     if whose := owner_of(os.path.basename(path)):
         faults.append(Fault(f"{shown}:file", f"is a file of {whose}", "choose another name"))
     proxy, secret = (on is True for on in switches.values())
-    return Map(stem, parameter, table_type, proxy, path, entry is not None, secret), faults
+    return Map(own_name, parameter, table_type, proxy, path, entry is not None, secret), faults
 
 
 def default_file(name: str, table_type: str) -> str:
@@ -431,19 +484,32 @@ def _shared_files(maps: Iterable[Map]) -> list[Fault]:
     return faults
 
 
-def _with_keys(each: Map, maps: object, shared: Mapping[str, object]) -> CompleteMap:
-    """A map with its table's keys, and where each of them stands in pillar."""
-    entry = maps.get(each.name) if isinstance(maps, Mapping) else None
-    fields = entry if isinstance(entry, Mapping) else {}
+def _with_keys(each: Map, fields: Mapping[str, object], shared: Mapping[str, object]) -> CompleteMap:
+    """A map with its table's keys, and where each of them stands in pillar. One of another type is kept, to be told."""
     known = _ispmail_tablefile.schema(each.type)
     inherited = {key: value for key, value in shared.items() if key in known}
-    own = {**MAPS.get(each.name, {}), **{key: value for key, value in fields.items() if key not in _MAP_KEYS}}
+    own = {**MAPS.get(each.name, {}), **{key: value for key, value in fields.items() if key in _OF_TABLES}}
     sources = {key: f"database:{key}" for key in inherited} | {key: f"maps:{each.name}:{key}" for key in own}
     return CompleteMap(**vars(each), keys={**inherited, **own}, sources=sources)
 
 
-def _has_no_password(each: CompleteMap) -> bool:
-    return "password" in _ispmail_tablefile.schema(each.type) and each.keys.get("password") is None
+def _missing_passwords(maps: Iterable[CompleteMap]) -> list[Fault]:
+    """Faults of the keys that should hold a password, and are not there or null."""
+    without = [
+        each
+        for each in maps
+        if "password" in _ispmail_tablefile.schema(each.type) and each.keys.get("password") is None
+    ]
+    faults = []
+    for key in dict.fromkeys(each.sources.get("password", "database:password") for each in without):
+        with_option_file = any(each.keys.get("option_file") for each in without)
+        fix = "write it, or '' for an account that has none: Postfix takes none from an option_file"
+        if key == "database:password":
+            faults.append(Fault(key, "is missing", fix if with_option_file else "it has no default"))
+        else:
+            fix = fix if with_option_file else "write it, or take the line out: then that of database is taken"
+            faults.append(Fault(key, "is null", fix))
+    return faults
 
 
 def _at_its_source(each: CompleteMap, fault: Fault) -> Fault:
@@ -469,16 +535,26 @@ def _answer(key: str, entry: object, maps: Sequence[str]) -> tuple[Answer | None
     faults = unknown_keys(entry, names, f"{key}:")
     faults += [Fault(f"{key}:{name}", "is missing") for name in names if name not in entry]
     if "map" in entry and entry["map"] not in maps:
-        faults.append(Fault(f"{key}:map", f"must be one of the maps: {', '.join(maps)}"))
+        if maps:
+            faults.append(Fault(f"{key}:map", f"must be one of the maps: {', '.join(maps)}"))
+        else:
+            faults.append(
+                Fault(f"{key}:map", "names a map, and pillar has none", "take it out, or add the map to maps")
+            )
     question = entry.get("question", "x")
     if not isinstance(question, str) or not question or re.search(r"[\n\0]", question) or question == "-":
         faults.append(Fault(f"{key}:question", "must be a text of one line"))
     answer = entry.get("answer", True)
-    if isinstance(answer, list) and all(type(item) in (str, int) and item != "" for item in answer):
+    if isinstance(answer, list) and all(_is_short(item) and item != "" for item in answer):
         answer = ",".join(map(str, answer))
-    elif isinstance(answer, int) and not isinstance(answer, bool):
+    elif _is_short(answer):
         answer = str(answer)
     if not isinstance(answer, (str, bool)) or answer == "":
         faults.append(Fault(f"{key}:answer", "must be a text, true (any answer) or false (no answer)"))
         return None, faults
     return (None if faults else Answer(entry["map"], question, answer)), faults
+
+
+def _is_short(value: object) -> TypeGuard[str | int]:
+    """Whether it is a text, or a number that Python writes as one: it refuses thousands of digits."""
+    return isinstance(value, str) or (type(value) is int and value.bit_length() <= 64)

@@ -10,11 +10,12 @@ from typing import NamedTuple, TypeGuard
 
 import _ispmail_optionfile
 import _ispmail_tablefile
-from _ispmail_config import DATABASE, SEE_EXAMPLE, owner_of, unknown_keys
+from _ispmail_config import DATABASE, SEE_EXAMPLE, owner_of, told_as_uris, unknown_keys
 from _ispmail_config_database import PGSQL, accounts, server_type
-from _ispmail_errors import Fault, PillarFault, repr_without
+from _ispmail_errors import Fault, PillarFault, has_uri, repr_without
 from _ispmail_tablefile import shown_key
 
+CHOOSE_ANOTHER = "choose another file"
 # A consumer that is known by its name: `dovecot: {}` is enough.
 _BUILT_IN: dict[str, dict[str, object]] = {
     "dovecot": {
@@ -100,7 +101,7 @@ def logins(pillar_key: str, section: object) -> Consumers:
     """
     found = consumers(pillar_key, section)
     keys = {name: value for name, value in _shared(section).items() if name not in ("user", "password")}
-    known = {name: value for name, value in keys.items() if "sdb://" not in str(value)}
+    known = {name: value for name, value in keys.items() if not has_uri(value)}
     usable = {name: value for name, value in known.items() if not _key_faults({name: value})}
     return Consumers(pillar_key, found, _canonical(usable))
 
@@ -178,11 +179,11 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         return None, [Fault(f"consumers:{shown_key(name)}", "must be a text of letters, digits, _, . and -")]
     key = f"consumers:{name}"
+    section = {"consumers": {name: entry}}
     if not isinstance(entry, Mapping):
-        return None, [Fault(key, "must be a mapping, or null to leave the consumer out")]
-    faults = unknown_keys(entry, _KEYS, f"{key}:")
+        return None, told_as_uris(section, [Fault(key, "must be a mapping, or null to leave the consumer out")])
     fields = {**_defaults(name, entry), **entry}
-    faults += _way_faults(key, fields)
+    faults = _way_faults(key, fields)
     faults += _option_file_faults(key, fields)
     holds, programs = _texts(fields.get("holds")), _texts(fields.get("programs"))
     if holds is None or not all(map(_is_path, holds)):
@@ -197,7 +198,7 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
         faults.append(Fault(f"{key}:sls", reason, "name the one of yours that writes the files in holds"))
     if not isinstance(fields.get("ignore", False), bool):
         faults.append(Fault(f"{key}:ignore", "must be true or false"))
-    if faults:
+    if faults := [*unknown_keys(entry, _KEYS, f"{key}:"), *told_as_uris(section, faults)]:
         return None, faults
     option_file, config_file = fields.get("option_file"), fields.get("config_file")
     return Consumer(
@@ -251,7 +252,8 @@ def _option_file_faults(key: str, fields: Mapping[str, object]) -> list[Fault]:
     for name in ("option_file", "config_file"):
         if fields.get(name) is not None and not _is_path(fields[name]):
             faults.append(Fault(f"{key}:{name}", "must be the absolute path of a file, without blanks or quotes"))
-    if whose := owner_of(os.path.basename(str(fields.get("option_file")))):
+    option_file = fields.get("option_file")
+    if isinstance(option_file, str) and (whose := owner_of(os.path.basename(option_file))):
         faults.append(Fault(f"{key}:option_file", f"is a file of {whose}", "choose another name"))
     for name in ("option_group", "user", "group"):
         value = fields.get(name, "root")
@@ -267,7 +269,7 @@ def _shared_files(found: Iterable[Consumer]) -> list[Fault]:
     """Faults of consumers that name an option file which another one has."""
     owners: dict[str, str] = {}
     return [
-        Fault(f"consumers:{each.name}:option_file", f"is the file of {owners[each.option_file]} too")
+        Fault(f"consumers:{each.name}:option_file", f"is the file of {owners[each.option_file]} too", CHOOSE_ANOTHER)
         for each in found
         if each.option_file and owners.setdefault(each.option_file, each.name) != each.name
     ]

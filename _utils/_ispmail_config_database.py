@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import _ispmail_config
 import _ispmail_config_rotation
 import _ispmail_tablefile
-from _ispmail_config import DATABASE, SEE_EXAMPLE, unknown_keys
-from _ispmail_errors import Fault, PillarFault, repr_without
+from _ispmail_config import DATABASE, unknown_keys
+from _ispmail_errors import Fault, PillarFault, besides, repr_without
 from _ispmail_hosts import MYSQL_SOCKET, POSTGRESQL_SOCKETS, postgresql_socket, split_list
 
 # The table types of the servers: MariaDB or MySQL, and PostgreSQL.
@@ -83,37 +83,31 @@ def database(
     password_needed: bool = False,
     account_checked: bool = True,
 ) -> DatabaseConfig:
-    """Read what pillar says of the database server's side.
+    """Read what pillar says of the database server's side. What an apply refuses of its sections is refused here too.
 
     Args:
         pillar_key: The pillar key, such as ``ispmail``.
         section: What pillar holds under it, sdb:// URIs already looked up.
         faults: What was wrong with those.
         password_needed: Whether it is a fault that there is no password.
-        account_checked: Whether it is a fault that user, password or dbname cannot stand in a table file, or that no
-            pair of accounts follows from the user. They may be sdb:// URIs.
+        account_checked: Whether it is a fault that `database` has an unknown key, that user, password or dbname cannot
+            stand in a table file, or that no pair of accounts follows from the user. They may be sdb:// URIs.
 
     Raises:
         PillarFault: Lists all faults.
     """
-    if not isinstance(section, Mapping):
-        raise PillarFault(pillar_key, [Fault("", "must be a mapping", SEE_EXAMPLE)])
-    problems = list(faults)
-    sections: dict[str, Mapping[str, object]] = {}
-    for name in ("database", "server", "rotation"):
-        given = section.get(name)
-        if given is not None and not isinstance(given, Mapping):
-            problems.append(Fault(name, "must be a mapping", SEE_EXAMPLE))
-        sections[name] = given if isinstance(given, Mapping) else {}
+    sections, problems = _ispmail_config.sections(pillar_key, section)
     server, account = sections["server"], {**DATABASE, **sections["database"]}
-    table_type, mixed = _ispmail_config.server_type(section.get("maps"))
+    table_type, mixed = _ispmail_config.server_type(sections["maps"])
     problems += mixed
     problems += unknown_keys(server, _SERVER_KEYS, "server:")
     if account_checked:
+        problems += unknown_keys(account, list(_ispmail_tablefile.SCHEMA), "database:")
         problems += _account_faults(account, table_type)
-    if password_needed and not account.get("password"):
-        problems.append(Fault("database:password", "is missing or empty"))
+    if password_needed and account.get("password") in (None, ""):
+        problems.append(Fault("database:password", "is missing or empty", "write the password of the maps' account"))
     hosts = _names(server, "accounts_host", "such as 127.0.0.1 or 10.0.0.%", problems)
+    problems += _host_faults(hosts)
     known = _names(server, "known_accounts", "the names of users", problems)
     switches = {key: server.get(key, default) for key, default in _SWITCHES.items()}
     problems += [
@@ -122,19 +116,18 @@ def database(
         if not isinstance(value, bool)
     ]
     problems += _login_faults(server, table_type)
-    problems += _ispmail_config_rotation.faults(sections["rotation"], table_type)
     name = user(section)
     pair, wrong = _ispmail_config_rotation.pair(sections["rotation"], name, table_type)
     if account_checked:
         problems += wrong
-    if problems:
-        raise PillarFault(pillar_key, problems)
+    if all_faults := besides(faults, problems):
+        raise PillarFault(pillar_key, all_faults)
     password = account.get("password")
     return DatabaseConfig(
         pillar_key,
         name,
-        None if password is None else str(password),
-        str(account["dbname"]),
+        password if isinstance(password, str) else None,
+        _text(account["dbname"]),
         tuple(dict.fromkeys(host.lower() for host in hosts)),
         switches["create_tables"] is True,
         _postgresql_login(server) if table_type == PGSQL else _login(server),
@@ -148,8 +141,12 @@ def database(
 
 
 def user(section: object) -> str:
-    """Read the user of the maps' account, and nothing else."""
-    return str({**DATABASE, **_section(section, "database")}["user"])
+    """Read the user of the maps' account, and nothing else; empty where it is no text."""
+    return _text({**DATABASE, **_section(section, "database")}["user"])
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def servers(section: object) -> tuple[str, ...]:
@@ -187,7 +184,9 @@ def _account_faults(account: Mapping[str, object], table_type: str) -> list[Faul
 
 def _name_faults(keys: Mapping[str, object]) -> list[Fault]:
     """PostgreSQL cuts longer names off, with a notice only."""
-    too_long = [key for key in ("user", "dbname") if len(str(keys.get(key)).encode("utf-8", "replace")) > _LONGEST_NAME]
+    too_long = [
+        key for key in ("user", "dbname") if len(_text(keys.get(key)).encode("utf-8", "replace")) > _LONGEST_NAME
+    ]
     return [Fault(f"database:{key}", f"has more than {_LONGEST_NAME} bytes, as a PostgreSQL has") for key in too_long]
 
 
@@ -203,6 +202,15 @@ def _names(server: Mapping[str, object], key: str, example: str, faults: list[Fa
     return tuple(names)
 
 
+def _host_faults(hosts: Iterable[str]) -> list[Fault]:
+    """What cannot be the host part of an account: it would be made, and nobody could log in."""
+    if any("@" in host for host in hosts):
+        return [Fault("server:accounts_host", "has an @: it is the host of an account", "write what is behind the @")]
+    if any(re.search(r"[\s,]", host) for host in hosts):
+        return [Fault("server:accounts_host", "has a blank or a comma in a host", "make several hosts a list")]
+    return []
+
+
 def _login_faults(server: Mapping[str, object], table_type: str) -> list[Fault]:
     given = {key: server[key] for key in _LOGIN_KEYS if server.get(key) is not None}
     faults = []
@@ -215,8 +223,12 @@ def _login_faults(server: Mapping[str, object], table_type: str) -> list[Fault]:
         if key == "port":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
                 faults.append(Fault("server:port", "must be a number from 1 to 65535"))
-        elif not isinstance(value, str) or (key != "password" and not _is_name(value)):
+        elif not isinstance(value, str):
             faults.append(Fault(f"server:{key}", "must be a text", "put it in quotes"))
+        elif key != "password" and not value:
+            faults.append(Fault(f"server:{key}", "is empty", "write it, or take the line out"))
+        elif key != "password" and not _is_name(value):
+            faults.append(Fault(f"server:{key}", "must be a text of one line"))
     return faults
 
 

@@ -20,6 +20,8 @@ _TWO_PASSWORDS, _TWO_ACCOUNTS = "two_passwords", "two_accounts"
 _METHODS = {"mysql": (_TWO_PASSWORDS, _TWO_ACCOUNTS), "pgsql": (_TWO_ACCOUNTS,)}
 _EXAMPLE = "such as [mailserver_a, mailserver_b]"
 _SECONDS = {"": 0, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+# More servers, and more seconds, than a rotation may ask for.
+_MOST = 10**6
 # No more digits than a date can have.
 _TIME = re.compile(r"(?P<number>0|[1-9][0-9]{0,4}(?=[smhdw]))(?P<unit>[smhdw]?)")
 
@@ -36,8 +38,10 @@ def server_type(maps: object) -> tuple[str, list[Fault]]:
     found: dict[str, list[str]] = {}
     for name, entry in maps.items() if isinstance(maps, Mapping) else ():
         if isinstance(entry, Mapping) and "user" not in entry:
-            found.setdefault(str(entry.get("type", "mysql")), []).append(_ispmail_tablefile.shown_key(name))
-    types = [table_type for table_type in found if table_type in _METHODS]
+            table_type = entry.get("type", "mysql")
+            if isinstance(table_type, str) and table_type in _METHODS:
+                found.setdefault(table_type, []).append(_ispmail_tablefile.shown_name(name))
+    types = list(found)
     if len(types) < 2:
         return (types or ["mysql"])[0], []
     first, second = types
@@ -54,11 +58,13 @@ def faults(rotation: Mapping[str, object], table_type: str) -> list[Fault]:
         table_type: Of the database server, see `server_type`.
     """
     found = []
-    if not re.fullmatch(r"[1-9][0-9]*|[1-9][0-9]?%|100%", str(rotation.get("batch", "25%"))):
+    batch = rotation.get("batch", "25%")
+    is_number = type(batch) is int and 0 < batch < _MOST
+    if not is_number and not (isinstance(batch, str) and re.fullmatch(r"[1-9][0-9]{0,5}|[1-9][0-9]?%|100%", batch)):
         found.append(Fault("rotation:batch", "must be a number of servers, or a share such as 25%"))
     drain = rotation.get("drain", 60)
-    if isinstance(drain, bool) or not isinstance(drain, int) or drain < 0:
-        found.append(Fault("rotation:drain", "must be a number of seconds"))
+    if isinstance(drain, bool) or not isinstance(drain, int) or not 0 <= drain < _MOST:
+        found.append(Fault("rotation:drain", "must be a number of seconds, of six digits at the most"))
     methods = _METHODS[table_type]
     if rotation.get("method", methods[0]) not in methods:
         reason = f"must be one of {', '.join(methods)}"
@@ -118,7 +124,7 @@ def _seconds(given: object) -> int | None:
     return int(found["number"]) * _SECONDS[found["unit"]] if found else None
 
 
-def pair(rotation: Mapping[str, object], user: str, table_type: str) -> tuple[tuple[str, ...], list[Fault]]:
+def pair(rotation: Mapping[str, object], user: object, table_type: str) -> tuple[tuple[str, ...], list[Fault]]:
     """Read which two accounts stand for one.
 
     Args:
@@ -133,7 +139,7 @@ def pair(rotation: Mapping[str, object], user: str, table_type: str) -> tuple[tu
     if rotation.get("method", _METHODS[table_type][0]) != _TWO_ACCOUNTS:
         return (), []
     is_named = "method" in rotation or rotation.get("accounts") is not None
-    accounts, wrong = _pair(rotation, user)
+    accounts, wrong = _pair(rotation, user if isinstance(user, str) else "")
     return accounts, wrong if is_named else []
 
 

@@ -58,12 +58,28 @@ class Fault(NamedTuple):
         return self._replace(key=key)
 
 
+def has_uri(value: object) -> bool:
+    """Tell whether a value of pillar is a URI of Salt's sdb, or a list that holds one."""
+    if isinstance(value, (list, tuple)):
+        return any(map(has_uri, value))
+    return isinstance(value, str) and value.startswith("sdb://")
+
+
 class PillarFault(InvalidInput):
     """Pillar is wrong: lists all faults at once."""
 
     def __init__(self, pillar_key: str, faults: Iterable[Fault]) -> None:
         self.faults = tuple(dict.fromkeys(faults))
         super().__init__(listed("Pillar has errors, nothing was changed", below(pillar_key, self.faults)))
+
+
+def besides(known: Iterable[Fault], more: Iterable[Fault]) -> list[Fault]:
+    """Add faults to known ones, without those of a key that has one already, by itself or by an item of its list.
+
+    So a value that sdb does not have is not told as a missing one too.
+    """
+    found = list(known)
+    return [*found, *(fault for fault in more if not any(f"{each.key}:".startswith(f"{fault.key}:") for each in found))]
 
 
 def below(pillar_key: str, faults: Iterable[Fault]) -> list[str]:

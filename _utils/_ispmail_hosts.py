@@ -15,13 +15,14 @@ from _ispmail_errors import Fault, repr_without
 
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 BLANKS = " \t\n\v\f\r"
-PASSWORD_IN_URI = re.compile(r"postgres(ql)?://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
+PASSWORD_IN_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
 # What Postfix hands over to libpq from 3.10 on. Before, it was all that begins with postgresql: and nothing else.
 _URIS = ("postgresql://", "postgres://")
 # Where Debian's MariaDB and MySQL listen.
 MYSQL_SOCKET = "/run/mysqld/mysqld.sock"
 # Where Debian's PostgreSQL has its sockets: clients name the directory.
 POSTGRESQL_SOCKETS = "/run/postgresql"
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DEFAULT_PORTS = {"mysql": 3306, "pgsql": 5432}
 _BETWEEN = re.compile(rf"[,{BLANKS}]+")
 _LOOPBACK = re.compile(r"127\.[0-9.]+|::1")
@@ -174,6 +175,12 @@ def _path_fault(text: str, table_type: str) -> Fault | None:
 
 def _name_fault(text: str, table_type: str) -> Fault | None:
     name, port = _split_port(text)
+    if _URI.match(text):
+        fix = "write host:port in place of it, and the keys user, password and dbname"
+        return Fault("hosts", "is a URI, which Postfix would take for the name of a host", fix)
+    has_ipv6 = any(_is_address(each, ipaddress.IPv6Address) for each in (name, f"{name}:{port}"))
+    if ":" in name and "[" not in text and not has_ipv6:
+        return Fault("hosts", "has more than one colon, and is no IPv6 address with a port", "write host:port")
     if "[" in text or (":" in name and not _is_address(name, ipaddress.IPv6Address)):
         reason = "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"
         return Fault("hosts", reason, f"write such as ::1:{_DEFAULT_PORTS[table_type]}")

@@ -23,7 +23,7 @@ import _ispmail_presets
 from _ispmail_config import MAIN, Answer, CompleteInstance, Instance
 from _ispmail_config_consumers import Consumers
 from _ispmail_config_database import DatabaseConfig
-from _ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault, readable
+from _ispmail_errors import Fault, InvalidInput, IspmailError, PillarFault, besides, has_uri, readable
 from _ispmail_scope import Scope
 from _ispmail_tablefile import shown_key
 
@@ -71,8 +71,11 @@ def section(pillar: Mapping[str, Any], key: str) -> Any:
         raise InvalidInput("pillar must be the name of a pillar key, such as ispmail")
     found = _held(pillar, key)
     if found is None:
-        broken = " (it could not be rendered: see the log of the master)" if "_errors" in pillar else ""
-        what = f"pillar has no {key}{broken}" if pillar else "pillar is empty (salt-ssh gives it to states only)"
+        what = (
+            f"pillar has no {key}{_not_rendered(pillar)}"
+            if pillar
+            else "pillar is empty (salt-ssh gives it to states only)"
+        )
         raise InvalidInput(f"{what}: at least {key}:database:password is needed, see pillar.example")
     return _ispmail_presets.expanded(found)
 
@@ -125,26 +128,48 @@ def _others(pillar: Mapping[str, Any], found: Instance) -> list[Instance]:
     keys = [main.pillar_key, *main.others]
     if found.pillar_key not in keys:
         return []
-    return [_ispmail_config.instance(key, section(pillar, key)) for key in keys if key != found.pillar_key]
+    return [_named(pillar, main, key) for key in keys if key != found.pillar_key]
+
+
+def _named(pillar: Mapping[str, Any], main: Instance, key: str) -> Instance:
+    """An instance that `instances` of another one names.
+
+    Raises:
+        PillarFault: Pillar has no such key: all that are missing are listed. Or the instance has faults.
+    """
+    missing = [each for each in main.others if _held(pillar, each) is None]
+    if missing:
+        reason = f"names what pillar does not have{_not_rendered(pillar)}: {', '.join(missing)}"
+        fix = "write these pillar keys, or take them out of instances"
+        raise PillarFault(main.pillar_key, [Fault("instances", reason, fix)])
+    return _ispmail_config.instance(key, section(pillar, key))
+
+
+def _not_rendered(pillar: Mapping[str, Any]) -> str:
+    return " (it could not be rendered: see the log of the master)" if "_errors" in pillar else ""
 
 
 def _shared_option_files(pillar: Mapping[str, Any], found: Instance, consumers: Consumers) -> list[Fault]:
     """Faults of option files that are another consumer's too, or a map's, by whatever spelling."""
     owners: dict[str, str] = {}
+    of_other_instances: set[str] = set()
     for one in (found, *_others(pillar, found)) if consumers.with_option_file else ():
         owners |= {os.path.realpath(each.path): f"{one.pillar_key}:maps:{each.name}" for each in one.wanted}
         # What is wrong with another instance is told by its own apply.
         with contextlib.suppress(PillarFault):
             theirs = consumer_logins(pillar, one.pillar_key).with_option_file if one is not found else ()
-            owners |= {
+            paths = {
                 os.path.realpath(each.option_file or ""): f"{one.pillar_key}:consumers:{each.name}" for each in theirs
             }
+            owners |= paths
+            of_other_instances |= set(paths.values())
     faults = []
     for each in consumers.with_option_file:
         own = f"{consumers.pillar_key}:consumers:{each.name}"
         owner = owners.setdefault(os.path.realpath(each.option_file or ""), own)
         if owner != own:
-            fix = "a program that serves all instances is named under one of them only"
+            shared = "a program that serves all instances is named under one of them only"
+            fix = shared if owner in of_other_instances else _ispmail_config_consumers.CHOOSE_ANOTHER
             faults.append(Fault(f"consumers:{each.name}:option_file", f"is the file of {owner} too", fix))
     return faults
 
@@ -179,7 +204,7 @@ def wanted(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str) -> tupl
     if isinstance(given, Mapping):
         found = {**given, **found}
     consumers, wrong = _ispmail_config_consumers.assemble(key, found)
-    result = _ispmail_config.complete(key, found, [*faults, *wrong])
+    result = _ispmail_config.complete(key, found, besides(faults, wrong))
     # Which maps there are, and where, is read from pillar itself: no URI of sdb may stand for any of that.
     if shared := _shared_option_files(pillar, instance(pillar, key), consumers):
         raise PillarFault(key, shared)
@@ -238,8 +263,8 @@ def _database(
     found = {name: given.get(name) for name in names} if isinstance(given, Mapping) else given
     found, faults = _looked_up(found, opts)
     if isinstance(given, Mapping):
-        # The maps tell which kind of server it is; what they have in sdb is not needed.
-        found["maps"] = given.get("maps")
+        # What the others have in sdb is not needed, nor is the admin's login by those who do not ask for it.
+        found = {**given, "server": None, **found}
     return _ispmail_config_database.database(key, found, faults, password_needed)
 
 
@@ -337,7 +362,7 @@ def _resolved(value: Any, path: tuple[object, ...], faults: list[Fault], opts: M
         return {key: _resolved(item, (*path, key), faults, opts) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_resolved(item, (*path, number), faults, opts) for number, item in enumerate(value)]
-    if not isinstance(value, str) or not value.startswith("sdb://"):
+    if not has_uri(value) or not _ispmail_config.takes_uri(path):
         return value
     key = ":".join(map(shown_key, path))
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from _ispmail_errors import Fault, InvalidInput, listed, repr_without
 from _ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
@@ -104,6 +105,27 @@ def shown_key(key: object) -> str:
     """
     text = str(key) if isinstance(key, str) or (isinstance(key, int) and key.bit_length() <= 64) else ""
     return text if re.fullmatch(r"[A-Za-z0-9_]{1,40}", text) else _HIDDEN_KEY
+
+
+def shown_name(name: object) -> str:
+    """Return how a message may name what stands where a name of a map is expected."""
+    return name if is_name(name) else shown_key(name)
+
+
+def is_name(name: object) -> TypeGuard[str]:
+    """Tell whether a map, or a pillar key, may have this name."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None
+
+
+def meant(key: object, known: Collection[str]) -> str:
+    """Say what may be meant by a key that is not known, as the fix of its fault."""
+    text = key if isinstance(key, str) else shown_key(key)
+    if "hosts" in known and text.lower() in MEANT:
+        return MEANT[text.lower()]
+    near = [each for each in known if each.lower() == text.lower()] or difflib.get_close_matches(text, list(known))
+    if shown_key(key) == _HIDDEN_KEY and (":" in text or not near):
+        return "is a blank missing after a colon?"
+    return f"is {near[0]} meant?" if near else f"known are {', '.join(known)}"
 
 
 def canonicalize(table_type: str, keys: Mapping[str, object]) -> dict[str, str]:
@@ -304,12 +326,8 @@ def key_fault(table_type: str, key: str, version: str | None) -> Fault | None:
 
 
 def _unknown_key(table_type: str, key: object) -> Fault:
-    shown = shown_key(key)
-    if shown == _HIDDEN_KEY:
-        return Fault(shown, f"is not a key of {table_type}_table(5)", "is a blank missing after a colon?")
-    near = [known for known in SCHEMA if known.lower() == shown.lower()]
-    fix = f"write {near[0]}" if near else MEANT.get(shown.lower(), "see the man page for its spelling")
-    return Fault(shown, f"is not a key of {table_type}_table(5), Postfix would ignore it", fix)
+    reason = f"is not a key of {table_type}_table(5), Postfix would ignore it"
+    return Fault(shown_key(key), reason, meant(key, _SCHEMAS[table_type]))
 
 
 @functools.lru_cache
@@ -334,6 +352,8 @@ def _list_fault(key: str, items: list[object]) -> Fault | None:
     if not items:
         return Fault(key, "is an empty list", "give at least one item, or null to leave the line out")
     for item in items:
+        if isinstance(item, (Mapping, list, tuple)):
+            return Fault(key, "has an item that is no text", "write a text or a list of texts")
         if fault := _text_fault(key, item):
             return fault
         if item == "":
@@ -367,12 +387,21 @@ def _cannot_be_encoded(text: str) -> bool:
     return re.search("[\ud800-\udfff]", text) is not None
 
 
-_TEXT_RULES = (
+# What stands in place of a secret.
+_STAND_INS = (
     _TextRule(
         lambda text: text.lstrip().startswith(("-----BEGIN", "$ANSIBLE_VAULT")),
         "is an encrypted text, not what it stands for",
         "have pillar decrypt it, for PGP with the renderer gpg",
     ),
+    _TextRule(
+        lambda text: text == _SALT_MASK,
+        "is Salt's mask for a secret, not the secret",
+        "read it from pillar without masking",
+    ),
+)
+_TEXT_RULES = (
+    *_STAND_INS,
     _TextRule(
         lambda text: "\n" in text,
         "has a newline, which would start a line of its own in the table file",
@@ -386,11 +415,6 @@ _TEXT_RULES = (
         "has a blank at its beginning or end, which Postfix strips",
         "take it out",
     ),
-    _TextRule(
-        lambda text: text == _SALT_MASK,
-        "is Salt's mask for a secret, not the secret",
-        "read it from pillar without masking",
-    ),
     _TextRule(_cannot_be_encoded, "has a character that cannot be written as UTF-8", "take it out"),
 )
 
@@ -400,6 +424,8 @@ _PLAIN = re.compile(r"[!-#%-)+,.-~](?:[ -~]*[!-~])?")
 
 
 def _text_fault(key: str, value: object) -> Fault | None:
+    if isinstance(value, Mapping) and SCHEMA[key].kind in ("hosts", "list"):
+        return Fault(key, "is a mapping", "write a text or a list of texts")
     if not isinstance(value, str):
         return Fault(key, "is not a text in YAML (a number, a date, yes and no are not)", "put it in quotes")
     if not value and SCHEMA[key].least:

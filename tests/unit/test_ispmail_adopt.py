@@ -256,6 +256,16 @@ def test_mysql_tables_decide_what_is_shared():
     }
 
 
+@pytest.mark.parametrize("other", [OWN, OWN.replace("geheim", "pg-secret")], ids=["the same login", "another password"])
+def test_a_table_of_another_database_server_has_a_login_of_its_own(other):
+    """An apply refuses one account for two servers: a rotation would change the password of one of them only."""
+    adopted = adopt({"a_maps": "pgsql:/a.cf", "b_maps": "mysql:/b.cf"}, {"/a.cf": other, "/b.cf": OWN})
+    entry = adopted.section["maps"]["a_maps"]
+    assert entry["user"] == "mailserver" and entry["password"].startswith("THE PASSWORD OF THE ACCOUNT mailserver")
+    assert _ispmail_config.server_type(adopted.section["maps"]) == ("mysql", [])
+    assert "user" not in adopted.section["maps"]["b_maps"]
+
+
 OLD = "user = u\npassword = p\nhosts = 127.0.0.1\ndbname = d\ntable = t\nselect_field = f\nwhere_field = w\n"
 QUERIES = {
     "without conditions": ("mysql", OLD, "SELECT f FROM t WHERE w='%s'"),

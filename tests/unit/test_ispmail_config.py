@@ -195,14 +195,49 @@ FAULTS = [
         "none from an option_file",
     ),
     ({"database": {"password": None}}, "database:password", "is missing"),
+    (
+        {"maps": {"x": {**SENDERS, "password": None}}},
+        "maps:x:password",
+        "is null: write it, or take the line out: then that of database is taken",
+    ),
+    (
+        {"maps": {"x": {**SENDERS, "password": None, "option_file": "/x"}}},
+        "maps:x:password",
+        "none from an option_file",
+    ),
+    ({"maps": {"x": {**SENDERS, "prox": True}}}, "maps:x:prox", "is not a key of ispmail: is proxy meant?"),
+    ({"maps": {"x": {**SENDERS, "typ": "pgsql"}}}, "maps:x:typ", "is type meant?"),
+    ({"maps": {"x": {**SENDERS, "parametr": "y"}}}, "maps:x:parametr", "is parameter meant?"),
+    ({"maps": {"x": {**SENDERS, "querry": "y"}}}, "maps:x:querry", "is query meant?"),
+    ({"maps": {"x": {**SENDERS, "port": 3307}}}, "maps:x:port", "write it into hosts, as in"),
+    ({"maps": {"x": {**SENDERS, "timeout": 5}}}, "maps:x:timeout", "known are user, password"),
+    ({"maps": {"x": {**SENDERS, "password:TOKEN": 1}}}, "maps:x:(a key that is not shown)", "is a blank missing"),
+    ({"maps": {"x": {**SENDERS, 1 << 20000: 1}}}, "maps:x:(a key that is not shown)", "is a blank missing"),
+    ({1 << 20000: 1}, "(a key that is not shown)", "is not a key of ispmail"),
+    ({"maps": {1 << 20000: SENDERS}}, "maps:(a key that is not shown)", "put it in quotes"),
+    ({"maps": {"x": {**SENDERS, "type": 1 << 20000}}}, "maps:x:type", "must be one of mysql"),
+    (
+        {"maps": {"x": {**SENDERS, "type": "pgsql"}}},
+        "maps:x:type",
+        "is pgsql, but that of virtual_mailbox_domains is mysql, and one account is of one database server",
+    ),
+    (
+        {"maps": NO_DEFAULTS, "answers": [{"map": "x", "question": "q", "answer": True}]},
+        "answers:0:map",
+        "names a map, and pillar has none: take it out, or add the map to maps",
+    ),
+    *(({"history": value}, "history", "a whole number from 0 to 100") for value in (1 << 20000, -1)),
     ({"database": {}, "maps": {**NO_DEFAULTS, "x": {"type": "pgsql"}}}, "database:password", "is missing"),
     ({"postfix": {"config_dir": "/x"}}, "postfix:config_dir", "is config_directory meant?"),
     ({"rotation": {"bach": 1}}, "rotation:bach", "is batch meant?"),
     *(
         ({"rotation": {"batch": value}}, "rotation:batch", "a number of servers, or a share")
-        for value in (0, "0%", "101%", -1, "some", None, True, "25 %", 1.5)
+        for value in (0, "0%", "101%", -1, "some", None, True, "25 %", 1.5, 1 << 20000, "1" * 5000, float("inf"))
     ),
-    *(({"rotation": {"drain": value}}, "rotation:drain", "a number of seconds") for value in (-1, "60", True, None)),
+    *(
+        ({"rotation": {"drain": value}}, "rotation:drain", "a number of seconds")
+        for value in (-1, "60", True, None, 1 << 20000)
+    ),
     *(({"instances": value}, "instances", "a list of other pillar keys") for value in ([5], [""], ["ispmail", None])),
     *(
         ({"instances": [value]}, "instances", "a list of other pillar keys")
@@ -287,7 +322,7 @@ FAULTS = [
             "answers:0:answer",
             "must be a text",
         )
-        for value in ("", None, [], 1.5, {}, [None], [{}], [["a"]], [""])
+        for value in ("", None, [], 1.5, {}, [None], [{}], [["a"]], [""], 1 << 20000, [1 << 20000], [True])
     ),
     *(
         (

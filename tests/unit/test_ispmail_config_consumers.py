@@ -96,6 +96,20 @@ FAULTS = [
     ({"dovecot": {"option_file": "db.cnf"}}, "consumers:dovecot:option_file", "absolute path"),
     ({"dovecot": {"option_file": "/etc/\u202e.cnf"}}, "consumers:dovecot:option_file", "absolute path"),
     ({"dovecot": {"option_file": "/etc/.a.cnf.new"}}, "consumers:dovecot:option_file", "each change's own"),
+    ({"dovecot": {"option_file": 1 << 20000}}, "consumers:dovecot:option_file", "absolute path"),
+    ({"x": "sdb://TOKEN/x"}, "consumers:x", "is a URI of sdb"),
+    *(
+        (
+            {"dovecot": {key: "sdb://a/b"}},
+            f"consumers:dovecot:{key}",
+            "is a URI of sdb, and is not looked up here: write",
+        )
+        for key in ("option_file", "config_file", "option_group", "user", "group", "mode")
+    ),
+    *(({"x": {"holds": uris}}, "consumers:x:holds", "is a URI of sdb") for uris in ("sdb://a/b", ["/a", "sdb://a/b"])),
+    ({"x": {"programs": ["sdb://a/b"], "holds": ["/a"]}}, "consumers:x:programs", "is a URI of sdb"),
+    ({"x": {"sls": "sdb://a/b", "holds": ["/a"]}}, "consumers:x:sls", "is a URI of sdb"),
+    ({"x": {"slss": "sdb://a/b", "holds": ["/a"]}}, "consumers:x:slss", "is sls meant?"),
     ({"dovecot": {"option_file": "/etc/postfix/main.cf"}}, "consumers:dovecot:option_file", "Postfix's own"),
     ({"x": {"option_file": "/a", "holds": ["/b"]}}, "consumers:x:option_file", "beside sls or holds"),
     ({"x": {"option_file": "/a", "ignore": True}}, "consumers:x:option_file", "gets no password"),
@@ -104,7 +118,11 @@ FAULTS = [
     ({"x": {"holds": ["/b"], "mode": "0600"}}, "consumers:x:mode", "belongs to an option_file"),
     *(({"dovecot": {"mode": mode}}, "consumers:dovecot:mode", "0640") for mode in ("0644", 640, "640", "0660")),
     *(({"dovecot": {key: "a]"}}, f"consumers:dovecot:{key}", "a name") for key in ("user", "group", "option_group")),
-    ({"dovecot": {}, "x": {"option_file": "/etc/dovecot/./ispmail.cnf"}}, "consumers:x:option_file", "file of dovecot"),
+    (
+        {"dovecot": {}, "x": {"option_file": "/etc/dovecot/./ispmail.cnf"}},
+        "consumers:x:option_file",
+        "file of dovecot too: choose",
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+import _ispmail_config
 from _ispmail_config_database import AdminLogin, database, servers, user
 from _ispmail_errors import PillarFault
 
@@ -32,8 +33,12 @@ FAULTS = [
     ({"database": "TOKEN"}, "database", "must be a mapping"),
     *(({"server": {"port": port}}, "server:port", "a number") for port in (0, 65536, True, "3306")),
     *(({"server": {key: 1}}, f"server:{key}", "a text") for key in ("unix_socket", "host", "user", "password")),
-    ({"server": {"host": ""}}, "server:host", "a text"),
-    ({"server": {"user": "TOKEN\n"}}, "server:user", "a text"),
+    ({"server": {"host": ""}}, "server:host", "is empty: write it, or take the line out"),
+    ({"server": {"user": "TOKEN\n"}}, "server:user", "a text of one line"),
+    ({"server": {"accounts_host": "TOKEN@10.0.0.1"}}, "server:accounts_host", "has an @: it is the host of an account"),
+    ({"server": {"accounts_host": ["a", "b, c"]}}, "server:accounts_host", "make several hosts a list"),
+    ({"database": {"user": 1 << 20000}}, "database:user", "is not a text in YAML"),
+    ({"database": {"dbname": 1 << 20000}}, "database:dbname", "is not a text in YAML"),
     ({"server": {"unix_socket": "/a", "host": "b"}}, "server:host", "beside unix_socket"),
     *(({"server": {"accounts_host": hosts}}, "server:accounts_host", "a list of texts") for hosts in ([], [1], "", {})),
     *(({"server": {key: "yes"}}, f"server:{key}", "true or false") for key in ("create_tables", "revoke_other_grants")),
@@ -56,11 +61,51 @@ def test_faults_of_pillar(config, key, said):
         database("ispmail", "TOKEN")
 
 
+MISSPELT = [
+    ({"srever": {"accounts_host": "10.0.0.1"}}, ["srever"]),
+    ({"database": {"usr": "postfix", "dbnam": "vmail"}}, ["database:usr", "database:dbnam"]),
+    ({"database": {"password:TOKEN": None}}, ["database:(a key that is not shown)"]),
+    ({"rotation": {"methode": "two_accounts", "kep": "7d"}}, ["rotation:methode", "rotation:kep"]),
+    ({"preset": "postfix-admin"}, ["preset"]),
+    ({"preset": ["postfixadmin"]}, ["preset"]),
+    ({"maps": ["virtual_alias_maps"]}, ["maps"]),
+    ({"maps": {"virtual_alias_maps": {"typ": "pgsql"}}}, ["maps:virtual_alias_maps:typ"]),
+    ({"maps": {"virtual_alias_maps": {"type": "pqsql"}}}, ["maps:virtual_alias_maps:type"]),
+    ({"maps": {"virtual_alias_maps": {"type": "pgsql"}}}, ["maps:virtual_alias_maps:type"]),
+    ({"maps": {"my-map": {"type": "pgsql", "parameter": "x", "query": "Q"}}}, ["maps:my-map:type"]),
+]
+
+
+@pytest.mark.parametrize(("section", "keys"), MISSPELT)
+def test_what_an_apply_refuses_is_refused_with_the_same_words(section, keys):
+    """It acted on the defaults: another database was made than the one that pillar names."""
+    section = {**section, "database": {"password": "x", **section.get("database", {})}}
+    with pytest.raises(PillarFault) as caught:
+        database("ispmail", section)
+    assert [fault.key for fault in caught.value.faults] == keys
+    with pytest.raises(PillarFault) as of_an_apply:
+        _ispmail_config.complete("ispmail", section)
+    assert set(caught.value.faults) <= set(of_an_apply.value.faults)
+    assert "TOKEN" not in str(caught.value)
+
+
+def test_a_database_server_may_have_the_sections_of_others_or_none():
+    others = {"answers": [], "consumers": {}, "history": 3, "watch": {}, "postfix": {}, "instances": ["out"]}
+    assert database("ispmail", {**others, "packages": False}).user == database("ispmail", {}).user == "mailserver"
+
+
+def test_the_doctor_looks_although_the_account_has_a_misspelt_key():
+    section = {"database": {"usr": "x", "password": 1 << 20000}}
+    assert database("ispmail", section, account_checked=False).password is None
+
+
 def test_a_password_that_is_needed():
     for section in ({}, {"database": {"password": ""}}, {"database": {"password": None}}):
         with pytest.raises(PillarFault) as caught:
             database("ispmail", section, password_needed=True)
-        assert [fault.key for fault in caught.value.faults] == ["database:password"]
+        assert [str(fault) for fault in caught.value.faults] == [
+            "database:password is missing or empty: write the password of the maps' account"
+        ]
         assert not database("ispmail", section).password
 
 

@@ -30,6 +30,19 @@ def test_all_faults_are_listed_once():
     assert [fault.key for fault in error.faults] == ["a", "b"]
 
 
+def test_a_value_that_is_told_already_is_not_told_again():
+    known = [Fault("database:password", "is not in sdb"), Fault("database:hosts:0", "is not in sdb")]
+    more = [
+        Fault(key, "is missing") for key in ("database:password", "database:hosts", "database:pass", "database:hosts:1")
+    ]
+    assert [fault.key for fault in _ispmail_errors.besides(known, more)] == [
+        "database:password",
+        "database:hosts:0",
+        "database:pass",
+        "database:hosts:1",
+    ]
+
+
 def test_one_tree():
     """The edge turns two branches into Salt's two errors: bad input, and the world said no."""
     assert issubclass(PillarFault, _ispmail_errors.InvalidInput)

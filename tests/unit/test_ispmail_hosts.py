@@ -81,6 +81,8 @@ PATHS = [
 
 
 NO_PORT = "has an IPv6 address in brackets or without a port, but Postfix splits at the last colon"
+COLONS = "has more than one colon, and is no IPv6 address with a port"
+URI = "is a URI, which Postfix would take for the name of a host"
 NO_SERVICE = "has a port that is not a number from 1 to 65535, nor the name of a service"
 NAMES = [
     ("mysql", "db:3306", None),
@@ -97,7 +99,13 @@ NAMES = [
     ("mysql", "[db]", NO_PORT),
     ("mysql", "::1", NO_PORT),
     ("mysql", "::1:3307", None),
-    ("mysql", "a:b:3307", NO_PORT),
+    ("mysql", "a:b:3307", COLONS),
+    ("mysql", "127.0.0.1:3306:4", COLONS),
+    ("mysql", "inet:::1", NO_PORT),
+    ("mysql", "2001:db8::1:3306", None),
+    ("mysql", "mysql://u:SECRET@db/mail", URI),
+    ("pgsql", "mysql://u:SECRET@db/mail", URI),
+    ("mysql", "postgresql://u@db/mail", URI),
     ("mysql", "db:amqp", None),
     ("mysql", "db:", NO_SERVICE),
     ("pgsql", "db:amqp", "has a port that is not a number from 1 to 65535"),

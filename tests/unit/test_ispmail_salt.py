@@ -168,6 +168,52 @@ def test_sdb_is_looked_up_and_its_errors_tell_no_secret(monkeypatch):
     assert "SECRET" not in text and "database:password" not in text
 
 
+def test_what_sdb_does_not_have_is_told_once():
+    """It was told as a missing password, or as an empty name, too."""
+    section = {"database": dict.fromkeys(("user", "password", "dbname"), "sdb://none/x")}
+    section["database"]["hosts"] = ["sdb://none/x"]
+    keys = ["database:user", "database:password", "database:dbname", "database:hosts:0"]
+    readers = [_ispmail_salt.complete, lambda *args: _ispmail_salt.database(*args, password_needed=True)]
+    for read in readers:
+        for more in ({}, {"consumers": {"dovecot": {}}}):
+            with pytest.raises(PillarFault) as caught:
+                read({"ispmail": {**section, **more}}, {}, "ispmail")
+            assert [fault.key for fault in caught.value.faults] == keys
+
+
+def test_an_instance_that_pillar_does_not_have_is_told_with_the_key_that_names_it():
+    pillar = {"ispmail": mail(instances=["out", "a", "b"]), "out": mail(postfix=OUT)}
+    fault = (
+        "^Pillar has errors, nothing was changed:\n- {}:instances names what pillar does not have: a, b: write these"
+    )
+    for read in (
+        _ispmail_salt.instance,
+        _ispmail_salt.instances,
+        lambda *args: _ispmail_salt.wanted(args[0], {}, args[1]),
+    ):
+        with pytest.raises(PillarFault, match=fault.format("ispmail")):
+            read(pillar, "ispmail")
+    with pytest.raises(PillarFault, match=fault.format("ispmail")):
+        _ispmail_salt.instance(pillar, "out")
+    with pytest.raises(
+        PillarFault, match=r"does not have \(it could not be rendered: see the log of the master\): a, b"
+    ):
+        _ispmail_salt.instance({**pillar, "_errors": ["x"]}, "ispmail")
+
+
+@pytest.mark.parametrize("name", [1, "a b", 1 << 20000], ids=["a number", "a text", "a huge number"])
+def test_a_map_without_a_name_has_its_faults_at_its_own_key(name):
+    """They were told at a key that pillar does not have, maps:unnamed."""
+    shown = "1" if name == 1 else "(a key that is not shown)"
+    for entry, keys in (({}, ["", ":query"]), ({"query": "SELECT a FROM b WHERE c='%s'", "user": 5}, ["", ":user"])):
+        with pytest.raises(PillarFault) as caught:
+            _ispmail_salt.wanted({"ispmail": mail(maps={name: entry})}, {}, "ispmail")
+        assert [fault.key for fault in caught.value.faults] == [f"maps:{shown}{key}" for key in keys]
+    with pytest.raises(PillarFault) as caught:
+        _ispmail_salt.wanted({"ispmail": mail(maps={"x": 5})}, {}, "ispmail")
+    assert [fault.key for fault in caught.value.faults] == ["maps:x"]
+
+
 @pytest.mark.parametrize(
     "found, reason",
     [
@@ -210,7 +256,7 @@ OUT = {"config_directory": "/etc/postfix-out"}
     [
         (
             {"ispmail": mail(consumers={"a": {"option_file": "/etc/../etc/postfix/mariadb-virtual-alias-maps.cf"}})},
-            "consumers:a:option_file is the file of ispmail:maps:virtual_alias_maps too",
+            "consumers:a:option_file is the file of ispmail:maps:virtual_alias_maps too: choose another file",
         ),
         (
             {
@@ -228,7 +274,7 @@ OUT = {"config_directory": "/etc/postfix-out"}
         ),
         (
             {"ispmail": mail(consumers={"a": {"option_file": "LINK/a.cnf"}, "b": {"option_file": "FOLDER/a.cnf"}})},
-            "consumers:b:option_file is the file of ispmail:consumers:a too",
+            "consumers:b:option_file is the file of ispmail:consumers:a too: choose another file",
         ),
     ],
     ids=["a map and a consumer", "Dovecot in two instances", "consumers of two instances", "of one instance"],
@@ -314,13 +360,25 @@ def test_a_section_that_is_no_mapping_is_a_fault(section, read):
         ),
         ({"maps": {"x": {"type": "sdb://a/b", "query": "SELECT a FROM b WHERE c='%s'"}}}, "pgsql", "maps:x:type"),
         ({"maps": {"x": {"file": "sdb://a/b", "query": "SELECT a FROM b WHERE c='%s'"}}}, "x.cf", "maps:x:file"),
+        ({"maps": {"x": {"proxy": "sdb://a/b", "query": "SELECT a FROM b WHERE c='%s'"}}}, True, "maps:x:proxy"),
+        ({"maps": {"x": "sdb://a/b"}}, {}, "maps:x"),
+        ({"maps": "sdb://a/b"}, {}, "maps"),
+        ({"database": "sdb://a/b"}, {}, "database"),
+        ({"history": "sdb://a/b"}, 5, "history"),
+        *(
+            ({"rotation": {key: "sdb://a/b"}}, "25%", f"rotation:{key}")
+            for key in ("batch", "drain", "method", "max_age")
+        ),
     ],
 )
 def test_which_maps_there_are_is_not_in_sdb(monkeypatch, section, found, key):
     """Else an apply would take what a removal, a status and another instance refuse, as they do not look it up."""
     monkeypatch.setattr(_ispmail_salt.salt.utils.sdb, "sdb_get", lambda *_: found)
+    # Nor is it looked up: what is not there in sdb, or of another kind, is told as the same.
     for function in (_ispmail_salt.instance, lambda pillar, key: _ispmail_salt.wanted(pillar, {}, key)):
-        with pytest.raises(PillarFault, match=f"ispmail:{key} "):
+        with pytest.raises(
+            PillarFault, match=f"^[^-]*- ispmail:{key} is a URI of sdb, and is not looked up here[^-]*$"
+        ):
             function({"ispmail": {"database": {"password": "x"}, **section}, "out": mail()}, "ispmail")
 
 
@@ -345,7 +403,9 @@ OPTS = {"cachedir": "/c", "conf_file": "/etc/salt/minion", "pillar_roots": {"bas
 
 def test_the_database_servers_side():
     """Whatever else is wrong with pillar; whether the password is needed is the caller's to say."""
-    pillar = {"ispmail": {"database": {"user": "u"}, "server": {"known_accounts": ["k"]}, "maps": {"a": {"x": NO_KEY}}}}
+    pillar = {
+        "ispmail": {"database": {"user": "u"}, "server": {"known_accounts": ["k"]}, "maps": {"a": {"user": NO_KEY}}}
+    }
     found = _ispmail_salt.database(pillar, {}, "ispmail")
     assert (found.user, found.password, found.known_accounts) == ("u", None, ("k",))
     with pytest.raises(PillarFault, match="ispmail:database:password is missing or empty"):

@@ -53,8 +53,8 @@ FAULTS = [
     ("pgsql", {"dbname": 2024}, {}, "dbname", "in quotes"),
     # Keys.
     ("mysql", {"pasword": "TOKEN"}, {}, "pasword", "not a key of mysql_table(5)"),
-    ("mysql", {"Password": "TOKEN"}, {}, "Password", "write password"),
-    ("mysql", {"tls_cafile": "TOKEN"}, {}, "tls_cafile", "write tls_CAfile"),
+    ("mysql", {"Password": "TOKEN"}, {}, "Password", "is password meant?"),
+    ("mysql", {"tls_cafile": "TOKEN"}, {}, "tls_cafile", "is tls_CAfile meant?"),
     ("mysql", {1: "TOKEN"}, {}, "1", "not a key"),
     ("mysql", {"unknown": None}, {}, "unknown", "not a key"),
     *(
@@ -193,6 +193,8 @@ FAULTS = [
     ("mysql", {"hosts": ["a b", "TOKEN"]}, {}, "hosts", "two items"),
     ("mysql", {"hosts": ["a,TOKEN"]}, {}, "hosts", "two items"),
     ("mysql", {"hosts": [1]}, {}, "hosts", "in quotes"),
+    ("mysql", {"hosts": {"TOKEN": 1}}, {}, "hosts", "is a mapping: write a text or a list of texts"),
+    ("mysql", {"hosts": [{"TOKEN": 1}]}, {}, "hosts", "has an item that is no text: write a text or a list of texts"),
     *(
         ("pgsql", {"hosts": value}, {}, "hosts", "holds a password")
         for value in (
@@ -203,7 +205,7 @@ FAULTS = [
             ["db", "postgresql://u:TOKEN@db/mail"],
         )
     ),
-    ("mysql", {"hosts": "postgresql://u@db/mail"}, {}, "hosts", "port that is not a number"),
+    ("mysql", {"hosts": "postgresql://u@db/mail"}, {}, "hosts", "is a URI, which Postfix would take for the name"),
     # Across keys.
     *(
         (type_, {"domain": "TOKEN"}, {"parameter": parameter}, "domain", f"stops every question of {parameter}")
@@ -850,6 +852,7 @@ REDACTED = [
     ("dbname", "d PassWd: geheim", True),
     ("dbname", "compass", False),
     ("hosts", "postgresql://u:geheim@db", True),
+    ("hosts", "mysql://u:geheim@db/mail", True),
     ("hosts", "db", False),
     ("password", "geheim", True),
     ("passwort", "geheim", True),
