@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8543d8cfb36c")
+_ispmail_stamp.require("98a0faf4f707")
 
 import contextlib
 import json

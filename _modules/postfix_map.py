@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8543d8cfb36c")
+_ispmail_stamp.require("98a0faf4f707")
 
 import _ispmail_applied
 import _ispmail_compare

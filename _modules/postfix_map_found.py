@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8543d8cfb36c")
+_ispmail_stamp.require("98a0faf4f707")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -304,7 +304,7 @@ def _value(key: str, text: str | None) -> object:
 
 def placeholder(user: str | None, file: str = "") -> str:
     """What stands in place of a password; `file` where the account has several passwords."""
-    account = f"THE PASSWORD OF THE ACCOUNT {user or '(without a name)'}"
+    account = f"{_ispmail_tablefile.PLACEHOLDER}{user or '(without a name)'}"
     return f"{account} IN {file}" if file else account
 
 

@@ -229,6 +229,8 @@ def _login_faults(server: Mapping[str, object], table_type: str) -> list[Fault]:
             faults.append(Fault(f"server:{key}", "is empty", "write it, or take the line out"))
         elif key != "password" and not _is_name(value):
             faults.append(Fault(f"server:{key}", "must be a text of one line"))
+        elif key == "password" and (fault := _ispmail_tablefile.stand_in(f"server:{key}", value)):
+            faults.append(fault)
     return faults
 
 

@@ -383,6 +383,11 @@ class _TextRule(NamedTuple):
     fix: str
 
 
+# What postfix_map.found prints, and what stands in README.md, docs/setup.md and pillar.example.
+PLACEHOLDER = "THE PASSWORD OF THE ACCOUNT "
+_PLACEHOLDER = re.compile(rf"(?i){PLACEHOLDER}|the password of (that user|mailserver@127\.0\.0\.1)\Z")
+
+
 def _cannot_be_encoded(text: str) -> bool:
     return re.search("[\ud800-\udfff]", text) is not None
 
@@ -398,6 +403,11 @@ _STAND_INS = (
         lambda text: text == _SALT_MASK,
         "is Salt's mask for a secret, not the secret",
         "read it from pillar without masking",
+    ),
+    _TextRule(
+        lambda text: _PLACEHOLDER.match(text) is not None,
+        "is a placeholder for a password, as postfix_map.found and pillar.example have it, not the password",
+        "write the password of that account",
     ),
 )
 _TEXT_RULES = (
@@ -420,7 +430,7 @@ _TEXT_RULES = (
 
 
 # What breaks none of them: visible ASCII, blanks within it, and a first character by which no other rule begins.
-_PLAIN = re.compile(r"[!-#%-)+,.-~](?:[ -~]*[!-~])?")
+_PLAIN = re.compile(r"[!-#%-)+,.-SU-su-~](?:[ -~]*[!-~])?")
 
 
 def _text_fault(key: str, value: object) -> Fault | None:
@@ -435,6 +445,11 @@ def _text_fault(key: str, value: object) -> Fault | None:
         if rule.breaks(value):
             return Fault(key, rule.reason, rule.fix)
     return None
+
+
+def stand_in(key: str, text: str) -> Fault | None:
+    """Say why a password cannot be the one that is meant, or None: a mask, an encrypted text, a placeholder."""
+    return next((Fault(key, rule.reason, rule.fix) for rule in _STAND_INS if rule.breaks(text)), None)
 
 
 class _Table(NamedTuple):

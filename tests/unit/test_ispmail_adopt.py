@@ -11,6 +11,7 @@ import _ispmail_config
 import _ispmail_inventory
 import _ispmail_tablefile
 from _ispmail_adopt import Source
+from _ispmail_errors import PillarFault
 from _ispmail_inventory import Settings
 from _ispmail_postconf import Service
 
@@ -264,6 +265,15 @@ def test_a_table_of_another_database_server_has_a_login_of_its_own(other):
     assert entry["user"] == "mailserver" and entry["password"].startswith("THE PASSWORD OF THE ACCOUNT mailserver")
     assert _ispmail_config.server_type(adopted.section["maps"]) == ("mysql", [])
     assert "user" not in adopted.section["maps"]["b_maps"]
+
+
+def test_the_placeholder_is_no_password():
+    """It was written into the table files, and made the account's."""
+    section = adopt({"virtual_alias_maps": "mysql:/a.cf"}, {"/a.cf": OWN}).section
+    with pytest.raises(PillarFault) as caught:
+        _ispmail_config.complete("ispmail", section)
+    assert [fault.key for fault in caught.value.faults] == ["database:password"]
+    assert "is a placeholder for a password" in str(caught.value)
 
 
 OLD = "user = u\npassword = p\nhosts = 127.0.0.1\ndbname = d\ntable = t\nselect_field = f\nwhere_field = w\n"

@@ -37,6 +37,8 @@ FAULTS = [
     ({"server": {"user": "TOKEN\n"}}, "server:user", "a text of one line"),
     ({"server": {"accounts_host": "TOKEN@10.0.0.1"}}, "server:accounts_host", "has an @: it is the host of an account"),
     ({"server": {"accounts_host": ["a", "b, c"]}}, "server:accounts_host", "make several hosts a list"),
+    ({"server": {"password": "the password of that user"}}, "server:password", "is a placeholder for a password"),
+    ({"server": {"password": "*" * 10}}, "server:password", "is Salt's mask"),
     ({"database": {"user": 1 << 20000}}, "database:user", "is not a text in YAML"),
     ({"database": {"dbname": 1 << 20000}}, "database:dbname", "is not a text in YAML"),
     ({"server": {"unix_socket": "/a", "host": "b"}}, "server:host", "beside unix_socket"),

@@ -45,6 +45,17 @@ FAULTS = [
     ("mysql", {"password": " "}, {}, "password", "blank"),
     ("mysql", {"password": "TOKEN\ud800"}, {}, "password", "UTF-8"),
     ("mysql", {"password": "*" * 10}, {}, "password", "mask"),
+    *(
+        (type_, {"password": text}, {}, "password", "is a placeholder for a password")
+        for type_ in ("mysql", "pgsql")
+        for text in (
+            "THE PASSWORD OF THE ACCOUNT mailserver",
+            "THE PASSWORD OF THE ACCOUNT (without a name) IN /etc/postfix/x.cf",
+            "the password of the account mailserver",
+            "the password of mailserver@127.0.0.1",
+            "the password of that user",
+        )
+    ),
     ("mysql", {"hosts": ["TOKEN", "*" * 10]}, {}, "hosts", "mask"),
     *(
         ("mysql", {"password": value}, {}, "password", "in quotes")
