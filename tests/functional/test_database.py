@@ -498,6 +498,28 @@ def test_faults_of_pillar_are_refused_before_anybody_is_asked(minion, server, ch
         assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"database": {"dbnam": "vmail"}}, "ispmail:database:dbnam is not a key of ispmail: is dbname meant?"),
+        ({"srever": {"accounts_host": "10.0.0.1"}}, "ispmail:srever is not a key of ispmail: is server meant?"),
+        ({"preset": "postfix-admin"}, "ispmail:preset must be one of ispmail, postfixadmin"),
+        ({"server": {"accounts_host": "mailserver@127.0.0.1"}}, "ispmail:server:accounts_host has an @"),
+    ],
+)
+def test_misspelt_pillar_makes_nothing(minion, server, section, said):
+    """It acted on the defaults: the database mailserver, and an account at 127.0.0.1."""
+    found = pillar(server)["ispmail"]
+    for key, value in section.items():
+        found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
+    minion.pillar = {"ispmail": found}
+    for function in ("tables", "account"):
+        with pytest.raises(SaltInvocationError) as caught:
+            call(minion, function)
+        assert said in str(caught.value)
+    assert server.sql("SHOW DATABASES LIKE 'mailserver'") == () and priv(server) is None
+
+
 def test_a_server_that_cannot_be_asked(minion, server, silent_port):
     """Bounded in time, and told in words of ours: the server's own may hold anything."""
     for section, said in (
