@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("98a0faf4f707")
+_ispmail_stamp.require("5c966289fb91")
 
 import contextlib
 import json

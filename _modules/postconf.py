@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("98a0faf4f707")
+_ispmail_stamp.require("5c966289fb91")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("98a0faf4f707")
+_ispmail_stamp.require("5c966289fb91")
 
 
 import _ispmail_applied
@@ -17,7 +17,6 @@ import _ispmail_doctor
 import _ispmail_doctor_server
 import _ispmail_logins
 import _ispmail_metrics
-import _ispmail_postfix
 import _ispmail_report
 import _ispmail_salt
 import _ispmail_servers
@@ -187,14 +186,14 @@ def _target(pillar, instance, servers):
     # An instance without a server of its own shares the main one's. What its preset says is none.
     has_server = is_main or "server" in __pillar__[key]
     source = key if has_server else pillar
-    may_ask = section.get("consumers") or _ispmail_postfix.is_there(instance.config_directory)
     return Target(
         instance=instance,
         prefix="" if is_main else f"{key}: ",
         database=_database(source),
         own_server=has_server,
         names_socket="unix_socket" in (section.get("server") or {}),
-        hosts=_ispmail_config_database.servers(section) if may_ask else (),
+        hosts=_ispmail_config_database.servers(section),
+        has_consumers=bool(section.get("consumers")),
         answers=section.get("answers") or (),
         changes=changes,
         admin_view=admin_view,

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("98a0faf4f707")
+_ispmail_stamp.require("5c966289fb91")
 
 import _ispmail_applied
 import _ispmail_compare

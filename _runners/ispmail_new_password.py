@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("98a0faf4f707")
+_ispmail_stamp.require("5c966289fb91")
 
 import salt.client
 import salt.utils.minions

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("98a0faf4f707")
+_ispmail_stamp.require("5c966289fb91")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -40,7 +40,8 @@ class Target(NamedTuple):
     database: DatabaseConfig  # without what is in sdb; another instance's where pillar has no server for this one
     own_server: bool  # whether `database` is its own
     names_socket: bool  # whether pillar names the socket of the database server
-    hosts: Sequence[str]  # where pillar has the maps' database; none where no program of this server may ask it
+    hosts: Sequence[str]  # of the maps' database, as pillar has them
+    has_consumers: bool  # whether other programs of this server log in there
     answers: Sequence[object]  # as pillar has them
     changes: Callable[[], Mapping[str, object]]  # what an apply would change
     admin_view: Callable[[], Mapping[str, Any]]  # what _ispmail_accounts.read tells of the database server

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import _ispmail_account_users
 import _ispmail_hosts
+import _ispmail_postfix
+import _ispmail_sockets
 from _ispmail_config_database import MYSQL, PGSQL, DatabaseConfig
 from _ispmail_doctor_postfix import Target
 from _ispmail_errors import IspmailError
@@ -80,18 +83,21 @@ def check(targets: Sequence[Target], live: Mapping[str, Live]) -> Iterator[Findi
         yield from _check_server(target, live[target.database.type].users)
 
 
-def is_local(host: str, addresses: Sequence[str], table_type: str = MYSQL) -> bool:
-    """Whether a host of a table file is this machine."""
+def is_local(host: str, addresses: Collection[str], table_type: str = MYSQL) -> bool:
+    """Whether a host of a table file is this machine, by an address of it or by a name."""
     parsed = _ispmail_hosts.parse_host(host, table_type)
-    return parsed.socket is not None or parsed.name in addresses
+    if parsed.socket is not None or parsed.name in addresses:
+        return True
+    found = _ispmail_sockets.addresses(parsed.name)
+    return any(each in addresses or ipaddress.ip_address(each).is_loopback for each in found)
 
 
-def _may_be_asked(target: Target, hosts: Sequence[str], addresses: Sequence[str]) -> bool:
+def _may_be_asked(target: Target, hosts: Sequence[str], addresses: Collection[str]) -> bool:
     """Whether pillar names the server by host, or the maps' database is on this machine.
 
-    A server on this machine may also be another one, such as webmail's. So where table files tell the maps' hosts,
-    these decide. Else pillar decides: the socket that it names, or its own hosts. Where neither Postfix nor a consumer
-    could be meant by those, it is the database's own server that has the pillar.
+    A server on this machine may also be another one, such as webmail's. So where table files or consumers log in to the
+    maps' database, their hosts decide. Else pillar does, by the socket that it names, or by its hosts. Where there is
+    no Postfix that could ask those, it is the database's own server that has the pillar.
 
     Args:
         hosts: Those of the live table files.
@@ -99,14 +105,19 @@ def _may_be_asked(target: Target, hosts: Sequence[str], addresses: Sequence[str]
     config = target.database
     if config.login.host is not None:
         return True
-    if not hosts and target.names_socket:
-        return True
-    types = {each.type for each in target.instance.wanted}
-    if not hosts and types and config.type not in types:
+    if not target.names_socket and not os.path.exists(config.login.unix_socket or ""):
         return False
-    known = hosts or target.hosts
-    local = not known or any(is_local(host, addresses, config.type) for host in known)
-    return local and (target.names_socket or os.path.exists(config.login.unix_socket or ""))
+    known = hosts or (target.hosts if target.has_consumers else ())
+    if not known:
+        if target.names_socket:
+            return True
+        types = {each.type for each in target.instance.wanted}
+        if types and config.type not in types:
+            return False
+        if not _ispmail_postfix.is_there(target.instance.config_directory):
+            return True
+        known = target.hosts
+    return any(is_local(host, addresses, config.type) for host in known)
 
 
 def _check_server(target: Target, users: Users) -> Iterator[Finding]:

@@ -237,6 +237,9 @@ CONSUMERS = {"webmail": {"holds": ["/nonexistent"]}}
         pytest.param(True, HERE, HERE, False, {}, True, id="a mail server with its own"),
         pytest.param(True, HERE, ELSEWHERE, False, {}, True, id="the same, after a change of pillar"),
         pytest.param(False, None, HERE, False, {"maps": NO_MAPS, "consumers": CONSUMERS}, True, id="a webmail with it"),
+        pytest.param(
+            False, None, ELSEWHERE, True, {"maps": NO_MAPS, "consumers": CONSUMERS}, False, id="the same, not with it"
+        ),
         pytest.param(True, None, ELSEWHERE, False, {}, False, id="a mail server before its first apply"),
         pytest.param(True, ELSEWHERE, ELSEWHERE, False, {}, False, id="a mail server with a webmail's"),
         pytest.param(True, ELSEWHERE, HERE, True, {}, False, id="the same, with the database's pillar"),

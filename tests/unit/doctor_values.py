@@ -31,6 +31,7 @@ def target(
         own_server=own_server,
         names_socket=False,
         hosts=(),
+        has_consumers=False,
         answers=answers,
         changes=changes,
         admin_view=lambda: {

@@ -45,42 +45,66 @@ def test_another_database_here_is_not_asked_for_the_maps(host, here):
 MAPS = {kind: Map(kind, "virtual_alias_maps", kind, False, f"/etc/postfix/{kind}.cf") for kind in ("mysql", "sqlite")}
 
 
+POSTFIX, CONSUMERS, SOCKET, NAMED = "a Postfix", "consumers", "the socket", "pillar names it"
+
+
 @pytest.mark.parametrize(
-    ("live", "pillars", "names_socket", "kinds", "has_socket", "asked"),
+    ("live", "pillars", "kinds", "there", "asked"),
     [
-        # Live table files decide, where there are any.
-        (["198.51.100.7"], ["db"], False, ["mysql"], True, True),
-        (["db", "127.0.0.1"], ["db"], False, ["mysql"], True, True),
-        (["127.0.0.1"], ["127.0.0.1"], False, ["mysql"], False, False),
-        (["127.0.0.1"], ["127.0.0.1"], True, ["mysql"], False, True),
-        (["db"], ["127.0.0.1"], True, ["mysql"], True, False),
+        # Where somebody logs in from here, that tells where it is.
+        (["198.51.100.7"], ["db"], ["mysql"], [POSTFIX, SOCKET], True),
+        (["db", "127.0.0.1"], ["db"], ["mysql"], [POSTFIX, SOCKET], True),
+        (["127.0.0.1"], ["127.0.0.1"], ["mysql"], [POSTFIX], False),
+        (["127.0.0.1"], ["127.0.0.1"], ["mysql"], [POSTFIX, NAMED], True),
+        (["db"], ["127.0.0.1"], ["mysql"], [POSTFIX, CONSUMERS, SOCKET, NAMED], False),
+        ([], ["db", "198.51.100.7:3306"], [], [CONSUMERS, SOCKET], True),
+        ([], ["db"], [], [CONSUMERS, SOCKET, NAMED], False),
+        ([], ["127.0.0.1"], [], [CONSUMERS], False),
         # Else pillar does: by the socket that it names, or by its hosts.
-        ([], ["db"], True, ["mysql"], False, True),
-        ([], ["127.0.0.1"], False, ["mysql"], True, True),
-        ([], ["db", "198.51.100.7:3306"], False, [], True, True),
-        ([], ["127.0.0.1"], False, ["mysql"], False, False),
-        ([], ["db"], False, ["mysql"], True, False),
-        ([], ["db"], False, [], True, False),
-        # Nothing here could be meant by its hosts: the database's own server.
-        ([], [], False, ["mysql", "sqlite"], True, True),
-        ([], [], False, [], True, True),
-        ([], [], False, [], False, False),
+        ([], ["db"], ["mysql"], [POSTFIX, NAMED], True),
+        ([], ["127.0.0.1"], ["mysql"], [POSTFIX, SOCKET], True),
+        ([], ["127.0.0.1"], [], [POSTFIX, SOCKET], True),
+        ([], ["127.0.0.1"], ["mysql"], [POSTFIX], False),
+        ([], ["db"], ["mysql"], [POSTFIX, SOCKET], False),
+        # Nothing here asks anything: the database's own server.
+        ([], ["db"], ["mysql", "sqlite"], [SOCKET], True),
+        ([], ["db"], [], [SOCKET], True),
+        ([], ["db"], [], [], False),
         # No map of pillar's asks such a server.
-        ([], ["127.0.0.1"], False, ["sqlite"], True, False),
-        ([], ["127.0.0.1"], True, ["sqlite"], True, True),
+        ([], ["127.0.0.1"], ["sqlite"], [POSTFIX, SOCKET], False),
+        ([], ["127.0.0.1"], ["sqlite"], [POSTFIX, NAMED], True),
     ],
 )
-def test_where_the_maps_database_is(live, pillars, names_socket, kinds, has_socket, asked, tmp_path):
+def test_where_the_maps_database_is(live, pillars, kinds, there, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("_ispmail_postfix.is_there", lambda _: POSTFIX in there)
     one = target()
-    login = one.database.login._replace(unix_socket=str(tmp_path if has_socket else tmp_path / "none"))
+    login = one.database.login._replace(unix_socket=str(tmp_path if SOCKET in there else tmp_path / "none"))
     one = one._replace(
         database=one.database._replace(login=login),
-        names_socket=names_socket,
+        names_socket=NAMED in there,
         hosts=pillars,
+        has_consumers=CONSUMERS in there,
         instance=one.instance._replace(maps=tuple(MAPS[kind] for kind in kinds)),
     )
     found = _ispmail_doctor_server.asked([one], {"mysql": Live(live, NOBODY)}, ADDRESSES)
     assert found == ([one] if asked else [])
+
+
+@pytest.mark.parametrize(
+    ("resolved", "here"),
+    [
+        (["198.51.100.7"], True),
+        (["192.0.2.1", "127.0.1.1"], True),
+        (["::1"], True),
+        (["192.0.2.1"], False),
+        ([], False),
+    ],
+)
+def test_a_host_is_here_by_its_name_too(monkeypatch, resolved, here):
+    """Debian has the machine's own name at 127.0.1.1."""
+    monkeypatch.setattr("_ispmail_sockets.addresses", {"db.example.org": resolved, None: []}.__getitem__)
+    assert is_local("db.example.org:3306", ADDRESSES) == is_local("db.example.org", ADDRESSES, "pgsql") == here
+    assert not is_local("postgresql://db.example.org", ADDRESSES, "pgsql")
 
 
 @pytest.mark.parametrize(("create_tables", "result"), [(True, "warning"), (False, "ok")])

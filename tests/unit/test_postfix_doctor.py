@@ -30,7 +30,11 @@ PILLAR = {
         "instances": ["second", "third"],
         "answers": ANSWERS,
     },
-    "second": {"database": {"password": "other"}, "postfix": {"config_directory": "/etc/postfix-second"}},
+    "second": {
+        "database": {"password": "other", "hosts": ["a", "b:3307"]},
+        "consumers": {"webmail": {"holds": ["/x"]}},
+        "postfix": {"config_directory": "/etc/postfix-second"},
+    },
     "third": {
         "database": {"password": "a password\nof two lines"},
         "postfix": {"config_directory": "/etc/postfix-third"},
@@ -89,26 +93,11 @@ def test_what_pillar_says_of_each_instance(checked):
     assert [target.prefix for target in (main, second, third)] == ["", "second: ", "third: "]
     assert [target.own_server for target in (main, second, third)] == [True, False, True]
     assert [target.names_socket for target in (main, second, third)] == [True, False, False]
-    assert [target.hosts for target in (main, second, third)] == [(), (), ()]
+    assert [target.hosts for target in (main, second, third)] == [("127.0.0.1",), ("a", "b:3307"), ("127.0.0.1",)]
+    assert [target.has_consumers for target in (main, second, third)] == [False, True, False]
     assert [target.answers for target in (main, second, third)] == [ANSWERS, (), ()]
     assert [target.database.pillar_key for target in (main, second, third)] == ["ispmail", "ispmail", "third"]
     assert third.database.login.host == "db" and main.instance.config_directory == "/etc/postfix"
-
-
-def test_pillars_hosts_count_where_somebody_may_ask_them(checked, on_minion, monkeypatch):
-    """A Postfix or a consumer. The database's own server may have hosts in pillar that others reach it by."""
-    found = {
-        "none": {},
-        "null": {"consumers": None},
-        "consumer": {"consumers": {"webmail": {"holds": ["/x"]}}},
-        "there": {"database": {"hosts": ["a", "b:3307"]}, "postfix": {"config_directory": "/there"}},
-    }
-    on_minion(postfix_doctor, **{key: {"database": {"hosts": "a, b"}, **each} for key, each in found.items()})
-    monkeypatch.setattr("_ispmail_postfix.is_there", lambda directory: directory == "/there")
-    for key in found:
-        postfix_doctor.check(key)
-    hosts = [targets[0].hosts for targets, _, _ in checked]
-    assert hosts == [(), (), ("a", "b"), ("a", "b:3307")]
 
 
 def test_secrets_are_read_only_when_a_check_asks_for_them(checked, monkeypatch, tmp_path):
