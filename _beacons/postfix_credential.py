@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5c966289fb91")
+_ispmail_stamp.require("507108489da5")
 
 import contextlib
 import json

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5c966289fb91")
+_ispmail_stamp.require("507108489da5")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5c966289fb91")
+_ispmail_stamp.require("507108489da5")
 
 import salt.client
 import salt.utils.minions

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("5c966289fb91")
+_ispmail_stamp.require("507108489da5")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

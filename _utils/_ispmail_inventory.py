@@ -247,10 +247,10 @@ def settings(config_directory: str) -> Settings:
 
 
 def read(config_directory: str, known: Settings | None = None) -> Inventory:
-    """Read an instance, by two postconf.
+    """Read an instance, by one postconf.
 
     Args:
-        known: Its settings, where they are known already; then it is one.
+        known: Its settings, where they are known already; then it is none.
 
     Raises:
         CannotAsk: There is no Postfix, no main.cf, or no master.cf.

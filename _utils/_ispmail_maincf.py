@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping
 
@@ -26,6 +25,9 @@ _SEVERAL = re.compile(r"(?s)(!?(?:(?:proxy|debug):)*(?:unionmap|pipemap):\{|!?\{
 _CHOICE = re.compile(rf"(?s)(\$\{{[{BLANKS}]*\w+[{BLANKS}]*[?:])(.*)(\}})")
 _HOLDS_ANSWERS = re.compile(r"!?(?:(?:proxy|debug):)*(?:static|inline|randmap|regexp|pcre|cidr):")
 
+# An option of a daemon that takes a value, behind others that take none: see the main functions of master(3).
+_OPTION_WITH_VALUE = re.compile(r"(?s)-[^imnorst]*([imnorst])(.*)")
+
 # What proxymap may open: that a table stands there asks nothing.
 READABLE = "proxy_read_maps"
 PERMITS = (READABLE, "proxy_write_maps")
@@ -47,9 +49,9 @@ def differing(held: Mapping[str, str | None], wanted: Mapping[str, str | None]) 
     return [name for name, value in wanted.items() if not same(held.get(name), value)]
 
 
-def parts(value: str) -> list[str]:
-    """Split a value at white space."""
-    return _BETWEEN.split(value.strip(BLANKS))
+def parts(value: str, most: int = 0) -> list[str]:
+    """Split a value at white space; where `most` is given, so often at the most."""
+    return _BETWEEN.split(value.strip(BLANKS), most)
 
 
 def words(value: str, separators: str = "," + BLANKS) -> list[str]:
@@ -135,15 +137,26 @@ def without_holders(table: str) -> list[str]:
 
 
 def overrides(command: str) -> dict[str, str]:
-    """The parameters that a command of master.cf sets by ``-o name=value`` or ``-o { name = value }``."""
+    """The parameters that a command of master.cf sets by ``-o name=value``, ``-oname=value``, ``{-oname = value}``, …
+
+    As master(8) splits the command, and the daemon takes its options by getopt(3): they end at the first argument that
+    is none, such as ``flags=`` of pipe(8).
+    """
     found = {}
-    arguments = words(command, BLANKS)
-    for option, argument in itertools.pairwise(arguments):
-        if option == "-o":
-            in_braces = argument.startswith("{") and argument.endswith("}")
-            name, _, value = (argument[1:-1] if in_braces else argument).partition("=")
-            found[name.strip(BLANKS)] = value.strip(BLANKS)
+    arguments = map(_without_braces, words(command, BLANKS)[1:])
+    for argument in arguments:
+        if not argument.startswith("-") or argument in ("-", "--"):
+            break
+        if option := _OPTION_WITH_VALUE.fullmatch(argument):
+            name, _, value = (option[2] or next(arguments, "")).partition("=")
+            if option[1] == "o" and name:
+                found[name.strip(BLANKS)] = value.strip(BLANKS)
     return found
+
+
+def _without_braces(argument: str) -> str:
+    in_braces = argument.startswith("{") and argument.endswith("}")
+    return argument[1:-1].strip(BLANKS) if in_braces else argument
 
 
 def values_of(printed: str) -> dict[str, str]:

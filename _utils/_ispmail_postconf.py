@@ -1,4 +1,4 @@
-"""Read and edit main.cf, read master.cf, by postconf(1)."""
+"""Read and edit main.cf by postconf(1), and read master.cf."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from _ispmail_expand import referred
 from _ispmail_files import Replacement
 from _ispmail_locks import alone, postconf_lock
 from _ispmail_maincf import (
+    BLANKS,
     INSTANCES,
     SECRET_PARAMETERS,
     checked_names,
@@ -42,6 +43,8 @@ _WITNESS = "mail_release_date"
 _LAST = "virtual_uid_maps"
 # What Postfix says behind the file that it speaks of. An unused parameter is printed too, with any name and value.
 _DEPRECATED = re.compile(r"\S+: (?:support for [a-z ]+ \"[^\"]*\" will be removed|hash/btree support is deprecated)")
+# How many fields of a service in master.cf stand before its command.
+_COMMAND = 7
 
 
 class Service(NamedTuple):
@@ -154,11 +157,12 @@ def differences(
 
 def _secret_names(config_directory: str, *values: Mapping[str, str | None]) -> set[str]:
     """The parameters that may hold passwords, as main.cf and master.cf are, and with each of these values too."""
-    files = (_ispmail_files.content(os.path.join(config_directory, name)) for name in ("main.cf", "master.cf"))
-    main_cf, master_cf = ((content or b"").decode("utf-8", "surrogateescape") for content in files)
+    main_cf, master_cf = (
+        _ispmail_files.content(os.path.join(config_directory, name)) or b"" for name in ("main.cf", "master.cf")
+    )
     given = _ispmail_tablefile.parse(main_cf)
-    for number, line in _ispmail_tablefile.logical_lines(master_cf):
-        given |= {f"{number}/{name}": value for name, value in overrides(line).items()}
+    for number, fields in _entries(master_cf):
+        given |= {f"{number}/{name}": value for name, value in overrides(fields[-1]).items()}
     for number, each in enumerate(values):
         given |= {f"values {number}/{name}": value or "" for name, value in each.items()}
     return referred(SECRET_PARAMETERS, given)
@@ -171,21 +175,37 @@ def defaults(parameters: Iterable[str], config_directory: str) -> dict[str, str]
 
 
 def services(config_directory: str) -> list[Service]:
-    """Read the services of master.cf, in the order of the file.
+    """Read the services of master.cf, in the order of the file; the last of two with one name and type counts.
+
+    Without postconf, which cuts ``-oname=value`` at each ``o`` of the name and value.
 
     Raises:
-        CannotAsk: There is no Postfix, or no master.cf.
+        CannotAsk: There is no master.cf, or master(8) could not read it.
     """
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for key, value in values_of(output("postconf", ["-c", config_directory, "-F"])).items():
-        name, service_type, field = key.rsplit("/", 2)
-        found.setdefault((name, service_type), {})[field] = value
+    path = os.path.join(config_directory, "master.cf")
+    content = _ispmail_files.content(path)
+    if content is None:
+        raise CannotAsk(f"there is no {path}: is Postfix installed and configured there?")
+    found: dict[tuple[str, str], Service] = {}
+    for number, fields in _entries(content):
+        if len(fields) <= _COMMAND:
+            raise CannotAsk(f"{path} has a line without a command: line {number}")
+        service = _service(fields)
+        found[service.name, service.type] = service
     if not found:
-        raise CannotAsk(f"postconf printed no service of {config_directory}/master.cf: run postconf -F")
-    return [
-        Service(name, service_type, fields.get("chroot", ""), fields.get("command", ""))
-        for (name, service_type), fields in found.items()
-    ]
+        raise CannotAsk(f"{path} has no service")
+    return list(found.values())
+
+
+def _entries(master_cf: bytes) -> list[tuple[int, list[str]]]:
+    """The entries of a master.cf: the number of each line, and its fields, of which the last one is the command."""
+    text = master_cf.decode("utf-8", "surrogateescape")
+    return [(number, parts(line, _COMMAND)) for number, line in _ispmail_tablefile.logical_lines(text)]
+
+
+def _service(fields: Sequence[str]) -> Service:
+    name, service_type, _, _, chroot, _, _, command = fields
+    return Service(name, service_type, chroot, " ".join(words(command, BLANKS)))
 
 
 def table_types(config_directory: str) -> list[str]:

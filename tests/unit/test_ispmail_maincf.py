@@ -110,9 +110,16 @@ def test_which_parameters_differ():
         ("smtpd", {}),
         ("smtpd -v -o a=b -o c=$d,e", {"a": "b", "c": "$d,e"}),
         ("smtpd -o { a = b, c d } -o x={y z}", {"a": "b, c d", "x": "{y z}"}),
-        ("pipe flags=F argv=/bin/x -o a=b", {"a": "b"}),
+        ("pipe -o a=b flags=F argv=/bin/x -o c=d", {"a": "b"}),
         ("smtpd -o {a=b} -o {c=}", {"a": "b", "c": ""}),
         ("smtpd -o", {}),
+        (
+            "smtpd -oa=b -vod=$e {-of = g h} {-vS} { -o } { i = j } -Do{k=l}",
+            {"a": "b", "d": "$e", "f": "g h", "i": "j"} | {"{k": "l}"},
+        ),
+        ("smtpd -n -oa=b -voc=d -soo=1 -s 2 -oe=f", {"c": "d", "e": "f"}),
+        ("smtpd -oa=b -- -oc=d", {"a": "b"}),
+        ("smtpd -oa=b -voa=c", {"a": "c"}),
     ],
 )
 def test_overrides(command, found):

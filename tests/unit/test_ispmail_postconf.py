@@ -76,8 +76,6 @@ def test_what_postconf_did_not_print_is_not_taken_for_unset(folder, script):
     with pytest.raises(CannotAsk, match=f"postconf did not print all parameters: run postconf -c {folder}$"):
         _ispmail_postconf.get(None, str(folder), defaults=True)
     script("postconf", "exit 0")
-    with pytest.raises(CannotAsk, match=f"printed no service of {folder}/master.cf: run postconf -F$"):
-        _ispmail_postconf.services(str(folder))
     with pytest.raises(CannotAsk, match=r"printed no type of table: run postconf -m$"):
         _ispmail_postconf.table_types(str(folder))
 
@@ -96,20 +94,41 @@ def test_defaults_are_not_what_main_cf_sets(folder):
 
 
 def test_the_services_of_master_cf(folder):
-    """A name may be a path: its slashes are none of postconf's."""
+    """A name may be a path; an option is as it stands there: postconf cuts -oproxy=x at each o."""
     lines = [
         "smtp inet n - y - - smtpd -o syslog_name=x -o y=z",
-        "/run/x unix - - n - - local",
+        "/run/x\tunix - - n - - \tlocal\r",
+        "# -o a=b",
         "old unix - - - - - pipe a",
+        "  # -o c=d",
+        "  -oproxy=x\t{ -o y =  z }",
+        "old inet - - - - - smtp",
+        "old inet - - - - - smtpd",
     ]
     write_cold(folder / "master.cf", "\n".join(lines) + "\n")
     found = _ispmail_postconf.services(str(folder))
     assert found == [
         Service("smtp", "inet", "y", "smtpd -o syslog_name=x -o y=z"),
         Service("/run/x", "unix", "n", "local"),
-        Service("old", "unix", "-", "pipe a"),
+        Service("old", "unix", "-", "pipe a -oproxy=x { -o y =  z }"),
+        Service("old", "inet", "-", "smtpd"),
     ]
-    assert [service.program for service in found] == ["smtpd", "local", "pipe"]
+    assert [service.program for service in found] == ["smtpd", "local", "pipe", "smtpd"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, r"^there is no {}: is Postfix installed"),
+        ("# nothing\n", r"^{} has no service$"),
+        ("smtp inet n - y - - smtpd\nold unix - -\n  - - SECRET\n", "^{} has a line without a command: line 2$"),
+    ],
+)
+def test_a_master_cf_that_tells_no_services(folder, text, said):
+    path = folder / "master.cf"
+    path.unlink() if text is None else write_cold(path, text)
+    with pytest.raises(CannotAsk, match=said.format(path)):
+        _ispmail_postconf.services(str(folder))
 
 
 def test_the_types_of_table(folder):
@@ -192,9 +211,10 @@ def test_passwords_are_not_shown(folder):
     }
 
 
-def test_passwords_that_an_option_or_a_new_value_leads_to_are_not_shown(folder):
+@pytest.mark.parametrize("option", ["-o smtp_sasl_password_maps=$x", "-vosmtp_sasl_password_maps=$x"])
+def test_passwords_that_an_option_or_a_new_value_leads_to_are_not_shown(folder, option):
     """A service may ask for a relay's password by an option, and a parameter may become one that holds passwords."""
-    write_cold(folder / "master.cf", "smtp unix - - n - - smtp\n  -o smtp_sasl_password_maps=$of_service\n")
+    write_cold(folder / "master.cf", f"smtp unix - - n - - smtp\n  {option.replace('$x', '$of_service')}\n")
     values = {"of_service": "static:SECRET", "new": "static:SECRET", "lmtp_sasl_password_maps": "$new", "x": "static:x"}
     told = {**values, "of_service": "static:***", "new": "static:***"}
     assert _ispmail_postconf.shown(values, str(folder)) == told
