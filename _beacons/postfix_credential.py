@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("507108489da5")
+_ispmail_stamp.require("6e9d4cd257c2")
 
 import contextlib
 import json

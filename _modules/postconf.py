@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("507108489da5")
+_ispmail_stamp.require("6e9d4cd257c2")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

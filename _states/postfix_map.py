@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("507108489da5")
+_ispmail_stamp.require("6e9d4cd257c2")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

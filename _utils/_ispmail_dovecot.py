@@ -24,7 +24,7 @@ _BEGIN = r"(?s)[^ \t=]*[ \t]+(?:[^ \t{][^ \t]*[ \t]+)?\{.*"
 _INCLUDE = r"!include(_try)?(?![^ \t=])"
 _ENVIRONMENT = r"(?:^|[ \t])\$ENV:"
 # What Dovecot 2.4 replaces by something else when it reads a setting.
-_REPLACED = r"\$(?:ENV|SET):|%\{"
+_REPLACED = r"^<|\$(?:ENV|SET):|%\{"
 
 # The names of the blocks around a setting, from the outside in.
 _Path = tuple[str, ...]
@@ -52,22 +52,38 @@ def sql_files(doveconf: str) -> list[str]:
     """The files with SQL settings that Dovecot 2.3 reads, from what `doveconf -n` printed.
 
     Raises:
-        ValueError: It names one by no absolute path. Says which.
+        ValueError: It names one by no absolute path, or somewhere else. Says where.
     """
-    found = []
+    found: dict[str, str] = {}
     blocks: dict[_Path, dict[str, str]] = {}
     for block, name, value in _settings(doveconf):
         blocks.setdefault(block, {})[name] = value
     for block, values in blocks.items():
         kind = re.sub(r"#\d+$", "", block[-1]) if block else ""
-        if kind in ("passdb", "userdb") and values.get("driver") == "sql":
-            found.append(values.get("args", ""))
+        if kind in ("passdb", "userdb"):
+            driver = _in_place(values.get("driver", ""), "driver", kind)
+            if driver == "sql":
+                found.setdefault(_in_place(values.get("args", ""), "args", kind), f"args in a block {kind}")
         elif kind == "dict":
-            found += [value.partition(":")[2] for value in values.values() if value.startswith("mysql:")]
-    for path in found:
+            for name, value in values.items():
+                if _in_place(value, name, kind).startswith("mysql:"):
+                    found.setdefault(value.partition(":")[2], f"{name} in a block {kind}")
+    for path, where in found.items():
         if not path.startswith("/"):
-            raise ValueError(f'"{path}" is no absolute path')
-    return list(dict.fromkeys(found))
+            # What stands there instead may be a login.
+            raise ValueError(f"{where} has no absolute path")
+    return list(found)
+
+
+def _in_place(value: str, name: str, kind: str) -> str:
+    """A value that doveconf printed.
+
+    Raises:
+        ValueError: Dovecot takes it from a file, or from its environment.
+    """
+    if value.startswith(("<", "$ENV:")):
+        raise ValueError(f"{name} in a block {kind} takes its value from elsewhere: write it there")
+    return value
 
 
 def old_connections(path: str, content: str) -> list[Connection]:
@@ -101,18 +117,29 @@ def new_connections(doveconf: str) -> list[Connection]:
 
     Settings around such a block, as ``mysql_user``, count where it has none of its own. Those in another block, such as
     ``passdb sql { … }``, count for who asks by that one. Whether they go before those of the block itself depends on
-    which were written last, which doveconf does not tell: both are logins.
+    which were written last, which doveconf does not tell: both are logins. A block ``group @NAME LABEL { … }`` counts
+    where ``@NAME = LABEL`` stands.
 
     Raises:
         ValueError: Which logins it has cannot be told. Says why.
     """
     blocks: dict[_Path, dict[str, str]] = {}
     others: dict[_Path, dict[str, str]] = {}
+    used: set[str] = set()
     for block, name, value in _settings(doveconf):
-        if block and block[-1].startswith("mysql "):
+        if name.startswith("@"):
+            used.add(f"group {name} {value}")
+        elif block and block[-1].startswith("mysql "):
             blocks.setdefault(block, {})[name.removeprefix("mysql_")] = value
         elif name.startswith("mysql_"):
             others.setdefault(block, {})[name.removeprefix("mysql_")] = value
+    for path in (*blocks, *others):
+        if path and path[0] in used:
+            raise ValueError(f"the block {path[0]} has settings of a login: write them where it is used")
+    blocks, others = (
+        {path: values for path, values in each.items() if not path or not path[0].startswith("group @")}
+        for each in (blocks, others)
+    )
     found = []
     for block, own in blocks.items():
         above = block[:-1]

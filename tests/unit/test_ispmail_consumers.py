@@ -285,7 +285,9 @@ def test_a_file_with_sql_settings_that_cannot_be_looked_at(dovecot, tmp_path, co
 def test_an_sql_file_without_an_absolute_path(dovecot):
     with pytest.raises(CannotAsk) as raised:
         _ispmail_consumers.misconfigured(dovecot(OLD.format("/x", "y")))
-    reason = '/etc/dovecot/dovecot.conf: as whom Dovecot logs in cannot be told: "y" is no absolute path'
+    reason = (
+        "/etc/dovecot/dovecot.conf: as whom Dovecot logs in cannot be told: args in a block passdb has no absolute path"
+    )
     assert str(raised.value) == reason
 
 

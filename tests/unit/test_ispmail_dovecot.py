@@ -218,11 +218,19 @@ args = /etc/dovecot/outside
 
 
 @pytest.mark.parametrize(
-    "text", ["dict {\n  expire = mysql:sql.ext\n}\n", "passdb {\n  driver = sql\n  args = sql.ext\n}\n"]
+    ("text", "said"),
+    [
+        ("dict {\n  expire = mysql:sql.ext\n}\n", "expire in a block dict has no absolute path"),
+        ("passdb {\n  driver = sql\n  args = SECRET\n}\n", "args in a block passdb has no absolute path"),
+        ("userdb {\n  driver = sql\n}\n", "args in a block userdb has no absolute path"),
+        ("passdb {\n  driver = $ENV:X\n}\n", "driver in a block passdb takes its value from elsewhere: write it there"),
+        ("passdb {\n  driver = sql\n  args = </f\n}\n", "args in a block passdb takes its value from elsewhere"),
+        ("dict {\n  expire = </f\n}\n", "expire in a block dict takes its value from elsewhere: write it there"),
+    ],
 )
-def test_a_file_without_an_absolute_path_cannot_be_looked_at(text):
-    """It was passed over."""
-    with pytest.raises(ValueError, match="is no absolute path"):
+def test_a_file_that_is_not_named_there_cannot_be_looked_at(text, said):
+    """It was passed over; and what stands there in place of a path may be a password."""
+    with pytest.raises(ValueError, match=f"^{said}"):
         sql_files(text)
 
 
@@ -376,8 +384,38 @@ def test_a_login_beside_the_one_that_names_the_file():
     assert fault.endswith("\nTake out mysql_user outside of all blocks.")
 
 
-@pytest.mark.parametrize("value", ["$ENV:HOME", "$SET:mail_uid", "%{system:hostname}"])
+@pytest.mark.parametrize("value", ["$ENV:HOME", "$SET:mail_uid", "%{system:hostname}", "</etc/name"])
 @pytest.mark.parametrize("name", ["user", "option_file", "option_group"])
 def test_what_dovecot_2_4_takes_from_elsewhere(name, value):
     with pytest.raises(ValueError, match="the block mysql db takes a value from elsewhere: write it there"):
         new_connections(f"# 2.4.1 (x)\nmysql db {{\n  {name} = {value}\n}}\n")
+
+
+# As doveconf -n of Dovecot 2.4.1 prints them.
+GROUP = "group @own prod {\n  mysql_password = # hidden, use -P to show it\n  mysql_user = mailserver\n}\n"
+OF_GROUP = "group @mysql prod {\n  mysql 127.0.0.1 {\n    user = mailserver\n  }\n}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{GROUP}passdb sql {{\n  mysql 127.0.0.1 {{\n    @own = prod\n  }}\n}}\n",
+        f"{GROUP}mysql 127.0.0.1 {{\n}}\n@own = prod\n",
+        f"{GROUP}mysql 127.0.0.1 {{\n}}\npassdb sql {{\n  @own = prod\n}}\n",
+        f"{OF_GROUP}passdb sql {{\n  @mysql = prod\n}}\n",
+    ],
+)
+def test_a_login_in_a_group_cannot_be_told(text):
+    """Dovecot 2.4 reads the group where it is used: a rotation dropped the password of its user."""
+    with pytest.raises(
+        ValueError, match=r"^the block group @\w+ prod has settings of a login: write them where it is used$"
+    ):
+        new_connections(f"# 2.4.1 (x)\n{text}")
+
+
+def test_groups_that_are_not_used_or_have_no_login():
+    text = (
+        f"{GROUP}{OF_GROUP}group @own other {{\n  sql_driver = mysql\n}}\n@own = other\n@mailbox_defaults = english\n"
+    )
+    assert new_connections(f"# 2.4.1 (x)\n{text}") == []
+    assert [each.user for each in new_connections(f"# 2.4.1 (x)\n{text}mysql h {{\n  user = a\n}}\n")] == ["a"]
