@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6e9d4cd257c2")
+_ispmail_stamp.require("814b2c8d9f67")
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from _ispmail_stamp import version as _version

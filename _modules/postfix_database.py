@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6e9d4cd257c2")
+_ispmail_stamp.require("814b2c8d9f67")
 
 import _ispmail_applied
 import _ispmail_holders

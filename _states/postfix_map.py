@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6e9d4cd257c2")
+_ispmail_stamp.require("814b2c8d9f67")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -15,6 +15,8 @@ from _ispmail_errors import Fault, repr_without
 
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 BLANKS = " \t\n\v\f\r"
+# What libpq takes for a password; and what may be one, as in a URI that libpq cannot use.
+LOGIN_IN_URI = re.compile(r"://\S*:\S*@|[?&](ssl)?password=")
 PASSWORD_IN_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
 # What Postfix hands over to libpq from 3.10 on. Before, it was all that begins with postgresql: and nothing else.
 _URIS = ("postgresql://", "postgres://")

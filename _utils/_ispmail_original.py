@@ -10,7 +10,6 @@ from _ispmail_hosts import BLANKS
 from _ispmail_tablefile import OBSOLETE, SCHEMA, SECRET, shown_key
 
 SUFFIX = ".before-ispmail"
-_LOGIN_IN_URI = re.compile(r"://[^/\s]*:[^/\s]*@")
 _TELLS_A_SECRET = re.compile(r"(?i)pass|pw|secret")
 
 
@@ -62,9 +61,7 @@ def _left_out(line: str, passwords: Collection[str]) -> str:
     if not found:
         return "a line"
     key, value = found
-    is_secret = any(password in value for password in passwords) or _LOGIN_IN_URI.search(value) is not None
-    if key in OBSOLETE:
-        is_secret = is_secret or _TELLS_A_SECRET.search(value) is not None
-    else:
-        is_secret = is_secret or _ispmail_tablefile.redact({key: value})[key] == SECRET
+    is_secret = any(password in value for password in passwords)
+    is_secret = is_secret or _ispmail_tablefile.redact({key: value})[key] == SECRET
+    is_secret = is_secret or (key in OBSOLETE and _TELLS_A_SECRET.search(value) is not None)
     return shown_key(key) if is_secret else ""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeGuard
 
 from _ispmail_errors import Fault, InvalidInput, listed, repr_without
-from _ispmail_hosts import BLANKS, PASSWORD_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
+from _ispmail_hosts import BLANKS, LOGIN_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
 from _ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, all_of, format_faults, query_findings
 
 TYPES = ("mysql", "pgsql", "sqlite")
@@ -222,7 +222,7 @@ def hosts_once(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_secret(key: str, value: str) -> bool:
-    if PASSWORD_IN_URI.search(value):
+    if LOGIN_IN_URI.search(value):
         return True
     if key in OBSOLETE:
         return _tells_a_password(value)

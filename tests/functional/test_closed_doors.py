@@ -257,9 +257,11 @@ def test_passwords_in_main_cf_are_not_shown(minion, postfix):
         relay_passwords=inline,
         mydb_password=CANARY,
         lmtp_sasl_password_maps=f"static:user:{CANARY}",
+        virtual_alias_maps="pgsql:mytable",
+        mytable_hosts=f"db, postgresql://u:{CANARY}@h/db",
     )
     directory = str(postfix.config_directory)
-    for parameters in (None, ["mydb_password"], ["relay_passwords", "smtp_sasl_password_maps"]):
+    for parameters in (None, ["mydb_password"], ["mytable_hosts"], ["relay_passwords", "smtp_sasl_password_maps"]):
         shown = minion.call("postconf.get", parameters, directory)
         assert CANARY not in repr(shown) and "***" in repr(shown)
     nothing = dict.fromkeys(["mydb_password", "lmtp_sasl_password_maps"])

@@ -184,6 +184,24 @@ SHOWN = [
 ]
 
 
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        ("postgresql://u:SECRET@h/db", "postgresql://***@h/db"),
+        ("db, postgresql://u:S/EC@R:ET@h/db unix:/s", "db, postgresql://***@h/db unix:/s"),
+        ("postgresql://h/db?user=u&password=SECRET&x=y", "postgresql://h/db?user=u&password=***&x=y"),
+        ("host=h user=u password=SECRET x=y", "host=h user=u password=*** x=y"),
+        ("mongodb://u:SECRET@h", "mongodb://***@h"),
+        ("ldap://h:389/ jack@example.org", "ldap://h:389/ jack@example.org"),
+        ("pgsql:postgresql://u:SECRET@h", "pgsql:postgresql://***@h"),
+    ],
+)
+def test_a_login_in_a_uri_is_not_shown(value, told):
+    """A table may have its keys in main.cf, see mysql_table(5): the password in its hosts was shown."""
+    assert _ispmail_maincf.shown("mytable_hosts", value, {"other"}) == told
+    assert "SECRET" not in _ispmail_maincf.without_inline(value)
+
+
 @pytest.mark.parametrize("value, told", SHOWN)
 def test_what_a_value_holds_itself_is_not_shown(value, told):
     """Only static: and inline: were known: a relay's password in regexp:{…} was shown."""
