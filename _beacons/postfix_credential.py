@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("814b2c8d9f67")
+_ispmail_stamp.require("f647493548ab")
 
 import contextlib
 import json

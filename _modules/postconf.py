@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("814b2c8d9f67")
+_ispmail_stamp.require("f647493548ab")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("814b2c8d9f67")
+_ispmail_stamp.require("f647493548ab")
 
 import _ispmail_applied
 import _ispmail_compare

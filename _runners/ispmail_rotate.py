@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("814b2c8d9f67")
+_ispmail_stamp.require("f647493548ab")
 
 import salt.client
 import salt.utils.event

@@ -16,13 +16,13 @@ from _ispmail_expand import OF_A_PROCESS, doubts_of, expand, names_in, referred
 from _ispmail_maincf import PERMITS, READABLE, SECRET_PARAMETERS, overrides, settled, without_inline, words
 from _ispmail_postconf import Service
 from _ispmail_programs import MOST, has_transports, is_match_list, is_transport, programs_of
-from _ispmail_reach import Place, Reference, Word, places, references, tables_in, words_of
+from _ispmail_reach import Place, Reference, Word, asked_of_proxymap, places, references, tables_in, words_of
 
 # A table, or a reference that stayed as it is because nothing closes it: Postfix refuses that, so anything may follow.
 _TYPES = re.compile(r"(mysql|pgsql|sqlite|memcache):|\$[({]")
 # A pattern file, as in match lists, and the backup table of a memcache table: they may name tables, and further files.
 _PATTERN_FILE = re.compile(r"(?<![^\s,!])/[^\s,]+")
-_MEMCACHE = re.compile(r"(?<![^\s,{}!:])memcache:([^\s,{}]+)")
+_MEMCACHE = re.compile(r"(?<![^\s,{}!:])(proxy:)*memcache:([^\s,{}]+)")
 _MOST_FILES = 50  # of one word
 
 
@@ -159,14 +159,14 @@ class Inventory(NamedTuple):
         return table
 
     def proxied(self) -> set[str]:
-        """The tables that parameters and options of master.cf ask through proxymap, as they spell them."""
+        """What parameters and options of master.cf ask proxymap for, as they spell it."""
         known = self.settings.values
         found: set[str] = set()
         for own in (known, *(own for _, own in self.options())):
             values = {**known, **own}
             for name, value in own.items():
                 if name not in PERMITS and _may_name_table(name, value, values):
-                    found.update(each.table for each in references(value, values) if each.proxied)
+                    found.update(asked_of_proxymap(value, values))
         return found
 
     def openers(self, parameter: str) -> tuple[str, ...]:
@@ -334,26 +334,29 @@ def _in_files(known: Settings, parameter: str, word: str) -> list[Reference]:
     waiting = [*_files(word, is_match_list(parameter))]
     found: list[Reference] = []
     seen = set()
-    for path, is_pattern in waiting:
+    for path, is_pattern, by_proxymap in waiting:
         # A directory is no file of patterns: this is a path of the admin's own, by a name that looks like such a list.
-        if (path, is_pattern) in seen or (is_pattern and os.path.isdir(path)):
+        if (path, is_pattern, by_proxymap) in seen or (is_pattern and os.path.isdir(path)):
             continue
-        seen.add((path, is_pattern))
+        seen.add((path, is_pattern, by_proxymap))
         if len(seen) > _MOST_FILES:
             raise CannotAsk(f"{_untold(parameter)}: it names more than {_MOST_FILES} files, some of them inside others")
         try:
             inside = _patterns(path) if is_pattern else _backup(path, known)
         except CannotAsk as err:
             raise CannotAsk(f"{_untold(parameter)}: {err}") from err
-        found += [each._replace(path=known.real_path(each.path)) for each in tables_in(inside, known.values)]
-        waiting += _files(inside, is_pattern)
+        tables = [each._replace(path=known.real_path(each.path)) for each in tables_in(inside, known.values)]
+        found += [each.inside_proxymap() for each in tables] if by_proxymap else tables
+        waiting += _files(inside, is_pattern, by_proxymap)
     return found
 
 
-def _files(text: str, of_match_list: bool) -> Iterator[tuple[str, bool]]:
-    """The files that a text names which may name tables: each path, and whether it is a pattern file."""
-    yield from ((path, True) for path in (_PATTERN_FILE.findall(text) if of_match_list else ()))
-    yield from ((path, False) for path in (_MEMCACHE.findall(text) if "memcache:" in text else ()))
+def _files(text: str, of_match_list: bool, by_proxymap: bool = False) -> Iterator[tuple[str, bool, bool]]:
+    """The files that a text names which may name tables: each path, whether it is a pattern file, who opens it."""
+    yield from ((path, True, False) for path in (_PATTERN_FILE.findall(text) if of_match_list else ()))
+    for word in words(text) if "memcache:" in text else ():
+        is_asked = by_proxymap or word.lstrip("!").startswith("proxy:")
+        yield from ((path, False, is_asked or bool(proxied)) for proxied, path in _MEMCACHE.findall(word))
 
 
 def _patterns(path: str) -> str:
@@ -373,7 +376,7 @@ def _backup(path: str, known: Settings) -> str:
 
 def _in_main_cf(inventory: Inventory) -> Iterator[_Found]:
     for place in in_main_cf(inventory.settings):
-        yield place, inventory.readers(place.name, place.reference.proxied)
+        yield place, inventory.readers(place.name, place.reference.by_proxymap)
 
 
 def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
@@ -391,7 +394,7 @@ def _in_master_cf(inventory: Inventory) -> Iterator[_Found]:
             for place in places(f"{where}/{name}", of_service.words(name)):
                 if place.reference in of_main_cf:
                     continue
-                proxied = place.reference.proxied
+                proxied = place.reference.by_proxymap
                 readers = inventory.readers(name, proxied)
                 yield place, tuple(one for one in readers if proxied or one.service == where)
 

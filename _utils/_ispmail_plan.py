@@ -26,7 +26,7 @@ from _ispmail_inventory import Inventory, Settings
 from _ispmail_maincf import without_inline
 from _ispmail_maincf import words as split_words
 from _ispmail_programs import is_check, restriction_fault, restriction_lists, second_table_fault, takes_one_table
-from _ispmail_reach import Reference, Wanted, joined, pointing, references
+from _ispmail_reach import Reference, Wanted, asked_of_proxymap, joined, pointing, references
 
 OPEN_DOMAINS = "without virtual_mailbox_maps every address of the domains is accepted: is that meant?"
 
@@ -411,5 +411,5 @@ def _readable_by_proxymap(
 
 
 def _allowed(values: Mapping[str, str]) -> list[str]:
-    """The SQL tables that proxy_read_maps allows."""
-    return [each.table for each in references(values["proxy_read_maps"], values)]
+    """What proxy_read_maps allows, of what reaches SQL tables."""
+    return asked_of_proxymap(values["proxy_read_maps"], values)

@@ -17,6 +17,7 @@ from _ispmail_programs import is_check
 from _ispmail_tablefile import release_of
 
 _WRITTEN_AS_TABLE = re.compile(r"((proxy|debug):)*(mysql|pgsql|sqlite):")
+_ASKED = re.compile(r"(?s)(?:debug:)*(?:proxy:)+(.*)")
 # The first release with debug:, which logs what is asked.
 _LOGS = (3, 11)
 
@@ -44,6 +45,16 @@ class Reference(NamedTuple):
     type: str  # mysql, pgsql or sqlite
     path: str  # of the table file; a name without / where main.cf itself holds its keys, see mysql_table(5)
     proxied: bool  # read through proxymap(8)
+    inside: bool = False  # what is read through proxymap is the braces, or the memcache table, around it
+
+    @property
+    def by_proxymap(self) -> bool:
+        """Whether proxymap(8) opens it."""
+        return self.proxied or self.inside
+
+    def inside_proxymap(self) -> Reference:
+        """The same where proxymap opens what it stands in: proxymap asks itself through no other one."""
+        return self._replace(proxied=False, inside=True)
 
     @property
     def table(self) -> str:
@@ -99,6 +110,24 @@ def tables_in(expanded: str, values: Mapping[str, str]) -> list[Reference]:
     return _reached(words(expanded), "", _syntax(values))
 
 
+def asked_of_proxymap(value: str, values: Mapping[str, str]) -> list[str]:
+    """What a value asks proxymap for, such as ``proxy:mysql:/etc/postfix/a.cf``, of what reaches SQL tables.
+
+    Proxymap compares texts: braces that are asked as a whole are allowed as a whole.
+    """
+    syntax = _syntax(values)
+    found = words(expand(value, values))
+    bare = (_without_options(word, last) for last, word in zip(["", *found], found))
+    return [asked for word in bare for asked in _asked_of_proxymap(word, syntax)]
+
+
+def _asked_of_proxymap(word: str, syntax: _Syntax) -> list[str]:
+    if found := _ASKED.fullmatch(word):
+        return [f"proxy:{found[1]}"] if any(_tables(word, syntax)) else []
+    braces = syntax.tables.fullmatch(word)
+    return [asked for each in words(braces[2]) for asked in _asked_of_proxymap(each, syntax)] if braces else []
+
+
 def _reached(expanded: Sequence[str], previous: str, syntax: _Syntax) -> list[Reference]:
     """The tables of words that are expanded; `previous` stands before the first."""
     found = (_tables(_without_options(word, last), syntax) for last, word in zip([previous, *expanded], expanded))
@@ -124,7 +153,8 @@ def _tables(word: str, syntax: _Syntax) -> list[Reference | None]:
     if found := syntax.table.fullmatch(word):
         return [Reference(found[2], found[3], "proxy:" in found[1])]
     if found := syntax.tables.fullmatch(word):
-        return [table for each in words(found[2]) for table in _tables(each, syntax)]
+        tables = [table for each in words(found[2]) for table in _tables(each, syntax)]
+        return [each and each.inside_proxymap() for each in tables] if "proxy:" in found[1] else tables
     return [None]
 
 
@@ -146,7 +176,7 @@ def words_of(
     for previous, text in zip(["", *texts], texts):
         expanded = expand(text, values)
         parts = words(expanded) if expanded != text else [text]
-        named = [Reference(each.type, resolve(each.path), each.proxied) for each in _reached(parts, previous, syntax)]
+        named = [each._replace(path=resolve(each.path)) for each in _reached(parts, previous, syntax)]
         reached = (*named, *in_files(expanded))
         tables = _tables(parts[0], syntax) if len(parts) == 1 else []
         only_tables = bool(tables) and None not in tables
@@ -258,4 +288,5 @@ def _is_held(wanted: Wanted, word: Word, found: Reference) -> Fault:
     """The fault of a table that is read in another way than pillar says, by a word that is not ours to change."""
     own = sole_name(word.text)
     fix = f"give the map parameter: {own}" if own else f"write {wanted.table} there"
-    return Fault(wanted.key, f"is read as {found.table} by {without_inline(word.text)} in main.cf", fix)
+    where = f"{'inside' if found.inside else 'by'} {without_inline(word.text)}"
+    return Fault(wanted.key, f"is read as {found.table} {where} in main.cf", fix)

@@ -210,6 +210,34 @@ def test_a_table_that_a_file_names_is_ours_and_stays(minion, postfix, parameter)
     assert everything(postfix) == before and replies(postfix) == ANSWERED
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    ["proxy:unionmap:{TABLE}", "proxy:pipemap:{proxy:TABLE}", "unionmap:{proxy:unionmap:{TABLE}}", "memcache"],
+)
+def test_what_proxymap_opens_is_read_by_proxymap(minion, postfix, spelling):
+    """It was taken for what smtpd in its chroot opens; and proxymap does not allow it alone."""
+    managed(minion)
+    (table,) = postfix.postconf("virtual_alias_maps").values()
+    if spelling == "memcache":
+        file = postfix.config_directory / "named"
+        write_cold(file, f"memcache = inet:127.0.0.1:1\nbackup = {table}\n")
+        word = f"proxy:memcache:{file}"
+    else:
+        word = spelling.replace("TABLE", table)
+    postfix.command("postconf", "-e", f"virtual_alias_maps={word}")
+    postfix.reload()
+    assert replies(postfix) == ANSWERED
+    asked = ["-c", str(postfix.config_directory), "-q", "jack@example.org", f"proxy:{table}"]
+    assert "proxymap service is not configured for table" in run("postmap", asked).stderr
+    found = {each.table: each for each in _ispmail_inventory.read(str(postfix.config_directory)).tables}
+    assert {each.program for each in found[table].readers} == {"proxymap"}
+    before = contents(postfix)
+    result = managed(minion)
+    assert result["result"] is False
+    assert f"virtual_alias_maps is read as {table} inside {word} in main.cf: write {table} there" in result["comment"]
+    assert contents(postfix) == before
+
+
 def test_a_table_in_braces_with_others_is_not_removed(minion, postfix):
     managed(minion)
     tables = f"unionmap:{{mysql:$config_directory/{ALIASES}, inline:{{a=b}}}}"

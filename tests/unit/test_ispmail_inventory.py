@@ -314,10 +314,17 @@ def test_what_is_asked_through_proxymap_as_it_is_spelt():
     found = inventory(
         Service("smtp", "inet", "n", f"smtpd{options}"),
         virtual_alias_maps="proxy:pgsql:$x//a.cf, mysql:/direct.cf",
+        recipient_bcc_maps="proxy:unionmap:{mysql:/c.cf}",
         x="/z",
         proxy_read_maps="proxy:mysql:/no.cf",
     )
-    assert found.proxied() == {"proxy:pgsql:/z//a.cf", "proxy:mysql:/y/b.cf"}
+    assert found.proxied() == {"proxy:pgsql:/z//a.cf", "proxy:mysql:/y/b.cf", "proxy:unionmap:{mysql:/c.cf}"}
+
+
+@pytest.mark.parametrize("value", ["proxy:unionmap:{mysql:/c.cf}", "unionmap:{proxy:pipemap:{proxy:mysql:/c.cf}}"])
+def test_a_table_inside_of_what_proxymap_opens_is_read_by_it(value):
+    (found,) = [each for each in inventory(recipient_bcc_maps=value).tables if each.path == "/c.cf"]
+    assert (found.table, [each.program for each in found.readers]) == ("mysql:/c.cf", ["proxymap"])
 
 
 def test_each_table_with_its_places_and_readers():
@@ -496,8 +503,16 @@ def test_the_backup_of_a_memcache_table(tmp_path):
     file.write_text(f"memcache = inet:127.0.0.1:1\nbackup = proxy:mysql:{tmp_path}/a.cf\n# backup = mysql:/b.cf\n")
     domains.write_text(f"memcache:{file}\n")
     table = f"proxy:mysql:{tmp_path}/a.cf"
-    for word in (f"memcache:{file}", f"proxy:memcache:{file}", f"unionmap:{{hash:/x, memcache:$dir/{file.name}}}"):
+    for word in (f"memcache:{file}", f"unionmap:{{hash:/x, memcache:$dir/{file.name}}}"):
         assert reached(virtual_alias_maps=f"hash:/x {word}", dir=str(tmp_path)) == [("virtual_alias_maps", word, table)]
+    # Proxymap asks itself through no other one.
+    for word in (
+        f"proxy:memcache:{file}",
+        f"unionmap:{{proxy:memcache:{file}}}",
+        f"proxy:unionmap:{{memcache:{file}}}",
+    ):
+        (found,) = [each for each in inventory(virtual_alias_maps=word).tables if each.path == f"{tmp_path}/a.cf"]
+        assert (found.table, [each.program for each in found.readers]) == (f"mysql:{tmp_path}/a.cf", ["proxymap"])
     assert reached(relay_domains=str(domains)) == [("relay_domains", str(domains), table)]
     assert reached(relay_domains="memcache:./mc.cf", queue_directory=str(tmp_path))[0][2] == table
     # Its keys may stand in main.cf itself.

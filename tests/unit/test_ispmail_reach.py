@@ -45,6 +45,12 @@ REFERENCES = [
     ("unionmap:{mysql:/a, proxy:sqlite:/b}, hash:/c", [("mysql", "/a", False), ("sqlite", "/b", True)]),
     ("pipemap:{unionmap:{mysql:/a,hash:/c}\n mysql:/b}", [("mysql", "/a", False), ("mysql", "/b", False)]),
     ("debug:unionmap:{debug:mysql:/a}", [("mysql", "/a", False)]),
+    # Proxymap opens them itself.
+    (
+        "proxy:unionmap:{mysql:/a, hash:/x, proxy:sqlite:/b} mysql:/a",
+        [("mysql", "/a", False, True), ("sqlite", "/b", False, True), ("mysql", "/a", False)],
+    ),
+    ("unionmap:{proxy:pipemap:{unionmap:{mysql:/a}}}", [("mysql", "/a", False, True)]),
     # Braces that smtpd takes, see check_ccert_access in postconf(5).
     ("permit, Check_ccert_access {mysql:/a,search_order=x} {mysql:/b}", [("mysql", "/a", False)]),
     ("check_ccert_access { proxy:mysql:/a, { search_order = x, y } }, {}", [("mysql", "/a", True)]),
@@ -63,6 +69,22 @@ REFERENCES = [
 @pytest.mark.parametrize("value, found", REFERENCES)
 def test_references(value, found):
     assert _ispmail_reach.references(value, VALUES) == [Reference(*each) for each in found]
+
+
+@pytest.mark.parametrize(
+    "value, asked",
+    [
+        ("mysql:/a, unionmap:{mysql:/b}, proxy:hash:/c, proxy:unionmap:{hash:/x}, $no", []),
+        ("proxy:mysql:$dir/a.cf !proxy:proxy:pgsql:/b", ["proxy:mysql:/etc/postfix/a.cf", "proxy:pgsql:/b"]),
+        ("proxy:unionmap:{mysql:/a, proxy:mysql:/b}", ["proxy:unionmap:{mysql:/a, proxy:mysql:/b}"]),
+        ("unionmap:{proxy:mysql:/a, pipemap:{proxy:mysql:/b}}", ["proxy:mysql:/a", "proxy:mysql:/b"]),
+        ("debug:proxy:mysql:/a, proxy:debug:mysql:/b", ["proxy:mysql:/a", "proxy:debug:mysql:/b"]),
+        ("check_ccert_access {proxy:mysql:/a, search_order=x}", ["proxy:mysql:/a"]),
+    ],
+)
+def test_what_is_asked_of_proxymap(value, asked):
+    """Of braces it was taken that smtpd opens them, and that proxymap has to allow each table in them."""
+    assert _ispmail_reach.asked_of_proxymap(value, VALUES) == asked
 
 
 @pytest.mark.parametrize(
@@ -149,6 +171,14 @@ def test_what_another_parameter_or_braces_hold_is_not_changed(value, fix):
     """proxy: true once changed only one of two, and both were asked."""
     _, faults = pointing(value, [f"proxy:{A}"])
     assert [str(fault) for fault in faults] == [f"maps:a is read as {A} by {value} in main.cf: {fix}"]
+
+
+@pytest.mark.parametrize("table", [A, f"proxy:{A}"])
+def test_a_table_inside_of_what_proxymap_opens_is_not_changed(table):
+    """It was "in the correct state" as one that smtpd itself opens."""
+    value = "proxy:unionmap:{mysql:$dir/a.cf, hash:/x}"
+    _, faults = pointing(value, [table])
+    assert [str(fault) for fault in faults] == [f"maps:a is read as {A} inside {value} in main.cf: write {table} there"]
 
 
 _words = st.lists(
