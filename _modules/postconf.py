@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f647493548ab")
+_ispmail_stamp.require("cca1cdaf69e9")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

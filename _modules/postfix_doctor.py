@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f647493548ab")
+_ispmail_stamp.require("cca1cdaf69e9")
 
 
 import _ispmail_applied

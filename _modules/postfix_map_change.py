@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f647493548ab")
+_ispmail_stamp.require("cca1cdaf69e9")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("f647493548ab")
+_ispmail_stamp.require("cca1cdaf69e9")
 
 import salt.client
 import salt.utils.event

@@ -1,5 +1,6 @@
 """The spellings of a password, compared with what the formats' own writers make of it."""
 
+import html
 import json
 import shlex
 import urllib.parse
@@ -17,7 +18,13 @@ def contains(content, secret):
     return any(spelling in content for spelling in spellings(secret))
 
 
+def by_number(text, characters):
+    """Some characters as JSON may have them."""
+    return "".join(f"\\u{ord(each):04x}" if each in characters else each for each in text)
+
+
 NASTY = [
+    "Sup3r&Ge<heim'x",
     "plain1",
     "with blank",
     "#hash",
@@ -48,6 +55,16 @@ def test_what_other_programs_write_is_found(secret):
         "URL": f"mysql://mailserver:{urllib.parse.quote(secret)}@127.0.0.1/mailserver",
         "form": urllib.parse.urlencode({"password": secret}),
         "XML": f"<password>{xml.sax.saxutils.escape(secret)}</password>".replace('"', "&quot;"),
+        "HTML": f"<p>{html.escape(secret)}</p>",
+        "HTML, ASCII": html.escape(secret).encode("ascii", "xmlcharrefreplace").decode(),
+        "HTML, PHP": html.escape(secret).replace("&#x27;", "&#039;"),
+        "HTML, Go": html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+        "XML, all": html.escape(secret).replace("&#x27;", "&apos;"),
+        "JSON, Go": by_number(json.dumps(secret, ensure_ascii=False), "<>&"),
+        "JSON, Django": by_number(json.dumps(secret), "<>&")
+        .replace("\\u003c", "\\u003C")
+        .replace("\\u003e", "\\u003E"),
+        "JSON, PHP in HTML": by_number(json.dumps(secret)[1:-1].replace('\\"', "\\u0022").replace("/", "\\/"), "<>&'"),
         "YAML": "password: '{}'".format(secret.replace("'", "''")),
         "crontab": f"* * * * * report -p {secret}".replace("%", "\\%"),
     }
@@ -66,6 +83,12 @@ def test_a_password_that_is_a_part_of_another_word():
 
 def test_an_empty_password_is_nowhere():
     assert spellings("") == () and not contains(b"anything", "") and not contains_whole(b"anything", "")
+
+
+def test_a_file_in_latin_1():
+    for written in (b"password = geh\xe4im'1\n", b"password = 'geh\xe4im\\'1'\n", b"m://u:geh%E4im%271@h"):
+        assert contains_whole(written, "geh\xe4im'1")
+    assert not contains_whole(b"password = geh?im1", "geh\u20acim1")
 
 
 def test_bytes_that_are_no_text():
@@ -110,6 +133,19 @@ def test_any_text_has_spellings(secret):
         ("a%b", "a%%b"),  # systemd, configparser
         ("a%b", r"a\%b"),  # crontab
         ('a<b>&"c', "a&lt;b&gt;&amp;&quot;c"),
+        ("a<>&b", r"a\u003c\u003e\u0026b"),  # Go, Rails
+        ("a<>&b", r"a\u003C\u003E\u0026b"),  # Django, PHP's JSON_HEX_TAG and JSON_HEX_AMP
+        ("a<>&'\"/b", r"a\u003C\u003E\u0026\u0027\u0022\/b"),
+        ("a<&'\"b", r"a<\u0026'\"b"),
+        ("a<&'\"b", r"a\u003C&'\u0022b"),
+        ("\xe4\U0001f600", r"\u00E4\uD83D\uDE00"),
+        ("a'\"b", "a&#39;&#34;b"),
+        ("a'\"b", "a&#039;&quot;b"),
+        ("a'\"b", "a&#x27;&#x22;b"),
+        ("a'\"b>", 'a&apos;"b>'),
+        ("\xe4<", "&#228;&lt;"),
+        ("\xe4<", "&#xe4;&lt;"),
+        ("\xe4<", "&#xE4;&lt;"),
         ("a/b c?", "a/b%20c%3F"),  # a URL's path
         ("a/b c?", "a%2fb%20c%3f"),
         ("a/b c?", "a%2Fb+c%3F"),  # a form
