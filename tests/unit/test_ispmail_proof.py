@@ -79,7 +79,12 @@ def test_only_the_logins_of_the_account_have_one(tmp_path):
     (tmp_path / "second").mkdir()
     others = {
         "relay_domains": {"query": "SELECT 1 FROM x WHERE a='%s'", "user": "another", "password": "x"},
-        "transport_maps": {"query": "SELECT 1 FROM x WHERE a='%s'", "type": "pgsql", "user": "another", "password": "x"},
+        "transport_maps": {
+            "query": "SELECT 1 FROM x WHERE a='%s'",
+            "type": "pgsql",
+            "user": "another",
+            "password": "x",
+        },
         "canonical_maps": {"query": "SELECT 1 FROM x WHERE a='%s'", "type": "sqlite", "dbpath": "/x"},
         "relocated_maps": {"query": "SELECT 1 FROM x WHERE a='%s'", "password": "", "option_file": "/etc/my.cnf"},
     }
