@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cca1cdaf69e9")
+_ispmail_stamp.require("467d150c3942")
 
 import contextlib
 import json

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cca1cdaf69e9")
+_ispmail_stamp.require("467d150c3942")
 
 import _ispmail_applied
 import _ispmail_compare

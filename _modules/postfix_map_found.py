@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cca1cdaf69e9")
+_ispmail_stamp.require("467d150c3942")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("cca1cdaf69e9")
+_ispmail_stamp.require("467d150c3942")
 
 import salt.client
 import salt.utils.minions

@@ -27,6 +27,7 @@ from _ispmail_tablefile import SECRET, shown_key
 _CHUNK = 64
 # How long to go on looking for more that cannot be asked, after the first, in seconds.
 PROBE_SECONDS = 10
+UNCHECKED = "the other answers were not checked: that took too long already"
 # These stay root to deliver, and take mail_owner's rights by set_eugid, without its supplementary groups.
 _PRIMARY_GROUP_ONLY = ("virtual", "local")
 # Braces around a table are not Postfix's: it takes them for a type that it does not have.
@@ -268,7 +269,7 @@ def wrong_answers(instance: CompleteInstance, groups: Iterable[Group]) -> list[s
     for group in groups:
         for expected in instance.answers:
             if silent and time.monotonic() > until:
-                left_out = ["the other answers were not checked: that took too long already"]
+                left_out = [UNCHECKED]
                 break
             table = group.tables.get(expected.map)
             if table is None or table in silent:

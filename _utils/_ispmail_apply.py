@@ -19,6 +19,7 @@ import _ispmail_smtpd
 import _ispmail_sockets
 import _ispmail_transaction
 from _ispmail_answers import (
+    UNCHECKED,
     Broken,
     answering,
     askers,
@@ -335,7 +336,7 @@ def make(
             return
         warnings.extend(refuse_if_worse(before, after))
         astray = _ispmail_classes.astray(instance, after)
-        if caused := [each for each in astray if each not in astray_before]:
+        if caused := [each for each in astray if each not in (*astray_before, UNCHECKED)]:
             raise Failed(listed("Mail would not go the way that pillar expects", caused))
         warnings.extend(astray)
 

@@ -9,6 +9,8 @@ from _ispmail_errors import Fault
 
 # libmariadb reads a line into a buffer of 4096 bytes. A longer line would become two.
 _LONGEST_LINE = 4000
+# What it strips: isspace(3) in the C locale. Python's own strip() takes more.
+_BLANKS = " \t\n\v\f\r"
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "s": " ", '"': '"', "'": "'", "\\": "\\"}
 # The groups that MariaDB's library reads for every client.
 _CLIENT_GROUPS = ("client", "client-server", "client-mariadb")
@@ -88,11 +90,11 @@ def _lines(content: bytes | None) -> Iterator[tuple[str, str, str | None]]:
     """Group, option and value of each line; an empty option where a group begins, None where there is no value."""
     group = NO_GROUP
     for line in (content or b"").decode("utf-8", "surrogateescape").split("\n"):
-        bare = line.strip()
+        bare = line.partition("\0")[0].strip(_BLANKS)
         if not bare or bare[0] in "#;":
             continue
         if bare[0] == "[":
-            group = bare[1:].partition("]")[0].strip()
+            group = bare[1:].partition("]")[0].rstrip(_BLANKS)
             yield group, "", None
             continue
         if bare[0] == "!":
@@ -100,7 +102,7 @@ def _lines(content: bytes | None) -> Iterator[tuple[str, str, str | None]]:
             yield NO_GROUP, bare, None
             continue
         name, equals, value = bare.partition("=")
-        yield group, name.strip().replace("-", "_"), value.strip() if equals else None
+        yield group, name.strip(_BLANKS).replace("-", "_"), value.strip(_BLANKS) if equals else None
 
 
 def _escaped(value: str) -> str:

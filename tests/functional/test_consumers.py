@@ -1,5 +1,6 @@
 """Other programs that log in with the maps' account: a real Dovecot, option files, and files that an SLS writes."""
 
+import ctypes
 import random
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 import _ispmail_dovecot
+import _ispmail_optionfile
 import _ispmail_postfix
 from _ispmail_journal import Journal
 from lab import HOST, scratch, wait_until
@@ -246,6 +248,36 @@ def test_a_dovecot_that_would_not_use_the_option_file(alone, db, dovecot, login)
     text = dovecot.sql_file.read_text()
     dovecot.sql_file.write_text(re.sub(now, lambda _: right, text, flags=re.MULTILINE | re.DOTALL))
     assert managed(alone)["result"] is True
+
+
+def random_option_file(chance):
+    """An option file with a user, and what libmariadb might read in another way."""
+    value = "".join(chance.choice("ab \t\\\"'=#;]sn\v\r\0\xa0\x85\u2028\x1f") for _ in range(chance.randrange(8)))
+    before = chance.choice(["user=", "user =", " user\t= ", "user\xa0=", "\x85user="])
+    groups = [f"[{name}]\nuser = o\n" for name in ("client-mariadb", "other", " client", "client\xa0")]
+    behind = chance.choice(["", *groups])
+    return f"[client]\nuser=first\n{before}{value}x\n{behind}".encode()
+
+
+def test_random_option_files_are_read_as_libmariadb_reads_them(db, mail):
+    """As whom the database let it not in."""
+    library = ctypes.CDLL("libmariadb.so.3")
+    library.mysql_init.restype = library.mysql_real_connect.restype = ctypes.c_void_p
+    library.mysql_error.restype = ctypes.c_char_p
+    chance, file = random.Random(4), mail / "random.cnf"
+    for _ in range(300):
+        content = random_option_file(chance)
+        file.write_bytes(content)
+        handle = ctypes.c_void_p(library.mysql_init(None))
+        for option, text in ((4, str(file)), (5, "client")):  # MYSQL_READ_DEFAULT_FILE and _GROUP, see mysql.h
+            library.mysql_options(handle, option, ctypes.c_char_p(text.encode()))
+        assert not library.mysql_real_connect(handle, HOST.encode(), None, None, None, db.port, None, ctypes.c_ulong(0))
+        said = re.search(r"Access denied for user '(.*)'@", library.mysql_error(handle).decode(), re.DOTALL)
+        library.mysql_close(handle)
+        # The server writes control characters so.
+        user = said and re.sub(r"\\([0-9A-F]{4})", lambda found: chr(int(found[1], 16)), said[1])
+        users = [value for what, value in _ispmail_optionfile.login_steps(content, "client") if what == "user"]
+        assert user == (users[-1] or "root"), content
 
 
 MAP = "map {\n  pattern = priv/x\n  table = t\n  username_field = u\n  value_field = v\n}\n"

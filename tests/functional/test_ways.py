@@ -19,7 +19,7 @@ import _ispmail_smtpd
 from lab import scratch, wait_until
 from lab.mariadb import MariaDB, schema
 from lab.minion import Minion
-from lab.postfix import Postfix
+from lab.postfix import Postfix, write_cold
 from lab.smtp import Load, rcpt, rcpts
 
 from ..conftest import PASSWORD, pillar_for
@@ -456,6 +456,46 @@ def test_a_domain_that_another_class_takes_is_named(minion, postfix, pillar, tak
     # A change says it too, by what main.cf lists alone.
     minion.pillar = pillar(maps={"virtual_mailbox_domains": {"expansion_limit": 9}})
     assert said in managed(minion)["comment"]
+
+
+def test_a_domain_of_other_letters_that_another_class_takes_is_named(minion, postfix, pillar):
+    """It was never compared. Its A-label is another domain to Postfix."""
+    query = "SELECT 1 FROM virtual_domains WHERE name='%s' OR '%s' LIKE 'm_nchen.example' LIMIT 1"
+    minion.pillar = pillar(
+        answers=[{"map": "virtual_mailbox_domains", "question": "münchen.example", "answer": True}],
+        maps={"virtual_mailbox_domains": {"query": query}},
+    )
+    postfix.write_main_cf(mydestination="xn--mnchen-3ya.example")
+    assert managed(minion)["result"] is True
+    assert minion.apply("ispmail.answers")["postfix_map.answers"]["result"] is True
+    postfix.write_main_cf(**{**postfix.postconf(), "mydestination": "münchen.example"})
+    postfix.reload()
+    said = "mail for münchen.example goes the way of mydestination, not of virtual_mailbox_domains"
+    state = minion.apply("ispmail.answers")["postfix_map.answers"]
+    assert state["result"] is False and said in state["comment"]
+    rows = [row for row in minion.call("postfix_doctor.check") if row["check"] == "mail goes the way of its map"]
+    assert [row["result"] for row in rows] == ["fault"] and said in rows[0]["fix"]
+
+
+def test_an_address_behind_the_tenth_that_smtpd_does_not_know_is_named(minion, postfix, pillar):
+    """Ten were asked of smtpd, and of the others nothing was said."""
+    names = [f"user{number}@example.org" for number in range(12)]
+    query = "SELECT 1 FROM virtual_domains WHERE '%s' LIKE 'user%%@example.org' LIMIT 1"
+    answers = [{"map": "virtual_mailbox_maps", "question": name, "answer": True} for name in names]
+    minion.pillar = pillar(answers=answers, maps={"virtual_mailbox_maps": {"query": query}})
+    assert managed(minion)["result"] is True
+    assert minion.apply("ispmail.answers")["postfix_map.answers"]["result"] is True
+    known = " ".join(f"{{{name}=1}}" for name in names[:-1])
+    option = f" smtpd\n  -o {{ virtual_mailbox_maps = inline:{{ {known} }} }}\n"
+    before = postfix.master_cf.read_text()
+    write_cold(postfix.master_cf, before.replace(" smtpd\n", option))
+    try:
+        postfix.reload()
+        state = minion.apply("ispmail.answers")["postfix_map.answers"]
+        assert state["result"] is False and f"{names[-1]} is in the maps, but smtpd says: 550" in state["comment"]
+    finally:
+        write_cold(postfix.master_cf, before)
+        postfix.reload()
 
 
 def test_a_change_that_sends_mail_another_way_is_put_back(minion, postfix, pillar):

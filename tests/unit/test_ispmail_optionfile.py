@@ -91,6 +91,21 @@ def test_names_are_spelt_with_a_hyphen_or_an_underscore():
     assert other_settings(b"[client]\nssl-ca=a\n", "client") == ["[client] ssl_ca"]
 
 
+@pytest.mark.parametrize("blank", ["\xa0", "\x85", "\u2028", "\x1c", "\x1f"])
+def test_what_is_a_blank_to_python_alone_is_kept(blank):
+    """libmariadb keeps it: the user was another one."""
+    text = f"[client]\nuser = {blank}a{blank}\npassword{blank} = x\n[client{blank}]\nuser = b\n"
+    text += "[ client]\nuser = c\n"
+    found = parse(text.encode())
+    assert found["client"] == {"user": f"{blank}a{blank}", f"password{blank}": "x"}
+    assert list(login_steps(text.encode(), "client")) == [("user", f"{blank}a{blank}")]
+    assert parse(b"\v [client] x\n\f\ruser\t=\v a\r\n") == {"client": {"user": "a"}}
+
+
+def test_a_line_ends_at_nul():
+    assert parse(b"[client]\nuser = a\0b\npassword=x\0\n\0y = z\n") == {"client": {"user": "a", "password": "x"}}
+
+
 def test_what_is_behind_a_comments_sign_is_no_line():
     assert parse(b"#[client]\n;user=a\n # b=c\n\n[client]\nuser=u # no comment\n") == {
         "client": {"user": "u # no comment"}
