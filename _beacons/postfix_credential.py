@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("467d150c3942")
+_ispmail_stamp.require("74f5f29cd98b")
 
 import contextlib
 import json
@@ -92,6 +92,8 @@ def beacon(config):
     watch.start(logins)
     if tried is None:
         return []
+    if tried.untried:
+        log.warning("postfix_credential: %s", tried.left_out())
     # A table file that was replaced since then is for the next attempt to judge.
     refused = _by_name(login for login in tried.refused if login in logins)
     forgiven = _by_name(tried.worked)

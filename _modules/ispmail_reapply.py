@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("467d150c3942")
+_ispmail_stamp.require("74f5f29cd98b")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

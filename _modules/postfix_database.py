@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("467d150c3942")
+_ispmail_stamp.require("74f5f29cd98b")
 
 import _ispmail_applied
 import _ispmail_holders
@@ -198,8 +198,8 @@ def refused(pillar="ispmail"):
     before it, for another instance; ``consumer:dovecot`` for a consumer); and ``changed``, when the newest of their
     files did, in ns since 1970.
 
-    Raises SaltInvocationError for faults in pillar, CommandExecutionError where a table file cannot be read, or Salt's
-    Python has no PyMySQL for a map that needs it.
+    Raises SaltInvocationError for faults in pillar, CommandExecutionError where a table file cannot be read, not all
+    logins could be tried in time, or Salt's Python has no PyMySQL for a map that needs it.
 
     Source: mysql_table(5), pgsql_table(5)
 

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("467d150c3942")
+_ispmail_stamp.require("74f5f29cd98b")
 
 import _ispmail_found
 import _ispmail_postconf

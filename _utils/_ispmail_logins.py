@@ -25,7 +25,7 @@ from _ispmail_client import Login
 from _ispmail_config import Instance, qualified
 from _ispmail_config_consumers import Consumer, Consumers
 from _ispmail_config_database import MYSQL, PGSQL
-from _ispmail_errors import DatabaseError, Failed, listed
+from _ispmail_errors import CannotAsk, DatabaseError, Failed, listed, plural
 from _ispmail_session import AnyClient
 
 # The server refuses a login for its account, whatever is asked.
@@ -34,7 +34,7 @@ _REFUSALS = (*_ispmail_meanings.REFUSALS, *_ispmail_sqlstates.REFUSALS)
 _WRONG = (*_ispmail_meanings.REFUSALS, 1044, 1049)
 # In seconds: connecting to one address, and all logins together.
 _CONNECT, _ALL = 2, 2.5
-# Each takes a thread. Those behind that in the table files are not tried.
+# Each takes a thread: how many at a time.
 _MOST = 64
 
 
@@ -53,10 +53,18 @@ class LiveLogin(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What became of logins. One whose server is down, silent or at its limits is in neither."""
+    """What became of logins. One whose server is down, silent or at its limits is in none of these."""
 
     refused: list[LiveLogin]
     worked: list[LiveLogin]
+    untried: tuple[LiveLogin, ...] = ()  # for which there was no time, or no thread
+
+    def left_out(self) -> str:
+        """Say how many were not tried; nothing where all were."""
+        if not self.untried:
+            return ""
+        count = plural(len(self.untried), "login")
+        return f"{count} could not be tried within {_ALL} s: see which hosts in the table files do not answer"
 
 
 def refused(
@@ -70,9 +78,13 @@ def refused(
         consumers: Those of each pillar key.
 
     Raises:
-        CannotAsk: A table file cannot be read, or there is no PyMySQL for one that needs it.
+        CannotAsk: A table file cannot be read, not all logins could be tried, or there is no PyMySQL for one that needs
+            it.
     """
-    return [login.describe() for login in try_all(read(instances, main_key, consumers)).refused]
+    tried = try_all(read(instances, main_key, consumers))
+    if tried.untried:
+        raise CannotAsk(tried.left_out())
+    return [login.describe() for login in tried.refused]
 
 
 def read(instances: Mapping[str, Instance], main_key: str, consumers: Iterable[Consumers] = ()) -> list[LiveLogin]:
@@ -107,7 +119,7 @@ def require_client(logins: Sequence[LiveLogin]) -> None:
 
 
 def try_all(logins: Sequence[LiveLogin]) -> Tried:
-    """Try logins side by side, the first 64 of them.
+    """Try logins side by side, 64 at a time, as many as there is time for.
 
     Raises:
         DatabaseError: There is no PyMySQL for one that needs it.
@@ -115,6 +127,7 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
     require_client(logins)
     until = time.monotonic() + _ALL
     results: dict[LiveLogin, bool] = {}
+    free = threading.Semaphore(_MOST)
 
     def attempt(login: LiveLogin, client: AnyClient) -> None:
         try:
@@ -126,14 +139,18 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
         except DatabaseError as err:
             if err.number in _REFUSALS:
                 results[login] = False
+        finally:
+            free.release()
 
     clients: list[AnyClient] = []
     threads: list[threading.Thread] = []
-    for login in logins[:_MOST]:
+    for login in logins:
+        if not free.acquire(timeout=max(0, until - time.monotonic())) or time.monotonic() > until:
+            break
         client = _ispmail_session.connection(login.host, login.login, _CONNECT, _ALL)
         # Not a pool of concurrent.futures: Salt would wait at its own end for a login that hangs in a name server.
         thread = threading.Thread(target=attempt, args=(login, client), daemon=True)
-        if time.monotonic() > until or not _started(thread):
+        if not _started(thread):
             break
         clients.append(client)
         threads.append(thread)
@@ -145,6 +162,7 @@ def try_all(logins: Sequence[LiveLogin]) -> Tried:
     return Tried(
         refused=[login for login in logins if found.get(login) is False],
         worked=[login for login in logins if found.get(login) is True],
+        untried=tuple(logins[len(threads) :]),
     )
 
 
@@ -240,11 +258,16 @@ def _changed(path: str) -> int | None:
     """When a file changed; None where it is not there.
 
     Asked before the file is read: if it is replaced in between, it is reported once too often, and not once too few.
+
+    Raises:
+        CannotAsk: It is there, and cannot be looked at.
     """
     try:
         return os.stat(path).st_ctime_ns
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as err:
+        raise CannotAsk(f"{path} cannot be read: {err.strerror}") from err
 
 
 def _at_each_host(keys: Mapping[str, str], changed: int, table_type: str) -> list[tuple[str, Login, int]]:

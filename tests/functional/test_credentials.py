@@ -19,8 +19,10 @@ import salt.config
 import salt.loader
 from salt.exceptions import CommandExecutionError
 
+import _ispmail_logins
+from _ispmail_config import Instance, Map
 from _ispmail_logins import Watch
-from lab import scratch, wait_until
+from lab import HOST, scratch, wait_until
 from lab.mariadb import set_password
 from lab.minion import REPOSITORY
 from lab.postfix import Postfix, write_cold
@@ -260,6 +262,19 @@ def test_all_instances_are_watched(minion, mariadb, pillar):
         assert {key: event["data"][key] for key in login} == login
         assert refused(minion, "ispmail_submission")[0]["maps"] == ["virtual_mailbox_maps"]
         assert len(reported(beacon(minion, [{"pillar": "ispmail_submission"}]))) == 1
+
+
+def test_each_of_many_logins_is_tried(mariadb):
+    """Those behind the 64th were not, and nothing said so: a rotation went on."""
+    with scratch() as directory:
+        maps = [Map(f"m{number}", "relay_domains", "mysql", False, f"{directory}/{number}.cf") for number in range(70)]
+        for each in maps:
+            login = f"user = mailserver\npassword = wrong{each.name}\nhosts = {HOST}:{mariadb.port}\n"
+            write_cold(Path(each.path), login, 0o640)
+        instances = {"ispmail": Instance("ispmail", "/etc/postfix", tuple(maps))}
+        assert [login["maps"] for login in _ispmail_logins.refused(instances, "ispmail")] == [
+            [f"m{n}"] for n in range(70)
+        ]
 
 
 def test_an_account_without_a_password_is_a_refusal(minion, mariadb):

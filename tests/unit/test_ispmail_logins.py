@@ -1,6 +1,7 @@
 """How many logins are tried at once, and what becomes of them."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ import _ispmail_session
 from _ispmail_client import Login
 from _ispmail_config import Instance, Map
 from _ispmail_config_consumers import Consumers, logins
-from _ispmail_errors import DatabaseError, Failed
+from _ispmail_errors import CannotAsk, DatabaseError, Failed
 from _ispmail_logins import LiveLogin, Tried, Watch, probe, read, try_all
 from lab import wait_until
 
@@ -95,11 +96,17 @@ def test_what_a_login_is_asked_and_how_long_it_may_take(tried, monkeypatch):
     assert seen == [(2, 2.5), "SELECT 1"]
 
 
-def test_a_table_file_of_many_hosts_takes_few_threads(tried):
-    """Each host took a thread and two descriptors, and the last were started minutes later."""
-    logins = [live(f"1045:{number}") for number in range(3000)]
-    assert try_all(logins).refused == logins[:64]
-    assert len(tried) == 64
+def test_a_table_file_of_many_hosts_takes_few_threads(tried, monkeypatch):
+    """Each host took a thread and two descriptors; then those behind the 64th were not tried, and nobody knew."""
+    logins = [live(f"1045:{number}") for number in range(1000)]
+    at_once = []
+    monkeypatch.setattr(
+        threading.Thread, "start", lambda thread: START(thread) or at_once.append(len(threading.enumerate()))
+    )
+    monkeypatch.setattr(_ispmail_logins, "_ALL", 60)
+    others = len(threading.enumerate())
+    assert try_all(logins) == Tried(logins, [])
+    assert len(tried) == 1000 and max(at_once) <= others + 64 + 1
 
 
 def test_threads_that_start_slowly_end_in_time(tried, monkeypatch):
@@ -109,8 +116,9 @@ def test_threads_that_start_slowly_end_in_time(tried, monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", slowly)
     began = time.monotonic()
-    found = try_all([live(f"1045:{number}") for number in range(64)]).refused
-    assert 5 < len(found) < 20
+    logins = [live(f"1045:{number}") for number in range(64)]
+    found = try_all(logins)
+    assert 5 < len(found.refused) < 20 and found.untried == tuple(logins[len(found.refused) :])
     assert time.monotonic() - began < 3.5
 
 
@@ -122,7 +130,8 @@ def test_a_system_without_threads_is_survived(tried, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fails)
-        assert len(try_all([live(f"1045:{number}") for number in range(64)]).refused) >= 3
+        found = try_all([live(f"1045:{number}") for number in range(64)])
+        assert len(found.refused) >= 3 and len(found.refused) + len(found.untried) == 64
         watch = Watch()
         watch.start([])
         assert watch.take() is None
@@ -131,6 +140,20 @@ def test_a_system_without_threads_is_survived(tried, monkeypatch):
     while (found := watch.take()) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert found == Tried([], [])
+
+
+def test_what_was_not_tried_is_told(tried, table, monkeypatch):
+    """Of 65 logins the last one was not tried, and a rotation took that for a login that works."""
+    monkeypatch.setattr(_ispmail_logins, "_ALL", 0.3)
+    monkeypatch.setattr(_ispmail_logins, "_MOST", 2)
+    silent, last = [live("silent")._replace(changed=number) for number in range(2)], live("1045")
+    found = try_all([*silent, last])
+    assert found == Tried([], [], (last,))
+    said = "1 login could not be tried within 0.3 s: see which hosts in the table files do not answer"
+    assert (found.left_out(), Tried([], []).left_out()) == (said, "")
+    monkeypatch.setattr(_ispmail_logins, "read", lambda *_: [*silent, last])
+    with pytest.raises(CannotAsk, match=f"^{re.escape(said)}$"):
+        _ispmail_logins.refused({}, "ispmail")
 
 
 def test_what_does_not_answer_is_waited_for_and_ended_all_together(tried, monkeypatch):
@@ -278,6 +301,14 @@ def test_files_that_say_no_login_are_passed_over(table, monkeypatch):
     # It goes after it was looked at.
     monkeypatch.setattr(_ispmail_logins, "_changed", lambda path: 1)
     assert read(of("ispmail", gone), "ispmail") == []
+
+
+def test_a_file_that_cannot_be_looked_at_is_none_without_a_login(tmp_path, table):
+    """The proof of a rotation took it for one that is not there."""
+    there = table("a", user="u", password="p")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CannotAsk, match=f"^{tmp_path}/loop cannot be read: Too many levels of symbolic links$"):
+        read(of("ispmail", there, there.__class__("b", "b", "mysql", False, f"{tmp_path}/loop")), "ispmail")
 
 
 @pytest.mark.parametrize("hosts", ["db1", "sdb://where/hosts"])

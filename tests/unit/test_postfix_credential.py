@@ -142,6 +142,17 @@ def test_an_interval_reports_what_was_found_in_the_one_before(beacon, memory):
     assert beacon.seen.started == [[first, second]] * 5
 
 
+def test_what_was_not_tried_is_logged(beacon, caplog):
+    login = live("192.0.2.1", "a")
+    with caplog.at_level("WARNING"):
+        assert beacon([login], Tried([], [])) == [] and not caplog.records
+        assert beacon([login], Tried([], [], (login,))) == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        "postfix_credential: 1 login could not be tried within 2.5 s: see which hosts"
+    )
+
+
 def test_it_watches_all_instances_of_its_pillar_key(beacon, memory):
     beacon([], None)
     beacon([], None, [{"interval": 5}, {"pillar": "second"}])
