@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("74f5f29cd98b")
+_ispmail_stamp.require("b77422a57982")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("74f5f29cd98b")
+_ispmail_stamp.require("b77422a57982")
 
 import _ispmail_applied
 import _ispmail_holders
@@ -245,7 +245,7 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
     Raises SaltInvocationError for faults in pillar or another argument, CommandExecutionError where this
     server or, with site_hosts, the database cannot be asked.
 
-    Source: SHOW PROCESSLIST, pg_stat_activity, proc(5), ss(8), postconf(1) -x
+    Source: SHOW PROCESSLIST, pg_stat_activity, proc(5), sock_diag(7), postconf(1) -x
 
     CLI Example:
 

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("74f5f29cd98b")
+_ispmail_stamp.require("b77422a57982")
 
 import salt.client
 import salt.utils.minions

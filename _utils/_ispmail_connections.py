@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import _ispmail_hosts
 import _ispmail_session
 import _ispmail_sockets
+import _ispmail_unix
 from _ispmail_config_database import MYSQL, PGSQL
 from _ispmail_errors import DatabaseError
 from _ispmail_postgresql_text import literal
@@ -155,7 +156,7 @@ def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], b
     connections = _ispmail_sockets.tcp_connections() if any(client.port for client in listed.clients) else []
     inodes = [one.inode for client in listed.clients for one in joined(client, connections, listed)]
     over_socket = [client for client in listed.clients if client.port is None] if here else []
-    unix_inodes = _ispmail_sockets.unix_clients(listed.socket) if over_socket else []
+    unix_inodes = _ispmail_unix.clients(listed.socket) if over_socket else []
     owned = _ispmail_sockets.owners([*inodes, *unix_inodes])
     own = _ispmail_sockets.own_processes()
 
@@ -169,7 +170,7 @@ def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], b
     if hidden and _still_there(hidden):
         certain.append(Unknown("", _HIDDEN))
     unowned = {inode for inode in unix_inodes if inode not in owned}
-    is_hidden = bool(unowned) and not unowned.isdisjoint(_ispmail_sockets.unix_clients(listed.socket))
+    is_hidden = bool(unowned) and not unowned.isdisjoint(_ispmail_unix.clients(listed.socket))
     over = [owned.get(inode, []) for inode in unix_inodes]
     return certain + _over_socket(len(over_socket), over, is_hidden, is_known, is_own)
 

@@ -1,4 +1,4 @@
-"""Which process of this server owns a connection, see proc(5) and ss(8)."""
+"""Which process of this server owns a connection, see proc(5)."""
 
 from __future__ import annotations
 
@@ -110,31 +110,6 @@ def parse_tcp(text: str) -> list[Connection]:
             ends = (_address(address), int(port, 16), _address(peer), int(peer_port, 16))
             found.append(Connection(*ends, int(fields[9])))
     return found
-
-
-def unix_clients(path: str) -> list[int]:
-    """List the sockets, by their inodes, that are connected to a unix socket of this server.
-
-    Raises:
-        CannotAsk: ss is not there, or fails.
-    """
-    command = ["ss", "--unix", "--no-header", "--numeric", "state", "established"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except FileNotFoundError as err:
-        raise CannotAsk("ss is not there, so who uses a unix socket cannot be seen: install iproute2") from err
-    except (OSError, subprocess.TimeoutExpired) as err:
-        raise CannotAsk(f"ss cannot tell who uses a unix socket: {type(err).__name__}") from err
-    if done.returncode:
-        raise CannotAsk("ss cannot tell who uses a unix socket: it failed")
-    return parse_ss(done.stdout, path)
-
-
-def parse_ss(text: str, path: str) -> list[int]:
-    """Read what ss printed: the inodes of the sockets at the other end of one that is bound to a path."""
-    # Netid Recv-Q Send-Q Local:Inode Peer:Inode; the path of the server's end is its local address.
-    lines = re.findall(r"^u_\w+ +\d+ +\d+ +(.*) (\d+) +\* (\d+) *$", text, re.MULTILINE)
-    return [int(peer) for local, _, peer in lines if local.strip() == path]
 
 
 def owners(inodes: Collection[int]) -> dict[int, list[Process]]:

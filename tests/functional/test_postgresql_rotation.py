@@ -495,14 +495,14 @@ def test_no_log_holds_a_password(minion, server):
 
 
 @contextlib.contextmanager
-def foreign_client(server, user, password):
-    """A program that nobody has named, connected for as long as this lasts."""
+def foreign_client(server, user, password, host=HOST):
+    """A program that nobody has named, connected for as long as this lasts, to an address or a socket's directory."""
     command = [
         "psql",
         "-X",
         "-q",
         "-h",
-        HOST,
+        host,
         "-p",
         str(server.port),
         "-U",
@@ -556,6 +556,31 @@ def test_who_else_uses_the_account(minion, server, postfix, trees):
     (text,) = unnamed(minion)
     assert f"the table {own}, which transport_maps" in text
     assert "logs in as mailserver_b and is not a map of pillar" in text
+
+
+class Linked(PostgreSQL):
+    """As Debian's: its socket is bound below /var/run, which is a link to /run, and another one elsewhere."""
+
+    def _command(self):
+        own, other = f"{self.directory.parent}/link", f"{self.directory.parent}/other"
+        return [word.replace(f"={self.directory}", f"={own}, {other}") for word in super()._command()]
+
+
+def test_clients_of_a_socket_that_is_bound_by_a_link(trees):
+    """Its path was compared as a text: nobody was connected, and a rotation locked the program out."""
+    with scratch() as path:
+        (path / "link").symlink_to("db")
+        (path / "other").mkdir(mode=0o777)
+        (path / "other").chmod(0o777)
+        with Linked(path / "db") as server:
+            minion = Minion(path, two(server, A, OLD))
+            minion.apply("ispmail.database")
+            assert unnamed(minion, site_hosts=[]) == []
+            for folder in ("db", "link", "other"):
+                with foreign_client(server, A, OLD, str(path / folder)) as client:
+                    (text,) = unnamed(minion, site_hosts=[])
+                    assert text.startswith(f"psql (pid {client.pid}, ")
+                    assert f"uses the database's unix socket, perhaps as {A}" in text
 
 
 def test_the_proof_and_the_beacons_question(minion, server, postfix, trees):

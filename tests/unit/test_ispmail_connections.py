@@ -210,7 +210,7 @@ def server(monkeypatch):
     tcp = [Connection("127.0.0.1", 40000 + inode, "127.0.0.1", 3306, inode) for inode in range(11, 20)]
     sockets = _ispmail_connections._ispmail_sockets
     monkeypatch.setattr(sockets, "tcp_connections", lambda: tcp)
-    monkeypatch.setattr(sockets, "unix_clients", lambda path: [21, 22, 23])
+    monkeypatch.setattr("_ispmail_unix.clients", lambda path: [21, 22, 23])
     monkeypatch.setattr(sockets, "owners", lambda inodes: {inode: held[inode] for inode in inodes if inode in held})
     monkeypatch.setattr(sockets, "own_processes", dict)
     monkeypatch.setattr(sockets, "is_own", lambda one, own: one is SALT)
@@ -273,11 +273,12 @@ def refuse(*_):
 
 
 @pytest.mark.parametrize(
-    ("hosts", "not_needed"), [(["127.0.0.1:40012"], "unix_clients"), (["localhost"] * 2, "tcp_connections")]
+    ("hosts", "not_needed"),
+    [(["127.0.0.1:40012"], "_ispmail_unix.clients"), (["localhost"] * 2, "_ispmail_sockets.tcp_connections")],
 )
-def test_a_server_without_ss_can_tell_who_uses_tcp(server, monkeypatch, hosts, not_needed):
+def test_a_server_that_cannot_tell_who_uses_sockets_can_tell_who_uses_tcp(server, monkeypatch, hosts, not_needed):
     """And one whose /proc/net/tcp cannot be read can tell who uses the unix socket."""
-    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, not_needed, refuse)
+    monkeypatch.setattr(not_needed, refuse)
     assert [name for name, _ in unknown(hosts)] == ["mysqldump"]
 
 
@@ -293,5 +294,5 @@ def test_a_connection_that_ends_meanwhile_belongs_to_no_hidden_program(server, m
 def test_a_client_of_the_unix_socket_that_ends_meanwhile(server, monkeypatch):
     del server[22]
     answers = iter([[21, 22, 23], [21, 23]])
-    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, "unix_clients", lambda path: next(answers))
+    monkeypatch.setattr("_ispmail_unix.clients", lambda path: next(answers))
     assert unknown(["localhost"] * 2) == []

@@ -263,7 +263,7 @@ def test_who_holds_the_password_is_asked_with_fresh_pillar_or_with_that_of_the_r
     [
         ({**NOBODY, **SCRIPT}, "mx1: /root/x holds the password in use: name it"),
         (None, "mx1: does not answer"),
-        ("ERROR: ss is not there", "mx1: ERROR: ss is not there"),
+        ("ERROR: x is not there", "mx1: ERROR: x is not there"),
     ],
 )
 def test_somebody_else_or_no_answer_stops_a_rotation(servers, answer, line):

@@ -1,4 +1,4 @@
-"""Who owns a connection: what /proc and ss print, and this very process."""
+"""Who owns a connection: what /proc prints, and this very process."""
 
 import errno
 import locale
@@ -28,12 +28,6 @@ TCP6 = """\
    0: 0000000000000000FFFF00000100007F:0CEB 0000000000000000FFFF00000100007F:D431 01 0:0 00:0 00000000 116 0 4713 1 0
    1: B80D0120000000000000000001000000:0CEB B80D0120000000000000000002000000:D431 01 0:0 00:0 00000000 116 0 4714 1 0
 """
-SS = """\
-u_str 0      0      /run/mysqld/mysqld.sock 11730573 * 11730572
-u_str 0      0      /run/other.sock 1 * 2
-u_str 0      0                            * 11730572 * 11730573
-u_seq 0      0                            * 11737900 * 0
-"""
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the text is one of a little-endian machine")
@@ -42,26 +36,6 @@ def test_established_connections():
     mapped, other = _ispmail_sockets.parse_tcp(TCP6)
     assert _ispmail_sockets.same_address(mapped.address, "127.0.0.1")
     assert other == Connection("2001:db8::1", 0x0CEB, "2001:db8::2", 0xD431, 4714)
-
-
-def test_clients_of_a_unix_socket():
-    assert _ispmail_sockets.parse_ss(SS, "/run/mysqld/mysqld.sock") == [11730572]
-    assert _ispmail_sockets.parse_ss(SS, "/run/none") == []
-
-
-def test_without_ss_it_is_an_error(monkeypatch):
-    """Not an empty list: whoever uses the socket would be nobody."""
-    monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(CannotAsk, match="install iproute2"):
-        _ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
-
-
-def test_ss_that_fails(monkeypatch, tmp_path):
-    (tmp_path / "ss").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "ss").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CannotAsk, match="it failed"):
-        _ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
 
 
 def test_the_owner_of_a_connection_is_found():
@@ -275,28 +249,6 @@ def test_connections_that_cannot_be_read_are_an_error(opened):
     with pytest.raises(CannotAsk) as caught:
         _ispmail_sockets.tcp_connections()
     assert str(caught.value) == "/proc/net/tcp6 cannot be read: Permission denied"
-
-
-def test_the_clients_of_a_real_unix_socket(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-        server.bind("a.sock")
-        server.listen()
-        client.connect("a.sock")
-        with server.accept()[0]:
-            assert _ispmail_sockets.unix_clients("a.sock") == [os.fstat(client.fileno()).st_ino]
-        assert _ispmail_sockets.unix_clients("/run/none") == []
-
-
-@pytest.mark.parametrize(("mode", "reason"), [(0o755, "TimeoutExpired"), (0o644, "PermissionError")])
-def test_an_ss_that_hangs_or_cannot_be_run(monkeypatch, tmp_path, mode, reason):
-    (tmp_path / "ss").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
-    (tmp_path / "ss").chmod(mode)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(_ispmail_sockets, "_SECONDS", 0.2)
-    with pytest.raises(CannotAsk) as caught:
-        _ispmail_sockets.unix_clients("/run/mysqld/mysqld.sock")
-    assert str(caught.value) == f"ss cannot tell who uses a unix socket: {reason}"
 
 
 @pytest.fixture
