@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b77422a57982")
+_ispmail_stamp.require("40b0ad18022a")
 
 import contextlib
 import json

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b77422a57982")
+_ispmail_stamp.require("40b0ad18022a")
 
 import _ispmail_applied
 import _ispmail_holders

@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b77422a57982")
+_ispmail_stamp.require("40b0ad18022a")
 
 import _ispmail_answers
 import _ispmail_classes

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("b77422a57982")
+_ispmail_stamp.require("40b0ad18022a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

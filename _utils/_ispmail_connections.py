@@ -214,11 +214,11 @@ def _is_of_site(host: str, names: Collection[str]) -> bool:
 
     A server of another domain may have the same first label, and several servers the same name.
     """
-    if host in names or _ispmail_sockets.is_here(host):
+    if host in names or host == "localhost":
         return True
     addresses = _ispmail_sockets.addresses(host)
     return bool(addresses) and all(
-        _ispmail_sockets.is_here(address) or any(_ispmail_sockets.same_address(address, name) for name in names)
+        _ispmail_sockets.is_own_address(address) or any(_ispmail_sockets.same_address(address, name) for name in names)
         for address in addresses
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -86,10 +85,7 @@ def check(targets: Sequence[Target], live: Mapping[str, Live]) -> Iterator[Findi
 def is_local(host: str, addresses: Collection[str], table_type: str = MYSQL) -> bool:
     """Whether a host of a table file is this machine, by an address of it or by a name."""
     parsed = _ispmail_hosts.parse_host(host, table_type)
-    if parsed.socket is not None or parsed.name in addresses:
-        return True
-    found = _ispmail_sockets.addresses(parsed.name)
-    return any(each in addresses or ipaddress.ip_address(each).is_loopback for each in found)
+    return parsed.socket is not None or parsed.name in addresses or _ispmail_sockets.is_here(parsed.name)
 
 
 def _may_be_asked(target: Target, hosts: Sequence[str], addresses: Collection[str]) -> bool:

@@ -432,7 +432,7 @@ def _ask_hosts(
         except DatabaseError as err:
             found.notes.append(f"who is connected to {host} is not known: {err}")
             continue
-        here = target.unix_socket is not None or _ispmail_sockets.is_here(target.host or "")
+        here = target.unix_socket is not None or _ispmail_sockets.is_here(target.host)
         _report_programs(login.user, listed, here, is_known, found)
         if others and scope.database.other:
             _report_programs(scope.database.other, listed._replace(clients=tuple(others)), here, is_known, found)
@@ -446,7 +446,7 @@ def _ask_as_admin(scope: Scope, site: Site, is_known: Callable[[Process], bool],
     for of_other in others:
         found.connections = [client.describe() for client in of_other.clients if client.port is not None]
     account = " or ".join(scope.accounts)
-    here = login.unix_socket is not None or _ispmail_sockets.is_here(login.host or "")
+    here = login.unix_socket is not None or _ispmail_sockets.is_here(login.host)
     _report_programs(account, listed, here, is_known, found)
     for host in _ispmail_connections.strangers(listed, site.hosts):
         text = (

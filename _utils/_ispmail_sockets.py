@@ -199,11 +199,14 @@ def is_address(text: str) -> bool:
     return _parsed(text) is not None
 
 
-def is_here(host: str) -> bool:
-    """Whether an IP address, or ``localhost``, is one of this machine."""
-    if host == "localhost":
-        return True
-    address = _parsed(host)
+def is_here(host: str | None) -> bool:
+    """Whether a host is this machine: by any of the addresses that its name stands for."""
+    return host == "localhost" or any(map(is_own_address, addresses(host)))
+
+
+def is_own_address(text: str) -> bool:
+    """Whether an IP address is one of this machine."""
+    address = _parsed(text)
     if address is None:
         return False
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6

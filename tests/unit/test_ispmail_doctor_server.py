@@ -31,13 +31,24 @@ def check(targets, hosts, users, addresses):
         ("127.0.0.1:3307", True),
         ("inet:198.51.100.7:3306", True),
         ("localhost", True),
+        ("::1:3306", True),
+        ("127.0.1.1", True),
+        ("vm.example.org:3306", True),
         ("unix:/run/mysqld/mysqld.sock", True),
         ("198.51.100.70", False),
         ("db.example.org:3306", False),
     ],
 )
-def test_another_database_here_is_not_asked_for_the_maps(host, here):
-    """On a mail server with a MariaDB for webmail the doctor said that the maps' account is missing."""
+def test_another_database_here_is_not_asked_for_the_maps(host, here, monkeypatch):
+    """On a mail server with a MariaDB for webmail the doctor said that the maps' account is missing.
+
+    This machine by its own name, or by ::1, was another one, and its database was not looked at.
+    """
+    looked_up = _ispmail_doctor_server._ispmail_sockets.addresses
+    names = {"vm.example.org": ("127.0.1.1",), "db.example.org": ("198.51.100.70",)}
+    monkeypatch.setattr(
+        _ispmail_doctor_server._ispmail_sockets, "addresses", lambda name: names.get(name) or looked_up(name)
+    )
     assert is_local(host, ADDRESSES) == here
     assert bool(list(check([target()], [host], NOBODY, ADDRESSES))) == here
 
@@ -93,7 +104,7 @@ def test_where_the_maps_database_is(live, pillars, kinds, there, asked, tmp_path
 @pytest.mark.parametrize(
     ("resolved", "here"),
     [
-        (["198.51.100.7"], True),
+        (["127.0.0.1"], True),
         (["192.0.2.1", "127.0.1.1"], True),
         (["::1"], True),
         (["192.0.2.1"], False),

@@ -131,6 +131,25 @@ def test_whether_a_host_is_this_machine(host, here):
     assert _ispmail_sockets.is_here(host) is here
 
 
+@pytest.mark.parametrize(
+    ("stands_for", "here"),
+    [(["127.0.1.1"], True), (["192.0.2.1", "127.0.0.1"], True), (["192.0.2.1"], False), ([], False)],
+)
+def test_a_name_of_this_machine_is_here(monkeypatch, stands_for, here):
+    """A database by the own name of its machine was another one's: who used its unix socket was nobody."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0)) for address in stands_for]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port: found if host == "vm" else [])
+    assert _ispmail_sockets.is_here("vm") is here
+    assert _ispmail_sockets.is_here(None) is False
+    # Whatever the resolver says of it.
+    assert _ispmail_sockets.is_here("localhost") is True
+
+
+@pytest.mark.parametrize("text", ["localhost", "vm", "192.0.2.1", ""])
+def test_what_is_no_address_of_this_machine(text):
+    assert _ispmail_sockets.is_own_address(text) is False
+
+
 def test_a_process_for_people():
     """Without its command line: a password may stand there."""
     sleeper = subprocess.Popen(["sleep", "60", "s3cret"][:2])
