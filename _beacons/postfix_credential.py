@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b0ad18022a")
+_ispmail_stamp.require("6434536d41d6")
 
 import contextlib
 import json

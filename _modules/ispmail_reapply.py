@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b0ad18022a")
+_ispmail_stamp.require("6434536d41d6")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b0ad18022a")
+_ispmail_stamp.require("6434536d41d6")
 
 import _ispmail_applied
 import _ispmail_holders
@@ -238,7 +238,7 @@ def holders(site_hosts=None, search="all", pillar="ispmail", connections=()):
 
     Returns a dict: ``unnamed``, a list of dicts of ``kind`` (``file``, ``program``, ``table`` or ``server``),
     ``where`` (a path, in which backslashes stand for what cannot be printed; the name of a program, an address) and
-    ``text`` (a sentence, with what to do); ``notes``, a list of sentences on what could not be searched; and
+    ``text`` (a sentence, with what to do); ``notes``, a list of sentences on what is not known; and
     ``connections``, where the admin was asked, and the other account of a pair has any: a list of addresses with ports.
     No secret is in them.
 

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("40b0ad18022a")
+_ispmail_stamp.require("6434536d41d6")
 
 import salt.client
 import salt.utils.event

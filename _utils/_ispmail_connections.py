@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,13 +22,26 @@ _LOOPBACK = ("127.0.0.1", "::1")
 # How many connections of one program are told.
 _TOLD = 3
 _HIDDEN = "a program that /proc does not show, such as one of a container"
+# How the database lists a client of its unix socket.
+_LOCAL = "localhost"
+# Where the database does not tell whose connection is whose.
+_SOCKET, _PORTLESS = "the database's unix socket", "the database, which lists no port of so long a name"
+# As many characters of a host and its port a MariaDB lists.
+_CUT = 63
+# What is not seen at once is looked for again after so long: a connection that has just ended is listed for a moment.
+_SETTLE_SECONDS = 0.5
 
 
 class Client(NamedTuple):
     """One connection, as the database lists it."""
 
     host: str  # an IP address or a name
-    port: int | None  # None: through the unix socket
+    port: int | None  # None: through the unix socket, or it was cut off
+
+    @property
+    def over_socket(self) -> bool:
+        """Whether it is through the unix socket."""
+        return self.port is None and self.host == _LOCAL
 
     def describe(self) -> str:
         """As the list has it; `read_client` reads it."""
@@ -40,6 +55,7 @@ class Listed(NamedTuple):
     port: int  # of the server
     socket: str  # of the server; the path is one of the server's machine
     addresses: tuple[str, ...] = ()  # of the server, as far as they are known
+    asked: int | str | None = None  # the port by which it was asked: another one, where ports are translated
 
 
 class Unknown(NamedTuple):
@@ -47,7 +63,8 @@ class Unknown(NamedTuple):
 
     program: str  # the name of its processes, empty where /proc does not show it
     shown: str  # its processes, for people
-    only_maybe: bool = False  # it uses the unix socket, where the database does not tell whose connection is whose
+    perhaps: str = ""  # where it is connected, if it is not sure by which account
+    excuse: str = ""  # why it is taken for none of the account's
 
 
 def read_listed(
@@ -72,9 +89,12 @@ def read_listed(
 
 
 def read_client(text: str) -> Client:
-    """Read what stands for a connection in the list, such as ``192.0.2.1:40000``."""
+    """Read what stands for a connection in the list, such as ``192.0.2.1:40000``.
+
+    MariaDB, and MySQL before 8.0, cut it after 63 characters: first the port is left out, then the colon too.
+    """
     host, _, port = text.rpartition(":")
-    return Client(host, int(port)) if port.isdigit() else Client(text, None)
+    return Client(host, int(port)) if port.isdigit() else Client(text.removesuffix(":"), None)
 
 
 def listed_by_account(keys: Mapping[str, str], host: str, table_type: str = MYSQL) -> Listed:
@@ -96,8 +116,10 @@ def listed_by_account(keys: Mapping[str, str], host: str, table_type: str = MYSQ
         login = _ispmail_session.login(host, keys, table_type)
         addresses = _ispmail_sockets.addresses(login.host)
         if table_type == PGSQL:
-            return read_activity(listed.rows, facts.rows, login.unix_socket, addresses)
-        return read_listed(listed.rows, facts.rows, [user], addresses)
+            found = read_activity(listed.rows, facts.rows, login.unix_socket, addresses)
+        else:
+            found = read_listed(listed.rows, facts.rows, [user], addresses)
+        return found._replace(asked=None if login.unix_socket else login.port)
 
 
 def activity_statements(users: Sequence[str]) -> tuple[str, str]:
@@ -118,7 +140,7 @@ def activity(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int | None]]:
     found: list[tuple[str, int | None]] = []
     for row in rows:
         port = int(row["port"] or -1)
-        found.append((row["host"] or "localhost", port if port > 0 else None))
+        found.append((row["host"] or _LOCAL, port if port > 0 else None))
     return found
 
 
@@ -142,37 +164,106 @@ def read_activity(
     return Listed(tuple(Client(*each) for each in activity(rows)), port, path, addresses)
 
 
-def unknown_programs(listed: Listed, here: bool, is_known: Callable[[Process], bool]) -> list[Unknown]:
+class _Look(NamedTuple):
+    """What was seen at one time."""
+
+    unknown: list[Unknown]
+    missing: frozenset[Client]  # those that begin on this server, where no such connection is
+    ends: frozenset[int]  # clients of the unix socket
+
+
+def unknown_programs(
+    listed: Listed, here: bool, is_known: Callable[[Process], bool], again: Callable[[], Listed] | None = None
+) -> list[Unknown]:
     """Find the programs of this server that own connections and are not known.
+
+    What is not sure is looked at once more, and told where it is seen both times.
 
     Args:
         listed: What the database lists.
         here: Whether the database runs on this machine.
         is_known: Whether a process is Postfix's or a consumer's.
+        again: Lists once more; None where the database cannot be asked for these connections.
 
     Raises:
         CannotAsk: This server cannot tell who owns its connections.
+        DatabaseError: The database cannot be asked once more.
     """
-    connections = _ispmail_sockets.tcp_connections() if any(client.port for client in listed.clients) else []
-    inodes = [one.inode for client in listed.clients for one in joined(client, connections, listed)]
-    over_socket = [client for client in listed.clients if client.port is None] if here else []
-    unix_inodes = _ispmail_unix.clients(listed.socket) if over_socket else []
-    owned = _ispmail_sockets.owners([*inodes, *unix_inodes])
+    first = _look(listed, here, is_known)
+    if not first.missing and not any(one.perhaps and not one.excuse for one in first.unknown):
+        return first.unknown
+    time.sleep(_SETTLE_SECONDS)
+    # What ends while the database lists it was there before.
+    earlier = _ispmail_unix.clients(listed.socket) if first.ends else []
+    second = _look(again() if again else listed, here, is_known, earlier)
+    ended = "" if again else "or its connection has ended meanwhile"
+    found = [Unknown("", _HIDDEN, excuse=ended)] if first.missing & second.missing else []
+    found += [one for one in first.unknown if not one.perhaps]
+    return list({(one.program, one.perhaps): one for one in [*found, *second.unknown]}.values())
+
+
+def _look(listed: Listed, here: bool, is_known: Callable[[Process], bool], earlier: Collection[int] = ()) -> _Look:
+    """Join what the database lists with what there is on this server now.
+
+    Args:
+        earlier: Clients of the unix socket right before it was listed.
+    """
+    over_socket = [client for client in listed.clients if client.over_socket]
+    by_tcp = [client for client in listed.clients if not client.over_socket]
+    begins_here = functools.cache(_begins_here)
+    connections = _ispmail_sockets.tcp_connections() if by_tcp else []
+    ends = {client: _ends(client, connections, listed, begins_here) for client in by_tcp if client.port is not None}
+    inodes = [one.inode for some in ends.values() for one in some]
+    missing = frozenset(client for client, some in ends.items() if not some and begins_here(client.host))
+    # The database does not tell which of these connections are the account's.
+    portless = [client for client in by_tcp if client.port is None and begins_here(client.host)]
+    to_it = [one.inode for one in connections if portless and _is_to(one, listed) and one.inode not in inodes]
+    unix_inodes = _ispmail_unix.clients(listed.socket) if here and over_socket else []
+    owned = _ispmail_sockets.owners([*inodes, *to_it, *unix_inodes])
     own = _ispmail_sockets.own_processes()
 
     def is_own(process: Process) -> bool:
         return _ispmail_sockets.is_own(process, own)
 
-    holders = [process for inode in inodes for process in owned.get(inode, [])]
+    def owners(some: Sequence[int]) -> list[list[Process]]:
+        return [owned.get(inode, []) for inode in some]
+
+    holders = [process for some in owners(inodes) for process in some]
     found = _grouped(process for process in holders if not (is_own(process) or is_known(process)))
-    certain = [_unknown(processes) for processes in found.values()]
+    unknown = [_unknown(processes) for processes in found.values()]
     hidden = [inode for inode in inodes if inode not in owned]
     if hidden and _still_there(hidden):
-        certain.append(Unknown("", _HIDDEN))
-    unowned = {inode for inode in unix_inodes if inode not in owned}
-    is_hidden = bool(unowned) and not unowned.isdisjoint(_ispmail_unix.clients(listed.socket))
-    over = [owned.get(inode, []) for inode in unix_inodes]
-    return certain + _over_socket(len(over_socket), over, is_hidden, is_known, is_own)
+        unknown.append(Unknown("", _HIDDEN))
+    if portless:
+        hidden = [inode for inode in to_it if inode not in owned]
+        is_hidden = len(portless) > len(to_it) or bool(hidden and _still_there(hidden))
+        unknown += _counted(_PORTLESS, len(portless), owners(to_it), is_hidden, is_known, is_own)
+    if here and over_socket:
+        unowned = {inode for inode in unix_inodes if inode not in owned}
+        is_hidden = len(over_socket) > len({*unix_inodes, *earlier}) or (
+            bool(unowned) and not unowned.isdisjoint(_ispmail_unix.clients(listed.socket))
+        )
+        unknown += _counted(_SOCKET, len(over_socket), owners(unix_inodes), is_hidden, is_known, is_own)
+    return _Look(unknown, missing, frozenset(unix_inodes))
+
+
+def _begins_here(host: str) -> bool:
+    """Whether a connection that the database lists as one from a host begins on this machine, for sure.
+
+    Loopback is that of the database's machine, or of where a tunnel to it ends. A name that was cut may be any.
+    """
+    if host == _LOCAL or _ispmail_sockets.is_loopback(host):
+        return False
+    return len(host) >= _CUT or _ispmail_sockets.is_here(host)
+
+
+def _ends(
+    client: Client, connections: Sequence[Connection], listed: Listed, begins_here: Callable[[str], bool]
+) -> list[Connection]:
+    """As `joined`; where the address of a connection from this machine is translated, the ports have to do."""
+    return joined(client, connections, listed) or [
+        one for one in connections if _has_ports(one, client, listed) and begins_here(client.host)
+    ]
 
 
 def joined(client: Client, connections: Iterable[Connection], listed: Listed) -> list[Connection]:
@@ -181,19 +272,27 @@ def joined(client: Client, connections: Iterable[Connection], listed: Listed) ->
     Any local user can have a connection between the same two ports, to an own program on another address. So those to
     an address of the database go before all others. (It may have more addresses than we know.)
     """
-    found = [
-        one
-        for one in connections
-        if one.port == client.port and one.peer_port == listed.port and _may_be(client.host, one.address)
-    ]
+    found = [one for one in connections if _has_ports(one, client, listed) and _may_be(client.host, one.address)]
     addresses = listed.addresses or (*_LOOPBACK, client.host)
     sure = [one for one in found if any(_ispmail_sockets.same_address(one.peer, each) for each in addresses)]
     return sure or found
 
 
+def _has_ports(one: Connection, client: Client, listed: Listed) -> bool:
+    return one.port == client.port and one.peer_port in (listed.port, listed.asked)
+
+
+def _is_to(one: Connection, listed: Listed) -> bool:
+    """Whether a connection is one to the database."""
+    addresses = listed.addresses or (one.peer,)
+    return one.peer_port in (listed.port, listed.asked) and any(
+        _ispmail_sockets.same_address(one.peer, each) for each in addresses
+    )
+
+
 def _may_be(host: str, address: str) -> bool:
     """Whether a host of the database's list may be an address. A database that resolves names lists a name."""
-    if host == "localhost":
+    if host == _LOCAL:
         return any(_ispmail_sockets.same_address(address, each) for each in _LOOPBACK)
     return not _ispmail_sockets.is_address(host) or _ispmail_sockets.same_address(address, host)
 
@@ -205,7 +304,7 @@ def strangers(listed: Listed, site_hosts: Collection[str]) -> list[str]:
         site_hosts: IP addresses and names of the site's servers.
     """
     names = {name.lower() for name in site_hosts}
-    hosts = dict.fromkeys(client.host for client in listed.clients if client.port is not None)
+    hosts = dict.fromkeys(client.host for client in listed.clients if not client.over_socket)
     return list(dict.fromkeys(_ispmail_session.shown(host) for host in hosts if not _is_of_site(host.lower(), names)))
 
 
@@ -214,7 +313,7 @@ def _is_of_site(host: str, names: Collection[str]) -> bool:
 
     A server of another domain may have the same first label, and several servers the same name.
     """
-    if host in names or host == "localhost":
+    if host in names or host == _LOCAL:
         return True
     addresses = _ispmail_sockets.addresses(host)
     return bool(addresses) and all(
@@ -223,7 +322,8 @@ def _is_of_site(host: str, names: Collection[str]) -> bool:
     )
 
 
-def _over_socket(
+def _counted(
+    perhaps: str,
     number: int,
     owners: Sequence[Sequence[Process]],
     is_hidden: bool,
@@ -232,18 +332,21 @@ def _over_socket(
 ) -> list[Unknown]:
     """Compare how many of the account's connections there are with how many known programs hold.
 
-    The database does not tell which of the clients of its unix socket uses which account.
+    The database does not tell which of the connections are the account's. Where known programs hold as many, those of
+    others are most likely by other accounts: that is no fault then, and told.
 
     Args:
-        owners: The processes of each client of the socket.
+        perhaps: Where they are connected.
+        owners: The processes of each connection, whoever's it is.
         is_hidden: Whether one of them is not shown by /proc.
     """
     known = [processes for processes in owners if any(map(is_known, processes))]
     others = [one for processes in owners if processes not in known for one in processes if not is_own(one)]
-    if number <= len(known):
-        return []
-    found = [_unknown(processes, only_maybe=True) for processes in _grouped(others).values()]
-    return [*found, Unknown("", _HIDDEN, only_maybe=True)] if is_hidden else found
+    found = [_unknown(processes, perhaps) for processes in _grouped(others).values()]
+    if is_hidden:
+        found.append(Unknown("", _HIDDEN, perhaps))
+    excuse = "known programs have as many connections there, so it is taken for another account's"
+    return [one._replace(excuse=excuse) for one in found] if number <= len(known) else found
 
 
 def _grouped(processes: Iterable[Process]) -> dict[str, list[Process]]:
@@ -255,10 +358,10 @@ def _grouped(processes: Iterable[Process]) -> dict[str, list[Process]]:
     return found
 
 
-def _unknown(processes: Sequence[Process], only_maybe: bool = False) -> Unknown:
+def _unknown(processes: Sequence[Process], perhaps: str = "") -> Unknown:
     more = len(processes) - _TOLD
     shown = ", ".join(process.describe() for process in processes[:_TOLD])
-    return Unknown(processes[0].name, shown + (f" and {more} more" if more > 0 else ""), only_maybe)
+    return Unknown(processes[0].name, shown + (f" and {more} more" if more > 0 else ""), perhaps)
 
 
 def _still_there(inodes: Collection[int]) -> bool:

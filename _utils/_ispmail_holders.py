@@ -7,6 +7,7 @@ it. What is found is told without the password.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -427,13 +428,14 @@ def _ask_hosts(
         if time.monotonic() > until:
             found.notes.append(f"who is connected to {host} is not known: other hosts took more than {within} s")
             continue
+        ask = functools.partial(_ispmail_connections.listed_by_account, login.keys, host, scope.database.type)
+        here = target.unix_socket is not None or _ispmail_sockets.is_here(target.host)
         try:
-            listed = _ispmail_connections.listed_by_account(login.keys, host, scope.database.type)
+            listed = ask()
+            _report_programs(login.user, listed, here, is_known, found, ask)
         except DatabaseError as err:
             found.notes.append(f"who is connected to {host} is not known: {err}")
             continue
-        here = target.unix_socket is not None or _ispmail_sockets.is_here(target.host)
-        _report_programs(login.user, listed, here, is_known, found)
         if others and scope.database.other:
             _report_programs(scope.database.other, listed._replace(clients=tuple(others)), here, is_known, found)
 
@@ -445,9 +447,15 @@ def _ask_as_admin(scope: Scope, site: Site, is_known: Callable[[Process], bool],
     listed, *others = site.listed(scope.database, users)
     for of_other in others:
         found.connections = [client.describe() for client in of_other.clients if client.port is not None]
+        portless = {client.host for client in of_other.clients if client.port is None and not client.over_socket}
+        found.notes += [
+            f"{_ispmail_session.shown(host)} is connected as {scope.database.other}, and by which program is not known:"
+            " the database lists no port of so long a name"
+            for host in sorted(portless)
+        ]
     account = " or ".join(scope.accounts)
     here = login.unix_socket is not None or _ispmail_sockets.is_here(login.host)
-    _report_programs(account, listed, here, is_known, found)
+    _report_programs(account, listed, here, is_known, found, lambda: site.listed(scope.database, users[:1])[0])
     for host in _ispmail_connections.strangers(listed, site.hosts):
         text = (
             f"{host} is connected as {account} and is none of the site's servers: give what runs there an account"
@@ -457,14 +465,23 @@ def _ask_as_admin(scope: Scope, site: Site, is_known: Callable[[Process], bool],
 
 
 def _report_programs(
-    account: str, listed: Listed, here: bool, is_known: Callable[[Process], bool], found: Holders
+    account: str,
+    listed: Listed,
+    here: bool,
+    is_known: Callable[[Process], bool],
+    found: Holders,
+    again: Callable[[], Listed] | None = None,
 ) -> None:
-    for unknown in _ispmail_connections.unknown_programs(listed, here, is_known):
-        found.unnamed.append(Holder(PROGRAM, unknown.program or "unknown", _program_text(account, unknown)))
+    for unknown in _ispmail_connections.unknown_programs(listed, here, is_known, again):
+        text = _program_text(account, unknown)
+        if unknown.excuse:
+            found.notes.append(f"{text}: {unknown.excuse}")
+        else:
+            how = _HOW.replace("name it in ispmail:consumers", "name it in programs of one of ispmail:consumers")
+            found.unnamed.append(Holder(PROGRAM, unknown.program or "unknown", f"{text}: {how}"))
 
 
 def _program_text(account: str, unknown: Unknown) -> str:
-    how = _HOW.replace("name it in ispmail:consumers", "name it in programs of one of ispmail:consumers")
-    if unknown.only_maybe:
-        return f"{unknown.shown} uses the database's unix socket, perhaps as {account}: {how}"
-    return f"{unknown.shown} is connected as {account}: {how}"
+    if unknown.perhaps:
+        return f"{unknown.shown} uses {unknown.perhaps}, perhaps as {account}"
+    return f"{unknown.shown} is connected as {account}"

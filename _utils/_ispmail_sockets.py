@@ -199,6 +199,12 @@ def is_address(text: str) -> bool:
     return _parsed(text) is not None
 
 
+def is_loopback(text: str) -> bool:
+    """Whether a text is an address by which each machine means itself."""
+    address = _parsed(text)
+    return address is not None and address.is_loopback
+
+
 def is_here(host: str | None) -> bool:
     """Whether a host is this machine: by any of the addresses that its name stands for."""
     return host == "localhost" or any(map(is_own_address, addresses(host)))

@@ -67,7 +67,9 @@ def foreign_client(mariadb, over_socket=False, user="mailserver", program="maria
     environment = {**os.environ, "MYSQL_PWD": PASSWORD}
     client = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, user=uid, cwd="/")
     try:
-        sleeping = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO = 'SELECT SLEEP(60)'"
+        sleeping = (
+            f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SL%' AND USER = '{user}'"
+        )
         assert wait_until(lambda: mariadb.sql(sleeping) == ((1,),), 10)
         yield client
     finally:
@@ -145,6 +147,24 @@ def test_a_foreign_client_of_the_unix_socket(by_socket, mariadb):
         assert "uses the database's unix socket, perhaps as mailserver" in text
         name(minion, report={"programs": ["mariadb"], "ignore": True})
         assert holders(minion) == {}
+
+
+def test_connections_of_known_programs_by_accounts_of_their_own(by_socket, mariadb, scratch_directory):
+    """Webmail's own connections hid a foreign program with the maps' account, and nobody told of it."""
+    minion, _ = by_socket
+    program = scratch_directory / "php-fpm"
+    shutil.copy(shutil.which("mariadb"), program)
+    mariadb.sql("CREATE OR REPLACE USER webmail@localhost IDENTIFIED BY %s", PASSWORD)
+    name(minion, webmail={"programs": ["php-fpm"], "ignore": True})
+    with (
+        foreign_client(mariadb, over_socket=True, user="webmail", program=str(program)),
+        foreign_client(mariadb, over_socket=True) as client,
+    ):
+        said = minion.call("postfix_database.holders")
+        (note,) = said["notes"]
+        assert said["unnamed"] == [] and note.startswith(f"mariadb (pid {client.pid}, ")
+        assert note.endswith("known programs have as many connections there, so it is taken for another account's")
+    mariadb.sql("DROP USER webmail@localhost")
 
 
 SPELT = {
@@ -438,6 +458,24 @@ def test_a_stranger_with_the_first_label_of_a_server(scratch_directory):
     names = ["192.0.2.1", "mx1", "mx1.example.org"]
     assert _ispmail_connections.strangers(found, names) == ["mx1.staging.example.com"]
     assert _ispmail_connections.strangers(found, [*names, "mx1.staging.example.com"]) == []
+
+
+@pytest.mark.parametrize("length", [57, 58, 59, 60])
+def test_a_long_name_of_a_server(scratch_directory, length):
+    """A MariaDB lists 63 characters: who had a name of 58 was counted for the unix socket, and was no stranger."""
+    server = Naming(scratch_directory / f"long{length}")
+    server.directory.mkdir(parents=True, exist_ok=True)
+    name = f"mx1.{'a' * 40}.{'b' * 40}"[:length]
+    (server.directory / "hosts").write_text(f"127.0.0.1 localhost\n127.0.0.7 {name}\n")
+    with server:
+        server.sql("CREATE USER mailserver IDENTIFIED BY %s", PASSWORD)
+        login = {"user": "mailserver", "password": PASSWORD, "port": server.port}
+        with contextlib.closing(pymysql.connect(host=HOST, bind_address="127.0.0.7", **login)):
+            rows = [dict(zip(("Id", "User", "Host"), row)) for row in server.sql("SHOW PROCESSLIST")]
+    found = _ispmail_connections.read_listed(rows, [{"id": 0, "port": 0, "socket": ""}], ["mailserver"])
+    (client,) = found.clients
+    assert (client.host, client.port is None, client.over_socket) == (name, length > 57, False)
+    assert _ispmail_connections.strangers(found, ["192.0.2.1"]) == [name]
 
 
 def test_the_database_as_its_admin_that_cannot_be_asked(applied, scratch_directory):

@@ -68,7 +68,7 @@ def test_who_is_connected_as_the_account_itself_sees_it(monkeypatch):
     """By the login of a table file; the list is that of the host that was asked."""
     client = OneClient()
     monkeypatch.setattr(_ispmail_session, "Client", client)
-    assert _ispmail_connections.listed_by_account(KEYS, "127.0.0.1:3307") == FOUND
+    assert _ispmail_connections.listed_by_account(KEYS, "127.0.0.1:3307") == FOUND._replace(asked=3307)
     assert (client.login.user, client.login.port) == ("mailserver", 3307)
     assert _ispmail_connections.listed_by_account(KEYS, "localhost") == FOUND._replace(addresses=())
 
@@ -99,7 +99,18 @@ def test_connections_are_read():
 
 @pytest.mark.parametrize("text", ["192.0.2.1:40000", "::1:40000", "mx1.example.org:1", "localhost"])
 def test_a_connection_is_described_as_it_is_read(text):
-    assert _ispmail_connections.read_client(text).describe() == text
+    client = _ispmail_connections.read_client(text)
+    assert client.describe() == text and client.over_socket is (text == "localhost")
+
+
+@pytest.mark.parametrize(("length", "end"), [(57, ":40000"), (58, ":"), (62, ":"), (63, "")])
+def test_a_long_name_whose_port_is_cut_off_is_no_client_of_the_socket(length, end):
+    """As MariaDB 10.11 cuts it: whoever had such a name was counted for the unix socket, and for no server."""
+    name = "m" * length
+    client = _ispmail_connections.read_client(name + end)
+    assert client == Client(name, 40000 if length == 57 else None) and not client.over_socket
+    assert _ispmail_connections.strangers(listed(name + end), ["192.0.2.1"]) == [name]
+    assert _ispmail_connections.strangers(listed(name + end), [name]) == []
 
 
 @pytest.mark.parametrize("host", ["::1:40000", "::ffff:127.0.0.1:40000", "mx1.example.org:40000"])
@@ -214,14 +225,25 @@ def server(monkeypatch):
     monkeypatch.setattr(sockets, "owners", lambda inodes: {inode: held[inode] for inode in inodes if inode in held})
     monkeypatch.setattr(sockets, "own_processes", dict)
     monkeypatch.setattr(sockets, "is_own", lambda one, own: one is SALT)
+    monkeypatch.setattr(sockets, "is_here", lambda host: host in (OWN, "mx1.example.org", LONG))
+    monkeypatch.setattr(_ispmail_connections.time, "sleep", lambda seconds: None)
     return held
 
 
-def unknown(hosts, here=True, programs=()):
-    found = _ispmail_connections.unknown_programs(
-        listed(*hosts), here, lambda one: one is SMTPD or one.name in programs
-    )
-    return [(one.program, one.only_maybe) for one in found]
+OWN, LONG = "192.0.2.1", "m" * 58
+
+
+def asked(hosts, here=True, programs=(), again=None):
+    """What is found where the database lists hosts, and then others; None: it cannot be asked once more."""
+    now = listed(*hosts)
+    then = None if again is None else lambda: listed(*again)
+    return _ispmail_connections.unknown_programs(now, here, lambda one: one is SMTPD or one.name in programs, then)
+
+
+def unknown(hosts, here=True, programs=(), again=None):
+    """The names of what is a fault, and whether it is only perhaps one."""
+    found = asked(hosts, here, programs, hosts if again is None else again)
+    return [(one.program, bool(one.perhaps)) for one in found if not one.excuse]
 
 
 def test_programs_that_nobody_has_named(server):
@@ -254,9 +276,111 @@ def test_a_client_of_the_unix_socket_that_is_hidden(server):
 
 @pytest.mark.parametrize(("number", "found"), [(0, []), (1, []), (2, [("mysqldump", True)])])
 def test_the_unix_socket_counts(server, number, found):
-    """One of its three clients is Postfix's: with one connection of the account, that is it."""
+    """One of its three clients is Postfix's: with one connection of the account, that is it, most likely."""
     assert unknown(["localhost"] * number) == found
     assert unknown(["localhost"] * number, here=False) == []
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_whom_known_programs_may_explain_is_told(server, hidden):
+    """Known programs that were connected by accounts of their own hid a program with the account: nobody told of it."""
+    if hidden:
+        del server[22]
+    (found,) = asked(["localhost"])
+    assert found.program == ("" if hidden else "mysqldump")
+    assert found.perhaps == "the database's unix socket"
+    assert found.excuse == "known programs have as many connections there, so it is taken for another account's"
+    assert asked([]) == asked(["localhost"], here=False) == []
+    assert hidden or asked(["localhost"], programs=["mysqldump"]) == []
+
+
+def test_more_connections_by_the_unix_socket_than_it_has_clients(server):
+    """A database whose socket is not where we look, or a program of a container: it was nobody."""
+    assert unknown(["localhost"] * 4) == [("mysqldump", True), ("", True)]
+    assert unknown(["localhost"] * 4, programs=["mysqldump", "salt-minion"]) == [("", True)]
+    assert unknown(["localhost"] * 4, again=["localhost"] * 3) == [("mysqldump", True)]
+    assert unknown(["localhost"] * 4, again=["localhost"]) == unknown(["localhost"] * 4, here=False) == []
+
+
+def test_clients_of_the_unix_socket_that_end_while_they_are_listed(server, monkeypatch):
+    """They were there right before."""
+    answers = iter([[21], [21, 24, 25], [21], [21], [21, 24], [21]])
+    monkeypatch.setattr("_ispmail_unix.clients", lambda path: next(answers))
+    assert unknown(["localhost"] * 2, again=["localhost"] * 3) == []
+    assert unknown(["localhost"] * 2, again=["localhost"] * 3) == [("", True)]
+
+
+@pytest.mark.parametrize("host", [OWN, "mx1.example.org", f"::ffff:{OWN}", "m" * 63])
+def test_a_connection_of_this_server_that_it_does_not_have(server, monkeypatch, host):
+    """A container's, masqueraded: by its address it was another server's, and by the site's list it was ours."""
+    monkeypatch.setattr(
+        _ispmail_connections._ispmail_sockets, "is_here", lambda each: each == host.replace("m" * 63, "")
+    )
+    client = f"{host}:41234"
+    if len(host) < 63:
+        assert unknown([client], here=False) == unknown([client]) == [("", False)]
+    # What has ended when the database lists once more was never a container's.
+    assert unknown([client], again=[]) == unknown([client], again=[f"{host}:41235"]) == []
+    assert unknown(["192.0.2.9:41234", "localhost:41234", "127.0.0.1:41234"]) == []
+
+
+def test_connections_that_cannot_be_listed_once_more(server):
+    """Those of the pair's other account, as the database server has told them: they may have ended since."""
+    (found,) = asked([f"{OWN}:41234"])
+    assert found == ("", _ispmail_connections._HIDDEN, "", "or its connection has ended meanwhile")
+    assert [one.program for one in asked([f"{OWN}:41234", "127.0.0.1:40012"])] == ["", "mysqldump"]
+    # What is sure is told for sure.
+    (found,) = asked([f"{OWN}:41234", "127.0.0.1:40019"])
+    assert (found.program, found.excuse) == ("", "")
+
+
+@pytest.mark.parametrize(("port", "found"), [(3306, ["mysqldump"]), (3307, ["mysqldump"]), (3308, [""])])
+def test_translated_addresses_and_ports(server, monkeypatch, port, found):
+    """A database in a container of this machine: by its published port, with the address of a bridge."""
+    tcp = [Connection("127.0.0.1", 40012, "127.0.0.1", port, 12)]
+    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, "tcp_connections", lambda: tcp)
+    now = listed(f"{OWN}:40012")._replace(asked=3307)
+    got = _ispmail_connections.unknown_programs(now, False, lambda one: False, lambda: now)
+    assert [one.program for one in got] == found
+
+
+@pytest.mark.parametrize("host", [LONG + ":", "m" * 63])
+@pytest.mark.parametrize(
+    ("number", "programs", "found", "noted"),
+    [
+        (1, ["mysqldump", "auth"], [], []),
+        (1, [], [], ["mysqldump", "auth"]),
+        (2, [], ["mysqldump", "auth"], []),
+        (2, ["mysqldump"], [], ["auth"]),
+        (9, [], ["mysqldump", "auth", ""], []),
+    ],
+)
+def test_connections_without_a_port_are_counted(server, monkeypatch, host, number, programs, found, noted):
+    """All connections of this server to the database are candidates."""
+    tcp = [Connection("192.0.2.1", 40000 + inode, "192.0.2.5", 3306, inode) for inode in range(11, 15)]
+    tcp += [Connection("192.0.2.1", 50000, "192.0.2.6", 3306, 22), Connection("192.0.2.1", 50001, "192.0.2.5", 80, 22)]
+    monkeypatch.setattr(_ispmail_connections._ispmail_sockets, "tcp_connections", lambda: tcp)
+    now = listed(*[host] * number)._replace(addresses=("192.0.2.5",))
+    got = _ispmail_connections.unknown_programs(
+        now, False, lambda one: one is SMTPD or one.name in programs, lambda: now
+    )
+    assert {one.perhaps for one in got} <= {"the database, which lists no port of so long a name"}
+    assert [one.program for one in got if not one.excuse] == found
+    assert [one.program for one in got if one.excuse] == noted
+    elsewhere = listed("n" * 58 + ":")
+    assert _ispmail_connections.unknown_programs(elsewhere, False, lambda one: False, lambda: elsewhere) == []
+
+
+def test_only_what_is_not_sure_is_looked_at_again(server, monkeypatch):
+    """And all that is sure is told, also where it has ended by then."""
+    slept = []
+    monkeypatch.setattr(_ispmail_connections.time, "sleep", slept.append)
+    assert unknown(["127.0.0.1:40012", "192.0.2.9:1"]) == [("mysqldump", False)] and slept == []
+    assert unknown(["127.0.0.1:40012", *["localhost"] * 2], again=["127.0.0.1:40014"]) == [
+        ("mysqldump", False),
+        ("auth", False),
+    ]
+    assert slept == [0.5]
 
 
 @pytest.mark.parametrize(("number", "more"), [(1, ""), (3, ""), (4, " and 1 more"), (9, " and 6 more")])

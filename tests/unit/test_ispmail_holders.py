@@ -432,11 +432,14 @@ def test_postfixs_own_programs_are_known(site, tmp_path, monkeypatch):
 
 def test_what_is_said_of_programs(site, monkeypatch):
     """Each once, however many hosts name it."""
-    unknown = [Unknown("php", "php (pid 1)"), Unknown("", "a program of a container", only_maybe=True)]
-    monkeypatch.setattr("_ispmail_connections.unknown_programs", lambda listed, here, is_known: unknown)
+    unknown = [Unknown("php", "php (pid 1)"), Unknown("", "a program of a container", "a socket")]
+    unknown.append(Unknown("auth", "auth (pid 2)", "a socket", "it is another account's"))
+    monkeypatch.setattr("_ispmail_connections.unknown_programs", lambda *_: unknown)
     site.maps[0] = site.map("a.cf", table(hosts="127.0.0.1, 127.0.0.2"))
-    maybe = "a program of a container uses the database's unix socket, perhaps as mailserver"
-    assert find(site.scope()).unnamed == [
+    maybe = "a program of a container uses a socket, perhaps as mailserver"
+    found = find(site.scope())
+    assert set(found.notes) >= {"auth (pid 2) uses a socket, perhaps as mailserver: it is another account's"}
+    assert found.unnamed == [
         (PROGRAM, "php", f"php (pid 1) is connected as mailserver: {NAME_PROGRAM}"),
         (PROGRAM, "unknown", f"{maybe}: {NAME_PROGRAM}"),
     ]
@@ -473,7 +476,7 @@ def test_programs_are_looked_for_where_the_database_is(site, monkeypatch):
     seen = []
     monkeypatch.setattr("_ispmail_connections.listed_by_account", listed)
     monkeypatch.setattr(
-        "_ispmail_connections.unknown_programs", lambda listed, here, is_known: seen.append((listed, here)) or []
+        "_ispmail_connections.unknown_programs", lambda listed, here, is_known, again: seen.append((listed, here)) or []
     )
     site.maps[0] = site.map("a.cf", table(hosts="192.0.2.9 localhost 192.0.2.1 127.0.0.1 unix:/run/x.sock"))
     found = find(site.scope())
@@ -506,7 +509,7 @@ def test_the_database_server_names_servers_that_are_none_of_the_sites(site, monk
     )
     monkeypatch.setattr(
         "_ispmail_connections.unknown_programs",
-        lambda listed, here, is_known: [Unknown("php", f"php, {listed.port}, {here}")],
+        lambda listed, here, is_known, again: [Unknown("php", f"php, {listed.port}, {here}")],
     )
     scope = site.scope()
     scope = scope._replace(database=scope.database._replace(login=login))
@@ -539,7 +542,7 @@ def test_a_pair_is_asked_for_as_one(site, monkeypatch):
     def by_admin(server, users, host):
         return Listed(tuple(client for user in users for client in clients[user]), 3306, "")
 
-    def unknown(listed, here, is_known):
+    def unknown(listed, here, is_known, again):
         seen.append(listed.clients)
         return [Unknown("php", "php")]
 
@@ -562,7 +565,7 @@ def test_programs_of_the_other_account_are_looked_for_by_what_the_database_lists
     monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda keys, host, type_: listed)
     monkeypatch.setattr(
         "_ispmail_connections.unknown_programs",
-        lambda listed, here, is_known: seen.append(listed) or [Unknown("php", f"php {len(listed.clients)}")],
+        lambda listed, here, is_known, again: seen.append(listed) or [Unknown("php", f"php {len(listed.clients)}")],
     )
     scope = site.scope()
     for pair, others in (((), []), (("mailserver", "second"), [listed._replace(clients=(Client("::1", 1),) * 2)])):
@@ -574,6 +577,56 @@ def test_programs_of_the_other_account_are_looked_for_by_what_the_database_lists
             "php 1 is connected as mailserver",
             *("php 2 is connected as second" for _ in others),
         ]
+
+
+def test_what_is_not_sure_is_listed_once_more(site, monkeypatch):
+    """By the same account or admin; a server without the other account's password cannot ask for that one's."""
+    asked, said = [], []
+
+    def by_account(keys, host, type_):
+        asked.append((keys["user"], host, type_))
+        return Listed((Client(str(len(asked)), 1),), 3306, "")
+
+    def by_admin(config, users):
+        asked.append(tuple(map(tuple, users)))
+        return [Listed((Client(str(len(asked)), 1),), 3306, "") for _ in users]
+
+    def unknown(listed, here, is_known, again):
+        said.append((listed.clients[0].host, again and again().clients[0].host))
+        return []
+
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", by_account)
+    monkeypatch.setattr("_ispmail_connections.unknown_programs", unknown)
+    monkeypatch.setattr("_ispmail_connections.strangers", lambda listed, hosts: [])
+    scope = site.scope()
+    scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
+    find(scope, _ispmail_holders.Site([], by_admin), search="none", connections=["192.0.2.1:1"])
+    assert asked[:2] == [("mailserver", "127.0.0.1", "mysql")] * 2
+    assert asked[2:] == [(("mailserver", "second"), ("second",)), (("mailserver", "second"),)]
+    assert said == [("1", "2"), ("192.0.2.1", None), ("3", "4")]
+
+
+def test_a_database_that_does_not_list_once_more(site, monkeypatch):
+    def unknown(*_):
+        raise DatabaseError("it is down")
+
+    monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda *_: Listed((), 3306, ""))
+    monkeypatch.setattr("_ispmail_connections.unknown_programs", unknown)
+    assert "who is connected to 127.0.0.1 is not known: it is down" in find(site.scope()).notes
+
+
+def test_connections_of_the_other_account_without_a_port_are_told(site, monkeypatch):
+    """The servers cannot be asked about them."""
+    clients = [(), (Client("m" * 58, None), Client("m" * 58, None), Client("localhost", None), Client("192.0.2.1", 1))]
+    monkeypatch.setattr("_ispmail_connections.unknown_programs", lambda *_: [])
+    scope = site.scope()
+    scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
+    found = find(scope, _ispmail_holders.Site([], lambda *_: [Listed(each, 3306, "") for each in clients]), "none")
+    assert found.connections == ["192.0.2.1:1"]
+    assert [note for note in found.notes if "second" in note] == [
+        f"{'m' * 58} is connected as second, and by which program is not known: the database lists no port of so long a"
+        " name"
+    ]
 
 
 @pytest.mark.parametrize("connections", [None, "192.0.2.1:1", {}, [1], ["192.0.2.1"], ["192.0.2.1:"], ["a b:1"]])
