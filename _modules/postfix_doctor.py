@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6434536d41d6")
+_ispmail_stamp.require("36e870af6140")
 
 
 import _ispmail_applied

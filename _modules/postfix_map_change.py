@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6434536d41d6")
+_ispmail_stamp.require("36e870af6140")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6434536d41d6")
+_ispmail_stamp.require("36e870af6140")
 
 import salt.client
 import salt.utils.minions

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6434536d41d6")
+_ispmail_stamp.require("36e870af6140")
 
 import salt.client
 import salt.utils.event
@@ -58,7 +58,8 @@ def rotate(test=False, watch=30, timeout=3600):
     ``ispmail:sites`` in the master's configuration says which servers there are.
 
     Returns a dict: ``rotation`` (a table of the mail servers), ``reasons`` (why it failed, a list), ``refused`` (site
-    to the number of refused logins), ``retcode``; or a sentence where another call does it. Where it failed, the event
+    to the number of refused logins, None where a database server does not count them, did not answer, or was
+    restarted), ``retcode``; or a sentence where another call does it. Where it failed, the event
     ``ispmail/rotation/failed`` reports it, with the reasons as ``comment``. With ``test=True`` a dict: site to a dict
     of ``would`` and ``stops``, lists of sentences; and ``retcode``.
 
@@ -222,15 +223,13 @@ def _report_refused(dropped, before):
     found = {}
     after = _refused_logins()
     for site in dropped:
-        # A count that has fallen is that of a server that was restarted.
-        counts = {
-            server: max(0, count - before[site][server])
-            for server, count in after[site].items()
-            if server in before[site]
-        }
-        found[site] = sum(counts.values())
+        counts = {server: _more(before[site].get(server), count) for server, count in after[site].items()}
+        uncounted = [server for server, count in counts.items() if count is None]
+        found[site] = None if uncounted else sum(counts.values())
+        for server in uncounted:
+            _print(f"{site}: how many logins {server} has refused is not known: it does not tell, or was restarted")
         for server, count in counts.items():
-            if count > 0:
+            if count:
                 refused = plural(count, "login")
                 comment = f"{server} has refused {refused} since the rotation began: see the log of the database"
                 data = {"site": site, "server": server, "refused": count, "comment": comment}
@@ -239,14 +238,27 @@ def _report_refused(dropped, before):
     return found
 
 
+def _more(before, after):
+    """How many logins a server has refused since; None where it does not tell. A count that falls begins anew."""
+    return None if before is None or after is None or after < before else after - before
+
+
 def _refused_logins():
-    """Site to its database servers, and how many logins each has refused so far."""
+    """Site to its database servers, and how many logins each has refused so far; None where it does not tell."""
     master = _master()
+    found = {}
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
+<<<<<<< HEAD
         return {
             name: _ispmail_fleet.refused_logins(client, master.matching(site, "database"))
             for name, site in master.rotated().items()
         }
+=======
+        for name, site in master.sites().items():
+            servers = master.matching(site, "database")
+            found[name] = {**dict.fromkeys(servers), **_ispmail_fleet.refused_logins(client, servers)}
+    return found
+>>>>>>> ed451783 (Refused logins that nobody counted are None, not 0)
 
 
 def _master():

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("6434536d41d6")
+_ispmail_stamp.require("36e870af6140")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

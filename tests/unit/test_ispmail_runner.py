@@ -355,12 +355,14 @@ def sent(servers, monkeypatch):
     return events
 
 
-@pytest.mark.parametrize(("before", "refused"), [(7, 0), (6, 1), (5, 2), (9, -2)])
+UNKNOWN = "main: how many logins db has refused is not known: it does not tell, or was restarted"
+
+
+@pytest.mark.parametrize(("before", "refused"), [(7, 0), (6, 1), (5, 2)])
 def test_refused_logins_after_the_drop(sent, monkeypatch, before, refused):
-    """A count that has fallen is that of a server that was restarted."""
     printed = []
     monkeypatch.setattr(ispmail_rotate, "_print", printed.append)
-    assert ispmail_rotate._report_refused(["main"], {"main": {"db": before}}) == {"main": max(refused, 0)}
+    assert ispmail_rotate._report_refused(["main"], {"main": {"db": before}}) == {"main": refused}
     if refused > 0:
         ((tag, data),) = sent
         assert tag == "ispmail/rotation/refused"
@@ -372,10 +374,32 @@ def test_refused_logins_after_the_drop(sent, monkeypatch, before, refused):
         assert sent == printed == []
 
 
-def test_a_count_that_was_not_known_before_is_not_reported(sent):
-    """The server was down when the rotation began: its old refusals would be reported as new ones."""
-    assert ispmail_rotate._report_refused(["main"], {"main": {}}) == {"main": 0}
-    assert sent == []
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ({}, {"refused_logins": 7}),  # its old refusals would be reported as new ones
+        ({"db": None}, {"refused_logins": None}),  # a MySQL, a PostgreSQL
+        ({"db": 7}, {}),
+        ({"db": 500}, {"refused_logins": 2}),  # it was restarted
+    ],
+)
+def test_a_count_that_is_not_known_is_none(servers, capsys, before, said):
+    """It was 0, as if no login had been refused."""
+    events = []
+    servers({("db", "postfix_database.read"): said})
+    ispmail.__salt__["event.send"] = lambda *event: events.append(event)
+    assert ispmail_rotate._report_refused(["main"], {"main": before}) == {"main": None}
+    assert (events, capsys.readouterr().err) == ([], f"{UNKNOWN}\n")
+
+
+def test_a_server_that_does_not_count_hides_none_that_does(servers, monkeypatch, capsys):
+    events = []
+    servers({})
+    monkeypatch.setattr(_ispmail_fleet, "refused_logins", lambda client, servers: {"db2": 3})
+    monkeypatch.setattr(Master, "matching", lambda self, who, role: ["db", "db2"])
+    ispmail.__salt__["event.send"] = lambda tag, data: events.append((data["server"], data["refused"]))
+    assert ispmail_rotate._report_refused(["main"], {"main": {"db": 1, "db2": 1}}) == {"main": None}
+    assert events == [("db2", 2)] and capsys.readouterr().err.startswith(f"{UNKNOWN}\nmain: db2 has refused 2 logins")
 
 
 def test_nothing_is_counted_without_a_drop(servers):

@@ -146,7 +146,7 @@ def test_whatever_servers_count(answer):
         ispmail.__salt__["event.send"] = lambda tag, data: events.append(data)
         ispmail.__opts__["quiet"] = True
         found = ispmail_rotate._report_refused(["main"], {"main": {"db": 1}})
-    assert isinstance(found["main"], int) and size(events) < 1000
+    assert type(found["main"]) in (int, type(None)) and size(events) < 1000
 
 
 EVENTS = st.fixed_dictionaries(
