@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("36e870af6140")
+_ispmail_stamp.require("bdebfe066646")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("36e870af6140")
+_ispmail_stamp.require("bdebfe066646")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("36e870af6140")
+_ispmail_stamp.require("bdebfe066646")
 
 
 import _ispmail_applied

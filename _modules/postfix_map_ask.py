@@ -5,7 +5,7 @@ The part of `postfix_map` that puts questions to live maps, and compares their p
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("36e870af6140")
+_ispmail_stamp.require("bdebfe066646")
 
 import _ispmail_answers
 import _ispmail_classes

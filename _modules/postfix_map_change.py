@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("36e870af6140")
+_ispmail_stamp.require("bdebfe066646")
 
 import _ispmail_apply
 import _ispmail_compare

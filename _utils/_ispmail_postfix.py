@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ _RELOAD_NEEDS = {
 }
 # How long after a reload at least one of the old processes has ended, on a server that is not busy.
 _SIGNALLED_SECONDS = 0.5
+# A clock that is off by more since Postfix was started has been set; master(8) writes its pid within that time.
+_SET_SECONDS = 2
 
 
 def installed() -> bool:
@@ -149,10 +152,10 @@ def old_processes(files: Collection[str], queue_directory: str, programs: Collec
     """
     # A rename sets the status change time; the modification time is set back.
     changed = [os.stat(path).st_ctime for path in files if os.path.exists(path)]
-    if not changed:
+    pid = master(queue_directory)
+    if not changed or pid is None:
         return []
-    began = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - max(changed))
-    return _named(_started_before(began, queue_directory, programs))
+    return _named(_started_before(_since_boot(max(changed), pid, queue_directory), queue_directory, programs))
 
 
 def askers(queue_directory: str) -> dict[int, str]:
@@ -199,6 +202,41 @@ def _started_before(
             if is_child and name in programs and int(fields[19]) / ticks < began:
                 found[pid] = name
     return found
+
+
+def _since_boot(when: float, pid: int, queue_directory: str) -> float:
+    """The second since boot at which a file changed, by its time; processes have no other time than that.
+
+    Where the clock was set since Postfix was started (a machine that was paused, then NTP), nobody knows by which clock
+    the file has its time. The earlier second is taken then, or the last reload if that is later: qmgr(8) is started
+    anew by each.
+
+    Args:
+        when: In seconds since 1970.
+        pid: The process of master(8), which writes its file when it starts.
+    """
+    now = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        then = os.stat(os.path.join(queue_directory, "pid", "master.pid")).st_mtime - _started(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        then = now
+    if abs(now - then) < _SET_SECONDS:
+        return when - now
+    reloaded = 0.0
+    for manager in _started_before(math.inf, queue_directory, ("qmgr", "oqmgr")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            reloaded = _started(manager)
+    return max(when - max(now, then), reloaded)
+
+
+def _started(pid: int) -> float:
+    """When a process started, in seconds since boot.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError, CannotAsk: As `_process`.
+    """
+    # proc(5): starttime is field 22; these begin with field 3.
+    return int(_process(pid)[1][19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _signal_master(queue_directory: str) -> None:

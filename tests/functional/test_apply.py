@@ -6,7 +6,9 @@ import re
 import smtplib
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -444,6 +446,27 @@ def test_packages_can_be_applied_alone(minion, pillar):
     found = without_postfix(minion, "state.apply", "ispmail.maps", hidden="/usr/bin/apt-get /usr/bin/dpkg-query")
     assert found["pkginstalled"]["result"] is found["postfix_mapmanaged"]["result"] is False
     assert "requisite failed: ispmail.packages.Postfix and its" in found["postfix_mapmanaged"]["comment"]
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_a_session_counts_also_where_the_clock_is_set_after_the_change(minion, postfix, pillar, monkeypatch, step):
+    """A machine that was paused, then NTP: the session still asked with the old password, and nobody counted it."""
+    minion.pillar = pillar()
+    assert managed(minion)["result"] is True
+    with smtplib.SMTP("127.0.0.1", postfix.port) as client:
+        client.ehlo()
+        client.mail("x@example.test")
+        assert client.rcpt("john@example.org")[0] == 250
+        minion.pillar = pillar(maps={"virtual_alias_maps": {"query": f"{OTHER_QUERY} AND 1"}})
+        done = managed(minion)
+        assert done["result"] is True
+        (busy,) = [each for each in minion.call("postfix_map.old_processes") if each.startswith("smtpd ")]
+        assert f"busy processes end their sessions with the old maps: {busy}" in done["comment"]
+        real = time.time
+        monkeypatch.setattr("_ispmail_postfix.time", SimpleNamespace(**{**vars(time), "time": lambda: real() + step}))
+        assert busy in minion.call("postfix_map.old_processes")
+        client.quit()
+        assert wait_until(lambda: minion.call("postfix_map.old_processes") == [], 10)
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["its own map", "no map"])

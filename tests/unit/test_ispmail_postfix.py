@@ -65,6 +65,8 @@ class Instance:
             children = [int(pid) for pid in master.stdout.readline().split()]
             # As master(8) writes it.
             self.pid_file.write_text(f"{master.pid:>10}\n")
+            started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + _ispmail_postfix._started(master.pid)
+            os.utime(self.pid_file, (started, started))
             yield [master.pid, *children]
 
     @property
@@ -230,6 +232,65 @@ def test_the_processes_that_are_older_than_a_table_file(instance, tmp_path):
             assert sorted(found(old, new, tmp_path / "none")) == sorted(found(new)) == sorted(readers)
             assert found(old) == []
     assert found(new) == []
+
+
+@pytest.fixture
+def reloaded(instance, tmp_path, monkeypatch):
+    """A table file, and what started 10 s before and 5 s after it changed; its Postfix was reloaded when it is told."""
+    table = tmp_path / "a.cf"
+    table.write_text("")
+    changed = os.stat(table).st_ctime - time.time() + time.clock_gettime(time.CLOCK_BOOTTIME)
+    real = _ispmail_postfix._process
+    with instance.running("smtpd", "qmgr", "cleanup") as (master, old, manager, new):
+        after = {master: -100, old: -10, new: 5}
+
+        def process(pid):
+            name, fields = real(pid)
+            if pid in after:
+                fields[19] = str(int((changed + after[pid]) * os.sysconf("SC_CLK_TCK")))
+            return name, fields
+
+        def found(reload, started_by=0):
+            """The old processes; by how much the clock was off when master(8) started."""
+            after[manager] = reload
+            began = os.stat(table).st_ctime - 100 + started_by
+            os.utime(instance.pid_file, (began, began))
+            return _ispmail_postfix.old_processes([str(table)], instance.queue, READERS)
+
+        monkeypatch.setattr(_ispmail_postfix, "_process", process)
+        yield found, [f"smtpd {old}"]
+
+
+def test_a_clock_that_is_set_after_the_change(reloaded, monkeypatch):
+    """A machine that was paused, then NTP: an hour of processes with the old password was not counted."""
+    (found, old), real = reloaded, time.time
+    assert found(1) == found(-50) == old
+    for step in (3600, -3600, 5, -5):
+        monkeypatch.setattr(time, "time", lambda step=step: real() + step)
+        assert found(1) == old
+        # Without a reload nobody knows, but for what is older by either clock.
+        assert found(-50) == (old if step < 10 else [])
+    # What takes that long to start, or NTP changes little by little, is no other clock.
+    monkeypatch.setattr(time, "time", lambda: real() - 1)
+    assert found(1, 0.5) == found(-50, 0.5) == old
+
+
+def test_a_clock_that_is_set_before_the_change(reloaded):
+    """It was right when the file was written: nothing that is newer is old, which would stop each rotation."""
+    found, old = reloaded
+    for step in (3600, -3600):
+        assert found(1, -step) == old
+        assert found(-50, -step) == (old if step > 0 else [])
+
+
+def test_a_postfix_that_ends_while_its_clock_is_looked_at(reloaded, instance, monkeypatch):
+    found, old = reloaded
+
+    def ended(pid):
+        raise ProcessLookupError
+
+    monkeypatch.setattr(_ispmail_postfix, "_started", ended)
+    assert found(1) == old
 
 
 def test_which_programs_may_ask_a_table(instance):
