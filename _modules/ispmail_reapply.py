@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bdebfe066646")
+_ispmail_stamp.require("e96bd7162f56")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bdebfe066646")
+_ispmail_stamp.require("e96bd7162f56")
 
 import salt.client
 import salt.utils.event
@@ -248,17 +248,10 @@ def _refused_logins():
     master = _master()
     found = {}
     with salt.client.get_local_client(__opts__["conf_file"]) as client:
-<<<<<<< HEAD
-        return {
-            name: _ispmail_fleet.refused_logins(client, master.matching(site, "database"))
-            for name, site in master.rotated().items()
-        }
-=======
-        for name, site in master.sites().items():
+        for name, site in master.rotated().items():
             servers = master.matching(site, "database")
             found[name] = {**dict.fromkeys(servers), **_ispmail_fleet.refused_logins(client, servers)}
     return found
->>>>>>> ed451783 (Refused logins that nobody counted are None, not 0)
 
 
 def _master():

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("bdebfe066646")
+_ispmail_stamp.require("e96bd7162f56")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state
