@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e96bd7162f56")
+_ispmail_stamp.require("87be855b9edb")
 
 import contextlib
 import json

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e96bd7162f56")
+_ispmail_stamp.require("87be855b9edb")
 
 import _ispmail_applied
 import _ispmail_compare

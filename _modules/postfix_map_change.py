@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e96bd7162f56")
+_ispmail_stamp.require("87be855b9edb")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e96bd7162f56")
+_ispmail_stamp.require("87be855b9edb")
 
 import salt.client
 import salt.utils.minions

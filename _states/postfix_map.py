@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("e96bd7162f56")
+_ispmail_stamp.require("87be855b9edb")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

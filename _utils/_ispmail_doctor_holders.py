@@ -37,7 +37,8 @@ def check(scope: Callable[[], Scope]) -> Iterator[Finding]:
 
 def _check_kind(found: Holders, kind: str, name: str) -> Iterator[Finding]:
     holders = [holder for holder in found.unnamed if holder.kind == kind]
-    if not holders:
-        yield warning_if("", name, _WHERE)
+    unseen = "; ".join(dict.fromkeys(found.unseen)) if kind == _ispmail_holders.PROGRAM else ""
+    if unseen or not holders:
+        yield warning_if(unseen, name, _WHERE)
     for holder in holders:
         yield warning_if(holder.text, name, holder.where)

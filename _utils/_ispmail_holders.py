@@ -85,18 +85,23 @@ class Holders:
     """What a search has found."""
 
     def __init__(
-        self, unnamed: Sequence[Holder] = (), unsearchable: Sequence[str] = (), notes: Sequence[str] = ()
+        self,
+        unnamed: Sequence[Holder] = (),
+        unsearchable: Sequence[str] = (),
+        unseen: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         """All that was found until now; `find` adds to it."""
         self.unnamed = list(unnamed)
         self.unsearchable = list(unsearchable)  # sentences: why no file can be searched for the password
+        self.unseen = list(unseen)  # sentences: whose connections are not known
         self.notes = list(notes)  # sentences: what else was left out, and why that is no fault
         self.files: dict[str, str] = {}  # path to a sentence: all that hold the password, or may
         self.connections: list[str] = []  # of the pair's other account, as the database lists them
 
     def describe(self) -> dict[str, Any]:
         """For people and programs."""
-        notes = list(dict.fromkeys([*self.unsearchable, *self.notes]))
+        notes = list(dict.fromkeys([*self.unsearchable, *self.unseen, *self.notes]))
         found: dict[str, Any] = {"unnamed": [holder._asdict() for holder in self.unnamed], "notes": notes}
         return {**found, "connections": self.connections} if self.connections else found
 
@@ -419,14 +424,14 @@ def _ask_hosts(
     until = time.monotonic() + within
     for login, host in ((one, host) for one in live for host in _ispmail_hosts.hosts(one.keys)):
         if _ispmail_hosts.is_read_by_libpq(host, scope.database.type):
-            found.notes.append("who is connected to a host that is a URI is not known: only libpq reads it")
+            found.unseen.append("who is connected to a host that is a URI is not known: only libpq reads it")
             continue
         target = _ispmail_session.login(host, login.keys, scope.database.type)
         if target in asked:
             continue
         asked.add(target)
         if time.monotonic() > until:
-            found.notes.append(f"who is connected to {host} is not known: other hosts took more than {within} s")
+            found.unseen.append(f"who is connected to {host} is not known: other hosts took more than {within} s")
             continue
         ask = functools.partial(_ispmail_connections.listed_by_account, login.keys, host, scope.database.type)
         here = target.unix_socket is not None or _ispmail_sockets.is_here(target.host)
@@ -434,7 +439,7 @@ def _ask_hosts(
             listed = ask()
             _report_programs(login.user, listed, here, is_known, found, ask)
         except DatabaseError as err:
-            found.notes.append(f"who is connected to {host} is not known: {err}")
+            found.unseen.append(f"who is connected to {host} is not known: {err}")
             continue
         if others and scope.database.other:
             _report_programs(scope.database.other, listed._replace(clients=tuple(others)), here, is_known, found)
@@ -448,7 +453,7 @@ def _ask_as_admin(scope: Scope, site: Site, is_known: Callable[[Process], bool],
     for of_other in others:
         found.connections = [client.describe() for client in of_other.clients if client.port is not None]
         portless = {client.host for client in of_other.clients if client.port is None and not client.over_socket}
-        found.notes += [
+        found.unseen += [
             f"{_ispmail_session.shown(host)} is connected as {scope.database.other}, and by which program is not known:"
             " the database lists no port of so long a name"
             for host in sorted(portless)

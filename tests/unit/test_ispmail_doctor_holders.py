@@ -48,6 +48,17 @@ def test_passwords_that_cannot_be_searched_for(findings):
     assert found[-1] == (SEARCHABLE, "this server", "warning", "one is too short; one is a name")
 
 
+def test_who_is_connected_could_not_be_told(findings):
+    """It was "ok" then."""
+    unseen = ["who is connected to db is not known: no answer"] * 2
+    assert findings(Holders(unseen=unseen, notes=["x"]))[1] == (PROGRAMS, "this server", "warning", unseen[0])
+    both = findings(Holders(unseen=unseen, unnamed=[Holder(PROGRAM, "php", "php is connected")]))
+    assert [found[2:] for found in both if found[0] == PROGRAMS] == [
+        ("warning", unseen[0]),
+        ("warning", "php is connected"),
+    ]
+
+
 def test_what_could_not_be_found_out():
     """That is no reason to say nothing: nobody else reads all that this check needs of pillar."""
 

@@ -460,7 +460,7 @@ def test_an_apply_asks_hosts_for_a_limited_time(monkeypatch, within, asked):
     _ispmail_holders._ask_hosts(scope, live, [], lambda process: True, found, within)
     assert called == asked
     said = "is not known: other hosts took more than -1 s"
-    assert found.notes == [
+    assert found.unseen == [
         f"who is connected to {host} {said}" for host in ("192.0.2.1", "192.0.2.2") if host not in asked
     ]
 
@@ -481,7 +481,7 @@ def test_programs_are_looked_for_where_the_database_is(site, monkeypatch):
     site.maps[0] = site.map("a.cf", table(hosts="192.0.2.9 localhost 192.0.2.1 127.0.0.1 unix:/run/x.sock"))
     found = find(site.scope())
     assert seen == [("localhost", True), ("192.0.2.1", False), ("127.0.0.1", True), ("unix:/run/x.sock", True)]
-    assert found.notes == ["who is connected to 192.0.2.9 is not known: it is down"]
+    assert found.unseen == ["who is connected to 192.0.2.9 is not known: it is down"]
 
 
 @pytest.mark.parametrize(
@@ -612,7 +612,7 @@ def test_a_database_that_does_not_list_once_more(site, monkeypatch):
 
     monkeypatch.setattr("_ispmail_connections.listed_by_account", lambda *_: Listed((), 3306, ""))
     monkeypatch.setattr("_ispmail_connections.unknown_programs", unknown)
-    assert "who is connected to 127.0.0.1 is not known: it is down" in find(site.scope()).notes
+    assert "who is connected to 127.0.0.1 is not known: it is down" in find(site.scope()).unseen
 
 
 def test_connections_of_the_other_account_without_a_port_are_told(site, monkeypatch):
@@ -623,7 +623,7 @@ def test_connections_of_the_other_account_without_a_port_are_told(site, monkeypa
     scope = scope._replace(database=scope.database._replace(pair=("mailserver", "second")))
     found = find(scope, _ispmail_holders.Site([], lambda *_: [Listed(each, 3306, "") for each in clients]), "none")
     assert found.connections == ["192.0.2.1:1"]
-    assert [note for note in found.notes if "second" in note] == [
+    assert [note for note in found.unseen if "second" in note] == [
         f"{'m' * 58} is connected as second, and by which program is not known: the database lists no port of so long a"
         " name"
     ]
