@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 import _ispmail_applied
 import _ispmail_compare

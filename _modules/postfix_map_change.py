@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 import _ispmail_found
 import _ispmail_postconf

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 import salt.client
 import salt.utils.event

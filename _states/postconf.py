@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -9,7 +9,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("87be855b9edb")
+_ispmail_stamp.require("124dd28b528f")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

@@ -29,7 +29,9 @@ _SOCKET, _PORTLESS = "the database's unix socket", "the database, which lists no
 # As many characters of a host and its port a MariaDB lists.
 _CUT = 63
 # What is not seen at once is looked for again after so long: a connection that has just ended is listed for a moment.
-_SETTLE_SECONDS = 0.5
+# How often: Postfix's own connections may end by the dozen in a second.
+_SETTLE_SECONDS, _MORE_LOOKS = 0.25, 7
+_EXCUSE = "known programs have as many connections there, so it is taken for another account's"
 
 
 class Client(NamedTuple):
@@ -177,36 +179,47 @@ def unknown_programs(
 ) -> list[Unknown]:
     """Find the programs of this server that own connections and are not known.
 
-    What is not sure is looked at once more, and told where it is seen both times.
+    What is not sure is looked at again, and told where it is seen each time.
 
     Args:
         listed: What the database lists.
         here: Whether the database runs on this machine.
         is_known: Whether a process is Postfix's or a consumer's.
-        again: Lists once more; None where the database cannot be asked for these connections.
+        again: Lists anew; None where the database cannot be asked for these connections.
 
     Raises:
         CannotAsk: This server cannot tell who owns its connections.
-        DatabaseError: The database cannot be asked once more.
+        DatabaseError: The database cannot be asked again.
     """
-    first = _look(listed, here, is_known)
-    if not first.missing and not any(one.perhaps and not one.excuse for one in first.unknown):
-        return first.unknown
-    time.sleep(_SETTLE_SECONDS)
-    # What ends while the database lists it was there before.
-    earlier = _ispmail_unix.clients(listed.socket) if first.ends else []
-    second = _look(again() if again else listed, here, is_known, earlier)
+    look = _look(listed, here, is_known)
+    missing, certain = look.missing, list[Unknown]()
+    # Of the first look nobody knows who was connected before the database listed.
+    perhaps = {(one.program, one.perhaps) for one in look.unknown if one.perhaps}
+    for _ in range(_MORE_LOOKS):
+        if not missing and not perhaps:
+            break
+        certain += [one for one in look.unknown if not one.perhaps]
+        time.sleep(_SETTLE_SECONDS)
+        earlier = frozenset(_ispmail_unix.clients(listed.socket) if look.ends else ())
+        look = _look(again() if again else listed, here, is_known, earlier)
+        missing &= look.missing
+        perhaps &= {(one.program, one.perhaps) for one in look.unknown if not one.excuse}
     ended = "" if again else "or its connection has ended meanwhile"
-    found = [Unknown("", _HIDDEN, excuse=ended)] if first.missing & second.missing else []
-    found += [one for one in first.unknown if not one.perhaps]
-    return list({(one.program, one.perhaps): one for one in [*found, *second.unknown]}.values())
+    found = [Unknown("", _HIDDEN, excuse=ended)] if missing else []
+    found += [*certain, *(one for one in look.unknown if not one.perhaps)]
+    for one in look.unknown:
+        if one.perhaps:
+            found.append(one if (one.program, one.perhaps) in perhaps else one._replace(excuse=_EXCUSE))
+    return list({(one.program, one.perhaps): one for one in found}.values())
 
 
-def _look(listed: Listed, here: bool, is_known: Callable[[Process], bool], earlier: Collection[int] = ()) -> _Look:
+def _look(
+    listed: Listed, here: bool, is_known: Callable[[Process], bool], earlier: frozenset[int] | None = None
+) -> _Look:
     """Join what the database lists with what there is on this server now.
 
     Args:
-        earlier: Clients of the unix socket right before it was listed.
+        earlier: Clients of the unix socket right before it was listed; None where nobody has looked.
     """
     over_socket = [client for client in listed.clients if client.over_socket]
     by_tcp = [client for client in listed.clients if not client.over_socket]
@@ -219,32 +232,56 @@ def _look(listed: Listed, here: bool, is_known: Callable[[Process], bool], earli
     portless = [client for client in by_tcp if client.port is None and begins_here(client.host)]
     to_it = [one.inode for one in connections if portless and _is_to(one, listed) and one.inode not in inodes]
     unix_inodes = _ispmail_unix.clients(listed.socket) if here and over_socket else []
-    owned = _ispmail_sockets.owners([*inodes, *to_it, *unix_inodes])
-    own = _ispmail_sockets.own_processes()
-
-    def is_own(process: Process) -> bool:
-        return _ispmail_sockets.is_own(process, own)
-
-    def owners(some: Sequence[int]) -> list[list[Process]]:
-        return [owned.get(inode, []) for inode in some]
-
-    holders = [process for some in owners(inodes) for process in some]
-    found = _grouped(process for process in holders if not (is_own(process) or is_known(process)))
-    unknown = [_unknown(processes) for processes in found.values()]
-    hidden = [inode for inode in inodes if inode not in owned]
-    if hidden and _still_there(hidden):
+    owners = _Owners([*inodes, *to_it, *unix_inodes], is_known)
+    unknown = owners.unknown(inodes)
+    if owners.hides(inodes, "", listed):
         unknown.append(Unknown("", _HIDDEN))
     if portless:
-        hidden = [inode for inode in to_it if inode not in owned]
-        is_hidden = len(portless) > len(to_it) or bool(hidden and _still_there(hidden))
-        unknown += _counted(_PORTLESS, len(portless), owners(to_it), is_hidden, is_known, is_own)
+        unknown += owners.counted(_PORTLESS, len(portless), to_it, None, listed)
     if here and over_socket:
-        unowned = {inode for inode in unix_inodes if inode not in owned}
-        is_hidden = len(over_socket) > len({*unix_inodes, *earlier}) or (
-            bool(unowned) and not unowned.isdisjoint(_ispmail_unix.clients(listed.socket))
-        )
-        unknown += _counted(_SOCKET, len(over_socket), owners(unix_inodes), is_hidden, is_known, is_own)
+        unknown += owners.counted(_SOCKET, len(over_socket), unix_inodes, earlier, listed)
     return _Look(unknown, missing, frozenset(unix_inodes))
+
+
+class _Owners:
+    """The processes of this server that own sockets."""
+
+    def __init__(self, inodes: Collection[int], is_known: Callable[[Process], bool]) -> None:
+        self._owned = _ispmail_sockets.owners(inodes)
+        self._own = _ispmail_sockets.own_processes()
+        self._is_known = is_known
+
+    def unknown(self, inodes: Iterable[int], perhaps: str = "") -> list[Unknown]:
+        """The programs that are neither known nor ours."""
+        processes = [one for inode in inodes for one in self._owned.get(inode, [])]
+        found = _grouped(
+            one for one in processes if not (_ispmail_sockets.is_own(one, self._own) or self._is_known(one))
+        )
+        return [_unknown(some, perhaps) for some in found.values()]
+
+    def hides(self, inodes: Iterable[int], perhaps: str, listed: Listed) -> bool:
+        """Whether sockets are open that nobody has; those that just ended are none."""
+        unowned = {inode for inode in inodes if inode not in self._owned}
+        if not unowned:
+            return False
+        if perhaps == _SOCKET:
+            return not unowned.isdisjoint(_ispmail_unix.clients(listed.socket))
+        return any(one.inode in unowned and one.inode for one in _ispmail_sockets.tcp_connections())
+
+    def counted(
+        self, perhaps: str, number: int, inodes: Sequence[int], earlier: frozenset[int] | None, listed: Listed
+    ) -> list[Unknown]:
+        """Compare how many of the account's connections there are with how many known programs hold.
+
+        Where these hold as many, those of others are most likely by other accounts: that is no fault, and told. Those
+        of known programs count that were there before it was listed, and are still: so none hides one that stays.
+        """
+        known = [inode for inode in inodes if any(map(self._is_known, self._owned.get(inode, [])))]
+        found = self.unknown((inode for inode in inodes if inode not in known), perhaps)
+        if number > len({*inodes, *(earlier or ())}) or self.hides(inodes, perhaps, listed):
+            found.append(Unknown("", _HIDDEN, perhaps))
+        lasting = [inode for inode in known if earlier is None or inode in earlier]
+        return [one._replace(excuse=_EXCUSE) for one in found] if number <= len(lasting) else found
 
 
 def _begins_here(host: str) -> bool:
@@ -322,33 +359,6 @@ def _is_of_site(host: str, names: Collection[str]) -> bool:
     )
 
 
-def _counted(
-    perhaps: str,
-    number: int,
-    owners: Sequence[Sequence[Process]],
-    is_hidden: bool,
-    is_known: Callable[[Process], bool],
-    is_own: Callable[[Process], bool],
-) -> list[Unknown]:
-    """Compare how many of the account's connections there are with how many known programs hold.
-
-    The database does not tell which of the connections are the account's. Where known programs hold as many, those of
-    others are most likely by other accounts: that is no fault then, and told.
-
-    Args:
-        perhaps: Where they are connected.
-        owners: The processes of each connection, whoever's it is.
-        is_hidden: Whether one of them is not shown by /proc.
-    """
-    known = [processes for processes in owners if any(map(is_known, processes))]
-    others = [one for processes in owners if processes not in known for one in processes if not is_own(one)]
-    found = [_unknown(processes, perhaps) for processes in _grouped(others).values()]
-    if is_hidden:
-        found.append(Unknown("", _HIDDEN, perhaps))
-    excuse = "known programs have as many connections there, so it is taken for another account's"
-    return [one._replace(excuse=excuse) for one in found] if number <= len(known) else found
-
-
 def _grouped(processes: Iterable[Process]) -> dict[str, list[Process]]:
     """Processes by their names."""
     found: dict[str, list[Process]] = {}
@@ -362,8 +372,3 @@ def _unknown(processes: Sequence[Process], perhaps: str = "") -> Unknown:
     more = len(processes) - _TOLD
     shown = ", ".join(process.describe() for process in processes[:_TOLD])
     return Unknown(processes[0].name, shown + (f" and {more} more" if more > 0 else ""), perhaps)
-
-
-def _still_there(inodes: Collection[int]) -> bool:
-    """Whether sockets without an owner are open after all, and did not just end."""
-    return any(one.inode in inodes and one.inode for one in _ispmail_sockets.tcp_connections())

@@ -304,10 +304,25 @@ def test_more_connections_by_the_unix_socket_than_it_has_clients(server):
 
 def test_clients_of_the_unix_socket_that_end_while_they_are_listed(server, monkeypatch):
     """They were there right before."""
-    answers = iter([[21], [21, 24, 25], [21], [21], [21, 24], [21]])
+    answers = iter([[21], [21, 24, 25], [21], [21], *[[21, 24], [21]] * 7])
     monkeypatch.setattr("_ispmail_unix.clients", lambda path: next(answers))
     assert unknown(["localhost"] * 2, again=["localhost"] * 3) == []
     assert unknown(["localhost"] * 2, again=["localhost"] * 3) == [("", True)]
+    assert not list(answers)
+
+
+def test_connections_of_known_programs_that_begin_while_it_is_listed(server, monkeypatch):
+    """On a busy server, they were taken for the one of a program that stays, which was told at times only."""
+    server[24] = server[25] = [SMTPD]
+    looks = [[21, 22, 24], *[[21, 22, 25], [21, 22, 24]] * 7]
+    answers = iter(looks)
+    monkeypatch.setattr("_ispmail_unix.clients", lambda path: next(answers))
+    assert unknown(["localhost"] * 2) == [("mysqldump", True)]
+    # Seen each time but once: that one was taken while Postfix's ended.
+    looks[5] = [21, 22, 24]
+    answers = iter(looks)
+    (found,) = asked(["localhost"] * 2, again=["localhost"] * 2)
+    assert (found.program, bool(found.excuse)) == ("mysqldump", True)
 
 
 @pytest.mark.parametrize("host", [OWN, "mx1.example.org", f"::ffff:{OWN}", "m" * 63])
@@ -380,7 +395,10 @@ def test_only_what_is_not_sure_is_looked_at_again(server, monkeypatch):
         ("mysqldump", False),
         ("auth", False),
     ]
-    assert slept == [0.5]
+    assert slept == [0.25]
+    assert unknown(["localhost"] * 2) == [("mysqldump", True)] and slept == [0.25] * 8
+    # Who uses the socket by an account of its own is looked at once more.
+    assert unknown(["localhost"]) == [] and len(slept) == 9
 
 
 @pytest.mark.parametrize(("number", "more"), [(1, ""), (3, ""), (4, " and 1 more"), (9, " and 6 more")])
