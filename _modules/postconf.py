@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("124dd28b528f")
+_ispmail_stamp.require("2324fa62f37e")
 
 import _ispmail_postconf
 from _ispmail_errors import InvalidInput

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("124dd28b528f")
+_ispmail_stamp.require("2324fa62f37e")
 
 
 import _ispmail_applied

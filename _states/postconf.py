@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("124dd28b528f")
+_ispmail_stamp.require("2324fa62f37e")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -52,7 +52,9 @@ def clients(path: str) -> list[int]:
     file = os.path.basename(_name(path))
     if file.startswith(b".s.PGSQL."):
         listening = [end for end in found if end.state == _LISTEN and os.path.basename(end.name) == file]
-        owners = _ispmail_sockets.owners([end.inode for end in listening])
+        # All of /proc is read for that.
+        beside = not names.issuperset(end.name for end in listening)
+        owners = _ispmail_sockets.owners([end.inode for end in listening] if beside else [])
         pids = {end.inode: {process.pid for process in owners.get(end.inode, [])} for end in listening}
         servers = {pid for end in listening if end.name in names for pid in pids[end.inode]}
         names |= {end.name for end in listening if not servers.isdisjoint(pids[end.inode])}

@@ -101,6 +101,9 @@ def test_a_postgresql_with_its_socket_in_two_directories(linked, monkeypatch):
         return {inode: [known._replace(pid=8 if inode == own["third"] else 7)] for inode in inodes}
 
     monkeypatch.setattr("_ispmail_sockets.owners", owners)
+    # With one alone nothing is looked for: all of /proc would be read each time.
+    with connected(first) as one:
+        assert _ispmail_unix.clients(first) == [one]
     with connected(first) as one, connected(second) as two, connected(third) as three:
         listening = {end.name: end.inode for end in _ispmail_unix._ends() if end.state == 10}
         own["third"] = listening[third.encode()]
