@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2324fa62f37e")
+_ispmail_stamp.require("7f3872fc2419")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -4,7 +4,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2324fa62f37e")
+_ispmail_stamp.require("7f3872fc2419")
 
 import salt.client
 import salt.utils.minions

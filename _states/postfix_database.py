@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("2324fa62f37e")
+_ispmail_stamp.require("7f3872fc2419")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -219,8 +219,11 @@ def _consumer(name: object, entry: object) -> tuple[Consumer | None, list[Fault]
 def _defaults(name: str, fields: Mapping[object, object]) -> dict[str, object]:
     """The defaults of a consumer that is built in. One that may break, or has its password elsewhere, gets no file."""
     known = _BUILT_IN.get(name, {})
-    if fields.get("ignore") is True or any(fields.get(key) is not None for key in ("sls", "holds")):
+    if any(fields.get(key) is not None for key in ("sls", "holds")):
         return {key: value for key, value in known.items() if key == "programs"}
+    if fields.get("ignore") is True and known:
+        # An earlier apply may have written it.
+        return {"programs": known["programs"], "holds": [known["option_file"]]}
     return dict(known)
 
 

@@ -32,6 +32,9 @@ _CUT = 63
 # How often: Postfix's own connections may end by the dozen in a second.
 _SETTLE_SECONDS, _MORE_LOOKS = 0.25, 7
 _EXCUSE = "known programs have as many connections there, so it is taken for another account's"
+# What this server does not see is told, and stops nothing: busy servers end connections faster than they are looked for.
+_NOT_HERE = "no program of this server has it, one of a container may, or only the database still lists it"
+_TOO_MANY = "the database lists more connections there than this server has, or has its socket on another one"
 
 
 class Client(NamedTuple):
@@ -171,6 +174,7 @@ class _Look(NamedTuple):
 
     unknown: list[Unknown]
     missing: frozenset[Client]  # those that begin on this server, where no such connection is
+    excess: frozenset[str]  # where the database lists more connections than there are on this server
     ends: frozenset[int]  # clients of the unix socket
 
 
@@ -192,25 +196,27 @@ def unknown_programs(
         DatabaseError: The database cannot be asked again.
     """
     look = _look(listed, here, is_known)
-    missing, certain = look.missing, list[Unknown]()
+    missing, excess, certain = look.missing, look.excess, list[Unknown]()
     # Of the first look nobody knows who was connected before the database listed.
     perhaps = {(one.program, one.perhaps) for one in look.unknown if one.perhaps}
     for _ in range(_MORE_LOOKS):
-        if not missing and not perhaps:
+        if not (missing or excess or perhaps):
             break
         certain += [one for one in look.unknown if not one.perhaps]
         time.sleep(_SETTLE_SECONDS)
         earlier = frozenset(_ispmail_unix.clients(listed.socket) if look.ends else ())
         look = _look(again() if again else listed, here, is_known, earlier)
         missing &= look.missing
+        excess &= look.excess
         perhaps &= {(one.program, one.perhaps) for one in look.unknown if not one.excuse}
-    ended = "" if again else "or its connection has ended meanwhile"
-    found = [Unknown("", _HIDDEN, excuse=ended)] if missing else []
+    shown = ", ".join(sorted(f"{_ispmail_session.shown(client.host)}:{client.port}" for client in missing)[:_TOLD])
+    found = [Unknown("", shown, excuse=_NOT_HERE)] if missing else []
+    found += [Unknown("", _HIDDEN, where, excuse=_TOO_MANY) for where in sorted(excess)]
     found += [*certain, *(one for one in look.unknown if not one.perhaps)]
     for one in look.unknown:
         if one.perhaps:
             found.append(one if (one.program, one.perhaps) in perhaps else one._replace(excuse=_EXCUSE))
-    return list({(one.program, one.perhaps): one for one in found}.values())
+    return list({(one.program, one.perhaps, one.shown if one.excuse else ""): one for one in found}.values())
 
 
 def _look(
@@ -229,18 +235,22 @@ def _look(
     inodes = [one.inode for some in ends.values() for one in some]
     missing = frozenset(client for client, some in ends.items() if not some and begins_here(client.host))
     # The database does not tell which of these connections are the account's.
-    portless = [client for client in by_tcp if client.port is None and begins_here(client.host)]
+    # A name that was cut may be any.
+    portless = [one for one in by_tcp if one.port is None and (len(one.host) >= _CUT or begins_here(one.host))]
     to_it = [one.inode for one in connections if portless and _is_to(one, listed) and one.inode not in inodes]
     unix_inodes = _ispmail_unix.clients(listed.socket) if here and over_socket else []
     owners = _Owners([*inodes, *to_it, *unix_inodes], is_known)
     unknown = owners.unknown(inodes)
     if owners.hides(inodes, "", listed):
         unknown.append(Unknown("", _HIDDEN))
+    excess = set()
     if portless:
         unknown += owners.counted(_PORTLESS, len(portless), to_it, None, listed)
+        excess |= {_PORTLESS} if len(portless) > len(to_it) else set()
     if here and over_socket:
         unknown += owners.counted(_SOCKET, len(over_socket), unix_inodes, earlier, listed)
-    return _Look(unknown, missing, frozenset(unix_inodes))
+        excess |= {_SOCKET} if len(over_socket) > len({*unix_inodes, *(earlier or ())}) else set()
+    return _Look(unknown, missing, frozenset(excess), frozenset(unix_inodes))
 
 
 class _Owners:
@@ -278,7 +288,7 @@ class _Owners:
         """
         known = [inode for inode in inodes if any(map(self._is_known, self._owned.get(inode, [])))]
         found = self.unknown((inode for inode in inodes if inode not in known), perhaps)
-        if number > len({*inodes, *(earlier or ())}) or self.hides(inodes, perhaps, listed):
+        if self.hides(inodes, perhaps, listed):
             found.append(Unknown("", _HIDDEN, perhaps))
         lasting = [inode for inode in known if earlier is None or inode in earlier]
         return [one._replace(excuse=_EXCUSE) for one in found] if number <= len(lasting) else found
@@ -287,11 +297,12 @@ class _Owners:
 def _begins_here(host: str) -> bool:
     """Whether a connection that the database lists as one from a host begins on this machine, for sure.
 
-    Loopback is that of the database's machine, or of where a tunnel to it ends. A name that was cut may be any.
+    Loopback is that of the database's machine, or of where a tunnel to it ends. Several servers may share a name.
     """
     if host == _LOCAL or _ispmail_sockets.is_loopback(host):
         return False
-    return len(host) >= _CUT or _ispmail_sockets.is_here(host)
+    addresses = _ispmail_sockets.addresses(host)
+    return bool(addresses) and all(map(_ispmail_sockets.is_own_address, addresses))
 
 
 def _ends(

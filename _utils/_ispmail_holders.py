@@ -480,7 +480,7 @@ def _report_programs(
     for unknown in _ispmail_connections.unknown_programs(listed, here, is_known, again):
         text = _program_text(account, unknown)
         if unknown.excuse:
-            found.notes.append(f"{text}: {unknown.excuse}")
+            (found.notes if unknown.program else found.unseen).append(f"{text}: {unknown.excuse}")
         else:
             how = _HOW.replace("name it in ispmail:consumers", "name it in programs of one of ispmail:consumers")
             found.unnamed.append(Holder(PROGRAM, unknown.program or "unknown", f"{text}: {how}"))

@@ -39,7 +39,7 @@ def sites(configuration: object) -> dict[str, dict[str, Any]]:
         unknown = [key for key in targets if key not in _KEYS]
         if not targets.get("mail"):
             faults.append(f"ispmail:sites:{site}:mail is missing")
-        if targets.get("database") in ("", []):
+        if "database" in given and not given["database"]:
             fix = "leave the key out where Salt does not manage the database"
             faults.append(f"ispmail:sites:{site}:database names no server: {fix}")
         faults += [

@@ -211,16 +211,27 @@ def is_here(host: str | None) -> bool:
 
 
 def is_own_address(text: str) -> bool:
-    """Whether an IP address is one of this machine."""
+    """Whether an IP address is one of this machine, see proc_pid_net(5).
+
+    Not whether it can be bound: with ip_nonlocal_bind, as beside keepalived(8), any can.
+    """
     address = _parsed(text)
-    if address is None:
-        return False
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
-        # The kernel lets nobody bind another machine's address.
-        probe.bind((str(address), 0))
-        return True
-    return False
+    return address is not None and (address.is_loopback or str(address) in _own_addresses())
+
+
+def _own_addresses() -> set[str]:
+    found = set()
+    with contextlib.suppress(FileNotFoundError), open("/proc/net/fib_trie", encoding="ascii") as lines:
+        address = ""
+        for line in lines:
+            if "|--" in line:
+                address = line.split()[-1]
+            elif "host LOCAL" in line:
+                found.add(address)
+    # It is not there where IPv6 is switched off.
+    with contextlib.suppress(FileNotFoundError), open("/proc/net/if_inet6", encoding="ascii") as lines:
+        found |= {str(ipaddress.IPv6Address(int(line.split()[0], 16))) for line in lines}
+    return found
 
 
 def is_service(name: str) -> bool:

@@ -50,6 +50,7 @@ def test_dovecot_whose_password_is_written_by_an_sls():
 def test_a_dovecot_that_may_break_gets_no_file():
     (found,) = read(dovecot={"ignore": True})
     assert (found.option_file, found.config_file, found.programs, found.ignore) == (None, None, ("auth",), True)
+    assert found.holds == ("/etc/dovecot/ispmail.cnf",), "an earlier apply may have written it"
 
 
 def test_other_consumers():

@@ -6,7 +6,7 @@ import _ispmail_connections
 import _ispmail_session
 from _ispmail_connections import Client, Listed
 from _ispmail_errors import CannotAsk, DatabaseError
-from _ispmail_sockets import Connection, Process
+from _ispmail_sockets import Connection, Process, is_address
 
 from .database_values import FakeServer
 
@@ -225,7 +225,9 @@ def server(monkeypatch):
     monkeypatch.setattr(sockets, "owners", lambda inodes: {inode: held[inode] for inode in inodes if inode in held})
     monkeypatch.setattr(sockets, "own_processes", dict)
     monkeypatch.setattr(sockets, "is_own", lambda one, own: one is SALT)
-    monkeypatch.setattr(sockets, "is_here", lambda host: host in (OWN, "mx1.example.org", LONG))
+    names = {"mx1.example.org": (OWN,), LONG: (OWN,), "mail.example.org": (OWN, "192.0.2.9")}
+    monkeypatch.setattr(sockets, "addresses", lambda host: names.get(host, (host,) if is_address(host) else ()))
+    monkeypatch.setattr(sockets, "is_own_address", lambda text: sockets.same_address(text, OWN))
     monkeypatch.setattr(_ispmail_connections.time, "sleep", lambda seconds: None)
     return held
 
@@ -244,6 +246,12 @@ def unknown(hosts, here=True, programs=(), again=None):
     """The names of what is a fault, and whether it is only perhaps one."""
     found = asked(hosts, here, programs, hosts if again is None else again)
     return [(one.program, bool(one.perhaps)) for one in found if not one.excuse]
+
+
+def unseen(hosts, here=True, programs=(), again=None):
+    """What is told, and stops nothing, because nobody sees whose it is."""
+    found = asked(hosts, here, programs, hosts if again is None else again)
+    return [(one.shown, one.perhaps) for one in found if one.excuse and not one.program]
 
 
 def test_programs_that_nobody_has_named(server):
@@ -296,9 +304,12 @@ def test_whom_known_programs_may_explain_is_told(server, hidden):
 
 def test_more_connections_by_the_unix_socket_than_it_has_clients(server):
     """A database whose socket is not where we look, or a program of a container: it was nobody."""
-    assert unknown(["localhost"] * 4) == [("mysqldump", True), ("", True)]
-    assert unknown(["localhost"] * 4, programs=["mysqldump", "salt-minion"]) == [("", True)]
+    told = [("a program that /proc does not show, such as one of a container", "the database's unix socket")]
+    assert unknown(["localhost"] * 4) == [("mysqldump", True)] and unseen(["localhost"] * 4) == told
+    known = ["mysqldump", "salt-minion"]
+    assert unknown(["localhost"] * 4, programs=known) == [] and unseen(["localhost"] * 4, programs=known) == told
     assert unknown(["localhost"] * 4, again=["localhost"] * 3) == [("mysqldump", True)]
+    assert unseen(["localhost"] * 4, again=["localhost"] * 3) == unseen(["localhost"] * 4, here=False) == []
     assert unknown(["localhost"] * 4, again=["localhost"]) == unknown(["localhost"] * 4, here=False) == []
 
 
@@ -307,7 +318,7 @@ def test_clients_of_the_unix_socket_that_end_while_they_are_listed(server, monke
     answers = iter([[21], [21, 24, 25], [21], [21], *[[21, 24], [21]] * 7])
     monkeypatch.setattr("_ispmail_unix.clients", lambda path: next(answers))
     assert unknown(["localhost"] * 2, again=["localhost"] * 3) == []
-    assert unknown(["localhost"] * 2, again=["localhost"] * 3) == [("", True)]
+    assert [where for _, where in unseen(["localhost"] * 2, again=["localhost"] * 3)] == ["the database's unix socket"]
     assert not list(answers)
 
 
@@ -325,28 +336,29 @@ def test_connections_of_known_programs_that_begin_while_it_is_listed(server, mon
     assert (found.program, bool(found.excuse)) == ("mysqldump", True)
 
 
-@pytest.mark.parametrize("host", [OWN, "mx1.example.org", f"::ffff:{OWN}", "m" * 63])
-def test_a_connection_of_this_server_that_it_does_not_have(server, monkeypatch, host):
-    """A container's, masqueraded: by its address it was another server's, and by the site's list it was ours."""
-    monkeypatch.setattr(
-        _ispmail_connections._ispmail_sockets, "is_here", lambda each: each == host.replace("m" * 63, "")
-    )
+@pytest.mark.parametrize("host", [OWN, "mx1.example.org", f"::ffff:{OWN}"])
+def test_a_connection_of_this_server_that_it_does_not_have(server, host):
+    """A container's, masqueraded: by its address it was another server's, and by the site's list it was ours.
+
+    Or one that only the database still lists: so it stops nothing.
+    """
     client = f"{host}:41234"
-    if len(host) < 63:
-        assert unknown([client], here=False) == unknown([client]) == [("", False)]
+    assert unseen([client], here=False) == unseen([client]) == [(client, "")] and unknown([client]) == []
     # What has ended when the database lists once more was never a container's.
-    assert unknown([client], again=[]) == unknown([client], again=[f"{host}:41235"]) == []
-    assert unknown(["192.0.2.9:41234", "localhost:41234", "127.0.0.1:41234"]) == []
+    assert asked([client], again=[]) == asked([client], again=[f"{host}:41235"]) == []
+    # Several servers may share a name, and one that has a port was not cut.
+    for other in ("192.0.2.9", "localhost", "127.0.0.1", "mail.example.org", "m" * 64):
+        assert asked([f"{other}:41234"]) == []
 
 
 def test_connections_that_cannot_be_listed_once_more(server):
     """Those of the pair's other account, as the database server has told them: they may have ended since."""
     (found,) = asked([f"{OWN}:41234"])
-    assert found == ("", _ispmail_connections._HIDDEN, "", "or its connection has ended meanwhile")
+    assert (found.shown, found.excuse) == (f"{OWN}:41234", _ispmail_connections._NOT_HERE)
     assert [one.program for one in asked([f"{OWN}:41234", "127.0.0.1:40012"])] == ["", "mysqldump"]
     # What is sure is told for sure.
-    (found,) = asked([f"{OWN}:41234", "127.0.0.1:40019"])
-    assert (found.program, found.excuse) == ("", "")
+    found = asked([f"{OWN}:41234", "127.0.0.1:40019"])
+    assert [bool(one.excuse) for one in found] == [True, False]
 
 
 @pytest.mark.parametrize(("port", "found"), [(3306, ["mysqldump"]), (3307, ["mysqldump"]), (3308, [""])])
@@ -367,7 +379,7 @@ def test_translated_addresses_and_ports(server, monkeypatch, port, found):
         (1, [], [], ["mysqldump", "auth"]),
         (2, [], ["mysqldump", "auth"], []),
         (2, ["mysqldump"], [], ["auth"]),
-        (9, [], ["mysqldump", "auth", ""], []),
+        (9, [], ["mysqldump", "auth"], [""]),
     ],
 )
 def test_connections_without_a_port_are_counted(server, monkeypatch, host, number, programs, found, noted):

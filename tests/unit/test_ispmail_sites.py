@@ -24,7 +24,14 @@ def test_without_sites_the_fix_is_named(given, whole):
 
 
 def test_all_faults_of_sites_are_told_at_once():
-    given = {"a": {"mail": "mx*", "cannary": "mx1"}, "b": "mx*", "c d": MAIN, "e": {"database": ""}, "f": MAIN}
+    given = {
+        "a": {"mail": "mx*", "cannary": "mx1"},
+        "b": "mx*",
+        "c d": MAIN,
+        "e": {"database": ""},
+        "f": MAIN,
+        "g": {**MAIN, "database": None},
+    }
     with pytest.raises(InvalidInput) as caught:
         sites({"sites": given})
     head, *faults = str(caught.value).split("\n- ")
@@ -34,8 +41,9 @@ def test_all_faults_of_sites_are_told_at_once():
         "ispmail:sites:b",
         "ispmail:sites:e:mail",
         "ispmail:sites:e:database",
+        "ispmail:sites:g:database",
     ]
-    assert len(faults) == 5
+    assert len(faults) == 6
 
 
 @pytest.mark.parametrize(("key", "what"), [("without", "servers"), ("addresses", "addresses or names of hosts")])
