@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f3872fc2419")
+_ispmail_stamp.require("8b6e43f1f34c")
 
 import contextlib
 import json
@@ -93,7 +93,7 @@ def beacon(config):
     if tried is None:
         return []
     if tried.untried:
-        log.warning("postfix_credential: %s", tried.left_out())
+        log.info("postfix_credential: %s", tried.left_out())
     # A table file that was replaced since then is for the next attempt to judge.
     refused = _by_name(login for login in tried.refused if login in logins)
     forgiven = _by_name(tried.worked)

@@ -8,7 +8,7 @@ import logging
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f3872fc2419")
+_ispmail_stamp.require("8b6e43f1f34c")
 
 import _ispmail_applied
 import _ispmail_holders

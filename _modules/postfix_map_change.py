@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f3872fc2419")
+_ispmail_stamp.require("8b6e43f1f34c")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f3872fc2419")
+_ispmail_stamp.require("8b6e43f1f34c")
 
 import salt.client
 import salt.utils.minions

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("7f3872fc2419")
+_ispmail_stamp.require("8b6e43f1f34c")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -32,7 +32,7 @@ _CUT = 63
 # How often: Postfix's own connections may end by the dozen in a second.
 _SETTLE_SECONDS, _MORE_LOOKS = 0.25, 7
 _EXCUSE = "known programs have as many connections there, so it is taken for another account's"
-# What this server does not see is told, and stops nothing: busy servers end connections faster than they are looked for.
+# What this server does not see is told, and stops nothing: busy servers end connections faster than one looks.
 _NOT_HERE = "no program of this server has it, one of a container may, or only the database still lists it"
 _TOO_MANY = "the database lists more connections there than this server has, or has its socket on another one"
 

@@ -285,7 +285,7 @@ def server_type(pillar: Mapping[str, Any], key: str) -> str:
     return _ispmail_config_database.server_type(section(pillar, key))
 
 
-def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, as_admin: bool = True) -> Scope:
+def scope(pillar: Mapping[str, Any], opts: Mapping[str, Any], key: str, *, as_admin: bool) -> Scope:
     """Read what pillar says of the maps' account and of all that may use it, in all instances.
 
     Args:

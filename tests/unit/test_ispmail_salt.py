@@ -437,7 +437,7 @@ def test_a_user_that_cannot_be_looked_up_is_nobody(monkeypatch, found):
     assert _ispmail_salt.accounts(pillar, {}, "ispmail") == ("u" if found == "u" else "",)
 
 
-@pytest.mark.parametrize(("as_admin", "known"), [({}, ("k",)), ({"as_admin": True}, ("k",)), ({"as_admin": False}, ())])
+@pytest.mark.parametrize(("as_admin", "known"), [(True, ("k",)), (False, ())])
 def test_the_account_and_all_that_may_use_it(as_admin, known):
     pillar = {
         "ispmail": {
@@ -446,14 +446,14 @@ def test_the_account_and_all_that_may_use_it(as_admin, known):
         },
         "out": mail(postfix=OUT, consumers={"b": {"option_file": "/b"}}),
     }
-    found = _ispmail_salt.scope(pillar, OPTS, "ispmail", **as_admin)
+    found = _ispmail_salt.scope(pillar, OPTS, "ispmail", as_admin=as_admin)
     assert list(found.instances) == ["ispmail", "out"]
     assert (*found.accounts, found.database.password, found.database.known_accounts) == ("u", None, known)
     assert [each.name for each in found.each_consumer] == ["a", "b"] and found.names("/b")
     assert found.left_out == ("/c", "/etc/salt", "/p", "/d", "/e")
     assert found.cache == "/c/ispmail"
     without = {name: value for name, value in OPTS.items() if name != "pillar_roots"}
-    assert _ispmail_salt.scope(pillar, without, "ispmail").left_out == ("/c", "/etc/salt")
+    assert _ispmail_salt.scope(pillar, without, "ispmail", as_admin=False).left_out == ("/c", "/etc/salt")
 
 
 def test_sdb_itself(monkeypatch):
