@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b6e43f1f34c")
+_ispmail_stamp.require("d3fc2f06f42a")
 
 import contextlib
 import json

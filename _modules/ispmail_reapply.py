@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b6e43f1f34c")
+_ispmail_stamp.require("d3fc2f06f42a")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

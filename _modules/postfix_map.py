@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b6e43f1f34c")
+_ispmail_stamp.require("d3fc2f06f42a")
 
 import _ispmail_applied
 import _ispmail_compare

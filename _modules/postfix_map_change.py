@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("8b6e43f1f34c")
+_ispmail_stamp.require("d3fc2f06f42a")
 
 import _ispmail_apply
 import _ispmail_compare

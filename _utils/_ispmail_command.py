@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from _ispmail_errors import CannotAsk, readable, repr_without
+from _ispmail_errors import CannotAsk, readable, repr_without, without_uri_logins
 
 Name = Literal["postconf", "postfix", "postmap", "doveconf"]
 
@@ -36,7 +36,6 @@ _QUOTES = (
     (r"(overriding earlier entry|unused parameter): (?:([A-Za-z0-9_]{1,40})\s*=)?.*", r"\1: \2"),
     (r"(bad (?:string length|numerical configuration|boolean configuration)[^:]*): (\w{1,40})\s*=.*", r"\1: \2"),
     (r"(Invalid (?:query|result) template).*", r"\1"),
-    (r"(\w+://)[^/\s]*@", r"\1***@"),
     # The server's own "(using password: YES)" stays.
     (r"(?i)(?!(?<=\(using )password: (?:YES|NO)\))(\w*pass\w*\s*[=:]\s*)[^'\"]*", r"\1***"),
 )
@@ -195,4 +194,4 @@ def safe(line: str) -> str:
     line = readable(line)
     for pattern, replacement in _QUOTES:
         line = re.sub(pattern, replacement, line)
-    return line
+    return without_uri_logins(line)

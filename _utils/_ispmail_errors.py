@@ -6,6 +6,24 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+# A port, other hosts behind a comma, a path and parameters, as in //h:5432,h2:5433/d?user=a@b: no password.
+_PORT = r"[0-9]{1,5}(?:,[^,:/?@]*(?::[0-9]{1,5})?)*/[^:?@]*\?"
+# A login in a word that ends at its last @, so that the search takes linear time. Before its colon it has no slash and
+# no comma; behind it may be anything, also what a program cannot use. In //%s:x@y Postfix fills in the user.
+_LOGIN = re.compile(rf"(?s)(?<=://)(?!%[sSuUdD1-9]:)[^:/,]*(?::(?!{_PORT}).*)?@")
+_BLANKS = r" \t\n\v\f\r"
+_WORD = re.compile(rf"[^{_BLANKS}]+")
+# The name of a password, up to the value: one look at each word, so that this takes linear time too.
+_NAMED = rf"\b(?=\w*(?:pass|pwd))\w+[{_BLANKS}]*[=:]"
+_NAMES_PASSWORD = re.compile(rf"(?i){_NAMED}")
+_PARAMETER = re.compile(rf"(?i)[?&]{_NAMED}")
+# With its value. A parameter of a URI ends at &; else as in a connect string of libpq, with quotes of both kinds.
+_PASSWORD = re.compile(
+    rf"(?is)(([?&])?{_NAMED}[{_BLANKS}]*)"
+    rf"(?(2)[^&{_BLANKS}]+"
+    rf"""|(?:[^'"\\{_BLANKS}]+|\\.?|'(?:[^'\\]+|\\.?)*'?|"(?:[^"\\]+|\\.?)*"?)+)"""
+)
+
 
 class IspmailError(Exception):
     """The base of all errors of the library."""
@@ -128,3 +146,29 @@ def readable(text: str) -> str:
 def escaped(text: str) -> str:
     """Write a path for programs: what cannot be printed, or is no UTF-8, with backslashes."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def without_logins(text: str) -> str:
+    """Put ``***`` in place of each login in a URI, with or without a password, and of each password that has a name."""
+    return _PASSWORD.sub(r"\1***", without_uri_logins(text))
+
+
+def without_uri_logins(text: str) -> str:
+    """Put ``***`` in place of each login in a URI."""
+    return _WORD.sub(_without_login, text)
+
+
+def _without_login(word: re.Match[str]) -> str:
+    before, at, rest = word[0].rpartition("@")
+    return _LOGIN.sub("***@", before + at) + rest
+
+
+def holds_login(text: str) -> bool:
+    """Tell whether a text has a URI that may hold a password, in its login or as a parameter."""
+    heads = ("".join(word.rpartition("@")[:2]) for word in _WORD.findall(text))
+    return any(":" in login for head in heads for login in _LOGIN.findall(head)) or _PARAMETER.search(text) is not None
+
+
+def names_password(text: str) -> bool:
+    """Tell whether a text has a password by its name, as in ``password = x`` and ``PassWd: x``."""
+    return _NAMES_PASSWORD.search(text) is not None

@@ -11,13 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from _ispmail_errors import Fault, repr_without
+from _ispmail_errors import Fault, holds_login, repr_without
 
 # What Postfix strips from the ends of a value: isspace(3) in the C locale.
 BLANKS = " \t\n\v\f\r"
-# What libpq takes for a password; and what may be one, as in a URI that libpq cannot use.
-LOGIN_IN_URI = re.compile(r"://\S*:\S*@|[?&](ssl)?password=")
-PASSWORD_IN_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/:@\s]*:[^/@\s]*@|[?&](ssl)?password=")
 # What Postfix hands over to libpq from 3.10 on. Before, it was all that begins with postgresql: and nothing else.
 _URIS = ("postgresql://", "postgres://")
 # Where Debian's MariaDB and MySQL listen.
@@ -151,7 +148,7 @@ def _is_address(text: str, parsed: Callable[[str], object] = ipaddress.ip_addres
 
 
 def _uri_fault(uri: str) -> Fault | None:
-    if PASSWORD_IN_URI.search(uri):
+    if holds_login(uri):
         fix = "write host:port in place of the URI, and the keys user and password"
         return Fault("hosts", "holds a password in a URI", fix)
     if not uri.startswith(_URIS[0]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 
-from _ispmail_errors import InvalidInput
+from _ispmail_errors import InvalidInput, without_logins
 
 # What separates the words of a value. Python's own split() also splits at Unicode's blanks.
 BLANKS = " \t\r\n"
@@ -24,9 +24,6 @@ _SHOWN = re.compile(
 _SEVERAL = re.compile(r"(?s)(!?(?:(?:proxy|debug):)*(?:unionmap|pipemap):\{|!?\{)(.*)(\})")
 _CHOICE = re.compile(rf"(?s)(\$\{{[{BLANKS}]*\w+[{BLANKS}]*[?:])(.*)(\}})")
 _HOLDS_ANSWERS = re.compile(r"!?(?:(?:proxy|debug):)*(?:static|inline|randmap|regexp|pcre|cidr):")
-
-# The login in a URI, and a password among its parameters or in a connect string: a table may have its keys in main.cf.
-_LOGIN = re.compile(rf"(?<=://)[^{BLANKS}]*(?=@)|(?i:(?<=password=))[^&{BLANKS}]+")
 
 # An option of a daemon that takes a value, behind others that take none: see the main functions of master(3).
 _OPTION_WITH_VALUE = re.compile(r"(?s)-[^imnorst]*([imnorst])(.*)")
@@ -103,6 +100,8 @@ def path_of(word: str) -> str:
 def shown(name: str, value: str | None, secret_names: Collection[str]) -> str | None:
     """A parameter's value for people: passwords that stand in main.cf itself, and logins in a URI, as ***.
 
+    A table may have its keys in main.cf, see mysql_table(5).
+
     Args:
         secret_names: SECRET_PARAMETERS, and those that they refer to.
     """
@@ -110,7 +109,7 @@ def shown(name: str, value: str | None, secret_names: Collection[str]) -> str | 
         return None
     if re.search(r"(?i)pass(w|$|_)|pwd|(^|_)pw($|_)|secret", name) and not name.endswith("_maps"):
         return "***"
-    return without_inline(value) if name in secret_names else _without_logins(value)
+    return without_inline(value) if name in secret_names else without_logins(value)
 
 
 def without_inline(value: str) -> str:
@@ -124,16 +123,11 @@ def without_inline(value: str) -> str:
 
 def _without_answers(word: str) -> str:
     if _SHOWN.fullmatch(word):
-        return _without_logins(word)
+        return without_logins(word)
     if found := _SEVERAL.fullmatch(word) or _CHOICE.fullmatch(word):
         return found[1] + without_inline(found[2]) + found[3]
     holds = _HOLDS_ANSWERS.match(word)
     return f"{holds[0] if holds else ''}***"
-
-
-def _without_logins(text: str) -> str:
-    """A text without what stands in its URIs before the host, and without passwords that it names so."""
-    return _LOGIN.sub("***", text)
 
 
 def without_holders(table: str) -> list[str]:

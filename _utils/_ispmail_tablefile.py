@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeGuard
 
-from _ispmail_errors import Fault, InvalidInput, listed, repr_without
-from _ispmail_hosts import BLANKS, LOGIN_IN_URI, host_fault, hosts, is_remote, parse_host, split_list
+from _ispmail_errors import Fault, InvalidInput, holds_login, listed, names_password, repr_without
+from _ispmail_hosts import BLANKS, host_fault, hosts, is_remote, parse_host, split_list
 from _ispmail_query import BARE_DOMAIN_PARAMETERS, Findings, all_of, format_faults, query_findings
 
 TYPES = ("mysql", "pgsql", "sqlite")
@@ -222,11 +222,9 @@ def hosts_once(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_secret(key: str, value: str) -> bool:
-    if LOGIN_IN_URI.search(value):
-        return True
     if key in OBSOLETE:
-        return _tells_a_password(value)
-    if key not in SCHEMA or SCHEMA[key].secret:
+        return holds_login(value) or names_password(value)
+    if key not in SCHEMA or SCHEMA[key].secret or holds_login(value):
         return True
     # What is no value of its kind may be anything, a password that was pasted into the wrong line too.
     if SCHEMA[key].kind == "integer" and not value.isdigit():
@@ -234,11 +232,7 @@ def _is_secret(key: str, value: str) -> bool:
     if SCHEMA[key].kind == "boolean" and value.lower() not in ("yes", "no"):
         return True
     # An indented line continues the one before: the password may have become part of another key's value.
-    return key != "query" and _tells_a_password(value)
-
-
-def _tells_a_password(value: str) -> bool:
-    return re.search(r"(?i)pass\w*\s*[=:]", value) is not None
+    return key != "query" and names_password(value)
 
 
 def diff(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
@@ -383,9 +377,10 @@ class _TextRule(NamedTuple):
     fix: str
 
 
-# What postfix_map.found prints, and what stands in README.md, docs/setup.md and pillar.example.
+# How what postfix_map.found prints begins.
 PLACEHOLDER = "THE PASSWORD OF THE ACCOUNT "
-_PLACEHOLDER = re.compile(rf"(?i){PLACEHOLDER}|the password of (that user|mailserver@127\.0\.0\.1)\Z")
+# What stands in README.md, docs/setup.md and pillar.example.
+_EXAMPLES = tuple(f"the password of {each}" for each in ("the account mailserver", "mailserver@127.0.0.1", "that user"))
 
 
 def _cannot_be_encoded(text: str) -> bool:
@@ -404,11 +399,11 @@ _STAND_INS = (
         "is Salt's mask for a secret, not the secret",
         "read it from pillar without masking",
     ),
-    _TextRule(
-        lambda text: _PLACEHOLDER.match(text) is not None,
-        "is a placeholder for a password, as postfix_map.found and pillar.example have it, not the password",
-        "write the password of that account",
-    ),
+)
+_PLACEHOLDERS = _TextRule(
+    lambda text: text.startswith(PLACEHOLDER) or text in _EXAMPLES,
+    "is a placeholder for a password, as postfix_map.found and pillar.example have it, not the password",
+    "write the password of that account",
 )
 _TEXT_RULES = (
     *_STAND_INS,
@@ -430,7 +425,7 @@ _TEXT_RULES = (
 
 
 # What breaks none of them: visible ASCII, blanks within it, and a first character by which no other rule begins.
-_PLAIN = re.compile(r"[!-#%-)+,.-SU-su-~](?:[ -~]*[!-~])?")
+_PLAIN = re.compile(r"[!-#%-)+,.-~](?:[ -~]*[!-~])?")
 
 
 def _text_fault(key: str, value: object) -> Fault | None:
@@ -444,12 +439,12 @@ def _text_fault(key: str, value: object) -> Fault | None:
     for rule in () if _PLAIN.fullmatch(value) else _TEXT_RULES:
         if rule.breaks(value):
             return Fault(key, rule.reason, rule.fix)
-    return None
+    return stand_in(key, value) if SCHEMA[key].secret else None
 
 
 def stand_in(key: str, text: str) -> Fault | None:
     """Say why a password cannot be the one that is meant, or None: a mask, an encrypted text, a placeholder."""
-    return next((Fault(key, rule.reason, rule.fix) for rule in _STAND_INS if rule.breaks(text)), None)
+    return next((Fault(key, rule.reason, rule.fix) for rule in (*_STAND_INS, _PLACEHOLDERS) if rule.breaks(text)), None)
 
 
 class _Table(NamedTuple):

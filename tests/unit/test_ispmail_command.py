@@ -26,6 +26,7 @@ SAID = [
     ("/a.cf: bad boolean configuration: tls_verify_cert = SECRET", "bad boolean configuration: tls_verify_cert"),
     ("db_common_parse: /a.cf: Invalid query template: SELECT SECRET %q", "/a.cf: Invalid query template"),
     ("connect to pgsql server postgresql://u:SECRET@db/m: no", "connect to pgsql server postgresql://***@db/m: no"),
+    ("connect to pgsql server postgresql://u:S/SECRET@db/m: no", "connect to pgsql server postgresql://***@db/m: no"),
     ("(using password: SECRET)", "(using password: ***"),
     ("parameter trigger_timeout: bad time value or unit: SECRET", "parameter trigger_timeout: bad time value or unit"),
     ("file /a/main.cf: parameter mail_owner: unknown user name value: SECRET", "parameter mail_owner: unknown user"),

@@ -194,12 +194,46 @@ SHOWN = [
         ("mongodb://u:SECRET@h", "mongodb://***@h"),
         ("ldap://h:389/ jack@example.org", "ldap://h:389/ jack@example.org"),
         ("pgsql:postgresql://u:SECRET@h", "pgsql:postgresql://***@h"),
+        ("https://SECRET@h", "https://***@h"),
+        ("https://u@h,https://h2", "https://***@h,https://h2"),
+        ("https://u@h,https://SECRET@h2", "https://***@h,https://***@h2"),
+        ("https://u@v:SEC/RET,@h", "https://***@h"),
+        ("postgresql://u@h:5432/d?x=a@b", "postgresql://***@h:5432/d?x=a@b"),
+        ("host=db password='SECRET SECRET' dbname=x", "host=db password=*** dbname=x"),
+        ("password='SEC\\'SECRET SECRET' dbname=x", "password=*** dbname=x"),
+        ('password="SEC SECRET" dbname=x', "password=*** dbname=x"),
+        ("password='SEC SECRET", "password=***"),
+        ("password=SEC\\ SECRET x", "password=*** x"),
+        ("password=SEC&SECRET x", "password=*** x"),
+        ("password = SECRET x", "password = *** x"),
+        ("passwd=SECRET pwd=SECRET", "passwd=*** pwd=***"),
+        ("sslpassword =\tSECRET DB_PWD= SECRET", "sslpassword =\t*** DB_PWD= ***"),
     ],
 )
 def test_a_login_in_a_uri_is_not_shown(value, told):
     """A table may have its keys in main.cf, see mysql_table(5): the password in its hosts was shown."""
     assert _ispmail_maincf.shown("mytable_hosts", value, {"other"}) == told
     assert "SECRET" not in _ispmail_maincf.without_inline(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://host/@x",
+        "http://h.example/a,b@example.org",
+        "https://x.example/@me",
+        "ldap://host/ou=@x",
+        "ldap://h,jack@example.org",
+        "postgresql://h:5432/d?user=a@b",
+        "postgresql://h:5432,h2:5433/d?user=a@b",
+        "CONCAT('smtp://',h,':',p,'@x')",
+        "lmtp://%s:x@y",
+        "proxy:unix:passwd.byname $smtp_sasl_password_maps",
+    ],
+)
+def test_what_is_no_login_is_shown(value):
+    """It was taken for one wherever an @ stood behind a ://."""
+    assert _ispmail_maincf.shown("own", value, {"other"}) == value
 
 
 @pytest.mark.parametrize("value, told", SHOWN)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import _ispmail_maincf
 import _ispmail_tablefile
 from _ispmail_errors import InvalidInput
 from tests.unit.table_files import C_BLANKS, GOOD, QUERY, TEXT_KEYS, as_postfix_reads, odd_texts, sound_tables, yaml
@@ -867,15 +868,51 @@ REDACTED = [
     ("hosts", "postgresql://u:ge/heim@db/mail", True),
     ("hosts", "a postgresql://u:ge:h?e@im@db/mail", True),
     ("hosts", "postgresql://u@db:5432/mail", False),
+    ("hosts", "postgresql://h:5432/d?user=a@b", False),
+    ("hosts", "postgresql://h/d?user=a:b@c", False),
+    ("query", "SELECT CONCAT('smtp://',h,':',p,'@x') FROM t", False),
+    ("query", "SELECT 1 hosts = postgresql://u:geheim@db", True),
+    ("query", "SELECT 1 hosts = postgresql://db?password=geheim", True),
+    ("result_format", "lmtp://%s:x@y", False),
+    ("result_format", "lmtp://u:geheim@y", True),
+    ("table", "postgresql://u:geheim@db", True),
+    ("dbname", "d pwd = geheim", True),
     ("hosts", "db", False),
     ("password", "geheim", True),
     ("passwort", "geheim", True),
 ]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"query": "THE PASSWORD OF THE ACCOUNT mailserver"},
+        {"user": "the password of that user"},
+        {"dbname": "the password of the account mailserver"},
+        {"password": "the password of the account mailserver2"},
+        {"password": "The password of the account mailserver"},
+        {"password": "tHE PASSWORD OF THE ACCOUNT"},
+    ],
+)
+def test_what_is_no_placeholder(changes):
+    """Any text of any key that began so, in any case, was refused."""
+    assert not [said for _, said in found("errors", "mysql", changes) if "placeholder" in said]
+
+
 @pytest.mark.parametrize(("key", "value", "secret"), REDACTED)
 def test_which_values_are_shown(key, value, secret):
     assert _ispmail_tablefile.redact({key: value})[key] == ("***" if secret else value)
+
+
+@pytest.mark.parametrize(
+    "unit", ["://:", "://h:1/", "://a@", "://", "pass", "a?pwd ", "password='", "\\", " ", "x", "@"]
+)
+@pytest.mark.parametrize("begin", ["", "://u:", "password=", "pass"])
+def test_a_long_value_is_searched_at_once(begin, unit):
+    """Three thousand of ://: took nine minutes."""
+    value = begin + unit * (200_000 // len(unit))
+    _ispmail_tablefile.redact({"password": value, "query": value, "hosts": value, "table": value})
+    _ispmail_maincf.shown("own", value, set())
 
 
 def test_a_host_that_is_written_twice_is_one():
