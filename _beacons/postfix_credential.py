@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d3fc2f06f42a")
+_ispmail_stamp.require("51a0911dfc30")
 
 import contextlib
 import json

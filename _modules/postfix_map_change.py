@@ -7,7 +7,7 @@ import functools
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d3fc2f06f42a")
+_ispmail_stamp.require("51a0911dfc30")
 
 import _ispmail_apply
 import _ispmail_compare

@@ -8,7 +8,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("d3fc2f06f42a")
+_ispmail_stamp.require("51a0911dfc30")
 
 import salt.client
 import salt.utils.event

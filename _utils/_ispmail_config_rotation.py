@@ -46,7 +46,7 @@ def server_type(maps: object) -> tuple[str, list[Fault]]:
         return (types or ["mysql"])[0], []
     first, second = types
     reason = f"is {second}, but that of {found[first][0]} is {first}, and one account is of one database server"
-    fix = "give the maps of one type user and password of their own, or a pillar key of their own (instances)"
+    fix = "write user and password into the maps of one type, also equal ones, or give those a pillar key (instances)"
     return first, [Fault(f"maps:{name}:type", reason, fix) for name in found[second]]
 
 

@@ -184,7 +184,7 @@ def test_a_mixture_of_servers():
     assert [fault.key for fault in caught.value.faults] == ["maps:virtual_alias_maps:type", "maps:more:type"]
     assert str(caught.value.faults[0]).endswith(
         "is pgsql, but that of virtual_mailbox_domains is mysql, and one account is of one database server: "
-        "give the maps of one type user and password of their own, or a pillar key of their own (instances)"
+        "write user and password into the maps of one type, also equal ones, or give those a pillar key (instances)"
     )
 
 
