@@ -200,7 +200,7 @@ def password_that_has_expired(mail, server, postfix):
     assert [login["user"] for login in call(mail, "refused")] == ["mailserver"]
     where = f"{HOST}:{server.port} for virtual_mailbox_domains, virtual_alias_maps, virtual_mailbox_maps"
     fix = "error 1820: the account's password has expired: change the password, or run ALTER USER"
-    return Expected("the login works", where, "fault", fix, follows=4)
+    return Expected("the login works", where, "fault", fix, follows=5)
 
 
 def make_older(server, days):
