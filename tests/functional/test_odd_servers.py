@@ -436,6 +436,6 @@ def test_a_host_that_lists_no_connections_is_a_note(refused):
         live = [_LiveLogin("/x.cf", keys(server))]
         scope = SimpleNamespace(accounts=("mailserver",), database=SimpleNamespace(type="mysql"))
         _ask_hosts(scope, live, [], lambda process: False, found, 60)
-    (note,) = found.notes
+    (note,) = found.unseen
     assert note.startswith(f"who is connected to {server.host} is not known: {server.host}: error 1235")
     assert found.unnamed == []
