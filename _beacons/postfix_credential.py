@@ -13,7 +13,7 @@ if os.path.isdir(_LIBRARY) and _LIBRARY not in sys.path:
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 # The module itself, imported above, is the older one where require() has dropped the library.
 from _ispmail_stamp import version as _version

@@ -2,7 +2,7 @@
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 

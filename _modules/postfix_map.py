@@ -9,7 +9,7 @@ called.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 import _ispmail_applied
 import _ispmail_compare

@@ -5,7 +5,7 @@ The part of `postfix_map` that no apply needs.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 import _ispmail_found
 import _ispmail_postconf

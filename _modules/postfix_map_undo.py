@@ -5,7 +5,7 @@ The part of `postfix_map` that only somebody needs who wants to undo a change.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 import _ispmail_rollback
 from _ispmail_salt import for_salt, named_directories, undoable

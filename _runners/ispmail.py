@@ -7,7 +7,7 @@ import time
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 import salt.client
 import salt.utils.minions

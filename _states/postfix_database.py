@@ -5,7 +5,7 @@ No secret is an argument here: the modules read pillar themselves.
 
 import _ispmail_stamp
 
-_ispmail_stamp.require("51a0911dfc30")
+_ispmail_stamp.require("a425983357b9")
 
 from _ispmail_errors import has_been
 from _ispmail_salt import state

@@ -234,8 +234,7 @@ def _look(
     ends = {client: _ends(client, connections, listed, begins_here) for client in by_tcp if client.port is not None}
     inodes = [one.inode for some in ends.values() for one in some]
     missing = frozenset(client for client, some in ends.items() if not some and begins_here(client.host))
-    # The database does not tell which of these connections are the account's.
-    # A name that was cut may be any.
+    # The database does not tell which of these connections are the account's. A name that was cut may be any.
     portless = [one for one in by_tcp if one.port is None and (len(one.host) >= _CUT or begins_here(one.host))]
     to_it = [one.inode for one in connections if portless and _is_to(one, listed) and one.inode not in inodes]
     unix_inodes = _ispmail_unix.clients(listed.socket) if here and over_socket else []
@@ -243,13 +242,15 @@ def _look(
     unknown = owners.unknown(inodes)
     if owners.hides(inodes, "", listed):
         unknown.append(Unknown("", _HIDDEN))
-    excess = set()
+    excess: set[str] = set()
     if portless:
         unknown += owners.counted(_PORTLESS, len(portless), to_it, None, listed)
-        excess |= {_PORTLESS} if len(portless) > len(to_it) else set()
+        if len(portless) > len(to_it):
+            excess.add(_PORTLESS)
     if here and over_socket:
         unknown += owners.counted(_SOCKET, len(over_socket), unix_inodes, earlier, listed)
-        excess |= {_SOCKET} if len(over_socket) > len({*unix_inodes, *(earlier or ())}) else set()
+        if len(over_socket) > len({*unix_inodes, *(earlier or ())}):
+            excess.add(_SOCKET)
     return _Look(unknown, missing, frozenset(excess), frozenset(unix_inodes))
 
 

@@ -47,8 +47,7 @@ def run(
         try:
             out, err = process.communicate(stdin, timeout)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process.pid)
             raise
     if check and process.returncode:
         raise CommandFailed(process.returncode, list(map(str, shown or words)), out, err)

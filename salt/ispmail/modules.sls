@@ -1,6 +1,6 @@
 # Sync the modules and the library whenever one of their files has changed; Salt itself syncs them only in a highstate.
 # The check costs nothing if nothing changed. bin/stamp writes the part behind the +.
-{%- set wanted = '0.2.0+51a0911dfc30' %}
+{%- set wanted = '0.2.0+a425983357b9' %}
 {%- if 'ispmail.version' not in salt and 'cp.list_master' in salt
     and '_modules/ispmail.py' not in salt['cp.list_master'](saltenv) + salt['cp.list_master']('base') %}
 

@@ -443,17 +443,22 @@ class Naming(MariaDB):
         return ["unshare", "--mount", "sh", "-c", mount, "sh", *super()._command(), "--skip-name-resolve=OFF"]
 
 
-def test_a_stranger_with_the_first_label_of_a_server(scratch_directory):
-    """A MariaDB lists full names: a server of another domain was passed over."""
-    server = Naming(scratch_directory / "naming")
+def listed_by_name(directory, names):
+    """What a MariaDB lists that knows a client by names."""
+    server = Naming(directory)
     server.directory.mkdir(parents=True, exist_ok=True)
-    (server.directory / "hosts").write_text("127.0.0.1 localhost\n127.0.0.7 mx1.staging.example.com mx1\n")
+    (server.directory / "hosts").write_text(f"127.0.0.1 localhost\n127.0.0.7 {names}\n")
     with server:
         server.sql("CREATE USER mailserver IDENTIFIED BY %s", PASSWORD)
         login = {"user": "mailserver", "password": PASSWORD, "port": server.port}
         with contextlib.closing(pymysql.connect(host=HOST, bind_address="127.0.0.7", **login)):
             rows = [dict(zip(("Id", "User", "Host"), row)) for row in server.sql("SHOW PROCESSLIST")]
-        found = _ispmail_connections.read_listed(rows, [{"id": 0, "port": 0, "socket": ""}], ["mailserver"])
+    return _ispmail_connections.read_listed(rows, [{"id": 0, "port": 0, "socket": ""}], ["mailserver"])
+
+
+def test_a_stranger_with_the_first_label_of_a_server(scratch_directory):
+    """A MariaDB lists full names: a server of another domain was passed over."""
+    found = listed_by_name(scratch_directory / "naming", "mx1.staging.example.com mx1")
     assert [client.host for client in found.clients] == ["mx1.staging.example.com"]
     names = ["192.0.2.1", "mx1", "mx1.example.org"]
     assert _ispmail_connections.strangers(found, names) == ["mx1.staging.example.com"]
@@ -463,16 +468,8 @@ def test_a_stranger_with_the_first_label_of_a_server(scratch_directory):
 @pytest.mark.parametrize("length", [57, 58, 59, 60])
 def test_a_long_name_of_a_server(scratch_directory, length):
     """A MariaDB lists 63 characters: who had a name of 58 was counted for the unix socket, and was no stranger."""
-    server = Naming(scratch_directory / f"long{length}")
-    server.directory.mkdir(parents=True, exist_ok=True)
     name = f"mx1.{'a' * 40}.{'b' * 40}"[:length]
-    (server.directory / "hosts").write_text(f"127.0.0.1 localhost\n127.0.0.7 {name}\n")
-    with server:
-        server.sql("CREATE USER mailserver IDENTIFIED BY %s", PASSWORD)
-        login = {"user": "mailserver", "password": PASSWORD, "port": server.port}
-        with contextlib.closing(pymysql.connect(host=HOST, bind_address="127.0.0.7", **login)):
-            rows = [dict(zip(("Id", "User", "Host"), row)) for row in server.sql("SHOW PROCESSLIST")]
-    found = _ispmail_connections.read_listed(rows, [{"id": 0, "port": 0, "socket": ""}], ["mailserver"])
+    found = listed_by_name(scratch_directory / f"long{length}", name)
     (client,) = found.clients
     assert (client.host, client.port is None, client.over_socket) == (name, length > 57, False)
     assert _ispmail_connections.strangers(found, ["192.0.2.1"]) == [name]
